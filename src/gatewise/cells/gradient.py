@@ -1,0 +1,75 @@
+"""Reverse mode over a cell's graph: from the gradient of its new states to that of its leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gatewise.cells.language import Cell, Value, constant, greater, sigmoid, topological
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """The backward step of a cell, as a graph over the forward one's nodes.
+
+    Attributes:
+        seeds: for each state, the leaf that stands for the loss's gradient with respect to its new value.
+        leaves: for each leaf of the forward graph that a gradient reaches, that gradient.
+    """
+
+    seeds: Mapping[str, Value]
+    leaves: Mapping[Value, Value]
+
+
+def derive(cell: Cell) -> Gradient:
+    """The gradient of ``cell``, by reverse mode: one rule for each operation, summed where paths meet."""
+    seeds = {name: Value("gradient", name=name) for name in cell.state}
+    gradients: dict[Value, Value] = {}
+
+    def accumulate(value: Value, gradient: Value) -> None:
+        known = gradients.get(value)
+        gradients[value] = gradient if known is None else known + gradient
+
+    for name in cell.state:
+        accumulate(cell.values[name], seeds[name])
+    for value in reversed(topological(cell.new_state)):
+        if not value.args or value not in gradients:
+            continue
+        for arg, gradient in zip(value.args, _RULES[value.op](value, gradients[value]), strict=True):
+            if gradient is not None and arg.op != "constant":
+                accumulate(arg, gradient)
+    leaves = {v: g for v, g in gradients.items() if not v.args and v.op != "constant"}
+    return Gradient(seeds, leaves)
+
+
+def _choice(first: bool) -> Callable[[Value, Value], tuple[Value, Value]]:
+    """The rule of maximum (the first wins where it is greater) and of minimum (where it is less)."""
+
+    def rule(y: Value, dy: Value) -> tuple[Value, Value]:
+        a, b = y.args
+        above, below = greater(a, b), greater(b, a)
+        share = 0.5 * (1 + above - below) if first else 0.5 * (1 + below - above)
+        return dy * share, dy * (1 - share)
+
+    return rule
+
+
+# For y = op(args) and the gradient dy of y: the gradient of each argument, or None where there is none.
+_RULES: Mapping[str, Callable[[Value, Value], tuple[Value | None, ...]]] = {
+    "add": lambda y, dy: (dy, dy),
+    "sub": lambda y, dy: (dy, -dy),
+    "mul": lambda y, dy: (dy * y.args[1], dy * y.args[0]),
+    "div": lambda y, dy: (dy / y.args[1], -dy * y / y.args[1]),
+    "neg": lambda y, dy: (-dy,),
+    "sigmoid": lambda y, dy: (dy * y * (1 - y),),
+    "tanh": lambda y, dy: (dy * (1 - y * y),),
+    "relu": lambda y, dy: (dy * greater(y.args[0], constant(0)),),
+    "exp": lambda y, dy: (dy * y,),
+    "log": lambda y, dy: (dy / y.args[0],),
+    "softplus": lambda y, dy: (dy * sigmoid(y.args[0]),),
+    "maximum": _choice(first=True),
+    "minimum": _choice(first=False),
+    "greater": lambda y, dy: (None, None),
+    "detach": lambda y, dy: (None,),
+}
+

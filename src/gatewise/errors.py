@@ -1,0 +1,69 @@
+"""The errors gatewise raises on purpose: one family, each saying what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class GatewiseError(Exception):
+    """Base of every error that gatewise raises on purpose. The command line prints it and exits with 2."""
+
+
+class CellError(GatewiseError):
+    """A cell's definition does not hold together: an unknown gate, a state that is never set, …"""
+
+
+class ShapeError(GatewiseError, ValueError):
+    """A tensor, length or state does not have the shape, type or range that the layer needs."""
+
+
+class BackendError(GatewiseError, RuntimeError):
+    """A backend was asked for by name and cannot do what was asked; it never falls back in silence."""
+
+
+class DataError(GatewiseError, ValueError):
+    """The user's data cannot be used as it is; the message names the column, series and row at fault."""
+
+
+class OptionError(GatewiseError, ValueError):
+    """An option or argument has a value that cannot be used."""
+
+
+class ModelFileError(GatewiseError, ValueError):
+    """A saved model cannot be read: not a model, damaged, or written by a newer version."""
+
+
+class TrainingError(GatewiseError, RuntimeError):
+    """Training cannot go on, for example because the loss is not a number."""
+
+
+class MissingExtraError(GatewiseError, ImportError):
+    """A feature needs an optional dependency that is not installed; the message has the command that installs it."""
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import ``module``, which comes with the extra ``gatewise[extra]``.
+
+    Raises:
+        MissingExtraError: it is not installed; the message names the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"this needs the package '{error.name}', which is not installed: "
+            f"pip install 'gatewise[{extra}]'"
+        ) from error
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the word closest to ``word``, or ``""`` where none is close."""
+    folded = {w.lower(): w for w in words}
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    match = folded[close[0]] if close else None
+    return f" (did you mean '{match}'?)" if match else ""
