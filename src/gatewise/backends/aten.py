@@ -1,0 +1,106 @@
+"""torch's own LSTM, GRU and simple RNN: oneDNN on the CPU where it has the cell, cuDNN on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from gatewise.backends.contract import Outcome, Spec, Weights, valid_steps
+from gatewise.cells.catalogue import gru, lstm, rnn_relu, rnn_tanh
+from gatewise.cells.language import Cell
+
+_FUNCTIONS: Mapping[Cell, Callable[..., tuple[Tensor, ...]]] = {
+    lstm: torch.lstm,
+    gru: torch.gru,
+    rnn_tanh: torch.rnn_tanh,
+    rnn_relu: torch.rnn_relu,
+}
+
+# A pre-activation at which the sigmoid is exactly 0 or 1 in every floating dtype.
+_SATURATED = 1e4
+
+
+def supports(spec: Spec) -> str | None:
+    if spec.cell not in _FUNCTIONS:
+        names = ", ".join(cell.name for cell in _FUNCTIONS)
+        return f"has fixed cells ({names}), not '{spec.cell.name}'"
+    if spec.trace:
+        return "does not give its gates out"
+    if spec.proj_size and spec.cell != lstm:
+        return "projects the LSTM's output only"
+    return None
+
+
+def describe(spec: Spec) -> str:
+    where = "cuDNN" if spec.device.type == "cuda" else "oneDNN" if spec.cell == lstm else "ATen"
+    return f"torch's own {spec.cell.name} ({where})"
+
+
+def forward(
+    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, lengths: Tensor | None
+) -> Outcome:
+    if len(x) == 0:
+        return Outcome(x.new_zeros(0, x.shape[1], spec.output_size), state)
+    if lengths is None:
+        output, new = _run(spec, x.flip(0) if spec.reverse else x, state, weights)
+        return Outcome(output.flip(0) if spec.reverse else output, new)
+    return _ragged(spec, x, state, weights, lengths)
+
+
+def _run(
+    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    given = (weights.input, weights.recurrent, weights.input_bias, weights.recurrent_bias)
+    flat = [w for w in (*given, weights.projection) if w is not None]
+    states = [s[None].contiguous() for s in state]
+    bias = weights.input_bias is not None
+    output, *new = _FUNCTIONS[spec.cell](
+        x, states if spec.cell == lstm else states[0], flat, bias, 1, 0.0, False, False, False
+    )
+    return output, tuple(s[0] for s in new)
+
+
+def _ragged(
+    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, lengths: Tensor
+) -> Outcome:
+    """Sequences of different lengths at the speed of the padded run.
+
+    torch's packed sequences cost 5 to 50 times as much. Here the padded batch is run as it is, each
+    reversed sequence turned round within its own length, and the state is taken where its sequence ends.
+    """
+    steps, batch = x.shape[:2]
+    valid = valid_steps(steps, lengths)
+    x = torch.where(valid[..., None], x, 0)
+    within = _turned(steps, lengths) if spec.reverse else None
+    if within is not None:
+        x = x[within, torch.arange(batch, device=x.device)]
+    if spec.cell == lstm:
+        x, weights = _hold_cell_state(x, weights, valid)
+    output, new = _run(spec, x, state, weights)
+    last = output[(lengths - 1).clamp(min=0), torch.arange(batch, device=x.device)]
+    ended = torch.where((lengths > 0)[:, None], last, state[0])
+    if within is not None:
+        output = output[within, torch.arange(batch, device=x.device)]
+    return Outcome(torch.where(valid[..., None], output, 0), (ended, *new[1:]))
+
+
+def _turned(steps: int, lengths: Tensor) -> Tensor:
+    """T×B: for each step the one it changes places with when its sequence is turned round."""
+    t = torch.arange(steps, device=lengths.device)[:, None]
+    return torch.where(t < lengths, lengths - 1 - t, t)
+
+
+def _hold_cell_state(x: Tensor, weights: Weights, valid: Tensor) -> tuple[Tensor, Weights]:
+    """Give the LSTM a further input, 1 in the padding, that shuts i and opens f there.
+
+    The cell state then comes out of the padding exactly as it went in, so that its final value is that
+    of each sequence's own last step; torch gives c out at the end only.
+    """
+    i, f, g, o = weights.input.new_tensor([-_SATURATED, _SATURATED, 0, -_SATURATED])
+    hidden = len(weights.input) // 4
+    column = torch.stack([i, f, g, o]).repeat_interleave(hidden)[:, None]
+    padding = (~valid)[..., None].to(x.dtype)
+    held = weights._replace(input=torch.cat([weights.input, column], 1))
+    return torch.cat([x, padding], -1), held

@@ -1,0 +1,1 @@
+"""Layers: parameters and shapes. What computes is in the backends."""

@@ -1,0 +1,399 @@
+"""Recurrent layers: any cell, stacked and in both directions, with the interface of ``torch.nn.LSTM``."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from gatewise.backends.contract import Spec, Weights
+from gatewise.backends.registry import check_name, choose
+from gatewise.cells.catalogue import find
+from gatewise.cells.language import Cell
+from gatewise.errors import OptionError, ShapeError
+from gatewise.nn.trace import Trace
+
+State = Tensor | tuple[Tensor, ...]
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer of any cell.
+
+    Parameters have the names, shapes and order of torch's (``weight_ih_l0``, ``bias_hh_l1_reverse``, …);
+    a cell's per-unit parameters are named after it (``{name}_l0``).
+
+    Args:
+        cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one.
+        input_size: I, the number of features of the input.
+        hidden_size: H, the number of units.
+        num_layers: L, layers stacked on each other.
+        bias: whether there are the two biases.
+        batch_first: input and output are B×T×… instead of T×B×…; states are not affected.
+        dropout: probability of dropping an output between layers, in training.
+        bidirectional: D = 2 directions, their outputs side by side.
+        proj_size: P, width to which the output is projected (Sak et al. 2014); 0 for none.
+        backend: "auto", or the name of the one backend that is to be used.
+
+    Raises:
+        OptionError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        cell: Cell | str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.cell = find(cell) if isinstance(cell, str) else cell
+        sizes = dict(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        _check_options(sizes, dropout, proj_size)
+        check_name(backend)
+        if dropout and num_layers == 1:
+            warnings.warn(
+                f"dropout={dropout} acts between layers, and there is only one", stacklevel=2
+            )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        self.backend = backend
+        for layer in range(num_layers):
+            for suffix in self._suffixes(layer):
+                for name, shape in self._shapes(layer).items():
+                    empty = torch.empty(shape, device=device, dtype=dtype)
+                    self.register_parameter(name + suffix, nn.Parameter(empty))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/√H, 1/√H), in torch's order."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        trace: bool = False,
+    ) -> Any:
+        """Run the layer over a batch of sequences.
+
+        Args:
+            input: T×B×I (B×T×I if ``batch_first``), T×I for a single sequence, or a PackedSequence.
+            hx: initial states, L·D×B×P for the first and L·D×B×H for others (no B for a single
+                sequence); one tensor where the cell has one state, else a tuple. Zero if not given.
+            lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real. What
+                lies beyond is never looked at, the output there is zero, and the final state is that
+                after the real part.
+            trace: also return every named value of the cell.
+
+        Returns:
+            ``output, state``, and a :class:`Trace` where it was asked for. output is T×B×D·P, laid out
+            as the input was; state has the shapes of ``hx``.
+
+        Raises:
+            ShapeError: a tensor does not fit; the message has both shapes.
+            BackendError: the backend asked for by name cannot do this.
+        """
+        packed = input if isinstance(input, PackedSequence) else None
+        if packed is not None:
+            if lengths is not None:
+                raise ShapeError("a PackedSequence has its own lengths; give no lengths= beside it")
+            input, lengths = pad_packed_sequence(packed)
+        assert isinstance(input, Tensor)
+        batched = input.dim() == 3
+        time_major = packed is not None or not self.batch_first
+        x = self._time_major(input, time_major)
+        given = _checked_lengths(lengths, x)
+        states = self._initial_states(hx, x, batched)
+        output, final, traced = self._layers(x, states, given, trace)
+        result = self._as_given(output, packed, given, batched, time_major)
+        state = tuple(s if batched else s.squeeze(1) for s in final)
+        hn = state if len(state) > 1 else state[0]
+        return (result, hn, Trace(traced, given)) if trace else (result, hn)
+
+    def explain_backend(
+        self,
+        input: Tensor | PackedSequence,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        trace: bool = False,
+    ) -> str:
+        """Which backend would run ``input``, and why, in a sentence."""
+        x = input.data if isinstance(input, PackedSequence) else input
+        ragged = lengths is not None or isinstance(input, PackedSequence)
+        spec = self._spec(x, layer=0, reverse=False, lengths=ragged, trace=trace)
+        return choose(spec, self.backend)[1]
+
+    def flatten_parameters(self) -> None:
+        """Does nothing; torch's layers have it, and code written for them calls it."""
+
+    def extra_repr(self) -> str:
+        shown = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = dict(
+            proj_size=0, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False
+        )
+        shown += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
+        return ", ".join(shown)
+
+    def _suffixes(self, layer: int) -> Iterator[str]:
+        yield f"_l{layer}"
+        if self.bidirectional:
+            yield f"_l{layer}_reverse"
+
+    @property
+    def _output_size(self) -> int:
+        return self.proj_size or self.hidden_size
+
+    def _state_sizes(self) -> list[int]:
+        return [self._output_size, *[self.hidden_size] * (len(self.cell.state) - 1)]
+
+    def _layer_input_size(self, layer: int) -> int:
+        return self.input_size if layer == 0 else self._output_size * (1 + self.bidirectional)
+
+    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Each parameter's name, less the suffix, and shape, in torch's order."""
+        stacked = len(self.cell.gates) * self.hidden_size
+        widths = dict(zip(self.cell.state, self._state_sizes(), strict=True))
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (stacked, self._layer_input_size(layer)),
+            "weight_hh": (stacked, sum(widths[name] for name in self.cell.feedback)),
+        }
+        if self.bias:
+            shapes |= {"bias_ih": (stacked,), "bias_hh": (stacked,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, self.hidden_size)
+        return shapes | {name: (self.hidden_size,) for name in self.cell.params}
+
+    def _weights(self, suffix: str) -> Weights:
+        def get(name: str) -> Any:
+            return getattr(self, name + suffix, None)
+
+        per_unit = {name: get(name) for name in self.cell.params}
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        return Weights(*map(get, names), per_unit)
+
+    def _spec(self, x: Tensor, layer: int, reverse: bool, lengths: bool, trace: bool) -> Spec:
+        return Spec(
+            cell=self.cell,
+            input_size=self._layer_input_size(layer),
+            hidden_size=self.hidden_size,
+            proj_size=self.proj_size,
+            reverse=reverse,
+            lengths=lengths,
+            trace=trace,
+            dtype=x.dtype,
+            device=x.device,
+        )
+
+    def _time_major(self, input: Tensor, time_major: bool) -> Tensor:
+        """The input as T×B×I, checked."""
+        if input.dim() not in (2, 3):
+            raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {_shape(input)}")
+        if input.shape[-1] != self.input_size:
+            raise ShapeError(
+                f"input has the shape {_shape(input)}: its last dimension must be input_size="
+                f"{self.input_size}"
+            )
+        weight = self.weight_ih_l0
+        if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise ShapeError(f"input is {input.dtype}, the layer's weights are {weight.dtype}")
+        if input.dim() == 2:
+            return input.unsqueeze(1)
+        return input if time_major else input.transpose(0, 1)
+
+    def _initial_states(self, hx: State | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
+        """L·D×B×(P or H) for each state of the cell."""
+        batch, stack = x.shape[1], self.num_layers * (1 + self.bidirectional)
+        shapes = [(stack, batch, size) for size in self._state_sizes()]
+        if hx is None:
+            return tuple(x.new_zeros(shape) for shape in shapes)
+        states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        if len(states) != len(shapes):
+            names = ", ".join(self.cell.state)
+            raise ShapeError(f"{self.cell.name} has the states ({names}); {len(states)} were given")
+        if not batched:
+            states = tuple(s.unsqueeze(1) if s.dim() == 2 else s for s in states)
+        for name, state, shape in zip(self.cell.state, states, shapes, strict=True):
+            if state.shape != shape:
+                expected = shape if batched else (shape[0], shape[2])
+                raise ShapeError(
+                    f"the initial state {name} has the shape {_shape(state)}, expected {expected}"
+                )
+        return states
+
+    def _layers(
+        self, x: Tensor, states: tuple[Tensor, ...], lengths: Tensor | None, trace: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, list[list[Tensor]]]]:
+        finals: list[tuple[Tensor, ...]] = []
+        names = self.cell.values if trace else ()
+        traced: dict[str, list[list[Tensor]]] = {name: [] for name in names}
+        for layer in range(self.num_layers):
+            outputs = []
+            for values in traced.values():
+                values.append([])
+            for direction, suffix in enumerate(self._suffixes(layer)):
+                spec = self._spec(x, layer, bool(direction), lengths is not None, trace)
+                backend, _ = choose(spec, self.backend)
+                state = tuple(s[len(finals)] for s in states)
+                outcome = backend.forward(spec, x, state, self._weights(suffix), lengths)
+                outputs.append(outcome.output)
+                finals.append(outcome.state)
+                for name, values in traced.items():
+                    values[layer].append(outcome.trace[name].transpose(0, 1))
+            x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+            if layer < self.num_layers - 1:
+                x = F.dropout(x, self.dropout, self.training)
+        return x, tuple(torch.stack(each) for each in zip(*finals, strict=True)), traced
+
+    def _as_given(
+        self,
+        output: Tensor,
+        packed: PackedSequence | None,
+        lengths: Tensor | None,
+        batched: bool,
+        time_major: bool,
+    ) -> Tensor | PackedSequence:
+        if packed is not None:
+            assert lengths is not None
+            again = pack_padded_sequence(output, lengths.cpu(), enforce_sorted=False)
+            return _reordered(again, output, packed)
+        if not batched:
+            return output.squeeze(1)
+        return output if time_major else output.transpose(0, 1)
+
+
+def _reordered(again: PackedSequence, output: Tensor, packed: PackedSequence) -> PackedSequence:
+    """The output packed exactly as the input was, whatever order its equal lengths had."""
+    if packed.sorted_indices is None:
+        lengths = pad_packed_sequence(packed)[1]
+        return pack_padded_sequence(output, lengths)
+    in_order = output.index_select(1, packed.sorted_indices)
+    lengths = pad_packed_sequence(packed)[1][packed.sorted_indices.cpu()]
+    data = pack_padded_sequence(in_order, lengths).data
+    return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+
+
+def _checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
+    """B whole numbers on the input's device, or None."""
+    if lengths is None:
+        return None
+    given = torch.as_tensor(lengths)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise ShapeError(f"lengths must be whole numbers, these are {given.dtype}")
+    steps, batch = x.shape[:2]
+    if given.shape != (batch,):
+        raise ShapeError(f"lengths has the shape {_shape(given)}, expected ({batch},)")
+    if batch and not 0 <= int(given.min()) <= int(given.max()) <= steps:
+        wrong = int(((given < 0) | (given > steps)).nonzero()[0])
+        raise ShapeError(f"length {int(given[wrong])} of sequence {wrong} is not in 0…{steps}")
+    return given.to(device=x.device, dtype=torch.long)
+
+
+def _check_options(sizes: dict[str, int], dropout: float, proj_size: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise OptionError(f"{name} must be a whole number from 1 on, not {size!r}")
+    if isinstance(dropout, bool) or not 0 <= dropout <= 1:
+        raise OptionError(f"dropout must be a probability from 0 to 1, not {dropout!r}")
+    if not 0 <= proj_size < sizes["hidden_size"]:
+        raise OptionError(
+            f"proj_size must be from 0 to below hidden_size={sizes['hidden_size']}, not {proj_size}"
+        )
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+class LSTM(Recurrent):
+    """Long short-term memory; what ``torch.nn.LSTM`` is, with lengths and an open trace.
+
+    Takes torch's arguments in torch's order, and by keyword alone ``backend`` (see
+    :class:`Recurrent`) and ``forget_bias``: the value that the forget gates' bias starts from
+    (Gers et al. 2000; Jozefowicz et al. 2015 recommend 1).
+    """
+
+    def __init__(
+        self, *args: Any, forget_bias: float | None = None, backend: str = "auto", **options: Any
+    ) -> None:
+        self.forget_bias = forget_bias
+        if forget_bias is not None and not (options.get("bias", True) if len(args) < 4 else args[3]):
+            raise OptionError("forget_bias needs biases; this layer was asked to have none")
+        super().__init__("lstm", *args, backend=backend, **options)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.forget_bias is None:
+            return
+        forget = slice(self.hidden_size, 2 * self.hidden_size)
+        for layer in range(self.num_layers):
+            for suffix in self._suffixes(layer):
+                for name, value in (("bias_ih", self.forget_bias), ("bias_hh", 0.0)):
+                    nn.init.constant_(getattr(self, name + suffix)[forget], value)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit; what ``torch.nn.GRU`` is, with lengths and an open trace."""
+
+    def __init__(self, *args: Any, backend: str = "auto", **options: Any) -> None:
+        _no_projection("GRU", args, options, place=7)
+        super().__init__("gru", *args, backend=backend, **options)
+
+
+class RNN(Recurrent):
+    """Simple recurrent network; what ``torch.nn.RNN`` is, with lengths and an open trace.
+
+    ``nonlinearity``, "tanh" or "relu", is the fourth argument, as it is torch's.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        *args: Any,
+        backend: str = "auto",
+        **options: Any,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise OptionError(f"nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
+        self.nonlinearity = nonlinearity
+        _no_projection("RNN", args, options, place=4)
+        cell = f"rnn_{nonlinearity}"
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, *args, backend=backend, **options
+        )
+
+
+def _no_projection(name: str, args: tuple[Any, ...], options: dict[str, Any], place: int) -> None:
+    """torch's GRU and RNN take a device where the LSTM takes proj_size; so must these."""
+    if "proj_size" in options or len(args) > place:
+        raise OptionError(
+            f"{name} takes no proj_size, and device and dtype by keyword; "
+            f"gatewise.Recurrent projects any cell"
+        )
