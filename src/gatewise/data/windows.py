@@ -1,0 +1,147 @@
+"""Windows on a panel, made when asked for: memory does not grow with their number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gatewise.data.panel import Panel
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Location and scale of every column in every series: target V×S, past Cp×S, known Ck×S."""
+
+    target: tuple[Array, Array]
+    past: tuple[Array, Array]
+    known: tuple[Array, Array]
+
+    @classmethod
+    def fit(cls, panel: Panel, rows: Array) -> Scaling:
+        """Mean and standard deviation of the observed values in each series' first ``rows`` rows."""
+        tables = (panel.target, panel.past_values, panel.known_values)
+        return cls(*(_moments(table, panel.offsets[:-1], rows) for table in tables))
+
+
+def _moments(table: Array, starts: Array, rows: Array) -> tuple[Array, Array]:
+    loc, scale = np.zeros((len(table), len(starts))), np.ones((len(table), len(starts)))
+    for column, values in enumerate(table):
+        for s, (start, count) in enumerate(zip(starts, rows, strict=True)):
+            part = values[start : start + count]
+            part = part[~np.isnan(part)]
+            if len(part):
+                loc[column, s] = part.mean()
+                scale[column, s] = part.std() or 1.0
+    return loc, scale
+
+
+class Batch(NamedTuple):
+    """B windows. L context, K horizon; unobserved values are 0 and marked so; all values are scaled."""
+
+    target: Tensor  # B×L
+    observed: Tensor  # B×L, 1 where the target is known
+    past: Tensor  # B×L×Cp
+    known: Tensor  # B×(L+K)×(Ck + calendar)
+    static: Tensor  # B×Cs
+    future: Tensor  # B×K, what is to be forecast
+    future_observed: Tensor  # B×K
+    series: Tensor  # B
+    channel: Tensor  # B, which target column
+    origin: Tensor  # B, row of the series at which the horizon begins
+
+
+class Windows(Dataset):
+    """Every window of a panel whose horizon begins at one of a series' given rows.
+
+    Args:
+        first, last: for each series, the first and last such row (both included); last < first: none.
+        stride: rows between one window and the next.
+        calendar: whether the calendar's features stand beside the known covariates.
+        future_known: Ck×S×K values of the known covariates beyond the panel, for forecasting.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        scaling: Scaling,
+        context: int,
+        horizon: int,
+        first: Array,
+        last: Array,
+        stride: int = 1,
+        future_known: Array | None = None,
+        calendar: bool = True,
+    ) -> None:
+        self.panel, self.scaling = panel, scaling
+        self.context, self.horizon, self.stride = context, horizon, stride
+        self.first = np.asarray(first, np.int64)
+        self.future_known = future_known
+        self.calendar = calendar
+        counts = np.maximum((np.asarray(last, np.int64) - self.first) // stride + 1, 0)
+        self.bounds = np.concatenate([[0], np.cumsum(np.tile(counts, len(panel.target)))])
+
+    def __len__(self) -> int:
+        return int(self.bounds[-1])
+
+    def place(self, indices: Array) -> tuple[Array, Array, Array]:
+        """Channel, series and origin of each window."""
+        block = np.searchsorted(self.bounds, indices, side="right") - 1
+        channel, series = np.divmod(block, len(self.first))
+        origin = self.first[series] + (indices - self.bounds[block]) * self.stride
+        return channel, series, origin
+
+    def __getitem__(self, indices: Array) -> Batch:
+        channel, series, origin = self.place(np.atleast_1d(np.asarray(indices, np.int64)))
+        panel, scaling = self.panel, self.scaling
+        base = (panel.offsets[series] + origin)[:, None]
+        back, ahead = base + np.arange(-self.context, 0), base + np.arange(self.horizon)
+        inside = ahead < panel.offsets[series + 1][:, None]
+        ahead = np.where(inside, ahead, 0)
+
+        def scaled(values: Array, loc: Array, scale: Array) -> tuple[Tensor, Tensor]:
+            values = (values - loc[:, None]) / scale[:, None]
+            seen = ~np.isnan(values)
+            filled = np.where(seen, values, 0.0).astype(np.float32)
+            return torch.from_numpy(filled), torch.from_numpy(seen.astype(np.float32))
+
+        loc, scale = (part[channel, series] for part in scaling.target)
+        target, observed = scaled(panel.target[channel[:, None], back], loc, scale)
+        future = np.where(inside, panel.target[channel[:, None], ahead], np.nan)
+        future_target, future_observed = scaled(future, loc, scale)
+        past = [
+            scaled(column[back], scaling.past[0][k, series], scaling.past[1][k, series])[0]
+            for k, column in enumerate(panel.past_values)
+        ]
+        known = []
+        for k, column in enumerate(panel.known_values):
+            beyond = np.nan if self.future_known is None else self.future_known[k, series]
+            values = np.concatenate([column[back], np.where(inside, column[ahead], beyond)], 1)
+            known.append(
+                scaled(values, scaling.known[0][k, series], scaling.known[1][k, series])[0]
+            )
+        steps = (panel.starts[series] + origin)[:, None]
+        steps = steps + np.arange(-self.context, self.horizon)
+        calendar = torch.zeros(*steps.shape, 0)
+        if self.calendar:
+            calendar = torch.from_numpy(panel.timeline.calendar(steps))
+        return Batch(
+            target,
+            observed,
+            _stack(past, target),
+            torch.cat([_stack(known, calendar), calendar], -1),
+            torch.from_numpy(panel.static[series].astype(np.float32)),
+            future_target,
+            future_observed,
+            *(torch.from_numpy(each) for each in (series, channel, origin)),
+        )
+
+
+def _stack(columns: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(columns, -1) if columns else torch.zeros(*like.shape[:2], 0)

@@ -1,0 +1,1 @@
+"""Tasks: data in, predictions out."""

@@ -1,0 +1,104 @@
+"""Forecasts made at past dates, beside the truth and the naive forecasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gatewise.tasks.forecast.metrics import scores
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """N windows of K steps each, in the data's units; NaN where the truth is missing.
+
+    Attributes:
+        actual, point, last_value, seasonal_naive: N×K.
+        quantiles: N×K×Q, at ``levels``.
+        context: N×L, what each forecast saw.
+        series, target: N, names; origin: N, the row of the series at which the horizon begins.
+        times: N×K, the stamps of the horizon.
+        scale, mase_scale: N, see :func:`gatewise.tasks.forecast.metrics.scores`.
+    """
+
+    actual: Array
+    point: Array
+    quantiles: Array
+    levels: tuple[float, ...]
+    last_value: Array
+    seasonal_naive: Array
+    context: Array
+    series: Array
+    target: Array
+    origin: Array
+    times: Array
+    scale: Array
+    mase_scale: Array
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The score table: a row for the model and one for each naive forecast."""
+        shared = (self.scale, self.mase_scale)
+        return {
+            "gatewise": scores(self.actual, self.point, *shared, self.quantiles, self.levels),
+            "last value": scores(self.actual, self.last_value, *shared),
+            "seasonal naive": scores(self.actual, self.seasonal_naive, *shared),
+        }
+
+    @property
+    def beats_naive(self) -> bool:
+        """Whether the model's scaled MAE is below both naive forecasts'."""
+        table = self.scores
+        ours = table["gatewise"]["scaled MAE"]
+        return all(ours < row["scaled MAE"] for name, row in table.items() if name != "gatewise")
+
+    def by_step(self) -> dict[str, Array]:
+        """K: each forecast's scaled MAE at each step of the horizon."""
+        forecasts = {
+            "gatewise": self.point,
+            "last value": self.last_value,
+            "seasonal naive": self.seasonal_naive,
+        }
+        scale = self.scale[:, None]
+        return {k: np.nanmean(np.abs(self.actual - v) / scale, 0) for k, v in forecasts.items()}
+
+    def table(self) -> str:
+        """The score table as text."""
+        rows = self.scores
+        columns = list(rows["gatewise"])
+        width = max(map(len, rows))
+        lines = [" " * width + "".join(f"{name:>16}" for name in columns)]
+        for name, row in rows.items():
+            cells = (f"{row[c]:>16.4g}" if c in row else f"{'–':>16}" for c in columns)
+            lines.append(f"{name:<{width}}" + "".join(cells))
+        return "\n".join(lines)
+
+    def columns(self) -> dict[str, Any]:
+        """Long form, a row for each window and step."""
+        steps = self.actual.shape[1]
+        long = {
+            "series": np.repeat(self.series, steps),
+            "target": np.repeat(self.target, steps),
+            "origin": np.repeat(self.origin, steps),
+            "step": np.tile(np.arange(1, steps + 1), len(self.actual)),
+            "time": self.times.ravel(),
+            "actual": self.actual.ravel(),
+            "forecast": self.point.ravel(),
+        }
+        for k, level in enumerate(self.levels):
+            long[f"q{level:g}"] = self.quantiles[..., k].ravel()
+        return long
+
+    @classmethod
+    def joined(cls, parts: list[Backtest]) -> Backtest:
+        """Several backtests as one."""
+        whole = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in cls.__dataclass_fields__
+            if name != "levels"
+        }
+        return cls(levels=parts[0].levels, **whole)

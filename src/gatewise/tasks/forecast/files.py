@@ -1,0 +1,137 @@
+"""A saved forecaster: a folder of model.safetensors and model.json. Nothing in it can run code."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from gatewise.data.timeline import Timeline
+from gatewise.errors import ModelFileError
+from gatewise.tasks.forecast.network import PatchLSTM, Shape
+from gatewise.tasks.forecast.training import History
+
+if TYPE_CHECKING:
+    from gatewise.tasks.forecast.forecaster import Forecaster
+
+FORMAT = 1
+
+
+def save(forecaster: Forecaster, folder: Path) -> Path:
+    """Write both files whole beside the old ones, then put them in their place.
+
+    Raises:
+        ModelFileError: the disk is full or the folder cannot be written; what was there stays.
+    """
+    mark = uuid.uuid4().hex
+    tensors = {k: v.contiguous() for k, v in forecaster.network_.state_dict().items()}
+    tensors["conformal.offsets"] = torch.from_numpy(forecaster.offsets_.copy())
+    described = dict(
+        format=FORMAT,
+        task="forecast",
+        mark=mark,
+        options=forecaster.options(),
+        learned=forecaster._learned(),
+    )
+    contents = {
+        "model.safetensors": to_bytes(tensors, {"mark": mark}),
+        "model.json": json.dumps(described, indent=1, ensure_ascii=False).encode(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder, contents)
+    except OSError as error:
+        raise ModelFileError(f"cannot save to {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def write_whole(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write several files so that either all are new or, on any error, all are as they were."""
+    staged = {name: folder / f".{name}.{os.getpid()}" for name in contents}
+    try:
+        for name, data in contents.items():
+            with staged[name].open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in staged.items():
+            path.replace(folder / name)
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
+
+
+def load(folder: str | Path) -> Forecaster:
+    """Read a forecaster that :meth:`Forecaster.save` wrote.
+
+    Raises:
+        ModelFileError: the folder is not a model, is damaged, or was written by a newer gatewise.
+    """
+    from gatewise.tasks.forecast.forecaster import Forecaster
+
+    folder = Path(folder)
+    described = _described(folder)
+    try:
+        learned = described["learned"]
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in described["options"].items()}
+        forecaster = Forecaster(**options)
+        forecaster.timeline_ = Timeline.from_json(learned["timeline"])
+        forecaster.static_labels_ = learned["static_labels"]
+        forecaster.season_ = learned["season"]
+        forecaster.shape_ = Shape(**learned["shape"])
+        forecaster.validation_ = learned["validation"]
+        forecaster.trained_, forecaster.seen_ = learned["trained"], learned["seen"]
+        forecaster.history_ = History(**learned["history"])
+        forecaster.network_ = PatchLSTM(forecaster.shape_)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{folder}/model.json is damaged: {error}") from error
+    tensors = _tensors(folder, described["mark"])
+    try:
+        forecaster.offsets_ = tensors.pop("conformal.offsets").numpy()
+        forecaster.network_.load_state_dict(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise ModelFileError(f"{folder}/model.safetensors does not fit model.json: {error}") from error
+    forecaster.network_.eval()
+    return forecaster
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    path = folder / "model.json"
+    if not folder.is_dir():
+        raise ModelFileError(f"{folder} is not a folder; a saved model is one")
+    if not path.exists():
+        raise ModelFileError(f"{folder} is not a saved model: it has no model.json")
+    try:
+        described = json.loads(path.read_text())
+        version = described["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from error
+    if not isinstance(version, int) or version > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {version}, and this gatewise reads up to {FORMAT}: it was saved by a "
+            f"newer version; upgrade gatewise to read it"
+        )
+    if described.get("task") != "forecast" or "mark" not in described:
+        raise ModelFileError(f"{path} is not a saved forecaster")
+    return described
+
+
+def _tensors(folder: Path, mark: str) -> dict[str, torch.Tensor]:
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise ModelFileError(f"{folder} has no model.safetensors: the model is incomplete")
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("mark") != mark:
+                raise ModelFileError(f"{path} and model.json are of two different models")
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path} is damaged or truncated: {error}") from error
+
+

@@ -1,0 +1,100 @@
+"""The forecaster's network: a recurrent layer over patches of the past, and a direct multi-step head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.data.windows import Batch
+from gatewise.nn.layers import LSTM
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that the network is built from; ``context`` is a multiple of ``patch``."""
+
+    context: int
+    horizon: int
+    patch: int
+    quantiles: int
+    past: int
+    known: int
+    static: int
+    hidden: int
+    layers: int
+    dropout: float
+
+
+class PatchLSTM(nn.Module):
+    """An LSTM over patches of one season, with a linear path from season to season beside it.
+
+    Each window is brought to mean 0 and deviation 1 by its own observed values (reversible instance
+    normalisation, Kim et al. 2022), cut into patches (Nie et al. 2023), and read by an LSTM; the last
+    hidden state gives all steps of the horizon at once, a point and the quantiles. The linear path maps
+    each phase of the season, patch by patch, to its future values (as SparseTSF, Lin et al. 2024), so
+    that the LSTM has only to learn what a seasonal linear model misses.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.patches = shape.context // shape.patch
+        self.ahead = -(-shape.horizon // shape.patch)
+        inputs = shape.patch * (1 + shape.past + shape.known) + 1 + shape.static
+        between = shape.dropout if shape.layers > 1 else 0.0
+        self.lstm = LSTM(
+            inputs, shape.hidden, shape.layers, batch_first=True, dropout=between, forget_bias=1.0
+        )
+        self.dropout = nn.Dropout(shape.dropout)
+        outputs = 1 + shape.quantiles
+        self.head = nn.Linear(shape.hidden, shape.horizon * outputs)
+        self.seasonal = nn.Linear(self.patches, self.ahead)
+        nn.init.constant_(self.seasonal.weight, 1 / self.patches)
+        nn.init.zeros_(self.seasonal.bias)
+        if shape.known:
+            self.known = nn.Sequential(
+                nn.Linear(shape.known + shape.hidden, shape.hidden),
+                nn.GELU(),
+                nn.Linear(shape.hidden, outputs),
+            )
+
+    def forward(self, batch: Batch, trace: bool = False) -> Any:
+        """B×K×(1 + Q) forecasts in the batch's units, the point first; with ``trace`` the LSTM's too."""
+        shape = self.shape
+        loc, scale = self.instance(batch)
+        z = (batch.target - loc) / scale * batch.observed
+        patches = z.view(len(z), self.patches, shape.patch)
+        result = self.lstm(self._features(batch, patches), trace=trace)
+        last = self.dropout(result[0][:, -1])
+        forecast = self.head(last).view(len(z), shape.horizon, -1)
+        linear = self.seasonal(patches.transpose(1, 2)).transpose(1, 2).flatten(1)
+        forecast = forecast + linear[:, : shape.horizon, None]
+        if shape.known:
+            ahead = batch.known[:, shape.context :]
+            each = last[:, None].expand(-1, shape.horizon, -1)
+            forecast = forecast + self.known(torch.cat([ahead, each], -1))
+        forecast = forecast * scale[..., None] + loc[..., None]
+        return (forecast, result[2]) if trace else forecast
+
+    @staticmethod
+    def instance(batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each window's observed values, B×1 each."""
+        count = batch.observed.sum(1, keepdim=True).clamp(min=1)
+        loc = (batch.target * batch.observed).sum(1, keepdim=True) / count
+        variance = ((batch.target - loc) ** 2 * batch.observed).sum(1, keepdim=True) / count
+        return loc, (variance + 1e-5).sqrt()
+
+    def _features(self, batch: Batch, patches: Tensor) -> Tensor:
+        """B×n×features: what the LSTM reads at each patch."""
+        shape, size = self.shape, len(patches)
+
+        def cut(values: Tensor) -> Tensor:
+            return values.reshape(size, self.patches, -1)
+
+        share = cut(batch.observed).mean(-1, keepdim=True)
+        static = batch.static[:, None].expand(-1, self.patches, -1)
+        parts = [patches, share, cut(batch.past), cut(batch.known[:, : shape.context]), static]
+        return torch.cat([part for part in parts if part.shape[-1]], -1)

@@ -1,0 +1,250 @@
+"""Fits the forecaster's network: loss, optimiser, weight averaging and the batches, run by Lightning."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from gatewise.data.windows import Batch, Windows
+from gatewise.errors import TrainingError
+from gatewise.tasks.forecast.network import PatchLSTM, Shape
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the network is trained; the defaults were chosen on ETTh1's validation part."""
+
+    steps: int = 900
+    batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    average: float = 0.99
+    rounds: int = 9
+    patience: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and with what a training runs; nothing here changes what is learned."""
+
+    folder: Path
+    resume: bool = False
+    devices: int | str = "auto"
+    nodes: int = 1
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    progress: bool = True
+    tensorboard: bool = False
+
+
+@dataclass
+class History:
+    """Losses by round, and the round that was kept."""
+
+    train: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    best: int = 0
+    seconds: float = 0.0
+
+
+def pinball(forecast: Tensor, truth: Tensor, observed: Tensor, levels: Tensor) -> Tensor:
+    """B: absolute error of the point plus twice the mean pinball loss of the quantiles, each window's
+    mean over its observed steps."""
+    point = (truth - forecast[..., 0]).abs()
+    gap = truth[..., None] - forecast[..., 1:]
+    each = point + 2 * torch.maximum(levels * gap, (levels - 1) * gap).mean(-1)
+    return (each * observed).sum(1) / observed.sum(1).clamp(min=1)
+
+
+class Batches:
+    """Index batches, drawn anew each epoch from the seed and the epoch alone; each of ``world`` processes
+    takes its share of the same global batch."""
+
+    def __init__(self, count: int, batch: int, number: int | None, seed: int) -> None:
+        self.count, self.batch, self.seed = count, min(batch, count), seed
+        self.number = number
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.number or -(-self.count // self.batch)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        rank, world = _process()
+        if self.number is None:
+            for start in range(0, self.count, self.batch):
+                yield np.arange(start, min(start + self.batch, self.count))[rank::world]
+            return
+        draw = np.random.default_rng([self.seed, self.epoch])
+        for _ in range(self.number):
+            # with replacement between batches, without within one where the windows are few
+            dense = self.count < 4 * self.batch
+            chosen = (
+                draw.permutation(self.count)[: self.batch]
+                if dense
+                else draw.integers(self.count, size=self.batch)
+            )
+            yield chosen[rank::world]
+
+
+def _process() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+class Training(lightning.LightningModule):
+    """The network, its moving average (which is what validation sees and what is kept), and one step."""
+
+    def __init__(self, shape: Shape, levels: list[float], recipe: Recipe, names: list[str]) -> None:
+        super().__init__()
+        torch.manual_seed(recipe.seed)
+        self.network = PatchLSTM(shape)
+        self.averaged = AveragedModel(self.network, avg_fn=self._average)
+        self.register_buffer("levels", torch.tensor(levels))
+        self.recipe, self.names = recipe, names
+        self.history = History()
+        self._losses: list[Tensor] = []
+
+    def _average(self, average: Tensor, now: Tensor, updates: Tensor) -> Tensor:
+        """Exponential moving average with a short memory at first."""
+        decay = min(self.recipe.average, (int(updates) + 1) / (int(updates) + 10))
+        return average.lerp(now, 1 - decay)
+
+    def on_train_epoch_start(self) -> None:
+        # so that a resumed run draws the dropout that an uninterrupted one draws
+        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
+        batches = self.trainer.train_dataloader.sampler
+        batches.epoch = self.current_epoch
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        each = pinball(self.network(batch), batch.future, batch.future_observed, self.levels)
+        if not bool(torch.isfinite(each).all()):
+            self._stop(batch, each)
+        loss = each.mean()
+        self._losses.append(loss.detach())
+        return loss
+
+    def _stop(self, batch: Batch, each: Tensor) -> None:
+        at = int((~torch.isfinite(each)).nonzero()[0])
+        series = self.names[int(batch.series[at])] or "the series"
+        raise TrainingError(
+            f"the loss became {float(each[at])} at step {self.global_step}, in a window of series "
+            f"'{series}' that begins its horizon at row {int(batch.origin[at])}; the last good "
+            f"checkpoint is kept. Try a lower learning rate (--lr), or look at the values there"
+        )
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.averaged.update_parameters(self.network)
+
+    def on_train_epoch_end(self) -> None:
+        self.history.train.append(float(torch.stack(self._losses).mean()))
+        self._losses.clear()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        forecast = self.averaged(batch)
+        each = pinball(forecast, batch.future, batch.future_observed, self.levels)
+        weight = len(each)
+        self.log("validation", each.mean(), batch_size=weight, sync_dist=True, prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.history.validation.append(float(self.trainer.callback_metrics["validation"]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        losses = (self.history.train, self.history.validation)
+        checkpoint["losses"] = [list(each) for each in losses]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history.train, self.history.validation = checkpoint["losses"]
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=recipe.learning_rate,
+            total_steps=recipe.steps,
+            pct_start=0.1,
+            cycle_momentum=False,
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def train(
+    shape: Shape,
+    levels: list[float],
+    recipe: Recipe,
+    run: Run,
+    windows: Windows,
+    validation: Windows,
+) -> tuple[PatchLSTM, History]:
+    """Fit a network on ``windows``; the weights kept are those with the least loss on ``validation``.
+
+    Raises:
+        TrainingError: the loss is not a number any more.
+    """
+    module = Training(shape, levels, recipe, windows.panel.names)
+    per_round = recipe.steps // recipe.rounds
+    loaders = [
+        DataLoader(windows, batch_size=None, sampler=Batches(len(windows), recipe.batch, per_round, recipe.seed)),
+        DataLoader(validation, batch_size=None, sampler=Batches(len(validation), 2048, None, recipe.seed)),
+    ]
+    keep = ModelCheckpoint(
+        run.folder / "checkpoints",
+        filename="best",
+        monitor="validation",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = _trainer(recipe, run, keep)
+    last = run.folder / "checkpoints" / "last.ckpt"
+    resume = str(last) if run.resume and last.exists() else None
+    with warnings.catch_warnings():
+        # Lightning's advice about worker processes: these windows are cut by the batch, in one go
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
+        trainer.fit(module, *loaders, ckpt_path=resume, weights_only=True)
+    best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(best)
+    module.history.best = int(np.argmin(module.history.validation))
+    return module.averaged.module.cpu().eval(), module.history
+
+
+def _trainer(recipe: Recipe, run: Run, keep: ModelCheckpoint) -> lightning.Trainer:
+    os.environ.setdefault("LITLOGGER_QUIET", "1")
+    logger: Any = False
+    if run.tensorboard:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        logger = TensorBoardLogger(run.folder, name="logs")
+    many = run.devices not in ("auto", 1) or run.nodes > 1
+    return lightning.Trainer(
+        max_epochs=recipe.rounds,
+        accelerator=run.accelerator,
+        devices=run.devices if many or run.devices != "auto" else 1,
+        num_nodes=run.nodes,
+        strategy="ddp" if many else "auto",
+        precision=run.precision,  # type: ignore[arg-type]
+        gradient_clip_val=recipe.clip,
+        callbacks=[keep, EarlyStopping("validation", patience=recipe.patience)],
+        logger=logger,
+        enable_progress_bar=run.progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
