@@ -1,5 +1,8 @@
 """gatewise: recurrent networks whose gates are open."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import (
     Cell,
@@ -15,9 +18,26 @@ from gatewise.cells.language import (
     softplus,
     tanh,
 )
-from gatewise.errors import GatewiseError
+from gatewise.errors import GatewiseError, missing
 from gatewise.nn.layers import GRU, LSTM, RNN, Recurrent
 from gatewise.nn.trace import Trace
+
+if TYPE_CHECKING:
+    from gatewise.tasks.forecast import Forecaster
+    from gatewise.tasks.forecast.files import load
+
+
+def __getattr__(name: str) -> Any:
+    """The tasks, loaded when first used: they need the extra ``gatewise[tasks]``."""
+    if name in _TASKS:
+        try:
+            return getattr(import_module(_TASKS[name]), name)
+        except ModuleNotFoundError as error:
+            raise missing(error, "tasks") from error
+    raise AttributeError(f"module 'gatewise' has no attribute '{name}'")
+
+
+_TASKS = {"Forecaster": "gatewise.tasks.forecast", "load": "gatewise.tasks.forecast.files"}
 
 __all__ = [
     "CELLS",
@@ -25,6 +45,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Cell",
+    "Forecaster",
     "GatewiseError",
     "Recurrent",
     "Trace",
@@ -32,6 +53,7 @@ __all__ = [
     "detach",
     "exp",
     "greater",
+    "load",
     "log",
     "maximum",
     "minimum",

@@ -55,10 +55,15 @@ def need(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise MissingExtraError(
-            f"this needs the package '{error.name}', which is not installed: "
-            f"pip install 'gatewise[{extra}]'"
-        ) from error
+        raise missing(error, extra) from error
+
+
+def missing(error: ModuleNotFoundError, extra: str) -> MissingExtraError:
+    """What to raise when a module of the extra ``gatewise[extra]`` is not installed."""
+    return MissingExtraError(
+        f"this needs the package '{error.name}', which is not installed: "
+        f"pip install 'gatewise[{extra}]'"
+    )
 
 
 def near(word: str, words: Iterable[str]) -> str:
