@@ -121,7 +121,7 @@ def _wrap(source: object) -> nw.DataFrame[Any]:
     elif type(source).__name__ == "LazyFrame":
         raise DataError("a LazyFrame holds no data yet: give its .collect()")
     try:
-        return nw.from_native(source, eager_only=True)  # type: ignore[type-var]
+        return nw.from_native(source, eager_only=True)
     except TypeError:
         raise DataError(
             "a table must be a path, a pandas, polars or pyarrow table or a dict of arrays, "

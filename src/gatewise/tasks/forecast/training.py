@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from gatewise.data.windows import Batch, Windows
 from gatewise.errors import TrainingError
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
+from gatewise.train.checkpoint import SafeCheckpoints, load
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,10 @@ class Training(lightning.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+class _Keep(ModelCheckpoint):
+    FILE_EXTENSION = ".safetensors"
+
+
 def train(
     shape: Shape,
     levels: list[float],
@@ -204,7 +209,7 @@ def train(
         DataLoader(windows, batch_size=None, sampler=Batches(len(windows), recipe.batch, per_round, recipe.seed)),
         DataLoader(validation, batch_size=None, sampler=Batches(len(validation), 2048, None, recipe.seed)),
     ]
-    keep = ModelCheckpoint(
+    keep = _Keep(
         run.folder / "checkpoints",
         filename="best",
         monitor="validation",
@@ -212,15 +217,14 @@ def train(
         enable_version_counter=False,
     )
     trainer = _trainer(recipe, run, keep)
-    last = run.folder / "checkpoints" / "last.ckpt"
+    last = run.folder / "checkpoints" / "last.safetensors"
     resume = str(last) if run.resume and last.exists() else None
     with warnings.catch_warnings():
         # Lightning's advice about worker processes: these windows are cut by the batch, in one go
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
-        trainer.fit(module, *loaders, ckpt_path=resume, weights_only=True)
-    best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(best)
+        trainer.fit(module, *loaders, ckpt_path=resume)
+    module.load_state_dict(load(keep.best_model_path)["state_dict"])
     module.history.best = int(np.argmin(module.history.validation))
     return module.averaged.module.cpu().eval(), module.history
 
@@ -243,6 +247,7 @@ def _trainer(recipe: Recipe, run: Run, keep: ModelCheckpoint) -> lightning.Train
         gradient_clip_val=recipe.clip,
         callbacks=[keep, EarlyStopping("validation", patience=recipe.patience)],
         logger=logger,
+        plugins=[SafeCheckpoints()],
         enable_progress_bar=run.progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,

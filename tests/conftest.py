@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+
+@pytest.fixture(scope="session")
+def hourly() -> pl.DataFrame:
+    """Sixty days of two noisy series with a daily shape: what a seasonal model can learn."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(60 * 24)
+    start = np.datetime64("2024-01-01T00", "us")
+    parts = []
+    for name, level in (("north", 10.0), ("south", 200.0)):
+        shape = np.sin(2 * np.pi * hours / 24) + 0.5 * np.sin(4 * np.pi * hours / 24)
+        noise = rng.normal(0, 0.2, len(hours))
+        parts.append(
+            pl.DataFrame(
+                {
+                    "date": start + hours.astype("timedelta64[h]"),
+                    "place": name,
+                    "load": level * (1 + 0.3 * (shape + noise)),
+                    "wind": rng.normal(0, 1, len(hours)),
+                    "holiday": (hours // 24 % 7 == 6).astype(float),
+                    "kind": "coast" if name == "north" else "inland",
+                }
+            )
+        )
+    return pl.concat(parts)

@@ -1,0 +1,318 @@
+"""The forecaster, end to end on small data: what it learns, keeps, refuses and gives back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+
+import gatewise as gw
+from gatewise.errors import DataError, ModelFileError, OptionError, TrainingError
+from gatewise.tasks.forecast import baselines, files
+from gatewise.tasks.forecast.metrics import scores, seasonal_error
+from gatewise.tasks.forecast.training import Batches, Run
+from gatewise.train import checkpoint
+
+QUICK = dict(steps=90, hidden=16, batch=64, context=72)
+
+
+def quick(**options) -> gw.Forecaster:
+    return gw.Forecaster(12, "load", "date", series="place", **{**QUICK, **options})
+
+
+def run(folder: Path, **options) -> Run:
+    return Run(folder, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def fitted(hourly, tmp_path_factory) -> gw.Forecaster:
+    return quick().fit(hourly, run=run(tmp_path_factory.mktemp("fit")))
+
+
+def test_it_beats_the_last_value_and_comes_near_seasonal_naive(fitted, hourly):
+    table = fitted.backtest(hourly).scores
+    assert table["gatewise"]["scaled MAE"] < 0.5 * table["last value"]["scaled MAE"]
+    assert table["gatewise"]["scaled MAE"] < table["seasonal naive"]["scaled MAE"]
+    assert 0.5 < table["gatewise"]["coverage"] < 0.98
+
+
+def test_prediction_has_the_horizon_after_each_series_and_rising_quantiles(fitted, hourly):
+    table = fitted.predict(hourly)
+    assert table.columns == ["place", "date", "forecast", "q0.1", "q0.5", "q0.9"]
+    assert table["place"].to_list() == ["north"] * 12 + ["south"] * 12
+    ends = hourly.group_by("place").agg(pl.col("date").max())
+    for place, end in ends.iter_rows():
+        dates = table.filter(pl.col("place") == place)["date"].to_list()
+        assert dates == [end + k * (dates[1] - dates[0]) for k in range(1, 13)]
+    assert (table["q0.1"] <= table["q0.5"]).all()
+    assert (table["q0.5"] <= table["q0.9"]).all()
+
+
+def test_a_pandas_table_gives_a_pandas_table(fitted, hourly):
+    given = pd.DataFrame(hourly.to_dict(as_series=False))
+    table = fitted.predict(given)
+    assert isinstance(table, pd.DataFrame)
+    np.testing.assert_allclose(table["forecast"], fitted.predict(hourly)["forecast"])
+
+
+def test_an_unseen_series_is_forecast_at_its_own_level(fitted, hourly):
+    other = hourly.filter(pl.col("place") == "south").with_columns(
+        pl.lit("east").alias("place"), pl.col("load") * 1000
+    )
+    ours = fitted.predict(other)["forecast"].to_numpy()
+    known = fitted.predict(hourly.filter(pl.col("place") == "south"))["forecast"].to_numpy()
+    np.testing.assert_allclose(ours, known * 1000, rtol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_model(fitted, hourly, tmp_path):
+    again = quick().fit(hourly, run=run(tmp_path))
+    assert again.predict(hourly).equals(fitted.predict(hourly))
+    other = quick(seed=1).fit(hourly, run=run(tmp_path / "other"))
+    assert not other.predict(hourly).equals(fitted.predict(hourly))
+
+
+def test_the_test_part_does_not_reach_the_model(fitted, hourly, tmp_path):
+    """Whatever stands in the held-out rows, the model and its scales are the same."""
+    rows = 60 * 24
+    held = int(0.15 * rows)
+    place = pl.int_range(pl.len()).over("place")
+    spoilt = hourly.with_columns(
+        pl.when(place >= rows - held).then(pl.col("load") * 7 + 1).otherwise("load").alias("load")
+    )
+    other = quick().fit(spoilt, run=run(tmp_path))
+    assert other.predict(hourly).equals(fitted.predict(hourly))
+
+
+def test_saved_and_loaded_it_forecasts_the_same(fitted, hourly, tmp_path):
+    folder = fitted.save(tmp_path / "model")
+    assert sorted(p.name for p in folder.iterdir()) == ["model.json", "model.safetensors"]
+    loaded = gw.load(folder)
+    assert loaded.predict(hourly).equals(fitted.predict(hourly))
+    assert loaded.backtest(hourly).scores == fitted.backtest(hourly).scores
+
+
+def test_covariates_of_every_kind(hourly, tmp_path):
+    model = quick(past="wind", known="holiday", static="kind", conformal=True)
+    model.fit(hourly, run=run(tmp_path))
+    with pytest.raises(DataError, match=r"known columns \(holiday\).*--future"):
+        model.predict(hourly)
+    last = hourly["date"].max()
+    hours = [last + (k + 1) * (hourly["date"][1] - hourly["date"][0]) for k in range(12)]
+    future = pl.DataFrame(
+        {
+            "place": ["north"] * 12 + ["south"] * 12,
+            "date": hours * 2,
+            "holiday": [0.0] * 24,
+        }
+    )
+    quiet = model.predict(hourly, future=future)
+    busy = model.predict(hourly, future=future.with_columns(holiday=pl.lit(1.0)))
+    assert not np.allclose(quiet["forecast"], busy["forecast"])
+    with pytest.raises(DataError, match="north|south"):
+        model.predict(hourly, future=future.head(20))
+    again = gw.load(model.save(tmp_path / "saved"))
+    assert again.predict(hourly, future=future).equals(quiet)
+
+
+def test_several_targets_share_one_model(hourly, tmp_path):
+    one = hourly.filter(pl.col("place") == "north")
+    model = gw.Forecaster(12, ["load", "wind"], "date", **QUICK).fit(one, run=run(tmp_path))
+    table = model.predict(one)
+    assert table["target"].to_list() == ["load"] * 12 + ["wind"] * 12
+    assert abs(table["forecast"][:12].mean() - 10) < 3
+    assert abs(table["forecast"][12:].mean()) < 1
+
+
+def test_missing_values_are_masked_and_take_no_part(hourly, tmp_path):
+    place = pl.int_range(pl.len()).over("place")
+    holes = hourly.with_columns(
+        pl.when(place % 17 == 3).then(None).otherwise("load").alias("load")
+    )
+    model = quick().fit(holes, run=run(tmp_path))
+    backtest = model.backtest(holes)
+    assert np.isnan(backtest.actual).any()
+    assert np.isfinite(backtest.point).all()
+    assert np.isfinite(list(backtest.scores["gatewise"].values())).all()
+
+
+def test_conformal_calibration_brings_the_validation_part_to_its_level(hourly, tmp_path):
+    model = quick(conformal=True).fit(hourly, test=0, run=run(tmp_path))
+    model.seen_ = model.trained_  # look at the validation part itself
+    coverage = model.backtest(hourly, windows=500, stride=1).scores["gatewise"]["coverage"]
+    assert coverage == pytest.approx(0.8, abs=0.02)
+
+
+def test_refitting_backtest_sees_only_the_past(hourly, monkeypatch):
+    one = hourly.filter(pl.col("place") == "north")
+    model = gw.Forecaster(12, "load", "date", **{**QUICK, "steps": 18}).fit(one)
+    ends = []
+    original = gw.Forecaster._fit
+
+    def spy(self, panel, end, *rest):
+        ends.append(int(end[0]))
+        return original(self, panel, end, *rest)
+
+    monkeypatch.setattr(gw.Forecaster, "_fit", spy)
+    backtest = model.backtest(one, windows=4, refit=2)
+    assert backtest.origin.tolist() == [1440 - 12 * k for k in (4, 3, 2, 1)]
+    assert ends == [1440 - 48, 1440 - 24]
+
+
+def test_nothing_unseen_is_said(hourly, tmp_path):
+    model = quick(steps=18).fit(hourly, test=0, run=run(tmp_path))
+    with pytest.raises(DataError, match="seen all of this data.*refit=True"):
+        model.backtest(hourly)
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(fitted, hourly, tmp_path, monkeypatch):
+    from gatewise.tasks.forecast import training
+
+    original = training.Training.on_train_epoch_start
+
+    def killed(self):
+        original(self)
+        if self.current_epoch == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Training, "on_train_epoch_start", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        quick().fit(hourly, run=run(tmp_path))
+    monkeypatch.undo()
+    resumed = quick().fit(hourly, run=run(tmp_path, resume=True))
+    assert resumed.history_.validation == fitted.history_.validation
+    assert resumed.predict(hourly).equals(fitted.predict(hourly))
+
+
+def test_a_loss_that_is_not_a_number_stops_with_step_and_series(hourly, tmp_path, monkeypatch):
+    from gatewise.tasks.forecast import training
+
+    original = training.pinball
+    calls = []
+
+    def poisoned(*args):
+        calls.append(1)
+        loss = original(*args)
+        return loss * float("nan") if len(calls) == 40 else loss
+
+    monkeypatch.setattr(training, "pinball", poisoned)
+    with pytest.raises(TrainingError, match=r"nan at step \d+, in a window of series '(north|south)'"):
+        quick().fit(hourly, run=run(tmp_path))
+    assert (tmp_path / "checkpoints" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(horizon=0), "horizon must be a whole number from 1 on, not 0"),
+        (dict(horizon=2.5), "horizon"),
+        (dict(quantiles=[0.5, 0.5]), "quantiles must differ"),
+        (dict(quantiles=[0, 0.5]), "between 0 and 1"),
+        (dict(gaps="fill"), "gaps must be"),
+        (dict(context=0), "context"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(OptionError, match=message):
+        gw.Forecaster(**{"horizon": 3, "target": "y", **options})
+
+
+def test_a_short_series_is_named_with_its_length(hourly):
+    place = pl.int_range(pl.len()).over("place")
+    short = hourly.filter((pl.col("place") == "north") | (place < 90))
+    with pytest.raises(DataError, match=r"series 'south' has \d+ rows for training, and 84 are needed"):
+        quick().fit(short)
+
+
+def test_an_unfitted_forecaster_says_so(hourly):
+    with pytest.raises(gw.GatewiseError, match="call fit first"):
+        quick().predict(hourly)
+
+
+def test_damaged_models_are_refused(fitted, tmp_path):
+    with pytest.raises(ModelFileError, match="not a folder"):
+        gw.load(tmp_path / "nothing")
+    with pytest.raises(ModelFileError, match=r"no model\.json"):
+        gw.load(tmp_path)
+    folder = fitted.save(tmp_path / "model")
+    described = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**described, "format": 99}))
+    with pytest.raises(ModelFileError, match="newer version"):
+        gw.load(folder)
+    (folder / "model.json").write_text(json.dumps({**described, "mark": "x"}))
+    with pytest.raises(ModelFileError, match="two different models"):
+        gw.load(folder)
+    (folder / "model.json").write_text("{")
+    with pytest.raises(ModelFileError, match="damaged"):
+        gw.load(folder)
+    fitted.save(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelFileError, match="truncated"):
+        gw.load(folder)
+
+
+def test_a_full_disk_leaves_the_old_model_whole(fitted, hourly, tmp_path, monkeypatch):
+    folder = fitted.save(tmp_path / "model")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def full(descriptor):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(ModelFileError, match="No space left"):
+        fitted.save(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_checkpoints_keep_every_type(tmp_path):
+    whole = {"a": (1, 2.5, None), 3: [torch.arange(4), {"b": torch.tensor(1.5)}], "c": "x"}
+    checkpoint.SafeCheckpoints().save_checkpoint(whole, tmp_path / "x.safetensors")
+    again = checkpoint.load(tmp_path / "x.safetensors")
+    assert again["a"] == whole["a"]
+    assert torch.equal(again[3][0], torch.arange(4))
+    assert again[3][1]["b"] == 1.5
+
+
+def test_batches_are_of_the_seed_and_epoch_alone_and_split_by_process(monkeypatch):
+    whole = Batches(1000, 64, 5, seed=3)
+    first = list(whole)
+    assert all((a == b).all() for a, b in zip(first, whole, strict=True))
+    whole.epoch = 1
+    assert any((a != b).any() for a, b in zip(first, whole, strict=True))
+    from gatewise.tasks.forecast import training
+
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(training, "_process", lambda rank=rank: (rank, 2))
+        shares.append(list(Batches(1000, 64, 5, seed=3)))
+    for k, batch in enumerate(first):
+        assert sorted([*shares[0][k], *shares[1][k]]) == sorted(batch)
+
+
+def test_naive_forecasts_by_hand():
+    context = np.array([[1.0, 2, 3, 4, np.nan, 6]])
+    assert baselines.last_value(context, 2).tolist() == [[6, 6]]
+    assert baselines.seasonal(context, 3, 5).tolist() == [[4, 2, 6, 4, 2]]
+
+
+def test_scores_by_hand():
+    actual = np.array([[1.0, 2.0, np.nan], [4.0, 0.0, 2.0]])
+    point = np.array([[2.0, 2.0, 9.0], [2.0, 0.0, 3.0]])
+    spread = np.stack([point - 1, point + 1], -1)
+    row = scores(actual, point, np.array([1.0, 2.0]), np.array([1.0, 4.0]), spread, [0.1, 0.9])
+    assert row["MAE"] == pytest.approx((1 + 0 + 2 + 0 + 1) / 5)
+    assert row["RMSE"] == pytest.approx((6 / 5) ** 0.5)
+    assert row["scaled MAE"] == pytest.approx((1 + 0 + 1 + 0 + 0.5) / 5)
+    assert row["MASE"] == pytest.approx((1 + 0 + 0.5 + 0 + 0.25) / 5)
+    assert row["sMAPE %"] == pytest.approx(200 * (1 / 3 + 0 + 2 / 6 + 0 + 1 / 5) / 5)
+    assert row["coverage"] == pytest.approx(4 / 5)
+    # truth less lower and upper quantile, by scale: (0, -2) (1, -1) | (1.5, .5) (.5, -.5) (0, -1)
+    expected = (0 + 0.2 + 0.1 + 0.1 + 0.15 + 0.45 + 0.05 + 0.05 + 0 + 0.1) / 10
+    assert row["scaled pinball"] == pytest.approx(expected)
+    assert seasonal_error(np.array([1.0, 5, 2, 9]), 2) == pytest.approx(2.5)
