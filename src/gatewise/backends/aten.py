@@ -34,7 +34,8 @@ def supports(spec: Spec) -> str | None:
 
 
 def describe(spec: Spec) -> str:
-    where = "cuDNN" if spec.device.type == "cuda" else "oneDNN" if spec.cell == lstm else "ATen"
+    has_lstm = spec.cell == lstm and not spec.proj_size and spec.dtype != torch.float64
+    where = "cuDNN" if spec.device.type == "cuda" else "oneDNN" if has_lstm else "ATen"
     return f"torch's own {spec.cell.name} ({where})"
 
 
@@ -76,8 +77,8 @@ def _ragged(
     within = _turned(steps, lengths) if spec.reverse else None
     if within is not None:
         x = x[within, torch.arange(batch, device=x.device)]
-    if spec.cell == lstm:
-        x, weights = _hold_cell_state(x, weights, valid)
+    if spec.cell in (lstm, rnn_relu):
+        x, weights = _hold_state(spec, x, weights, valid)
     output, new = _run(spec, x, state, weights)
     last = output[(lengths - 1).clamp(min=0), torch.arange(batch, device=x.device)]
     ended = torch.where((lengths > 0)[:, None], last, state[0])
@@ -92,15 +93,16 @@ def _turned(steps: int, lengths: Tensor) -> Tensor:
     return torch.where(t < lengths, lengths - 1 - t, t)
 
 
-def _hold_cell_state(x: Tensor, weights: Weights, valid: Tensor) -> tuple[Tensor, Weights]:
-    """Give the LSTM a further input, 1 in the padding, that shuts i and opens f there.
+def _hold_state(spec: Spec, x: Tensor, weights: Weights, valid: Tensor) -> tuple[Tensor, Weights]:
+    """Give the cell a further input, 1 in the padding, that acts on its gates there.
 
-    The cell state then comes out of the padding exactly as it went in, so that its final value is that
-    of each sequence's own last step; torch gives c out at the end only.
+    It shuts the LSTM's i and opens its f: the cell state then comes out of the padding exactly as it
+    went in, so that its final value is that of each sequence's own last step; torch gives c out at
+    the end only. It shuts the rectified unit, whose state could else grow past the largest number.
     """
-    i, f, g, o = weights.input.new_tensor([-_SATURATED, _SATURATED, 0, -_SATURATED])
-    hidden = len(weights.input) // 4
-    column = torch.stack([i, f, g, o]).repeat_interleave(hidden)[:, None]
+    shut = -torch.finfo(weights.input.dtype).max / 2
+    gates = [-_SATURATED, _SATURATED, 0, -_SATURATED] if spec.cell == lstm else [shut]
+    column = weights.input.new_tensor(gates).repeat_interleave(spec.hidden_size)[:, None]
     padding = (~valid)[..., None].to(x.dtype)
     held = weights._replace(input=torch.cat([weights.input, column], 1))
     return torch.cat([x, padding], -1), held

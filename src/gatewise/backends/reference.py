@@ -62,8 +62,11 @@ def forward(
             new = tuple(torch.where(valid[t], n, old) for n, old in zip(new, state, strict=True))
         state, seen[t] = new, named
     kept = list(spec.cell.values) if spec.trace else []
-    trace = {name: _sequence([named[name] for named in seen], valid, x, spec) for name in kept}
-    output = _sequence([named["output"] for named in seen], valid, x, spec)
+    trace = {
+        name: _sequence([named[name] for named in seen], valid, x, spec.hidden_size)
+        for name in kept
+    }
+    output = _sequence([named["output"] for named in seen], valid, x, spec.output_size)
     if spec.trace and spec.proj_size:
         trace[spec.cell.state[0]] = output
     return Outcome(output, state, trace)
@@ -80,7 +83,10 @@ def _step(
     """One step's named values, with the layer's output as "output", and the new state."""
     cell = spec.cell
     known = _evaluate(_program(cell), _leaves(spec, from_input, state, weights))
-    named = {name: known[value] for name, value in cell.values.items()}
+    shape = (len(from_input), spec.hidden_size)
+    each = {name: known[value] for name, value in cell.values.items()}
+    # what rests on parameters or numbers alone has no batch of its own
+    named = {name: v if v.dim() == 2 else v.expand(shape) for name, v in each.items()}
     output = named[cell.state[0]]
     if weights.projection is not None:
         output = F.linear(output, weights.projection)
@@ -105,9 +111,9 @@ def _leaves(
     return leaves
 
 
-def _sequence(values: list[Tensor], valid: Tensor | None, x: Tensor, spec: Spec) -> Tensor:
+def _sequence(values: list[Tensor], valid: Tensor | None, x: Tensor, width: int) -> Tensor:
     if not values:
-        return x.new_zeros(0, x.shape[1], spec.output_size)
+        return x.new_zeros(0, x.shape[1], width)
     stacked = torch.stack(values)
     return stacked if valid is None else torch.where(valid, stacked, 0)
 
@@ -172,8 +178,10 @@ def backward(
     order = list(reversed(range(steps))) if spec.reverse else list(range(steps))
     before: dict[int, tuple[Tensor, ...]] = {}
     unprojected = x.new_zeros(steps, x.shape[1], spec.hidden_size)
+    fed_back = x.new_zeros(steps, x.shape[1], weights.recurrent.shape[1])
     for t in order:
         before[t] = state
+        fed_back[t] = torch.cat([state[cell.state.index(name)] for name in cell.feedback], -1)
         named, new = _step(spec, from_input[t], state, weights)
         unprojected[t] = named[cell.state[0]]
         state = tuple(torch.where(valid[t], n, old) for n, old in zip(new, state, strict=True))
@@ -194,13 +202,9 @@ def backward(
         grad_state = tuple(
             torch.where(keep, new, old) for new, old in zip(back.state, grad_state, strict=True)
         )
-    fed_back = [
-        torch.stack([before[t][cell.state.index(name)] for t in range(steps)])
-        for name in cell.feedback
-    ]
     gradients = Weights(
         torch.einsum("tbg,tbi->gi", grad_input_part, x),
-        torch.einsum("tbg,tbf->gf", grad_recurrent_part, torch.cat(fed_back, -1)),
+        torch.einsum("tbg,tbf->gf", grad_recurrent_part, fed_back),
         None if weights.input_bias is None else grad_input_part.sum((0, 1)),
         None if weights.recurrent_bias is None else grad_recurrent_part.sum((0, 1)),
         None

@@ -35,7 +35,9 @@ def derive(cell: Cell) -> Gradient:
     for value in reversed(topological(cell.new_state)):
         if not value.args or value not in gradients:
             continue
-        for arg, gradient in zip(value.args, _RULES[value.op](value, gradients[value]), strict=True):
+        for arg, gradient in zip(
+            value.args, _RULES[value.op](value, gradients[value]), strict=True
+        ):
             if gradient is not None and arg.op != "constant":
                 accumulate(arg, gradient)
     leaves = {v: g for v, g in gradients.items() if not v.args and v.op != "constant"}
@@ -72,4 +74,3 @@ _RULES: Mapping[str, Callable[[Value, Value], tuple[Value | None, ...]]] = {
     "greater": lambda y, dy: (None, None),
     "detach": lambda y, dy: (None,),
 }
-

@@ -51,11 +51,11 @@ class Value:
     name: str = ""
     number: float = 0.0
 
-    @property
+    @cached_property  # one leaf however often it is taken: its gradient is one sum
     def x(self) -> Value:
         return self._part("x")
 
-    @property
+    @cached_property
     def h(self) -> Value:
         return self._part("h")
 
@@ -108,7 +108,8 @@ def constant(number: float) -> Value:
 def operate(op: str, *args: Operand) -> Value:
     """The node ``op(*args)``, with what is trivially zero or one folded away."""
     values = tuple(arg if isinstance(arg, Value) else _constant_argument(op, arg) for arg in args)
-    return _folded(op, values) or Value(op, values)
+    folded = _folded(op, values)
+    return Value(op, values) if folded is None else folded
 
 
 def _constant_argument(op: str, arg: Any) -> Value:
@@ -267,7 +268,9 @@ class _Symbols:
             raise AttributeError(name)
         if name not in self._leaves:
             names = " ".join(self._leaves) or "none"
-            raise CellError(f"no {self._kind} '{name}'{near(name, self._leaves)}; there are: {names}")
+            raise CellError(
+                f"no {self._kind} '{name}'{near(name, self._leaves)}; there are: {names}"
+            )
         return self._leaves[name]
 
 
@@ -303,7 +306,10 @@ def cell(
         lists = {kind: tuple(text.split()) for kind, text in names.items()}
         lists["feedback"] = lists["feedback"] or lists["state"][:1]
         _check_names(title, lists)
-        symbols = [_Symbols("gate", "gate", lists["gates"]), _Symbols("state", "state", lists["state"])]
+        symbols = [
+            _Symbols("gate", "gate", lists["gates"]),
+            _Symbols("state", "state", lists["state"]),
+        ]
         if lists["params"]:
             symbols.append(_Symbols("parameter", "parameter", lists["params"]))
         try:

@@ -351,6 +351,8 @@ def _factorize(
 
     if series.implementation.is_pyarrow():
         native = pl.from_arrow(native)
+    if native.dtype == pl.String:
+        native = native.cast(pl.Categorical)  # 4 bytes a row to search instead of 16
     labels = native.unique(maintain_order=True)
     index = pl.Series(range(len(labels)), dtype=pl.Int32)
     return labels.to_list(), native.replace_strict(labels, index).to_numpy()

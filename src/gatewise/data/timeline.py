@@ -7,6 +7,7 @@ them back. Times are integers, or datetime64 stamps; stamps of a time zone come 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -44,15 +45,14 @@ _FIXED_NS = {
 _MONTHS = {"M": 1, "Q": 3, "Y": 12}
 _MONTH_END = 31
 _DAY_OF_SUFFIX = {"": None, "S": 1, "E": _MONTH_END}
-_ALIASES = {"H": "h", "T": "min", "S": "s", "d": "D", "w": "W", "b": "B"} | {
-    old + suffix: "Y" + suffix for old in "A" for suffix in ("", "S")
-}
+_ALIASES = {"H": "h", "T": "min", "S": "s", "d": "D", "w": "W", "b": "B", "A": "Y", "AS": "YS"}
 _ACCEPTED = "s, min, h, D, B (Monday to Friday), W, M, MS, ME, Q, QS, QE, Y, YS, YE, ms, us, ns"
 
+_LONGEST_SEASON = 288  # a day of five-minute steps
 _CHUNK = 1 << 18  # rows that are worked on at once, so that temporaries stay small
 
 
-class OffGrid(DataError):
+class OffGridError(DataError):
     """A time is not on the grid; ``index`` says which."""
 
     def __init__(self, index: int, message: str) -> None:
@@ -66,8 +66,8 @@ class Timeline(ABC):
 
     Attributes:
         every: units from one step to the next: numbers, microseconds, months or working days.
-        zone: the IANA time zone of the data, or None. Steps of a day and longer are counted on the
-            zone's wall clock, shorter ones in UTC; the calendar is local in both.
+        zone: the IANA time zone of the data, or None. Steps of whole days and longer are counted
+            on the zone's wall clock, others in UTC; the calendar is local in both.
     """
 
     kind: ClassVar[str]
@@ -80,7 +80,7 @@ class Timeline(ABC):
         """The step number of each of N times.
 
         Raises:
-            OffGrid: a time lies between two steps.
+            OffGridError: a time lies between two steps.
             DataError: these are integers for a grid of stamps, or stamps for one of integers.
         """
         self._check_kind(times)
@@ -90,7 +90,7 @@ class Timeline(ABC):
             wrong = self.times(steps[part]) != times[part]
             if wrong.any():
                 index = part.start + int(wrong.argmax())
-                raise OffGrid(index, self._off(times[index], steps[index]))
+                raise OffGridError(index, self._off(times[index], steps[index]))
         return steps
 
     def times(self, steps: Steps) -> Stamps:
@@ -113,7 +113,8 @@ class Timeline(ABC):
 
     def _off(self, time: Any, step: np.int64) -> str:
         before, after = map(self.show, self.times(np.array([step, step + 1])))
-        return f"{self.show(time)} is not on the grid of {self.name}: next to it are {before} and {after}"
+        grid = f"the grid of {self.name}"
+        return f"{self.show(time)} is not on {grid}: next to it are {before} and {after}"
 
     def _check_kind(self, times: Stamps) -> None:
         given, wanted = (
@@ -333,10 +334,8 @@ class Fixed(Timeline):
             return _periods(52 * _WEEK, every)
         if every >= _DAY:
             return _periods(_WEEK, every)
-        if every >= _MINUTE:
-            daily = _periods(_DAY, every)
-            return daily if 1 < daily <= 288 else _periods(_HOUR, every)
-        return _periods(_MINUTE, every)
+        counts = (_periods(cycle, every) for cycle in (_DAY, _HOUR, _MINUTE, _SECOND))
+        return next((count for count in counts if 1 < count <= _LONGEST_SEASON), 1)
 
     @property
     def _cycles(self) -> list[str]:
@@ -525,11 +524,11 @@ def _no_frequency(freq: str, unit: str = "") -> str:
 def _common_step(
     times: Stamps, offsets: Steps, names: Sequence[str] | None, zone: str | None
 ) -> tuple[str, int]:
-    """The step that most rows have: ("integer", numbers), ("ns", nanoseconds) or ("month", months)."""
+    """The step most rows have: ("integer", numbers), ("ns", nanoseconds) or ("month", months)."""
     rows: Counter[tuple[str, int]] = Counter()
     vague: Counter[tuple[str, int]] = Counter()
     first_with: dict[tuple[str, int], int] = {}
-    for s, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for s, (start, stop) in enumerate(itertools.pairwise(offsets)):
         if stop - start < 2:
             continue
         step, share = _step_of(times[start:stop], zone)

@@ -48,7 +48,8 @@ class Batch(NamedTuple):
     target: Tensor  # B×L
     observed: Tensor  # B×L, 1 where the target is known
     past: Tensor  # B×L×Cp
-    known: Tensor  # B×(L+K)×(Ck + calendar)
+    known: Tensor  # B×(L+K)×Ck
+    calendar: Tensor  # B×K×Kc, the calendar's features over the horizon
     static: Tensor  # B×Cs
     future: Tensor  # B×K, what is to be forecast
     future_observed: Tensor  # B×K
@@ -63,7 +64,7 @@ class Windows(Dataset):
     Args:
         first, last: for each series, the first and last such row (both included); last < first: none.
         stride: rows between one window and the next.
-        calendar: whether the calendar's features stand beside the known covariates.
+        calendar: whether the calendar's features are given.
         future_known: Ck×S×K values of the known covariates beyond the panel, for forecasting.
     """
 
@@ -84,6 +85,7 @@ class Windows(Dataset):
         self.first = np.asarray(first, np.int64)
         self.future_known = future_known
         self.calendar = calendar
+        self._table = self._calendar_table()
         counts = np.maximum((np.asarray(last, np.int64) - self.first) // stride + 1, 0)
         self.bounds = np.concatenate([[0], np.cumsum(np.tile(counts, len(panel.target)))])
 
@@ -126,22 +128,36 @@ class Windows(Dataset):
             known.append(
                 scaled(values, scaling.known[0][k, series], scaling.known[1][k, series])[0]
             )
-        steps = (panel.starts[series] + origin)[:, None]
-        steps = steps + np.arange(-self.context, self.horizon)
-        calendar = torch.zeros(*steps.shape, 0)
-        if self.calendar:
-            calendar = torch.from_numpy(panel.timeline.calendar(steps))
+        steps = (panel.starts[series] + origin)[:, None] + np.arange(self.horizon)
         return Batch(
             target,
             observed,
-            _stack(past, target),
-            torch.cat([_stack(known, calendar), calendar], -1),
+            torch.stack(past, -1) if past else torch.zeros(*target.shape, 0),
+            torch.stack(known, -1)
+            if known
+            else torch.zeros(len(series), self.context + self.horizon, 0),
+            torch.from_numpy(self._calendar(steps)),
             torch.from_numpy(panel.static[series].astype(np.float32)),
             future_target,
             future_observed,
             *(torch.from_numpy(each) for each in (series, channel, origin)),
         )
 
+    def _calendar(self, steps: Array) -> Array:
+        """The calendar's features at ``steps``, looked up where a table of them all is small."""
+        if self._table is None:
+            return self.panel.timeline.calendar(steps)
+        return self._table[steps - self.panel.starts.min()]
 
-def _stack(columns: list[Tensor], like: Tensor) -> Tensor:
-    return torch.stack(columns, -1) if columns else torch.zeros(*like.shape[:2], 0)
+    def _calendar_table(self) -> Array | None:
+        panel = self.panel
+        if not self.calendar:
+            return np.zeros((self._span(), 0), np.float32)
+        if self._span() > 1_000_000:
+            return None
+        return panel.timeline.calendar(panel.starts.min() + np.arange(self._span()))
+
+    def _span(self) -> int:
+        panel = self.panel
+        ends = panel.starts + np.diff(panel.offsets) + self.horizon
+        return int(ends.max() - panel.starts.min())

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from gatewise.backends.contract import Spec, Weights
 from gatewise.backends.registry import check_name, choose
 from gatewise.cells.catalogue import find
-from gatewise.cells.language import Cell
+from gatewise.cells.language import Cell, topological
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.trace import Trace
 
@@ -37,7 +37,8 @@ class Recurrent(nn.Module):
         batch_first: input and output are B×T×… instead of T×B×…; states are not affected.
         dropout: probability of dropping an output between layers, in training.
         bidirectional: D = 2 directions, their outputs side by side.
-        proj_size: P, width to which the output is projected (Sak et al. 2014); 0 for none.
+        proj_size: P, width to which the output is projected (Sak et al. 2014); 0 for none. For cells
+            that use their first state through the recurrent weights alone.
         backend: "auto", or the name of the one backend that is to be used.
 
     Raises:
@@ -64,6 +65,7 @@ class Recurrent(nn.Module):
         self.cell = find(cell) if isinstance(cell, str) else cell
         sizes = dict(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         _check_options(sizes, dropout, proj_size)
+        _check_projection(self.cell, proj_size)
         check_name(backend)
         if dropout and num_layers == 1:
             warnings.warn(
@@ -154,7 +156,12 @@ class Recurrent(nn.Module):
     def extra_repr(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]
         defaults = dict(
-            proj_size=0, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False
+            proj_size=0,
+            num_layers=1,
+            bias=True,
+            batch_first=False,
+            dropout=0.0,
+            bidirectional=False,
         )
         shown += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
         return ", ".join(shown)
@@ -186,7 +193,7 @@ class Recurrent(nn.Module):
             shapes |= {"bias_ih": (stacked,), "bias_hh": (stacked,)}
         if self.proj_size:
             shapes["weight_hr"] = (self.proj_size, self.hidden_size)
-        return shapes | {name: (self.hidden_size,) for name in self.cell.params}
+        return shapes | dict.fromkeys(self.cell.params, (self.hidden_size,))
 
     def _weights(self, suffix: str) -> Weights:
         def get(name: str) -> Any:
@@ -279,21 +286,18 @@ class Recurrent(nn.Module):
     ) -> Tensor | PackedSequence:
         if packed is not None:
             assert lengths is not None
-            again = pack_padded_sequence(output, lengths.cpu(), enforce_sorted=False)
-            return _reordered(again, output, packed)
+            return _packed_as(packed, output, lengths.cpu())
         if not batched:
             return output.squeeze(1)
         return output if time_major else output.transpose(0, 1)
 
 
-def _reordered(again: PackedSequence, output: Tensor, packed: PackedSequence) -> PackedSequence:
+def _packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> PackedSequence:
     """The output packed exactly as the input was, whatever order its equal lengths had."""
     if packed.sorted_indices is None:
-        lengths = pad_packed_sequence(packed)[1]
         return pack_padded_sequence(output, lengths)
     in_order = output.index_select(1, packed.sorted_indices)
-    lengths = pad_packed_sequence(packed)[1][packed.sorted_indices.cpu()]
-    data = pack_padded_sequence(in_order, lengths).data
+    data = pack_padded_sequence(in_order, lengths[packed.sorted_indices.cpu()]).data
     return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
 
 
@@ -325,6 +329,16 @@ def _check_options(sizes: dict[str, int], dropout: float, proj_size: int) -> Non
         )
 
 
+def _check_projection(cell: Cell, proj_size: int) -> None:
+    """A projected state is narrower than the units, so no equation may combine the two."""
+    output = ("state", cell.state[0])
+    if proj_size and any((v.op, v.name) == output for v in topological(cell.values.values())):
+        raise OptionError(
+            f"{cell.name} cannot be projected: its equations use its state {cell.state[0]}, which "
+            f"would have proj_size={proj_size} values and not one for each unit"
+        )
+
+
 def _shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
@@ -341,7 +355,9 @@ class LSTM(Recurrent):
         self, *args: Any, forget_bias: float | None = None, backend: str = "auto", **options: Any
     ) -> None:
         self.forget_bias = forget_bias
-        if forget_bias is not None and not (options.get("bias", True) if len(args) < 4 else args[3]):
+        if forget_bias is not None and not (
+            options.get("bias", True) if len(args) < 4 else args[3]
+        ):
             raise OptionError("forget_bias needs biases; this layer was asked to have none")
         super().__init__("lstm", *args, backend=backend, **options)
 
@@ -395,5 +411,5 @@ def _no_projection(name: str, args: tuple[Any, ...], options: dict[str, Any], pl
     if "proj_size" in options or len(args) > place:
         raise OptionError(
             f"{name} takes no proj_size, and device and dtype by keyword; "
-            f"gatewise.Recurrent projects any cell"
+            f"see gatewise.Recurrent for the cells that can be projected"
         )

@@ -28,11 +28,15 @@ class Trace:
     def __getitem__(self, name: str) -> list[list[Tensor]]:
         if name not in self._values:
             names = ", ".join(self._values)
-            raise OptionError(f"no '{name}' in this trace{near(name, self._values)}; it has: {names}")
+            raise OptionError(
+                f"no '{name}' in this trace{near(name, self._values)}; it has: {names}"
+            )
         return self._values[name]
 
     def __getattr__(self, name: str) -> list[list[Tensor]]:
-        if name.startswith("_") or name not in self._values:
+        if name.startswith("_"):  # copy and pickle ask before there is anything in _values
+            raise AttributeError(name)
+        if name not in self._values:
             raise AttributeError(f"this trace has no '{name}'; it has: {', '.join(self._values)}")
         return self._values[name]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.data.windows import Batch
@@ -22,6 +23,7 @@ class Shape:
     quantiles: int
     past: int
     known: int
+    calendar: int
     static: int
     hidden: int
     layers: int
@@ -51,15 +53,15 @@ class PatchLSTM(nn.Module):
         self.dropout = nn.Dropout(shape.dropout)
         outputs = 1 + shape.quantiles
         self.head = nn.Linear(shape.hidden, shape.horizon * outputs)
+        nn.init.zeros_(self.head.weight)  # the linear path alone is the start
         self.seasonal = nn.Linear(self.patches, self.ahead)
         nn.init.constant_(self.seasonal.weight, 1 / self.patches)
         nn.init.zeros_(self.seasonal.bias)
-        if shape.known:
-            self.known = nn.Sequential(
-                nn.Linear(shape.known + shape.hidden, shape.hidden),
-                nn.GELU(),
-                nn.Linear(shape.hidden, outputs),
-            )
+        ahead = shape.known + shape.calendar
+        if ahead:
+            self.ahead_input = nn.Linear(ahead, shape.hidden)
+            self.ahead_output = nn.Linear(shape.hidden, outputs)
+            nn.init.zeros_(self.ahead_output.weight)
 
     def forward(self, batch: Batch, trace: bool = False) -> Any:
         """B×K×(1 + Q) forecasts in the batch's units, the point first; with ``trace`` the LSTM's too."""
@@ -72,10 +74,10 @@ class PatchLSTM(nn.Module):
         forecast = self.head(last).view(len(z), shape.horizon, -1)
         linear = self.seasonal(patches.transpose(1, 2)).transpose(1, 2).flatten(1)
         forecast = forecast + linear[:, : shape.horizon, None]
-        if shape.known:
-            ahead = batch.known[:, shape.context :]
-            each = last[:, None].expand(-1, shape.horizon, -1)
-            forecast = forecast + self.known(torch.cat([ahead, each], -1))
+        if shape.known + shape.calendar:
+            ahead = torch.cat([batch.known[:, shape.context :], batch.calendar], -1)
+            hidden = F.gelu(self.ahead_input(ahead) + last[:, None])
+            forecast = forecast + self.ahead_output(hidden)
         forecast = forecast * scale[..., None] + loc[..., None]
         return (forecast, result[2]) if trace else forecast
 

@@ -1,8 +1,8 @@
-"""Fits the forecaster's network: loss, optimiser, weight averaging and the batches, run by Lightning."""
+"""Fits the forecaster's network: loss, optimiser and the batches, run by Lightning."""
 
 from __future__ import annotations
 
-import os
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from gatewise.data.windows import Batch, Windows
@@ -32,7 +31,6 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     clip: float = 1.0
-    average: float = 0.99
     rounds: int = 9
     patience: int = 4
     seed: int = 0
@@ -62,13 +60,19 @@ class History:
     seconds: float = 0.0
 
 
-def pinball(forecast: Tensor, truth: Tensor, observed: Tensor, levels: Tensor) -> Tensor:
+# A window flatter than this share of its series' deviation weighs in the loss as if it were not.
+_FLAT = 0.05
+
+
+def pinball(forecast: Tensor, batch: Batch, levels: Tensor) -> Tensor:
     """B: absolute error of the point plus twice the mean pinball loss of the quantiles, each window's
-    mean over its observed steps."""
-    point = (truth - forecast[..., 0]).abs()
-    gap = truth[..., None] - forecast[..., 1:]
+    mean over its observed steps, in units of the window's own deviation."""
+    point = (batch.future - forecast[..., 0]).abs()
+    gap = batch.future[..., None] - forecast[..., 1:]
     each = point + 2 * torch.maximum(levels * gap, (levels - 1) * gap).mean(-1)
-    return (each * observed).sum(1) / observed.sum(1).clamp(min=1)
+    scale = PatchLSTM.instance(batch)[1].squeeze(1).clamp(min=_FLAT)
+    observed = batch.future_observed
+    return (each * observed).sum(1) / observed.sum(1).clamp(min=1) / scale
 
 
 class Batches:
@@ -108,22 +112,16 @@ def _process() -> tuple[int, int]:
 
 
 class Training(lightning.LightningModule):
-    """The network, its moving average (which is what validation sees and what is kept), and one step."""
+    """The network, its loss and its history."""
 
     def __init__(self, shape: Shape, levels: list[float], recipe: Recipe, names: list[str]) -> None:
         super().__init__()
         torch.manual_seed(recipe.seed)
         self.network = PatchLSTM(shape)
-        self.averaged = AveragedModel(self.network, avg_fn=self._average)
         self.register_buffer("levels", torch.tensor(levels))
         self.recipe, self.names = recipe, names
         self.history = History()
         self._losses: list[Tensor] = []
-
-    def _average(self, average: Tensor, now: Tensor, updates: Tensor) -> Tensor:
-        """Exponential moving average with a short memory at first."""
-        decay = min(self.recipe.average, (int(updates) + 1) / (int(updates) + 10))
-        return average.lerp(now, 1 - decay)
 
     def on_train_epoch_start(self) -> None:
         # so that a resumed run draws the dropout that an uninterrupted one draws
@@ -132,7 +130,7 @@ class Training(lightning.LightningModule):
         batches.epoch = self.current_epoch
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        each = pinball(self.network(batch), batch.future, batch.future_observed, self.levels)
+        each = pinball(self.network(batch), batch, self.levels)
         if not bool(torch.isfinite(each).all()):
             self._stop(batch, each)
         loss = each.mean()
@@ -148,18 +146,13 @@ class Training(lightning.LightningModule):
             f"checkpoint is kept. Try a lower learning rate (--lr), or look at the values there"
         )
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        self.averaged.update_parameters(self.network)
-
     def on_train_epoch_end(self) -> None:
         self.history.train.append(float(torch.stack(self._losses).mean()))
         self._losses.clear()
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        forecast = self.averaged(batch)
-        each = pinball(forecast, batch.future, batch.future_observed, self.levels)
-        weight = len(each)
-        self.log("validation", each.mean(), batch_size=weight, sync_dist=True, prog_bar=True)
+        each = pinball(self.network(batch), batch, self.levels)
+        self.log("validation", each.mean(), batch_size=len(each), sync_dist=True, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         self.history.validation.append(float(self.trainer.callback_metrics["validation"]))
@@ -226,11 +219,11 @@ def train(
         trainer.fit(module, *loaders, ckpt_path=resume)
     module.load_state_dict(load(keep.best_model_path)["state_dict"])
     module.history.best = int(np.argmin(module.history.validation))
-    return module.averaged.module.cpu().eval(), module.history
+    return module.network.cpu().eval(), module.history
 
 
 def _trainer(recipe: Recipe, run: Run, keep: ModelCheckpoint) -> lightning.Trainer:
-    os.environ.setdefault("LITLOGGER_QUIET", "1")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no banners
     logger: Any = False
     if run.tensorboard:
         from lightning.pytorch.loggers import TensorBoardLogger

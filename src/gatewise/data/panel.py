@@ -1,0 +1,526 @@
+"""Many series on one regular grid, stored flat, with everything about the table checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatewise.data.table import Table, Times, categories, load, numbers, times
+from gatewise.data.timeline import Integers, OffGridError, Timeline, show
+from gatewise.errors import DataError, OptionError, near
+
+Columns = str | Sequence[str]
+Floats = NDArray[np.float64]
+Integer = NDArray[np.int64]
+
+_SHOWN_SERIES = 3
+_ROOM_FOR_GAPS = 20  # gaps may make a panel this many times longer: beyond it a time is mistyped
+
+
+@dataclass(frozen=True)
+class Panel:
+    """S series on one grid of steps. Row r of series s is step ``starts[s] + r``.
+
+    Attributes:
+        names: the series' names as text; [""] without a series column.
+        labels: the S names as they were in the table, so that integers stay integers.
+        offsets: S + 1 bounds; the rows of series s are ``offsets[s]:offsets[s + 1]``.
+        starts: the step number of each series' first row.
+        timeline: the grid and its calendar.
+        time, series: the columns that these came from, or None.
+        targets, past, known: names of the V, Cp and Ck columns below.
+        target, past_values, known_values: (V | Cp | Ck, rows), NaN where there is no value.
+        static: (S, Cs): a number, or a one-hot label, for each of ``static_names``.
+        static_labels: for each static column of labels, those that ``static`` has a place for.
+    """
+
+    names: list[str]
+    labels: NDArray[Any]
+    offsets: Integer
+    starts: Integer
+    timeline: Timeline
+    time: str | None
+    series: str | None
+    targets: tuple[str, ...]
+    past: tuple[str, ...]
+    known: tuple[str, ...]
+    target: Floats
+    past_values: Floats
+    known_values: Floats
+    static: Floats
+    static_names: tuple[str, ...]
+    static_labels: dict[str, list[str]]
+
+    @classmethod
+    def from_table(
+        cls,
+        source: object,
+        *,
+        target: Columns,
+        time: str | None = None,
+        series: str | None = None,
+        past: Columns = (),
+        known: Columns = (),
+        static: Columns = (),
+        freq: str | None = None,
+        time_format: str | None = None,
+        gaps: str = "error",
+        timeline: Timeline | None = None,
+        static_labels: Mapping[str, Sequence[str]] | None = None,
+    ) -> Self:
+        """The panel in a table (whatever ``table.load`` takes).
+
+        Rows of several series may be mixed, but each series' times must rise.
+
+        Args:
+            target, past, known: number columns: what is forecast, what is known up to now, and what
+                is known of the future too.
+            time: the column of stamps or whole numbers; without one, rows are steps.
+            series: the column that names the series; without one, the table is one series.
+            static: columns with one number or label for each series.
+            freq: the step, as ``Timeline.parse`` reads it; the most common one if not given.
+            time_format: how text spells times, if not as ISO does.
+            gaps: what to do about missing steps: "error", or "mask" to insert rows of NaN.
+            timeline, static_labels: those of the panel a model was fitted to, which then hold here
+                too; ``freq`` is not looked at, and an unknown label is 0 everywhere.
+
+        Raises:
+            DataError: the table cannot be used; the message names the column, series and row.
+            OptionError: an argument is not possible, or a column has two roles.
+        """
+        roles = {"target": _tuple(target), "past": _tuple(past), "known": _tuple(known)}
+        roles |= {"static": _tuple(static), "time": _tuple(time), "series": _tuple(series)}
+        _check_roles(roles, gaps)
+        labelled = list(static_labels or ())
+        table = load(source, text=[*roles["series"], *labelled])
+        table.check(column for columns in roles.values() for column in columns)
+        rows = _group(table, series)
+        timeline, steps = _grid(table, rows, time, freq, time_format, timeline)
+        starts, places = _place(rows, steps, timeline, gaps)
+        del steps
+        statics, static_names, vocabulary = _statics(table, rows, roles["static"], static_labels)
+        return cls(
+            names=rows.names,
+            labels=rows.labels,
+            offsets=places.offsets,
+            starts=starts,
+            timeline=timeline,
+            time=time,
+            series=series,
+            targets=roles["target"],
+            past=roles["past"],
+            known=roles["known"],
+            target=_values(table, roles["target"], rows, places),
+            past_values=_values(table, roles["past"], rows, places),
+            known_values=_values(table, roles["known"], rows, places),
+            static=statics,
+            static_names=static_names,
+            static_labels=vocabulary,
+        )
+
+    @property
+    def lengths(self) -> Integer:
+        """The number of rows of each series."""
+        return np.diff(self.offsets)
+
+    def check_learnable(self) -> None:
+        """Raise DataError where a target has no value, or a single one, all through a series."""
+        for column, values in zip(self.targets, self.target, strict=True):
+            least = np.fmin.reduceat(values, self.offsets[:-1])
+            most = np.fmax.reduceat(values, self.offsets[:-1])
+            still = np.flatnonzero(~(least < most))
+            if not still.size:
+                continue
+            s = still[0]
+            what = f"is {least[s]:g} in every row" if least[s] == most[s] else "has no value"
+            others = f" ({still.size} series are like that)" if still.size > 1 else ""
+            raise DataError(
+                f"{self._called(s)}target {column!r} {what}: there is nothing to learn{others}; "
+                "leave it out"
+            )
+
+    def crop(self, first: Integer, last: Integer) -> Self:
+        """The rows ``first[s]:last[s]`` of each series, which must be at least one."""
+        lengths = last - first
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        kept = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1] + first - offsets[:-1], lengths)
+        return replace(
+            self,
+            offsets=offsets,
+            starts=self.starts + first,
+            target=self.target[:, kept],
+            past_values=self.past_values[:, kept],
+            known_values=self.known_values[:, kept],
+        )
+
+    def tail(self, rows: int) -> Self:
+        """The last rows of each series; all of a series that has fewer."""
+        return self.crop(np.maximum(self.lengths - rows, 0), self.lengths)
+
+    def future_steps(self, horizon: int) -> Integer:
+        """(S, H): the step numbers of the H steps after each series' end."""
+        return np.asarray((self.starts + self.lengths)[:, None] + np.arange(horizon))
+
+    def future_table(
+        self,
+        source: object,
+        horizon: int,
+        *,
+        time: str | None = None,
+        series: str | None = None,
+        time_format: str | None = None,
+    ) -> Floats:
+        """The known columns over the H steps after each series' end, as (Ck, S * H).
+
+        Args:
+            source: a table of the time, series and known columns, with a row for each of these
+                steps and no other, in any order (without a time column: in order).
+            time, series: their columns, if not those of the panel.
+
+        Raises:
+            DataError: a step or series is missing, twice there or not asked for, or a value is
+                missing.
+        """
+        time, series = time or self.time, series or self.series
+        table = load(source, text=_tuple(series))
+        table.check([*_tuple(time), *_tuple(series), *self.known])
+        rows = _group(table, series)
+        owner = self._owners(rows, series)
+        if time is None:
+            ahead = np.arange(rows.offsets[-1]) - np.repeat(rows.offsets[:-1], rows.lengths)
+        else:
+            found = _read_times(table, time, time_format, self.timeline)
+            steps = _steps(rows, rows.gather(found.values), self.timeline, hint="")
+            ahead = steps - (self.starts + self.lengths)[owner]
+        self._check_future(rows, owner, ahead, horizon)
+        values = np.empty((len(self.known), len(self.names) * horizon))
+        for index, column in enumerate(self.known):
+            given = rows.gather(numbers(table, column))
+            missing = np.isnan(given)
+            if missing.any():
+                where = rows.where(int(missing.argmax()))
+                raise DataError(f"future column {column!r}, {where}: there is no value")
+            values[index, owner * horizon + ahead] = given
+        return values
+
+    def _owners(self, rows: _Rows, series: str | None) -> Integer:
+        """For each row of a future table, in the order of ``rows``, the index of its series."""
+        index = {name: s for s, name in enumerate(self.names)}
+        strange = [name for name in rows.names if name not in index]
+        if strange:
+            hint = near(strange[0], self.names)
+            raise DataError(
+                f"the future table has series {strange[0]!r}{hint}, which the data lacks"
+            )
+        absent = sorted(set(self.names) - set(rows.names), key=index.__getitem__)
+        if absent:
+            shown = ", ".join(map(repr, absent[:_SHOWN_SERIES]))
+            more = f" and {len(absent) - _SHOWN_SERIES} more" if absent[_SHOWN_SERIES:] else ""
+            raise DataError(f"the future table lacks series {shown}{more}")
+        owners = np.array([index[name] for name in rows.names], dtype=np.int64)
+        return np.repeat(owners, rows.lengths)
+
+    def _check_future(self, rows: _Rows, owner: Integer, ahead: Integer, horizon: int) -> None:
+        outside = (ahead < 0) | (ahead >= horizon)
+        if outside.any():
+            index = int(outside.argmax())
+            asked = self._span(owner[index], 0, horizon - 1)
+            given = self._span(owner[index], ahead[index], ahead[index])
+            raise DataError(
+                f"the future table, {rows.where(index)}: {given} is outside the {horizon} steps "
+                f"after the data's end, {asked}"
+            )
+        times_given = np.bincount(owner * horizon + ahead, minlength=len(self.names) * horizon)
+        wrong = np.flatnonzero(times_given != 1)
+        if wrong.size:
+            s, step = divmod(int(wrong[0]), horizon)
+            what = "lacks" if times_given[wrong[0]] == 0 else "has twice"
+            raise DataError(
+                f"the future table {what} {self._called(s)}{self._span(s, step, step)}; it must "
+                f"have each of the {horizon} steps {self._span(s, 0, horizon - 1)} once"
+            )
+
+    def _span(self, s: int, first: int, last: int) -> str:
+        """Steps after the end of series s, as the times that messages show."""
+        if self.time is None:
+            return f"step {first + 1}" if first == last else f"{first + 1} to {last + 1}"
+        end = self.starts[s] + self.lengths[s]
+        shown = [
+            self.timeline.show(time) for time in self.timeline.times(end + np.array([first, last]))
+        ]
+        return shown[0] if first == last else f"{shown[0]} to {shown[1]}"
+
+    def _called(self, s: int) -> str:
+        return f"series {self.names[s]!r}, " if self.series is not None else ""
+
+
+# ---------------------------------------------------------------------------------- grouping
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a table put together by series: row i here is row ``order[i]`` of the table."""
+
+    table: Table
+    names: list[str]
+    labels: NDArray[Any]
+    offsets: Integer
+    order: Integer | None  # None: the table is in that order already
+    named: bool
+
+    @property
+    def lengths(self) -> Integer:
+        return np.diff(self.offsets)
+
+    def gather(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self.order is None else values[self.order]
+
+    def series_of(self, index: int) -> int:
+        return int(np.searchsorted(self.offsets, index, side="right")) - 1
+
+    def row(self, index: int) -> str:
+        return self.table.place(index if self.order is None else self.order[index])
+
+    def where(self, index: int) -> str:
+        """The series and row, for messages."""
+        called = f"series {self.names[self.series_of(index)]!r}, " if self.named else ""
+        return called + self.row(index)
+
+    def differences(self, values: NDArray[Any]) -> Integer:
+        """From each row to the next, and 1 from one series to another."""
+        steps = np.asarray(np.diff(values.view(np.int64)), dtype=np.int64)
+        steps[self.offsets[1:-1] - 1] = 1
+        return steps
+
+
+def _group(table: Table, series: str | None) -> _Rows:
+    count = table.frame.shape[0]
+    if series is None:
+        return _Rows(table, [""], np.array([""]), np.array([0, count]), None, named=False)
+    labels, codes = categories(table, series)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(labels)))])
+    order = None
+    if (codes[1:] < codes[:-1]).any():
+        # Few enough labels fit 16 bits, for which numpy sorts by radix.
+        small = codes.astype(np.uint16) if len(labels) <= 1 << 16 else codes
+        order = np.argsort(small, kind="stable")
+    names = [str(label) for label in labels]
+    return _Rows(table, names, np.array(labels), offsets, order, named=True)
+
+
+# ---------------------------------------------------------------------------------- the grid
+
+
+def _grid(
+    table: Table,
+    rows: _Rows,
+    time: str | None,
+    freq: str | None,
+    time_format: str | None,
+    timeline: Timeline | None,
+) -> tuple[Timeline, Integer]:
+    """The timeline, and each row's step on it."""
+    if time is None:
+        return _counted(rows, freq, timeline)
+    found = _read_times(table, time, time_format, timeline)
+    values = rows.gather(found.values)
+    _check_rising(rows, values, found.zone)
+    hint = ""
+    if timeline is None and freq is not None:
+        timeline = Timeline.parse(freq, values, found.zone)
+    elif timeline is None:
+        timeline = Timeline.infer(values, rows.offsets, names=rows.names, zone=found.zone)
+        hint = f"; {timeline.name} is the most common step, and freq can name another"
+    return timeline, _steps(rows, values, timeline, hint)
+
+
+def _counted(rows: _Rows, freq: str | None, timeline: Timeline | None) -> tuple[Timeline, Integer]:
+    """Rows are steps, from 0 in each series."""
+    if freq is not None and timeline is None:
+        raise OptionError(f"freq={freq!r} needs a time column: name it with time")
+    if timeline is not None and timeline != Integers(every=1):
+        raise OptionError(f"the steps are {timeline.name}, which needs a time column: name it")
+    steps = np.arange(rows.offsets[-1]) - np.repeat(rows.offsets[:-1], rows.lengths)
+    return Integers(every=1), steps
+
+
+def _read_times(
+    table: Table, column: str, time_format: str | None, timeline: Timeline | None
+) -> Times:
+    found = times(table, column, time_format)
+    aware = found.zone is not None
+    if timeline is not None and found.values.dtype.kind == "M" and aware != bool(timeline.zone):
+        raise DataError(
+            f"column {column!r} has {'a' if aware else 'no'} time zone, and the data before it had "
+            f"{timeline.zone or 'none'}: bring both to the same"
+        )
+    return found
+
+
+def _check_rising(rows: _Rows, values: NDArray[Any], zone: str | None) -> None:
+    falling = rows.differences(values) <= 0
+    if not falling.any():
+        return
+    before = int(falling.argmax())
+    one, other = (show(values[index], zone) for index in (before, before + 1))
+    where = rows.where(before + 1)
+    if one == other:
+        raise DataError(f"{where}: the time {one} is there already, in {rows.row(before)}")
+    raise DataError(
+        f"{where}: {other} comes after {one} of {rows.row(before)}; sort the table by time"
+    )
+
+
+def _steps(rows: _Rows, values: NDArray[Any], timeline: Timeline, hint: str) -> Integer:
+    try:
+        return timeline.steps(values)
+    except OffGridError as error:
+        raise DataError(f"{rows.where(error.index)}: {error}{hint}") from None
+
+
+# ------------------------------------------------------------------------------------- gaps
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the rows go: row i to ``index[i]``, or each to its own place where that is None."""
+
+    offsets: Integer
+    index: Integer | None
+
+
+def _place(rows: _Rows, steps: Integer, timeline: Timeline, gaps: str) -> tuple[Integer, _Places]:
+    """Each series' first step, and the rows' places once every missing step has one."""
+    starts, ends = steps[rows.offsets[:-1]], steps[rows.offsets[1:] - 1]
+    lengths = ends - starts + 1
+    missing = int(lengths.sum()) - len(steps)
+    if missing == 0:
+        return starts, _Places(rows.offsets, None)
+    if gaps == "error":
+        _raise_gap(rows, steps, timeline)
+    if missing > _ROOM_FOR_GAPS * len(steps):
+        _raise_gap(rows, steps, timeline, widest=True)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return starts, _Places(offsets, steps + np.repeat(offsets[:-1] - starts, rows.lengths))
+
+
+def _raise_gap(rows: _Rows, steps: Integer, timeline: Timeline, widest: bool = False) -> None:
+    leaps = rows.differences(steps)
+    index = int(leaps.argmax() if widest else (leaps > 1).argmax())
+    before, after = (timeline.show(time) for time in timeline.times(steps[index : index + 2]))
+    count = int(leaps[index]) - 1
+    said = (
+        f"{rows.where(index + 1)}: {count} step{'s are' if count > 1 else ' is'} missing between "
+        f"{before} and {after} (the step is {timeline.name})"
+    )
+    if widest:
+        raise DataError(f"{said}: too many to take as missing values; is a time mistyped?")
+    total = int((leaps > 1).sum())
+    others = f", the first of {total} gaps" if total > 1 else ""
+    raise DataError(f"{said}{others}; gaps='mask' (--gaps mask) takes them as missing values")
+
+
+# ----------------------------------------------------------------------------------- columns
+
+
+def _values(table: Table, columns: tuple[str, ...], rows: _Rows, places: _Places) -> Floats:
+    size = int(places.offsets[-1])
+    if places.index is not None:
+        values = np.full((len(columns), size), np.nan)
+        for index, column in enumerate(columns):
+            values[index, places.index] = rows.gather(numbers(table, column))
+        return values
+    values = np.empty((len(columns), size))
+    for index, column in enumerate(columns):
+        if rows.order is None:
+            values[index] = numbers(table, column)
+        else:  # straight into place: "clip" is what lets numpy do without a buffer
+            np.take(numbers(table, column), rows.order, out=values[index], mode="clip")
+    return values
+
+
+def _statics(
+    table: Table,
+    rows: _Rows,
+    columns: tuple[str, ...],
+    given: Mapping[str, Sequence[str]] | None,
+) -> tuple[Floats, tuple[str, ...], dict[str, list[str]]]:
+    """The (S, Cs) values, their names, and the labels of each column that has labels."""
+    parts: list[Floats] = [np.empty((len(rows.names), 0))]
+    names: list[str] = []
+    vocabulary: dict[str, list[str]] = {}
+    for column in columns:
+        if (column in given) if given is not None else _has_labels(table, column):
+            codes, found = _static_labels(table, rows, column)
+            labels = sorted(found) if given is None else list(given[column])
+            vocabulary[column] = labels
+            chosen = np.array(found)[codes]
+            parts.append((chosen[:, None] == np.array(labels)[None, :]).astype(np.float64))
+            names += [f"{column}={label}" for label in labels]
+        else:
+            parts.append(_static_numbers(table, rows, column)[:, None])
+            names.append(column)
+    return np.concatenate(parts, axis=1), tuple(names), vocabulary
+
+
+def _has_labels(table: Table, column: str) -> bool:
+    import narwhals as nw
+
+    kind = table.frame[column].dtype
+    return kind in (nw.String, nw.Categorical, nw.Enum, nw.Object)
+
+
+def _static_labels(table: Table, rows: _Rows, column: str) -> tuple[NDArray[Any], list[str]]:
+    labels, codes = categories(table, column)
+    return _one_each(rows, rows.gather(codes), column), [str(label) for label in labels]
+
+
+def _static_numbers(table: Table, rows: _Rows, column: str) -> Floats:
+    values = rows.gather(numbers(table, column))
+    missing = np.isnan(values)
+    if missing.any():
+        where = rows.where(int(missing.argmax()))
+        raise DataError(f"static column {column!r}, {where}: there is no value")
+    return _one_each(rows, values, column)
+
+
+def _one_each(rows: _Rows, values: NDArray[Any], column: str) -> NDArray[Any]:
+    """The value of each series, which must have only one."""
+    first = values[rows.offsets[:-1]]
+    other = values != np.repeat(first, rows.lengths)
+    if other.any():
+        index = int(other.argmax())
+        begin = rows.row(int(rows.offsets[rows.series_of(index)]))
+        raise DataError(
+            f"static column {column!r}, {rows.where(index)}: the value differs from "
+            f"that of {begin}; a static column has one value for each series"
+        )
+    return first
+
+
+# ----------------------------------------------------------------------------------- options
+
+
+def _tuple(columns: Columns | None) -> tuple[str, ...]:
+    if columns is None:
+        return ()
+    return (columns,) if isinstance(columns, str) else tuple(columns)
+
+
+def _check_roles(roles: Mapping[str, tuple[str, ...]], gaps: str) -> None:
+    if gaps not in ("error", "mask"):
+        raise OptionError(f"gaps must be 'error' or 'mask', not {gaps!r}")
+    if not roles["target"]:
+        raise OptionError("target names no column: say what to forecast")
+    taken: dict[str, str] = {}
+    for role, columns in roles.items():
+        for column in columns:
+            if column in taken:
+                raise OptionError(
+                    f"column {column!r} is given twice: as {taken[column]} and as {role}"
+                )
+            taken[column] = role

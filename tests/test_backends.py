@@ -1,0 +1,416 @@
+"""The backends: the derived gradient, the reference against other people's code, aten against it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+
+import gatewise as gw
+from gatewise import CELLS, detach, exp, maximum, sigmoid, softplus, tanh
+from gatewise.backends import aten, reference
+from gatewise.backends.contract import Spec, Weights
+
+# torch tells so once, from C++; the layer's explain_backend says it too
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
+
+@gw.cell(gates="i f g o", state="h c", params="p_i p_f p_o")
+def peephole(a, s, p):
+    i, f = sigmoid(a.i + p.p_i * s.c), sigmoid(a.f + p.p_f * s.c)
+    c = f * s.c + i * tanh(a.g)
+    o = sigmoid(a.o + p.p_o * c)
+    return dict(i=i, f=f, o=o, c=c, h=o * tanh(c))
+
+
+@gw.cell(gates="f g o", state="h c", feedback="h c")
+def both_fed_back(a, s):
+    f = sigmoid(a.f)
+    c = f * s.c + (1 - f) * tanh(a.g)
+    return dict(f=f, c=c, h=sigmoid(a.o) * tanh(c))
+
+
+@gw.cell(gates="z i f o", state="h c n m")
+def stabilised(a, s):
+    log_f = -softplus(-a.f)
+    m = maximum(log_f + s.m, a.i)
+    i, f = exp(a.i - m), exp(log_f + s.m - m)
+    c, n = f * s.c + i * tanh(a.z), f * s.n + i
+    return dict(i=i, f=f, c=c, n=n, m=m, h=sigmoid(a.o) * c / maximum(n, 0.3))
+
+
+@gw.cell(gates="i f g o", state="h c")
+def truncated(a, s):
+    i, f, o = (sigmoid(gate.x + detach(gate.h)) for gate in (a.i, a.f, a.o))
+    c = f * s.c + i * tanh(a.g)
+    return dict(c=c, h=o * tanh(detach(c)) + 0.1 * c)
+
+
+SMOOTH = {c.name: c for c in (*CELLS.values(), peephole, both_fed_back, stabilised)}
+PROJECTABLE = ("rnn_tanh", "lstm", "peephole", "both_fed_back", "stabilised")
+LENGTHS = (3, 0, 4)
+
+
+@dataclass
+class Case:
+    """A backend's arguments, with every differentiable one by name."""
+
+    spec: Spec
+    tensors: dict[str, torch.Tensor]
+    lengths: torch.Tensor | None
+
+    def arguments(self, *values):
+        given = dict(zip(self.tensors, values or self.tensors.values(), strict=True))
+        cell = self.spec.cell
+        state = tuple(given["0" + name] for name in cell.state)
+        names = ("input", "recurrent", "input_bias", "recurrent_bias", "projection")
+        per_unit = {name: given[name] for name in cell.params}
+        return given["x"], state, Weights(*map(given.get, names), per_unit), self.lengths
+
+    def forward(self, backend, *values):
+        """Output and final states of ``backend``, as a function of every tensor."""
+        outcome = backend.forward(self.spec, *self.arguments(*values))
+        return outcome.output, *outcome.state
+
+    def gradients(self, backend):
+        """What comes out, and the gradient of every tensor for one fixed loss."""
+        leaves = [v.detach().requires_grad_() for v in self.tensors.values()]
+        out = self.forward(backend, *leaves)
+        generator = torch.Generator().manual_seed(7)
+        seeds = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in out]
+        pairs = [(o, seed) for o, seed in zip(out, seeds, strict=True) if o.requires_grad]
+        ends, seeds = zip(*pairs, strict=True)
+        grads = torch.autograd.grad(ends, leaves, seeds, allow_unused=True, materialize_grads=True)
+        return [o.detach() for o in out], dict(zip(self.tensors, grads, strict=True))
+
+
+def case(
+    cell, T=4, B=3, I=2, H=3, P=0, reverse=False, bias=True, lengths=None, dtype=torch.float64
+):
+    spec = Spec(cell, I, H, P, reverse, lengths is not None, False, dtype, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.6 - 0.8).to(dtype)
+
+    G = len(cell.gates) * H
+    fed = sum(spec.state_size(cell.state.index(name)) for name in cell.feedback)
+    tensors = {"x": 2 * draw(T, B, I)}
+    tensors |= {"0" + name: draw(B, spec.state_size(k)) for k, name in enumerate(cell.state)}
+    tensors |= {"input": draw(G, I), "recurrent": draw(G, fed)}
+    tensors |= {"input_bias": draw(G), "recurrent_bias": draw(G)} if bias else {}
+    tensors |= {"projection": draw(P, H)} if P else {}
+    tensors |= {name: draw(H) for name in cell.params}
+    return Case(spec, tensors, None if lengths is None else torch.tensor(lengths))
+
+
+class Derived(torch.autograd.Function):
+    """The reference with its gradient by ``reference.backward``, as a kernel's would be bound."""
+
+    @staticmethod
+    def forward(ctx, given, *values):
+        ctx.given = given
+        ctx.save_for_backward(*values)
+        return given.forward(reference, *values)
+
+    @staticmethod
+    def backward(ctx, grad_output, *grad_state):
+        arguments = ctx.given.arguments(*ctx.saved_tensors)
+        g = reference.backward(ctx.given.spec, *arguments, grad_output, grad_state)
+        flat = [g.x, *g.state, *(w for w in g.weights[:5] if w is not None)]
+        return None, *flat, *(g.weights.per_unit[name] for name in ctx.given.spec.cell.params)
+
+
+class ByHand:
+    """Derived, in the place of a backend."""
+
+    @staticmethod
+    def gradients(given):
+        leaves = [v.detach().requires_grad_() for v in given.tensors.values()]
+        out = Derived.apply(given, *leaves)
+        generator = torch.Generator().manual_seed(7)
+        seeds = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in out]
+        grads = torch.autograd.grad(out, leaves, seeds)
+        return [o.detach() for o in out], dict(zip(given.tensors, grads, strict=True))
+
+
+def variants(cell):
+    """A cell plain, then with each thing that a backend has to heed."""
+    yield {}
+    yield dict(lengths=LENGTHS)
+    yield dict(reverse=True)
+    yield dict(reverse=True, lengths=LENGTHS, bias=False)
+    if cell.name in PROJECTABLE or cell is truncated:
+        yield dict(P=2, lengths=LENGTHS)
+        yield dict(P=2, reverse=True, bias=False)
+
+
+CASES = [
+    pytest.param(cell, options, id=f"{cell.name}-{'-'.join(options) or 'plain'}")
+    for cell in (*SMOOTH.values(), truncated)
+    for options in variants(cell)
+]
+
+
+@pytest.mark.parametrize(("cell", "options"), [c for c in CASES if c.values[0] is not truncated])
+def test_the_derived_gradient_passes_gradcheck(cell, options):
+    given = case(cell, **options)
+    leaves = [v.requires_grad_() for v in given.tensors.values()]
+    assert gradcheck(lambda *v: Derived.apply(given, *v), leaves, fast_mode=True)
+    if "lengths" in options and "reverse" not in options:
+        assert gradcheck(lambda *v: Derived.apply(given, *v), leaves)
+
+
+@pytest.mark.parametrize(("cell", "options"), CASES)
+def test_the_derived_gradient_is_autograds(cell, options):
+    given = case(cell, **options)
+    expected, found = given.gradients(reference), ByHand.gradients(given)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_detach_cuts_the_gradient():
+    """Else the comparison with autograd above could hold of a gradient that ignores it."""
+    given = case(truncated)
+    whole = gw.cell(gates="i f g o", state="h c")(
+        lambda a, s: (
+            lambda c: dict(c=c, h=sigmoid(a.o) * tanh(c) + 0.1 * c)
+        )(sigmoid(a.f) * s.c + sigmoid(a.i) * tanh(a.g))
+    )  # fmt: skip
+    uncut = replace(given, spec=replace(given.spec, cell=whole))
+    (out, cut), (same, full) = given.gradients(reference), uncut.gradients(reference)
+    torch.testing.assert_close(out, same)
+    assert (cut["recurrent"] - full["recurrent"]).abs().max() > 1e-3
+
+
+def test_no_steps_give_back_the_state():
+    for backend in (aten, reference):
+        for lengths in (None, (0, 0, 0)):
+            given = case(CELLS["lstm"], T=0, P=2, lengths=lengths)
+            (output, h, c), grads = given.gradients(backend)
+            assert output.shape == (0, 3, 2)
+            assert torch.equal(h, given.tensors["0h"])
+            assert torch.equal(c, given.tensors["0c"])
+            assert grads["0c"].abs().min() > 0
+            assert not grads["recurrent"].any()
+    given = case(CELLS["lstm"], T=0, P=2)
+    torch.testing.assert_close(ByHand.gradients(given), given.gradients(reference))
+
+
+@pytest.mark.parametrize("lengths", [None, (2, 0)])
+def test_second_derivatives(lengths):
+    given = case(CELLS["lstm"], T=2, B=2, I=1, H=2, lengths=lengths)
+    leaves = [v.requires_grad_() for v in given.tensors.values()]
+    assert gradgradcheck(lambda *v: given.forward(reference, *v), leaves, fast_mode=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # in torch's own jvp
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("cell", [*SMOOTH.values(), truncated], ids=lambda c: c.name)
+def test_vmap_and_jvp_over_the_reference(cell, lengths):
+    given = case(cell, lengths=lengths)
+    values = tuple(given.tensors.values())
+
+    def run(*tensors):
+        return given.forward(reference, *tensors)
+
+    many = tuple(torch.stack([v, 0.5 * v, -v]) for v in values)
+    together = torch.func.vmap(run)(*many)
+    for k in range(3):
+        torch.testing.assert_close([t[k] for t in together], [*run(*(v[k] for v in many))])
+    along = tuple(torch.randn_like(v) for v in values)
+    out, tangent = torch.func.jvp(run, values, along)
+    across = tuple(torch.randn_like(o) for o in out)
+    grads = torch.func.vjp(run, *values)[1](across)
+    forwards = sum((t * a).sum() for t, a in zip(tangent, across, strict=True))
+    backwards = sum((g * a).sum() for g, a in zip(grads, along, strict=True))
+    torch.testing.assert_close(forwards, backwards)
+
+
+def numpy_lstm(pre, state):
+    (h, c), (x, u) = state, pre(state[0])
+    i, f, g, o = np.split(x + u, 4, -1)
+    c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+    return np.tanh(c) / (1 + np.exp(-o)), c
+
+
+def numpy_gru(pre, state):
+    (h,), (x, u) = state, pre(state[0])
+    (xr, xz, xn), (ur, uz, un) = np.split(x, 3, -1), np.split(u, 3, -1)
+    z = 1 / (1 + np.exp(-xz - uz))
+    return ((1 - z) * np.tanh(xn + un / (1 + np.exp(-xr - ur))) + z * h,)
+
+
+NUMPY = {
+    "lstm": numpy_lstm,
+    "gru": numpy_gru,
+    "rnn_tanh": lambda pre, state: (np.tanh(sum(pre(state[0]))),),
+    "rnn_relu": lambda pre, state: (np.maximum(sum(pre(state[0])), 0),),
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_the_reference_against_a_step_by_hand(name):
+    given = case(CELLS[name], T=5)
+    n = {k: v.numpy() for k, v in given.tensors.items()}
+    state, outputs = tuple(n["0" + s] for s in CELLS[name].state), []
+    for x in n["x"]:
+        from_x = x @ n["input"].T + n["input_bias"]
+        state = NUMPY[name](
+            lambda h, wx=from_x: (wx, h @ n["recurrent"].T + n["recurrent_bias"]), state
+        )
+        outputs.append(state[0])
+    output, *final = given.forward(reference)
+    np.testing.assert_allclose(output.numpy(), np.stack(outputs), rtol=1e-12)
+    np.testing.assert_allclose(np.stack(final), np.stack(state), rtol=1e-12)
+
+
+def torchs_own(name, P=0, bias=True):
+    if name.startswith("rnn"):
+        return nn.RNN(2, 3, nonlinearity=name[4:], bias=bias).double()
+    kind = nn.LSTM if name == "lstm" else nn.GRU
+    return kind(2, 3, bias=bias, **({"proj_size": P} if P else {})).double()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("name", "P"), [(n, 0) for n in NUMPY] + [("lstm", 2)])
+def test_the_reference_against_torch_in_double(name, P, bias):
+    given, module = case(CELLS[name], P=P, bias=bias), torchs_own(name, P, bias)
+    order = [k for k in given.tensors if k not in ("x", "0h", "0c")]
+    assert len(order) == len(module._flat_weights)
+
+    class Torch:
+        @staticmethod
+        def forward(spec, x, state, weights, lengths):
+            flat = dict(zip(module._flat_weights_names, [w for w in weights[:5] if w is not None],
+                            strict=True))  # fmt: skip
+            initial = tuple(s[None] for s in state)
+            hx = initial if name == "lstm" else initial[0]
+            output, new = torch.func.functional_call(module, flat, (x, hx))
+            new = new if name == "lstm" else (new,)
+            return reference.Outcome(output, tuple(s[0] for s in new))
+
+    torch.testing.assert_close(
+        given.gradients(reference), given.gradients(Torch), rtol=1e-10, atol=1e-10
+    )
+
+
+AWKWARD = {
+    "one step": dict(T=1),
+    "one sequence": dict(B=1),
+    "no sequences": dict(B=0),
+    "odd": dict(T=7, B=5, I=3, H=17),
+    "one unit": dict(H=1, I=5),
+    "one of each": dict(T=1, B=1, I=1, H=1),
+    "wide input": dict(I=33, H=4),
+    "lengths": dict(T=6, B=5, H=7, lengths=(6, 1, 0, 3, 5)),
+    "lengths, none full": dict(T=6, B=3, H=7, lengths=(2, 4, 1)),
+    "all of length zero": dict(lengths=(0, 0, 0)),
+    "no bias": dict(bias=False),
+    "no bias, lengths": dict(bias=False, lengths=LENGTHS),
+}
+TOLERANCE = {torch.float64: dict(rtol=1e-10, atol=1e-10), torch.float32: dict(rtol=1e-4, atol=2e-5)}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("sizes", AWKWARD.values(), ids=AWKWARD)
+@pytest.mark.parametrize("name", [*CELLS, "lstm projected"])
+def test_aten_is_the_reference(name, sizes, reverse, dtype):
+    projected = name == "lstm projected"
+    if projected and sizes.get("H", 3) == 1:
+        pytest.skip("a projection is narrower than the hidden state")
+    cell = CELLS[name.split()[0]]
+    given = case(cell, **sizes, reverse=reverse, dtype=dtype, P=2 * projected)
+    assert aten.supports(given.spec) is None
+    torch.testing.assert_close(
+        given.gradients(aten), given.gradients(reference), **TOLERANCE[dtype]
+    )
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("lengths", [None, (2, 0, 5)])
+def test_a_strided_input_is_as_good(name, lengths):
+    given = case(CELLS[name], T=5, I=4, lengths=lengths)
+    wide = torch.randn(3, 10, 8, dtype=torch.float64)
+    x = wide[:, ::2, 1::2].transpose(0, 1)
+    state = {"0" + s: torch.randn(3, 6, dtype=x.dtype)[:, ::2] for s in CELLS[name].state}
+    strided = replace(given, tensors=given.tensors | {"x": x} | state)
+    dense = {k: v.contiguous() for k, v in strided.tensors.items()}
+    assert not x.is_contiguous()
+    for backend in (aten, reference):
+        torch.testing.assert_close(
+            strided.gradients(backend), replace(given, tensors=dense).gradients(reference)
+        )
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [(4, 0, 6), (1, 2, 3)])
+@pytest.mark.parametrize("name", CELLS)
+def test_nan_in_the_padding_reaches_nothing(name, lengths, reverse):
+    given = case(CELLS[name], T=6, lengths=lengths, reverse=reverse)
+    x = given.tensors["x"].clone()
+    for b, length in enumerate(lengths):
+        x[length:, b] = torch.nan
+    spoilt = replace(given, tensors=given.tensors | {"x": x})
+    for backend in (aten, reference):
+        torch.testing.assert_close(spoilt.gradients(backend), given.gradients(reference))
+    torch.testing.assert_close(ByHand.gradients(spoilt), given.gradients(reference))
+    grad_x = given.gradients(aten)[1]["x"]
+    assert all(not grad_x[length:, b].any() for b, length in enumerate(lengths))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_state_that_would_grow_without_bound_in_the_padding_does_not(name):
+    given = case(CELLS[name], T=250, B=2, lengths=(3, 2), dtype=torch.float32)
+    tensors = given.tensors | {"recurrent": given.tensors["recurrent"].abs() * 3}
+    growing = replace(given, tensors=tensors)
+    torch.testing.assert_close(
+        growing.gradients(aten), growing.gradients(reference), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("backend", [aten, reference], ids=["aten", "reference"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", CELLS)
+def test_one_batch_one_truth(name, reverse, backend):
+    """Alone, in a padded batch, and in chunks with the state carried: the same in single precision."""
+    lengths = (9, 4, 0, 7)
+    given = case(
+        CELLS[name], T=9, B=4, I=3, H=8, lengths=lengths, reverse=reverse, dtype=torch.float32
+    )
+    x, initial, weights, _ = given.arguments()
+    output, *final = given.forward(backend)
+    plain = replace(given.spec, lengths=False)
+    for b, length in enumerate(lengths):
+        one, start = x[:length, b : b + 1], tuple(s[b : b + 1] for s in initial)
+        alone = backend.forward(plain, one, start, weights, None)
+        pieces, state = [], start
+        chunks = [one[:2], one[2:5], one[5:]]
+        for chunk in reversed(chunks) if reverse else chunks:
+            outcome = backend.forward(plain, chunk, state, weights, None)
+            pieces.append(outcome.output)
+            state = outcome.state
+        chunked = torch.cat(pieces[::-1] if reverse else pieces)
+        batched = output[:length, b : b + 1]
+        close = dict(rtol=0, atol=1e-6)
+        torch.testing.assert_close((batched, batched), (alone.output, chunked), **close)
+        ends = tuple(s[b : b + 1] for s in final)
+        torch.testing.assert_close((ends, ends), (alone.state, state), **close)
+        assert not output[length:, b].any()
+
+
+def test_a_traced_value_has_the_shape_of_the_rest_whatever_it_rests_on():
+    """A value made of parameters or numbers alone is traced as T×B×H too."""
+
+    @gw.cell(gates="u", params="w")
+    def odd(a, s, p):
+        return dict(h=tanh(a.u) * p.w, scale=2 * p.w, one=exp(0 * a.u.x))
+
+    given = case(odd, lengths=LENGTHS)
+    spec = replace(given.spec, trace=True)
+    trace = reference.forward(spec, *given.arguments()).trace
+    assert {name: tuple(v.shape) for name, v in trace.items()} == dict.fromkeys(trace, (4, 3, 3))
+    assert not trace["scale"][3:, 0].any()
+    torch.testing.assert_close(trace["scale"][0, 0], 2 * given.tensors["w"])

@@ -1,0 +1,424 @@
+"""The layers: torch.nn's interface and numbers, lengths, traces and what they refuse."""
+
+import copy
+import io
+import pickle
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
+
+import gatewise as gw
+from gatewise import sigmoid, tanh
+from gatewise.errors import BackendError, OptionError, ShapeError
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
+
+@gw.cell(gates="z n")
+def minimal(a, s):
+    z = sigmoid(a.z)
+    return dict(z=z, h=z * s.h + (1 - z) * tanh(a.n))
+
+
+KINDS = {
+    "lstm": (gw.LSTM, nn.LSTM, {}),
+    "lstm proj": (gw.LSTM, nn.LSTM, dict(proj_size=4)),
+    "gru": (gw.GRU, nn.GRU, {}),
+    "rnn": (gw.RNN, nn.RNN, {}),
+    "rnn relu": (gw.RNN, nn.RNN, dict(nonlinearity="relu")),
+}
+OPTIONS = {
+    "plain": {},
+    "stacked": dict(num_layers=3),
+    "both ways": dict(num_layers=2, bidirectional=True),
+    "no bias": dict(bias=False, bidirectional=True),
+    "batch first": dict(batch_first=True, num_layers=2),
+}
+BACKENDS = ("aten", "reference")
+CLOSE = dict(rtol=1e-5, atol=2e-6)
+
+
+def pair(kind, dtype=torch.float32, backend="auto", **options):
+    """Ours and torch's layer, from the same seed."""
+    ours, torchs, more = KINDS[kind]
+    options |= more
+    torch.manual_seed(5)
+    theirs = torchs(3, 6, dtype=dtype, **options)
+    torch.manual_seed(5)
+    return ours(3, 6, dtype=dtype, backend=backend, **options), theirs
+
+
+def states(layer, batch=4, seed=0):
+    """Initial states for ``layer``, as torch takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    stack = layer.num_layers * (1 + layer.bidirectional)
+    sizes = layer._state_sizes()
+    drawn = tuple(
+        torch.randn(stack, *([batch] if batch else []), s, generator=generator).to(
+            layer.weight_ih_l0.dtype
+        )
+        for s in sizes
+    )
+    return drawn if len(drawn) > 1 else drawn[0]
+
+
+def tensors(hx):
+    return [hx] if isinstance(hx, torch.Tensor) else list(hx)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_same_weights_and_strict_state_dicts(kind, options):
+    ours, theirs = pair(kind, **options)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    ours.reset_parameters()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    other, _ = pair(kind, **options)
+    other.load_state_dict(theirs.state_dict(), strict=True)
+    torch.testing.assert_close(other.state_dict(), ours.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("given_state", [False, True], ids=["zero state", "initial state"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_and_gradients_are_torchs(kind, options, given_state, backend):
+    pairs = pair(kind, torch.float64, backend, **options)
+    results = []
+    for layer in pairs:
+        torch.manual_seed(1)
+        x = torch.randn(4, 5, 3, dtype=torch.float64, requires_grad=True)
+        hx = states(pairs[0], batch=4 if layer.batch_first else 5)
+        leaves = [x, *(t.requires_grad_() for t in tensors(hx))] if given_state else [x]
+        output, final = layer(x, hx) if given_state else layer(x)
+        ends = [output, *tensors(final)]
+        loss = sum((e * torch.randn_like(e)).sum() for e in ends)
+        results.append([*ends, *torch.autograd.grad(loss, [*leaves, *layer.parameters()])])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_sequence(kind, backend):
+    ours, theirs = pair(kind, backend=backend, num_layers=2, bidirectional=True, batch_first=True)
+    x, hx = torch.randn(7, 3), states(ours, batch=None)
+    for given in ((x,), (x, hx)):
+        found, expected = ours(*given), theirs(*given)
+        torch.testing.assert_close(found[0], expected[0], **CLOSE)
+        torch.testing.assert_close(tensors(found[1]), tensors(expected[1]), **CLOSE)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("given_state", [False, True], ids=["zero state", "initial state"])
+@pytest.mark.parametrize("lengths", [(6, 4, 4, 1), (4, 1, 6, 4)], ids=["sorted", "unsorted"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_sequences_are_as_torch_gives_them(kind, lengths, given_state, backend):
+    ours, theirs = pair(kind, backend=backend, num_layers=2, bidirectional=True)
+    in_order = lengths == tuple(sorted(lengths, reverse=True))
+    sequences = [torch.randn(n, 3) for n in lengths]
+    for enforced in {False, in_order}:
+        packed = pack_sequence(sequences, enforce_sorted=enforced)
+        given = (packed, states(ours)) if given_state else (packed,)
+        found, expected = ours(*given), theirs(*given)
+        assert type(found[0]) is type(expected[0])
+        torch.testing.assert_close(found[0].data, expected[0].data, **CLOSE)
+        for name in ("batch_sizes", "sorted_indices", "unsorted_indices"):
+            a, b = getattr(found[0], name), getattr(expected[0], name)
+            assert (a is None) == (b is None)
+            assert a is None or torch.equal(a, b)
+        torch.testing.assert_close(tensors(found[1]), tensors(expected[1]), **CLOSE)
+
+
+def test_a_packed_batch_keeps_the_order_of_equal_lengths():
+    ours, theirs = pair("gru", batch_first=True)
+    x = torch.randn(5, 4, 3)
+    packed = pack_padded_sequence(
+        x, torch.tensor([2, 4, 2, 4, 2]), batch_first=True, enforce_sorted=False
+    )
+    torch.testing.assert_close(ours(packed)[0].data, theirs(packed)[0].data, **CLOSE)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_sequence_alone_and_in_a_batch(kind, batch_first, backend):
+    layer, _ = pair(
+        kind, backend=backend, num_layers=2, bidirectional=True, batch_first=batch_first
+    )
+    lengths = [5, 0, 8, 1]
+    x, hx = torch.randn(4, 8, 3), states(layer)
+    spoilt = x.clone()
+    for b, n in enumerate(lengths):
+        spoilt[b, n:] = torch.nan
+    given = spoilt if batch_first else spoilt.transpose(0, 1)
+    for form in (lengths, torch.tensor(lengths), torch.tensor(lengths, dtype=torch.int32)):
+        output, final = layer(given, hx, lengths=form)
+        output = output if batch_first else output.transpose(0, 1)
+        for b, n in enumerate(lengths):
+            start = tuple(s[:, b] for s in tensors(hx))
+            alone, end = layer(x[b, :n], start)
+            close = dict(rtol=0, atol=1e-6)
+            torch.testing.assert_close(output[b, :n], alone, **close)
+            torch.testing.assert_close([s[:, b] for s in tensors(final)], tensors(end), **close)
+            assert not output[b, n:].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_with_the_state_carried(kind, backend):
+    layer, _ = pair(kind, backend=backend, num_layers=2)
+    x = torch.randn(9, 2, 3)
+    whole, final = layer(x)
+    state, outputs = None, []
+    for chunk in (x[:1], x[1:5], x[5:5], x[5:]):
+        output, state = layer(chunk, state)
+        outputs.append(output)
+    torch.testing.assert_close(torch.cat(outputs), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(tensors(state), tensors(final), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [None, (5, 0, 3)])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_trace_of_an_lstm_holds_its_equations(lengths, batch_first):
+    layer = gw.LSTM(3, 6, num_layers=2, bidirectional=True, batch_first=batch_first)
+    x = torch.randn(3, 5, 3) if batch_first else torch.randn(5, 3, 3)
+    plain, _ = layer(x, lengths=lengths)
+    output, (h_n, c_n), trace = layer(x, lengths=lengths, trace=True)
+    torch.testing.assert_close(output, plain, **CLOSE)
+    assert set(trace.names) == set(trace) == {"i", "f", "g", "o", "c", "h"}
+    valid = torch.arange(5)[None] < torch.tensor(lengths or [5] * 3)[:, None]
+    for k, direction in [(k, d) for k in range(2) for d in range(2)]:
+        i, f, g, o, c, h = (trace[name][k][direction] for name in "ifgoch")
+        assert i.shape == (3, 5, 6)
+        before = torch.zeros_like(c)
+        if direction:
+            before[:, :-1] = c[:, 1:]
+        else:
+            before[:, 1:] = c[:, :-1]
+        torch.testing.assert_close(c, torch.where(valid[..., None], f * before + i * g, 0))
+        torch.testing.assert_close(h, o * torch.tanh(c))
+        for name in trace:
+            assert not trace[name][k][direction][~valid].any()
+        assert all(((gate > 0) & (gate < 1))[valid].all() for gate in (i, f, o))
+        row, ends = 2 * k + direction, [n - 1 for n in lengths or [5] * 3]
+        for b, end in enumerate(ends):
+            if end >= 0:
+                last = 0 if direction else end
+                torch.testing.assert_close((h[b, last], c[b, last]), (h_n[row, b], c_n[row, b]))
+    top = torch.cat(trace.h[-1], -1)
+    assert torch.equal(top if batch_first else top.transpose(0, 1), output)
+    assert len(trace.f) == len(trace["f"]) == len(trace.f[0]) == 2
+    assert (trace.lengths is None) == (lengths is None)
+
+
+def test_a_trace_says_what_it_has_and_can_be_copied():
+    trace = gw.LSTM(3, 6)(torch.randn(5, 2, 3), trace=True)[2]
+    with pytest.raises(OptionError, match=r"no 'forget' in this trace.*it has: .*\bf\b"):
+        trace["forget"]
+    with pytest.raises(AttributeError, match="this trace has no 'forget'; it has: "):
+        _ = trace.forget
+    assert repr(trace).endswith("1 layers, 1 directions, 2×5×6>")
+    for again in (copy.copy(trace), pickle.loads(pickle.dumps(trace))):
+        assert torch.equal(again.c[0][0], trace.c[0][0])
+
+
+def test_a_projected_trace_has_the_output_as_h():
+    layer = gw.LSTM(3, 6, proj_size=2)
+    output, _, trace = layer(torch.randn(5, 2, 3), trace=True)
+    assert torch.equal(trace.h[0][0].transpose(0, 1), output)
+    assert trace.c[0][0].shape == (2, 5, 6)
+    assert layer(torch.randn(0, 2, 3), trace=True)[2].c[0][0].shape == (2, 0, 6)
+
+
+@pytest.mark.parametrize("options", [dict(num_layers=2), dict(bidirectional=True)])
+def test_forget_bias(options):
+    layer = gw.LSTM(3, 6, forget_bias=1.5, **options)
+    torch.manual_seed(0)
+    layer.reset_parameters()
+    torch.manual_seed(0)
+    plain = gw.LSTM(3, 6, **options).state_dict()
+    for name, value in layer.state_dict().items():
+        if "bias" in name:
+            expected = 1.5 if "bias_ih" in name else 0.0
+            assert (value[6:12] == expected).all()
+            assert torch.equal(value[:6], plain[name][:6])
+            assert torch.equal(value[12:], plain[name][12:])
+        else:
+            assert torch.equal(value, plain[name])
+    for bad in (dict(bias=False), {}):
+        args = () if bad else (1, False)
+        with pytest.raises(OptionError, match="forget_bias needs biases"):
+            gw.LSTM(3, 6, *args, forget_bias=1.0, **bad)
+
+
+def test_dropout_acts_between_layers_and_in_training_only():
+    layer = gw.LSTM(3, 6, num_layers=2, dropout=0.5)
+    x = torch.randn(5, 2, 3)
+    first, second = layer(x, trace=True)[2], layer(x, trace=True)[2]
+    assert torch.equal(first.h[0][0], second.h[0][0])
+    assert not torch.equal(first.h[1][0], second.h[1][0])
+    assert first.h[1][0].count_nonzero() == first.h[1][0].numel()
+    layer.eval()
+    theirs = nn.LSTM(3, 6, num_layers=2)
+    theirs.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x)[0], theirs(x)[0], **CLOSE)
+    torch.testing.assert_close(layer(x)[0], layer(x)[0], rtol=0, atol=0)
+    with pytest.warns(UserWarning, match=r"dropout=0.5 acts between layers, and there is only one"):
+        gw.GRU(3, 6, dropout=0.5)
+    all_dropped = gw.RNN(3, 6, num_layers=2, dropout=1.0, bias=False)
+    assert not all_dropped(x)[0].any()
+
+
+X = torch.zeros(5, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "sentence"),
+    [
+        (gw.LSTM(3, 6), {}, "aten: torch's own lstm (oneDNN); the first in order of preference"),
+        (gw.LSTM(3, 6, proj_size=2), {}, "aten: torch's own lstm (ATen); the first in"),
+        (gw.GRU(3, 6), dict(lengths=[5, 2]), "aten: torch's own gru (ATen); the first in order"),
+        (
+            gw.RNN(3, 6),
+            dict(trace=True),
+            "reference: the cell's equations in plain torch operations, a step at a time; "
+            "'aten' does not give its gates out",
+        ),
+        (
+            gw.Recurrent(minimal, 3, 6),
+            {},
+            "'aten' has fixed cells (lstm, gru, rnn_tanh, rnn_relu), not 'minimal'",
+        ),
+        (
+            gw.Recurrent("rnn_tanh", 3, 6, proj_size=2),
+            {},
+            "'aten' projects the LSTM's output only",
+        ),
+        (gw.LSTM(3, 6, backend="reference"), {}, "a step at a time; asked for by name"),
+    ],
+)
+def test_explain_backend(layer, options, sentence):
+    assert sentence in layer.explain_backend(X, **options)
+    assert sentence in layer.explain_backend(pack_sequence([X[:, 0]]), trace="trace" in options)
+    layer(X, **options)
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "reason"),
+    [
+        (gw.LSTM(3, 6, backend="aten"), dict(trace=True), "but it does not give its gates out"),
+        (gw.Recurrent(minimal, 3, 6, backend="aten"), {}, "but it has fixed cells"),
+    ],
+)
+def test_a_backend_asked_for_by_name_never_gives_way(layer, options, reason):
+    for use in (layer, layer.explain_backend):
+        with pytest.raises(BackendError, match=f"the backend 'aten' was asked for, {reason}"):
+            use(X, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gw.LSTM(3, 6, backend="refrence"), "no backend 'refrence' (did you mean 'reference'?)"),
+        (lambda: gw.Recurrent("LSTM", 3, 6), "no cell 'LSTM' (did you mean 'lstm'?)"),
+        (lambda: gw.LSTM(0, 6), "input_size must be a whole number from 1 on, not 0"),
+        (lambda: gw.LSTM(3, 6.0), "hidden_size must be a whole number from 1 on, not 6.0"),
+        (lambda: gw.LSTM(3, 6, num_layers=True), "num_layers must be a whole number"),
+        (lambda: gw.LSTM(3, 6, dropout=2), "dropout must be a probability from 0 to 1, not 2"),
+        (lambda: gw.LSTM(3, 6, proj_size=6), "proj_size must be from 0 to below hidden_size=6, not 6"),
+        (lambda: gw.GRU(3, 6, proj_size=2), "GRU takes no proj_size"),
+        (lambda: gw.RNN(3, 6, proj_size=2), "RNN takes no proj_size"),
+        (lambda: gw.RNN(3, 6, nonlinearity="elu"), "nonlinearity must be 'tanh' or 'relu', not 'elu'"),
+        (lambda: gw.Recurrent("gru", 3, 6, proj_size=2), "gru cannot be projected"),
+    ],
+)  # fmt: skip
+def test_options_out_of_range(make, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ((torch.zeros(3),), {}, "input needs 2 or 3 dimensions, this has the shape (3,)"),
+        ((torch.zeros(5, 2, 4),), {}, "input has the shape (5, 2, 4): its last dimension must be input_size=3"),
+        ((X.double(),), {}, "input is torch.float64, the layer's weights are torch.float32"),
+        ((X, torch.zeros(1, 2, 6)), {}, "lstm has the states (h, c); 1 were given"),
+        ((X, [torch.zeros(1, 2, 6)] * 3), {}, "lstm has the states (h, c); 3 were given"),
+        ((X, (torch.zeros(1, 2, 6), torch.zeros(1, 3, 6))), {}, "the initial state c has the shape (1, 3, 6), expected (1, 2, 6)"),
+        ((X[:, 0], (torch.zeros(1, 5), torch.zeros(1, 6))), {}, "the initial state h has the shape (1, 1, 5), expected (1, 6)"),
+        ((X,), dict(lengths=[1.0, 2.0]), "lengths must be whole numbers, these are torch.float32"),
+        ((X,), dict(lengths=[True, True]), "lengths must be whole numbers, these are torch.bool"),
+        ((X,), dict(lengths=[5]), "lengths has the shape (1,), expected (2,)"),
+        ((X,), dict(lengths=[5, 6]), "length 6 of sequence 1 is not in 0…5"),
+        ((X,), dict(lengths=[-1, 5]), "length -1 of sequence 0 is not in 0…5"),
+        ((pack_sequence([X[:, 0]]),), dict(lengths=[5]), "a PackedSequence has its own lengths"),
+    ],
+)  # fmt: skip
+def test_shapes_that_do_not_fit(given, options, message):
+    with pytest.raises(ShapeError, match=re.escape(message)):
+        gw.LSTM(3, 6)(*given, **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("lengths", [None, (5, 2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast(kind, lengths, backend):
+    layer, _ = pair(kind, backend=backend, num_layers=2, bidirectional=True)
+    x = torch.randn(5, 2, 3)
+    expected, state = layer(x, lengths=lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, final = layer(x, lengths=lengths)
+    output.float().sum().backward()
+    torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.03)
+    for a, b in zip(tensors(final), tensors(state), strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=0.05, atol=0.03)
+    assert all(p.grad.isfinite().all() and p.grad.dtype == p.dtype for p in layer.parameters())
+
+
+@pytest.mark.parametrize("cell", [*gw.CELLS, minimal], ids=str)
+def test_copies_and_saved_weights(cell):
+    layer = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True)
+    x = torch.randn(5, 2, 3)
+    again = copy.deepcopy(layer)
+    assert again.cell == layer.cell
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    loaded = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True)
+    assert not torch.equal(loaded(x)[0], layer(x)[0])
+    loaded.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    for other in (again, loaded):
+        assert torch.equal(other(x)[0], layer(x)[0])
+    with torch.no_grad():
+        again.weight_hh_l0.zero_()
+    assert layer.weight_hh_l0.any()
+    assert loaded.explain_backend(x) == layer.explain_backend(x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_swapped_gates_are_seen(backend):
+    """The comparisons above can fail: i and f changed places, and the output is another."""
+    ours, theirs = pair("lstm", backend=backend)
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0], **CLOSE)
+    order = [1, 0, 2, 3]
+    swapped = {
+        name: torch.cat([value.chunk(4)[k] for k in order])
+        for name, value in theirs.state_dict().items()
+    }
+    ours.load_state_dict(swapped)
+    assert (ours(x)[0] - theirs(x)[0]).abs().max() > 1e-3
+
+
+def test_a_users_cell_in_a_layer():
+    layer = gw.Recurrent(minimal, 3, 6, num_layers=2, bidirectional=True, batch_first=True)
+    output, h = layer(torch.randn(4, 5, 3), lengths=[5, 0, 2, 3])
+    assert output.shape == (4, 5, 12)
+    assert h.shape == (4, 4, 6)
+    assert repr(layer) == "Recurrent(3, 6, num_layers=2, batch_first=True, bidirectional=True)"
+    layer.flatten_parameters()
