@@ -106,7 +106,9 @@ def _machine() -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    model = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
     return dict(
         cpu=model[0].split(":")[1].strip() if model else platform.processor(),
         cores=os.cpu_count(),

@@ -1,5 +1,6 @@
-"""The backends: the derived gradient, the reference against other people's code, aten against it."""
+"""The backends: the derived gradient, the reference against others' code, aten against it."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,9 +88,9 @@ class Case:
 
 
 def case(
-    cell, T=4, B=3, I=2, H=3, P=0, reverse=False, bias=True, lengths=None, dtype=torch.float64
+    cell, T=4, B=3, inputs=2, H=3, P=0, reverse=False, bias=True, lengths=None, dtype=torch.float64
 ):
-    spec = Spec(cell, I, H, P, reverse, lengths is not None, False, dtype, torch.device("cpu"))
+    spec = Spec(cell, inputs, H, P, reverse, lengths is not None, False, dtype, torch.device("cpu"))
     generator = torch.Generator().manual_seed(3)
 
     def draw(*shape):
@@ -97,9 +98,9 @@ def case(
 
     G = len(cell.gates) * H
     fed = sum(spec.state_size(cell.state.index(name)) for name in cell.feedback)
-    tensors = {"x": 2 * draw(T, B, I)}
+    tensors = {"x": 2 * draw(T, B, inputs)}
     tensors |= {"0" + name: draw(B, spec.state_size(k)) for k, name in enumerate(cell.state)}
-    tensors |= {"input": draw(G, I), "recurrent": draw(G, fed)}
+    tensors |= {"input": draw(G, inputs), "recurrent": draw(G, fed)}
     tensors |= {"input_bias": draw(G), "recurrent_bias": draw(G)} if bias else {}
     tensors |= {"projection": draw(P, H)} if P else {}
     tensors |= {name: draw(H) for name in cell.params}
@@ -200,7 +201,7 @@ def test_no_steps_give_back_the_state():
 
 @pytest.mark.parametrize("lengths", [None, (2, 0)])
 def test_second_derivatives(lengths):
-    given = case(CELLS["lstm"], T=2, B=2, I=1, H=2, lengths=lengths)
+    given = case(CELLS["lstm"], T=2, B=2, inputs=1, H=2, lengths=lengths)
     leaves = [v.requires_grad_() for v in given.tensors.values()]
     assert gradgradcheck(lambda *v: given.forward(reference, *v), leaves, fast_mode=True)
 
@@ -229,7 +230,7 @@ def test_vmap_and_jvp_over_the_reference(cell, lengths):
 
 
 def numpy_lstm(pre, state):
-    (h, c), (x, u) = state, pre(state[0])
+    (x, u), c = pre(state[0]), state[1]
     i, f, g, o = np.split(x + u, 4, -1)
     c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
     return np.tanh(c) / (1 + np.exp(-o)), c
@@ -300,10 +301,10 @@ AWKWARD = {
     "one step": dict(T=1),
     "one sequence": dict(B=1),
     "no sequences": dict(B=0),
-    "odd": dict(T=7, B=5, I=3, H=17),
-    "one unit": dict(H=1, I=5),
-    "one of each": dict(T=1, B=1, I=1, H=1),
-    "wide input": dict(I=33, H=4),
+    "odd": dict(T=7, B=5, inputs=3, H=17),
+    "one unit": dict(H=1, inputs=5),
+    "one of each": dict(T=1, B=1, inputs=1, H=1),
+    "wide input": dict(inputs=33, H=4),
     "lengths": dict(T=6, B=5, H=7, lengths=(6, 1, 0, 3, 5)),
     "lengths, none full": dict(T=6, B=3, H=7, lengths=(2, 4, 1)),
     "all of length zero": dict(lengths=(0, 0, 0)),
@@ -332,7 +333,7 @@ def test_aten_is_the_reference(name, sizes, reverse, dtype):
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("lengths", [None, (2, 0, 5)])
 def test_a_strided_input_is_as_good(name, lengths):
-    given = case(CELLS[name], T=5, I=4, lengths=lengths)
+    given = case(CELLS[name], T=5, inputs=4, lengths=lengths)
     wide = torch.randn(3, 10, 8, dtype=torch.float64)
     x = wide[:, ::2, 1::2].transpose(0, 1)
     state = {"0" + s: torch.randn(3, 6, dtype=x.dtype)[:, ::2] for s in CELLS[name].state}
@@ -375,10 +376,10 @@ def test_a_state_that_would_grow_without_bound_in_the_padding_does_not(name):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("name", CELLS)
 def test_one_batch_one_truth(name, reverse, backend):
-    """Alone, in a padded batch, and in chunks with the state carried: the same in single precision."""
+    """Alone, in a padded batch, in chunks with the state carried: the same in single precision."""
     lengths = (9, 4, 0, 7)
     given = case(
-        CELLS[name], T=9, B=4, I=3, H=8, lengths=lengths, reverse=reverse, dtype=torch.float32
+        CELLS[name], T=9, B=4, inputs=3, H=8, lengths=lengths, reverse=reverse, dtype=torch.float32
     )
     x, initial, weights, _ = given.arguments()
     output, *final = given.forward(backend)
@@ -414,3 +415,16 @@ def test_a_traced_value_has_the_shape_of_the_rest_whatever_it_rests_on():
     assert {name: tuple(v.shape) for name, v in trace.items()} == dict.fromkeys(trace, (4, 3, 3))
     assert not trace["scale"][3:, 0].any()
     torch.testing.assert_close(trace["scale"][0, 0], 2 * given.tensors["w"])
+
+
+def test_equal_cells_are_the_same_to_the_reference():
+    """What is derived from a cell is kept for all its equals: they share it, whoever came first."""
+
+    def make():
+        return gw.cell(gates="z n", params="w")(lambda a, s, p: dict(h=tanh(a.n) + s.h * a.z * p.w))
+
+    first, second = (case(make()), case(copy.deepcopy(make())))
+    assert first.spec.cell is not second.spec.cell
+    expected = first.gradients(reference)
+    torch.testing.assert_close(second.gradients(reference), expected, rtol=0, atol=0)
+    torch.testing.assert_close(ByHand.gradients(second), expected)

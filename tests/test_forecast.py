@@ -131,9 +131,7 @@ def test_several_targets_share_one_model(hourly, tmp_path):
 
 def test_missing_values_are_masked_and_take_no_part(hourly, tmp_path):
     place = pl.int_range(pl.len()).over("place")
-    holes = hourly.with_columns(
-        pl.when(place % 17 == 3).then(None).otherwise("load").alias("load")
-    )
+    holes = hourly.with_columns(pl.when(place % 17 == 3).then(None).otherwise("load").alias("load"))
     model = quick().fit(holes, run=run(tmp_path))
     backtest = model.backtest(holes)
     assert np.isnan(backtest.actual).any()
@@ -201,7 +199,9 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_series(hourly, tmp_path
         return loss * float("nan") if len(calls) == 40 else loss
 
     monkeypatch.setattr(training, "pinball", poisoned)
-    with pytest.raises(TrainingError, match=r"nan at step \d+, in a window of series '(north|south)'"):
+    with pytest.raises(
+        TrainingError, match=r"nan at step \d+, in a window of series '(north|south)'"
+    ):
         quick().fit(hourly, run=run(tmp_path))
     assert (tmp_path / "checkpoints" / "last.safetensors").exists()
 
@@ -225,7 +225,9 @@ def test_bad_options_are_named(options, message):
 def test_a_short_series_is_named_with_its_length(hourly):
     place = pl.int_range(pl.len()).over("place")
     short = hourly.filter((pl.col("place") == "north") | (place < 90))
-    with pytest.raises(DataError, match=r"series 'south' has \d+ rows for training, and 84 are needed"):
+    with pytest.raises(
+        DataError, match=r"series 'south' has \d+ rows for training, and 84 are needed"
+    ):
         quick().fit(short)
 
 

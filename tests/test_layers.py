@@ -274,6 +274,7 @@ def test_dropout_acts_between_layers_and_in_training_only():
 
 
 X = torch.zeros(5, 2, 3)
+ZERO = torch.zeros(1, 2, 6)
 
 
 @pytest.mark.parametrize(
@@ -323,16 +324,16 @@ def test_a_backend_asked_for_by_name_never_gives_way(layer, options, reason):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gw.LSTM(3, 6, backend="refrence"), "no backend 'refrence' (did you mean 'reference'?)"),
+        (lambda: gw.LSTM(3, 6, backend="refrence"), "'refrence' (did you mean 'reference'?)"),
         (lambda: gw.Recurrent("LSTM", 3, 6), "no cell 'LSTM' (did you mean 'lstm'?)"),
         (lambda: gw.LSTM(0, 6), "input_size must be a whole number from 1 on, not 0"),
         (lambda: gw.LSTM(3, 6.0), "hidden_size must be a whole number from 1 on, not 6.0"),
         (lambda: gw.LSTM(3, 6, num_layers=True), "num_layers must be a whole number"),
         (lambda: gw.LSTM(3, 6, dropout=2), "dropout must be a probability from 0 to 1, not 2"),
-        (lambda: gw.LSTM(3, 6, proj_size=6), "proj_size must be from 0 to below hidden_size=6, not 6"),
+        (lambda: gw.LSTM(3, 6, proj_size=6), "must be from 0 to below hidden_size=6, not 6"),
         (lambda: gw.GRU(3, 6, proj_size=2), "GRU takes no proj_size"),
         (lambda: gw.RNN(3, 6, proj_size=2), "RNN takes no proj_size"),
-        (lambda: gw.RNN(3, 6, nonlinearity="elu"), "nonlinearity must be 'tanh' or 'relu', not 'elu'"),
+        (lambda: gw.RNN(3, 6, nonlinearity="elu"), "must be 'tanh' or 'relu', not 'elu'"),
         (lambda: gw.Recurrent("gru", 3, 6, proj_size=2), "gru cannot be projected"),
     ],
 )  # fmt: skip
@@ -345,12 +346,13 @@ def test_options_out_of_range(make, message):
     ("given", "options", "message"),
     [
         ((torch.zeros(3),), {}, "input needs 2 or 3 dimensions, this has the shape (3,)"),
-        ((torch.zeros(5, 2, 4),), {}, "input has the shape (5, 2, 4): its last dimension must be input_size=3"),
+        ((torch.zeros(5, 2, 4),), {}, "(5, 2, 4): its last dimension must be input_size=3"),
         ((X.double(),), {}, "input is torch.float64, the layer's weights are torch.float32"),
-        ((X, torch.zeros(1, 2, 6)), {}, "lstm has the states (h, c); 1 were given"),
-        ((X, [torch.zeros(1, 2, 6)] * 3), {}, "lstm has the states (h, c); 3 were given"),
-        ((X, (torch.zeros(1, 2, 6), torch.zeros(1, 3, 6))), {}, "the initial state c has the shape (1, 3, 6), expected (1, 2, 6)"),
-        ((X[:, 0], (torch.zeros(1, 5), torch.zeros(1, 6))), {}, "the initial state h has the shape (1, 1, 5), expected (1, 6)"),
+        ((X, ZERO), {}, "lstm has the states (h, c); 1 were given"),
+        ((X, [ZERO] * 3), {}, "lstm has the states (h, c); 3 were given"),
+        ((X, (ZERO, torch.zeros(1, 3, 6))), {}, "c has the shape (1, 3, 6), expected (1, 2, 6)"),
+        ((X[:, 0], (ZERO[0, 0], ZERO[0, :1])), {}, "h has the shape (6,), expected (1, 6)"),
+        ((X[:, 0], (ZERO[0, :1, :5], ZERO[0, :1])), {}, "h has the shape (1, 5), expected (1, 6)"),
         ((X,), dict(lengths=[1.0, 2.0]), "lengths must be whole numbers, these are torch.float32"),
         ((X,), dict(lengths=[True, True]), "lengths must be whole numbers, these are torch.bool"),
         ((X,), dict(lengths=[5]), "lengths has the shape (1,), expected (2,)"),

@@ -212,7 +212,7 @@ def test_bad_numbers_in_a_frame_have_a_row_and_no_line() -> None:
         numbers(one([1.0, -np.inf]), "y")
     with pytest.raises(DataError, match="row 1: the value is infinite"):
         numbers(one(["inf"]), "y")
-    with pytest.raises(DataError, match="column 'ds' holds Datetime.*, not numbers"):
+    with pytest.raises(DataError, match=r"column 'ds' holds Datetime.*, not numbers"):
         numbers(load(ARRAYS), "ds")
     with pytest.raises(DataError) as caught:
         numbers(one(["x" * 10_000]), "y")
@@ -253,15 +253,9 @@ def test_many_labels_against_numpy() -> None:
 
 
 def test_labels_that_are_missing_or_none(tmp_path: Path) -> None:
-    for column in (
-        pd.Series(["a", None]),
-        pd.Series([1.0, np.nan]),
-        pd.Series(["a", None], dtype="category"),
-    ):
-        with pytest.raises(
-            DataError, match=r"column 'c'(, row 2: there is no value| holds Float64)"
-        ):
-            categories(load(pd.DataFrame({"c": column})), "c")
+    for values in (["a", None], [1.0, np.nan], pd.Categorical(["a", None])):
+        with pytest.raises(DataError, match=r"column 'y', row 2: there is no value"):
+            categories(one(values), "y")
     path = written(tmp_path, "t.csv", "c,y\na,1\nNA,2\n")
     with pytest.raises(
         DataError, match=r"column 'c', row 2 \(line 3 of t.csv\): there is no value"
@@ -347,7 +341,7 @@ def test_stamps_of_every_kind_become_micro_or_nanoseconds_in_utc() -> None:
 def test_whole_numbers_are_times_and_others_are_not() -> None:
     assert times(load({"t": [3, 5]}), "t").values.tolist() == [3, 5]
     assert times(load({"t": [3.0, 5.0]}), "t").values.dtype == np.int64
-    with pytest.raises(DataError, match="column 't', row 2: 5.5 is not a time"):
+    with pytest.raises(DataError, match=r"column 't', row 2: 5\.5 is not a time"):
         times(load({"t": [3.0, 5.5]}), "t")
     with pytest.raises(DataError, match="'t' holds Boolean; times are"):
         times(load({"t": [True]}), "t")

@@ -69,7 +69,8 @@ def _ragged(
     """Sequences of different lengths at the speed of the padded run.
 
     torch's packed sequences cost 5 to 50 times as much. Here the padded batch is run as it is, each
-    reversed sequence turned round within its own length, and the state is taken where its sequence ends.
+    reversed sequence turned round within its own length, and the state is taken where its sequence
+    ends.
     """
     steps, batch = x.shape[:2]
     valid = valid_steps(steps, lengths)
@@ -96,9 +97,10 @@ def _turned(steps: int, lengths: Tensor) -> Tensor:
 def _hold_state(spec: Spec, x: Tensor, weights: Weights, valid: Tensor) -> tuple[Tensor, Weights]:
     """Give the cell a further input, 1 in the padding, that acts on its gates there.
 
-    It shuts the LSTM's i and opens its f: the cell state then comes out of the padding exactly as it
-    went in, so that its final value is that of each sequence's own last step; torch gives c out at
-    the end only. It shuts the rectified unit, whose state could else grow past the largest number.
+    It shuts the LSTM's i and opens its f: the cell state then comes out of the padding exactly as
+    it went in, so that its final value is that of each sequence's own last step; torch gives c out
+    at the end only. It shuts the rectified unit, whose state could else grow past the largest
+    number.
     """
     shut = -torch.finfo(weights.input.dtype).max / 2
     gates = [-_SATURATED, _SATURATED, 0, -_SATURATED] if spec.cell == lstm else [shut]

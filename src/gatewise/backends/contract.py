@@ -2,8 +2,8 @@
 
 A backend is a module with
 
-* ``supports(spec) -> str | None``: ``None``, or the reason why it cannot run ``spec``, as the end of the
-  sentence "it ...";
+* ``supports(spec) -> str | None``: ``None``, or the reason why it cannot run ``spec``, as the end
+  of the sentence "it ...";
 * ``forward(spec, x, state, weights, lengths) -> Outcome``, whose results carry their gradient;
 * ``describe(spec) -> str``: what it runs, in a few words.
 
@@ -42,7 +42,7 @@ class Spec:
         return self.proj_size or self.hidden_size
 
     def state_size(self, k: int) -> int:
-        """Width of the k-th state: the first, the output, is projected where there is a projection."""
+        """Width of the k-th state: the first, the output, is as wide as its projection."""
         return self.output_size if k == 0 else self.hidden_size
 
 
@@ -63,8 +63,9 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """output T×B×P, zero beyond each sequence's length; the state after each sequence's own last step
-    (for a reversed run: its first); the traced values by name, each T×B×H, zero beyond the length."""
+    """output T×B×P, zero beyond each sequence's length; the state after each sequence's own last
+    step (for a reversed run: its first); the traced values by name, each T×B×H, zero beyond the
+    length."""
 
     output: Tensor
     state: tuple[Tensor, ...]

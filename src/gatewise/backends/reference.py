@@ -1,8 +1,8 @@
 """The specification: a cell's graph evaluated on torch tensors, step by step.
 
 Runs any cell with everything a layer offers, on any device and dtype, and is built of plain torch
-operations, so that autograd, double backward, vmap and jvp work. ``backward`` is the same through the
-derived gradient, as a kernel would do it; it is what a kernel's gradient is tested against.
+operations, so that autograd, double backward, vmap and jvp work. ``backward`` is the same through
+the derived gradient, as a kernel would do it; it is what a kernel's gradient is tested against.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import linear
 
 from gatewise.backends.contract import Outcome, Spec, Weights, valid_steps
 from gatewise.cells.gradient import Gradient, derive
@@ -74,7 +74,7 @@ def forward(
 
 def _input_parts(x: Tensor, weights: Weights) -> Tensor:
     """T×B×G·H: the input's share of every pre-activation, all steps at once."""
-    return F.linear(x, weights.input, weights.input_bias)
+    return linear(x, weights.input, weights.input_bias)
 
 
 def _step(
@@ -82,14 +82,15 @@ def _step(
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     """One step's named values, with the layer's output as "output", and the new state."""
     cell = spec.cell
-    known = _evaluate(_program(cell), _leaves(spec, from_input, state, weights))
+    values, program = _program(cell)
+    known = _evaluate(program, _leaves(spec, from_input, state, weights))
     shape = (len(from_input), spec.hidden_size)
-    each = {name: known[value] for name, value in cell.values.items()}
+    each = {name: known[value] for name, value in values.items()}
     # what rests on parameters or numbers alone has no batch of its own
     named = {name: v if v.dim() == 2 else v.expand(shape) for name, v in each.items()}
     output = named[cell.state[0]]
     if weights.projection is not None:
-        output = F.linear(output, weights.projection)
+        output = linear(output, weights.projection)
     return {**named, "output": output}, (output, *(named[name] for name in cell.state[1:]))
 
 
@@ -100,7 +101,7 @@ def _leaves(
     cell = spec.cell
     previous = dict(zip(cell.state, state, strict=True))
     fed_back = torch.cat([previous[name] for name in cell.feedback], -1)
-    from_state = F.linear(fed_back, weights.recurrent, weights.recurrent_bias)
+    from_state = linear(fed_back, weights.recurrent, weights.recurrent_bias)
     inputs = from_input.chunk(len(cell.gates), -1)
     recurrents = from_state.chunk(len(cell.gates), -1)
     leaves = {("state", name): value for name, value in previous.items()}
@@ -119,8 +120,9 @@ def _sequence(values: list[Tensor], valid: Tensor | None, x: Tensor, width: int)
 
 
 @lru_cache(maxsize=256)
-def _program(cell: Cell) -> list[Value]:
-    return topological(cell.values.values())
+def _program(cell: Cell) -> tuple[Mapping[str, Value], list[Value]]:
+    """The named values and the nodes in order; both of the first of all equal cells."""
+    return cell.values, topological(cell.values.values())
 
 
 @lru_cache(maxsize=256)
@@ -132,7 +134,7 @@ def _backward_program(cell: Cell) -> tuple[Gradient, list[Value]]:
 def _evaluate(
     program: list[Value], leaves: Mapping[tuple[str, str], Tensor]
 ) -> dict[Value, Tensor]:
-    """Every node's tensor. Constants become 0-dimensional tensors of the leaves' dtype and device."""
+    """Every node's tensor. Constants become 0-dimensional, like the leaves otherwise."""
     like = next(iter(leaves.values()))
     known: dict[Value, Tensor] = {}
     for value in program:
@@ -166,8 +168,8 @@ def backward(
 ) -> Gradients:
     """Back-propagation through time by the cell's derived gradient.
 
-    Runs forward once more to have each step's state; the weights' gradients are single products over
-    all steps, the recurrent ones alone go step by step.
+    Runs forward once more to have each step's state; the weights' gradients are single products
+    over all steps, the recurrent ones alone go step by step.
     """
     steps, cell = len(x), spec.cell
     valid = torch.ones(steps, *x.shape[1:2], 1, dtype=torch.bool, device=x.device)
@@ -232,7 +234,7 @@ def _step_back(
     grad_output: Tensor,
     grad_state: tuple[Tensor, ...],
 ) -> _StepGradients:
-    """One step of ``backward``: from the gradient of its output and new state to that of its old one."""
+    """One step of ``backward``: from its output and new state to its old state."""
     cell = spec.cell
     gradient, program = _backward_program(cell)
     projected = grad_output + grad_state[0]

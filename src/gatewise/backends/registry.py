@@ -23,7 +23,8 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
     """The backend that is to run ``spec``, and a sentence that says which and why.
 
     Raises:
-        BackendError: ``name`` asks for a backend that cannot run it; the message says what it cannot do.
+        BackendError: ``name`` asks for a backend that cannot run it; the message says what it
+            cannot do.
     """
     if name != "auto":
         backend = _load(name)

@@ -1,4 +1,4 @@
-"""The built-in cells, each a few lines that read like its paper. Gates are in the order of PyTorch."""
+"""The built-in cells, each a few lines that read like its paper. Gates are in torch's order."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def lstm(a, s):
 
 @cell(gates="r z n")
 def gru(a, s):
-    """Gated recurrent unit (Cho et al. 2014, equations 5 to 8), with the reset gate applied after the
-    recurrent product, as cuDNN and PyTorch have it, and z keeping the old state."""
+    """Gated recurrent unit (Cho et al. 2014, equations 5 to 8), with the reset gate applied after
+    the recurrent product, as cuDNN and PyTorch have it, and z keeping the old state."""
     r, z = sigmoid(a.r), sigmoid(a.z)
     n = tanh(a.n.x + r * a.n.h)
     return dict(r=r, z=z, n=n, h=(1 - z) * n + z * s.h)

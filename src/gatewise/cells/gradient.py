@@ -13,7 +13,8 @@ class Gradient:
     """The backward step of a cell, as a graph over the forward one's nodes.
 
     Attributes:
-        seeds: for each state, the leaf that stands for the loss's gradient with respect to its new value.
+        seeds: for each state, the leaf that stands for the loss's gradient with respect to its new
+            value.
         leaves: for each leaf of the forward graph that a gradient reaches, that gradient.
     """
 
@@ -22,7 +23,7 @@ class Gradient:
 
 
 def derive(cell: Cell) -> Gradient:
-    """The gradient of ``cell``, by reverse mode: one rule for each operation, summed where paths meet."""
+    """The gradient of ``cell``, by reverse mode: a rule for each operation, summed where they meet."""
     seeds = {name: Value("gradient", name=name) for name in cell.state}
     gradients: dict[Value, Value] = {}
 
@@ -45,7 +46,7 @@ def derive(cell: Cell) -> Gradient:
 
 
 def _choice(first: bool) -> Callable[[Value, Value], tuple[Value, Value]]:
-    """The rule of maximum (the first wins where it is greater) and of minimum (where it is less)."""
+    """The rule of maximum (the first wins if it is greater) and of minimum (if it is less)."""
 
     def rule(y: Value, dy: Value) -> tuple[Value, Value]:
         a, b = y.args
@@ -56,7 +57,7 @@ def _choice(first: bool) -> Callable[[Value, Value], tuple[Value, Value]]:
     return rule
 
 
-# For y = op(args) and the gradient dy of y: the gradient of each argument, or None where there is none.
+# For y = op(args) and the gradient dy of y: each argument's gradient, or None where it has none.
 _RULES: Mapping[str, Callable[[Value, Value], tuple[Value | None, ...]]] = {
     "add": lambda y, dy: (dy, dy),
     "sub": lambda y, dy: (dy, -dy),

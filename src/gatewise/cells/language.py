@@ -1,8 +1,8 @@
-"""The language in which a cell is written: symbols, a graph of about twenty operations, and ``@cell``.
+"""The language in which a cell is written: symbols, a graph of fifteen operations, and ``@cell``.
 
-A cell is a Python function of its gates' pre-activations ``a`` and its previous state ``s`` (and of its
-per-unit parameters ``p``, where it has any). Called once, on symbols, it leaves a graph of :class:`Value`;
-every gradient, kernel, trace and formula in gatewise is derived from that graph.
+A cell is a Python function of its gates' pre-activations ``a`` and its previous state ``s`` (and of
+its per-unit parameters ``p``, where it has any). Called once, on symbols, it leaves a graph of
+:class:`Value`; every gradient, kernel, trace and formula in gatewise is derived from that graph.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPERATIONS: Mapping[str, int] = {
     "detach": 1,  # the value itself; cuts the gradient
 }
 
-# What a graph begins with. "gate" is a whole pre-activation; "gate.x" and "gate.h" are its two parts.
+# What a graph begins with. "gate" is a whole pre-activation; "gate.x" and "gate.h" its two parts.
 LEAVES = ("constant", "gate", "gate.x", "gate.h", "state", "parameter", "gradient")
 
 
@@ -42,8 +42,9 @@ LEAVES = ("constant", "gate", "gate.x", "gate.h", "state", "parameter", "gradien
 class Value:
     """A node of a cell's graph: an operation on other nodes, or a leaf.
 
-    A gate's pre-activation ``a.n`` is the sum of an input part ``a.n.x`` = W x + b and a recurrent part
-    ``a.n.h`` = U h + b; a cell that treats the two apart, as the GRU does, uses these attributes.
+    A gate's pre-activation ``a.n`` is the sum of an input part ``a.n.x`` = W x + b and a recurrent
+    part ``a.n.h`` = U h + b; a cell that treats the two apart, as the GRU does, uses these
+    attributes.
     """
 
     op: str
@@ -93,8 +94,8 @@ class Value:
 
     def __bool__(self) -> bool:
         raise CellError(
-            "a cell cannot branch on a value: its equations must be the same for every unit and step; "
-            "use maximum, minimum or greater"
+            "a cell cannot branch on a value: its equations must be the same for every unit and "
+            "step; use maximum, minimum or greater"
         )
 
 
@@ -211,11 +212,12 @@ class Cell:
     Attributes:
         name: what it is called.
         gates: names of the pre-activations, in the order in which their weights are stacked.
-        state: names of the states; the first is the output and, unless ``feedback`` says else, the one
-            that is fed back through the recurrent weights.
+        state: names of the states; the first is the output and, unless ``feedback`` says else, the
+            one that is fed back through the recurrent weights.
         params: names of the parameters that each hidden unit has one of (a peephole, for example).
         feedback: states that are fed back through recurrent weights.
-        values: every named value of a step, the new states among them, each after those it rests on.
+        values: every named value of a step, the new states among them, each after those it rests
+            on.
         doc: the docstring of the function it was written as.
 
     Two cells are equal if their graphs and names are, whatever file they were written in.
@@ -235,7 +237,7 @@ class Cell:
 
     @cached_property
     def signature(self) -> str:
-        """The cell's definition as text: equal for equal cells, and a key for what is derived from it."""
+        """The cell as text: equal for equal cells, and a key for what is derived from it."""
         numbered: dict[Value, int] = {}
         lines = []
         for value in topological(self.values.values()):
@@ -279,9 +281,9 @@ def cell(
 ) -> Callable[[Callable[..., Mapping[str, Value]]], Cell]:
     """Make a cell of a function that states one step's equations.
 
-    The function takes the gates' pre-activations (each W x + U h + b), the previous state and, where
-    ``params`` names any, the per-unit parameters. It returns a mapping with every new state by its
-    name; whatever else it holds can be traced and is named in the equations::
+    The function takes the gates' pre-activations (each W x + U h + b), the previous state and,
+    where ``params`` names any, the per-unit parameters. It returns a mapping with every new state
+    by its name; whatever else it holds can be traced and is named in the equations::
 
         @gw.cell(gates="i f g o", state="h c")
         def lstm(a, s):

@@ -330,13 +330,13 @@ def categories(
 
     series = table.frame[column]
     kind = series.dtype
+    _check_no_null(table, series, column)
     if not (kind.is_integer() or kind in (nw.Boolean, nw.String, nw.Categorical, nw.Enum)):
         if kind != nw.Object:
             raise DataError(
                 f"column {column!r} holds {kind}; labels are texts, integers or categories"
             )
         series = nw.from_native(_texts(series), series_only=True)
-    _check_no_null(table, series, column)
     return _factorize(series)
 
 

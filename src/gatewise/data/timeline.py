@@ -498,12 +498,12 @@ def _split(freq: str) -> tuple[int, str, int | None]:
         raise OptionError(_no_frequency(freq))
     count = int(match[1] or 1)
     unit = _ALIASES.get(match[2], match[2])
-    on_day = match[3] and int(match[3])
+    on_day = int(match[3]) if match[3] else None
     base, suffix = unit[:1], unit[1:]
     if count < 1 or (unit == "B" and count > 1) or (unit == "" and not match[1]):
         raise OptionError(_no_frequency(freq))
     if base in _MONTHS and suffix in _DAY_OF_SUFFIX:
-        if on_day and (suffix or not 1 <= on_day <= _MONTH_END):
+        if on_day is not None and (suffix or not 1 <= on_day <= _MONTH_END):
             raise OptionError(_no_frequency(freq))
         return count, unit, on_day or _DAY_OF_SUFFIX[suffix]
     if on_day is not None or (unit and unit != "B" and unit not in _FIXED_NS):

@@ -1,4 +1,4 @@
-"""Recurrent layers: any cell, stacked and in both directions, with the interface of ``torch.nn.LSTM``."""
+"""Recurrent layers: any cell, stacked and both ways, with ``torch.nn.LSTM``'s interface."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ State = Tensor | tuple[Tensor, ...]
 class Recurrent(nn.Module):
     """A recurrent layer of any cell.
 
-    Parameters have the names, shapes and order of torch's (``weight_ih_l0``, ``bias_hh_l1_reverse``, …);
-    a cell's per-unit parameters are named after it (``{name}_l0``).
+    Parameters have the names, shapes and order of torch's (``weight_ih_l0``,
+    ``bias_hh_l1_reverse``, …); a cell's per-unit parameters are named after it (``{name}_l0``).
 
     Args:
         cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one.
@@ -37,8 +37,8 @@ class Recurrent(nn.Module):
         batch_first: input and output are B×T×… instead of T×B×…; states are not affected.
         dropout: probability of dropping an output between layers, in training.
         bidirectional: D = 2 directions, their outputs side by side.
-        proj_size: P, width to which the output is projected (Sak et al. 2014); 0 for none. For cells
-            that use their first state through the recurrent weights alone.
+        proj_size: P, width to which the output is projected (Sak et al. 2014); 0 for none. For
+            cells that use their first state through the recurrent weights alone.
         backend: "auto", or the name of the one backend that is to be used.
 
     Raises:
@@ -107,14 +107,14 @@ class Recurrent(nn.Module):
             input: T×B×I (B×T×I if ``batch_first``), T×I for a single sequence, or a PackedSequence.
             hx: initial states, L·D×B×P for the first and L·D×B×H for others (no B for a single
                 sequence); one tensor where the cell has one state, else a tuple. Zero if not given.
-            lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real. What
-                lies beyond is never looked at, the output there is zero, and the final state is that
-                after the real part.
+            lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
+                What lies beyond is never looked at, the output there is zero, and the final state
+                is that after the real part.
             trace: also return every named value of the cell.
 
         Returns:
-            ``output, state``, and a :class:`Trace` where it was asked for. output is T×B×D·P, laid out
-            as the input was; state has the shapes of ``hx``.
+            ``output, state``, and a :class:`Trace` where it was asked for. output is T×B×D·P, laid
+            out as the input was; state has the shapes of ``hx``.
 
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
@@ -242,13 +242,15 @@ class Recurrent(nn.Module):
         if len(states) != len(shapes):
             names = ", ".join(self.cell.state)
             raise ShapeError(f"{self.cell.name} has the states ({names}); {len(states)} were given")
+        given = states
         if not batched:
             states = tuple(s.unsqueeze(1) if s.dim() == 2 else s for s in states)
         for name, state, shape in zip(self.cell.state, states, shapes, strict=True):
             if state.shape != shape:
+                found = _shape(given[self.cell.state.index(name)])
                 expected = shape if batched else (shape[0], shape[2])
                 raise ShapeError(
-                    f"the initial state {name} has the shape {_shape(state)}, expected {expected}"
+                    f"the initial state {name} has the shape {found}, expected {expected}"
                 )
         return states
 

@@ -88,5 +88,3 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
         case list():
             return [_unpacked(v, tensors) for v in value]
     return value
-
-

@@ -79,7 +79,9 @@ def load(folder: str | Path) -> Forecaster:
     described = _described(folder)
     try:
         learned = described["learned"]
-        options = {k: tuple(v) if isinstance(v, list) else v for k, v in described["options"].items()}
+        options = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in described["options"].items()
+        }
         forecaster = Forecaster(**options)
         forecaster.timeline_ = Timeline.from_json(learned["timeline"])
         forecaster.static_labels_ = learned["static_labels"]
@@ -96,7 +98,9 @@ def load(folder: str | Path) -> Forecaster:
         forecaster.offsets_ = tensors.pop("conformal.offsets").numpy()
         forecaster.network_.load_state_dict(tensors)
     except (KeyError, RuntimeError) as error:
-        raise ModelFileError(f"{folder}/model.safetensors does not fit model.json: {error}") from error
+        raise ModelFileError(
+            f"{folder}/model.safetensors does not fit model.json: {error}"
+        ) from error
     forecaster.network_.eval()
     return forecaster
 
@@ -133,5 +137,3 @@ def _tensors(folder: Path, mark: str) -> dict[str, torch.Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path} is damaged or truncated: {error}") from error
-
-

@@ -46,7 +46,8 @@ class Forecaster:
         calendar: whether the model sees hour of day, day of week and the like.
         conformal: shift the quantiles to their coverage on the validation part (Romano et al. 2019).
         hidden, layers, dropout: of the LSTM.
-        steps, batch, learning_rate, seed: of the training; the same seed gives the same model.
+        steps, batch, learning_rate, seed: of the training; the same seed gives the same model. The
+            steps are three passes over the windows if not given, within 300 and 2,400.
 
     Raises:
         OptionError: an argument cannot be used; the message says what can.
@@ -71,14 +72,15 @@ class Forecaster:
         conformal: bool = False,
         hidden: int = 64,
         layers: int = 1,
-        dropout: float = 0.3,
-        steps: int = 900,
+        dropout: float = 0.2,
+        steps: int | None = None,
         batch: int = 256,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 4e-3,
         seed: int = 0,
     ) -> None:
-        whole = dict(horizon=horizon, hidden=hidden, layers=layers, steps=steps, batch=batch)
-        whole |= {k: v for k, v in dict(context=context, season=season).items() if v is not None}
+        whole = dict(horizon=horizon, hidden=hidden, layers=layers, batch=batch)
+        maybe = dict(context=context, season=season, steps=steps)
+        whole |= {k: v for k, v in maybe.items() if v is not None}
         for name, value in whole.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise OptionError(f"{name} must be a whole number from 1 on, not {value!r}")
@@ -153,12 +155,15 @@ class Forecaster:
         self.scaling_ = Scaling.fit(panel, trained)
         self.trained_ = dict(zip(panel.names, (panel.starts + trained).tolist(), strict=True))
         self.seen_ = dict(zip(panel.names, (panel.starts + ends).tolist(), strict=True))
-        recipe = Recipe(
-            steps=self.steps, batch=self.batch, learning_rate=self.learning_rate, seed=self.seed
-        )
         first = np.full(len(trained), self.shape_.context)
         windows = self._windows(panel, first, trained - self.horizon)
         checks = self._windows(panel, trained, ends - self.horizon)
+        recipe = Recipe(
+            steps=self.steps or min(max(3 * len(windows) // self.batch, 300), 2400),
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+        )
         with torch.random.fork_rng(devices=[]):
             levels = list(self.quantiles)
             self.network_, self.history_ = train(self.shape_, levels, recipe, run, windows, checks)
@@ -220,7 +225,9 @@ class Forecaster:
         if not isinstance(windows, int) or windows < 1:
             raise OptionError(f"windows must be a whole number from 1 on, not {windows!r}")
         if isinstance(refit, int) and refit < 0:
-            raise OptionError(f"refit must be True, False or a whole number from 1 on, not {refit!r}")
+            raise OptionError(
+                f"refit must be True, False or a whole number from 1 on, not {refit!r}"
+            )
         panel = self._panel(data, fitted=True)
         rows = np.diff(panel.offsets)
         self._check_length(panel, rows, self.shape_.context + self.horizon, "to backtest")
@@ -469,5 +476,3 @@ def _table(columns: dict[str, Any], like: Any) -> Any:
     else:
         backend = nw.from_native(like, eager_only=True).implementation
     return nw.from_dict(columns, backend=backend).to_native()
-
-

@@ -60,4 +60,6 @@ def _mean(values: Array) -> float:
 
 def seasonal_error(values: Array, season: int) -> float:
     """Mean absolute difference between a series and itself one season before; NaN if there is none."""
-    return _mean(np.abs(values[season:] - values[:-season])) if len(values) > season else float("nan")
+    return (
+        _mean(np.abs(values[season:] - values[:-season])) if len(values) > season else float("nan")
+    )

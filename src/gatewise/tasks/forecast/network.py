@@ -53,7 +53,6 @@ class PatchLSTM(nn.Module):
         self.dropout = nn.Dropout(shape.dropout)
         outputs = 1 + shape.quantiles
         self.head = nn.Linear(shape.hidden, shape.horizon * outputs)
-        nn.init.zeros_(self.head.weight)  # the linear path alone is the start
         self.seasonal = nn.Linear(self.patches, self.ahead)
         nn.init.constant_(self.seasonal.weight, 1 / self.patches)
         nn.init.zeros_(self.seasonal.bias)

@@ -24,11 +24,11 @@ from gatewise.train.checkpoint import SafeCheckpoints, load
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the network is trained; the defaults were chosen on ETTh1's validation part."""
+    """How the network is trained. The defaults were chosen on the validation parts of ETTh1 and M4 hourly."""
 
-    steps: int = 900
+    steps: int
     batch: int = 256
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-2
     clip: float = 1.0
     rounds: int = 9
@@ -84,6 +84,10 @@ class Batches:
         self.number = number
         self.epoch = 0
 
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
     def __len__(self) -> int:
         return self.number or -(-self.count // self.batch)
 
@@ -126,8 +130,6 @@ class Training(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         # so that a resumed run draws the dropout that an uninterrupted one draws
         torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
-        batches = self.trainer.train_dataloader.sampler
-        batches.epoch = self.current_epoch
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         each = pinball(self.network(batch), batch, self.levels)
@@ -138,10 +140,11 @@ class Training(lightning.LightningModule):
         return loss
 
     def _stop(self, batch: Batch, each: Tensor) -> None:
+        each = each.detach()
         at = int((~torch.isfinite(each)).nonzero()[0])
         series = self.names[int(batch.series[at])] or "the series"
         raise TrainingError(
-            f"the loss became {float(each[at])} at step {self.global_step}, in a window of series "
+            f"the loss became {each[at].item()} at step {self.global_step}, in a window of series "
             f"'{series}' that begins its horizon at row {int(batch.origin[at])}; the last good "
             f"checkpoint is kept. Try a lower learning rate (--lr), or look at the values there"
         )
@@ -172,7 +175,7 @@ class Training(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=recipe.learning_rate,
-            total_steps=recipe.steps,
+            total_steps=-(-recipe.steps // recipe.rounds) * recipe.rounds,
             pct_start=0.1,
             cycle_momentum=False,
         )
@@ -196,11 +199,14 @@ def train(
     Raises:
         TrainingError: the loss is not a number any more.
     """
+    per_round = -(-recipe.steps // recipe.rounds)
     module = Training(shape, levels, recipe, windows.panel.names)
-    per_round = recipe.steps // recipe.rounds
     loaders = [
-        DataLoader(windows, batch_size=None, sampler=Batches(len(windows), recipe.batch, per_round, recipe.seed)),
-        DataLoader(validation, batch_size=None, sampler=Batches(len(validation), 2048, None, recipe.seed)),
+        DataLoader(each, batch_size=None, sampler=sampler)
+        for each, sampler in (
+            (windows, Batches(len(windows), recipe.batch, per_round, recipe.seed)),
+            (validation, Batches(len(validation), 2048, None, recipe.seed)),
+        )
     ]
     keep = _Keep(
         run.folder / "checkpoints",
