@@ -31,7 +31,7 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
         if reason := backend.supports(spec):
             raise BackendError(f"the backend '{name}' was asked for, but it {reason}")
         return backend, f"{name}: {backend.describe(spec)}; asked for by name"
-    passed_over = []
+    passed_over: list[str] = []
     for candidate in BACKENDS:
         backend = _load(candidate)
         reason = backend.supports(spec)

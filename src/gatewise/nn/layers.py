@@ -201,7 +201,7 @@ class Recurrent(nn.Module):
 
         per_unit = {name: get(name) for name in self.cell.params}
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        return Weights(*map(get, names), per_unit)
+        return Weights(*(get(name) for name in names), per_unit=per_unit)
 
     def _spec(self, x: Tensor, layer: int, reverse: bool, lengths: bool, trace: bool) -> Spec:
         return Spec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import uuid
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from gatewise.data.timeline import Timeline
-from gatewise.errors import ModelFileError
+from gatewise.errors import ModelFileError, OptionError
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.tasks.forecast.training import History
 
@@ -67,6 +68,25 @@ def write_whole(folder: Path, contents: dict[str, bytes]) -> None:
             path.unlink(missing_ok=True)
 
 
+def write_table(table: Any, path: Path) -> None:
+    """Write a polars table whole to a .csv or .parquet file.
+
+    Raises:
+        OptionError: the name ends in something else.
+        ModelFileError: it cannot be written there.
+    """
+    writers = {".csv": table.write_csv, ".parquet": table.write_parquet}
+    if path.suffix not in writers:
+        raise OptionError(f"the forecast's file must end in .csv or .parquet, not '{path.name}'")
+    buffer = io.BytesIO()
+    writers[path.suffix](buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path.parent, {path.name: buffer.getvalue()})
+    except OSError as error:
+        raise ModelFileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def load(folder: str | Path) -> Forecaster:
     """Read a forecaster that :meth:`Forecaster.save` wrote.
 
@@ -79,7 +99,7 @@ def load(folder: str | Path) -> Forecaster:
     described = _described(folder)
     try:
         learned = described["learned"]
-        options = {
+        options: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in described["options"].items()
         }
         forecaster = Forecaster(**options)

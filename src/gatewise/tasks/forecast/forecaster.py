@@ -339,7 +339,6 @@ class Forecaster:
     def _panel(self, data: Any, fitted: bool = False) -> Panel:
         if fitted and not hasattr(self, "network_"):
             raise GatewiseError("this forecaster has not been fitted yet: call fit first")
-        held = dict(timeline=self.timeline_, static_labels=self.static_labels_) if fitted else {}
         return Panel.from_table(
             data,
             target=self.target,
@@ -350,7 +349,8 @@ class Forecaster:
             static=self.static,
             freq=self.freq,
             gaps=self.gaps,
-            **held,
+            timeline=self.timeline_ if fitted else None,
+            static_labels=self.static_labels_ if fitted else None,
         )
 
     def _future(self, panel: Panel, future: Any) -> Array | None:

@@ -122,6 +122,7 @@ class Training(lightning.LightningModule):
         super().__init__()
         torch.manual_seed(recipe.seed)
         self.network = PatchLSTM(shape)
+        self.levels: Tensor
         self.register_buffer("levels", torch.tensor(levels))
         self.recipe, self.names = recipe, names
         self.history = History()
@@ -201,18 +202,19 @@ def train(
     """
     per_round = -(-recipe.steps // recipe.rounds)
     module = Training(shape, levels, recipe, windows.panel.names)
-    loaders = [
+    training, checks = (
         DataLoader(each, batch_size=None, sampler=sampler)
         for each, sampler in (
             (windows, Batches(len(windows), recipe.batch, per_round, recipe.seed)),
             (validation, Batches(len(validation), 2048, None, recipe.seed)),
         )
-    ]
+    )
     keep = _Keep(
         run.folder / "checkpoints",
         filename="best",
         monitor="validation",
         save_last=True,
+        save_on_train_epoch_end=True,  # between epochs, where a run can be taken up again exactly
         enable_version_counter=False,
     )
     trainer = _trainer(recipe, run, keep)
@@ -222,7 +224,7 @@ def train(
         # Lightning's advice about worker processes: these windows are cut by the batch, in one go
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
-        trainer.fit(module, *loaders, ckpt_path=resume)
+        trainer.fit(module, training, checks, ckpt_path=resume)
     module.load_state_dict(load(keep.best_model_path)["state_dict"])
     module.history.best = int(np.argmin(module.history.validation))
     return module.network.cpu().eval(), module.history

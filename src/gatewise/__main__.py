@@ -1,0 +1,3 @@
+from gatewise.cli import main
+
+raise SystemExit(main())

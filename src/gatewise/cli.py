@@ -1,0 +1,223 @@
+"""The command line: verbs, each a thin call into the library."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib.metadata import version
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from gatewise.errors import GatewiseError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. 0: done; 2: the user's input is at fault, and said so on standard error."""
+    given = _parser().parse_args(argv)
+    try:
+        given.run(given)
+        sys.stdout.flush()
+    except GatewiseError as error:
+        print(f"gatewise: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gatewise: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # whoever read our output has gone; give Python's own last flush nothing to fail on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gatewise", description="Recurrent networks whose gates are open."
+    )
+    parser.add_argument("--version", action="version", version=f"gatewise {version('gatewise')}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for add in (_fit, _predict, _evaluate, _equations, _demo):
+        add(verbs)
+    return parser
+
+
+def _fit(verbs: Any) -> None:
+    verb = verbs.add_parser("fit", help="learn from a table of series")
+    tasks = verb.add_subparsers(metavar="TASK", required=True)
+    task = tasks.add_parser("forecast", help="forecast the next steps of each series")
+    task.set_defaults(run=_run_fit)
+    task.add_argument("data", help="a CSV or Parquet file")
+    task.add_argument(
+        "--target", required=True, action="append", help="column to forecast; repeatable"
+    )
+    task.add_argument("--horizon", required=True, type=int, help="how many steps to forecast")
+    task.add_argument("--out", required=True, type=Path, help="folder for the model and its report")
+    task.add_argument("--time", help="column of time stamps or whole numbers")
+    task.add_argument("--series", help="column that names the series")
+    for role in ("past", "known", "static"):
+        task.add_argument(
+            f"--{role}", action="append", default=[], help=f"{role} covariate; repeatable"
+        )
+    task.add_argument("--freq", help="the step, e.g. 1h, 15min, D, B, W, MS; inferred if not given")
+    task.add_argument(
+        "--gaps", default="error", help="error, or mask: take missing stamps as missing"
+    )
+    task.add_argument("--context", type=int, help="steps the model sees")
+    task.add_argument("--season", type=int, help="seasonal period in steps")
+    task.add_argument("--quantiles", type=float, nargs="+", default=[0.1, 0.5, 0.9])
+    task.add_argument("--no-calendar", dest="calendar", action="store_false")
+    task.add_argument("--conformal", action="store_true", help="calibrate the quantiles")
+    task.add_argument("--validation", type=_part, default=0.15, help="rows, or a share below 1")
+    task.add_argument("--test", type=_part, default=0.15, help="rows held out, or a share below 1")
+    task.add_argument("--hidden", type=int, default=64)
+    task.add_argument("--layers", type=int, default=1)
+    task.add_argument("--dropout", type=float, default=0.2)
+    task.add_argument("--steps", type=int, help="training steps; by the data if not given")
+    task.add_argument("--batch", type=int, default=256)
+    task.add_argument("--lr", dest="learning_rate", type=float, default=4e-3)
+    task.add_argument("--seed", type=int, default=0)
+    task.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --out"
+    )
+    task.add_argument("--devices", type=_devices, default="auto", help="processes or GPUs per node")
+    task.add_argument("--nodes", type=int, default=1)
+    task.add_argument("--accelerator", default="auto", help="cpu, gpu, …")
+    task.add_argument("--precision", default="32-true", help="bf16-mixed, 16-mixed, 32-true")
+    task.add_argument("--tensorboard", action="store_true", help="write logs to --out/logs")
+    task.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _run_fit(given: argparse.Namespace) -> None:
+    from gatewise import Forecaster
+    from gatewise.tasks.forecast.training import Run
+
+    options = {
+        name: getattr(given, name)
+        for name in (
+            *("horizon", "target", "time", "series", "past", "known", "static", "freq", "gaps"),
+            *("context", "season", "quantiles", "calendar", "conformal", "hidden", "layers"),
+            *("dropout", "steps", "batch", "learning_rate", "seed"),
+        )
+    }
+    run = Run(
+        folder=given.out,
+        resume=given.resume,
+        devices=given.devices,
+        nodes=given.nodes,
+        precision=given.precision,
+        accelerator=given.accelerator,
+        progress=not given.quiet,
+        tensorboard=given.tensorboard,
+    )
+    forecaster = Forecaster(**options)
+    forecaster.fit(given.data, validation=given.validation, test=given.test, run=run)
+    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
+        return  # the first process writes
+    _finish(forecaster, given.data, given.out, held_out=given.test != 0)
+
+
+def _finish(forecaster: Any, data: Any, out: Path, held_out: bool) -> None:
+    """Save the model and its report, and say what they are."""
+    from gatewise.tasks.forecast.report import write
+
+    forecaster.save(out)
+    print(f"model     {out}")
+    backtest = forecaster.backtest(data) if held_out else None
+    print(f"report    {write(forecaster, data, backtest, out)}")
+    if backtest is not None:
+        print(f"\nheld out, {len(backtest.actual)} windows:\n{backtest.table()}")
+        if not backtest.beats_naive:
+            print("\nThe model does not beat the naive forecasts on this data.")
+
+
+def _predict(verbs: Any) -> None:
+    verb = verbs.add_parser("predict", help="forecast what comes after the table's end")
+    verb.set_defaults(run=_run_predict)
+    verb.add_argument("model", help="folder that fit wrote")
+    verb.add_argument("data", help="a CSV or Parquet file with the history")
+    verb.add_argument("--future", help="a file with the known covariates' future values")
+    verb.add_argument("-o", "--out", type=Path, required=True, help="a .csv or .parquet file")
+
+
+def _run_predict(given: argparse.Namespace) -> None:
+    from gatewise import load
+    from gatewise.tasks.forecast.files import write_table
+
+    forecast = load(given.model).predict(given.data, future=given.future)
+    write_table(forecast, given.out)
+    print(f"forecast  {given.out} ({len(forecast)} rows)")
+
+
+def _evaluate(verbs: Any) -> None:
+    verb = verbs.add_parser("evaluate", help="backtest, beside the naive forecasts")
+    verb.set_defaults(run=_run_evaluate)
+    verb.add_argument("model", help="folder that fit wrote")
+    verb.add_argument("data", help="a CSV or Parquet file")
+    verb.add_argument("--windows", type=int, default=20, help="how many dates for each series")
+    verb.add_argument("--stride", type=int, help="steps between them")
+    verb.add_argument("--refit", type=_refit, default=False, help="true, false, or every how many")
+
+
+def _run_evaluate(given: argparse.Namespace) -> None:
+    from gatewise import load
+
+    forecaster = load(given.model)
+    backtest = forecaster.backtest(
+        given.data, windows=given.windows, stride=given.stride, refit=given.refit
+    )
+    print(f"{len(backtest.actual)} windows:\n{backtest.table()}")
+    if not backtest.beats_naive:
+        print("\nThe model does not beat the naive forecasts on this data.")
+
+
+def _equations(verbs: Any) -> None:
+    verb = verbs.add_parser("equations", help="a cell's equations, in text and LaTeX")
+    verb.set_defaults(run=_run_equations)
+    verb.add_argument("cell", nargs="?", help="one of the built-in cells; all are listed without")
+
+
+def _run_equations(given: argparse.Namespace) -> None:
+    from gatewise.cells.catalogue import CELLS, find
+    from gatewise.emit.equations import latex, text
+
+    if given.cell is None:
+        for cell in CELLS.values():
+            print(f"{cell.name:<10} {' '.join(cell.doc.split())}")
+        return
+    cell = find(given.cell)
+    print(f"{' '.join(cell.doc.split())}\n\n{text(cell)}\n\n{latex(cell)}")
+
+
+def _demo(verbs: Any) -> None:
+    verb = verbs.add_parser("demo", help="the main job on an embedded real series")
+    verb.set_defaults(run=_run_demo)
+    verb.add_argument("--out", type=Path, default=Path("runs/demo"))
+
+
+def _run_demo(given: argparse.Namespace) -> None:
+    from gatewise import Forecaster
+    from gatewise.tasks.forecast.files import write_table
+    from gatewise.tasks.forecast.training import Run
+
+    print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
+    with as_file(files("gatewise.data") / "examples" / "co2.csv") as data:
+        forecaster = Forecaster(52, "co2", "date", quantiles=[0.1, 0.5, 0.9])
+        forecaster.fit(data, run=Run(given.out))
+        _finish(forecaster, data, given.out, held_out=True)
+        write_table(forecaster.predict(data), given.out / "forecast.csv")
+    print(f"\nforecast  {given.out / 'forecast.csv'}\ngates     {given.out / 'gates.png'}")
+
+
+def _part(text: str) -> int | float:
+    return float(text) if "." in text else int(text)
+
+
+def _devices(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def _refit(text: str) -> bool | int:
+    named = {"true": True, "false": False}
+    return named[text.lower()] if text.lower() in named else int(text)
