@@ -51,4 +51,4 @@ def test_brackets_stand_where_they_change_the_value_and_states_fed_back_are_all_
     first, second = text(odd).splitlines()
     product = "(c[t-1] - (h[t-1] - p)) ⊙ (W_i x[t] + U_i [h[t-1]; c[t-1]] + b_i + p)"
     assert first == f"c[t] = {product} / (c[t-1] ⊙ h[t-1])"
-    assert second == "h[t] = (-(h[t-1] + c[t])) ⊙ max(c[t-1], 0.5)"
+    assert second == "h[t] = -(h[t-1] + c[t]) ⊙ max(c[t-1], 0.5)"

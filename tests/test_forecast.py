@@ -114,7 +114,7 @@ def test_covariates_of_every_kind(hourly, tmp_path):
     quiet = model.predict(hourly, future=future)
     busy = model.predict(hourly, future=future.with_columns(holiday=pl.lit(1.0)))
     assert not np.allclose(quiet["forecast"], busy["forecast"])
-    with pytest.raises(DataError, match="north|south"):
+    with pytest.raises(DataError, match=r"north|south"):
         model.predict(hourly, future=future.head(20))
     again = gw.load(model.save(tmp_path / "saved"))
     assert again.predict(hourly, future=future).equals(quiet)
@@ -164,21 +164,21 @@ def test_refitting_backtest_sees_only_the_past(hourly, monkeypatch):
 
 def test_nothing_unseen_is_said(hourly, tmp_path):
     model = quick(steps=18).fit(hourly, test=0, run=run(tmp_path))
-    with pytest.raises(DataError, match="seen all of this data.*refit=True"):
+    with pytest.raises(DataError, match=r"seen all of this data.*refit=True"):
         model.backtest(hourly)
 
 
 def test_resuming_gives_what_an_uninterrupted_run_gives(fitted, hourly, tmp_path, monkeypatch):
     from gatewise.tasks.forecast import training
 
-    original = training.Training.on_train_epoch_start
+    original = training.Training.training_step
 
-    def killed(self):
-        original(self)
-        if self.current_epoch == 5:
+    def killed(self, batch, index):
+        if self.current_epoch == 5 and index == 3:
             raise KeyboardInterrupt
+        return original(self, batch, index)
 
-    monkeypatch.setattr(training.Training, "on_train_epoch_start", killed)
+    monkeypatch.setattr(training.Training, "training_step", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         quick().fit(hourly, run=run(tmp_path))
     monkeypatch.undo()

@@ -234,10 +234,8 @@ def test_bad_numbers_in_a_frame_have_a_row_and_no_line() -> None:
     ],
 )
 def test_labels_come_in_order_of_appearance_and_of_their_type(column: object, labels: list) -> None:
-    if isinstance(column, pa.Array):
-        table = load(pa.table({"c": column}))
-    else:
-        table = load(type(column)(column).to_frame("c"))
+    frame = pa.table({"c": column}) if isinstance(column, pa.Array) else column.to_frame("c")
+    table = load(frame)
     found, codes = categories(table, "c")
     assert found == labels
     assert [type(label) for label in found] == [type(label) for label in labels]

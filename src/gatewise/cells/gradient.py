@@ -23,7 +23,7 @@ class Gradient:
 
 
 def derive(cell: Cell) -> Gradient:
-    """The gradient of ``cell``, by reverse mode: a rule for each operation, summed where they meet."""
+    """The gradient of ``cell``, by reverse mode: one rule an operation, summed where paths meet."""
     seeds = {name: Value("gradient", name=name) for name in cell.state}
     gradients: dict[Value, Value] = {}
 

@@ -18,7 +18,9 @@ Floats = NDArray[np.float64]
 Integer = NDArray[np.int64]
 
 _SHOWN_SERIES = 3
-_ROOM_FOR_GAPS = 20  # gaps may make a panel this many times longer: beyond it a time is mistyped
+# Masked gaps may make a panel this many times longer, and a small one longer yet by this many rows;
+# beyond it a time is mistyped.
+_ROOM_FOR_GAPS, _ROOM_FOR_FEW = 20, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -402,7 +404,7 @@ def _place(rows: _Rows, steps: Integer, timeline: Timeline, gaps: str) -> tuple[
         return starts, _Places(rows.offsets, None)
     if gaps == "error":
         _raise_gap(rows, steps, timeline)
-    if missing > _ROOM_FOR_GAPS * len(steps):
+    if missing > _ROOM_FOR_GAPS * len(steps) + _ROOM_FOR_FEW:
         _raise_gap(rows, steps, timeline, widest=True)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return starts, _Places(offsets, steps + np.repeat(offsets[:-1] - starts, rows.lengths))

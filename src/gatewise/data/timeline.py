@@ -478,6 +478,11 @@ _CYCLES = {
 }
 
 
+def cycle_length(name: str) -> int:
+    """Length, in microseconds, of the cycle that a calendar feature (``day_of_week_sin``) belongs to."""
+    return _CYCLES[name.rpartition("_")[0]].length
+
+
 def _month_lengths(months: Stamps) -> NDArray[np.int64]:
     days = (months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")
     return np.asarray(days.astype(np.int64))

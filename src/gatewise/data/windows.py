@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class Windows(Dataset):
     Args:
         first, last: for each series, the first and last such row (both included); last < first: none.
         stride: rows between one window and the next.
-        calendar: whether the calendar's features are given.
+        calendar: which of the timeline's calendar features are given.
         future_known: Ck×S×K values of the known covariates beyond the panel, for forecasting.
     """
 
@@ -78,13 +79,13 @@ class Windows(Dataset):
         last: Array,
         stride: int = 1,
         future_known: Array | None = None,
-        calendar: bool = True,
+        calendar: Sequence[int] = (),
     ) -> None:
         self.panel, self.scaling = panel, scaling
         self.context, self.horizon, self.stride = context, horizon, stride
         self.first = np.asarray(first, np.int64)
         self.future_known = future_known
-        self.calendar = calendar
+        self.calendar = list(calendar)
         self._table = self._calendar_table()
         counts = np.maximum((np.asarray(last, np.int64) - self.first) // stride + 1, 0)
         self.bounds = np.concatenate([[0], np.cumsum(np.tile(counts, len(panel.target)))])
@@ -146,7 +147,7 @@ class Windows(Dataset):
     def _calendar(self, steps: Array) -> Array:
         """The calendar's features at ``steps``, looked up where a table of them all is small."""
         if self._table is None:
-            return self.panel.timeline.calendar(steps)
+            return self.panel.timeline.calendar(steps)[..., self.calendar]
         return self._table[steps - self.panel.starts.min()]
 
     def _calendar_table(self) -> Array | None:
@@ -155,7 +156,8 @@ class Windows(Dataset):
             return np.zeros((self._span(), 0), np.float32)
         if self._span() > 1_000_000:
             return None
-        return panel.timeline.calendar(panel.starts.min() + np.arange(self._span()))
+        steps = panel.starts.min() + np.arange(self._span())
+        return panel.timeline.calendar(steps)[:, self.calendar]
 
     def _span(self) -> int:
         panel = self.panel

@@ -74,7 +74,7 @@ def latex(cell: Cell) -> str:
 
 
 def _lines(cell: Cell, notation: _Notation) -> list[tuple[str, str]]:
-    names = {value: name for name, value in reversed(cell.values.items())}
+    names = {value: name for name, value in reversed(list(cell.values.items()))}
     printer = _Printer(cell, notation, names)
     lines = []
     for name, value in cell.values.items():

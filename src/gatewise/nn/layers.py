@@ -200,8 +200,14 @@ class Recurrent(nn.Module):
             return getattr(self, name + suffix, None)
 
         per_unit = {name: get(name) for name in self.cell.params}
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        return Weights(*(get(name) for name in names), per_unit=per_unit)
+        return Weights(
+            get("weight_ih"),
+            get("weight_hh"),
+            get("bias_ih"),
+            get("bias_hh"),
+            get("weight_hr"),
+            per_unit,
+        )
 
     def _spec(self, x: Tensor, layer: int, reverse: bool, lengths: bool, trace: bool) -> Spec:
         return Spec(

@@ -106,6 +106,7 @@ def load(folder: str | Path) -> Forecaster:
         forecaster.timeline_ = Timeline.from_json(learned["timeline"])
         forecaster.static_labels_ = learned["static_labels"]
         forecaster.season_ = learned["season"]
+        forecaster.calendar_ = learned["calendar"]
         forecaster.shape_ = Shape(**learned["shape"])
         forecaster.validation_ = learned["validation"]
         forecaster.trained_, forecaster.seen_ = learned["trained"], learned["seen"]

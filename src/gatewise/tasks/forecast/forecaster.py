@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gatewise.data.panel import Panel
+from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Scaling, Windows
 from gatewise.errors import DataError, GatewiseError, OptionError, need
 from gatewise.tasks.forecast import baselines
@@ -43,7 +44,8 @@ class Forecaster:
             the horizon and the rows there are if not given.
         season: the seasonal period in steps; from the step if not given (24 for hours).
         quantiles: levels to forecast beside the point (which is trained on the absolute error).
-        calendar: whether the model sees hour of day, day of week and the like.
+        calendar: whether the model sees hour of day, day of week and the like, where the training part
+            holds such a cycle twice.
         conformal: shift the quantiles to their coverage on the validation part (Romano et al. 2019).
         hidden, layers, dropout: of the LSTM.
         steps, batch, learning_rate, seed: of the training; the same seed gives the same model. The
@@ -149,6 +151,7 @@ class Forecaster:
         if not held.all():
             raise OptionError("validation must hold some rows: the training stops by them")
         trained = ends - held
+        self.calendar_ = self._cycles(panel, int(trained.max())) if self.calendar else []
         self.shape_ = self._shape(panel, trained)
         self._check_length(panel, trained, self.shape_.context + self.horizon, "for training")
         self.validation_ = validation
@@ -382,12 +385,22 @@ class Forecaster:
             quantiles=len(self.quantiles),
             past=len(self.past),
             known=len(self.known),
-            calendar=len(panel.timeline.calendar_names) if self.calendar else 0,
+            calendar=len(self.calendar_),
             static=panel.static.shape[1],
             hidden=self.hidden,
             layers=self.layers,
             dropout=self.dropout,
         )
+
+    @staticmethod
+    def _cycles(panel: Panel, rows: int) -> list[int]:
+        """Which calendar features the training part has seen through at least twice."""
+        first, last = panel.timeline.times(np.array([0, rows]))
+        names = panel.timeline.calendar_names
+        if not names:
+            return []
+        span = int((last - first) / np.timedelta64(1, "us"))
+        return [k for k, name in enumerate(names) if span >= 2 * cycle_length(name)]
 
     def _windows(
         self,
@@ -402,7 +415,15 @@ class Forecaster:
             scaling = self._scaling_of(panel)
         shape = self.shape_
         return Windows(
-            panel, scaling, shape.context, shape.horizon, first, last, stride, future, self.calendar
+            panel,
+            scaling,
+            shape.context,
+            shape.horizon,
+            first,
+            last,
+            stride,
+            future,
+            self.calendar_,
         )
 
     def _scaling_of(self, panel: Panel) -> Scaling:
@@ -443,6 +464,7 @@ class Forecaster:
             timeline=self.timeline_.to_json(),
             static_labels=self.static_labels_,
             season=self.season_,
+            calendar=self.calendar_,
             shape=dataclasses.asdict(self.shape_),
             validation=self.validation_,
             trained=self.trained_,

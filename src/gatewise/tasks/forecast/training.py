@@ -128,11 +128,9 @@ class Training(lightning.LightningModule):
         self.history = History()
         self._losses: list[Tensor] = []
 
-    def on_train_epoch_start(self) -> None:
-        # so that a resumed run draws the dropout that an uninterrupted one draws
-        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
-
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        # so that a resumed run draws the dropout that an uninterrupted one draws
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
         each = pinball(self.network(batch), batch, self.levels)
         if not bool(torch.isfinite(each).all()):
             self._stop(batch, each)
