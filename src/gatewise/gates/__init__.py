@@ -1,0 +1,1 @@
+"""What the gates did, as a picture."""
