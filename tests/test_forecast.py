@@ -98,8 +98,9 @@ def test_saved_and_loaded_it_forecasts_the_same(fitted, hourly, tmp_path):
 
 
 def test_covariates_of_every_kind(hourly, tmp_path):
-    model = quick(past="wind", known="holiday", static="kind", conformal=True)
+    model = quick(past="wind", known="holiday", static="kind", conformal=True, calendar=True)
     model.fit(hourly, run=run(tmp_path))
+    assert model.shape_.calendar == 4  # of the day and the week; sixty days hold no year twice
     with pytest.raises(DataError, match=r"known columns \(holiday\).*--future"):
         model.predict(hourly)
     last = hourly["date"].max()

@@ -203,6 +203,7 @@ def test_a_text_among_numbers_is_named_with_row_and_line(tmp_path: Path, at: int
     with pytest.raises(DataError, match=message):
         numbers(load(path), "y")
     assert numbers(load(path), "x")[-1] == at + 9
+    assert load(path).frame["x"].dtype == nw.Int64  # the other columns keep their types
 
 
 def test_bad_numbers_in_a_frame_have_a_row_and_no_line() -> None:

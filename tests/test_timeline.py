@@ -140,6 +140,8 @@ def test_off_grid_messages_name_the_neighbours() -> None:
         "2024-01-01 10:30 is not on the grid of 1h: next to it are 2024-01-01 10:00 and "
         "2024-01-01 11:00"
     )
+    with pytest.raises(OffGridError, match=r"2024-02-15 .* are 2024-01-31 and 2024-02-29"):
+        Timeline.parse("ME").steps(stamps("2024-02-15"))
     with pytest.raises(OffGridError, match=r"2024-03-02 .* are 2024-03-01 and 2024-03-04"):
         Timeline.parse("B").steps(stamps("2024-03-02"))
     with pytest.raises(
@@ -166,6 +168,12 @@ def test_gaps_and_short_series_do_not_change_the_step() -> None:
     holes = np.delete(hours, [5, 6, 20, 40])
     times = np.concatenate([holes, hours[[0, 3]], hours[[7]]])
     assert Timeline.infer(times, np.array([0, 46, 48, 49])).name == "1h"
+
+
+def test_a_series_without_a_step_of_its_own_goes_by_the_others() -> None:
+    hours = dates("h", 50)
+    times = np.concatenate([hours[[0, 2, 5, 6, 9, 14]], hours])
+    assert Timeline.infer(times, np.array([0, 6, 56])).name == "1h"
 
 
 def test_business_days_need_a_weekend_that_is_skipped() -> None:

@@ -67,7 +67,7 @@ def _fit(verbs: Any) -> None:
     task.add_argument("--context", type=int, help="steps the model sees")
     task.add_argument("--season", type=int, help="seasonal period in steps")
     task.add_argument("--quantiles", type=float, nargs="+", default=[0.1, 0.5, 0.9])
-    task.add_argument("--no-calendar", dest="calendar", action="store_false")
+    task.add_argument("--calendar", action="store_true", help="see hour of day, day of week, …")
     task.add_argument("--conformal", action="store_true", help="calibrate the quantiles")
     task.add_argument("--validation", type=_part, default=0.15, help="rows, or a share below 1")
     task.add_argument("--test", type=_part, default=0.15, help="rows held out, or a share below 1")
@@ -108,7 +108,7 @@ def _run_fit(given: argparse.Namespace) -> None:
         nodes=given.nodes,
         precision=given.precision,
         accelerator=given.accelerator,
-        progress=not given.quiet,
+        progress=not given.quiet and sys.stderr.isatty(),
         tensorboard=given.tensorboard,
     )
     forecaster = Forecaster(**options)
@@ -203,8 +203,8 @@ def _run_demo(given: argparse.Namespace) -> None:
 
     print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
     with as_file(files("gatewise.data") / "examples" / "co2.csv") as data:
-        forecaster = Forecaster(52, "co2", "date", quantiles=[0.1, 0.5, 0.9])
-        forecaster.fit(data, run=Run(given.out))
+        forecaster = Forecaster(52, "co2", "date", conformal=True)
+        forecaster.fit(data, run=Run(given.out, progress=sys.stderr.isatty()))
         _finish(forecaster, data, given.out, held_out=True)
         write_table(forecaster.predict(data), given.out / "forecast.csv")
     print(f"\nforecast  {given.out / 'forecast.csv'}\ngates     {given.out / 'gates.png'}")

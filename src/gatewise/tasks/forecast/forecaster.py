@@ -45,7 +45,8 @@ class Forecaster:
         season: the seasonal period in steps; from the step if not given (24 for hours).
         quantiles: levels to forecast beside the point (which is trained on the absolute error).
         calendar: whether the model sees hour of day, day of week and the like, where the training part
-            holds such a cycle twice.
+            holds such a cycle twice. Off unless asked for: they help where days differ (calls, sales, visits),
+            and made ETTh1's validation loss worse by one percent.
         conformal: shift the quantiles to their coverage on the validation part (Romano et al. 2019).
         hidden, layers, dropout: of the LSTM.
         steps, batch, learning_rate, seed: of the training; the same seed gives the same model. The
@@ -70,7 +71,7 @@ class Forecaster:
         context: int | None = None,
         season: int | None = None,
         quantiles: Sequence[float] = (0.1, 0.5, 0.9),
-        calendar: bool = True,
+        calendar: bool = False,
         conformal: bool = False,
         hidden: int = 64,
         layers: int = 1,
