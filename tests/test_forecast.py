@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +121,44 @@ def test_covariates_of_every_kind(hourly, tmp_path):
         model.predict(hourly, future=future.head(20))
     again = gw.load(model.save(tmp_path / "saved"))
     assert again.predict(hourly, future=future).equals(quiet)
+
+
+def test_zoned_times_come_back_in_their_zone(hourly, tmp_path):
+    one = hourly.filter(pl.col("place") == "north").with_columns(
+        pl.col("date").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo")
+    )
+    model = gw.Forecaster(12, "load", "date", **{**QUICK, "steps": 9}).fit(one, run=run(tmp_path))
+    dates = model.predict(one)["date"]
+    assert dates.dtype == one["date"].dtype
+    assert dates[0] - one["date"][-1] == one["date"][1] - one["date"][0]
+
+
+def test_static_numbers_of_any_size_do_no_harm(fitted, hourly, tmp_path):
+    large = hourly.with_columns(people=pl.when(pl.col("place") == "north").then(3e6).otherwise(9e6))
+    model = quick(static="people").fit(large, run=run(tmp_path))
+    ours = model.backtest(large).scores["gatewise"]["scaled MAE"]
+    assert ours < 1.2 * fitted.backtest(hourly).scores["gatewise"]["scaled MAE"]
+
+
+def test_two_processes_learn_what_one_does(hourly, tmp_path):
+    """The command line under DDP over gloo, on the same global batches."""
+    data = tmp_path / "data.csv"
+    hourly.write_csv(data)
+    losses = []
+    for devices in ("1", "2"):
+        out = tmp_path / devices
+        command = [sys.executable, "-m", "gatewise", "fit", "forecast", str(data), "--time", "date"]
+        command += ["--series", "place", "--target", "load", "--horizon", "12", "--context", "72"]
+        command += ["--hidden", "16", "--steps", "27", "--batch", "64", "--dropout", "0"]
+        command += ["--devices", devices, "--accelerator", "cpu", "--out", str(out), "--quiet"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=240, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        history = json.loads((out / "model.json").read_text())["learned"]["history"]
+        losses.append([*history["validation"], *history["train"]])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 def test_several_targets_share_one_model(hourly, tmp_path):

@@ -18,17 +18,28 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Scaling:
-    """Location and scale of every column in every series: target V×S, past Cp×S, known Ck×S."""
+    """Location and scale of every column in every series: target V×S, past Cp×S, known Ck×S; and of the
+    static columns over the series, Cs."""
 
     target: tuple[Array, Array]
     past: tuple[Array, Array]
     known: tuple[Array, Array]
+    static: tuple[Array, Array]
 
     @classmethod
     def fit(cls, panel: Panel, rows: Array) -> Scaling:
         """Mean and standard deviation of the observed values in each series' first ``rows`` rows."""
-        tables = (panel.target, panel.past_values, panel.known_values)
-        return cls(*(_moments(table, panel.offsets[:-1], rows) for table in tables))
+
+        def moments(table: Array) -> tuple[Array, Array]:
+            return _moments(table, panel.offsets[:-1], rows)
+
+        spread = panel.static.std(0)
+        return cls(
+            moments(panel.target),
+            moments(panel.past_values),
+            moments(panel.known_values),
+            (panel.static.mean(0), np.where(spread > 0, spread, 1.0)),
+        )
 
 
 def _moments(table: Array, starts: Array, rows: Array) -> tuple[Array, Array]:
@@ -129,6 +140,7 @@ class Windows(Dataset):
             known.append(
                 scaled(values, scaling.known[0][k, series], scaling.known[1][k, series])[0]
             )
+        static = (panel.static[series] - scaling.static[0]) / scaling.static[1]
         steps = (panel.starts[series] + origin)[:, None] + np.arange(self.horizon)
         return Batch(
             target,
@@ -138,7 +150,7 @@ class Windows(Dataset):
             if known
             else torch.zeros(len(series), self.context + self.horizon, 0),
             torch.from_numpy(self._calendar(steps)),
-            torch.from_numpy(panel.static[series].astype(np.float32)),
+            torch.from_numpy(static.astype(np.float32)),
             future_target,
             future_observed,
             *(torch.from_numpy(each) for each in (series, channel, origin)),

@@ -107,6 +107,7 @@ def load(folder: str | Path) -> Forecaster:
         forecaster.static_labels_ = learned["static_labels"]
         forecaster.season_ = learned["season"]
         forecaster.calendar_ = learned["calendar"]
+        forecaster.static_scale_ = learned["static_scale"]
         forecaster.shape_ = Shape(**learned["shape"])
         forecaster.validation_ = learned["validation"]
         forecaster.trained_, forecaster.seen_ = learned["trained"], learned["seen"]

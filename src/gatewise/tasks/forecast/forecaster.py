@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ class Forecaster:
         self.shape_ = self._shape(panel, trained)
         self._check_length(panel, trained, self.shape_.context + self.horizon, "for training")
         self.validation_ = validation
-        self.scaling_ = Scaling.fit(panel, trained)
+        self.static_scale_ = [part.tolist() for part in Scaling.fit(panel, trained).static]
         self.trained_ = dict(zip(panel.names, (panel.starts + trained).tolist(), strict=True))
         self.seen_ = dict(zip(panel.names, (panel.starts + ends).tolist(), strict=True))
         first = np.full(len(trained), self.shape_.context)
@@ -206,7 +206,7 @@ class Forecaster:
         columns["forecast"] = forecast[..., 0].ravel()
         for k, level in enumerate(self.quantiles):
             columns[f"q{level:g}"] = forecast[..., 1 + k].ravel()
-        return _table(columns, like=data)
+        return _table(columns, like=data, zoned=(self.time, panel.timeline.zone))
 
     def backtest(
         self,
@@ -419,8 +419,8 @@ class Forecaster:
         scaling: Scaling | None = None,
         future: Array | None = None,
     ) -> Windows:
-        if scaling is None:
-            scaling = self._scaling_of(panel)
+        location, spread = (np.asarray(part) for part in self.static_scale_)
+        scaling = replace(scaling or self._scaling_of(panel), static=(location, spread))
         shape = self.shape_
         return Windows(
             panel,
@@ -473,11 +473,12 @@ class Forecaster:
             static_labels=self.static_labels_,
             season=self.season_,
             calendar=self.calendar_,
-            shape=dataclasses.asdict(self.shape_),
+            static_scale=self.static_scale_,
+            shape=asdict(self.shape_),
             validation=self.validation_,
             trained=self.trained_,
             seen=self.seen_,
-            history=dataclasses.asdict(self.history_),
+            history=asdict(self.history_),
         )
 
 
@@ -498,11 +499,17 @@ def _part(part: int | float, rows: Array, horizon: int, name: str) -> Array:
     return np.full_like(rows, part)
 
 
-def _table(columns: dict[str, Any], like: Any) -> Any:
+def _table(columns: dict[str, Any], like: Any, zoned: tuple[str | None, str | None]) -> Any:
+    """A table of the kind of ``like``; the time column in its zone, where it has one."""
     nw: Any = need("narwhals", "tasks")
     if isinstance(like, (str, Path, dict)):
         need("polars", "tasks")
         backend: Any = "polars"
     else:
         backend = nw.from_native(like, eager_only=True).implementation
-    return nw.from_dict(columns, backend=backend).to_native()
+    frame = nw.from_dict(columns, backend=backend)
+    time, zone = zoned
+    if time is not None and zone is not None:
+        utc = nw.col(time).dt.replace_time_zone("UTC")
+        frame = frame.with_columns(utc.dt.convert_time_zone(zone))
+    return frame.to_native()

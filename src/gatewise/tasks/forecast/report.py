@@ -178,6 +178,8 @@ def _windows(backtest: Backtest) -> Any:
         forecast_picture(backtest, int(k), axis)
     for axis in axes.flat[len(chosen) :]:
         axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("steps from the forecast's origin", fontsize=8)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8, frameon=False)
     return figure

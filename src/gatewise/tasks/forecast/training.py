@@ -149,7 +149,8 @@ class Training(lightning.LightningModule):
         )
 
     def on_train_epoch_end(self) -> None:
-        self.history.train.append(float(torch.stack(self._losses).mean()))
+        mean = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+        self.history.train.append(float(mean))
         self._losses.clear()
 
     def validation_step(self, batch: Batch, index: int) -> None:
