@@ -20,7 +20,7 @@ from gatewise.tasks.forecast import baselines
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.metrics import seasonal_error
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
-from gatewise.tasks.forecast.training import Recipe, Run, train
+from gatewise.tasks.forecast.training import Recipe, Run, spread, train
 
 Array = np.ndarray
 Columns = str | Sequence[str]
@@ -332,8 +332,9 @@ class Forecaster:
         it and its counterpart has its coverage on ``checks`` (conformalised quantile regression)."""
         moves = []
         with torch.no_grad():
-            for start in range(0, len(checks), 1024):
-                batch = checks[np.arange(start, min(start + 1024, len(checks)))]
+            chosen = spread(len(checks))
+            for start in range(0, len(chosen), 1024):
+                batch = checks[chosen[start : start + 1024]]
                 gap = batch.future[..., None] - self.network_(batch)[..., 1:]
                 gap = gap / PatchLSTM.instance(batch)[1][..., None]
                 seen = batch.future_observed[..., None].bool()

@@ -205,7 +205,7 @@ def forecast_picture(backtest: Backtest, window: int, axis: Any) -> None:
         low, high = backtest.quantiles[window][:, [0, -1]].T
         levels = f"{backtest.levels[0]:.0%}–{backtest.levels[-1]:.0%}"
         axis.fill_between(ahead, low, high, color=MODEL, alpha=0.18, lw=0, label=levels)
-    stamp = np.datetime_as_string(backtest.times[window, 0], "m").replace("T", " ") if (
+    stamp = np.datetime_as_string(backtest.times[window, 0], "m").replace("T", " ").removesuffix(" 00:00") if (
         np.issubdtype(backtest.times.dtype, np.datetime64)
     ) else str(backtest.times[window, 0])  # fmt: skip
     parts = [backtest.series[window], backtest.target[window], f"from {stamp}"]

@@ -75,6 +75,15 @@ def pinball(forecast: Tensor, batch: Batch, levels: Tensor) -> Tensor:
     return (each * observed).sum(1) / observed.sum(1).clamp(min=1) / scale
 
 
+# So many windows tell one round from another; a thousand long series have millions.
+_CHECKED = 20_480
+
+
+def spread(count: int) -> np.ndarray:
+    """Indices of the windows that are looked at in validation: all, or so many evenly spread over them."""
+    return np.unique(np.linspace(0, count - 1, min(count, _CHECKED)).round().astype(np.int64))
+
+
 class Batches:
     """Index batches, drawn anew each epoch from the seed and the epoch alone; each of ``world`` processes
     takes its share of the same global batch."""
@@ -89,13 +98,14 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.number or -(-self.count // self.batch)
+        return self.number or -(-len(spread(self.count)) // self.batch)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         rank, world = _process()
         if self.number is None:
-            for start in range(0, self.count, self.batch):
-                yield np.arange(start, min(start + self.batch, self.count))[rank::world]
+            chosen = spread(self.count)
+            for start in range(0, len(chosen), self.batch):
+                yield chosen[start : start + self.batch][rank::world]
             return
         draw = np.random.default_rng([self.seed, self.epoch])
         for _ in range(self.number):
