@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from importlib.metadata import version
@@ -15,6 +16,9 @@ from gatewise.errors import GatewiseError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. 0: done; 2: the user's input is at fault, and said so on standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a terminal that lacks σ is shown \u03c3, not a traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = _parser().parse_args(argv)
     try:
         given.run(given)
@@ -29,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         # whoever read our output has gone; give Python's own last flush nothing to fail on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f"gatewise: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -176,6 +183,9 @@ def _equations(verbs: Any) -> None:
     verb = verbs.add_parser("equations", help="a cell's equations, in text and LaTeX")
     verb.set_defaults(run=_run_equations)
     verb.add_argument("cell", nargs="?", help="one of the built-in cells; all are listed without")
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--text", action="store_true", help="the text alone")
+    form.add_argument("--latex", action="store_true", help="the LaTeX alone")
 
 
 def _run_equations(given: argparse.Namespace) -> None:
@@ -187,7 +197,10 @@ def _run_equations(given: argparse.Namespace) -> None:
             print(f"{cell.name:<10} {' '.join(cell.doc.split())}")
         return
     cell = find(given.cell)
-    print(f"{' '.join(cell.doc.split())}\n\n{text(cell)}\n\n{latex(cell)}")
+    if given.text or given.latex:
+        print(text(cell) if given.text else latex(cell))
+    else:
+        print(f"{' '.join(cell.doc.split())}\n\n{text(cell)}\n\n{latex(cell)}")
 
 
 def _demo(verbs: Any) -> None:

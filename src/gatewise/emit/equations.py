@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ class _Notation:
     now: Callable[[str], str]  # a named value at step t
     before: Callable[[str], str]  # a state at step t-1
     parameter: Callable[[str], str]
+    number: Callable[[float], str]
     weight: Callable[[str, str], str]  # a matrix or bias and the gate it belongs to
     times: str  # between two vectors, element by element
     fraction: str  # with {0} over {1}
@@ -24,13 +26,25 @@ class _Notation:
 
 
 def _latex_name(name: str) -> str:
-    return name if len(name) == 1 else rf"\mathrm{{{name}}}".replace("_", r"\_")
+    return name if name.isalpha() and len(name) == 1 else rf"\mathrm{{{name}}}".replace("_", r"\_")
+
+
+def _number(number: float) -> str:
+    """Every digit that counts, and no more."""
+    return repr(number).removesuffix(".0")
+
+
+def _latex_number(number: float) -> str:
+    """The same with a power of ten in braces for 1e-08, and a sign for infinity."""
+    powers = re.sub(r"e\+?(-?)0*(\d+)", r" \\cdot 10^{\1\2}", _number(number))
+    return powers.replace("inf", r"\infty")
 
 
 _TEXT = _Notation(
     now=lambda name: f"{name}[t]",
     before=lambda name: f"{name}[t-1]",
     parameter=lambda name: name,
+    number=_number,
     weight=lambda kind, gate: f"{kind}_{gate}",
     times=" ⊙ ",
     fraction="{0} / {1}",
@@ -42,6 +56,7 @@ _LATEX = _Notation(
     now=lambda name: f"{_latex_name(name)}_t",
     before=lambda name: f"{_latex_name(name)}_{{t-1}}",
     parameter=_latex_name,
+    number=_latex_number,
     weight=lambda kind, gate: f"{kind}_{{{_latex_name(gate)}}}",
     times=r" \odot ",
     fraction=r"\frac{{{0}}}{{{1}}}",
@@ -59,7 +74,7 @@ _LATEX = _Notation(
 )
 
 # How tightly each operation binds; what binds less than its place needs stands in brackets.
-_SUM, _PRODUCT, _SIGN, _ATOM = range(4)
+_SUM, _PRODUCT, _ATOM = range(3)
 
 
 def text(cell: Cell) -> str:
@@ -94,20 +109,25 @@ class _Printer:
         """The right-hand side that defines a named value."""
         return self._expression(value)[0]
 
-    def _at(self, value: Value, least: int) -> str:
-        """``value`` where something binding as tightly as ``least`` must stand."""
+    def _at(self, value: Value, least: int, leading: bool = False) -> str:
+        """``value`` where something binding as tightly as ``least`` must stand.
+
+        A minus sign needs no brackets only where it leads, with no operator before it.
+        """
         if value in self.names:
             return self.notation.now(self.names[value])
         written, binding = self._expression(value)
         opening, closing = self.notation.brackets
-        return written if binding >= least else f"{opening}{written}{closing}"
+        bare = binding >= least and (leading or not written.startswith("-"))
+        return written if bare else f"{opening}{written}{closing}"
 
     def _expression(self, value: Value) -> tuple[str, int]:
         """``value`` written out, and how tightly it binds."""
         notation, args = self.notation, value.args
         match value.op:
             case "constant":
-                return f"{value.number:g}", _ATOM if value.number >= 0 else _SIGN
+                written = notation.number(value.number)
+                return written, _PRODUCT if written.startswith("-") or "10^" in written else _ATOM
             case "state":
                 return notation.before(value.name), _ATOM
             case "parameter":
@@ -120,21 +140,22 @@ class _Printer:
             case "gate.h":
                 return f"{self._recurrent(value)} + {notation.weight('d', value.name)}", _SUM
             case "add":
-                return f"{self._at(args[0], _SUM)} + {self._at(args[1], _PRODUCT)}", _SUM
+                return f"{self._at(args[0], _SUM, leading=True)} + {self._at(args[1], _SUM)}", _SUM
             case "sub":
-                return f"{self._at(args[0], _SUM)} - {self._at(args[1], _PRODUCT)}", _SUM
+                left = self._at(args[0], _SUM, leading=True)
+                return f"{left} - {self._at(args[1], _PRODUCT)}", _SUM
             case "mul":
-                left, right = (self._at(arg, _PRODUCT) for arg in args)
-                return left + notation.times + right, _PRODUCT
+                left = self._at(args[0], _PRODUCT, leading=True)
+                return left + notation.times + self._at(args[1], _PRODUCT), _PRODUCT
             case "div":
                 over = "/" not in notation.fraction
-                parts = [self._at(args[0], _SUM if over else _PRODUCT)]
-                parts.append(self._at(args[1], _SUM if over else _ATOM))
-                return notation.fraction.format(*parts), _PRODUCT
+                above = self._at(args[0], _SUM if over else _PRODUCT, leading=True)
+                below = self._at(args[1], _SUM if over else _ATOM, leading=over)
+                return notation.fraction.format(above, below), _PRODUCT
             case "neg":
-                return f"-{self._at(args[0], _PRODUCT)}", _SIGN
+                return f"-{self._at(args[0], _PRODUCT)}", _PRODUCT
         opening, closing = notation.brackets
-        inside = ", ".join(self._at(arg, _SUM) for arg in args)
+        inside = ", ".join(self._at(arg, _SUM, leading=True) for arg in args)
         return f"{notation.functions.get(value.op, value.op)}{opening}{inside}{closing}", _ATOM
 
     def _input(self, value: Value) -> str:

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gatewise.errors import need
+from gatewise.errors import OptionError, ShapeError, need
 from gatewise.nn.trace import Trace
 
-# Values that a sigmoid bounds are shown from 0 to 1, all others about 0.
-_OPEN, _SIGNED = "viridis", "RdBu_r"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = np.ndarray
+
+# Every picture's ink; the report's page replaces these by its own, light or dark.
+INK, MUTED, RULE = "#1f2937", "#6b7280", "#d1d5db"
+
+_SHUT_TO_OPEN = ("#f6f8fa", "#b9d3df", "#5f97b5", "#235a86", "#0c2747")
+_SIGNED = "BrBG"  # brown below 0, teal above
+_SIGNED_NAMES = frozenset("gchn")  # what a tanh gives, and what is summed of it
+_SUBJECTS = {
+    "i": "input gate",
+    "f": "forget gate",
+    "g": "candidate",
+    "o": "output gate",
+    "c": "cell state",
+    "h": "output",
+    "r": "reset gate",
+    "z": "update gate",
+    "n": "candidate",
+}
+_TICKS = 6
 
 
 def gate_map(
@@ -19,51 +42,139 @@ def gate_map(
     layer: int = 0,
     direction: int = 0,
     sequence: int = 0,
-    values: np.ndarray | None = None,
-    title: str = "",
-) -> Any:
-    """A matplotlib Figure with a heat map, units × steps, of each traced value of one sequence.
+    values: Array | None = None,
+    step_labels: Sequence[Any] | Array | None = None,
+    title: str | None = None,
+) -> Figure:
+    """A heat map, units × steps, of each traced value of one sequence.
 
-    The units stand in the same order in every map: by their mean cell state (or last traced value).
+    Values that go below 0 are shown about 0, gates from 0 (shut) to 1 (open). The units stand in the
+    same order in every map: those whose cell state took a similar course stand together.
 
     Args:
         values: the series itself, drawn above the maps; any number of values for each step.
+        step_labels: T, a name or stamp for each step; without them the steps are counted.
+
+    Raises:
+        OptionError: the trace has no such layer, direction or sequence.
+        ShapeError: there are not T ``step_labels``.
+        MissingExtraError: matplotlib is not installed.
     """
     figures = need("matplotlib.figure", "tasks")
-    maps = {n: trace[n][layer][direction][sequence].detach().cpu().numpy().T for n in trace.names}
-    order = np.argsort(maps.get("c", list(maps.values())[-1]).mean(1))
-    above = [] if values is None else [0.8]
-    figure = figures.Figure(
-        figsize=(9, 1.25 * (len(maps) + len(above)) + 0.6), layout="constrained"
-    )
-    axes = np.atleast_1d(
-        figure.subplots(
-            len(maps) + len(above), 1, height_ratios=[*above, *[1.0] * len(maps)], squeeze=True
+    maps = _maps(trace, layer, direction, sequence)
+    units, steps = next(iter(maps.values())).shape
+    if step_labels is not None and len(step_labels) != steps:
+        raise ShapeError(
+            f"step_labels must be one for each of {steps} steps, not {len(step_labels)}"
         )
-    )
-    steps = next(iter(maps.values())).shape[1]
+    above = values is not None
+    heights = [0.8] * above + [1.0] * len(maps)
+    figure = figures.Figure(figsize=(9, 1.18 * sum(heights) + 0.5), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.05, hspace=0.0)
+    axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False, sharex=True)[:, 0]
     if values is not None:
-        per_step = len(values) / steps
-        axes[0].plot((np.arange(len(values)) + 0.5) / per_step - 0.5, values, color="#334155", lw=1)
-        axes[0].set_xlim(-0.5, steps - 0.5)
-        axes[0].set_ylabel("series")
-        axes[0].spines[["top", "right"]].set_visible(False)
-        axes[0].tick_params(labelbottom=False)
-    for axis, (name, value) in zip(axes[len(above) :], maps.items(), strict=True):
-        signed = bool((value < 0).any())
-        bound = float(np.abs(value).max()) or 1.0
-        picture = axis.imshow(
-            value[order],
-            aspect="auto",
-            interpolation="nearest",
-            cmap=_SIGNED if signed else _OPEN,
-            vmin=-bound if signed else 0,
-            vmax=bound if signed else 1,
-        )
-        axis.set_ylabel(name, rotation=0, labelpad=14, va="center", fontsize=12)
-        axis.set_yticks([])
-        axis.tick_params(labelbottom=axis is axes[-1])
-        figure.colorbar(picture, ax=axis, pad=0.01, aspect=8)
-    axes[-1].set_xlabel("step")
-    figure.suptitle(title, fontsize=11)
+        _series(axes[0], values, steps)
+    order = _order(maps.get("c", list(maps.values())[-1]))
+    for axis, (name, value) in zip(axes[above:], maps.items(), strict=True):
+        _heat(figure, axis, name, value[order])
+    axes[-1].set_ylabel(f"{units} units", fontsize=7.5, color=MUTED)
+    axes[-1].tick_params(labelbottom=True)
+    _steps(axes[-1], steps, step_labels)
+    if title is not None:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK, parse_math=False)
     return figure
+
+
+def quiet(axis: Axes) -> None:
+    """Take away from an axis what is no data."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(RULE)
+    axis.tick_params(color=RULE, labelcolor=MUTED, labelsize=7.5, length=3)
+
+
+def _maps(trace: Trace, layer: int, direction: int, sequence: int) -> dict[str, Array]:
+    """H×T of each name, without the steps beyond the sequence's end."""
+    whole = trace[trace.names[0]]
+    sizes = {"layer": (layer, len(whole)), "direction": (direction, len(whole[0]))}
+    sizes["sequence"] = sequence, len(whole[0][0])
+    for name, (given, size) in sizes.items():
+        if not -size <= given < size:
+            raise OptionError(f"{name}={given}, and the trace has {size}")
+    end = None if trace.lengths is None else int(trace.lengths[sequence])
+    return {
+        name: trace[name][layer][direction][sequence, :end].detach().float().cpu().numpy().T
+        for name in trace.names
+    }
+
+
+def _order(state: Array) -> Array:
+    """Units by the angle of their course in the plane of its two main components: neighbours run alike."""
+    if min(state.shape) < 2 or not np.isfinite(state).all():
+        return np.argsort(state.mean(1))
+    left, size, _ = np.linalg.svd(state - state.mean(), full_matrices=False)
+    angle = np.arctan2(left[:, 1] * size[1], left[:, 0] * size[0])
+    order = np.argsort(angle)
+    turns = np.diff(angle[order], append=angle[order[0]] + 2 * np.pi)
+    return np.roll(order, -int(np.argmax(turns)) - 1)
+
+
+def _series(axis: Axes, values: Array, steps: int) -> None:
+    middle = (np.arange(len(values)) + 0.5) * steps / len(values) - 0.5
+    axis.plot(middle, values, color=INK, lw=0.9)
+    quiet(axis)
+    axis.spines["bottom"].set_visible(False)
+    axis.tick_params(axis="x", length=0, labelbottom=False)
+    axis.locator_params(axis="y", nbins=3)
+    axis.margins(y=0.08)
+    axis.set_title("the series", loc="left", fontsize=8, color=MUTED, pad=3)
+
+
+def _heat(figure: Figure, axis: Axes, name: str, value: Array) -> None:
+    colours: Any = need("matplotlib.colors", "tasks")
+    most = float(np.nanmax(np.abs(value), initial=0)) or 1.0
+    signed = name in _SIGNED_NAMES or bool((value < 0).any())
+    bound = (
+        1.0 if not signed and most <= 1 else float(np.nanpercentile(np.abs(value), 99.5)) or most
+    )
+    gates = colours.LinearSegmentedColormap.from_list("gates", _SHUT_TO_OPEN)
+    picture = axis.imshow(
+        value,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=_SIGNED if signed else gates,
+        vmin=-bound if signed else 0,
+        vmax=bound,
+    )
+    subject = f"$\\bf{{{name}}}$   {_SUBJECTS[name]}" if name in _SUBJECTS else name
+    axis.set_title(
+        subject, loc="left", fontsize=8.5, color=INK, pad=3, parse_math=name in _SUBJECTS
+    )
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    axis.tick_params(axis="x", length=0, labelbottom=False)
+    ends = [-bound, 0, bound] if signed else [0, bound]
+    bar = figure.colorbar(picture, ax=axis, pad=0.012, aspect=9, fraction=0.03, ticks=ends)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=7, labelcolor=MUTED)
+    bar.ax.set_yticklabels([f"{end:.2g}" if end else "0" for end in ends])
+
+
+def _steps(axis: Axes, steps: int, labels: Sequence[Any] | Array | None) -> None:
+    axis.set_xlim(-0.5, steps - 0.5)
+    axis.tick_params(axis="x", labelsize=7.5, labelcolor=MUTED, color=RULE, length=3)
+    at = np.unique(np.linspace(0, steps - 1, min(_TICKS, steps)).round().astype(int))
+    if labels is None:
+        axis.set_xlabel("step", fontsize=8, color=MUTED)
+        axis.set_xticks(at, [str(k + 1) for k in at])
+    else:
+        axis.set_xticks(at, stamps(np.asarray(labels)[at]), parse_math=False)
+
+
+def stamps(times: Array) -> list[str]:
+    """Times as text: to the minute, or to the day where all are midnights."""
+    if times.dtype.kind != "M":
+        return [str(time) for time in times]
+    whole = bool((times == times.astype("datetime64[D]")).all())
+    fine = not whole and bool((times != times.astype("datetime64[m]")).any())
+    unit = "D" if whole else "s" if fine else "m"
+    return [str(time).replace("T", " ") for time in times.astype(f"datetime64[{unit}]")]

@@ -88,6 +88,10 @@ class Forecaster:
         for name, value in whole.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise OptionError(f"{name} must be a whole number from 1 on, not {value!r}")
+        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
+            raise OptionError(f"dropout must be a probability from 0 to 1, not {dropout!r}")
+        if isinstance(learning_rate, bool) or not 0 < learning_rate < float("inf"):
+            raise OptionError(f"the learning rate must be a number above 0, not {learning_rate!r}")
         if gaps not in ("error", "mask"):
             raise OptionError(f"gaps must be 'error' or 'mask', not {gaps!r}")
         levels = tuple(sorted(float(level) for level in quantiles))

@@ -3,222 +3,625 @@
 from __future__ import annotations
 
 import io
+import math
+import platform
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from gatewise.data.panel import Panel
+from gatewise.data.timeline import to_wall
 from gatewise.errors import need
-from gatewise.gates.picture import gate_map
+from gatewise.gates.picture import INK, MUTED, RULE, gate_map, quiet, stamps
+from gatewise.nn.trace import Trace
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.files import write_whole
 from gatewise.tasks.forecast.forecaster import Forecaster
+from gatewise.tasks.forecast.training import History
 
-INK, MODEL, NAIVE, LAST, HELD = "#334155", "#0f766e", "#c2740c", "#94a3b8", "#fef3c7"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = np.ndarray
+
+MODEL, NAIVE, LAST = "#0f766e", "#c2700c", "#8b93a7"
+_VALIDATION, _TEST = "#e3f1f4", "#fbefd9"
 _COLOURS = {"gatewise": MODEL, "seasonal naive": NAIVE, "last value": LAST}
+# The page's colours: light, as the pictures have them, and dark.
+_PAGE = {
+    "ink": (INK, "#e2e8f0"),
+    "muted": (MUTED, "#94a3b8"),
+    "rule": (RULE, "#3b4654"),
+    "model": (MODEL, "#2dd4bf"),
+    "naive": (NAIVE, "#f0a44b"),
+    "last": (LAST, "#7d879c"),
+    "validation": (_VALIDATION, "#173840"),
+    "test": (_TEST, "#40331c"),
+}
 _SHOWN = 6  # forecasts pictured
+_TARGETS = 3  # targets pictured
+_POINTS = 1200  # of a series pictured; a longer one is drawn as mean and range of this many parts
+_NAME = 48  # characters of a name in a picture
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the report says of the data, and its first series.
+
+    Attributes:
+        rows, series: how many.
+        targets: their names.
+        step: the name of the timeline's step.
+        zone: the time zone of all stamps here, or None.
+        first, last: the first and last stamp of all series.
+        missing: the share of targets that have no value.
+        parts: rows in training, validation and test.
+        name: the first series' name, "" where there is one without.
+        times: N, the first series' stamps.
+        values: V×N, its targets.
+        splits: its rows at which validation and test begin.
+    """
+
+    rows: int
+    series: int
+    targets: tuple[str, ...]
+    step: str
+    zone: str | None
+    first: Any
+    last: Any
+    missing: float
+    parts: tuple[int, int, int]
+    name: str
+    times: Array
+    values: Array
+    splits: tuple[int, int]
+
+    @classmethod
+    def of(cls, forecaster: Forecaster, panel: Panel) -> DataSummary:
+        """The summary of the panel that the forecaster was fitted to."""
+        rows, zone = panel.lengths, panel.timeline.zone
+        splits = np.array(
+            [
+                [part.get(name, start) - start for part in (forecaster.trained_, forecaster.seen_)]
+                for name, start in zip(panel.names, panel.starts, strict=True)
+            ]
+        ).clip(0, rows[:, None])
+        trained, seen = (int(part) for part in splits.sum(0))
+        ends = np.array([panel.starts.min(), (panel.starts + rows).max() - 1])
+        first, last = to_wall(panel.timeline.times(ends), zone)
+        times = panel.timeline.times(panel.starts[0] + np.arange(rows[0]))
+        return cls(
+            rows=int(rows.sum()),
+            series=len(panel.names),
+            targets=panel.targets,
+            step=panel.timeline.name,
+            zone=zone,
+            first=first,
+            last=last,
+            missing=float(np.isnan(panel.target).mean()),
+            parts=(trained, seen - trained, int(rows.sum()) - seen),
+            name=panel.names[0],
+            times=to_wall(times, zone),
+            values=panel.target[:, : rows[0]],
+            splits=(int(splits[0, 0]), int(splits[0, 1])),
+        )
 
 
 def write(forecaster: Forecaster, data: Any, backtest: Backtest | None, folder: Path) -> Path:
     """Write ``report.html`` and ``gates.png`` to ``folder``; gives the report's path."""
-    panel = forecaster._panel(data, fitted=True)
+    summary = DataSummary.of(forecaster, forecaster._panel(data, fitted=True))
     trace, values = forecaster.trace(data)
-    gates = gate_map(
-        trace,
-        values=values,
-        title=f"{panel.targets[0]}: the LSTM over {forecaster.shape_.context} steps, "
-        f"{forecaster.shape_.patch} a patch",
-    )
-    pictures = {"data": _svg(_data(forecaster, panel)), "losses": _svg(_losses(forecaster))}
-    if backtest is not None:
-        pictures["windows"] = _svg(_windows(backtest))
-        pictures["steps"] = _svg(_by_step(backtest))
-    pictures["gates"] = _svg(gates)
-    page = _page(forecaster, panel, backtest, pictures)
+    page = report(forecaster, backtest, trace, values, summary)
     image = io.BytesIO()
-    gates.savefig(image, format="png", dpi=130)
+    title = f"{_short(_called(summary.name, summary.targets[0]))}: the LSTM's gates"
+    _gates(forecaster, trace, values, summary, title).savefig(image, format="png", dpi=130)
     write_whole(folder, {"report.html": page.encode(), "gates.png": image.getvalue()})
     return folder / "report.html"
 
 
-def _page(
-    forecaster: Forecaster, panel: Any, backtest: Backtest | None, pictures: dict[str, str]
+def report(
+    forecaster: Forecaster,
+    backtest: Backtest | None,
+    trace: Trace,
+    trace_values: Array,
+    data_summary: DataSummary,
 ) -> str:
+    """The page, as HTML that needs nothing beside itself.
+
+    Args:
+        backtest: of held-out data; without one there are no scores.
+        trace, trace_values: as ``forecaster.trace`` gives them, of the first series' last window.
+    """
     jinja2 = need("jinja2", "tasks")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gatewise.tasks.forecast", "."), autoescape=True
-    )
-    rows = np.diff(panel.offsets)
-    trained = sum(forecaster.trained_.values()) - int(panel.starts.sum())
-    seen = sum(forecaster.seen_.values()) - int(panel.starts.sum())
-    facts = {
-        "rows": f"{int(rows.sum()):,}",
-        "series": f"{len(panel.names):,}",
-        "targets": ", ".join(panel.targets),
-        "step": panel.timeline.name,
-        "missing": f"{np.isnan(panel.target).mean():.1%}",
-        "training rows": f"{trained:,}",
-        "validation rows": f"{seen - trained:,}",
-        "test rows": f"{int(rows.sum()) - seen:,}",
+    loader = jinja2.PackageLoader("gatewise.tasks.forecast", ".")
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
+    shape, summary = forecaster.shape_, data_summary
+    pictures = {
+        "data": _svg(_data(summary), "The data and its split"),
+        "losses": _svg(_losses(forecaster.history_), "Losses by round"),
+        "gates": _svg(_gates(forecaster, trace, trace_values, summary), "Gates by step and unit"),
     }
-    shape, history = forecaster.shape_, forecaster.history_
-    model = {
-        "horizon": shape.horizon,
-        "context": f"{shape.context} ({shape.context // shape.patch} patches of {shape.patch})",
-        "hidden units": f"{shape.hidden} × {shape.layers}",
-        "parameters": f"{sum(p.numel() for p in forecaster.network_.parameters()):,}",
-        "rounds": f"{len(history.validation)}, kept {history.best + 1}",
-        "fitted in": f"{history.seconds:.1f} s",
-        "seed": forecaster.seed,
-        "versions": f"gatewise {version('gatewise')}, torch {torch.__version__}",
-    }
-    table = None if backtest is None else backtest.scores
+    held_out: dict[str, Any] = {}
+    if backtest is not None:
+        if backtest.times.dtype.kind == "M":
+            wall = to_wall(backtest.times.ravel(), summary.zone).reshape(backtest.times.shape)
+            backtest = replace(backtest, times=wall)
+        held_out = _held_out(backtest)
+        pictures["steps"] = _svg(_by_step(backtest), "Error by step of the horizon")
+    several = f"{summary.series:,} series" if summary.series > 1 else _short(summary.name)
+    under = [f"{_count(shape.horizon, 'step')} of {summary.step} ahead", several]
+    patches = f"{shape.context // shape.patch} patches of {shape.patch}"
+    reads = f"{_count(shape.context, 'step')}{f', {patches}' if shape.patch > 1 else ''}"
     return str(
-        environment.get_template("report.html.j2").render(
+        template.render(
+            heading=f"Forecast of {_listed(summary.targets)}",
+            under=" · ".join(part for part in under if part),
             verdict=_verdict(backtest),
-            facts=facts,
-            model=model,
-            scores=table,
-            best=None if table is None else _best(table),
-            levels=forecaster.quantiles,
-            windows=0 if backtest is None else len(backtest.actual),
+            won=backtest is not None and backtest.beats_naive,
+            headline=_headline(forecaster, backtest),
+            colours=_PAGE,
+            split=_split_text(summary),
+            gates=f"What each unit of the LSTM's first layer did as it read the last window of the "
+            f"first series ({reads}). Each row of a map is a unit, in the same order in all, like "
+            f"beside like; each column a step of the LSTM. The input gate lets in, the forget gate "
+            f"keeps, the output gate shows.",
+            data=_data_facts(summary),
+            model=_model_facts(forecaster),
             pictures=pictures,
+            **held_out,
         )
     )
 
 
+# ------------------------------------------------------------------------------------- the text
+
+
 def _verdict(backtest: Backtest | None) -> str:
     if backtest is None:
-        return "No rows were held out, so there are no scores."
+        return "No rows were held out, so the model has not been tested."
     table = {name: row["scaled MAE"] for name, row in backtest.scores.items()}
     ours = table.pop("gatewise")
+    table = {name: value for name, value in table.items() if math.isfinite(value)}
+    if not table or not math.isfinite(ours):
+        return "The held-out rows have no values to score a forecast by."
     name, naive = min(table.items(), key=lambda item: item[1])
-    share = abs(1 - ours / naive)
+    where = f"over {_count(len(backtest.actual), 'held-out window')}"
     if backtest.beats_naive:
-        return f"On held-out data the error is {share:.0%} below that of the best naive forecast ({name})."
-    return f"The model does not beat the naive forecasts: its error is {share:.0%} above {name}'s."
+        return (
+            f"The model beats the naive forecasts: its scaled MAE is {_percent(1 - ours / naive)} "
+            f"below that of the better one ({name}), {where}."
+        )
+    if ours == naive or naive == 0:
+        how = "equal to" if ours == naive else "above zero, which is"
+    else:
+        how = f"{_percent(ours / naive - 1)} above"
+    return f"The model does not beat the naive forecasts: its scaled MAE is {how} that of {name}, {where}."
+
+
+def _percent(share: float) -> str:
+    return "less than 0.1%" if 0 < share < 0.001 else f"{share:.{0 if share >= 0.1 else 1}%}"
+
+
+def _headline(
+    forecaster: Forecaster, backtest: Backtest | None
+) -> dict[str, tuple[str, str | None]]:
+    """The figures at the top: each a value and what to read it beside."""
+    shown: dict[str, tuple[str, str | None]] = {}
+    if backtest is not None:
+        scores = backtest.scores
+        ours = scores["gatewise"]
+        naive = f"naive {_figures(scores['seasonal naive']['scaled MAE'])}"
+        shown["Scaled MAE"] = _figures(ours["scaled MAE"]), naive
+        if len(backtest.levels) > 1:
+            shown["Coverage"] = f"{ours['coverage']:.0%}", f"nominal {_nominal(backtest.levels)}"
+    parameters = sum(p.numel() for p in forecaster.network_.parameters())
+    shown["Parameters"] = f"{parameters:,}", None
+    shown["Fitted in"] = _duration(forecaster.history_.seconds), None
+    return shown
+
+
+def _held_out(backtest: Backtest) -> dict[str, Any]:
+    """What the template needs to show forecasts and scores."""
+    interval = len(backtest.levels) > 1
+    table = backtest.scores
+    columns: dict[str, str] = dict.fromkeys(table["gatewise"], "")
+    if interval:
+        columns["coverage"] = f"nominal {_nominal(backtest.levels)}"
+    else:
+        columns.pop("coverage", None)
+    chosen = _chosen(backtest)
+    series = len(set(zip(backtest.series, backtest.target, strict=True)))
+    windows = _count(len(backtest.actual), "window")
+    shown = f"{_count(len(chosen), 'window')} of {len(backtest.actual):,}, spread evenly."
+    pooled = (
+        " MAE and RMSE are in the data's units, over all series together." if series > 1 else ""
+    )
+    return dict(
+        windows=[_svg(_window(backtest, k), f"Forecast {n + 1}") for n, k in enumerate(chosen)],
+        choice=shown.capitalize(),
+        count=windows + (f" of {_count(series, 'series')}" if series > 1 else ""),
+        interval=_interval(backtest.levels) if interval else None,
+        columns=columns,
+        scores={
+            name: {column: _cell(row, column) for column in columns} for name, row in table.items()
+        },
+        best=_best(table),
+        units="Scaled errors are over each series' standard deviation in the training part; MASE is "
+        f"over seasonal naive's error there.{pooled}",
+    )
+
+
+def _cell(row: dict[str, float], column: str) -> str:
+    if column not in row:
+        return "–"
+    return f"{row[column]:.1%}" if column == "coverage" else _figures(row[column])
+
+
+def _figures(value: float) -> str:
+    """Three or four figures, thousands parted, and no exponent where it can be done without."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0 or 1e-4 <= abs(value) < 1e7:
+        digits = max(0, 3 - math.floor(math.log10(abs(value) or 1)))
+        return f"{value:,.{min(digits, 5)}f}"
+    return f"{value:.3g}"
 
 
 def _best(table: dict[str, dict[str, float]]) -> dict[str, str]:
-    """For each score the forecast that has the least; coverage has no least."""
-    columns = [c for c in table["gatewise"] if c not in ("coverage", "scaled pinball")]
-    return {c: min(table, key=lambda name: table[name][c]) for c in columns}
+    """For each error the forecast that has the least; coverage has no least."""
+    best = {}
+    for column in table["gatewise"]:
+        known = {name: row[column] for name, row in table.items() if column in row}
+        known = {name: value for name, value in known.items() if math.isfinite(value)}
+        if len(known) > 1:
+            best[column] = min(known, key=known.__getitem__)
+    return best
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+def _split_text(summary: DataSummary) -> str:
+    _, test = summary.splits
+    held = test < len(summary.times)
+    tested = "; the scores come from the test part" if held else ", and no test part was held out"
+    which = (
+        f" Shown: the first of {summary.series:,} series, {_short(summary.name)}."
+        if summary.series > 1
+        else ""
+    )
+    targets = len(summary.targets)
+    which += f" The first {_TARGETS} of {targets} targets are drawn." if targets > _TARGETS else ""
+    return f"The model learned from the unshaded rows; the validation part chose its weights{tested}.{which}"
+
+
+def _data_facts(summary: DataSummary) -> dict[str, str]:
+    first, last = stamps(np.array([summary.first, summary.last]))
+    parts = zip(("training", "validation", "test"), summary.parts, strict=True)
+    return {
+        "rows": f"{summary.rows:,}",
+        "series": f"{summary.series:,}",
+        "target" if len(summary.targets) == 1 else "targets": _listed(summary.targets),
+        "step": summary.step,
+        "from": first,
+        "to": last,
+        **({"time zone": summary.zone} if summary.zone else {}),
+        "missing values": f"{summary.missing:.1%}",
+        **{f"{name} rows": f"{count:,} ({count / summary.rows:.0%})" for name, count in parts},
+    }
+
+
+def _model_facts(forecaster: Forecaster) -> dict[str, str]:
+    shape, history = forecaster.shape_, forecaster.history_
+    inputs = [*forecaster.past, *forecaster.known, *forecaster.static]
+    rounds = _count(len(history.validation), "round")
+    return {
+        "horizon": _count(shape.horizon, "step"),
+        "context": _count(shape.context, "step"),
+        "LSTM steps": f"{shape.context // shape.patch} patches of {shape.patch}",
+        "season": _count(forecaster.season_, "step"),
+        "hidden units": f"{shape.hidden} × {_count(shape.layers, 'layer')}",
+        "parameters": f"{sum(p.numel() for p in forecaster.network_.parameters()):,}",
+        "quantiles": ", ".join(f"{level:g}" for level in forecaster.quantiles) or "none",
+        "intervals": "conformal" if forecaster.conformal else "as learned",
+        "covariates": _listed(inputs) if inputs else "none",
+        "calendar": "seen" if forecaster.calendar else "not seen",
+        "dropout": f"{shape.dropout:g}",
+        "batch": f"{forecaster.batch:,}",
+        "learning rate": f"{forecaster.learning_rate:g}",
+        "training steps": f"{forecaster.steps:,}" if forecaster.steps else "chosen by the data",
+        "training": f"{rounds}, number {history.best + 1} kept",
+        "fitted in": _duration(history.seconds),
+        "seed": str(forecaster.seed),
+        "gatewise": version("gatewise"),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 or thing.endswith('s') else 's'}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [_short(name) for name in names]
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if shown[6:] else "")
+
+
+def _called(*names: str) -> str:
+    return " · ".join(str(name) for name in names if str(name))
+
+
+def _interval(levels: tuple[float, ...]) -> str:
+    return f"{100 * levels[0]:g}% to {100 * levels[-1]:g}% quantile"
+
+
+def _nominal(levels: tuple[float, ...]) -> str:
+    return f"{100 * (levels[-1] - levels[0]):.3g}%"
+
+
+# --------------------------------------------------------------------------------- the pictures
+
+
+def forecast_picture(backtest: Backtest, window: int, axis: Axes | None = None) -> Figure:
+    """One window of a backtest: the end of its context, what came, the forecast, its interval.
+
+    Args:
+        axis: where to draw; a new figure of its own, its lines labelled, if not given.
+    """
+    if axis is not None:
+        _draw_window(backtest, window, axis)
+        return axis.get_figure(root=True)  # type: ignore[return-value]
+    figure, axis = _figure(8, 3)
+    _draw_window(backtest, window, axis)
+    ends = {
+        "what came": (backtest.actual[window], INK),
+        "forecast": (backtest.point[window], MODEL),
+        "seasonal naive": (backtest.seasonal_naive[window], NAIVE),
+    }
+    _label_ends(axis, {n: (backtest.actual.shape[1], v, c) for n, (v, c) in ends.items()})
+    return figure
+
+
+def _window(backtest: Backtest, window: int) -> Figure:
+    figure, axis = _figure(4.5, 2.15)
+    _draw_window(backtest, window, axis)
+    return figure
+
+
+def _draw_window(backtest: Backtest, window: int, axis: Axes) -> None:
+    steps = backtest.actual.shape[1]
+    before = backtest.context[window][-max(3 * steps // 2, 24) :]
+    ahead = np.arange(1, steps + 1)
+    quiet(axis)
+    axis.axvline(0.5, color=RULE, lw=1, zorder=0)
+    if len(backtest.levels) > 1:
+        low, high = backtest.quantiles[window][:, [0, -1]].T
+        label = _interval(backtest.levels)
+        if steps > 1:
+            axis.fill_between(ahead, low, high, color=MODEL, alpha=0.18, lw=0, label=label)
+        else:
+            axis.vlines(ahead, low, high, color=MODEL, alpha=0.3, lw=6, label=label)
+    naive = backtest.seasonal_naive[window]
+    _line(axis, ahead, naive, color=NAIVE, lw=0.9, alpha=0.65, label="seasonal naive")
+    measured = np.concatenate([before, backtest.actual[window]])
+    places = np.arange(1 - len(before), steps + 1)
+    _line(axis, places, measured, color=INK, lw=0.9, label="what was measured")
+    _line(axis, ahead, backtest.point[window], color=MODEL, lw=1.7, label="forecast")
+    axis.set_xlim(places[0] - 0.5, steps + 0.5)
+    axis.locator_params(axis="y", nbins=4)
+    at = sorted({1, steps})
+    axis.set_xticks(at, stamps(backtest.times[window, [k - 1 for k in at]]))
+    if steps > 1:
+        axis.get_xticklabels()[-1].set_horizontalalignment("right")
+    name = _called(backtest.series[window], backtest.target[window])
+    axis.set_title(_short(name), loc="left", fontsize=8.5, color=INK, parse_math=False)
+
+
+def _chosen(backtest: Backtest) -> list[int]:
+    """Windows to picture, spread over the series and, within each, over its dates."""
+    seen = np.flatnonzero(np.isfinite(backtest.actual).any(1))
+    seen = seen if len(seen) else np.arange(len(backtest.actual))
+    groups: dict[tuple[str, str], list[int]] = {}
+    for k in seen:
+        groups.setdefault((str(backtest.series[k]), str(backtest.target[k])), []).append(int(k))
+    members, count = list(groups.values()), min(_SHOWN, len(seen))
+    if len(members) >= count:
+        picks = np.linspace(0, len(members) - 1, count).round().astype(int)
+        spread = np.linspace(0, 1, count)
+        return [
+            members[g][round(share * (len(members[g]) - 1))]
+            for g, share in zip(picks, spread, strict=True)
+        ]
+    places = [np.linspace(0, len(g) - 1, -(-count // len(members))).round() for g in members]
+    return sorted({g[int(k)] for g, at in zip(members, places, strict=True) for k in at})[:_SHOWN]
+
+
+def _data(summary: DataSummary) -> Figure:
+    """The first series of each target, with the parts of the split."""
+    shown = min(len(summary.targets), _TARGETS)
+    figure, axes = _figures_of(9, 1.35 * shown + 0.75, shown)
+    times = summary.times
+    ends = [*summary.splits, len(times)]
+    for axis, target, values in zip(axes, summary.targets, summary.values, strict=False):
+        _overview(axis, times, values)
+        axis.margins(x=0.005)
+        axis.locator_params(axis="y", nbins=4)
+        axis.set_title(
+            _short(_called(summary.name, target)),
+            loc="left",
+            fontsize=8.5,
+            color=INK,
+            parse_math=False,
+        )
+        for start, end, colour, text in zip(
+            ends[:2], ends[1:], (_VALIDATION, _TEST), ("validation", "test"), strict=True
+        ):
+            if start >= end:
+                continue
+            span = times[start], times[end - 1] if end == len(times) else times[end]
+            axis.axvspan(*span, color=colour, lw=0, zorder=0)
+            if axis is axes[0]:
+                axis.annotate(text, (span[0], 1), (2, 3), xycoords=("data", "axes fraction"),
+                              textcoords="offset points", fontsize=7.5, color=MUTED)  # fmt: skip
+        axis.tick_params(labelbottom=axis is axes[-1])
+        _dated(axis, times)
+    return figure
+
+
+def _overview(axis: Axes, times: Array, values: Array) -> None:
+    """A series as a line; a long one as the mean of many parts, within their range."""
+    size = -(-len(values) // _POINTS)
+    if size == 1:
+        _line(axis, times, values, color=INK, lw=0.9)
+        return
+    parts = np.pad(values, (0, -len(values) % size), constant_values=np.nan).reshape(-1, size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # parts without a value stay NaN
+        mean, low, high = np.nanmean(parts, 1), np.nanmin(parts, 1), np.nanmax(parts, 1)
+    starts = times[::size]
+    axis.fill_between(starts, low, high, color=INK, alpha=0.22, lw=0)
+    _line(axis, starts, mean, color=INK, lw=0.8)
+
+
+def _dated(axis: Axes, times: Array) -> None:
+    if times.dtype.kind != "M":
+        axis.locator_params(axis="x", nbins=8, integer=True)
+        return
+    dates = need("matplotlib.dates", "tasks")
+    locator = dates.AutoDateLocator(minticks=4, maxticks=9)
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    axis.xaxis.get_offset_text().set(color=MUTED, fontsize=7.5)
+
+
+def _losses(history: History) -> Figure:
+    figure, axis = _figure(4.5, 2.4)
+    ends = {}
+    for name, losses, colour in (
+        ("training", history.train, LAST),
+        ("validation", history.validation, MODEL),
+    ):
+        rounds = np.arange(1, len(losses) + 1)
+        axis.plot(rounds, losses, color=colour, lw=1.5, marker="o", ms=2.5)
+        if losses:
+            ends[name] = len(losses), np.asarray(losses), colour
+    axis.locator_params(axis="x", nbins=9, integer=True)
+    axis.locator_params(axis="y", nbins=5)
+    if history.best < len(history.validation):
+        kept = history.best + 1, history.validation[history.best]
+        axis.plot(*kept, "o", ms=8, mfc="none", mec=MODEL, mew=1.3)
+        axis.margins(y=0.14)
+        axis.annotate("kept", kept, (0, -8), textcoords="offset points", fontsize=8, color=MODEL,
+                      ha="center", va="top")  # fmt: skip
+    axis.set_xlabel("round", fontsize=8, color=MUTED)
+    _label_ends(axis, ends)
+    return figure
+
+
+def _by_step(backtest: Backtest) -> Figure:
+    figure, axis = _figure(4.5, 2.4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a step without a truth stays NaN
+        errors = backtest.by_step()
+    steps = backtest.actual.shape[1]
+    ahead = np.arange(1, steps + 1)
+    for name, values in reversed(errors.items()):
+        width = 1.9 if name == "gatewise" else 1.2
+        mark = "o" if steps == 1 else ""
+        _line(axis, ahead, values, color=_COLOURS[name], lw=width, marker=mark, ms=5)
+    axis.set_ylim(bottom=0)
+    axis.locator_params(axis="x", nbins=7, integer=True)
+    axis.locator_params(axis="y", nbins=5)
+    axis.set_xlabel("steps ahead", fontsize=8, color=MUTED)
+    _label_ends(axis, {name: (steps, v, _COLOURS[name]) for name, v in errors.items()})
+    return figure
+
+
+def _gates(
+    forecaster: Forecaster,
+    trace: Trace,
+    values: Array,
+    summary: DataSummary,
+    title: str | None = None,
+) -> Figure:
+    shape = forecaster.shape_
+    times = summary.times[-shape.context :: shape.patch]
+    return gate_map(trace, values=values, step_labels=times, title=title)
+
+
+def _figures_of(width: float, height: float, rows: int) -> tuple[Figure, list[Axes]]:
     figures = need("matplotlib.figure", "tasks")
     figure = figures.Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(colors=INK, labelsize=8)
+    axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+    for axis in axes:
+        quiet(axis)
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = _figures_of(width, height, 1)
+    return figure, axes[0]
+
+
+def _line(axis: Axes, x: Array, y: Array, **style: Any) -> None:
+    """A line with gaps where there is no value, and a dot where a value stands between two gaps."""
+    axis.plot(x, y, solid_capstyle="round", **style)
+    seen = np.pad(np.isfinite(y), 1)
+    alone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
+    if alone.any():
+        axis.plot(x[alone], y[alone], ".", ms=3, color=style["color"], alpha=style.get("alpha"))
+
+
+def _label_ends(axis: Axes, lines: dict[str, tuple[int, Array, str]]) -> None:
+    """Name each line (its last x, its values, its colour) at its end, one name below another."""
+    low, high = axis.get_ylim()
+    figure = axis.get_figure(root=True)
+    gap = 0.16 / (0.75 * figure.get_size_inches()[1])  # type: ignore[union-attr]
+    known = [(n, x, v[np.isfinite(v)], c) for n, (x, v, c) in lines.items()]
+    ends = sorted(((v[-1] - low) / (high - low), n, x, c) for n, x, v, c in known if len(v))
+    if not ends:
+        return
+    heights = [end[0] for end in ends]
+    for k in range(1, len(heights)):
+        heights[k] = max(heights[k], heights[k - 1] + gap)
+    excess = max(0.0, heights[-1] - max(1.0, ends[-1][0]))
+    right = max(x for _, _, x, _ in ends)
+    for height, (_, name, _, colour) in zip(heights, ends, strict=True):
+        axis.annotate(name, (right, height - excess), (6, 0), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", fontsize=8, color=colour, va="center",
+                      annotation_clip=False)  # fmt: skip
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as an inline svg element: real text, the page's colours, no address of anything."""
+    matplotlib = need("matplotlib", "tasks")
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # names inside the page must differ from one picture to another, not from one run to another
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=160)
     written = buffer.getvalue()
-    return written[written.index("<svg") :]
-
-
-def _data(forecaster: Forecaster, panel: Any) -> Any:
-    """The first series of each target (three at most), with the parts of the split."""
-    shown = min(len(panel.targets), 3)
-    figure, axes = _figure(9, 1.5 * shown + 0.5, shown)
-    stop = int(panel.offsets[1])
-    every = max(1, stop // 2000)
-    times = panel.timeline.times(panel.starts[0] + np.arange(0, stop, every))
-    name = panel.names[0]
-    bounds = [forecaster.trained_.get(name), forecaster.seen_.get(name)]
-    for axis, column, values in zip(axes[:, 0], panel.targets, panel.target, strict=False):
-        axis.plot(times, values[:stop:every], color=INK, lw=0.8)
-        label = f"{name} · {column}" if name else column
-        axis.set_title(label, loc="left", fontsize=9)
-        edges = [panel.timeline.times(np.array([b]))[0] for b in bounds if b is not None]
-        for start, end, colour, text in zip(
-            edges, [*edges[1:], times[-1]], ("#e0f2fe", HELD), ("validation", "test"), strict=False
-        ):
-            if start < end:
-                axis.axvspan(start, end, color=colour, lw=0)
-                axis.annotate(
-                    text, (start, 0.03), xycoords=("data", "axes fraction"), fontsize=8, color=INK
-                )
-    return figure
-
-
-def _losses(forecaster: Forecaster) -> Any:
-    history = forecaster.history_
-    figure, axes = _figure(5, 2.6)
-    axis = axes[0, 0]
-    for losses, colour, name in (
-        (history.train, LAST, "training"),
-        (history.validation, MODEL, "validation"),
-    ):
-        rounds = np.arange(1, len(losses) + 1)
-        axis.plot(rounds, losses, color=colour, marker="o", ms=3)
-        if losses:
-            axis.annotate(name, (rounds[-1], losses[-1]), xytext=(4, 0), textcoords="offset points",
-                          fontsize=8, color=colour)  # fmt: skip
-    axis.axvline(history.best + 1, color=INK, lw=0.8, ls=":")
-    axis.set_xlabel("round (dotted: the one kept)", fontsize=8)
-    axis.set_ylabel("loss", fontsize=8)
-    axis.margins(x=0.15)
-    return figure
-
-
-def _windows(backtest: Backtest) -> Any:
-    """Held-out forecasts, spread over all windows, after the end of what each saw."""
-    chosen = np.unique(np.linspace(0, len(backtest.actual) - 1, _SHOWN).astype(int))
-    rows = -(-len(chosen) // 2)
-    figure, axes = _figure(9, 2.1 * rows, rows, 2)
-    for axis, k in zip(axes.flat, chosen, strict=False):
-        forecast_picture(backtest, int(k), axis)
-    for axis in axes.flat[len(chosen) :]:
-        axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("steps from the forecast's origin", fontsize=8)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8, frameon=False)
-    return figure
-
-
-def forecast_picture(backtest: Backtest, window: int, axis: Any) -> None:
-    """Draw one window of a backtest: the end of its context, the truth, the forecast, the interval."""
-    steps = backtest.actual.shape[1]
-    before = backtest.context[window][-2 * steps :]
-    ahead = np.arange(1, steps + 1)
-    axis.plot(np.arange(1 - len(before), 1), before, color=INK, lw=0.9, label="past")
-    axis.plot(ahead, backtest.actual[window], color=INK, lw=1.1, ls=":", label="what came")
-    axis.plot(
-        ahead,
-        backtest.seasonal_naive[window],
-        color=NAIVE,
-        lw=0.9,
-        alpha=0.7,
-        label="seasonal naive",
-    )
-    axis.plot(ahead, backtest.point[window], color=MODEL, lw=1.5, label="forecast")
-    if len(backtest.levels) > 1:
-        low, high = backtest.quantiles[window][:, [0, -1]].T
-        levels = f"{backtest.levels[0]:.0%}–{backtest.levels[-1]:.0%}"
-        axis.fill_between(ahead, low, high, color=MODEL, alpha=0.18, lw=0, label=levels)
-    stamp = np.datetime_as_string(backtest.times[window, 0], "m").replace("T", " ").removesuffix(" 00:00") if (
-        np.issubdtype(backtest.times.dtype, np.datetime64)
-    ) else str(backtest.times[window, 0])  # fmt: skip
-    parts = [backtest.series[window], backtest.target[window], f"from {stamp}"]
-    axis.set_title(" · ".join(str(p) for p in parts if str(p)), loc="left", fontsize=8)
-
-
-def _by_step(backtest: Backtest) -> Any:
-    figure, axes = _figure(5, 2.6)
-    axis = axes[0, 0]
-    for name, values in backtest.by_step().items():
-        axis.plot(np.arange(1, len(values) + 1), values, color=_COLOURS[name], label=name)
-    axis.legend(fontsize=8, frameon=False)
-    axis.set_ylim(bottom=0)
-    axis.set_xlabel("step of the horizon", fontsize=8)
-    axis.set_ylabel("scaled MAE", fontsize=8)
-    return figure
+    body = written[written.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    view = re.search(r'viewBox="[^"]*"', body)
+    opening = f'<svg role="img" aria-label="{label}" {view[0] if view else ""}>'
+    body = opening + body[body.index(">") + 1 :]
+    for name, (light, _) in _PAGE.items():
+        body = body.replace(light, f"var(--{name})")
+    return body

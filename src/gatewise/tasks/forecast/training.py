@@ -13,11 +13,13 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gatewise.data.windows import Batch, Windows
-from gatewise.errors import TrainingError
+from gatewise.errors import OptionError, TrainingError, need
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.train.checkpoint import SafeCheckpoints, load
 
@@ -146,6 +148,8 @@ class Training(lightning.LightningModule):
             self._stop(batch, each)
         loss = each.mean()
         self._losses.append(loss.detach())
+        if self.logger is not None:
+            self.log("training", loss.detach())
         return loss
 
     def _stop(self, batch: Batch, each: Tensor) -> None:
@@ -243,23 +247,26 @@ def _trainer(recipe: Recipe, run: Run, keep: ModelCheckpoint) -> lightning.Train
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no banners
     logger: Any = False
     if run.tensorboard:
-        from lightning.pytorch.loggers import TensorBoardLogger
-
+        need("tensorboard", "tensorboard")
         logger = TensorBoardLogger(run.folder, name="logs")
     many = run.devices not in ("auto", 1) or run.nodes > 1
-    return lightning.Trainer(
-        max_epochs=recipe.rounds,
-        accelerator=run.accelerator,
-        devices=run.devices if many or run.devices != "auto" else 1,
-        num_nodes=run.nodes,
-        strategy="ddp" if many else "auto",
-        precision=run.precision,  # type: ignore[arg-type]
-        gradient_clip_val=recipe.clip,
-        callbacks=[keep, EarlyStopping("validation", patience=recipe.patience)],
-        logger=logger,
-        plugins=[SafeCheckpoints()],
-        enable_progress_bar=run.progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    try:
+        return lightning.Trainer(
+            max_epochs=recipe.rounds,
+            accelerator=run.accelerator,
+            devices=run.devices if many or run.devices != "auto" else 1,
+            num_nodes=run.nodes,
+            strategy="ddp" if many else "auto",
+            precision=run.precision,  # type: ignore[arg-type]
+            gradient_clip_val=recipe.clip,
+            callbacks=[keep, EarlyStopping("validation", patience=recipe.patience)],
+            logger=logger,
+            log_every_n_steps=1,
+            plugins=[SafeCheckpoints()],
+            enable_progress_bar=run.progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise OptionError(f"Lightning cannot run this: {error}") from error
