@@ -162,7 +162,7 @@ def _heat(figure: Figure, axis: Axes, name: str, value: Array) -> None:
 def _steps(axis: Axes, steps: int, labels: Sequence[Any] | Array | None) -> None:
     axis.set_xlim(-0.5, steps - 0.5)
     axis.tick_params(axis="x", labelsize=7.5, labelcolor=MUTED, color=RULE, length=3)
-    at = np.unique(np.linspace(0, steps - 1, min(_TICKS, steps)).round().astype(int))
+    at = np.arange(0, steps, -(-steps // _TICKS))
     if labels is None:
         axis.set_xlabel("step", fontsize=8, color=MUTED)
         axis.set_xticks(at, [str(k + 1) for k in at])

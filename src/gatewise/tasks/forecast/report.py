@@ -401,6 +401,8 @@ def forecast_picture(backtest: Backtest, window: int, axis: Axes | None = None) 
 def _window(backtest: Backtest, window: int) -> Figure:
     figure, axis = _figure(4.5, 2.15)
     _draw_window(backtest, window, axis)
+    if len(set(zip(backtest.series, backtest.target, strict=True))) == 1:
+        axis.set_title("", loc="left")  # the page's heading says it
     return figure
 
 
@@ -523,12 +525,15 @@ def _losses(history: History) -> Figure:
             ends[name] = len(losses), np.asarray(losses), colour
     axis.locator_params(axis="x", nbins=9, integer=True)
     axis.locator_params(axis="y", nbins=5)
+    axis.margins(y=0.14)
+    later = max([*history.train[1:], *history.validation], default=0.0)
+    if later > 0 and history.train[0] > 2 * later:
+        axis.set_ylim(top=1.3 * later)  # the first round's descent would flatten all the others
     if history.best < len(history.validation):
         kept = history.best + 1, history.validation[history.best]
         axis.plot(*kept, "o", ms=8, mfc="none", mec=MODEL, mew=1.3)
-        axis.margins(y=0.14)
-        axis.annotate("kept", kept, (0, -8), textcoords="offset points", fontsize=8, color=MODEL,
-                      ha="center", va="top")  # fmt: skip
+        axis.annotate("kept", kept, (0, 7), textcoords="offset points", fontsize=8, color=MODEL,
+                      ha="center", va="bottom")  # fmt: skip
     axis.set_xlabel("round", fontsize=8, color=MUTED)
     _label_ends(axis, ends)
     return figure

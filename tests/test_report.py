@@ -1,0 +1,195 @@
+"""The report's page and the gates' picture, from made-up results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from gatewise import LSTM, Forecaster
+from gatewise.data.timeline import Timeline
+from gatewise.errors import OptionError, ShapeError
+from gatewise.gates.picture import gate_map
+from gatewise.tasks.forecast.backtest import Backtest
+from gatewise.tasks.forecast.network import PatchLSTM, Shape
+from gatewise.tasks.forecast.report import DataSummary, forecast_picture, report
+from gatewise.tasks.forecast.training import History
+
+HOSTILE = '<script>alert("$x$ & $$")</script>'
+
+
+def made(
+    *, names=("",), targets=("load",), horizon=24, rows=2000, dates=8, error=0.1, integers=False
+):
+    """What ``report`` takes: ``error`` is the model's, beside 0.4 of seasonal naive."""
+    rng = np.random.default_rng(0)
+    patch = 24 if horizon > 1 else 1
+    context = 7 * patch
+    levels = (0.1, 0.5, 0.9)
+    sizes = dict(past=0, known=0, calendar=0, static=0, hidden=32, layers=1, dropout=0.2)
+    shape = Shape(context, horizon, patch, len(levels), **sizes)
+    forecaster = Forecaster(horizon, targets, series="place" if len(names) > 1 else None)
+    forecaster.shape_, forecaster.network_, forecaster.season_ = shape, PatchLSTM(shape), 24
+    train = [1.9, 0.8, 0.65, 0.6, 0.57, 0.55]
+    forecaster.history_ = History(train, [0.82, 0.7, 0.66, 0.64, 0.65, 0.67], 3, 48.2)
+    steps = np.arange(rows)
+    start = np.datetime64("2024-03-04T00", "us")
+    times = 5 + 3 * steps if integers else start + steps * np.timedelta64(1, "h")
+    wave = 10 + 3 * np.sin(2 * np.pi * steps / 24) + 2 * np.sin(2 * np.pi * steps / 1100)
+    values = np.stack([wave + rng.normal(0, 0.4, rows) for _ in targets])
+    values[:, rows // 3 : rows // 3 + rows // 12] = np.nan
+    count = len(names) * len(targets) * dates
+    origin = np.tile(np.linspace(0.86 * rows, rows - horizon, dates).astype(int), count // dates)
+    ahead = origin[:, None] + np.arange(horizon)
+    actual, point = wave[ahead] + rng.normal(0, 0.2, ahead.shape), wave[ahead]
+    point = point + rng.normal(0, error, ahead.shape)
+    spread = np.array([-0.6, 0, 0.6])
+    actual[::5, horizon // 3 : horizon // 2] = np.nan
+    past = wave[origin[:, None] + np.arange(-context, 0)] + rng.normal(0, 0.2, (count, context))
+    past[1, -9:-6] = np.nan
+    backtest = Backtest(
+        actual=actual,
+        point=point,
+        quantiles=point[..., None] + spread,
+        levels=levels,
+        last_value=np.repeat(past[:, -1:], horizon, 1),
+        seasonal_naive=wave[ahead] + rng.normal(0, 0.4, ahead.shape),
+        context=past,
+        series=np.repeat(np.asarray(names), count // len(names)),
+        target=np.tile(np.repeat(np.asarray(targets), dates), len(names)),
+        origin=origin,
+        times=times[ahead],
+        scale=np.full(count, 2.5),
+        mase_scale=np.full(count, 0.5),
+    )
+    lstm = LSTM(patch, 32, batch_first=True)
+    inputs = torch.from_numpy(np.nan_to_num(values[:1, -context:])).float().view(1, -1, patch)
+    with torch.no_grad():
+        _, _, trace = lstm(inputs, trace=True)
+    every = "3" if integers else "1h"
+    summary = DataSummary(
+        rows=rows * len(names),
+        series=len(names),
+        targets=targets,
+        step=Timeline.parse(every, times).name,
+        zone=None,
+        first=times[0],
+        last=times[-1],
+        missing=float(np.isnan(values).mean()),
+        parts=tuple(int(share * rows * len(names)) for share in (0.7, 0.15, 0.15)),
+        name=names[0],
+        times=times,
+        values=values,
+        splits=(int(0.7 * rows), int(0.85 * rows)),
+    )
+    return forecaster, backtest, trace, values[0, -context:], summary
+
+
+class Page(HTMLParser):
+    """Collects text, tags and every address that a page would load or lead to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.outside = "", [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            loads = name in ("src", "srcset", "href", "xlink:href", "data", "action")
+            if loads and not value.startswith(("#", "data:")):
+                self.outside.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_stands_alone_and_escapes_names():
+    page = report(*made(names=(HOSTILE, "south"), targets=(HOSTILE, "$\\frac{")))
+    read = Page(page)
+    assert not read.outside
+    assert "://" not in page
+    assert "@import" not in page
+    assert "script" not in read.tags
+    assert HOSTILE in read.text
+    assert len(page) < 3_000_000
+    assert read.tags.count("svg") == 6 + 4
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (0.1, "The model beats the naive forecasts: its scaled MAE is "),
+        (3.0, "The model does not beat the naive forecasts: its scaled MAE is "),
+    ],
+)
+def test_the_verdict_is_plain(error, said):
+    forecaster, backtest, *others = made(error=error)
+    ours, naive = (backtest.scores[n]["scaled MAE"] for n in ("gatewise", "seasonal naive"))
+    share = f"{abs(1 - ours / naive):.0%} {'below' if ours < naive else 'above'} that of"
+    text = Page(report(forecaster, backtest, *others)).text
+    assert said + share in text
+    assert backtest.beats_naive == (error == 0.1)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(horizon=1),
+        dict(integers=True),
+        dict(rows=20_000, names=tuple(f"series {k}" for k in range(500)), dates=2),
+        dict(targets=("a", "b", "c", "d")),
+        dict(dates=1),
+    ],
+)
+def test_every_size_has_a_page(case):
+    page = report(*made(**case))
+    assert len(page) < 3_000_000
+    assert "nan" not in Page(page).text.lower()
+
+
+def test_without_truths_quantiles_or_test_part():
+    forecaster, backtest, *others = made()
+    blind = replace(backtest, actual=np.full_like(backtest.actual, np.nan))
+    assert "no values to score" in Page(report(forecaster, blind, *others)).text
+    plain = replace(backtest, levels=(), quantiles=backtest.quantiles[..., :0])
+    assert "quantile range" not in Page(report(forecaster, plain, *others)).text
+    untested = Page(report(forecaster, None, *others))
+    assert "has not been tested" in untested.text
+    assert "table" not in untested.tags
+
+
+def test_forecast_picture_draws_one_window():
+    _, backtest, *_ = made()
+    figure = forecast_picture(backtest, 2)
+    assert {"what came", "forecast", "seasonal naive"} <= {
+        t.get_text() for t in figure.axes[0].texts
+    }
+    axis = figure.add_subplot()
+    assert forecast_picture(backtest, 2, axis) is figure
+
+
+def test_gate_map_has_a_map_for_every_value():
+    lstm = LSTM(3, 8, num_layers=2, bidirectional=True, batch_first=True)
+    lengths = torch.tensor([9, 5])
+    with torch.no_grad():
+        _, _, trace = lstm(torch.randn(2, 9, 3), lengths=lengths, trace=True)
+    shown = dict(layer=1, direction=1, sequence=1)
+    figure = gate_map(trace, **shown, values=np.arange(10.0), step_labels=list("abcde"), title="$")
+    series, *maps = figure.axes[: 1 + len(trace.names)]
+    assert series.get_title(loc="left") == "the series"
+    for axis, name in zip(maps, trace.names, strict=True):
+        assert f"{{{name}}}" in axis.get_title(loc="left")
+        (image,) = axis.images
+        drawn, real = image.get_array(), trace[name][1][1][1, :5].T.numpy()
+        assert sorted(map(tuple, drawn.tolist())) == sorted(map(tuple, real.tolist()))
+        low, high = image.get_clim()
+        assert (low, high) == (0, 1) if name in "ifo" else low == -high
+    assert len(figure.axes) == 1 + 2 * len(trace.names)  # each map has a colour bar
+    with pytest.raises(OptionError, match="layer=2, and the trace has 2"):
+        gate_map(trace, layer=2)
+    with pytest.raises(ShapeError, match="one for each of 5 steps, not 2"):
+        gate_map(trace, **shown, step_labels=["a", "b"])
