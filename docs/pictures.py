@@ -22,7 +22,7 @@ def main(run: Path) -> None:
     axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     forecast_picture(backtest, len(backtest.actual) // 2, axis)
-    axis.set_xlabel("weeks from the forecast's origin")
+    axis.set_xlabel("date")
     axis.set_ylabel("CO2, ppm")
     axis.legend(frameon=False, fontsize=8, loc="upper left")
     figure.savefig(images / "forecast.png", dpi=120)

@@ -49,7 +49,7 @@ def made(
     spread = np.array([-0.6, 0, 0.6])
     actual[::5, horizon // 3 : horizon // 2] = np.nan
     past = wave[origin[:, None] + np.arange(-context, 0)] + rng.normal(0, 0.2, (count, context))
-    past[1, -9:-6] = np.nan
+    past[-1, -9:-6] = np.nan
     backtest = Backtest(
         actual=actual,
         point=point,
@@ -108,7 +108,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone_and_escapes_names():
-    page = report(*made(names=(HOSTILE, "south"), targets=(HOSTILE, "$\\frac{")))
+    page = report(*made(names=(HOSTILE, "東京"), targets=(HOSTILE, "$\\frac{")))
     read = Page(page)
     assert not read.outside
     assert "://" not in page
@@ -156,7 +156,9 @@ def test_without_truths_quantiles_or_test_part():
     blind = replace(backtest, actual=np.full_like(backtest.actual, np.nan))
     assert "no values to score" in Page(report(forecaster, blind, *others)).text
     plain = replace(backtest, levels=(), quantiles=backtest.quantiles[..., :0])
-    assert "quantile range" not in Page(report(forecaster, plain, *others)).text
+    interval = "10% to 90% quantile"
+    assert interval in Page(report(forecaster, backtest, *others)).text
+    assert interval not in Page(report(forecaster, plain, *others)).text
     untested = Page(report(forecaster, None, *others))
     assert "has not been tested" in untested.text
     assert "table" not in untested.tags
@@ -165,7 +167,7 @@ def test_without_truths_quantiles_or_test_part():
 def test_forecast_picture_draws_one_window():
     _, backtest, *_ = made()
     figure = forecast_picture(backtest, 2)
-    assert {"what came", "forecast", "seasonal naive"} <= {
+    assert {"measured", "forecast", "seasonal naive"} <= {
         t.get_text() for t in figure.axes[0].texts
     }
     axis = figure.add_subplot()

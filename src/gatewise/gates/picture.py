@@ -156,7 +156,7 @@ def _heat(figure: Figure, axis: Axes, name: str, value: Array) -> None:
     bar = figure.colorbar(picture, ax=axis, pad=0.012, aspect=9, fraction=0.03, ticks=ends)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=7, labelcolor=MUTED)
-    bar.ax.set_yticklabels([f"{end:.2g}" if end else "0" for end in ends])
+    bar.ax.set_yticklabels([f"{end:.2g}".replace("-", "−") for end in ends])
 
 
 def _steps(axis: Axes, steps: int, labels: Sequence[Any] | Array | None) -> None:

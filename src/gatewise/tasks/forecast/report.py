@@ -120,10 +120,9 @@ def write(forecaster: Forecaster, data: Any, backtest: Backtest | None, folder: 
     summary = DataSummary.of(forecaster, forecaster._panel(data, fitted=True))
     trace, values = forecaster.trace(data)
     page = report(forecaster, backtest, trace, values, summary)
-    image = io.BytesIO()
     title = f"{_short(_called(summary.name, summary.targets[0]))}: the LSTM's gates"
-    _gates(forecaster, trace, values, summary, title).savefig(image, format="png", dpi=130)
-    write_whole(folder, {"report.html": page.encode(), "gates.png": image.getvalue()})
+    gates = _saved(_gates(forecaster, trace, values, summary, title), format="png", dpi=130)
+    write_whole(folder, {"report.html": page.encode(), "gates.png": gates})
     return folder / "report.html"
 
 
@@ -155,7 +154,8 @@ def report(
             wall = to_wall(backtest.times.ravel(), summary.zone).reshape(backtest.times.shape)
             backtest = replace(backtest, times=wall)
         held_out = _held_out(backtest)
-        pictures["steps"] = _svg(_by_step(backtest), "Error by step of the horizon")
+        if shape.horizon > 1:
+            pictures["steps"] = _svg(_by_step(backtest), "Error by step of the horizon")
     several = f"{summary.series:,} series" if summary.series > 1 else _short(summary.name)
     under = [f"{_count(shape.horizon, 'step')} of {summary.step} ahead", several]
     patches = f"{shape.context // shape.patch} patches of {shape.patch}"
@@ -218,7 +218,11 @@ def _headline(
     if backtest is not None:
         scores = backtest.scores
         ours = scores["gatewise"]
-        naive = f"naive {_figures(scores['seasonal naive']['scaled MAE'])}"
+        naive = "; ".join(
+            f"{name} {_figures(row['scaled MAE'])}"
+            for name, row in scores.items()
+            if name != "gatewise"
+        )
         shown["Scaled MAE"] = _figures(ours["scaled MAE"]), naive
         if len(backtest.levels) > 1:
             shown["Coverage"] = f"{ours['coverage']:.0%}", f"nominal {_nominal(backtest.levels)}"
@@ -238,16 +242,15 @@ def _held_out(backtest: Backtest) -> dict[str, Any]:
     else:
         columns.pop("coverage", None)
     chosen = _chosen(backtest)
-    series = len(set(zip(backtest.series, backtest.target, strict=True)))
+    kinds = {"series": set(backtest.series), "target": set(backtest.target)}
+    several = [_count(len(names), kind) for kind, names in kinds.items() if len(names) > 1]
     windows = _count(len(backtest.actual), "window")
     shown = f"{_count(len(chosen), 'window')} of {len(backtest.actual):,}, spread evenly."
-    pooled = (
-        " MAE and RMSE are in the data's units, over all series together." if series > 1 else ""
-    )
+    pooled = " MAE and RMSE pool all of them in the data's units." if several else ""
     return dict(
         windows=[_svg(_window(backtest, k), f"Forecast {n + 1}") for n, k in enumerate(chosen)],
         choice=shown.capitalize(),
-        count=windows + (f" of {_count(series, 'series')}" if series > 1 else ""),
+        count=windows + (f" of {' and '.join(several)}" if several else ""),
         interval=_interval(backtest.levels) if interval else None,
         columns=columns,
         scores={
@@ -355,6 +358,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _short(name: str) -> str:
+    name = " ".join(name.split())
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 
@@ -390,7 +394,7 @@ def forecast_picture(backtest: Backtest, window: int, axis: Axes | None = None) 
     figure, axis = _figure(8, 3)
     _draw_window(backtest, window, axis)
     ends = {
-        "what came": (backtest.actual[window], INK),
+        "measured": (backtest.actual[window], INK),
         "forecast": (backtest.point[window], MODEL),
         "seasonal naive": (backtest.seasonal_naive[window], NAIVE),
     }
@@ -420,11 +424,12 @@ def _draw_window(backtest: Backtest, window: int, axis: Axes) -> None:
         else:
             axis.vlines(ahead, low, high, color=MODEL, alpha=0.3, lw=6, label=label)
     naive = backtest.seasonal_naive[window]
-    _line(axis, ahead, naive, color=NAIVE, lw=0.9, alpha=0.65, label="seasonal naive")
+    dots = dict(marker="o", ms=4.5) if steps == 1 else {}
+    _line(axis, ahead, naive, color=NAIVE, lw=0.9, alpha=0.65, label="seasonal naive", **dots)
     measured = np.concatenate([before, backtest.actual[window]])
     places = np.arange(1 - len(before), steps + 1)
-    _line(axis, places, measured, color=INK, lw=0.9, label="what was measured")
-    _line(axis, ahead, backtest.point[window], color=MODEL, lw=1.7, label="forecast")
+    _line(axis, places, measured, color=INK, lw=0.9, label="measured")
+    _line(axis, ahead, backtest.point[window], color=MODEL, lw=1.7, label="forecast", **dots)
     axis.set_xlim(places[0] - 0.5, steps + 0.5)
     axis.locator_params(axis="y", nbins=4)
     at = sorted({1, steps})
@@ -450,8 +455,9 @@ def _chosen(backtest: Backtest) -> list[int]:
             members[g][round(share * (len(members[g]) - 1))]
             for g, share in zip(picks, spread, strict=True)
         ]
-    places = [np.linspace(0, len(g) - 1, -(-count // len(members))).round() for g in members]
-    return sorted({g[int(k)] for g, at in zip(members, places, strict=True) for k in at})[:_SHOWN]
+    share, more = divmod(count, len(members))
+    places = [np.linspace(0, len(g) - 1, share + (k < more)) for k, g in enumerate(members)]
+    return sorted({g[round(k)] for g, at in zip(members, places, strict=True) for k in at})
 
 
 def _data(summary: DataSummary) -> Figure:
@@ -526,9 +532,12 @@ def _losses(history: History) -> Figure:
     axis.locator_params(axis="x", nbins=9, integer=True)
     axis.locator_params(axis="y", nbins=5)
     axis.margins(y=0.14)
-    later = max([*history.train[1:], *history.validation], default=0.0)
-    if later > 0 and history.train[0] > 2 * later:
-        axis.set_ylim(top=1.3 * later)  # the first round's descent would flatten all the others
+    later = [*history.train[1:], *history.validation]
+    if history.train[1:] and history.train[0] > max(later) + 2 * (room := np.ptp(later)) > 0:
+        # the first round's descent would flatten all the others
+        axis.set_ylim(min(later) - 0.2 * room, max(later) + 0.4 * room)
+        axis.annotate(f"training from {history.train[0]:.3g}", (0, 1), (2, 3), xycoords="axes fraction",
+                      textcoords="offset points", fontsize=7.5, color=MUTED)  # fmt: skip
     if history.best < len(history.validation):
         kept = history.best + 1, history.validation[history.best]
         axis.plot(*kept, "o", ms=8, mfc="none", mec=MODEL, mew=1.3)
@@ -548,9 +557,9 @@ def _by_step(backtest: Backtest) -> Figure:
     ahead = np.arange(1, steps + 1)
     for name, values in reversed(errors.items()):
         width = 1.9 if name == "gatewise" else 1.2
-        mark = "o" if steps == 1 else ""
-        _line(axis, ahead, values, color=_COLOURS[name], lw=width, marker=mark, ms=5)
+        _line(axis, ahead, values, color=_COLOURS[name], lw=width)
     axis.set_ylim(bottom=0)
+    axis.set_xlim(1, steps)
     axis.locator_params(axis="x", nbins=7, integer=True)
     axis.locator_params(axis="y", nbins=5)
     axis.set_xlabel("steps ahead", fontsize=8, color=MUTED)
@@ -616,11 +625,9 @@ def _label_ends(axis: Axes, lines: dict[str, tuple[int, Array, str]]) -> None:
 def _svg(figure: Figure, label: str) -> str:
     """The figure as an inline svg element: real text, the page's colours, no address of anything."""
     matplotlib = need("matplotlib", "tasks")
-    buffer = io.StringIO()
     # names inside the page must differ from one picture to another, not from one run to another
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", transparent=True, dpi=160)
-    written = buffer.getvalue()
+        written = _saved(figure, format="svg", transparent=True, dpi=160).decode()
     body = written[written.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
@@ -628,5 +635,14 @@ def _svg(figure: Figure, label: str) -> str:
     opening = f'<svg role="img" aria-label="{label}" {view[0] if view else ""}>'
     body = opening + body[body.index(">") + 1 :]
     for name, (light, _) in _PAGE.items():
-        body = body.replace(light, f"var(--{name})")
+        body = body.replace(f": {light}", f": var(--{name})")
     return body
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # names may be in scripts that matplotlib's font lacks; on the page the reader's has them
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
