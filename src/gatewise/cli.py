@@ -134,9 +134,14 @@ def _finish(forecaster: Any, data: Any, out: Path, held_out: bool) -> None:
     backtest = forecaster.backtest(data) if held_out else None
     print(f"report    {write(forecaster, data, backtest, out)}")
     if backtest is not None:
-        print(f"\nheld out, {len(backtest.actual)} windows:\n{backtest.table()}")
-        if not backtest.beats_naive:
-            print("\nThe model does not beat the naive forecasts on this data.")
+        print("\nheld out, ", end="")
+        _print_scores(backtest)
+
+
+def _print_scores(backtest: Any) -> None:
+    print(f"{len(backtest.actual)} windows:\n{backtest.table()}")
+    if not backtest.beats_naive:
+        print("\nThe model does not beat the naive forecasts on this data.")
 
 
 def _predict(verbs: Any) -> None:
@@ -174,9 +179,7 @@ def _run_evaluate(given: argparse.Namespace) -> None:
     backtest = forecaster.backtest(
         given.data, windows=given.windows, stride=given.stride, refit=given.refit
     )
-    print(f"{len(backtest.actual)} windows:\n{backtest.table()}")
-    if not backtest.beats_naive:
-        print("\nThe model does not beat the naive forecasts on this data.")
+    _print_scores(backtest)
 
 
 def _equations(verbs: Any) -> None:

@@ -138,7 +138,7 @@ class Forecaster:
         """
         panel = self._panel(data)
         panel.check_learnable()
-        rows = np.diff(panel.offsets)
+        rows = panel.lengths
         ends = rows - _part(test, rows, self.horizon, "test")
         if run is None:
             with tempfile.TemporaryDirectory() as folder:
@@ -194,7 +194,7 @@ class Forecaster:
             are several, ``forecast``, and a column for each quantile (``q0.1``).
         """
         panel = self._panel(data, fitted=True)
-        rows = np.diff(panel.offsets)
+        rows = panel.lengths
         self._check_length(panel, rows, self.shape_.context, "to forecast from")
         beyond = self._future(panel, future)
         windows = self._windows(panel, rows, rows, scaling=Scaling.fit(panel, rows), future=beyond)
@@ -238,7 +238,7 @@ class Forecaster:
                 f"refit must be True, False or a whole number from 1 on, not {refit!r}"
             )
         panel = self._panel(data, fitted=True)
-        rows = np.diff(panel.offsets)
+        rows = panel.lengths
         self._check_length(panel, rows, self.shape_.context + self.horizon, "to backtest")
         if refit:
             return self._refitted(panel, windows, stride or self.horizon, int(refit))
@@ -257,7 +257,7 @@ class Forecaster:
         return self._tested(chosen)
 
     def _refitted(self, panel: Panel, windows: int, stride: int, every: int) -> Backtest:
-        rows = np.diff(panel.offsets)
+        rows = panel.lengths
         copy = Forecaster(**self.options())
         parts = []
         for k in reversed(range(windows)):
@@ -308,7 +308,7 @@ class Forecaster:
     def trace(self, data: Any) -> tuple[Any, Array]:
         """The LSTM's gates over the last window of the first series, and that window's L values."""
         panel = self._panel(data, fitted=True)
-        rows = np.diff(panel.offsets)
+        rows = panel.lengths
         windows = self._windows(panel, rows, rows, scaling=Scaling.fit(panel, rows))
         batch = windows[np.array([0])]
         with torch.no_grad():
@@ -441,7 +441,7 @@ class Forecaster:
 
     def _scaling_of(self, panel: Panel) -> Scaling:
         """Each series' scale as fitted, or its own for one that was not."""
-        rows = np.diff(panel.offsets)
+        rows = panel.lengths
         known = [self.trained_.get(name) for name in panel.names]
         upto = [
             count if end is None else min(max(end - start, 0), count)
