@@ -15,16 +15,10 @@ from gatewise.backends import aten, reference
 from gatewise.backends.contract import Spec, Weights
 
 # torch tells so once, from C++; the layer's explain_backend says it too
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small run six times as fast on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+]
 
 
 @gw.cell(gates="i f g o", state="h c", params="p_i p_f p_o")

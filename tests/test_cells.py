@@ -28,13 +28,7 @@ from gatewise.cells.language import OPERATIONS, constant, operate, topological
 from gatewise.errors import CellError, OptionError
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small run six times as fast on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def define(function, gates="u v", **options):
