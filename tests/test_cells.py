@@ -27,7 +27,6 @@ from gatewise.cells.gradient import derive
 from gatewise.cells.language import OPERATIONS, constant, operate, topological
 from gatewise.errors import CellError, OptionError
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
