@@ -1,6 +1,7 @@
 """The backends: the derived gradient, the reference against others' code, aten against it."""
 
 import copy
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import gatewise as gw
 from gatewise import CELLS, detach, exp, maximum, sigmoid, softplus, tanh
 from gatewise.backends import aten, reference
-from gatewise.backends.contract import Spec, Weights
+from gatewise.backends.contract import NORM_EPSILON, Masks, Spec, Weights
 
 # torch tells so once, from C++; the layer's explain_backend says it too
 pytestmark = [
@@ -54,7 +55,15 @@ def truncated(a, s):
 
 SMOOTH = {c.name: c for c in (*CELLS.values(), peephole, both_fed_back, stabilised)}
 PROJECTABLE = ("rnn_tanh", "lstm", "peephole", "both_fed_back", "stabilised")
+WIDTHS = [
+    pytest.param(cell, P, id=f"{name}-P{P}")
+    for name, cell in SMOOTH.items()
+    for P in ((0, 2) if name in PROJECTABLE else (0,))
+]
 LENGTHS = (3, 0, 4)
+
+
+WEIGHTS = Weights._fields[:-1]  # all but the per-unit ones
 
 
 @dataclass
@@ -63,15 +72,14 @@ class Case:
 
     spec: Spec
     tensors: dict[str, torch.Tensor]
-    lengths: torch.Tensor | None
+    masks: Masks
 
     def arguments(self, *values):
         given = dict(zip(self.tensors, values or self.tensors.values(), strict=True))
         cell = self.spec.cell
         state = tuple(given["0" + name] for name in cell.state)
-        names = ("input", "recurrent", "input_bias", "recurrent_bias", "projection")
         per_unit = {name: given[name] for name in cell.params}
-        return given["x"], state, Weights(*map(given.get, names), per_unit), self.lengths
+        return given["x"], state, Weights(*map(given.get, WEIGHTS), per_unit), self.masks
 
     def forward(self, backend, *values):
         """Output and final states of ``backend``, as a function of every tensor."""
@@ -91,13 +99,45 @@ class Case:
 
 
 def case(
-    cell, T=4, B=3, inputs=2, H=3, P=0, reverse=False, bias=True, lengths=None, dtype=torch.float64
+    cell,
+    T=4,
+    B=3,
+    inputs=2,
+    H=3,
+    P=0,
+    reverse=False,
+    bias=True,
+    lengths=None,
+    dtype=torch.float64,
+    reset=False,
+    layer_norm=False,
+    recurrent_dropout=False,
+    zoneout=False,
 ):
-    spec = Spec(cell, inputs, H, P, reverse, lengths is not None, False, dtype, torch.device("cpu"))
+    """Fixed random arguments. ``zoneout``: True, or the two leading sizes that the shares have;
+    they are fractions, so that the old value and the candidate are both in every result."""
+    spec = Spec(
+        cell,
+        inputs,
+        H,
+        P,
+        reverse,
+        lengths is not None,
+        False,
+        dtype,
+        torch.device("cpu"),
+        reset=reset,
+        layer_norm=layer_norm,
+        recurrent_dropout=recurrent_dropout,
+        zoneout=bool(zoneout),
+    )
     generator = torch.Generator().manual_seed(3)
 
+    def uniform(*shape):
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
     def draw(*shape):
-        return (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.6 - 0.8).to(dtype)
+        return (uniform(*shape) * 1.6 - 0.8).to(dtype)
 
     G = len(cell.gates) * H
     fed = sum(spec.state_size(cell.state.index(name)) for name in cell.feedback)
@@ -106,8 +146,17 @@ def case(
     tensors |= {"input": draw(G, inputs), "recurrent": draw(G, fed)}
     tensors |= {"input_bias": draw(G), "recurrent_bias": draw(G)} if bias else {}
     tensors |= {"projection": draw(P, H)} if P else {}
+    tensors |= {"norm_input": 1 + draw(G), "norm_recurrent": 1 + draw(G)} if layer_norm else {}
     tensors |= {name: draw(H) for name in cell.params}
-    return Case(spec, tensors, None if lengths is None else torch.tensor(lengths))
+    leading = (T, B) if zoneout is True else zoneout
+    sizes = [spec.state_size(k) for k in range(len(cell.state))]
+    masks = Masks(
+        None if lengths is None else torch.tensor(lengths),
+        uniform(T, B) < 0.4 if reset else None,
+        (uniform(B, fed) < 0.6).to(dtype) / 0.6 if recurrent_dropout else None,
+        tuple(uniform(*leading, size).to(dtype) for size in sizes) if zoneout else None,
+    )
+    return Case(spec, tensors, masks)
 
 
 class Derived(torch.autograd.Function):
@@ -123,7 +172,7 @@ class Derived(torch.autograd.Function):
     def backward(ctx, grad_output, *grad_state):
         arguments = ctx.given.arguments(*ctx.saved_tensors)
         g = reference.backward(ctx.given.spec, *arguments, grad_output, grad_state)
-        flat = [g.x, *g.state, *(w for w in g.weights[:5] if w is not None)]
+        flat = [g.x, *g.state, *(w for w in g.weights[:-1] if w is not None)]
         return None, *flat, *(g.weights.per_unit[name] for name in ctx.given.spec.cell.params)
 
 
@@ -140,15 +189,24 @@ class ByHand:
         return [o.detach() for o in out], dict(zip(given.tensors, grads, strict=True))
 
 
+ALL = dict(reset=True, layer_norm=True, recurrent_dropout=True, zoneout=True)
+
+
 def variants(cell):
     """A cell plain, then with each thing that a backend has to heed."""
     yield {}
+    for option in ALL:
+        yield {option: True}
+    yield dict(ALL, lengths=LENGTHS)
+    yield dict(ALL, reverse=True, lengths=LENGTHS, bias=False, zoneout=(1, 1))
     yield dict(lengths=LENGTHS)
     yield dict(reverse=True)
     yield dict(reverse=True, lengths=LENGTHS, bias=False)
     if cell.name in PROJECTABLE or cell is truncated:
         yield dict(P=2, lengths=LENGTHS)
         yield dict(P=2, reverse=True, bias=False)
+        yield dict(ALL, P=2, reverse=True, lengths=LENGTHS)
+        yield dict(ALL, P=2, layer_norm=False, zoneout=(1, 3))
 
 
 CASES = [
@@ -202,18 +260,23 @@ def test_no_steps_give_back_the_state():
     torch.testing.assert_close(ByHand.gradients(given), given.gradients(reference))
 
 
+@pytest.mark.parametrize("options", [{}, ALL], ids=["plain", "all options"])
 @pytest.mark.parametrize("lengths", [None, (2, 0)])
-def test_second_derivatives(lengths):
-    given = case(CELLS["lstm"], T=2, B=2, inputs=1, H=2, lengths=lengths)
+def test_second_derivatives(lengths, options):
+    given = case(CELLS["lstm"], T=2, B=2, inputs=1, H=2, lengths=lengths, **options)
     leaves = [v.requires_grad_() for v in given.tensors.values()]
     assert gradgradcheck(lambda *v: given.forward(reference, *v), leaves, fast_mode=True)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # in torch's own jvp
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(lengths=LENGTHS), dict(ALL, lengths=LENGTHS)],
+    ids=["plain", "lengths", "all options"],
+)
 @pytest.mark.parametrize("cell", [*SMOOTH.values(), truncated], ids=lambda c: c.name)
-def test_vmap_and_jvp_over_the_reference(cell, lengths):
-    given = case(cell, lengths=lengths)
+def test_vmap_and_jvp_over_the_reference(cell, options):
+    given = case(cell, **options)
     values = tuple(given.tensors.values())
 
     def run(*tensors):
@@ -254,16 +317,35 @@ NUMPY = {
 }
 
 
+def normalised(product, gain):
+    centred = product - product.mean(-1, keepdims=True)
+    return gain * centred / np.sqrt((centred**2).mean(-1, keepdims=True) + NORM_EPSILON)
+
+
+@pytest.mark.parametrize("options", [{}, *({k: True} for k in ALL), ALL], ids="-".join)
 @pytest.mark.parametrize("name", NUMPY)
-def test_the_reference_against_a_step_by_hand(name):
-    given = case(CELLS[name], T=5)
+def test_the_reference_against_steps_by_hand(name, options):
+    given = case(CELLS[name], T=5, **options)
     n = {k: v.numpy() for k, v in given.tensors.items()}
+    masks = given.masks
     state, outputs = tuple(n["0" + s] for s in CELLS[name].state), []
-    for x in n["x"]:
-        from_x = x @ n["input"].T + n["input_bias"]
-        state = NUMPY[name](
-            lambda h, wx=from_x: (wx, h @ n["recurrent"].T + n["recurrent_bias"]), state
-        )
+
+    def pre(x, h):
+        if masks.recurrent is not None:
+            h = h * masks.recurrent.numpy()
+        wx, uh = x @ n["input"].T, h @ n["recurrent"].T
+        if options.get("layer_norm"):
+            wx, uh = normalised(wx, n["norm_input"]), normalised(uh, n["norm_recurrent"])
+        return wx + n["input_bias"], uh + n["recurrent_bias"]
+
+    for t, x in enumerate(n["x"]):
+        if masks.reset is not None:
+            state = tuple(np.where(masks.reset[t].numpy()[:, None], 0, s) for s in state)
+        new = NUMPY[name](lambda h, x=x: pre(x, h), state)
+        if masks.zoneout is not None:
+            shares = [share[t].numpy() for share in masks.zoneout]
+            new = tuple(k * s + (1 - k) * v for k, s, v in zip(shares, state, new, strict=True))
+        state = new
         outputs.append(state[0])
     output, *final = given.forward(reference)
     np.testing.assert_allclose(output.numpy(), np.stack(outputs), rtol=1e-12)
@@ -286,7 +368,7 @@ def test_the_reference_against_torch_in_double(name, P, bias):
 
     class Torch:
         @staticmethod
-        def forward(spec, x, state, weights, lengths):
+        def forward(spec, x, state, weights, masks):
             flat = dict(zip(module._flat_weights_names, [w for w in weights[:5] if w is not None],
                             strict=True))  # fmt: skip
             initial = tuple(s[None] for s in state)
@@ -375,25 +457,46 @@ def test_a_state_that_would_grow_without_bound_in_the_padding_does_not(name):
     )
 
 
-@pytest.mark.parametrize("backend", [aten, reference], ids=["aten", "reference"])
+def part(masks, steps, b):
+    """The masks of some steps of one sequence, all of them real."""
+    reset, zoneout = masks.reset, masks.zoneout
+    return Masks(
+        None,
+        None if reset is None else reset[steps, b : b + 1],
+        None if masks.recurrent is None else masks.recurrent[b : b + 1],
+        None if zoneout is None else tuple(share[steps, b : b + 1] for share in zoneout),
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [(aten, {}), (reference, {}), (reference, ALL)],
+    ids=["aten", "reference", "reference, all options"],
+)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("name", CELLS)
-def test_one_batch_one_truth(name, reverse, backend):
+def test_one_batch_one_truth(name, reverse, backend, options):
     """Alone, in a padded batch, in chunks with the state carried: the same in single precision."""
     lengths = (9, 4, 0, 7)
-    given = case(
-        CELLS[name], T=9, B=4, inputs=3, H=8, lengths=lengths, reverse=reverse, dtype=torch.float32
-    )
-    x, initial, weights, _ = given.arguments()
+    sizes = dict(T=9, B=4, inputs=3, H=8, lengths=lengths, dtype=torch.float32)
+    given = case(CELLS[name], **sizes, reverse=reverse, **options)
+    x, initial, weights, masks = given.arguments()
     output, *final = given.forward(backend)
     plain = replace(given.spec, lengths=False)
     for b, length in enumerate(lengths):
-        one, start = x[:length, b : b + 1], tuple(s[b : b + 1] for s in initial)
-        alone = backend.forward(plain, one, start, weights, None)
+        start = tuple(s[b : b + 1] for s in initial)
+
+        def run(steps, state, b=b):
+            return backend.forward(
+                plain, x[steps, b : b + 1], state, weights, part(masks, steps, b)
+            )
+
+        alone = run(slice(length), start)
         pieces, state = [], start
-        chunks = [one[:2], one[2:5], one[5:]]
+        ends = [0, *(min(end, length) for end in (2, 5)), length]
+        chunks = [slice(*pair) for pair in itertools.pairwise(ends)]
         for chunk in reversed(chunks) if reverse else chunks:
-            outcome = backend.forward(plain, chunk, state, weights, None)
+            outcome = run(chunk, state)
             pieces.append(outcome.output)
             state = outcome.state
         chunked = torch.cat(pieces[::-1] if reverse else pieces)
@@ -403,6 +506,106 @@ def test_one_batch_one_truth(name, reverse, backend):
         ends = tuple(s[b : b + 1] for s in final)
         torch.testing.assert_close((ends, ends), (alone.state, state), **close)
         assert not output[length:, b].any()
+
+
+@pytest.mark.parametrize("lengths", [None, (9, 4, 0, 7)])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(("cell", "P"), WIDTHS)
+def test_a_reset_is_a_new_sequence(cell, reverse, lengths, P):
+    """Each sequence cut before every reset, and the pieces run from zero states."""
+    given = case(cell, T=9, B=4, P=P, reverse=reverse, lengths=lengths, reset=True)
+    x, initial, weights, masks = given.arguments()
+    assert 0 < masks.reset.sum() < masks.reset.numel()
+    output, *final = given.forward(reference)
+    plain = replace(given.spec, lengths=False, reset=False)
+    for b, length in enumerate(lengths or [9] * 4):
+        state, rows = tuple(s[b : b + 1] for s in initial), {}
+        for t in reversed(range(length)) if reverse else range(length):
+            if masks.reset[t, b]:
+                state = tuple(torch.zeros_like(s) for s in state)
+            step = reference.forward(plain, x[t : t + 1, b : b + 1], state, weights, Masks())
+            rows[t], state = step.output[0, 0], step.state
+        for t, row in rows.items():
+            torch.testing.assert_close(output[t, b], row)
+        torch.testing.assert_close([s[b] for s in final], [s[0] for s in state])
+
+
+@pytest.mark.parametrize("cell", SMOOTH.values(), ids=SMOOTH)
+def test_what_is_not_a_number_before_a_reset_ends_there(cell):
+    given = case(cell, reset=True)
+    reset = torch.zeros_like(given.masks.reset)
+    reset[2] = True
+    masks = given.masks._replace(reset=reset)
+    x = given.tensors["x"].clone()
+    x[:2] = torch.nan
+    spoilt = replace(given, tensors=given.tensors | {"x": x}, masks=masks)
+    output, *final = spoilt.forward(reference)
+    assert output[0].isnan().any()
+    fresh, *end = replace(given, masks=masks).forward(reference)
+    torch.testing.assert_close([output[2:], *final], [fresh[2:], *end], rtol=0, atol=0)
+    reset[0] = True
+    state = {name: torch.full_like(given.tensors[name], torch.nan)
+             for name in ("0" + s for s in cell.state)}  # fmt: skip
+    started = replace(given, tensors=given.tensors | state, masks=masks)
+    for found in (started.gradients(reference), ByHand.gradients(started)):
+        torch.testing.assert_close(found, replace(given, masks=masks).gradients(reference))
+        assert not any(found[1][name].any() for name in state)
+
+
+@pytest.mark.parametrize(("cell", "P"), WIDTHS)
+def test_masks_at_their_ends(cell, P):
+    """Zoneout of one keeps the state, of none changes nothing; the recurrent mask alike."""
+    given = case(cell, P=P, lengths=LENGTHS, recurrent_dropout=True, zoneout=(1, 1))
+    plain = case(cell, P=P, lengths=LENGTHS)
+    initial = [given.tensors["0" + name] for name in cell.state]
+
+    def filled(share, factor):
+        masks = given.masks
+        shares = tuple(torch.full_like(s, share) for s in masks.zoneout)
+        factors = torch.full_like(masks.recurrent, factor)
+        return replace(given, masks=masks._replace(recurrent=factors, zoneout=shares))
+
+    torch.testing.assert_close(filled(0, 1).gradients(reference), plain.gradients(reference))
+    unfed = plain.tensors | {"recurrent": torch.zeros_like(plain.tensors["recurrent"])}
+    torch.testing.assert_close(
+        filled(0, 0).forward(reference), replace(plain, tensors=unfed).forward(reference)
+    )
+    output, *final = filled(1, 1).forward(reference)
+    assert all(torch.equal(s, s0) for s, s0 in zip(final, initial, strict=True))
+    for b, length in enumerate(LENGTHS):
+        assert torch.equal(output[:length, b], initial[0][b].expand(length, -1))
+
+
+@pytest.mark.parametrize("leading", [(1, 1), (4, 1), (1, 3)])
+def test_shares_of_zoneout_broadcast(leading):
+    given = case(CELLS["lstm"], P=2, lengths=LENGTHS, zoneout=leading)
+    whole = tuple(share.expand(4, 3, -1).clone() for share in given.masks.zoneout)
+    full = replace(given, masks=given.masks._replace(zoneout=whole))
+    for way in (lambda c: c.gradients(reference), ByHand.gradients):
+        torch.testing.assert_close(way(given), way(full), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, ALL], ids=["plain", "all options"])
+@pytest.mark.parametrize("P", [0, 2])
+def test_a_traced_state_is_what_the_next_step_sees(P, options):
+    given = case(CELLS["lstm"], P=P, lengths=LENGTHS, **options)
+    outcome = reference.forward(replace(given.spec, trace=True), *given.arguments())
+    assert torch.equal(outcome.trace["h"], outcome.output)
+    assert torch.equal(outcome.trace["c"][2, 0], outcome.state[1][0])
+    assert torch.equal(outcome.trace["c"][3, 2], outcome.state[1][2])
+
+
+LACKING = {
+    "reset": "cannot reset its states within a sequence",
+    "layer_norm": "has no layer normalisation",
+    "recurrent_dropout": "has no recurrent dropout",
+    "zoneout": "has no zoneout",
+}
+
+
+@pytest.mark.parametrize("option", ALL)
+def test_aten_says_what_it_has_not(option):
+    assert aten.supports(case(CELLS["lstm"], **{option: True}).spec) == LACKING[option]
 
 
 def test_a_traced_value_has_the_shape_of_the_rest_whatever_it_rests_on():

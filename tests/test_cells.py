@@ -21,7 +21,7 @@ from gatewise import (
     tanh,
 )
 from gatewise.backends import reference
-from gatewise.backends.contract import Spec, Weights
+from gatewise.backends.contract import Masks, Spec, Weights
 from gatewise.cells.catalogue import find
 from gatewise.cells.gradient import derive
 from gatewise.cells.language import OPERATIONS, constant, operate, topological
@@ -177,12 +177,12 @@ def test_each_operations_gradient_is_autograds(name):
 
     x, h, w, u = draw(2, 3, 2), draw(3, 4), draw(8, 2), draw(8, 4)
     spec = Spec(cell, 2, 4, 0, False, False, False, x.dtype, x.device)
-    outcome = reference.forward(spec, x, (h,), Weights(w, u), None)
+    outcome = reference.forward(spec, x, (h,), Weights(w, u), Masks())
     seed_y, seed_h = torch.randn_like(outcome.output), torch.randn_like(h)
     expected = torch.autograd.grad(
         (outcome.output * seed_y).sum() + (outcome.state[0] * seed_h).sum(), (x, h, w, u)
     )
-    found = reference.backward(spec, x, (h,), Weights(w, u), None, seed_y, (seed_h,))
+    found = reference.backward(spec, x, (h,), Weights(w, u), Masks(), seed_y, (seed_h,))
     given = (found.x, found.state[0], found.weights.input, found.weights.recurrent)
     torch.testing.assert_close(given, expected, rtol=1e-10, atol=1e-10)
 

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import itertools
+import math
 import pickle
 import re
 
@@ -26,6 +28,11 @@ def minimal(a, s):
     return dict(z=z, h=z * s.h + (1 - z) * tanh(a.n))
 
 
+@gw.cell(gates="z", params="norm_ih")
+def misnamed(a, s, p):
+    return dict(h=tanh(a.z + p.norm_ih))
+
+
 KINDS = {
     "lstm": (gw.LSTM, nn.LSTM, {}),
     "lstm proj": (gw.LSTM, nn.LSTM, dict(proj_size=4)),
@@ -42,6 +49,7 @@ OPTIONS = {
 }
 BACKENDS = ("aten", "reference")
 CLOSE = dict(rtol=1e-5, atol=2e-6)
+sigmoid_ = torch.sigmoid  # gatewise's own is for symbols
 
 
 def pair(kind, dtype=torch.float32, backend="auto", **options):
@@ -276,7 +284,244 @@ def test_dropout_acts_between_layers_and_in_training_only():
     assert not all_dropped(x)[0].any()
 
 
+def cut(reset, length):
+    """The pieces of one sequence: (begin, end) between its resets."""
+    starts = [0, *(t for t in range(1, length) if reset[t]), length]
+    return list(itertools.pairwise(starts)) if length else []
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("lengths", [None, (9, 4, 0, 7)])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_reset_equals_pieces(kind, bidirectional, lengths, batch_first, backend):
+    """Outputs, final states and every gradient, against torch's layer run over each piece."""
+    ours, theirs = pair(
+        kind, torch.float64, backend, num_layers=2, bidirectional=bidirectional,
+        batch_first=batch_first,
+    )  # fmt: skip
+    torch.manual_seed(2)
+    x = torch.randn(9, 4, 3, dtype=torch.float64, requires_grad=True)
+    reset = torch.rand(9, 4) < 0.3
+    reset[0] = torch.tensor([True, False, True, False])
+    reset[4:, 1] = torch.tensor([True, True, False, False, True])  # at and beyond its end
+    hx = states(ours)
+    given, marks = (x.transpose(0, 1), reset.T) if batch_first else (x, reset)
+    output, final = ours(given, hx, lengths=lengths, reset=marks)
+    output = output.transpose(0, 1) if batch_first else output
+    torch.manual_seed(3)
+    seed = torch.randn_like(output)
+    total, expected = (output * seed).sum(), torch.zeros((), dtype=torch.float64)
+    for b, length in enumerate(lengths or [9] * 4):
+        pieces = cut(reset[:, b], length)
+        for begin, end in pieces:
+            start = [torch.zeros_like(s[:, b]) for s in tensors(hx)]
+            for mine, first in zip(start, tensors(hx), strict=True):
+                if begin == 0 and not reset[0, b]:
+                    mine[:: 1 + bidirectional] = first[:: 1 + bidirectional, b]
+                if bidirectional and end == length:
+                    mine[1::2] = first[1::2, b]
+            alone, last = theirs(x[begin:end, b], tuple(start) if len(start) > 1 else start[0])
+            torch.testing.assert_close(output[begin:end, b], alone)
+            expected = expected + (alone * seed[begin:end, b]).sum()
+            for mine, its in zip(tensors(final), tensors(last), strict=True):
+                if end == length:
+                    here = slice(0, None, 1 + bidirectional)
+                    torch.testing.assert_close(mine[here, b], its[here])
+                if bidirectional and begin == 0:
+                    torch.testing.assert_close(mine[1::2, b], its[1::2])
+        assert not output[length:, b].any()
+        if not length:
+            assert all(
+                torch.equal(f[:, b], h[:, b])
+                for f, h in zip(tensors(final), tensors(hx), strict=True)
+            )
+    leaves = [[x, *layer.parameters()] for layer in (ours, theirs)]
+    torch.testing.assert_close(
+        torch.autograd.grad(total, leaves[0]), torch.autograd.grad(expected, leaves[1])
+    )
+
+
+def test_reset_of_a_single_sequence():
+    layer = gw.LSTM(3, 6, num_layers=2, bidirectional=True)
+    x, reset = torch.randn(7, 3), torch.tensor([0, 0, 1, 0, 0, 1, 0]).bool()
+    output, _ = layer(x, reset=reset)
+    pieces = torch.cat([layer(x[begin:end])[0] for begin, end in cut(reset, 7)])
+    torch.testing.assert_close(output, pieces, **CLOSE)
+    torch.testing.assert_close(layer(x, reset=reset[:] & False)[0], layer(x)[0], **CLOSE)
+
+
+EXTRAS = dict(layer_norm=True, recurrent_dropout=0.4, zoneout=0.3)
+
+
+@pytest.mark.parametrize("cell", [*gw.CELLS, minimal], ids=str)
+def test_each_sequence_alone_with_every_option(cell):
+    """In evaluation nothing is random: alone, in a batch and in chunks, the same."""
+    layer = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True, **EXTRAS).eval()
+    x, reset, lengths = torch.randn(8, 3, 3), torch.rand(8, 3) < 0.3, (8, 0, 5)
+    output, _ = layer(x, lengths=lengths, reset=reset)
+    for b, n in enumerate(lengths):
+        alone, _ = layer(x[:n, b], reset=reset[:n, b])
+        torch.testing.assert_close(output[:n, b], alone, rtol=0, atol=1e-6)
+    one_way = gw.Recurrent(cell, 3, 6, num_layers=2, **EXTRAS).eval()
+    whole, final = one_way(x, reset=reset)
+    first, state = one_way(x[:3], reset=reset[:3])
+    second, end = one_way(x[3:], state, reset=reset[3:])
+    torch.testing.assert_close(torch.cat([first, second]), whole, rtol=0, atol=1e-6)
+    torch.testing.assert_close(tensors(end), tensors(final), rtol=0, atol=1e-6)
+
+
+def test_layer_norm_is_torchs():
+    """An LSTM's step put together from torch's own linear layer and layer normalisation."""
+    layer = gw.LSTM(3, 6, layer_norm=True, dtype=torch.float64)
+    x, (h, c) = torch.randn(5, 2, 3, dtype=torch.float64), states(layer, batch=2)
+    n_x, n_h = nn.LayerNorm(24, dtype=x.dtype), nn.LayerNorm(24, dtype=x.dtype)
+    with torch.no_grad():
+        for norm, name in ((n_x, "ih"), (n_h, "hh")):
+            getattr(layer, f"norm_{name}_l0").uniform_(0.5, 1.5)
+            norm.weight.copy_(getattr(layer, f"norm_{name}_l0"))
+            norm.bias.copy_(getattr(layer, f"bias_{name}_l0"))
+    output, final = layer(x, (h, c))
+    h, c = h[0], c[0]
+    for t in range(5):
+        z = n_x(x[t] @ layer.weight_ih_l0.T) + n_h(h @ layer.weight_hh_l0.T)
+        i, f, g, o = z.chunk(4, -1)
+        c = sigmoid_(f) * c + sigmoid_(i) * torch.tanh(g)
+        h = sigmoid_(o) * torch.tanh(c)
+        torch.testing.assert_close(output[t], h)
+    torch.testing.assert_close(final, (h[None], c[None]))
+
+
+def test_the_gains_come_last_of_torchs_names_and_leave_the_draws_alone():
+    options = dict(num_layers=2, bidirectional=True, proj_size=4)
+    torch.manual_seed(5)
+    plain = gw.LSTM(3, 6, **options).state_dict()
+    torch.manual_seed(5)
+    normed = gw.LSTM(3, 6, layer_norm=True, **options).state_dict()
+    gains = [name for name in normed if name.startswith("norm")]
+    assert gains == [
+        f"norm_{part}_l{k}{way}"
+        for k in (0, 1)
+        for way in ("", "_reverse")
+        for part in ("ih", "hh")
+    ]
+    assert all(torch.equal(normed[name], torch.ones(24)) for name in gains)
+    assert [name for name in normed if name not in gains] == list(plain)
+    torch.testing.assert_close({k: normed[k] for k in plain}, plain, rtol=0, atol=0)
+    assert list(normed)[:7] == [
+        "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_hr_l0", "norm_ih_l0",
+        "norm_hh_l0",
+    ]  # fmt: skip
+    again = gw.LSTM(3, 6, layer_norm=True, **options)
+    again.load_state_dict(normed, strict=True)
+    no_more = gw.LSTM(3, 6, recurrent_dropout=0.3, zoneout=0.2, **options)
+    assert list(no_more.state_dict()) == list(plain)
+
+
+def test_the_options_are_shown():
+    assert repr(gw.GRU(3, 6, **EXTRAS)) == (
+        "GRU(3, 6, layer_norm=True, recurrent_dropout=0.4, zoneout=(0.3,))"
+    )
+    assert repr(gw.LSTM(3, 6, zoneout=[0.5, 0.05])) == "LSTM(3, 6, zoneout=(0.5, 0.05))"
+    assert gw.LSTM(3, 6, zoneout=0.1).zoneout == (0.1, 0.1)
+
+
+@pytest.mark.parametrize("proj_size", [0, 4])
+def test_zoneout_in_evaluation_is_its_expectation(proj_size):
+    layer = gw.LSTM(3, 6, proj_size=proj_size, zoneout=(0.2, 0.7)).eval()
+    plain = gw.LSTM(3, 6, proj_size=proj_size)
+    plain.load_state_dict(layer.state_dict())
+    x, state = torch.randn(5, 2, 3), states(layer, batch=2)
+    output, final = layer(x, state)
+    for t in range(5):
+        _, new = plain(x[t : t + 1], state)
+        state = tuple(p * s + (1 - p) * n for p, s, n in zip((0.2, 0.7), state, new, strict=True))
+        torch.testing.assert_close(output[t], state[0][0], **CLOSE)
+    torch.testing.assert_close(final, state, **CLOSE)
+    assert torch.equal(layer(x)[0], layer(x)[0])
+
+
+def test_zoneout_in_training_keeps_a_unit_or_does_not():
+    """Of every unit, step and sequence afresh; about as often as it was asked to."""
+    torch.manual_seed(0)
+    layer = gw.LSTM(3, 40, zoneout=(0.25, 0.6))
+    x, state = torch.randn(50, 8, 3), states(layer, batch=8)
+    _, _, trace = layer(x, state, trace=True)
+    for name, first, p in zip("hc", state, (0.25, 0.6), strict=True):
+        values = torch.cat([first[0][:, None], trace[name][0][0]], 1)
+        kept = (values[:, 1:] == values[:, :-1]).double()
+        assert abs(kept.mean() - p) < 0.02
+        for others in ((1, 2), (0, 2), (0, 1)):  # the same for each sequence, step and unit
+            torch.testing.assert_close(
+                kept.mean(others), torch.full_like(kept.mean(others), p), rtol=0, atol=0.12
+            )
+    held = gw.LSTM(3, 6, zoneout=1.0)
+    output, final = held(x[:5], states(held, 8))
+    torch.testing.assert_close(final, states(held, 8), rtol=0, atol=0)
+    assert torch.equal(output, final[0].expand(5, -1, -1))
+
+
+def dropping(p, **options):
+    """A layer whose output shows which of its fed-back values were dropped."""
+    layer = gw.RNN(1, 40, nonlinearity="relu", bias=False, recurrent_dropout=p, **options)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            parameter.zero_()
+            if "weight_hh" in name:
+                parameter.copy_(torch.eye(40))
+    return layer
+
+
+def test_recurrent_dropout_is_one_draw_for_a_sequence():
+    torch.manual_seed(0)
+    layer, hx = dropping(0.4, bidirectional=True), torch.ones(2, 8, 40)
+    output, _ = layer(torch.zeros(3, 8, 1), hx)
+    forward, backward = output[..., :40], output.flip(0)[..., 40:]
+    for way in (forward, backward):
+        for t in range(3):
+            factors = way[t] ** (1 / (t + 1))
+            torch.testing.assert_close(factors, way[0])
+        kept = way[0] != 0
+        torch.testing.assert_close(way[0][kept], torch.full_like(way[0][kept], 1 / 0.6))
+        assert abs(kept.double().mean() - 0.6) < 0.1
+        assert not (way[0] == way[0][0]).all()
+    assert not torch.equal(forward, backward)
+    assert (layer.eval()(torch.zeros(3, 8, 1), hx)[0] == 1).all()
+    assert not dropping(1.0)(torch.zeros(3, 8, 1), hx[:1])[0].any()
+
+
+def test_recurrent_dropout_leaves_the_cells_own_state_whole():
+    layer = gw.Recurrent(minimal, 3, 6, recurrent_dropout=1.0)
+    h = torch.randn(1, 2, 6)
+    z, n = (
+        torch.zeros(1, 2, 3) @ layer.weight_ih_l0.T + layer.bias_ih_l0 + layer.bias_hh_l0
+    ).chunk(2, -1)
+    z = sigmoid_(z)
+    torch.testing.assert_close(
+        layer(torch.zeros(1, 2, 3), h)[0], z * h + (1 - z) * torch.tanh(n), **CLOSE
+    )
+
+
+@pytest.mark.parametrize("options", [dict(recurrent_dropout=0.4), dict(zoneout=0.3)])
+def test_what_is_random_follows_torchs_seed(options):
+    layer = gw.LSTM(3, 6, num_layers=2, bidirectional=True, **options)
+    x = torch.randn(5, 2, 3)
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(layer(x)[0])
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    assert not torch.equal(runs[2], layer(x)[0])
+    layer.eval()
+    before = torch.get_rng_state()
+    assert torch.equal(layer(x)[0], layer(x)[0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
 X = torch.zeros(5, 2, 3)
+NO_RESET = torch.zeros(5, 2, dtype=torch.bool)
 ZERO = torch.zeros(1, 2, 6)
 
 
@@ -303,6 +548,10 @@ ZERO = torch.zeros(1, 2, 6)
             "'aten' projects the LSTM's output only",
         ),
         (gw.LSTM(3, 6, backend="reference"), {}, "a step at a time; asked for by name"),
+        (gw.LSTM(3, 6, layer_norm=True), {}, "'aten' has no layer normalisation"),
+        (gw.LSTM(3, 6, recurrent_dropout=0.1), {}, "'aten' has no recurrent dropout"),
+        (gw.LSTM(3, 6, recurrent_dropout=0.1).eval(), {}, "aten: torch's own lstm"),
+        (gw.LSTM(3, 6, zoneout=(0, 0.1)).eval(), {}, "'aten' has no zoneout"),
     ],
 )
 def test_explain_backend(layer, options, sentence):
@@ -311,9 +560,16 @@ def test_explain_backend(layer, options, sentence):
     layer(X, **options)
 
 
+def test_explain_backend_with_a_reset():
+    sentence = "'aten' cannot reset its states within a sequence"
+    assert sentence in gw.LSTM(3, 6).explain_backend(X, reset=NO_RESET)
+
+
 @pytest.mark.parametrize(
     ("layer", "options", "reason"),
     [
+        (gw.LSTM(3, 6, backend="aten"), dict(reset=NO_RESET), "but it cannot reset its states"),
+        (gw.LSTM(3, 6, backend="aten", layer_norm=True), {}, "but it has no layer normalisation"),
         (gw.LSTM(3, 6, backend="aten"), dict(trace=True), "but it does not give its gates out"),
         (gw.Recurrent(minimal, 3, 6, backend="aten"), {}, "but it has fixed cells"),
     ],
@@ -333,6 +589,19 @@ def test_a_backend_asked_for_by_name_never_gives_way(layer, options, reason):
         (lambda: gw.LSTM(3, 6.0), "hidden_size must be a whole number from 1 on, not 6.0"),
         (lambda: gw.LSTM(3, 6, num_layers=True), "num_layers must be a whole number"),
         (lambda: gw.LSTM(3, 6, dropout=2), "dropout must be a probability from 0 to 1, not 2"),
+        (lambda: gw.LSTM(3, 6, num_layers=2, dropout="0"), "dropout must be a probability from 0"),
+        (lambda: gw.LSTM(3, 6, layer_norm=1), "layer_norm must be True or False, not 1"),
+        (lambda: gw.LSTM(3, 6, recurrent_dropout=-0.1), "recurrent_dropout must be a probability "
+            "from 0 to 1, not -0.1"),
+        (lambda: gw.LSTM(3, 6, recurrent_dropout=math.nan), "from 0 to 1, not nan"),
+        (lambda: gw.GRU(3, 6, zoneout=1.5), "zoneout must be a probability from 0 to 1, not 1.5"),
+        (lambda: gw.GRU(3, 6, zoneout="0.1"), "zoneout must be a probability from 0 to 1, not '0.1'"),
+        (lambda: gw.LSTM(3, 6, zoneout=True), "zoneout must be a probability from 0 to 1, not True"),
+        (lambda: gw.LSTM(3, 6, zoneout=(0.1, 2)), "zoneout of the state c must be a probability "
+            "from 0 to 1, not 2"),
+        (lambda: gw.LSTM(3, 6, zoneout=[0.1]), "zoneout has 1 probabilities; lstm has 2 states (h, c)"),
+        (lambda: gw.RNN(3, 6, zoneout=(0.1, 0.2)), "has 2 probabilities; rnn_tanh has 1 states (h)"),
+        (lambda: gw.Recurrent(misnamed, 3, 6), "misnamed has a parameter 'norm_ih', which is a name of"),
         (lambda: gw.LSTM(3, 6, proj_size=6), "must be from 0 to below hidden_size=6, not 6"),
         (lambda: gw.GRU(3, 6, proj_size=2), "GRU takes no proj_size"),
         (lambda: gw.RNN(3, 6, proj_size=2), "RNN takes no proj_size"),
@@ -362,6 +631,11 @@ def test_options_out_of_range(make, message):
         ((X,), dict(lengths=[5, 6]), "length 6 of sequence 1 is not in 0…5"),
         ((X,), dict(lengths=[-1, 5]), "length -1 of sequence 0 is not in 0…5"),
         ((pack_sequence([X[:, 0]]),), dict(lengths=[5]), "a PackedSequence has its own lengths"),
+        ((pack_sequence([X[:, 0]]),), dict(reset=NO_RESET), "reset= has no place in a PackedSequence"),
+        ((X,), dict(reset=NO_RESET.T), "reset has the shape (2, 5), expected (5, 2)"),
+        ((X,), dict(reset=NO_RESET[:, 0]), "reset has the shape (5,), expected (5, 2)"),
+        ((X[:, 0],), dict(reset=NO_RESET), "reset has the shape (5, 2), expected (5,)"),
+        ((X,), dict(reset=NO_RESET.long()), "reset must be boolean, this is torch.int64"),
     ],
 )  # fmt: skip
 def test_shapes_that_do_not_fit(given, options, message):
@@ -382,6 +656,20 @@ def test_autocast(kind, lengths, backend):
     torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.03)
     for a, b in zip(tensors(final), tensors(state), strict=True):
         torch.testing.assert_close(a.float(), b, rtol=0.05, atol=0.03)
+    assert all(p.grad.isfinite().all() and p.grad.dtype == p.dtype for p in layer.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_autocast_with_every_option(training):
+    layer = gw.LSTM(3, 6, num_layers=2, bidirectional=True, **EXTRAS).train(training)
+    x, reset = torch.randn(5, 2, 3), torch.rand(5, 2) < 0.3
+    torch.manual_seed(0)
+    expected, _ = layer(x, lengths=(5, 2), reset=reset)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = layer(x, lengths=(5, 2), reset=reset)
+    output.float().sum().backward()
+    torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.05)
     assert all(p.grad.isfinite().all() and p.grad.dtype == p.dtype for p in layer.parameters())
 
 

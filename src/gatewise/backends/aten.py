@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Outcome, Spec, Weights, valid_steps
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights, valid_steps
 from gatewise.cells.catalogue import gru, lstm, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
 
@@ -18,6 +18,14 @@ _FUNCTIONS: Mapping[Cell, Callable[..., tuple[Tensor, ...]]] = {
     rnn_relu: torch.rnn_relu,
 }
 
+_LACKING: Mapping[str, str] = {
+    "trace": "does not give its gates out",
+    "reset": "cannot reset its states within a sequence",
+    "layer_norm": "has no layer normalisation",
+    "recurrent_dropout": "has no recurrent dropout",
+    "zoneout": "has no zoneout",
+}
+
 # A pre-activation at which the sigmoid is exactly 0 or 1 in every floating dtype.
 _SATURATED = 1e4
 
@@ -26,8 +34,9 @@ def supports(spec: Spec) -> str | None:
     if spec.cell not in _FUNCTIONS:
         names = ", ".join(cell.name for cell in _FUNCTIONS)
         return f"has fixed cells ({names}), not '{spec.cell.name}'"
-    if spec.trace:
-        return "does not give its gates out"
+    for option, reason in _LACKING.items():
+        if getattr(spec, option):
+            return reason
     if spec.proj_size and spec.cell != lstm:
         return "projects the LSTM's output only"
     return None
@@ -40,14 +49,14 @@ def describe(spec: Spec) -> str:
 
 
 def forward(
-    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, lengths: Tensor | None
+    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
     if len(x) == 0:
         return Outcome(x.new_zeros(0, x.shape[1], spec.output_size), state)
-    if lengths is None:
+    if masks.lengths is None:
         output, new = _run(spec, x.flip(0) if spec.reverse else x, state, weights)
         return Outcome(output.flip(0) if spec.reverse else output, new)
-    return _ragged(spec, x, state, weights, lengths)
+    return _ragged(spec, x, state, weights, masks.lengths)
 
 
 def _run(

@@ -10,12 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
-from gatewise.backends.contract import Outcome, Spec, Weights, valid_steps
+from gatewise.backends.contract import (
+    NORM_EPSILON,
+    Masks,
+    Outcome,
+    Spec,
+    Weights,
+    valid_steps,
+)
 from gatewise.cells.gradient import Gradient, derive
 from gatewise.cells.language import Cell, Value, topological
 
@@ -48,42 +56,83 @@ def describe(spec: Spec) -> str:
 
 
 def forward(
-    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, lengths: Tensor | None
+    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
-    steps = len(x)
-    valid = None if lengths is None else valid_steps(steps, lengths)[..., None]
+    steps, cell = len(x), spec.cell
+    valid = None if masks.lengths is None else valid_steps(steps, masks.lengths)[..., None]
     if valid is not None:
         x = torch.where(valid, x, 0)  # or a NaN in the padding would reach the weights' gradient
     from_input = _input_parts(x, weights)
+    shares = _kept_shares(spec, x, masks)
     seen: list[dict[str, Tensor]] = [{} for _ in range(steps)]
-    for t in reversed(range(steps)) if spec.reverse else range(steps):
-        named, new = _step(spec, from_input[t], state, weights)
+    for t in _order(spec, steps):
+        old = _after_reset(state, masks, t)
+        named, candidate = _step(spec, from_input[t], old, weights, masks)
+        new = _zoned_out(candidate, old, shares, t)
+        seen[t] = named | dict(zip(cell.state, new, strict=True))
         if valid is not None:
-            new = tuple(torch.where(valid[t], n, old) for n, old in zip(new, state, strict=True))
-        state, seen[t] = new, named
-    kept = list(spec.cell.values) if spec.trace else []
-    trace = {
-        name: _sequence([named[name] for named in seen], valid, x, spec.hidden_size)
-        for name in kept
-    }
-    output = _sequence([named["output"] for named in seen], valid, x, spec.output_size)
-    if spec.trace and spec.proj_size:
-        trace[spec.cell.state[0]] = output
-    return Outcome(output, state, trace)
+            new = tuple(torch.where(valid[t], n, was) for n, was in zip(new, state, strict=True))
+        state = new
+
+    def through_time(name: str) -> Tensor:
+        width = spec.output_size if name == cell.state[0] else spec.hidden_size
+        return _sequence([named[name] for named in seen], valid, x, width)
+
+    trace = {name: through_time(name) for name in cell.values} if spec.trace else {}
+    return Outcome(through_time(cell.state[0]), state, trace)
+
+
+def _order(spec: Spec, steps: int) -> list[int]:
+    return list(reversed(range(steps))) if spec.reverse else list(range(steps))
 
 
 def _input_parts(x: Tensor, weights: Weights) -> Tensor:
     """T×B×G·H: the input's share of every pre-activation, all steps at once."""
-    return linear(x, weights.input, weights.input_bias)
+    return _part(x, weights.input, weights.norm_input, weights.input_bias)
+
+
+def _part(values: Tensor, weight: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+    """One share of the pre-activations: the product, normalised where there is a gain, and bias."""
+    if gain is None:
+        return linear(values, weight, bias)
+    return layer_norm(linear(values, weight), gain.shape, gain, bias, NORM_EPSILON)
+
+
+def _after_reset(state: tuple[Tensor, ...], masks: Masks, t: int) -> tuple[Tensor, ...]:
+    if masks.reset is None:
+        return state
+    return tuple(torch.where(masks.reset[t, :, None], 0, s) for s in state)
+
+
+def _kept_shares(spec: Spec, x: Tensor, masks: Masks) -> tuple[Tensor, ...] | None:
+    """Zoneout's shares, T×B×(the state's width) whatever they broadcast from."""
+    if masks.zoneout is None:
+        return None
+    return tuple(
+        share.expand(*x.shape[:2], spec.state_size(k)) for k, share in enumerate(masks.zoneout)
+    )
+
+
+def _zoned_out(
+    candidate: tuple[Tensor, ...],
+    old: tuple[Tensor, ...],
+    shares: tuple[Tensor, ...] | None,
+    t: int,
+) -> tuple[Tensor, ...]:
+    """The new state: of each unit's old value the share that it keeps, of its candidate the rest."""
+    if shares is None:
+        return candidate
+    each = zip(candidate, old, shares, strict=True)
+    return tuple(share[t] * was + (1 - share[t]) * new for new, was, share in each)
 
 
 def _step(
-    spec: Spec, from_input: Tensor, state: tuple[Tensor, ...], weights: Weights
+    spec: Spec, from_input: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-    """One step's named values, with the layer's output as "output", and the new state."""
+    """One step's named values, and the new state: projected, and before any zoneout."""
     cell = spec.cell
     values, program = _program(cell)
-    known = _evaluate(program, _leaves(spec, from_input, state, weights))
+    known = _evaluate(program, _leaves(spec, from_input, state, weights, masks))
     shape = (len(from_input), spec.hidden_size)
     each = {name: known[value] for name, value in values.items()}
     # what rests on parameters or numbers alone has no batch of its own
@@ -91,20 +140,26 @@ def _step(
     output = named[cell.state[0]]
     if weights.projection is not None:
         output = linear(output, weights.projection)
-    return {**named, "output": output}, (output, *(named[name] for name in cell.state[1:]))
+    return named, (output, *(named[name] for name in cell.state[1:]))
+
+
+def _fed_back(spec: Spec, state: tuple[Tensor, ...], masks: Masks) -> Tensor:
+    """B×F: what the recurrent weights multiply."""
+    cell = spec.cell
+    side_by_side = torch.cat([state[cell.state.index(name)] for name in cell.feedback], -1)
+    return side_by_side if masks.recurrent is None else side_by_side * masks.recurrent
 
 
 def _leaves(
-    spec: Spec, from_input: Tensor, state: tuple[Tensor, ...], weights: Weights
+    spec: Spec, from_input: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> dict[tuple[str, str], Tensor]:
     """What the graph's leaves stand for in one step, by operation and name."""
     cell = spec.cell
-    previous = dict(zip(cell.state, state, strict=True))
-    fed_back = torch.cat([previous[name] for name in cell.feedback], -1)
-    from_state = linear(fed_back, weights.recurrent, weights.recurrent_bias)
+    fed_back = _fed_back(spec, state, masks)
+    from_state = _part(fed_back, weights.recurrent, weights.norm_recurrent, weights.recurrent_bias)
     inputs = from_input.chunk(len(cell.gates), -1)
     recurrents = from_state.chunk(len(cell.gates), -1)
-    leaves = {("state", name): value for name, value in previous.items()}
+    leaves = {("state", name): value for name, value in zip(cell.state, state, strict=True)}
     leaves |= {("parameter", name): value for name, value in weights.per_unit.items()}
     for gate, of_input, of_state in zip(cell.gates, inputs, recurrents, strict=True):
         leaves |= {("gate.x", gate): of_input, ("gate.h", gate): of_state}
@@ -162,39 +217,28 @@ def backward(
     x: Tensor,
     state: tuple[Tensor, ...],
     weights: Weights,
-    lengths: Tensor | None,
+    masks: Masks,
     grad_output: Tensor,
     grad_state: tuple[Tensor, ...],
 ) -> Gradients:
     """Back-propagation through time by the cell's derived gradient.
 
     Runs forward once more to have each step's state; the weights' gradients are single products
-    over all steps, the recurrent ones alone go step by step.
+    over all steps, the recurrent ones alone go step by step. The masks have no gradient.
     """
-    steps, cell = len(x), spec.cell
+    steps = len(x)
     valid = torch.ones(steps, *x.shape[1:2], 1, dtype=torch.bool, device=x.device)
-    if lengths is not None:
-        valid = valid_steps(steps, lengths)[..., None]
+    if masks.lengths is not None:
+        valid = valid_steps(steps, masks.lengths)[..., None]
         x = torch.where(valid, x, 0)
-    from_input = _input_parts(x, weights)
-    order = list(reversed(range(steps))) if spec.reverse else list(range(steps))
-    before: dict[int, tuple[Tensor, ...]] = {}
-    unprojected = x.new_zeros(steps, x.shape[1], spec.hidden_size)
-    fed_back = x.new_zeros(steps, x.shape[1], weights.recurrent.shape[1])
-    for t in order:
-        before[t] = state
-        fed_back[t] = torch.cat([state[cell.state.index(name)] for name in cell.feedback], -1)
-        named, new = _step(spec, from_input[t], state, weights)
-        unprojected[t] = named[cell.state[0]]
-        state = tuple(torch.where(valid[t], n, old) for n, old in zip(new, state, strict=True))
-
-    width = len(cell.gates) * spec.hidden_size
+    run = _run_again(spec, x, state, weights, masks, valid)
+    width = len(spec.cell.gates) * spec.hidden_size
     grad_input_part = x.new_zeros(steps, x.shape[1], width)
     grad_recurrent_part = torch.zeros_like(grad_input_part)
     grad_projected = torch.zeros_like(grad_output)
     grad_per_unit = {name: torch.zeros_like(value) for name, value in weights.per_unit.items()}
-    for t in reversed(order):
-        back = _step_back(spec, from_input[t], before[t], weights, grad_output[t], grad_state)
+    for t in reversed(_order(spec, steps)):
+        back = _step_back(spec, run, t, weights, masks, grad_output[t], grad_state)
         keep = valid[t]
         grad_input_part[t] = torch.where(keep, back.input_part, 0)
         grad_recurrent_part[t] = torch.where(keep, back.recurrent_part, 0)
@@ -204,21 +248,53 @@ def backward(
         grad_state = tuple(
             torch.where(keep, new, old) for new, old in zip(back.state, grad_state, strict=True)
         )
-    gradients = Weights(
-        torch.einsum("tbg,tbi->gi", grad_input_part, x),
-        torch.einsum("tbg,tbf->gf", grad_recurrent_part, fed_back),
-        None if weights.input_bias is None else grad_input_part.sum((0, 1)),
-        None if weights.recurrent_bias is None else grad_recurrent_part.sum((0, 1)),
-        None
-        if weights.projection is None
-        else torch.einsum("tbp,tbh->ph", grad_projected, unprojected),
-        grad_per_unit,
+    back = _StepGradients(
+        grad_input_part, grad_recurrent_part, grad_projected, grad_state, grad_per_unit
     )
-    return Gradients(grad_input_part @ weights.input, grad_state, gradients)
+    return _over_all_steps(x, run, weights, back)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What ``backward`` needs of the way forward, over all steps.
+
+    The states are those that each step's equations saw: after the reset.
+    """
+
+    from_input: Tensor
+    old: Mapping[int, tuple[Tensor, ...]]
+    fed_back: Tensor
+    unprojected: Tensor
+    shares: tuple[Tensor, ...] | None
+
+
+def _run_again(
+    spec: Spec,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Weights,
+    masks: Masks,
+    valid: Tensor,
+) -> _Run:
+    steps, batch = x.shape[:2]
+    from_input, shares = _input_parts(x, weights), _kept_shares(spec, x, masks)
+    before: dict[int, tuple[Tensor, ...]] = {}
+    fed_back = x.new_zeros(steps, batch, weights.recurrent.shape[1])
+    unprojected = x.new_zeros(steps, batch, spec.hidden_size)
+    for t in _order(spec, steps):
+        before[t] = old = _after_reset(state, masks, t)
+        fed_back[t] = _fed_back(spec, old, masks)
+        named, candidate = _step(spec, from_input[t], old, weights, masks)
+        unprojected[t] = named[spec.cell.state[0]]
+        new = _zoned_out(candidate, old, shares, t)
+        state = tuple(torch.where(valid[t], n, was) for n, was in zip(new, state, strict=True))
+    return _Run(from_input, before, fed_back, unprojected, shares)
 
 
 @dataclass(frozen=True)
 class _StepGradients:
+    """What one step gives back; also the same of all steps, stacked (per_unit: summed)."""
+
     input_part: Tensor
     recurrent_part: Tensor
     projected: Tensor
@@ -228,19 +304,24 @@ class _StepGradients:
 
 def _step_back(
     spec: Spec,
-    from_input: Tensor,
-    state: tuple[Tensor, ...],
+    run: _Run,
+    t: int,
     weights: Weights,
+    masks: Masks,
     grad_output: Tensor,
     grad_state: tuple[Tensor, ...],
 ) -> _StepGradients:
     """One step of ``backward``: from its output and new state to its old state."""
-    cell = spec.cell
+    cell, state = spec.cell, run.old[t]
     gradient, program = _backward_program(cell)
-    projected = grad_output + grad_state[0]
+    new = (grad_output + grad_state[0], *grad_state[1:])
+    kept = tuple(torch.zeros_like(s) for s in state)
+    if run.shares is not None:
+        kept = tuple(share[t] * g for share, g in zip(run.shares, new, strict=True))
+    projected, *others = (g - k for g, k in zip(new, kept, strict=True))
     first = projected if weights.projection is None else projected @ weights.projection
-    leaves = _leaves(spec, from_input, state, weights)
-    for name, seed in zip(cell.state, (first, *grad_state[1:]), strict=True):
+    leaves = _leaves(spec, run.from_input[t], state, weights, masks)
+    for name, seed in zip(cell.state, (first, *others), strict=True):
         leaves["gradient", name] = seed
     known = _evaluate(program, leaves)
     of = {(leaf.op, leaf.name): known[g] for leaf, g in gradient.leaves.items()}
@@ -251,13 +332,63 @@ def _step_back(
         return torch.cat(each, -1)
 
     recurrent_part = part("gate.h")
-    sizes = [spec.state_size(cell.state.index(name)) for name in cell.feedback]
-    fed_back = dict(
-        zip(cell.feedback, (recurrent_part @ weights.recurrent).split(sizes, -1), strict=True)
-    )
+    fed_back = _fed_back_gradient(spec, recurrent_part, run.fed_back[t], weights, masks)
     old = []
     for k, name in enumerate(cell.state):
-        direct = of.get(("state", name), torch.zeros_like(state[k]))
-        old.append(direct + fed_back.get(name, torch.zeros_like(state[k])))
+        none = torch.zeros_like(state[k])
+        old.append(of.get(("state", name), none) + fed_back.get(name, none) + kept[k])
     per_unit = {name: of.get(("parameter", name), torch.zeros_like(first)) for name in cell.params}
-    return _StepGradients(part("gate.x"), recurrent_part, projected, tuple(old), per_unit)
+    return _StepGradients(
+        part("gate.x"), recurrent_part, projected, _after_reset(tuple(old), masks, t), per_unit
+    )
+
+
+def _fed_back_gradient(
+    spec: Spec, recurrent_part: Tensor, fed_back: Tensor, weights: Weights, masks: Masks
+) -> dict[str, Tensor]:
+    """What reaches each fed-back state through the recurrent product, from its share of a step."""
+    product = linear(fed_back, weights.recurrent)
+    gradient = _before_norm(recurrent_part, product, weights.norm_recurrent) @ weights.recurrent
+    if masks.recurrent is not None:
+        gradient = gradient * masks.recurrent
+    cell = spec.cell
+    sizes = [spec.state_size(cell.state.index(name)) for name in cell.feedback]
+    return dict(zip(cell.feedback, gradient.split(sizes, -1), strict=True))
+
+
+def _over_all_steps(x: Tensor, run: _Run, weights: Weights, back: _StepGradients) -> Gradients:
+    """From the parts' gradients T×B×G·H to that of the input and of every weight."""
+    from_x, from_state = linear(x, weights.input), linear(run.fed_back, weights.recurrent)
+    grad_from_x = _before_norm(back.input_part, from_x, weights.norm_input)
+    grad_from_state = _before_norm(back.recurrent_part, from_state, weights.norm_recurrent)
+
+    through_time: dict[str, Any] = {
+        "input": torch.einsum("tbg,tbi->gi", grad_from_x, x),
+        "recurrent": torch.einsum("tbg,tbf->gf", grad_from_state, run.fed_back),
+        "input_bias": back.input_part.sum((0, 1)),
+        "recurrent_bias": back.recurrent_part.sum((0, 1)),
+        "projection": torch.einsum("tbp,tbh->ph", back.projected, run.unprojected),
+        "norm_input": (back.input_part * _standardised(from_x)[0]).sum((0, 1)),
+        "norm_recurrent": (back.recurrent_part * _standardised(from_state)[0]).sum((0, 1)),
+        "per_unit": back.per_unit,
+    }
+    absent = dict.fromkeys(name for name, weight in weights._asdict().items() if weight is None)
+    gradients = Weights(**(through_time | absent))
+    return Gradients(grad_from_x @ weights.input, back.state, gradients)
+
+
+def _standardised(product: Tensor) -> tuple[Tensor, Tensor]:
+    """n(product), and the standard deviation by which it is divided."""
+    centred = product - product.mean(-1, keepdim=True)
+    deviation = (centred.square().mean(-1, keepdim=True) + NORM_EPSILON).sqrt()
+    return centred / deviation, deviation
+
+
+def _before_norm(gradient: Tensor, product: Tensor, gain: Tensor | None) -> Tensor:
+    """From the gradient of gain * n(product) to that of the product."""
+    if gain is None:
+        return gradient
+    n, deviation = _standardised(product)
+    scaled = gradient * gain
+    along = (scaled * n).mean(-1, keepdim=True)
+    return (scaled - scaled.mean(-1, keepdim=True) - n * along) / deviation

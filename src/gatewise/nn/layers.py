@@ -12,11 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from gatewise.backends.contract import Spec, Weights
+from gatewise.backends.contract import Masks, Spec, Weights, valid_steps
 from gatewise.backends.registry import check_name, choose
 from gatewise.cells.catalogue import find
-from gatewise.cells.language import Cell, topological
+from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
+from gatewise.nn.checks import (
+    check_flag,
+    check_parameter_names,
+    check_probability,
+    check_projection,
+    check_sizes,
+    checked_lengths,
+    checked_reset,
+    checked_zoneout,
+    shape_of,
+)
 from gatewise.nn.trace import Trace
 
 State = Tensor | tuple[Tensor, ...]
@@ -26,7 +37,8 @@ class Recurrent(nn.Module):
     """A recurrent layer of any cell.
 
     Parameters have the names, shapes and order of torch's (``weight_ih_l0``,
-    ``bias_hh_l1_reverse``, …); a cell's per-unit parameters are named after it (``{name}_l0``).
+    ``bias_hh_l1_reverse``, …); a cell's per-unit parameters are named after it (``{name}_l0``), the
+    gains of layer normalisation ``norm_ih_l0`` and ``norm_hh_l0``.
 
     Args:
         cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one.
@@ -40,6 +52,17 @@ class Recurrent(nn.Module):
         proj_size: P, width to which the output is projected (Sak et al. 2014); 0 for none. For
             cells that use their first state through the recurrent weights alone.
         backend: "auto", or the name of the one backend that is to be used.
+        layer_norm: whether the products W x and U h are normalised, each over all its G·H values
+            and with a gain of its own, before the gates see them (Ba et al. 2016, equation 20).
+        recurrent_dropout: probability, in training, of dropping a fed-back value on its way into
+            the recurrent product: one draw for a sequence, layer and direction, held over all steps
+            (Gal & Ghahramani 2016). The cell itself sees its states whole.
+        zoneout: probability that a unit keeps its old value of a state, one for all states or one
+            for each, in the cell's order (Krueger et al. 2017): in training drawn for each step and
+            sequence; else the new value is the mean over the draws. A traced state is what the next
+            step sees.
+
+    What is random is drawn from torch's own generator, so ``torch.manual_seed`` repeats it.
 
     Raises:
         OptionError: an argument is out of its range.
@@ -60,13 +83,19 @@ class Recurrent(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         backend: str = "auto",
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
     ) -> None:
         super().__init__()
         self.cell = find(cell) if isinstance(cell, str) else cell
-        sizes = dict(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        _check_options(sizes, dropout, proj_size)
-        _check_projection(self.cell, proj_size)
+        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_probability("dropout", dropout)
+        check_projection(self.cell, hidden_size, proj_size)
         check_name(backend)
+        check_parameter_names(self.cell)
+        check_flag("layer_norm", layer_norm)
+        check_probability("recurrent_dropout", recurrent_dropout)
         if dropout and num_layers == 1:
             warnings.warn(
                 f"dropout={dropout} acts between layers, and there is only one", stacklevel=2
@@ -80,6 +109,9 @@ class Recurrent(nn.Module):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self.backend = backend
+        self.layer_norm = layer_norm
+        self.recurrent_dropout = float(recurrent_dropout)
+        self.zoneout = checked_zoneout(zoneout, self.cell)
         for layer in range(num_layers):
             for suffix in self._suffixes(layer):
                 for name, shape in self._shapes(layer).items():
@@ -88,10 +120,13 @@ class Recurrent(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√H, 1/√H), in torch's order."""
+        """Draw every parameter from U(-1/√H, 1/√H), in torch's order; the gains are one."""
         bound = 1.0 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        for name, parameter in self.named_parameters():
+            if name.rpartition("_l")[0] in ("norm_ih", "norm_hh"):
+                nn.init.ones_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def forward(
         self,
@@ -99,6 +134,7 @@ class Recurrent(nn.Module):
         hx: State | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
         trace: bool = False,
     ) -> Any:
         """Run the layer over a batch of sequences.
@@ -110,6 +146,11 @@ class Recurrent(nn.Module):
             lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
                 What lies beyond is never looked at, the output there is zero, and the final state
                 is that after the real part.
+            reset: booleans of the input's shape less its last dimension: T×B (B×T if
+                ``batch_first``), T for a single sequence. Where true, the sequence starts afresh at
+                this step: the result is that of its pieces, each run by itself from zero states
+                (``hx`` is for the piece that a direction runs first, if it has a step before the
+                first reset), and the final state is that of the piece which it runs last.
             trace: also return every named value of the cell.
 
         Returns:
@@ -124,14 +165,19 @@ class Recurrent(nn.Module):
         if packed is not None:
             if lengths is not None:
                 raise ShapeError("a PackedSequence has its own lengths; give no lengths= beside it")
+            if reset is not None:
+                raise ShapeError(
+                    "reset= has no place in a PackedSequence; give the padded input and lengths="
+                )
             input, lengths = pad_packed_sequence(packed)
         assert isinstance(input, Tensor)
         batched = input.dim() == 3
         time_major = packed is not None or not self.batch_first
         x = self._time_major(input, time_major)
-        given = _checked_lengths(lengths, x)
+        given = checked_lengths(lengths, x)
+        resets = checked_reset(reset, input, time_major)
         states = self._initial_states(hx, x, batched)
-        output, final, traced = self._layers(x, states, given, trace)
+        output, final, traced = self._layers(x, states, given, resets, trace)
         result = self._as_given(output, packed, given, batched, time_major)
         state = tuple(s if batched else s.squeeze(1) for s in final)
         hn = state if len(state) > 1 else state[0]
@@ -142,12 +188,13 @@ class Recurrent(nn.Module):
         input: Tensor | PackedSequence,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
         trace: bool = False,
     ) -> str:
         """Which backend would run ``input``, and why, in a sentence."""
         x = input.data if isinstance(input, PackedSequence) else input
         ragged = lengths is not None or isinstance(input, PackedSequence)
-        spec = self._spec(x, layer=0, reverse=False, lengths=ragged, trace=trace)
+        spec = self._spec(x, 0, False, lengths=ragged, reset=reset is not None, trace=trace)
         return choose(spec, self.backend)[1]
 
     def flatten_parameters(self) -> None:
@@ -162,6 +209,9 @@ class Recurrent(nn.Module):
             batch_first=False,
             dropout=0.0,
             bidirectional=False,
+            layer_norm=False,
+            recurrent_dropout=0.0,
+            zoneout=(0.0,) * len(self.cell.state),
         )
         shown += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
         return ", ".join(shown)
@@ -181,35 +231,43 @@ class Recurrent(nn.Module):
     def _layer_input_size(self, layer: int) -> int:
         return self.input_size if layer == 0 else self._output_size * (1 + self.bidirectional)
 
+    def _fed_back_size(self) -> int:
+        widths = dict(zip(self.cell.state, self._state_sizes(), strict=True))
+        return sum(widths[name] for name in self.cell.feedback)
+
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Each parameter's name, less the suffix, and shape, in torch's order."""
         stacked = len(self.cell.gates) * self.hidden_size
-        widths = dict(zip(self.cell.state, self._state_sizes(), strict=True))
         shapes: dict[str, tuple[int, ...]] = {
             "weight_ih": (stacked, self._layer_input_size(layer)),
-            "weight_hh": (stacked, sum(widths[name] for name in self.cell.feedback)),
+            "weight_hh": (stacked, self._fed_back_size()),
         }
         if self.bias:
             shapes |= {"bias_ih": (stacked,), "bias_hh": (stacked,)}
         if self.proj_size:
             shapes["weight_hr"] = (self.proj_size, self.hidden_size)
+        if self.layer_norm:
+            shapes |= {"norm_ih": (stacked,), "norm_hh": (stacked,)}
         return shapes | dict.fromkeys(self.cell.params, (self.hidden_size,))
 
     def _weights(self, suffix: str) -> Weights:
         def get(name: str) -> Any:
             return getattr(self, name + suffix, None)
 
-        per_unit = {name: get(name) for name in self.cell.params}
         return Weights(
-            get("weight_ih"),
-            get("weight_hh"),
-            get("bias_ih"),
-            get("bias_hh"),
-            get("weight_hr"),
-            per_unit,
+            input=get("weight_ih"),
+            recurrent=get("weight_hh"),
+            input_bias=get("bias_ih"),
+            recurrent_bias=get("bias_hh"),
+            projection=get("weight_hr"),
+            norm_input=get("norm_ih"),
+            norm_recurrent=get("norm_hh"),
+            per_unit={name: get(name) for name in self.cell.params},
         )
 
-    def _spec(self, x: Tensor, layer: int, reverse: bool, lengths: bool, trace: bool) -> Spec:
+    def _spec(
+        self, x: Tensor, layer: int, reverse: bool, *, lengths: bool, reset: bool, trace: bool
+    ) -> Spec:
         return Spec(
             cell=self.cell,
             input_size=self._layer_input_size(layer),
@@ -220,15 +278,38 @@ class Recurrent(nn.Module):
             trace=trace,
             dtype=x.dtype,
             device=x.device,
+            reset=reset,
+            layer_norm=self.layer_norm,
+            recurrent_dropout=self.training and self.recurrent_dropout > 0,
+            zoneout=any(self.zoneout),
         )
+
+    def _masks(self, spec: Spec, x: Tensor, lengths: Tensor | None, reset: Tensor | None) -> Masks:
+        """What one run takes beside its input; what is random in it is drawn here."""
+        if reset is not None and spec.reverse:
+            reset = _reset_reversed(reset, lengths)
+        recurrent = zoneout = None
+        if spec.recurrent_dropout:
+            ones = x.new_ones(x.shape[1], self._fed_back_size())
+            recurrent = F.dropout(ones, self.recurrent_dropout)
+        if spec.zoneout:
+            sizes = zip(self.zoneout, self._state_sizes(), strict=True)
+            zoneout = tuple(self._kept_share(x, p, size) for p, size in sizes)
+        return Masks(lengths, reset, recurrent, zoneout)
+
+    def _kept_share(self, x: Tensor, p: float, size: int) -> Tensor:
+        """How much of a state's old value zoneout keeps: a draw in training, else its mean."""
+        if self.training and p:
+            return x.new_empty(*x.shape[:2], size).bernoulli_(p)
+        return x.new_full((1, 1, size), p)
 
     def _time_major(self, input: Tensor, time_major: bool) -> Tensor:
         """The input as T×B×I, checked."""
         if input.dim() not in (2, 3):
-            raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {_shape(input)}")
+            raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)}")
         if input.shape[-1] != self.input_size:
             raise ShapeError(
-                f"input has the shape {_shape(input)}: its last dimension must be input_size="
+                f"input has the shape {shape_of(input)}: its last dimension must be input_size="
                 f"{self.input_size}"
             )
         weight = self.weight_ih_l0
@@ -253,7 +334,7 @@ class Recurrent(nn.Module):
             states = tuple(s.unsqueeze(1) if s.dim() == 2 else s for s in states)
         for name, state, shape in zip(self.cell.state, states, shapes, strict=True):
             if state.shape != shape:
-                found = _shape(given[self.cell.state.index(name)])
+                found = shape_of(given[self.cell.state.index(name)])
                 expected = shape if batched else (shape[0], shape[2])
                 raise ShapeError(
                     f"the initial state {name} has the shape {found}, expected {expected}"
@@ -261,9 +342,15 @@ class Recurrent(nn.Module):
         return states
 
     def _layers(
-        self, x: Tensor, states: tuple[Tensor, ...], lengths: Tensor | None, trace: bool
+        self,
+        x: Tensor,
+        states: tuple[Tensor, ...],
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        trace: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, list[list[Tensor]]]]:
         finals: list[tuple[Tensor, ...]] = []
+        asked = dict(lengths=lengths is not None, reset=reset is not None, trace=trace)
         names = self.cell.values if trace else ()
         traced: dict[str, list[list[Tensor]]] = {name: [] for name in names}
         for layer in range(self.num_layers):
@@ -271,10 +358,11 @@ class Recurrent(nn.Module):
             for values in traced.values():
                 values.append([])
             for direction, suffix in enumerate(self._suffixes(layer)):
-                spec = self._spec(x, layer, bool(direction), lengths is not None, trace)
+                spec = self._spec(x, layer, bool(direction), **asked)
                 backend, _ = choose(spec, self.backend)
                 state = tuple(s[len(finals)] for s in states)
-                outcome = backend.forward(spec, x, state, self._weights(suffix), lengths)
+                masks = self._masks(spec, x, lengths, reset)
+                outcome = backend.forward(spec, x, state, self._weights(suffix), masks)
                 outputs.append(outcome.output)
                 finals.append(outcome.state)
                 for name, values in traced.items():
@@ -309,54 +397,18 @@ def _packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> Packe
     return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
 
 
-def _checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
-    """B whole numbers on the input's device, or None."""
-    if lengths is None:
-        return None
-    given = torch.as_tensor(lengths)
-    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise ShapeError(f"lengths must be whole numbers, these are {given.dtype}")
-    steps, batch = x.shape[:2]
-    if given.shape != (batch,):
-        raise ShapeError(f"lengths has the shape {_shape(given)}, expected ({batch},)")
-    if batch and not 0 <= int(given.min()) <= int(given.max()) <= steps:
-        wrong = int(((given < 0) | (given > steps)).nonzero()[0])
-        raise ShapeError(f"length {int(given[wrong])} of sequence {wrong} is not in 0…{steps}")
-    return given.to(device=x.device, dtype=torch.long)
-
-
-def _check_options(sizes: dict[str, int], dropout: float, proj_size: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise OptionError(f"{name} must be a whole number from 1 on, not {size!r}")
-    if isinstance(dropout, bool) or not 0 <= dropout <= 1:
-        raise OptionError(f"dropout must be a probability from 0 to 1, not {dropout!r}")
-    if not 0 <= proj_size < sizes["hidden_size"]:
-        raise OptionError(
-            f"proj_size must be from 0 to below hidden_size={sizes['hidden_size']}, not {proj_size}"
-        )
-
-
-def _check_projection(cell: Cell, proj_size: int) -> None:
-    """A projected state is narrower than the units, so no equation may combine the two."""
-    output = ("state", cell.state[0])
-    if proj_size and any((v.op, v.name) == output for v in topological(cell.values.values())):
-        raise OptionError(
-            f"{cell.name} cannot be projected: its equations use its state {cell.state[0]}, which "
-            f"would have proj_size={proj_size} values and not one for each unit"
-        )
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
+def _reset_reversed(reset: Tensor, lengths: Tensor | None) -> Tensor:
+    """The same cuts for who comes from the end: one before step t+1 is met on the way to step t."""
+    after = torch.cat([reset[1:], torch.zeros_like(reset[:1])])
+    return after if lengths is None else after & valid_steps(len(reset), lengths - 1)
 
 
 class LSTM(Recurrent):
     """Long short-term memory; what ``torch.nn.LSTM`` is, with lengths and an open trace.
 
-    Takes torch's arguments in torch's order, and by keyword alone ``backend`` (see
-    :class:`Recurrent`) and ``forget_bias``: the value that the forget gates' bias starts from
-    (Gers et al. 2000; Jozefowicz et al. 2015 recommend 1).
+    Takes torch's arguments in torch's order, and by keyword alone what :class:`Recurrent` adds and
+    ``forget_bias``: the value that the forget gates' bias starts from (Gers et al. 2000;
+    Jozefowicz et al. 2015 recommend 1).
     """
 
     def __init__(

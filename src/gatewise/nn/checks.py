@@ -1,0 +1,106 @@
+"""What a layer refuses: options out of range and tensors that do not fit, with both values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from gatewise.cells.language import Cell, topological
+from gatewise.errors import OptionError, ShapeError
+
+_LAYERS_OWN = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh")
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise OptionError(f"{name} must be a whole number from 1 on, not {size!r}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False, not {value!r}")
+
+
+def check_probability(name: str, p: float) -> None:
+    if not isinstance(p, Real) or isinstance(p, bool) or not 0 <= p <= 1:
+        raise OptionError(f"{name} must be a probability from 0 to 1, not {p!r}")
+
+
+def check_parameter_names(cell: Cell) -> None:
+    for name in cell.params:
+        if name in _LAYERS_OWN:
+            raise OptionError(
+                f"{cell.name} has a parameter '{name}', which is a name of the layer's own "
+                f"({', '.join(_LAYERS_OWN)}); call it something else"
+            )
+
+
+def check_projection(cell: Cell, hidden_size: int, proj_size: int) -> None:
+    """A projected state is narrower than the units, so no equation may combine the two."""
+    if not 0 <= proj_size < hidden_size:
+        raise OptionError(
+            f"proj_size must be from 0 to below hidden_size={hidden_size}, not {proj_size}"
+        )
+    output = ("state", cell.state[0])
+    if proj_size and any((v.op, v.name) == output for v in topological(cell.values.values())):
+        raise OptionError(
+            f"{cell.name} cannot be projected: its equations use its state {cell.state[0]}, which "
+            f"would have proj_size={proj_size} values and not one for each unit"
+        )
+
+
+def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float, ...]:
+    """One probability for each state of the cell."""
+    if not isinstance(zoneout, Sequence) or isinstance(zoneout, str):
+        check_probability("zoneout", zoneout)
+        return (float(zoneout),) * len(cell.state)
+    if len(zoneout) != len(cell.state):
+        raise OptionError(
+            f"zoneout has {len(zoneout)} probabilities; {cell.name} has {len(cell.state)} "
+            f"states ({', '.join(cell.state)})"
+        )
+    for name, p in zip(cell.state, zoneout, strict=True):
+        check_probability(f"zoneout of the state {name}", p)
+    return tuple(map(float, zoneout))
+
+
+def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
+    """B whole numbers on the input's device, or None."""
+    if lengths is None:
+        return None
+    given = torch.as_tensor(lengths)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise ShapeError(f"lengths must be whole numbers, these are {given.dtype}")
+    steps, batch = x.shape[:2]
+    if given.shape != (batch,):
+        raise ShapeError(f"lengths has the shape {shape_of(given)}, expected ({batch},)")
+    if batch and not 0 <= int(given.min()) <= int(given.max()) <= steps:
+        wrong = int(((given < 0) | (given > steps)).nonzero()[0])
+        raise ShapeError(f"length {int(given[wrong])} of sequence {wrong} is not in 0…{steps}")
+    return given.to(device=x.device, dtype=torch.long)
+
+
+def checked_reset(reset: Tensor | None, input: Tensor, time_major: bool) -> Tensor | None:
+    """T×B booleans on the input's device, or None."""
+    if reset is None:
+        return None
+    given = torch.as_tensor(reset)
+    if given.dtype != torch.bool:
+        raise ShapeError(f"reset must be boolean, this is {given.dtype}")
+    if given.shape != input.shape[:-1]:
+        raise ShapeError(
+            f"reset has the shape {shape_of(given)}, expected {tuple(input.shape[:-1])}: a value "
+            f"for each step of the input, laid out as it is"
+        )
+    given = given.to(input.device)
+    if given.dim() == 1:
+        return given[:, None]
+    return given if time_major else given.T
