@@ -11,7 +11,7 @@ import gatewise
 
 ROOT = Path(gatewise.__file__).parent
 HEAVY = ("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton")
-ABOVE = ("tasks", "data", "train", "gates", "ship", "cli")
+ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "cli")
 BELOW = ("cells", "emit", "backends", "nn", "errors")
 
 

@@ -1,0 +1,62 @@
+"""The sizes that are timed, and the work that each of them is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gatewise.cells.language import Cell
+from gatewise.errors import OptionError
+
+MODES = ("inference", "training")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """T steps, B sequences, I input features, H hidden units."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+
+    def __str__(self) -> str:
+        return f"{self.T},{self.B},{self.I},{self.H}"
+
+
+DEFAULT = (
+    Shape(1, 1, 64, 64),
+    Shape(100, 1, 32, 64),
+    Shape(100, 1, 128, 256),
+    Shape(100, 32, 50, 50),
+    Shape(100, 32, 128, 128),
+    Shape(200, 64, 256, 256),
+    Shape(50, 64, 512, 512),
+    Shape(35, 20, 650, 650),
+    Shape(50, 128, 1024, 1024),
+    Shape(1000, 16, 128, 128),
+)
+QUICK = (DEFAULT[0], DEFAULT[1], DEFAULT[4])
+
+
+def parse(text: str) -> Shape:
+    """A shape from "T,B,I,H".
+
+    Raises:
+        OptionError: it is not four whole numbers from 1 on.
+    """
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(n.strip().isdecimal() and int(n) > 0 for n in numbers):
+        raise OptionError(
+            f"a shape is T,B,I,H (steps, sequences, inputs, units), four whole numbers from 1 on, "
+            f"such as 100,32,128,128; not '{text}'"
+        )
+    return Shape(*(int(n) for n in numbers))
+
+
+def flop(cell: Cell, shape: Shape, mode: str) -> int:
+    """The arithmetic in the matrix products: 2·T·B·G·H·(I + F) forward, with G gates and F values
+    fed back, and three times that in training. What the gates do element by element is not counted.
+    """
+    fed_back = len(cell.feedback) * shape.H
+    forward = 2 * shape.T * shape.B * len(cell.gates) * shape.H * (shape.I + fed_back)
+    return forward * (3 if mode == "training" else 1)

@@ -1,0 +1,170 @@
+"""Timing several contenders fairly on a machine that is neither quiet nor ours alone.
+
+They take turns, in a new order each round, so that whatever else the machine does falls on all. A turn
+ends when the contender's threads have gone to sleep: a pool that still spins would take the next
+one's cores.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gatewise.errors import BackendError
+
+GEMM_SIZE = 2048
+_TURN_SECONDS = 0.005  # a turn of short calls has as many of them as fill this
+_MOST_CALLS = 200
+_MOST_ROUNDS = 1000
+_SHORT_SECONDS = 0.02  # shorter calls have one before them that isn't timed: it wakes the threads
+
+
+class Turn(NamedTuple):
+    """Nanoseconds of each call, and whether the threads slept soon after."""
+
+    nanoseconds: list[int]
+    slept: bool
+
+
+def turn(call: Callable[[], object], calls: int, prime: bool) -> Turn:
+    """Time ``calls`` calls, after one that isn't timed if ``prime``, and wait for quiet."""
+    if prime:
+        call()
+    taken = []
+    for _ in range(calls):
+        begun = time.perf_counter_ns()
+        call()
+        taken.append(time.perf_counter_ns() - begun)
+    return Turn(taken, settle())
+
+
+def settle(limit: float = 0.25) -> bool:
+    """Wait until this process uses no processor time; False if it still does after ``limit`` s."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        before = time.process_time()
+        time.sleep(0.001)
+        if time.process_time() - before < 2e-4:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a row is measured: exactly ``rounds``, or else for ``seconds``, with no fewer than
+    ``least`` rounds."""
+
+    seconds: float = 10.0
+    rounds: int | None = None
+    least: int = 5
+
+    def spent(self, rounds: int, seconds: float) -> bool:
+        if self.rounds is not None:
+            return rounds >= self.rounds
+        return rounds >= self.least and (seconds >= self.seconds or rounds >= _MOST_ROUNDS)
+
+
+@dataclass
+class Timing:
+    """Every call's milliseconds; the median is what the tables show."""
+
+    calls: list[float] = field(default_factory=list)
+    rounds: int = 0
+    slept: bool = True
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.calls))
+
+    def summary(self) -> dict[str, float | int]:
+        low, median, high = np.quantile(self.calls, (0.25, 0.5, 0.75))
+        return dict(
+            median_ms=float(median),
+            min_ms=min(self.calls),
+            q1_ms=float(low),
+            q3_ms=float(high),
+            calls=len(self.calls),
+            rounds=self.rounds,
+        )
+
+    def take(self, taken: Turn) -> None:
+        self.calls += [ns / 1e6 for ns in taken.nanoseconds]
+        self.slept &= taken.slept
+        self.rounds += 1
+
+
+TakeTurn = Callable[[int, bool], Turn]
+
+
+def interleave(
+    contenders: Mapping[str, TakeTurn], budget: Budget
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Let all take turns until the budget is spent.
+
+    Returns:
+        each one's timing, and why each that had to give up did so.
+    """
+    plans: dict[str, tuple[int, bool]] = {}
+    timings: dict[str, Timing] = {}
+    lost: dict[str, str] = {}
+    for name, take in contenders.items():
+        try:
+            plans[name] = _calls_of_a_turn(take)
+            timings[name] = Timing()
+        except BackendError as error:
+            lost[name] = str(error)
+    order = random.Random(0)
+    begun, rounds = time.monotonic(), 0
+    while timings and not budget.spent(rounds, time.monotonic() - begun):
+        for name in order.sample(list(timings), len(timings)):
+            try:
+                timings[name].take(contenders[name](*plans[name]))
+            except BackendError as error:
+                lost[name] = str(error)
+                del timings[name]
+        rounds += 1
+    return timings, lost
+
+
+def interleave_calls(
+    calls: Mapping[str, Callable[[], object]], budget: Budget
+) -> dict[str, Timing]:
+    """The same for calls in this process."""
+
+    def taker(call: Callable[[], object]) -> TakeTurn:
+        return lambda count, prime: turn(call, count, prime)
+
+    return interleave({name: taker(call) for name, call in calls.items()}, budget)[0]
+
+
+def _calls_of_a_turn(take: TakeTurn) -> tuple[int, bool]:
+    """Warm up; then how many calls a turn has, and whether one more is to go before them."""
+    seconds = min(take(1, False).nanoseconds) / 1e9
+    if seconds < 1:
+        seconds = min(take(2, False).nanoseconds) / 1e9
+    calls = int(_TURN_SECONDS / max(seconds, 1e-9))
+    return min(max(calls, 1), _MOST_CALLS), seconds < _SHORT_SECONDS
+
+
+def gemm_milliseconds(calls: int, size: int = GEMM_SIZE) -> list[float]:
+    """What fp32 matrix products of size³ take in torch, after one that isn't timed."""
+    a, b, c = (torch.ones(size, size) for _ in range(3))
+    taken = turn(lambda: torch.mm(a, b, out=c), calls, prime=True)
+    return [ns / 1e6 for ns in taken.nanoseconds]
+
+
+def gemm_gflops(milliseconds: Iterable[float], size: int = GEMM_SIZE) -> float:
+    return 2 * size**3 / 1e6 / float(np.median(list(milliseconds)))
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    """NaN where there are none."""
+    logs = [math.log(ratio) for ratio in ratios]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
