@@ -56,7 +56,6 @@ class Apart:
     turn, and it may crash alone."""
 
     def __init__(self, peer: str, threads: int) -> None:
-        self._peer = peer
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, peer, threads), daemon=True)
