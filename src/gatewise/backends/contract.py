@@ -4,7 +4,7 @@ A backend is a module with
 
 * ``supports(spec) -> str | None``: ``None``, or the reason why it cannot run ``spec``, as the end
   of the sentence "it ...";
-* ``forward(spec, x, state, weights, lengths) -> Outcome``, whose results carry their gradient;
+* ``forward(spec, x, state, weights, masks) -> Outcome``, whose results carry their gradient;
 * ``describe(spec) -> str``: what it runs, in a few words.
 
 Shapes: T time, B batch, I input size, H hidden size, P projection size (H where there is none),
@@ -36,6 +36,12 @@ class Spec:
     trace: bool
     dtype: torch.dtype
     device: torch.device
+    reset: bool = False
+    layer_norm: bool = False
+    recurrent_dropout: bool = False
+    zoneout: bool = False
+    differentiated: bool = False  # a gradient may be asked for
+    transformed: bool = False  # by torch.func: vmap, jvp, grad, …
 
     @property
     def output_size(self) -> int:
@@ -49,8 +55,10 @@ class Spec:
 class Weights(NamedTuple):
     """One layer's parameters in one direction.
 
-    input G·H×I, recurrent G·H×(sum of the widths of the fed-back states), biases G·H or None,
-    projection P×H or None, and the per-unit parameters, each H.
+    input G·H×I, recurrent G·H×F with F the sum of the widths of the fed-back states, biases G·H or
+    None, projection P×H or None, the gains G·H of the two layer normalisations or None, and the
+    per-unit parameters, each H. With layer normalisation (Ba et al. 2016, equation 20) the gates
+    see norm_input * n(W x) + norm_recurrent * n(U h) + biases, n over all G·H values of a step.
     """
 
     input: Tensor
@@ -58,7 +66,27 @@ class Weights(NamedTuple):
     input_bias: Tensor | None = None
     recurrent_bias: Tensor | None = None
     projection: Tensor | None = None
+    norm_input: Tensor | None = None
+    norm_recurrent: Tensor | None = None
     per_unit: Mapping[str, Tensor] = {}
+
+
+class Masks(NamedTuple):
+    """What a batch's sequences bring beside their values.
+
+    lengths: B, or None where all are full. What lies beyond is never looked at.
+    reset: T×B booleans or None; where true, every state is zero before this step, in the order in
+    which this direction takes the steps.
+    recurrent: B×F factors or None; what is fed back is multiplied by them on its way into the
+    recurrent product, at every step (variational dropout, Gal & Ghahramani 2016).
+    zoneout: for each state a tensor that broadcasts to T×B×(its width): the share of its old value
+    that it keeps (Krueger et al. 2017); or None. It acts last, after the projection.
+    """
+
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+    recurrent: Tensor | None = None
+    zoneout: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +111,11 @@ class Backend(Protocol):
         x: Tensor,
         state: tuple[Tensor, ...],
         weights: Weights,
-        lengths: Tensor | None,
+        masks: Masks,
     ) -> Outcome: ...
+
+
+NORM_EPSILON = 1e-5  # added to the variance in layer normalisation, as torch's LayerNorm has it
 
 
 def valid_steps(steps: int, lengths: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from gatewise.backends.contract import Backend, Spec
 from gatewise.errors import BackendError, OptionError, near
 
 # In order of preference; each is a module of this package, imported when first asked.
-BACKENDS = ("aten", "reference")
+BACKENDS = ("cpu", "aten", "reference")
 
 
 def check_name(name: str) -> None:

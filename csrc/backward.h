@@ -1,0 +1,519 @@
+// Back-propagation through time, by the cell's derived gradient; after it, the weights' gradients as
+// single products over all steps.
+#pragma once
+
+#include "forward.h"
+#include "pack.h"
+#include "plan.h"
+#include "pool.h"
+#include "problem.h"
+#include "product.h"
+#include "rows.h"
+#include "tape.h"
+
+namespace gw {
+
+// Rows of the input's gradient that are formed at once.
+inline constexpr int64_t gradient_rows = 96;
+
+template <class S>
+class Backward {
+    using T = compute<S>;
+    static constexpr int V = width<T>;
+
+public:
+    Backward(const Problem& problem, Arena& arena)
+        : p(problem), cell(*problem.cell), size(problem), arena(arena), plan(make_plan(problem, arena)), threads(useful_threads(problem)) {
+        tape.lay(p, size, p.tape, true);
+        normal = p.weights.norm_input != nullptr;
+        const int64_t all = p.steps * p.batch;
+        sums = arena.take<T>(all * size.sums);
+        if (normal) {
+            raw_input = arena.take<T>(all * size.from_input);
+            raw_state = arena.take<T>(all * size.from_state);
+        }
+        if (p.projection) {
+            projected = arena.take<T>(all * size.output);
+            unprojected = arena.take<T>(p.batch * size.units);
+        }
+        for (int k = 0; k < cell.states; ++k) {
+            carried[k] = arena.take<T>(p.batch * size.state(k));
+            if (p.zoneout[k].base) held[k] = arena.take<T>(p.batch * size.state(k));
+        }
+        if (p.fed_factor.base) through = arena.take<T>(p.batch * std::max(size.output, size.units));
+        zeros = arena.take<T>(std::max(size.units, size.output));
+        std::fill_n(zeros, std::max(size.units, size.output), T(0));
+        pack(arena);
+    }
+
+    void run() {
+        if (plan.by_units) {
+            Pool::get().run_together(p.threads, [this](int member, Team& team) { Walk(*this, 0, member, team).go(); });
+        } else {
+            Pool::get().run(plan.count, plan.count, [this](int share) {
+                Team alone(1);
+                Walk(*this, share, 0, alone).go();
+            });
+        }
+        list_rows();
+        if (p.grad_x.base) input_gradient();
+        weight_gradients();
+        vector_gradients();
+    }
+
+private:
+    void pack(Arena& arena) {
+        const int first = cell.accumulators - cell.from_state;
+        const S** rows = accumulator_rows<S>(p, size.units, first, cell.from_state, p.weights.recurrent, p.fed_size(), arena);
+        int64_t column = 0;
+        for (int k = 0; k < cell.feedbacks; ++k) {
+            const int64_t n = p.state_size(cell.feedback[k]);
+            recurrent[k] = pack_straight<T>(rows, size.from_state, column, n, threads, arena);
+            column += n;
+        }
+        if (p.grad_x.base) {
+            rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
+            input = pack_straight<T>(rows, size.from_input, 0, p.inputs, threads, arena);
+        }
+        if (p.projection) {
+            rows = arena.take<const S*>(p.projection);
+            for (int64_t r = 0; r < p.projection; ++r) rows[r] = static_cast<const S*>(p.weights.projection) + r * p.units;
+            projection = pack_straight<T>(rows, p.projection, 0, p.units, threads, arena);
+        }
+        for (int k = 0; k < cell.params; ++k) {
+            params[k] = arena.take<T>(size.units);
+            std::fill_n(params[k], size.units, T(0));
+            copy_row(params[k], static_cast<const S*>(p.weights.per_unit[k]), p.units);
+            param_gradients[k] = arena.take<T>(plan.count * size.units);
+            std::fill_n(param_gradients[k], plan.count * size.units, T(0));
+        }
+        if (normal) {
+            gain_input = gains(p.weights.norm_input, 0, cell.from_input);
+            gain_state = gains(p.weights.norm_recurrent, first, cell.from_state);
+        }
+    }
+
+    T* gains(const void* from, int first, int count) {
+        T* to = arena.take<T>(count * size.units);
+        std::fill_n(to, count * size.units, T(0));
+        for (int a = 0; a < count; ++a)
+            copy_row(to + a * size.units, static_cast<const S*>(from) + cell.gate[first + a] * p.units, p.units);
+        return to;
+    }
+
+    // One share of the rows, or one member's units of all rows, from the last step to the first.
+    class Walk {
+    public:
+        Walk(Backward& backward, int share_index, int member, Team& team)
+            : b(backward), p(b.p), cell(b.cell), size(b.size), tape(b.tape), share(b.plan.shares[share_index]), index(share_index),
+              member(member), team(team), together(team.size() > 1) {
+            const int64_t blocks = (size.units + unit_block - 1) / unit_block, n = team.size();
+            own = {std::min(size.units, blocks * member / n * unit_block),
+                   std::min(size.units, blocks * (member + 1) / n * unit_block)};
+        }
+
+        void go() {
+            for (int64_t row = share.first; row < share.last; ++row)
+                if (b.plan.length[row] == 0) begin(row), end(row);
+            for (int64_t done = p.steps; done-- > 0;) {
+                const int64_t t = time(done), rows = running(b.plan, share, t);
+                const int64_t later = done + 1 == p.steps ? 0 : running(b.plan, share, time(done + 1));
+                for (int64_t r = later; r < rows; ++r) begin(share.first + r);
+                if (!step(t, rows)) return;
+                const int64_t earlier = done == 0 ? 0 : running(b.plan, share, time(done - 1));
+                for (int64_t r = earlier; r < rows; ++r) end(share.first + r);
+            }
+        }
+
+    private:
+        struct Units {
+            int64_t first, last;
+        };
+        static constexpr int64_t unit_block = 64 / sizeof(T) < V ? V : 64 / sizeof(T);
+
+        int64_t time(int64_t done) const { return p.reverse ? p.steps - 1 - done : done; }
+        int64_t before(int64_t t) const { return p.reverse ? t + 1 : t; }
+        int64_t kept_row(int64_t t) const { return t * p.batch + share.first; }
+        T* carried(int k, int64_t row) const { return b.carried[k] + row * size.state(k); }
+
+        Units within(int64_t n) const {
+            if (!together) return {0, n};
+            return {std::min(own.first, n), std::min(own.last, n)};
+        }
+
+        // False where the team is dissolved and this is not its first member.
+        bool step(int64_t t, int64_t rows) {
+            add_output_gradient(t, rows);
+            hold_old(t, rows);
+            if (p.projection) project_back(t, rows);
+            step_back(t, rows);
+            if (b.normal) normalise_back(t, rows);
+            if (together && !team.meet(member)) {  // the first member takes all units on
+                together = false;
+                own = {0, size.units};
+                if (member > 0) return false;
+            }
+            carry(t, rows);
+            add_held(rows);
+            if (p.reset.base) reset(t, rows);
+            return true;
+        }
+
+        void add_output_gradient(int64_t t, int64_t rows) {
+            if (p.grad_output.base == nullptr) return;
+            const Units units = within(p.output_size());
+            for (int64_t r = 0; r < rows; ++r) {
+                const int64_t row = share.first + r;
+                const S* from = static_cast<const S*>(p.grad_output.base) + t * p.grad_output.step + b.plan.order[row] * p.grad_output.row;
+                update_row<T>(carried(0, row) + units.first, units.last - units.first, [](auto x, auto y) { return x + y; }, from + units.first);
+            }
+        }
+
+        // Zoneout: the share that went by the cell.
+        void hold_old(int64_t t, int64_t rows) {
+            for (int k = 0; k < cell.states; ++k) {
+                if (p.zoneout[k].base == nullptr) continue;
+                const Units units = within(p.state_size(k));
+                const int64_t n = units.last - units.first;
+                for (int64_t r = 0; r < rows; ++r) {
+                    const int64_t row = share.first + r;
+                    const S* kept = static_cast<const S*>(p.zoneout[k].base) + t * p.zoneout[k].step + b.plan.order[row] * p.zoneout[k].row;
+                    T* now = carried(k, row) + units.first;
+                    T* held = b.held[k] + row * size.state(k) + units.first;
+                    copy_row(held, now, n);
+                    update_row<T>(held, n, [](auto x, auto kept) { return x * kept; }, kept + units.first);
+                    update_row<T>(now, n, [](auto x, auto kept) { return x * (1 - kept); }, kept + units.first);
+                }
+            }
+        }
+
+        void add_held(int64_t rows) {
+            for (int k = 0; k < cell.states; ++k) {
+                if (p.zoneout[k].base == nullptr) continue;
+                const Units units = within(p.state_size(k));
+                for (int64_t r = 0; r < rows; ++r)
+                    update_row<T>(carried(k, share.first + r) + units.first, units.last - units.first, [](auto x, auto y) { return x + y; },
+                                  b.held[k] + (share.first + r) * size.state(k) + units.first);
+            }
+        }
+
+        void project_back(int64_t t, int64_t rows) {
+            T* projected = b.projected + kept_row(t) * size.output;
+            for (int64_t r = 0; r < rows; ++r) std::copy_n(carried(0, share.first + r), size.output, projected + r * size.output);
+            product<T>(rows, Strided<T>{projected, size.output}, p.projection, b.projection, 0, size.units / V, {b.zeros, 0},
+                       {b.unprojected + share.first * size.units, size.units});
+        }
+
+        void step_back(int64_t t, int64_t rows) {
+            BackArgs<T> args{};
+            args.rows = rows;
+            args.first_unit = own.first;
+            args.last_unit = own.last;
+            args.padded = size.units;
+            args.units = p.units;
+            args.saved = tape.saved + kept_row(t) * size.saved;
+            args.saved_stride = size.saved;
+            for (int k = 0; k < cell.states; ++k) {
+                args.state[k] = tape.state[k].at(before(t), share.first);
+                args.state_stride[k] = args.gradient_stride[k] = size.state(k);
+                args.gradient[k] = carried(k, share.first);
+            }
+            if (p.projection) {
+                args.gradient[0] = b.unprojected + share.first * size.units;
+                args.gradient_stride[0] = size.units;
+            }
+            for (int k = 0; k < cell.params; ++k) {
+                args.params[k] = b.params[k];
+                args.param_gradients[k] = b.param_gradients[k] + index * size.units;
+            }
+            args.sums = b.sums + kept_row(t) * size.sums;
+            args.sums_stride = size.sums;
+            if (rows > 0) table<T>(cell).back(args);
+        }
+
+        // What reaches the old states: through the sums, and past them.
+        void carry(int64_t t, int64_t rows) {
+            const Strided<T> a = b.from_state(kept_row(t));
+            if (p.projection)  // no equation has the projected state: nothing went past the sums
+                for (int64_t r = 0; r < rows; ++r) std::fill_n(carried(0, share.first + r), size.output, T(0));
+            int64_t column = 0;
+            for (int f = 0; f < cell.feedbacks; ++f) {
+                const int k = cell.feedback[f];
+                const int64_t n = p.state_size(k), stride = size.state(k);
+                const int64_t first = together ? own.first / V : 0, last = together ? own.last / V : stride / V;
+                T* to = carried(k, share.first);
+                if (p.fed_factor.base == nullptr) {
+                    product<T>(rows, a, size.from_state, b.recurrent[f], first, last, {to, stride}, {to, stride});
+                } else {
+                    T* through = b.through + share.first * std::max(size.output, size.units);
+                    product<T>(rows, a, size.from_state, b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
+                    const Units units = within(n);
+                    for (int64_t r = 0; r < rows; ++r) {
+                        const S* factor = static_cast<const S*>(p.fed_factor.base) + b.plan.order[share.first + r] * p.fed_factor.row + column;
+                        update_row<T>(to + r * stride + units.first, units.last - units.first,
+                                      [](auto x, auto y, auto factor) { return x + y * factor; },
+                                      through + r * stride + units.first, factor + units.first);
+                    }
+                }
+                column += n;
+            }
+        }
+
+        void reset(int64_t t, int64_t rows) {
+            for (int64_t r = 0; r < rows; ++r) {
+                const int64_t row = share.first + r;
+                if (!static_cast<const uint8_t*>(p.reset.base)[t * p.reset.step + b.plan.order[row] * p.reset.row]) continue;
+                for (int k = 0; k < cell.states; ++k) {
+                    const Units units = within(p.state_size(k));
+                    std::fill(carried(k, row) + units.first, carried(k, row) + units.last, T(0));
+                }
+            }
+        }
+
+        void begin(int64_t row) {
+            for (int k = 0; k < cell.states; ++k) {
+                const Units units = within(size.state(k));
+                std::fill(carried(k, row) + units.first, carried(k, row) + units.last, T(0));
+                const Units real = within(p.state_size(k));
+                if (p.grad_final[k].base)
+                    copy_row(carried(k, row) + real.first, static_cast<const S*>(p.grad_final[k].base) + b.plan.order[row] * p.grad_final[k].row + real.first,
+                             real.last - real.first);
+            }
+        }
+
+        void end(int64_t row) {
+            for (int k = 0; k < cell.states; ++k) {
+                if (p.grad_state[k].base == nullptr) continue;
+                const Units units = within(p.state_size(k));
+                copy_row(static_cast<S*>(p.grad_state[k].base) + b.plan.order[row] * p.grad_state[k].row + units.first, carried(k, row) + units.first,
+                         units.last - units.first);
+            }
+        }
+
+        // From the normalised sums' gradients to those of the products.
+        void normalise_back(int64_t t, int64_t rows) {
+            for (int64_t r = 0; r < rows; ++r) {
+                const int64_t row = kept_row(t) + r;
+                const T* from = b.sums + row * size.sums;
+                undo(b.raw_input + row * size.from_input, from, b.gain_input, tape.normal_input + row * size.from_input,
+                     tape.spread_input[row], cell.from_input);
+                undo(b.raw_state + row * size.from_state, from + size.first_from_state(), b.gain_state,
+                     tape.normal_state + row * size.from_state, tape.spread_state[row], cell.from_state);
+            }
+        }
+
+        void undo(T* to, const T* from, const T* gain, const T* normal, T spread, int accumulators) {
+            const int64_t n = accumulators * size.units;  // gains are zero in the padding
+            vec<T> sum{}, along{};
+            for (int64_t k = 0; k < n; k += V) {
+                const vec<T> x = load(from + k) * load(gain + k);
+                store(to + k, x);
+                sum += x;
+                along += first_lanes<T>(x * load(normal + k), p.units - k % size.units);
+            }
+            const T count = T(accumulators * p.units), mean = reduce_add(sum) / count, slope = reduce_add(along) / count;
+            for (int64_t k = 0; k < n; k += V)
+                store(to + k, first_lanes<T>((load(to + k) - mean - load(normal + k) * slope) * spread, p.units - k % size.units));
+        }
+
+        Backward& b;
+        const Problem& p;
+        const Cell& cell;
+        const Sizes<T>& size;
+        const Tape<T>& tape;
+        const Share share;
+        const int index, member;
+        Team& team;
+        bool together;
+        Units own;
+    };
+
+    // The gradients of the input's products, and of the recurrent ones: a part of the sums', or what
+    // layer normalisation made of them.
+    Strided<T> from_input(int64_t row) const {
+        return normal ? Strided<T>{raw_input + row * size.from_input, size.from_input} : Strided<T>{sums + row * size.sums, size.sums};
+    }
+    Strided<T> from_state(int64_t row) const {
+        return normal ? Strided<T>{raw_state + row * size.from_state, size.from_state}
+                      : Strided<T>{sums + row * size.sums + size.first_from_state(), size.sums};
+    }
+
+    // Every step of every sequence: the rows that the products over time go by.
+    struct Step {
+        int64_t t, row;
+    };
+
+    void list_rows() {
+        steps = arena.take<Step>(p.steps * p.batch);
+        count = 0;
+        for (int64_t t = 0; t < p.steps; ++t)
+            for (int s = 0; s < plan.count; ++s)
+                for (int64_t r = 0, n = running(plan, plan.shares[s], t); r < n; ++r) steps[count++] = {t, plan.shares[s].first + r};
+    }
+
+    S* x_row(const Steps& x, Step s) const { return static_cast<S*>(x.base) + s.t * x.step + plan.order[s.row] * x.row; }
+
+    void input_gradient() {
+        const int64_t items = (count + gradient_rows - 1) / gradient_rows;
+        Pool::get().run(int(items), threads, [this](int item) {
+            Arena& mine = Arena::mine();
+            Arena::Frame frame(mine);
+            const int64_t first = item * gradient_rows, n = std::min(gradient_rows, count - first);
+            const T** rows = mine.take<const T*>(n);
+            T* to = mine.take<T>(n * size.inputs);
+            T* start = mine.take<T>(size.inputs);
+            std::fill_n(start, size.inputs, T(0));
+            for (int64_t k = 0; k < n; ++k) rows[k] = from_input(steps[first + k].t * p.batch + steps[first + k].row).base;
+            product<T>(n, Gathered<T>{rows}, size.from_input, input, 0, size.inputs / V, {start, 0}, {to, size.inputs});
+            for (int64_t k = 0; k < n; ++k) copy_row(x_row(p.grad_x, steps[first + k]), to + k * size.inputs, p.inputs);
+        });
+        for (int64_t row = 0; row < p.batch; ++row)
+            for (int64_t t = plan.length[row]; t < p.steps; ++t) std::memset(x_row(p.grad_x, {t, row}), 0, size_t(p.inputs) * sizeof(S));
+    }
+
+    // One weight's gradient: over all steps, the sum of a's row (as a column) times b's.
+    template <class A, class B>
+    void outer_sum(int64_t rows, const A& a, int64_t columns, const B& b, S* const* to, int64_t items) {
+        Pool::get().run(int(items), threads, [&](int item) {
+            const int64_t block = padded<T>((rows + items - 1) / items);
+            const int64_t first = std::min(rows, block * item), n = std::min(rows, first + block) - first;
+            if (n > 0) outer_block(first, n, a, columns, b, to);
+        });
+    }
+
+    template <class A, class B>
+    void outer_block(int64_t first, int64_t rows, const A& a, int64_t columns, const B& b, S* const* to) {
+        Arena& mine = Arena::mine();
+        Arena::Frame frame(mine);
+        using From = std::remove_cvref_t<decltype(*b(Step{}))>;
+        const int64_t wide = padded<T>(columns), high = padded<T>(rows);
+        T* sum = mine.take<T>(high * wide);
+        T* turned = mine.take<T>(high * k_block);
+        T* packed = mine.take<T>(wide * k_block);
+        const T** from = mine.take<const T*>(k_block + V);
+        const From** with = mine.take<const From*>(k_block);
+        std::fill_n(sum, high * wide, T(0));
+        for (int64_t at = 0; at < count; at += k_block) {
+            const int64_t k = std::min(k_block, count - at);
+            for (int64_t j = 0; j < k; ++j) from[j] = a(steps[at + j]) + first, with[j] = b(steps[at + j]);
+            for (int64_t j = k; j < k + V; ++j) from[j] = nullptr;
+            turn(turned, from, k, rows);
+            for (int64_t c = 0; c < columns; c += V)
+                pack_columns<T>(packed + c * k, with, k, c, int(std::min<int64_t>(V, columns - c)));
+            product<T>(rows, Strided<T>{turned, k_block}, k, packed, 0, wide / V, {sum, wide}, {sum, wide});
+        }
+        for (int64_t r = 0; r < rows; ++r)
+            if (S* row = to[first + r]) copy_row(row, sum + r * wide, columns);
+    }
+
+    // Rows of k numbers out of k rows: to[r][j] = from[j][r].
+    static void turn(T* to, const T* const* from, int64_t k, int64_t rows) {
+        for (int64_t j = 0; j < k; j += V)
+            for (int64_t r = 0; r < rows; r += V) {
+                vec<T> x[V];
+                const int n = int(std::min<int64_t>(V, rows - r));
+#pragma GCC unroll 16
+                for (int i = 0; i < V; ++i) x[i] = from[j + i] == nullptr ? vec<T>{} : n == V ? load(from[j + i] + r) : load(from[j + i] + r, n);
+                transpose<T>(x);
+#pragma GCC unroll 16
+                for (int i = 0; i < V; ++i) store(to + (r + i) * k_block + j, x[i]);
+            }
+    }
+
+    // Where each accumulator's rows go in a gradient of G·H rows.
+    S** rows_of(void* gradient, int first, int accumulators, int64_t columns, int64_t column) {
+        S** to = arena.take<S*>(accumulators * size.units);
+        for (int a = 0; a < accumulators; ++a)
+            for (int64_t u = 0; u < size.units; ++u)
+                to[a * size.units + u] =
+                    u < p.units ? static_cast<S*>(gradient) + (cell.gate[first + a] * p.units + u) * columns + column : nullptr;
+        return to;
+    }
+
+    int64_t pieces(int64_t rows) const {
+        const int64_t most = 256;
+        return threads * ((rows + most * threads - 1) / (most * threads));
+    }
+
+    void weight_gradients() {
+        const Weights& g = p.grad_weights;
+        const auto row_of = [this](Step s) { return s.t * p.batch + s.row; };
+        if (g.input)
+            outer_sum(size.from_input, [&](Step s) { return from_input(row_of(s)).base; }, p.inputs,
+                      [&](Step s) { return static_cast<const S*>(x_row(p.x, s)); }, rows_of(g.input, 0, cell.from_input, p.inputs, 0),
+                      pieces(size.from_input));
+        int64_t column = 0;
+        for (int f = 0; f < cell.feedbacks && g.recurrent; ++f) {
+            const int64_t n = p.state_size(cell.feedback[f]);
+            outer_sum(size.from_state, [&](Step s) { return from_state(row_of(s)).base; }, n,
+                      [&](Step s) { return static_cast<const T*>(tape.fed[f].at(p.reverse ? s.t + 1 : s.t, s.row)); },
+                      rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state, p.fed_size(), column), pieces(size.from_state));
+            column += n;
+        }
+        if (g.projection) {
+            S** to = arena.take<S*>(p.projection);
+            for (int64_t r = 0; r < p.projection; ++r) to[r] = static_cast<S*>(g.projection) + r * p.units;
+            outer_sum(p.projection, [&](Step s) { return projected + row_of(s) * size.output; }, p.units,
+                      [&](Step s) { return static_cast<const T*>(tape.unprojected + row_of(s) * size.units); }, to, pieces(p.projection));
+        }
+    }
+
+    // Biases, gains and per-unit parameters: sums over all steps.
+    void vector_gradients() {
+        const Weights& g = p.grad_weights;
+        T* sum = arena.take<T>(size.sums);
+        if (g.input_bias || g.recurrent_bias) {
+            std::fill_n(sum, size.sums, T(0));
+            for (int64_t k = 0; k < count; ++k) {
+                const T* row = sums + (steps[k].t * p.batch + steps[k].row) * size.sums;
+                for (int64_t c = 0; c < size.sums; c += V) store(sum + c, load(sum + c) + load(row + c));
+            }
+            scatter(g.input_bias, sum, 0, cell.from_input);
+            scatter(g.recurrent_bias, sum + size.first_from_state(), cell.accumulators - cell.from_state, cell.from_state);
+        }
+        if (g.norm_input) gain_gradient(g.norm_input, tape.normal_input, 0, cell.from_input, sum);
+        if (g.norm_recurrent)
+            gain_gradient(g.norm_recurrent, tape.normal_state, cell.accumulators - cell.from_state, cell.from_state, sum);
+        for (int k = 0; k < cell.params; ++k) {
+            if (g.per_unit[k] == nullptr) continue;
+            T* total = param_gradients[k];
+            for (int s = 1; s < plan.count; ++s)
+                for (int64_t c = 0; c < size.units; c += V) store(total + c, load(total + c) + load(total + s * size.units + c));
+            copy_row(static_cast<S*>(g.per_unit[k]), total, p.units);
+        }
+    }
+
+    void gain_gradient(void* to, const T* normal, int first, int accumulators, T* sum) {
+        const int64_t wide = accumulators * size.units;
+        std::fill_n(sum, wide, T(0));
+        for (int64_t k = 0; k < count; ++k) {
+            const int64_t row = steps[k].t * p.batch + steps[k].row;
+            const T* from = sums + row * size.sums + first * size.units;
+            for (int64_t c = 0; c < wide; c += V) store(sum + c, load(sum + c) + load(from + c) * load(normal + row * wide + c));
+        }
+        scatter(to, sum, first, accumulators);
+    }
+
+    void scatter(void* to, const T* from, int first, int accumulators) {
+        if (to == nullptr) return;
+        for (int a = 0; a < accumulators; ++a)
+            copy_row(static_cast<S*>(to) + cell.gate[first + a] * p.units, from + a * size.units, p.units);
+    }
+
+    const Problem& p;
+    const Cell& cell;
+    Sizes<T> size;
+    Arena& arena;
+    Plan plan;
+    int threads;
+    Tape<T> tape;
+    bool normal;
+    T *sums, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *zeros;
+    T *carried[most_states], *held[most_states], *params[most_params], *param_gradients[most_params];
+    T *gain_input = nullptr, *gain_state = nullptr;
+    const T *recurrent[most_states], *input = nullptr, *projection = nullptr;
+    Step* steps;
+    int64_t count;
+};
+
+}  // namespace gw

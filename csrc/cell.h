@@ -1,0 +1,167 @@
+// A cell as the time loop sees it: how many of each thing it has, and its step there and back.
+//
+// The emitter prints a cell's equations as a struct with two static functions of vectors, `step` and
+// `back`; what is below turns such a struct into a table of functions that run it over rows and units.
+// The loop calls the table, once a step: it is not compiled anew for a cell.
+#pragma once
+
+#include <cstdint>
+
+#include "math.h"
+#include "vec.h"
+
+namespace gw {
+
+inline constexpr int most_states = 8;
+inline constexpr int most_accumulators = 32;
+inline constexpr int most_params = 16;
+inline constexpr int most_values = 64;
+
+// Each row is a sequence; each pointer is to the first row. A row's units lie together, padded to
+// whole vectors: `padded` numbers for each accumulator, saved or traced value.
+template <class T>
+struct StepArgs {
+    int64_t rows, first_unit, last_unit, padded;
+    const T* sums;  // the accumulators' sums
+    int64_t sums_stride;
+    const T* state[most_states];
+    int64_t state_stride[most_states];
+    T* next[most_states];
+    int64_t next_stride[most_states];
+    const T* params[most_params];
+    T* saved;
+    int64_t saved_stride;
+    T* values[most_values];  // each with `padded` as its stride
+};
+
+template <class T>
+struct BackArgs {
+    int64_t rows, first_unit, last_unit, padded, units;
+    const T* saved;
+    int64_t saved_stride;
+    const T* state[most_states];
+    int64_t state_stride[most_states];
+    const T* params[most_params];
+    T* gradient[most_states];  // in: of the new state; out: what reaches the old one past the sums
+    int64_t gradient_stride[most_states];
+    T* sums;  // out: the accumulators' gradients, zero in the padding
+    int64_t sums_stride;
+    T* param_gradients[most_params];  // added to
+};
+
+template <class T>
+struct CellTable {
+    void (*step)(const StepArgs<T>&);
+    void (*step_saving)(const StepArgs<T>&);
+    void (*step_tracing)(const StepArgs<T>&);
+    void (*back)(const BackArgs<T>&);
+};
+
+// The accumulators are in this order: those of input parts alone, those of whole gates, those of
+// recurrent parts alone. The first `from_input` take the input's product, the last `from_state` the
+// recurrent one.
+struct Cell {
+    const char* name;
+    int gates, accumulators, from_input, from_state, states, params, saved, values, feedbacks;
+    int gate[most_accumulators];  // each accumulator's gate
+    int feedback[most_states];    // the states that are fed back
+    CellTable<float> in_float;
+    CellTable<double> in_double;
+};
+
+template <class T>
+const CellTable<T>& table(const Cell& cell) {
+    if constexpr (sizeof(T) == sizeof(float))
+        return cell.in_float;
+    else
+        return cell.in_double;
+}
+
+enum class Keep { nothing, saved, values };
+
+template <class Equations, class T, Keep keep>
+void step_rows(const StepArgs<T>& args) {
+    using V = vec<T>;
+    const StepArgs<T> t = args;  // a copy that no store can alias
+    for (int64_t row = 0; row < t.rows; ++row)
+        for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
+            V a[Equations::accumulators], s[Equations::states], p[Equations::params + 1];
+            V next[Equations::states], saved[Equations::saved + 1], values[Equations::values];
+            for (int k = 0; k < Equations::accumulators; ++k) a[k] = load(t.sums + row * t.sums_stride + k * t.padded + u);
+            for (int k = 0; k < Equations::states; ++k)
+                if (Equations::uses_state[k]) s[k] = load(t.state[k] + row * t.state_stride[k] + u);
+            for (int k = 0; k < Equations::params; ++k) p[k] = load(t.params[k] + u);
+            Equations::step(a, s, p, next, saved, values);
+            for (int k = 0; k < Equations::states; ++k) store(t.next[k] + row * t.next_stride[k] + u, next[k]);
+            if constexpr (keep == Keep::saved)
+                for (int k = 0; k < Equations::saved; ++k)
+                    store(t.saved + row * t.saved_stride + k * t.padded + u, saved[k]);
+            if constexpr (keep == Keep::values)
+                for (int k = 0; k < Equations::values; ++k) store(t.values[k] + row * t.padded + u, values[k]);
+        }
+}
+
+template <class T>
+GW_INLINE vec<T> first_lanes(vec<T> x, int64_t n) {
+    for (int lane = 0; lane < width<T>; ++lane) x[lane] = lane < n ? x[lane] : T(0);
+    return x;
+}
+
+template <class Equations, class T>
+void back_rows(const BackArgs<T>& args) {
+    using V = vec<T>;
+    const BackArgs<T> t = args;
+    for (int64_t row = 0; row < t.rows; ++row)
+        for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
+            V saved[Equations::saved + 1], s[Equations::states], p[Equations::params + 1], seed[Equations::states];
+            V da[Equations::accumulators], ds[Equations::states], dp[Equations::params + 1];
+            for (int k = 0; k < Equations::saved; ++k) saved[k] = load(t.saved + row * t.saved_stride + k * t.padded + u);
+            for (int k = 0; k < Equations::states; ++k) {
+                if (Equations::uses_state[k]) s[k] = load(t.state[k] + row * t.state_stride[k] + u);
+                seed[k] = load(t.gradient[k] + row * t.gradient_stride[k] + u);
+            }
+            for (int k = 0; k < Equations::params; ++k) p[k] = load(t.params[k] + u);
+            Equations::back(saved, s, p, seed, da, ds, dp);
+            const int64_t left = t.units - u;
+            if (left < width<T>) {  // what the padding holds must not reach the recurrent product
+                for (int k = 0; k < Equations::accumulators; ++k) da[k] = first_lanes<T>(da[k], left);
+                for (int k = 0; k < Equations::states; ++k) ds[k] = first_lanes<T>(ds[k], left);
+                for (int k = 0; k < Equations::params; ++k) dp[k] = first_lanes<T>(dp[k], left);
+            }
+            for (int k = 0; k < Equations::accumulators; ++k) store(t.sums + row * t.sums_stride + k * t.padded + u, da[k]);
+            for (int k = 0; k < Equations::states; ++k) store(t.gradient[k] + row * t.gradient_stride[k] + u, ds[k]);
+            for (int k = 0; k < Equations::params; ++k) {
+                T* sum = t.param_gradients[k] + u;
+                store(sum, load(sum) + dp[k]);
+            }
+        }
+}
+
+template <class Equations, class T>
+constexpr CellTable<T> table_of() {
+    return {step_rows<Equations, T, Keep::nothing>, step_rows<Equations, T, Keep::saved>,
+            step_rows<Equations, T, Keep::values>, back_rows<Equations, T>};
+}
+
+template <class Equations>
+constexpr Cell cell_of(const char* name) {
+    Cell cell{name,
+              Equations::gates,
+              Equations::accumulators,
+              Equations::from_input,
+              Equations::from_state,
+              Equations::states,
+              Equations::params,
+              Equations::saved,
+              Equations::values,
+              Equations::feedbacks,
+              {},
+              {},
+              table_of<Equations, float>(),
+              table_of<Equations, double>()};
+    for (int k = 0; k < Equations::accumulators; ++k) cell.gate[k] = Equations::gate[k];
+    for (int k = 0; k < Equations::feedbacks; ++k) cell.feedback[k] = Equations::feedback[k];
+    return cell;
+}
+
+}  // namespace gw

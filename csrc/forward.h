@@ -1,0 +1,450 @@
+// A cell through time.
+#pragma once
+
+#include <cmath>
+
+#include "pack.h"
+#include "plan.h"
+#include "pool.h"
+#include "problem.h"
+#include "product.h"
+#include "rows.h"
+#include "tape.h"
+
+namespace gw {
+
+inline constexpr double norm_epsilon = 1e-5;
+
+// About so many rows of the input are multiplied at once, whatever steps they are of.
+inline constexpr int64_t rows_at_once = 48;
+
+template <class S>
+class Forward {
+    using T = compute<S>;
+    static constexpr int V = width<T>;
+
+public:
+    Forward(const Problem& problem, Arena& arena)
+        : p(problem), cell(*problem.cell), size(problem), plan(make_plan(problem, arena)) {
+        void* block = p.tape;
+        if (block == nullptr) block = arena.take<char>(int64_t(tape.lay(p, size, nullptr, false)));
+        tape.lay(p, size, block, p.tape != nullptr);
+        const int threads = useful_threads(p);
+        const int first = cell.accumulators - cell.from_state;
+        const S** rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
+        input = pack_transposed<T>(rows, size.from_input, p.inputs, threads, arena);
+        int64_t column = 0;
+        for (int f = 0; f < cell.feedbacks; ++f) {
+            const int64_t n = p.state_size(cell.feedback[f]);
+            const S* from = static_cast<const S*>(p.weights.recurrent) + column;
+            rows = accumulator_rows<S>(p, size.units, first, cell.from_state, from, p.fed_size(), arena);
+            recurrent[f] = pack_transposed<T>(rows, size.from_state, n, threads, arena);
+            column += n;
+        }
+        if (p.projection) {
+            rows = arena.take<const S*>(size.output);
+            for (int64_t r = 0; r < size.output; ++r)
+                rows[r] = r < p.projection ? static_cast<const S*>(p.weights.projection) + r * p.units : nullptr;
+            projection = pack_transposed<T>(rows, size.output, p.units, threads, arena);
+        }
+        pack_vectors(arena);
+        chunk_rows = std::max(p.batch, rows_at_once);
+        sums = arena.take<T>(plan.count * chunk_rows * size.sums);
+        inputs = arena.take<const T*>(plan.count * chunk_rows);
+        if constexpr (!std::is_same_v<S, T>) converted = arena.take<T>(plan.count * chunk_rows * size.inputs);
+    }
+
+    void run() {
+        if (plan.by_units) {
+            Pool::get().run_together(p.threads, [this](int member, Team& team) { Walk(*this, 0, member, team).go(); });
+        } else {
+            Pool::get().run(plan.count, plan.count, [this](int share) {
+                Team alone(1);
+                Walk(*this, share, 0, alone).go();
+            });
+        }
+    }
+
+private:
+    // The biases as the sums begin with them, the gains and the per-unit parameters, in padded rows.
+    void pack_vectors(Arena& arena) {
+        bias = arena.take<T>(size.sums);
+        zeros = arena.take<T>(std::max(size.sums, size.output));
+        std::fill_n(bias, size.sums, T(0));
+        std::fill_n(zeros, std::max(size.sums, size.output), T(0));
+        for (int a = 0; a < cell.accumulators; ++a) {
+            T* to = bias + a * size.units;
+            const int64_t from = cell.gate[a] * p.units;
+            const auto add = [](auto x, auto y) { return x + y; };
+            if (p.weights.input_bias && a < cell.from_input)
+                update_row<T>(to, p.units, add, static_cast<const S*>(p.weights.input_bias) + from);
+            if (p.weights.recurrent_bias && a >= cell.accumulators - cell.from_state)
+                update_row<T>(to, p.units, add, static_cast<const S*>(p.weights.recurrent_bias) + from);
+        }
+        for (int k = 0; k < cell.params; ++k) params[k] = padded_row(p.weights.per_unit[k], arena);
+        if (!p.weights.norm_input) return;
+        gain_input = gains(p.weights.norm_input, 0, cell.from_input, arena);
+        gain_state = gains(p.weights.norm_recurrent, cell.accumulators - cell.from_state, cell.from_state, arena);
+    }
+
+    T* padded_row(const void* from, Arena& arena) {
+        T* to = arena.take<T>(size.units);
+        std::fill_n(to, size.units, T(0));
+        copy_row(to, static_cast<const S*>(from), p.units);
+        return to;
+    }
+
+    T* gains(const void* from, int first, int count, Arena& arena) {
+        T* to = arena.take<T>(count * size.units);
+        std::fill_n(to, count * size.units, T(0));
+        for (int a = 0; a < count; ++a)
+            copy_row(to + a * size.units, static_cast<const S*>(from) + cell.gate[first + a] * p.units, p.units);
+        return to;
+    }
+
+    // One share of the rows, or one member's units of all rows, through all steps.
+    class Walk {
+    public:
+        Walk(Forward& forward, int share, int member, Team& team)
+            : f(forward), p(f.p), cell(f.cell), size(f.size), tape(f.tape), share(f.plan.shares[share]), member(member), team(team) {
+            const int64_t blocks = (size.units + unit_block - 1) / unit_block, n = team.size();
+            own = {std::min(size.units, blocks * member / n * unit_block),
+                   std::min(size.units, blocks * (member + 1) / n * unit_block)};
+            sums = f.sums + share * f.chunk_rows * size.sums;
+            inputs = f.inputs + share * f.chunk_rows;
+            converted = f.converted ? f.converted + share * f.chunk_rows * size.inputs : nullptr;
+            together = team.size() > 1;
+        }
+
+        void go() {
+            for (int64_t row = share.first; row < share.last; ++row)
+                if (f.plan.length[row] == 0) begin(row, 0), end(row, 0);
+            prepare(0);
+            if (together && !team.meet(member)) if (!go_alone()) return;
+            for (int64_t done = 0; done < p.steps;) {
+                const int64_t until = chunk_end(done);
+                const int64_t first = done;
+                multiply_inputs(first, until);
+                T* at = sums;
+                for (; done < until; ++done) {
+                    const int64_t rows = running(f.plan, share, time(done));
+                    step(time(done), rows, at);
+                    prepare(done + 1);
+                    at += rows * size.sums;
+                    if (together && !team.meet(member)) {
+                        if (!go_alone()) return;
+                        ++done;
+                        break;  // the sums of the others' units are not there
+                    }
+                }
+            }
+            clear_padding();
+        }
+
+    private:
+        struct Units {
+            int64_t first, last;  // within the padded ones
+        };
+        static constexpr int64_t unit_block = 64 / sizeof(T) < V ? V : 64 / sizeof(T);  // no cache line is shared
+
+        int64_t time(int64_t done) const { return p.reverse ? p.steps - 1 - done : done; }
+        // What a state was before step t and is after it.
+        int64_t before(int64_t t) const { return p.reverse ? t + 1 : t; }
+        int64_t after(int64_t t) const { return p.reverse ? t : t + 1; }
+
+        // The team is dissolved: its first member takes all units on.
+        bool go_alone() {
+            together = false;
+            own = {0, size.units};
+            return member == 0;
+        }
+
+        int64_t chunk_end(int64_t done) const {
+            int64_t rows = 0, until = done;
+            do {
+                rows += running(f.plan, share, time(until));
+                ++until;
+            } while (until < p.steps && rows + running(f.plan, share, time(until)) <= rows_at_once);
+            return until;
+        }
+
+        // The input's part of the sums of steps [first, until), all rows one after the other.
+        void multiply_inputs(int64_t first, int64_t until) {
+            int64_t rows = 0;
+            for (int64_t done = first; done < until; ++done) {
+                const int64_t t = time(done), n = running(f.plan, share, t);
+                for (int64_t r = 0; r < n; ++r, ++rows) {
+                    const S* x = static_cast<const S*>(p.x.base) + t * p.x.step + f.plan.order[share.first + r] * p.x.row;
+                    if constexpr (std::is_same_v<S, T>) {
+                        inputs[rows] = x;
+                    } else {
+                        copy_row(converted + rows * size.inputs, x, p.inputs);
+                        inputs[rows] = converted + rows * size.inputs;
+                    }
+                    if (size.from_input < size.sums) begin_with_bias(sums + rows * size.sums);
+                }
+            }
+            const bool normal = p.weights.norm_input;
+            const Block<const T> start{normal ? f.zeros : f.bias, 0};
+            multiply(rows, Gathered<T>{inputs}, p.inputs, f.input, cell.from_input, start, sums);
+            if (normal) normalise_inputs(first, until);
+        }
+
+        // The recurrent parts that stand alone.
+        void begin_with_bias(T* row) {
+            for (int64_t at = size.from_input; at < size.sums; at += size.units)
+                std::copy(f.bias + at + own.first, f.bias + at + own.last, row + at + own.first);
+        }
+
+        // Own units of `accumulators` sums += rows of a times packed weights.
+        template <class Rows>
+        void multiply(int64_t rows, const Rows& a, int64_t k, const T* weights, int accumulators, Block<const T> start, T* to) {
+            const Block<T> out{to, size.sums};
+            if (own.last - own.first == size.units)
+                return product<T>(rows, a, k, weights, 0, accumulators * size.units / V, start, out);
+            for (int64_t at = 0; at < accumulators * size.units; at += size.units)
+                product<T>(rows, a, k, weights, (at + own.first) / V, (at + own.last) / V, start, out);
+        }
+
+        void step(int64_t t, int64_t rows, T* at) {
+            if (rows == 0) return;
+            T* from_state = at + size.first_from_state();
+            const bool normal = p.weights.norm_input;
+            T* to = normal ? tape.normal_state + kept_row(t) * size.from_state : from_state;
+            for (int k = 0; k < cell.feedbacks; ++k) {
+                const History<T>& fed = tape.fed[k];
+                const Strided<T> a{fed.at(before(t), share.first), fed.width};
+                const int64_t n = p.state_size(cell.feedback[k]);
+                if (normal) {
+                    const Block<T> out{to, size.from_state};
+                    const Block<const T> start = k == 0 ? Block<const T>{f.zeros, 0} : Block<const T>{to, size.from_state};
+                    product<T>(rows, a, n, f.recurrent[k], 0, size.from_state / V, start, out);
+                } else {
+                    multiply(rows, a, n, f.recurrent[k], cell.from_state, {to, size.sums}, to);
+                }
+            }
+            if (normal)
+                for (int64_t r = 0; r < rows; ++r)
+                    add_normal(to + r * size.from_state, &tape.spread_state[kept_row(t) + r], from_state + r * size.sums);
+            take_step(t, rows, at);
+            if (p.projection) project(t, rows);
+            keep_old(t, rows);
+            put_out(t, rows);
+        }
+
+        // The row of a step's first sequence in what is kept of all steps, or written over at each.
+        int64_t kept_row(int64_t t) const { return (p.tape ? t * p.batch : 0) + share.first; }
+
+        void take_step(int64_t t, int64_t rows, const T* at) {
+            StepArgs<T> args{};
+            args.rows = rows;
+            args.first_unit = own.first;
+            args.last_unit = own.last;
+            args.padded = size.units;
+            args.sums = at;
+            args.sums_stride = size.sums;
+            for (int k = 0; k < cell.states; ++k) {
+                const History<T>& h = tape.state[k];
+                args.state[k] = h.at(before(t), share.first);
+                args.next[k] = h.at(after(t), share.first);
+                args.state_stride[k] = args.next_stride[k] = h.width;
+            }
+            if (p.projection) {
+                args.next[0] = tape.unprojected + kept_row(t) * size.units;
+                args.next_stride[0] = size.units;
+            }
+            for (int k = 0; k < cell.params; ++k) args.params[k] = f.params[k];
+            if (p.tape) args.saved = tape.saved + kept_row(t) * size.saved;
+            args.saved_stride = size.saved;
+            if (p.trace)
+                for (int k = 0; k < cell.values; ++k)
+                    args.values[k] = static_cast<T*>(p.trace) + ((k * p.steps + t) * p.batch + share.first) * size.units;
+            const CellTable<T>& run = table<T>(cell);
+            (p.tape ? run.step_saving : p.trace ? run.step_tracing : run.step)(args);
+        }
+
+        void project(int64_t t, int64_t rows) {
+            const History<T>& h = tape.state[0];
+            product<T>(rows, Strided<T>{tape.unprojected + kept_row(t) * size.units, size.units}, p.units, f.projection, 0,
+                       size.output / V, {f.zeros, 0}, {h.at(after(t), share.first), h.width});
+        }
+
+        // Zoneout: each state keeps a share of its old value.
+        void keep_old(int64_t t, int64_t rows) {
+            for (int k = 0; k < cell.states; ++k) {
+                if (p.zoneout[k].base == nullptr) continue;
+                const Units units = within(p.state_size(k));
+                for (int64_t r = 0; r < rows; ++r) {
+                    const int64_t row = share.first + r;
+                    const S* share_kept = static_cast<const S*>(p.zoneout[k].base) + t * p.zoneout[k].step +
+                                          f.plan.order[row] * p.zoneout[k].row;
+                    update_row<T>(tape.state[k].at(after(t), row) + units.first, units.last - units.first,
+                                  [](auto now, auto kept, auto old) { return kept * old + (1 - kept) * now; },
+                                  share_kept + units.first, tape.state[k].at(before(t), row) + units.first);
+                }
+            }
+        }
+
+        // The own units that there are of a width, beyond which lies padding.
+        Units within(int64_t n) const {
+            if (!together) return {0, n};
+            return {std::min(own.first, n), std::min(own.last, n)};
+        }
+
+        void put_out(int64_t t, int64_t rows) {
+            const Units units = within(p.output_size());
+            if (units.last == units.first) return;
+            for (int64_t r = 0; r < rows; ++r) {
+                const int64_t row = share.first + r;
+                S* to = static_cast<S*>(p.output.base) + t * p.output.step + f.plan.order[row] * p.output.row;
+                if constexpr (std::is_same_v<S, T>) {
+                    copy_row(to + units.first, tape.state[0].at(after(t), row) + units.first, units.last - units.first);
+                } else {  // what is fed back is what was put out
+                    T* from = tape.state[0].at(after(t), row);
+                    copy_row(to + units.first, from + units.first, units.last - units.first);
+                    copy_row(from + units.first, to + units.first, units.last - units.first);
+                }
+            }
+        }
+
+        // After `done` steps: ends the sequences that are over, begins those that start, resets, and
+        // forms what is fed back.
+        void prepare(int64_t done) {
+            const int64_t all = share.last - share.first;
+            const int64_t was = done == 0 ? 0 : running(f.plan, share, time(done - 1));
+            const int64_t is = done == p.steps ? 0 : running(f.plan, share, time(done));
+            if (done > 0)
+                for (int64_t r = is; r < was; ++r) end(share.first + r, after(time(done - 1)));
+            if (done == p.steps) return;
+            const int64_t t = time(done);
+            for (int64_t r = was; r < is; ++r) begin(share.first + r, before(t));
+            if (all == 0) return;
+            for (int64_t r = 0; r < is; ++r) {
+                const int64_t row = share.first + r;
+                if (p.reset.base && static_cast<const uint8_t*>(p.reset.base)[t * p.reset.step + f.plan.order[row] * p.reset.row])
+                    for (int k = 0; k < cell.states; ++k) {
+                        const Units units = within(p.state_size(k));
+                        std::fill(tape.state[k].at(before(t), row) + units.first, tape.state[k].at(before(t), row) + units.last, T(0));
+                    }
+                if (p.fed_factor.base) form_fed(row, before(t));
+            }
+        }
+
+        void form_fed(int64_t row, int64_t slot) {
+            int64_t column = 0;
+            for (int k = 0; k < cell.feedbacks; ++k) {
+                const int64_t n = p.state_size(cell.feedback[k]);
+                const Units units = within(n);
+                T* to = tape.fed[k].at(slot, row) + units.first;
+                copy_row(to, tape.state[cell.feedback[k]].at(slot, row) + units.first, units.last - units.first);
+                update_row<T>(to, units.last - units.first, [](auto x, auto factor) { return x * factor; },
+                              static_cast<const S*>(p.fed_factor.base) + f.plan.order[row] * p.fed_factor.row + column + units.first);
+                column += n;
+            }
+        }
+
+        void begin(int64_t row, int64_t slot) {
+            for (int k = 0; k < cell.states; ++k) {
+                const Units units = within(p.state_size(k));
+                T* to = tape.state[k].at(slot, row);
+                if (p.state[k].base == nullptr)
+                    std::fill(to + units.first, to + units.last, T(0));
+                else
+                    copy_row(to + units.first, static_cast<const S*>(p.state[k].base) + f.plan.order[row] * p.state[k].row + units.first,
+                             units.last - units.first);
+            }
+        }
+
+        void end(int64_t row, int64_t slot) {
+            for (int k = 0; k < cell.states; ++k) {
+                const Units units = within(p.state_size(k));
+                copy_row(static_cast<S*>(p.final_state[k].base) + f.plan.order[row] * p.final_state[k].row + units.first,
+                         tape.state[k].at(slot, row) + units.first, units.last - units.first);
+            }
+        }
+
+        // The output beyond each sequence's length.
+        void clear_padding() {
+            const Units units = within(p.output_size());
+            for (int64_t row = share.first; row < share.last; ++row)
+                for (int64_t t = f.plan.length[row]; t < p.steps; ++t) {
+                    S* from = static_cast<S*>(p.output.base) + t * p.output.step + f.plan.order[row] * p.output.row;
+                    std::memset(from + units.first, 0, size_t(units.last - units.first) * sizeof(S));
+                }
+        }
+
+        // Layer normalisation of one row of sums: normalises in place and says by what it divided.
+        T normalise(T* row, int accumulators) {
+            T mean = 0, square = 0;
+            const T count = T(accumulators * p.units);
+            for (int a = 0; a < accumulators; ++a) mean += sum_of(row + a * size.units, [](auto x) { return x; });
+            mean /= count;
+            for (int a = 0; a < accumulators; ++a)
+                square += sum_of(row + a * size.units, [mean](auto x) { return (x - mean) * (x - mean); });
+            const T spread = T(1) / std::sqrt(square / count + T(norm_epsilon));
+            for (int64_t k = 0; k < accumulators * size.units; k += V)
+                store(row + k, (load(row + k) - mean) * spread);
+            return spread;
+        }
+
+        template <class F>
+        T sum_of(const T* row, const F& of) {
+            vec<T> sum{};
+            int64_t k = 0;
+            for (; k + V <= p.units; k += V) sum += of(load(row + k));
+            T rest = 0;
+            for (; k < p.units; ++k) rest += of(row[k]);
+            return reduce_add(sum) + rest;
+        }
+
+        void add_normal(T* normal, T* spread, T* sums) {
+            *spread = normalise(normal, cell.from_state);
+            for (int64_t k = 0; k < size.from_state; k += V)
+                store(sums + k, load(sums + k) + load(f.gain_state + k) * load(normal + k));
+        }
+
+        void normalise_inputs(int64_t first, int64_t until) {
+            T* row = sums;
+            for (int64_t done = first; done < until; ++done) {
+                const int64_t t = time(done), n = running(f.plan, share, t);
+                for (int64_t r = 0; r < n; ++r, row += size.sums) {
+                    const T spread = normalise(row, cell.from_input);
+                    if (p.tape) {
+                        std::copy(row, row + size.from_input, tape.normal_input + (kept_row(t) + r) * size.from_input);
+                        tape.spread_input[kept_row(t) + r] = spread;
+                    }
+                    for (int64_t k = 0; k < size.from_input; k += V)
+                        store(row + k, load(f.gain_input + k) * load(row + k) + load(f.bias + k));
+                }
+            }
+        }
+
+        Forward& f;
+        const Problem& p;
+        const Cell& cell;
+        const Sizes<T>& size;
+        const Tape<T>& tape;
+        const Share share;
+        const int member;
+        Team& team;
+        bool together;
+        Units own;
+        T* sums;
+        const T** inputs;
+        T* converted;
+    };
+
+    const Problem& p;
+    const Cell& cell;
+    Sizes<T> size;
+    Plan plan;
+    Tape<T> tape;
+    const T *input, *recurrent[most_states], *projection = nullptr;
+    T *bias, *zeros, *params[most_params], *gain_input = nullptr, *gain_state = nullptr;
+    int64_t chunk_rows;
+    T* sums;
+    const T** inputs;
+    T* converted = nullptr;
+};
+
+}  // namespace gw

@@ -1,0 +1,56 @@
+#include "kernels.h"
+
+#include "backward.h"
+#include "forward.h"
+
+namespace gw {
+namespace {
+
+// f(a number of the type that is stored)
+template <class F>
+auto by_storage(Storage storage, const F& f) {
+    switch (storage) {
+        case Storage::f64: return f(double());
+        case Storage::bf16: return f(bf16());
+        default: return f(float());
+    }
+}
+
+int64_t tape_row(const Problem& p, Storage storage) {
+    return by_storage(storage, [&](auto stored) {
+        using T = compute<decltype(stored)>;
+        return Tape<T>::row(p, Sizes<T>(p));
+    });
+}
+
+int64_t tape_beside(Storage storage) {
+    return by_storage(storage, [](auto stored) { return Tape<compute<decltype(stored)>>::beside; });
+}
+
+void forward(const Problem& p, Storage storage) {
+    Arena& arena = Arena::mine();
+    Arena::Frame frame(arena);
+    by_storage(storage, [&](auto stored) { Forward<decltype(stored)>(p, arena).run(); });
+}
+
+void backward(const Problem& p, Storage storage) {
+    Arena& arena = Arena::mine();
+    Arena::Frame frame(arena);
+    by_storage(storage, [&](auto stored) { Backward<decltype(stored)>(p, arena).run(); });
+}
+
+void order(const Problem& p, int64_t* to) {
+    Arena& arena = Arena::mine();
+    Arena::Frame frame(arena);
+    std::copy_n(make_plan(p, arena).order, p.batch, to);
+}
+
+}  // namespace
+}  // namespace gw
+
+#define GW_TEXT(x) #x
+#define GW_QUOTED(x) GW_TEXT(x)
+
+extern "C" [[gnu::visibility("default")]] const gw::Kernels gw_kernels;
+const gw::Kernels gw_kernels = {GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::tape_row, gw::tape_beside,
+                                gw::forward,          gw::backward,     gw::order};

@@ -1,0 +1,22 @@
+// What a library of kernels (one for each level of the processor) gives out.
+#pragma once
+
+#include <cstddef>
+
+#include "problem.h"
+
+namespace gw {
+
+enum class Storage { f32, f64, bf16 };
+
+struct Kernels {
+    const char* level;
+    int vector_bytes;
+    int64_t (*tape_row)(const Problem&, Storage);  // a tape is of (T + 1) * B * row + beside numbers
+    int64_t (*tape_beside)(Storage);
+    void (*forward)(const Problem&, Storage);
+    void (*backward)(const Problem&, Storage);
+    void (*order)(const Problem&, int64_t* order);  // in which a trace's rows lie
+};
+
+}  // namespace gw

@@ -1,0 +1,76 @@
+// Weights laid out as the products read them; see product.h.
+#pragma once
+
+#include "memory.h"
+#include "pool.h"
+#include "problem.h"
+#include "product.h"
+#include "rows.h"
+
+namespace gw {
+
+// One panel of a matrix whose columns are rows of weights: V rows of k numbers, null ones being zero.
+template <class T, class S>
+void pack_rows(T* panel, const S* const* rows, int64_t k) {
+    constexpr int V = width<T>;
+    for (int64_t at = 0; at < k; at += V) {
+        const int n = int(std::min<int64_t>(V, k - at));
+        vec<T> x[V];
+#pragma GCC unroll 16
+        for (int r = 0; r < V; ++r) x[r] = rows[r] == nullptr ? vec<T>{} : n == V ? load(rows[r] + at) : load(rows[r] + at, n);
+        transpose<T>(x);
+#pragma GCC unroll 16
+        for (int r = 0; r < V; ++r)
+            if (r < n) store(panel + (at + r) * V, x[r]);
+    }
+}
+
+// One panel of a matrix as it lies: k rows, null ones being zero, from a column on; n <= V columns.
+template <class T, class S>
+void pack_columns(T* panel, const S* const* rows, int64_t k, int64_t column, int n) {
+    constexpr int V = width<T>;
+    for (int64_t r = 0; r < k; ++r)
+        store(panel + r * V, rows[r] == nullptr ? vec<T>{} : n == V ? load(rows[r] + column) : load(rows[r] + column, n));
+}
+
+// Where the rows of a gate matrix stand among the accumulators [first, first + count), padded.
+template <class S>
+const S** accumulator_rows(const Problem& p, int64_t padded_units, int first, int count, const void* weights,
+                           int64_t columns, Arena& arena) {
+    const S** rows = arena.take<const S*>(count * padded_units);
+    for (int a = 0; a < count; ++a)
+        for (int64_t u = 0; u < padded_units; ++u) {
+            const int64_t row = p.cell->gate[first + a] * p.units + u;
+            rows[a * padded_units + u] = u < p.units ? static_cast<const S*>(weights) + row * columns : nullptr;
+        }
+    return rows;
+}
+
+inline constexpr int64_t panels_at_once = 16;
+
+// Panels over `count` rows (a multiple of V) of k numbers: the matrix that the forward products take.
+template <class T, class S>
+T* pack_transposed(const S* const* rows, int64_t count, int64_t k, int threads, Arena& arena) {
+    constexpr int V = width<T>;
+    T* packed = arena.take<T>(count * k);
+    const int64_t all = count / V, items = (all + panels_at_once - 1) / panels_at_once;
+    Pool::get().run(int(items), count * k < 65536 ? 1 : threads, [=](int item) {
+        for (int64_t p = item * panels_at_once; p < std::min(all, (item + 1) * panels_at_once); ++p)
+            pack_rows<T>(packed + p * V * k, rows + p * V, k);
+    });
+    return packed;
+}
+
+// Panels over columns [column, column + n) of k rows: the matrix that the backward products take.
+template <class T, class S>
+T* pack_straight(const S* const* rows, int64_t k, int64_t column, int64_t n, int threads, Arena& arena) {
+    constexpr int V = width<T>;
+    const int64_t all = panels<T>(n);
+    T* packed = arena.take<T>(all * V * k);
+    Pool::get().run(int(all), all * V * k < 65536 ? 1 : threads, [=](int p) {
+        pack_columns<T>(packed + p * V * k, rows, k, column + p * V, int(std::min<int64_t>(V, n - p * V)));
+    });
+    return packed;
+}
+
+}  // namespace gw

@@ -1,0 +1,82 @@
+// Who does what: the order in which a batch's sequences lie inside, and how they or the units are
+// shared out among threads.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+
+#include "memory.h"
+#include "problem.h"
+#include "product.h"
+
+namespace gw {
+
+struct Share {
+    int64_t first, last;  // rows, in the plan's order
+};
+
+struct Plan {
+    int64_t* order;   // for each row inside, the sequence it is
+    int64_t* length;  // of that sequence
+    Share* shares;
+    int count;      // of shares
+    bool by_units;  // one share of the rows; its units are divided among a team, which meets at each step
+
+    int64_t rows(int share) const { return shares[share].last - shares[share].first; }
+};
+
+// How fast a product of so few rows is, relative to one of many: with one row each weight that is
+// loaded is used once.
+inline double speed(double rows) { return std::min(1.0, 0.25 + 0.15 * rows); }
+
+inline int useful_threads(const Problem& p) {
+    const double columns = double(p.cell->accumulators) * p.units;
+    const double operations = 2.0 * p.steps * p.batch * columns * (p.inputs + p.fed_size() + 20);
+    return operations < 1e6 ? 1 : p.threads;
+}
+
+// True if it is better to divide the units and meet at each step than to divide the rows.
+inline bool units_pay(const Problem& p, int threads) {
+    if (threads == 1 || p.projection || p.weights.norm_input || p.units < 32 * threads) return false;
+    const double step = 2.0 * p.cell->accumulators * p.units * double(p.fed_size() + p.inputs) * p.batch;  // operations
+    const double nanoseconds = step / 60, meeting = 400;
+    const double shares = std::min<double>(threads, p.batch);
+    const double by_rows = nanoseconds / shares / speed(double(p.batch) / shares);
+    const double by_units = nanoseconds / threads / speed(double(p.batch)) + meeting;
+    return by_units < by_rows;
+}
+
+inline Plan make_plan(const Problem& p, Arena& arena) {
+    const int threads = useful_threads(p);
+    Plan plan{arena.take<int64_t>(p.batch), arena.take<int64_t>(p.batch), arena.take<Share>(threads), 1, false};
+    plan.by_units = units_pay(p, threads);
+    plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, threads));
+    for (int s = 0; s < plan.count; ++s) plan.shares[s] = {p.batch * s / plan.count, p.batch * (s + 1) / plan.count};
+    if (p.lengths == nullptr) {
+        std::iota(plan.order, plan.order + p.batch, 0);
+        std::fill_n(plan.length, p.batch, p.steps);
+        return plan;
+    }
+    // longest first, so that those still running are always the first rows of a share
+    int64_t* sorted = arena.take<int64_t>(p.batch);
+    std::iota(sorted, sorted + p.batch, 0);
+    std::stable_sort(sorted, sorted + p.batch, [&](int64_t a, int64_t b) { return p.lengths[a] > p.lengths[b]; });
+    // dealt out, so that every share has long and short ones
+    int64_t* next = arena.take<int64_t>(plan.count);
+    for (int s = 0; s < plan.count; ++s) next[s] = plan.shares[s].first;
+    for (int64_t k = 0, s = 0; k < p.batch; ++k, s = (s + 1) % plan.count) {
+        while (next[s] == plan.shares[s].last) s = (s + 1) % plan.count;
+        plan.order[next[s]] = sorted[k];
+        plan.length[next[s]++] = p.lengths[sorted[k]];
+    }
+    return plan;
+}
+
+// How many rows of a share have a step t.
+inline int64_t running(const Plan& plan, const Share& share, int64_t t) {
+    const int64_t* first = plan.length + share.first;
+    const int64_t* last = plan.length + share.last;
+    return std::partition_point(first, last, [t](int64_t length) { return length > t; }) - first;
+}
+
+}  // namespace gw

@@ -1,0 +1,54 @@
+"""Our own kernels on the CPU: any cell, its step printed as C++ from its equations, in a native time loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights
+from gatewise.backends.native import cells
+from gatewise.backends.native.calls import STORAGES, Job, flat, traced
+from gatewise.backends.native.library import core, loaded_level
+from gatewise.backends.native.ops import run
+from gatewise.emit.cpp import layout
+from gatewise.errors import BackendError
+
+
+def supports(spec: Spec) -> str | None:
+    if spec.device.type != "cpu":
+        return f"runs on the CPU, not on '{spec.device.type}'"
+    if spec.dtype not in STORAGES:
+        return f"computes in float32, float64 and bfloat16, not in {spec.dtype}"
+    if spec.transformed:
+        return "has no rule for vmap, jvp and other transforms of torch.func"
+    if spec.trace and spec.differentiated:
+        return "does not differentiate what it traces"
+    if spec.layer_norm and not _every_part(spec):
+        return f"normalises every part of every gate, and '{spec.cell.name}' does not use them all"
+    try:
+        core()
+    except BackendError as error:
+        return f"is not there: {error}"
+    return cells.unusable(spec.cell)
+
+
+def _every_part(spec: Spec) -> bool:
+    plan = layout(spec.cell)
+    return plan.from_input == plan.from_state == len(spec.cell.gates)
+
+
+def describe(spec: Spec) -> str:
+    how = "built in" if cells.built_in(spec.cell) else "compiled for this machine"
+    return f"gatewise's kernels, {spec.cell.name} {how}, level {loaded_level()}"
+
+
+def forward(
+    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
+) -> Outcome:
+    if not spec.trace:
+        return Outcome(*run(spec, x, state, weights, masks))
+    job = Job(spec.cell, spec.proj_size, spec.reverse, torch.get_num_threads())
+    (output, *final), trace = traced(job, x, state, flat(weights, spec.cell), masks)
+    if spec.proj_size:
+        trace[spec.cell.state[0]] = output
+    return Outcome(output, tuple(final), trace)

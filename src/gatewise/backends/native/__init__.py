@@ -1,0 +1,1 @@
+"""The native core seen from Python: its library, a user's cells in it, and its calls."""

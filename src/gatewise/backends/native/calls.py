@@ -1,0 +1,215 @@
+"""The core's two calls, on tensors: a cell through time, and its gradient.
+
+What is passed has been checked by the layer; here strides and types are brought to what the core
+takes, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatewise.backends.contract import Masks, Weights
+from gatewise.backends.native.cells import address
+from gatewise.backends.native.library import core
+from gatewise.cells.language import Cell
+
+# As enum Storage in csrc/kernels.h.
+STORAGES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_COMPUTED_IN = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a call needs beside tensors."""
+
+    cell: Cell
+    proj_size: int
+    reverse: bool
+    threads: int
+
+
+def flat(weights: Weights, cell: Cell) -> list[Tensor | None]:
+    """The weights in the core's order: contract.Weights, the per-unit parameters last."""
+    return [*weights[:7], *(weights.per_unit[name] for name in cell.params)]
+
+
+def _call(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> object:
+    steps, batch, inputs = x.shape
+    units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
+    return core().Call(
+        *(address(job.cell), STORAGES[x.dtype], steps, batch, inputs, units),
+        *(job.proj_size, job.reverse, job.threads),
+    )
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor with its last dimension's numbers side by side."""
+    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        return tensor.contiguous()
+    return tensor
+
+
+def _steps(tensor: Tensor) -> tuple[int, int, int]:
+    return tensor.data_ptr(), tensor.stride(0), tensor.stride(1)
+
+
+def _rows(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), tensor.stride(0)
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+class _Given:
+    """A call filled in with what goes into both directions. It keeps alive what it points at."""
+
+    def __init__(
+        self,
+        job: Job,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        masks: Masks,
+    ) -> None:
+        self.x = _dense(x)
+        self.weights = [None if w is None else w.contiguous() for w in weights]
+        self.state = [_dense(s) for s in state]
+        self.call = call = _call(job, self.x, self.weights)
+        call.x(_steps(self.x))
+        call.weights(_addresses(self.weights))
+        call.state([_rows(s) for s in self.state])
+        self.kept: list[Tensor] = []
+        if masks.lengths is not None:
+            call.lengths(self._keep(masks.lengths.to(torch.int64).contiguous()).data_ptr())
+        if masks.reset is not None:
+            reset = self._keep(masks.reset.contiguous())
+            call.reset(_steps(reset))
+        if masks.recurrent is not None:
+            call.fed_factor(_rows(self._keep(_dense(masks.recurrent.to(x.dtype)))))
+        if masks.zoneout is not None:
+            steps, batch = x.shape[:2]
+            whole = [z.to(x.dtype).expand(steps, batch, z.shape[-1]) for z in masks.zoneout]
+            call.zoneout([_steps(self._keep(_dense(z))) for z in whole])
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self.kept.append(tensor)
+        return tensor
+
+
+def tape_like(
+    job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool
+) -> Tensor:
+    """An empty tape for a run over ``x``; its size alone matters, so ``x`` may be a fake tensor."""
+    steps, batch = x.shape[:2]
+    units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
+    call = core().Call(
+        *(address(job.cell), STORAGES[x.dtype], 1, 1, x.shape[2], units),
+        *(job.proj_size, job.reverse, 1),
+    )
+    call.weights([0 if w is None else 1 for w in weights])
+    if fed_factor:
+        call.fed_factor((1, 0))
+    row, beside = call.tape_size()
+    return x.new_empty((steps + 1) * batch * row + beside, dtype=_COMPUTED_IN[x.dtype])
+
+
+def forward(
+    job: Job,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    masks: Masks,
+    tape: Tensor | None,
+) -> list[Tensor]:
+    """The output and each state at its end; ``tape`` is filled where it is given."""
+    given = _Given(job, x, state, weights, masks)
+    output, final = _outcome(job, x, state, weights)
+    _fill(given, output, final, tape)
+    given.call.forward()
+    return [output, *final]
+
+
+def _outcome(
+    job: Job, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None]
+) -> tuple[Tensor, list[Tensor]]:
+    steps, batch = x.shape[:2]
+    final = [s.new_empty(s.shape) for s in state]
+    return x.new_empty(steps, batch, state[0].shape[1]), final
+
+
+def _fill(given: _Given, output: Tensor, final: Sequence[Tensor], tape: Tensor | None) -> None:
+    given.call.output(_steps(output))
+    given.call.final_state([_rows(s) for s in final])
+    if tape is not None:
+        given.call.tape(tape.data_ptr())
+
+
+def traced(
+    job: Job, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None], masks: Masks
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The output and the states, and every named value, each T×B×H."""
+    given = _Given(job, x, state, weights, masks)
+    output, final = _outcome(job, x, state, weights)
+    _fill(given, output, final, None)
+    steps, batch = x.shape[:2]
+    names = list(job.cell.values)
+    units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
+    dtype = _COMPUTED_IN[x.dtype]
+    lanes = core().vector_bytes() // dtype.itemsize
+    padded = -(-units // lanes) * lanes
+    make = torch.empty if masks.lengths is None else torch.zeros
+    values = make(len(names), steps, batch, padded, dtype=dtype)
+    given.call.trace(values.data_ptr())
+    given.call.forward()
+    if masks.lengths is not None:
+        order = torch.empty(batch, dtype=torch.int64)
+        given.call.order(order.data_ptr())
+        values = values.index_select(2, order.argsort())
+    values = values[..., :units].to(x.dtype)
+    return [output, *final], dict(zip(names, values, strict=True))
+
+
+def backward(
+    job: Job,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    masks: Masks,
+    tape: Tensor,
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of x, the states and the weights, in that order; None where not ``wanted``.
+
+    ``grads`` are those of the output and of the final states.
+    """
+    given = _Given(job, x, state, weights, masks)
+    call = given.call
+    call.tape(tape.data_ptr())
+    kept = [None if g is None else _dense(g) for g in grads]
+    if kept[0] is not None:
+        call.grad_output(_steps(kept[0]))
+    call.grad_final([(0, 0) if g is None else _rows(g) for g in kept[1:]])
+    inputs = [x, *state, *weights]
+    first = 1 + len(state)
+    # a gate's part that no equation uses has no row in the core's sums: its gradient stays zero
+    makes = [torch.empty] * first + [torch.zeros] * len(weights)
+    results = [
+        make(t.shape, dtype=t.dtype) if want and t is not None else None
+        for make, t, want in zip(makes, inputs, wanted, strict=True)
+    ]
+    if results[0] is not None:
+        call.grad_x(_steps(results[0]))
+    call.grad_state([(0, 0) if g is None else _rows(g) for g in results[1:first]])
+    call.grad_weights(_addresses(results[first:]))
+    call.backward()
+    return results

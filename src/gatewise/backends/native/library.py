@@ -1,0 +1,65 @@
+"""Which level of the processor's instructions the core runs on, and the library for it."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gatewise.errors import BackendError, OptionError, near
+
+# Best first; each is a library of kernels built for that level (see CMakeLists.txt).
+LEVELS = ("v4bf16", "v4", "v3", "v2", "neon")
+VARIABLE = "GATEWISE_CPU"
+
+
+@cache
+def core() -> Any:
+    """The native module, with the kernels of one level loaded.
+
+    Raises:
+        BackendError: the package was installed without its native core, or no level fits.
+        OptionError: GATEWISE_CPU asks for a level that there is not, or that this machine lacks.
+    """
+    try:
+        from gatewise._native import _core
+    except ImportError as error:
+        raise BackendError(f"the native core cannot be loaded: {error}") from error
+    _core.load(str(_library(_core, level(_core))))
+    return _core
+
+
+def level(native: Any) -> str:
+    """The level to be loaded: the best that the machine has, or the one that GATEWISE_CPU names."""
+    usable = [name for name in LEVELS if native.supports(name)]
+    asked = os.environ.get(VARIABLE)
+    if not asked:
+        if not usable:
+            raise BackendError(f"this processor has none of the levels {', '.join(LEVELS)}")
+        return usable[0]
+    if asked not in LEVELS:
+        raise OptionError(
+            f"{VARIABLE}={asked}: no such level{near(asked, LEVELS)}; there are: {', '.join(LEVELS)}"
+        )
+    if asked not in usable:
+        raise OptionError(f"{VARIABLE}={asked}: this machine has only {', '.join(usable)}")
+    return asked
+
+
+def _library(native: Any, name: str) -> Path:
+    return Path(native.__file__).parent / f"kernels_{name}.so"
+
+
+def loaded_level() -> str:
+    """The level of the kernels that are loaded, as they themselves say."""
+    return str(core().level())
+
+
+def library_path() -> Path:
+    return _library(core(), loaded_level())
+
+
+def include_path() -> Path:
+    """The headers that a user's cell is compiled with."""
+    return Path(core().__file__).parent / "include"
