@@ -65,6 +65,7 @@ struct Cell {
     int gates, accumulators, from_input, from_state, states, params, saved, values, feedbacks;
     int gate[most_accumulators];  // each accumulator's gate
     int feedback[most_states];    // the states that are fed back
+    int value[most_states];       // each new state's place among the values
     CellTable<float> in_float;
     CellTable<double> in_double;
 };
@@ -157,10 +158,12 @@ constexpr Cell cell_of(const char* name) {
               Equations::feedbacks,
               {},
               {},
+              {},
               table_of<Equations, float>(),
               table_of<Equations, double>()};
     for (int k = 0; k < Equations::accumulators; ++k) cell.gate[k] = Equations::gate[k];
     for (int k = 0; k < Equations::feedbacks; ++k) cell.feedback[k] = Equations::feedback[k];
+    for (int k = 0; k < Equations::states; ++k) cell.value[k] = Equations::value_of_state[k];
     return cell;
 }
 

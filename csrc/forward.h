@@ -257,10 +257,13 @@ private:
             if (p.tape) args.saved = tape.saved + kept_row(t) * size.saved;
             args.saved_stride = size.saved;
             if (p.trace)
-                for (int k = 0; k < cell.values; ++k)
-                    args.values[k] = static_cast<T*>(p.trace) + ((k * p.steps + t) * p.batch + share.first) * size.units;
+                for (int k = 0; k < cell.values; ++k) args.values[k] = traced(k, t);
             const CellTable<T>& run = table<T>(cell);
             (p.tape ? run.step_saving : p.trace ? run.step_tracing : run.step)(args);
+        }
+
+        T* traced(int value, int64_t t) const {
+            return static_cast<T*>(p.trace) + ((value * p.steps + t) * p.batch + share.first) * size.units;
         }
 
         void project(int64_t t, int64_t rows) {
@@ -281,6 +284,9 @@ private:
                     update_row<T>(tape.state[k].at(after(t), row) + units.first, units.last - units.first,
                                   [](auto now, auto kept, auto old) { return kept * old + (1 - kept) * now; },
                                   share_kept + units.first, tape.state[k].at(before(t), row) + units.first);
+                    if (p.trace && !(k == 0 && p.projection))  // a traced state is what the next step sees
+                        copy_row(traced(cell.value[k], t) + r * size.units + units.first, tape.state[k].at(after(t), row) + units.first,
+                                 units.last - units.first);
                 }
             }
         }

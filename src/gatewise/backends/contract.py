@@ -93,7 +93,7 @@ class Masks(NamedTuple):
 class Outcome:
     """output T×B×P, zero beyond each sequence's length; the state after each sequence's own last
     step (for a reversed run: its first); the traced values by name, each T×B×H, zero beyond the
-    length."""
+    length. A traced state is what the next step sees: projected (T×B×P), and after zoneout."""
 
     output: Tensor
     state: tuple[Tensor, ...]

@@ -136,6 +136,7 @@ def _struct(cell: Cell) -> str:
     counts = ", ".join(f"{name} = {number}" for name, number in numbers.items())
     gates = ", ".join(str(cell.gates.index(a.gate)) for a in plan.accumulators)
     feedback = ", ".join(str(cell.state.index(name)) for name in cell.feedback)
+    places = ", ".join(str(list(cell.values).index(name)) for name in cell.state)
     uses = ", ".join("true" if name in read else "false" for name in cell.state)
     return f"""\
 namespace {{
@@ -143,6 +144,7 @@ struct Equations {{
     static constexpr int {counts};
     static constexpr int gate[] = {{{gates}}};
     static constexpr int feedback[] = {{{feedback}}};
+    static constexpr int value_of_state[] = {{{places}}};
     static constexpr bool uses_state[] = {{{uses}}};
 
     template <class V>

@@ -282,6 +282,14 @@ class Recurrent(nn.Module):
             layer_norm=self.layer_norm,
             recurrent_dropout=self.training and self.recurrent_dropout > 0,
             zoneout=any(self.zoneout),
+            differentiated=self._differentiated(x),
+            transformed=_transformed(),
+        )
+
+    def _differentiated(self, x: Tensor) -> bool:
+        """Whether a gradient may be asked for, of the input or of any parameter."""
+        return torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in self.parameters())
         )
 
     def _masks(self, spec: Spec, x: Tensor, lengths: Tensor | None, reset: Tensor | None) -> Masks:
@@ -386,6 +394,14 @@ class Recurrent(nn.Module):
         if not batched:
             return output.squeeze(1)
         return output if time_major else output.transpose(0, 1)
+
+
+def _transformed() -> bool:
+    """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work here."""
+    if torch.compiler.is_compiling():
+        return False
+    level = torch.autograd.forward_ad._current_level
+    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> PackedSequence:
