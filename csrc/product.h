@@ -13,7 +13,7 @@
 
 namespace gw {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if GW_VECTOR_BYTES == 64 || defined(__aarch64__)
 inline constexpr int tile_rows = 12;  // of 32 registers
 #else
 inline constexpr int tile_rows = 6;  // of 16 registers

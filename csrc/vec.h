@@ -16,15 +16,22 @@
 
 #define GW_INLINE [[gnu::always_inline]] inline
 
+#if defined(__AVX512F__)
+#define GW_REGISTER_BYTES 64
+#elif defined(__AVX2__)
+#define GW_REGISTER_BYTES 32
+#else
+#define GW_REGISTER_BYTES 16
+#endif
+
+// A test may set another width than the registers': intrinsics then make way for the general code.
+#if !defined(GW_VECTOR_BYTES)
+#define GW_VECTOR_BYTES GW_REGISTER_BYTES
+#endif
+
 namespace gw {
 
-#if defined(__AVX512F__)
-inline constexpr int vector_bytes = 64;
-#elif defined(__AVX2__)
-inline constexpr int vector_bytes = 32;
-#else
-inline constexpr int vector_bytes = 16;
-#endif
+inline constexpr int vector_bytes = GW_VECTOR_BYTES;
 
 // The upper half of a float.
 struct bf16 {
@@ -67,11 +74,12 @@ GW_INLINE To bits_as(From x) {
 
 using bf16_bits = vector_of<uint16_t, vector_bytes / 2>::type;  // as many lanes as vec<float>
 
-// The intrinsics in these two: GCC 12 converts vectors of unequal sizes half by half.
+// The intrinsics in these two: GCC 12 converts vectors of unequal sizes half by half. With masks, as it
+// warns of its own unmasked ones.
 GW_INLINE vec<float> widen(bf16_bits x) {
-#if defined(__AVX512F__)
-    const auto lanes = vec<uint32_t>(_mm512_cvtepu16_epi32(__m256i(x)));
-#elif defined(__AVX2__)
+#if defined(__AVX512F__) && GW_VECTOR_BYTES == 64
+    const auto lanes = vec<uint32_t>(_mm512_maskz_cvtepu16_epi32(__mmask16(-1), __m256i(x)));
+#elif defined(__AVX2__) && GW_VECTOR_BYTES == 32
     const auto lanes = vec<uint32_t>(_mm256_cvtepu16_epi32(__m128i(x)));
 #else
     const auto lanes = __builtin_convertvector(x, vec<uint32_t>);
@@ -86,8 +94,8 @@ GW_INLINE bf16_bits narrow(vec<float> x) {
     const auto bits = bits_as<vec<uint32_t>>(x);
     const vec<uint32_t> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
     const vec<uint32_t> chosen = x == x ? rounded : bits | 0x400000u;
-#if defined(__AVX512F__)
-    return bf16_bits(_mm512_cvtepi32_epi16(__m512i(chosen >> 16)));
+#if defined(__AVX512F__) && GW_VECTOR_BYTES == 64
+    return bf16_bits(_mm512_maskz_cvtepi32_epi16(__mmask16(-1), __m512i(chosen >> 16)));
 #else
     return __builtin_convertvector(chosen >> 16, bf16_bits);
 #endif
@@ -142,7 +150,7 @@ GW_INLINE void store_lanes(S* to, V x, int n) {
         if (lane < n) __builtin_memcpy(to + lane, reinterpret_cast<const char*>(&x) + lane * sizeof(S), sizeof(S));
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && GW_VECTOR_BYTES == 64
 GW_INLINE vec<float> load(const float* from, int n) {
     return vec<float>(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), from));
 }
@@ -155,7 +163,7 @@ GW_INLINE void store(float* to, vec<float> x, int n) {
 GW_INLINE void store(double* to, vec<double> x, int n) {
     _mm512_mask_storeu_pd(to, __mmask8((1u << n) - 1), __m512d(x));
 }
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && GW_VECTOR_BYTES == 32
 GW_INLINE __m256i first_floats(int n) {
     return __m256i(splat<int32_t>(n) > vec<int32_t>{0, 1, 2, 3, 4, 5, 6, 7});
 }
@@ -181,7 +189,7 @@ GW_INLINE void store(float* to, vec<float> x, int n) { store_lanes(to, x, n); }
 GW_INLINE void store(double* to, vec<double> x, int n) { store_lanes(to, x, n); }
 #endif
 
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && GW_VECTOR_BYTES == 64
 GW_INLINE vec<float> load(const bf16* from, int n) {
     return widen(bf16_bits(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), from)));
 }
@@ -216,7 +224,7 @@ GW_INLINE double reduce_add(vec<double> x) { return reduce_add_lanes<double>(x);
 // acc[l] + lo(two) * pairs[2l] + hi(two) * pairs[2l + 1]: `pairs` holds 2 * width<float> numbers, `two`
 // a pair of bfloat16, the first in the low half. The instruction takes subnormals for zeros.
 GW_INLINE vec<float> dot_pair(vec<float> acc, const bf16* pairs, uint32_t two) {
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && GW_VECTOR_BYTES == 64
     const auto both = load_raw<__m512i>(pairs);
     return vec<float>(_mm512_dpbf16_ps(__m512(acc), __m512bh(both), __m512bh(_mm512_set1_epi32(int(two)))));
 #else
