@@ -2,10 +2,12 @@
 // types and devices are checked in Python (backends/cpu.py) before anything gets here.
 #include <dlfcn.h>
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -14,6 +16,7 @@
 #include "kernels.h"
 
 namespace nb = nanobind;
+using namespace nanobind::literals;
 using namespace gw;
 
 namespace {
@@ -45,12 +48,123 @@ struct Call {
 };
 
 // In the order of contract.Weights, the per-unit parameters last.
-void set_weights(Weights& weights, const std::vector<uintptr_t>& given) {
+void set_weights(Weights& weights, const uintptr_t* given, size_t given_count) {
     void** named[] = {&weights.input,      &weights.recurrent,  &weights.input_bias,    &weights.recurrent_bias,
                       &weights.projection, &weights.norm_input, &weights.norm_recurrent};
     constexpr size_t count = sizeof named / sizeof *named;
-    for (size_t k = 0; k < given.size(); ++k) (k < count ? *named[k] : weights.per_unit[k - count]) = pointer(given[k]);
+    for (size_t k = 0; k < given_count; ++k) (k < count ? *named[k] : weights.per_unit[k - count]) = pointer(given[k]);
 }
+
+// The layers and directions of one module through all steps, without a gradient.
+class Network {
+public:
+    Network(uintptr_t cell, int storage, int64_t inputs, int64_t units, int64_t projection, int layers, bool both_ways)
+        : storage_(Storage(storage)), layers_(layers), directions_(both_ways ? 2 : 1) {
+        problem_.cell = pointer<const Cell>(cell);
+        problem_.inputs = inputs;
+        problem_.units = units;
+        problem_.projection = projection;
+    }
+
+    // weights: of each layer and direction those of set_weights. state and final_state: of each state a
+    // dense L·D×B×width array, null initial ones being zero.
+    void run(int64_t steps, int64_t batch, int threads, const StepsGiven& x, const StepsGiven& output,
+             const std::vector<uintptr_t>& state, const std::vector<uintptr_t>& final_state, const std::vector<uintptr_t>& weights,
+             uintptr_t lengths) const {
+        nb::gil_scoped_release release;
+        const size_t bytes = storage_ == Storage::f64 ? 8 : storage_ == Storage::f32 ? 4 : 2;
+        const int64_t out = problem_.output_size(), wide = out * directions_;
+        const size_t between = layers_ > 1 ? size_t(steps * batch * wide) * bytes : 0;
+        const std::unique_ptr<char[]> buffers[2] = {std::unique_ptr<char[]>(between ? new char[between] : nullptr),
+                                                    std::unique_ptr<char[]>(layers_ > 2 ? new char[between] : nullptr)};
+        Problem p = problem_;
+        p.steps = steps;
+        p.batch = batch;
+        p.threads = threads;
+        p.lengths = pointer<const int64_t>(lengths);
+        p.x = ::steps(x);
+        const size_t each = weights.size() / size_t(layers_ * directions_);
+        for (int layer = 0; layer < layers_; ++layer) {
+            const Steps to = layer + 1 == layers_ ? ::steps(output) : Steps{buffers[layer % 2].get(), batch * wide, wide};
+            for (int d = 0; d < directions_; ++d) {
+                const int64_t at = layer * directions_ + d;
+                p.reverse = d == 1;
+                p.output = {static_cast<char*>(to.base) + size_t(d * out) * bytes, to.step, to.row};
+                set_weights(p.weights, weights.data() + size_t(at) * each, each);
+                for (int k = 0; k < p.cell->states; ++k) {
+                    const int64_t width = p.state_size(k);
+                    const size_t skipped = size_t(at * batch * width) * bytes;
+                    p.state[k] = {state.empty() ? nullptr : pointer<char>(state[size_t(k)]) + skipped, width};
+                    p.final_state[k] = {pointer<char>(final_state[size_t(k)]) + skipped, width};
+                }
+                kernels->forward(p, storage_);
+            }
+            p.x = to;
+            p.inputs = wide;
+        }
+    }
+
+private:
+    Problem problem_;
+    Storage storage_;
+    int layers_, directions_;
+};
+
+// Layers that keep their packed weights and their state, for one step at a time.
+class Stream {
+public:
+    // calls: one for each layer; their final_state is where the state stays.
+    Stream(const std::vector<const Call*>& calls, bool flat) : flat_(flat), first_(calls.front()->problem) {
+        for (const Call* call : calls) {
+            storage_ = call->storage;
+            layers_.push_back(kernels->open_stream(call->problem, storage_));
+        }
+        const Problem& last = calls.back()->problem;
+        output_ = last.output_size();
+        if (storage_ == Storage::f64)
+            between_.resize(size_t(last.batch * output_) * 2 * sizeof(double));
+        else
+            between_.resize(size_t(last.batch * output_) * 2 * sizeof(float));
+    }
+
+    ~Stream() {
+        for (void* layer : layers_) kernels->close_stream(layer);
+    }
+
+    Stream(const Stream&) = delete;
+
+    nb::object step(nb::handle row) {
+        return storage_ == Storage::f64 ? step_as<double>(row) : step_as<float>(row);
+    }
+
+private:
+    template <class T>
+    nb::object step_as(nb::handle row) {
+        nb::ndarray<const T, nb::c_contig, nb::device::cpu> x;
+        const size_t dims = flat_ ? 1 : 2;
+        if (!nb::try_cast(row, x, false) || x.ndim() != dims || int64_t(x.shape(dims - 1)) != first_.inputs ||
+            (!flat_ && int64_t(x.shape(0)) != first_.batch))
+            return nb::none();  // what is wrong with it is said in Python
+        T* to = new T[size_t(first_.batch * output_)];
+        const void* from = x.data();
+        for (size_t k = 0; k < layers_.size(); ++k) {
+            void* out = k + 1 == layers_.size() ? static_cast<void*>(to)
+                                                : between_.data() + (k % 2) * size_t(first_.batch * output_) * sizeof(T);
+            kernels->step_stream(layers_[k], from, out);
+            from = out;
+        }
+        const size_t shape[] = {size_t(first_.batch), size_t(output_)};
+        nb::capsule owner(to, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+        return nb::cast(nb::ndarray<nb::numpy, T>(to, dims, shape + 2 - dims, owner));
+    }
+
+    bool flat_;
+    Problem first_;
+    Storage storage_;
+    int64_t output_;
+    std::vector<void*> layers_;
+    std::vector<char> between_;
+};
 
 template <Rows (Problem::*field)[most_states]>
 void set_rows(Call& call, const std::vector<RowsGiven>& given) {
@@ -115,9 +229,9 @@ NB_MODULE(_core, m) {
              [](Call& call, const std::vector<StepsGiven>& given) {
                  for (size_t k = 0; k < given.size(); ++k) call.problem.zoneout[k] = steps(given[k]);
              })
-        .def("weights", [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.weights, given); })
+        .def("weights", [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.weights, given.data(), given.size()); })
         .def("grad_weights",
-             [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.grad_weights, given); })
+             [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.grad_weights, given.data(), given.size()); })
         .def("lengths", [](Call& call, uintptr_t lengths) { call.problem.lengths = pointer<const int64_t>(lengths); })
         .def("trace", [](Call& call, uintptr_t trace) { call.problem.trace = pointer(trace); })
         .def("tape", [](Call& call, uintptr_t tape) { call.problem.tape = pointer(tape); })
@@ -130,4 +244,12 @@ NB_MODULE(_core, m) {
              nb::call_guard<nb::gil_scoped_release>())
         .def("backward", [](const Call& call) { kernels->backward(call.problem, call.storage); },
              nb::call_guard<nb::gil_scoped_release>());
+
+    nb::class_<Network>(m, "Network")
+        .def(nb::init<uintptr_t, int, int64_t, int64_t, int64_t, int, bool>())
+        .def("run", &Network::run);
+
+    nb::class_<Stream>(m, "Stream")
+        .def(nb::init<const std::vector<const Call*>&, bool>())
+        .def("step", &Stream::step, "row"_a, "The output for one further input, or None if it does not fit.");
 }

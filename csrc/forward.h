@@ -18,34 +18,41 @@ inline constexpr double norm_epsilon = 1e-5;
 // About so many rows of the input are multiplied at once, whatever steps they are of.
 inline constexpr int64_t rows_at_once = 48;
 
+// Up to so many rows in all, a run takes its weights as they lie.
+inline constexpr int64_t unpacked_rows = 2;
+
 template <class S>
 class Forward {
     using T = compute<S>;
     static constexpr int V = width<T>;
 
 public:
-    Forward(const Problem& problem, Arena& arena)
+    Forward(const Problem& problem, Arena& arena, bool many_runs = false)
         : p(problem), cell(*problem.cell), size(problem), plan(make_plan(problem, arena)) {
         void* block = p.tape;
         if (block == nullptr) block = arena.take<char>(int64_t(tape.lay(p, size, nullptr, false)));
         tape.lay(p, size, block, p.tape != nullptr);
         const int threads = useful_threads(p);
         const int first = cell.accumulators - cell.from_state;
-        const S** rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
-        input = pack_transposed<T>(rows, size.from_input, p.inputs, threads, arena);
+        const bool packed = many_runs || plan.by_units || p.steps * p.batch > unpacked_rows;
+        const auto matrix = [&](const S** rows, int64_t columns, int64_t k) {
+            return Matrix{rows, packed ? pack_transposed<T>(rows, columns, k, threads, arena) : nullptr, k};
+        };
+        input = matrix(accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena),
+                       size.from_input, p.inputs);
         int64_t column = 0;
         for (int f = 0; f < cell.feedbacks; ++f) {
-            const int64_t n = p.state_size(cell.feedback[f]);
             const S* from = static_cast<const S*>(p.weights.recurrent) + column;
-            rows = accumulator_rows<S>(p, size.units, first, cell.from_state, from, p.fed_size(), arena);
-            recurrent[f] = pack_transposed<T>(rows, size.from_state, n, threads, arena);
+            const int64_t n = p.state_size(cell.feedback[f]);
+            recurrent[f] = matrix(accumulator_rows<S>(p, size.units, first, cell.from_state, from, p.fed_size(), arena),
+                                  size.from_state, n);
             column += n;
         }
         if (p.projection) {
-            rows = arena.take<const S*>(size.output);
+            const S** rows = arena.take<const S*>(size.output);
             for (int64_t r = 0; r < size.output; ++r)
                 rows[r] = r < p.projection ? static_cast<const S*>(p.weights.projection) + r * p.units : nullptr;
-            projection = pack_transposed<T>(rows, size.output, p.units, threads, arena);
+            projection = matrix(rows, size.output, p.units);
         }
         pack_vectors(arena);
         chunk_rows = std::max(p.batch, rows_at_once);
@@ -66,6 +73,22 @@ public:
     }
 
 private:
+    // Weights as columns: where each column's numbers lie, and packed, if they are.
+    struct Matrix {
+        const S* const* rows;
+        const T* packed;
+        int64_t k;
+
+        // Columns [first, last), both multiples of V. Unpacked ones are taken all together.
+        template <class Rows>
+        void multiply(int64_t count, const Rows& a, int64_t first, int64_t last, Block<const T> start, Block<T> to) const {
+            if (packed)
+                product<T>(count, a, k, packed, first / V, last / V, start, to);
+            else
+                product_unpacked<T>(count, a, k, rows, last, start, to);
+        }
+    };
+
     // The biases as the sums begin with them, the gains and the per-unit parameters, in padded rows.
     void pack_vectors(Arena& arena) {
         bias = arena.take<T>(size.sums);
@@ -186,7 +209,7 @@ private:
             }
             const bool normal = p.weights.norm_input;
             const Block<const T> start{normal ? f.zeros : f.bias, 0};
-            multiply(rows, Gathered<T>{inputs}, p.inputs, f.input, cell.from_input, start, sums);
+            multiply(rows, Gathered<T>{inputs}, f.input, cell.from_input, start, sums);
             if (normal) normalise_inputs(first, until);
         }
 
@@ -196,14 +219,13 @@ private:
                 std::copy(f.bias + at + own.first, f.bias + at + own.last, row + at + own.first);
         }
 
-        // Own units of `accumulators` sums += rows of a times packed weights.
+        // Own units of `accumulators` sums += rows of a times weights.
         template <class Rows>
-        void multiply(int64_t rows, const Rows& a, int64_t k, const T* weights, int accumulators, Block<const T> start, T* to) {
+        void multiply(int64_t rows, const Rows& a, const Matrix& weights, int accumulators, Block<const T> start, T* to) {
             const Block<T> out{to, size.sums};
-            if (own.last - own.first == size.units)
-                return product<T>(rows, a, k, weights, 0, accumulators * size.units / V, start, out);
+            if (!together) return weights.multiply(rows, a, 0, accumulators * size.units, start, out);
             for (int64_t at = 0; at < accumulators * size.units; at += size.units)
-                product<T>(rows, a, k, weights, (at + own.first) / V, (at + own.last) / V, start, out);
+                weights.multiply(rows, a, at + own.first, at + own.last, start, out);
         }
 
         void step(int64_t t, int64_t rows, T* at) {
@@ -214,13 +236,11 @@ private:
             for (int k = 0; k < cell.feedbacks; ++k) {
                 const History<T>& fed = tape.fed[k];
                 const Strided<T> a{fed.at(before(t), share.first), fed.width};
-                const int64_t n = p.state_size(cell.feedback[k]);
                 if (normal) {
-                    const Block<T> out{to, size.from_state};
                     const Block<const T> start = k == 0 ? Block<const T>{f.zeros, 0} : Block<const T>{to, size.from_state};
-                    product<T>(rows, a, n, f.recurrent[k], 0, size.from_state / V, start, out);
+                    f.recurrent[k].multiply(rows, a, 0, size.from_state, start, {to, size.from_state});
                 } else {
-                    multiply(rows, a, n, f.recurrent[k], cell.from_state, {to, size.sums}, to);
+                    multiply(rows, a, f.recurrent[k], cell.from_state, {to, size.sums}, to);
                 }
             }
             if (normal)
@@ -268,8 +288,8 @@ private:
 
         void project(int64_t t, int64_t rows) {
             const History<T>& h = tape.state[0];
-            product<T>(rows, Strided<T>{tape.unprojected + kept_row(t) * size.units, size.units}, p.units, f.projection, 0,
-                       size.output / V, {f.zeros, 0}, {h.at(after(t), share.first), h.width});
+            f.projection.multiply(rows, Strided<T>{tape.unprojected + kept_row(t) * size.units, size.units}, 0, size.output,
+                                  {f.zeros, 0}, {h.at(after(t), share.first), h.width});
         }
 
         // Zoneout: each state keeps a share of its old value.
@@ -445,7 +465,7 @@ private:
     Sizes<T> size;
     Plan plan;
     Tape<T> tape;
-    const T *input, *recurrent[most_states], *projection = nullptr;
+    Matrix input, recurrent[most_states], projection;
     T *bias, *zeros, *params[most_params], *gain_input = nullptr, *gain_state = nullptr;
     int64_t chunk_rows;
     T* sums;

@@ -2,6 +2,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "memory.h"
 
 namespace gw {
 namespace {
@@ -45,6 +46,35 @@ void order(const Problem& p, int64_t* to) {
     std::copy_n(make_plan(p, arena).order, p.batch, to);
 }
 
+struct Stream {
+    virtual ~Stream() = default;
+    virtual void step(const void* x, void* output) = 0;
+};
+
+template <class S>
+struct StreamOf : Stream {
+    explicit StreamOf(const Problem& given) : problem(given), frame(arena), forward(problem, arena, true) {}
+
+    void step(const void* x, void* output) override {
+        problem.x.base = const_cast<void*>(x);
+        problem.output.base = output;
+        forward.run();
+    }
+
+    Problem problem;
+    Arena arena;
+    Arena::Frame frame;
+    Forward<S> forward;
+};
+
+void* open_stream(const Problem& p, Storage storage) {
+    return by_storage(storage, [&](auto stored) -> Stream* { return new StreamOf<decltype(stored)>(p); });
+}
+
+void step_stream(void* stream, const void* x, void* output) { static_cast<Stream*>(stream)->step(x, output); }
+
+void close_stream(void* stream) { delete static_cast<Stream*>(stream); }
+
 }  // namespace
 }  // namespace gw
 
@@ -52,5 +82,6 @@ void order(const Problem& p, int64_t* to) {
 #define GW_QUOTED(x) GW_TEXT(x)
 
 extern "C" [[gnu::visibility("default")]] const gw::Kernels gw_kernels;
-const gw::Kernels gw_kernels = {GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::tape_row, gw::tape_beside,
-                                gw::forward,          gw::backward,     gw::order};
+const gw::Kernels gw_kernels = {
+    GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::tape_row,    gw::tape_beside, gw::forward,
+    gw::backward,        gw::order,        gw::open_stream, gw::step_stream, gw::close_stream};

@@ -17,6 +17,12 @@ struct Kernels {
     void (*forward)(const Problem&, Storage);
     void (*backward)(const Problem&, Storage);
     void (*order)(const Problem&, int64_t* order);  // in which a trace's rows lie
+
+    // A run with its weights packed once and kept, for one step at a time: x is B×I, output B×(P or H),
+    // the state stays where the problem's final_state is.
+    void* (*open_stream)(const Problem&, Storage);
+    void (*step_stream)(void* stream, const void* x, void* output);
+    void (*close_stream)(void* stream);
 };
 
 }  // namespace gw

@@ -134,34 +134,98 @@ constexpr auto tile_table(std::integer_sequence<int, r...>) {
 template <class T>
 inline constexpr auto tiles = tile_table<T>(std::make_integer_sequence<int, tile_rows>{});
 
+// So many rows go through all panels together; they are gathered first, side by side, or rows that lie
+// a multiple of a page apart would push each other out of the cache.
+inline constexpr int64_t row_block = 96;
+inline constexpr int64_t fewest_gathered = 4;  // rows, and panels: below, it costs more than it saves
+
+template <class T>
+struct Gather {
+    alignas(64) T rows[row_block * k_block];
+};
+
 // C = C0 + A B over panels [first, last) of B. C0 may be C, or a single row with stride 0.
 template <class T, class Rows>
 void product(int64_t rows, const Rows& a, int64_t k, const T* b, int64_t first, int64_t last, Block<const T> c0,
              Block<T> c) {
     constexpr int V = width<T>;
-    if (rows == 0 || first == last) return;
-    const int64_t count = (rows + tile_rows - 1) / tile_rows;
+    thread_local Gather<T> gather;
+    if (first == last) return;
     TileArgs<T> t;
     t.panel_stride = k * V;
     t.c_stride = c.stride;
-    for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
-        t.k = std::min(k_block, k - k0);
-        const Block<const T> from = k0 == 0 ? c0 : Block<const T>{c.base, c.stride};
-        t.c0_stride = from.stride;
-        for (int64_t p = first; p < last; p += 2) {
-            const int vectors = p + 1 < last ? 2 : 1;
-            t.b = b + p * t.panel_stride + k0 * V;
-            // tiles of equal height: a last one of a row or two would take the time of a whole one
-            for (int64_t i = 0, row = 0; i < count; ++i) {
-                const int64_t height = rows * (i + 1) / count - row;
-                for (int64_t r = 0; r < height; ++r) t.a[r] = a(row + r) + k0;
-                t.c0 = from.base + row * from.stride + p * V;
-                t.c = c.base + row * c.stride + p * V;
-                tiles<T>.of[height - 1][vectors - 1](t);
-                row += height;
+    for (int64_t top = 0; top < rows; top += row_block) {
+        const int64_t high = std::min(row_block, rows - top), count = (high + tile_rows - 1) / tile_rows;
+        const bool gathered = high >= fewest_gathered && last - first >= fewest_gathered;
+        for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
+            t.k = std::min(k_block, k - k0);
+            const Block<const T> from = k0 == 0 ? c0 : Block<const T>{c.base, c.stride};
+            t.c0_stride = from.stride;
+            if (gathered)
+                for (int64_t r = 0; r < high; ++r) std::copy_n(a(top + r) + k0, t.k, gather.rows + r * k_block);
+            for (int64_t p = first; p < last; p += 2) {
+                const int vectors = p + 1 < last ? 2 : 1;
+                t.b = b + p * t.panel_stride + k0 * V;
+                // tiles of equal height: a last one of a row or two would take the time of a whole one
+                for (int64_t i = 0, row = 0; i < count; ++i) {
+                    const int64_t height = high * (i + 1) / count - row;
+                    for (int64_t r = 0; r < height; ++r)
+                        t.a[r] = gathered ? gather.rows + (row + r) * k_block : a(top + row + r) + k0;
+                    t.c0 = from.base + (top + row) * from.stride + p * V;
+                    t.c = c.base + (top + row) * c.stride + p * V;
+                    tiles<T>.of[height - 1][vectors - 1](t);
+                    row += height;
+                }
             }
         }
     }
+}
+
+// The sums of V vectors' lanes, in their order.
+template <class T>
+GW_INLINE vec<T> lane_sums(vec<T> (&x)[width<T>]) {
+    constexpr int V = width<T>;
+#pragma GCC unroll 8
+    for (int left = V / 2; left > 0; left /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < left; ++i)
+            [&]<int... lane>(std::integer_sequence<int, lane...>) {
+                x[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], (2 * lane)...) +
+                       __builtin_shufflevector(x[2 * i], x[2 * i + 1], (2 * lane + 1)...);
+            }(std::make_integer_sequence<int, V>{});
+    return x[0];
+}
+
+// The same on weights as they lie: column j of B is the row weights[j], k numbers; null ones stand for
+// padding and give any number. For so few rows that packing would take longer than the product.
+template <class T, class S, class Rows>
+void product_unpacked(int64_t rows, const Rows& a, int64_t k, const S* const* weights, int64_t columns, Block<const T> c0,
+                      Block<T> c) {
+    constexpr int V = width<T>;
+    for (int64_t j = 0; j < columns; j += V)
+        for (int64_t r = 0; r < rows; ++r) {
+            const T* x = a(r);
+            const S* w[V];
+            vec<T> sum[V];
+#pragma GCC unroll 16
+            for (int v = 0; v < V; ++v) {
+                w[v] = weights[j + v] ? weights[j + v] : weights[0];
+                sum[v] = vec<T>{};
+            }
+            int64_t at = 0;
+            for (; at + V <= k; at += V) {
+                const vec<T> part = load(x + at);
+#pragma GCC unroll 16
+                for (int v = 0; v < V; ++v) sum[v] += part * load(w[v] + at);
+            }
+            if (at < k) {
+                const int left = int(k - at);
+                const vec<T> part = load(x + at, left);
+#pragma GCC unroll 16
+                for (int v = 0; v < V; ++v) sum[v] += part * load(w[v] + at, left);
+            }
+            store(c.base + r * c.stride + j, load(c0.base + r * c0.stride + j) + lane_sums<T>(sum));
+        }
 }
 
 }  // namespace gw
