@@ -80,26 +80,88 @@ const CellTable<T>& table(const Cell& cell) {
 
 enum class Keep { nothing, saved, values };
 
+// Two vectors side by side. A step's operations wait for each other in long chains; two chains that go
+// on in turns fill the time.
+template <class T>
+struct Two {
+    vec<T> a, b;
+};
+
+template <class T>
+GW_INLINE Two<T> operator+(Two<T> x, Two<T> y) { return {x.a + y.a, x.b + y.b}; }
+template <class T>
+GW_INLINE Two<T> operator-(Two<T> x, Two<T> y) { return {x.a - y.a, x.b - y.b}; }
+template <class T>
+GW_INLINE Two<T> operator*(Two<T> x, Two<T> y) { return {x.a * y.a, x.b * y.b}; }
+template <class T>
+GW_INLINE Two<T> operator/(Two<T> x, Two<T> y) { return {x.a / y.a, x.b / y.b}; }
+template <class T>
+GW_INLINE Two<T> operator-(Two<T> x) { return {-x.a, -x.b}; }
+
+#define GW_OF_TWO(f)                                                          \
+    template <class T>                                                        \
+    GW_INLINE Two<T> f(Two<T> x) { return {f(x.a), f(x.b)}; }
+#define GW_OF_TWO_AND_TWO(f)                                                  \
+    template <class T>                                                        \
+    GW_INLINE Two<T> f(Two<T> x, Two<T> y) { return {f(x.a, y.a), f(x.b, y.b)}; }
+GW_OF_TWO(exp)
+GW_OF_TWO(log)
+GW_OF_TWO(tanh)
+GW_OF_TWO(sigmoid)
+GW_OF_TWO(softplus)
+GW_OF_TWO(relu)
+GW_OF_TWO_AND_TWO(maximum)
+GW_OF_TWO_AND_TWO(minimum)
+GW_OF_TWO_AND_TWO(greater)
+#undef GW_OF_TWO
+#undef GW_OF_TWO_AND_TWO
+
+// How a step's V is read, written and made of a number.
+template <class V>
+struct Access {
+    template <class T>
+    GW_INLINE static V get(const T* from) { return load(from); }
+    template <class T>
+    GW_INLINE static void put(T* to, V x) { store(to, x); }
+    GW_INLINE static V of(double x) { return splat(std::remove_cvref_t<decltype(V{}[0])>(x)); }
+};
+template <class T>
+struct Access<Two<T>> {
+    GW_INLINE static Two<T> of(double x) { return {splat(T(x)), splat(T(x))}; }
+    GW_INLINE static Two<T> get(const T* from) { return {load(from), load(from + width<T>)}; }
+    GW_INLINE static void put(T* to, Two<T> x) { store(to, x.a), store(to + width<T>, x.b); }
+};
+
+template <class V>
+GW_INLINE V number(double x) {
+    return Access<V>::of(x);
+}
+
+template <class Equations, class T, Keep keep, class V>
+GW_INLINE void step_at(const StepArgs<T>& t, int64_t row, int64_t u) {
+    using at = Access<V>;
+    V a[Equations::accumulators], s[Equations::states], p[Equations::params + 1];
+    V next[Equations::states], saved[Equations::saved + 1], values[Equations::values];
+    for (int k = 0; k < Equations::accumulators; ++k) a[k] = at::get(t.sums + row * t.sums_stride + k * t.padded + u);
+    for (int k = 0; k < Equations::states; ++k)
+        if (Equations::uses_state[k]) s[k] = at::get(t.state[k] + row * t.state_stride[k] + u);
+    for (int k = 0; k < Equations::params; ++k) p[k] = at::get(t.params[k] + u);
+    Equations::step(a, s, p, next, saved, values);
+    for (int k = 0; k < Equations::states; ++k) at::put(t.next[k] + row * t.next_stride[k] + u, next[k]);
+    if constexpr (keep == Keep::saved)
+        for (int k = 0; k < Equations::saved; ++k) at::put(t.saved + row * t.saved_stride + k * t.padded + u, saved[k]);
+    if constexpr (keep == Keep::values)
+        for (int k = 0; k < Equations::values; ++k) at::put(t.values[k] + row * t.padded + u, values[k]);
+}
+
 template <class Equations, class T, Keep keep>
 void step_rows(const StepArgs<T>& args) {
-    using V = vec<T>;
     const StepArgs<T> t = args;  // a copy that no store can alias
-    for (int64_t row = 0; row < t.rows; ++row)
-        for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
-            V a[Equations::accumulators], s[Equations::states], p[Equations::params + 1];
-            V next[Equations::states], saved[Equations::saved + 1], values[Equations::values];
-            for (int k = 0; k < Equations::accumulators; ++k) a[k] = load(t.sums + row * t.sums_stride + k * t.padded + u);
-            for (int k = 0; k < Equations::states; ++k)
-                if (Equations::uses_state[k]) s[k] = load(t.state[k] + row * t.state_stride[k] + u);
-            for (int k = 0; k < Equations::params; ++k) p[k] = load(t.params[k] + u);
-            Equations::step(a, s, p, next, saved, values);
-            for (int k = 0; k < Equations::states; ++k) store(t.next[k] + row * t.next_stride[k] + u, next[k]);
-            if constexpr (keep == Keep::saved)
-                for (int k = 0; k < Equations::saved; ++k)
-                    store(t.saved + row * t.saved_stride + k * t.padded + u, saved[k]);
-            if constexpr (keep == Keep::values)
-                for (int k = 0; k < Equations::values; ++k) store(t.values[k] + row * t.padded + u, values[k]);
-        }
+    for (int64_t row = 0; row < t.rows; ++row) {
+        int64_t u = t.first_unit;
+        for (; u + 2 * width<T> <= t.last_unit; u += 2 * width<T>) step_at<Equations, T, keep, Two<T>>(t, row, u);
+        if (u < t.last_unit) step_at<Equations, T, keep, vec<T>>(t, row, u);
+    }
 }
 
 template <class T>

@@ -58,13 +58,6 @@ GW_INLINE vec<T> splat(T x) {
     return x - vec<T>{};  // not +: 0 + x is not x for -0.0, and stays in the code
 }
 
-// A number of a cell's equations in every lane.
-template <class V>
-GW_INLINE V number(double x) {
-    using T = std::remove_cvref_t<decltype(V{}[0])>;
-    return T(x) - V{};
-}
-
 template <class To, class From>
 GW_INLINE To bits_as(From x) {
     return std::bit_cast<To>(x);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def flat(weights: Weights, cell: Cell) -> list[Tensor | None]:
     return [*weights[:7], *(weights.per_unit[name] for name in cell.params)]
 
 
-def _call(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> object:
+def _call(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Any:
     steps, batch, inputs = x.shape
     units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
     return core().Call(
@@ -103,6 +104,28 @@ class _Given:
     def _keep(self, tensor: Tensor) -> Tensor:
         self.kept.append(tensor)
         return tensor
+
+
+def stream(
+    job: Job,
+    input_sizes: Sequence[int],
+    states: Sequence[Sequence[Tensor]],
+    weights: Sequence[Sequence[Tensor | None]],
+    zoneout: tuple[Tensor, ...] | None,
+    flat: bool,
+) -> Any:
+    """A core's stream through layers: for each its input size, its state (B×width; kept up to date
+    in place) and its weights, which are packed here and not looked at again."""
+    given = []
+    for inputs, state, each in zip(input_sizes, states, weights, strict=True):
+        batch = state[0].shape[0]
+        like = state[0].new_empty(1, batch, inputs)
+        one = _Given(job, like, state, each, Masks(zoneout=zoneout))
+        one.call.final_state([_rows(s) for s in one.state])
+        one.call.output((0, batch * state[0].shape[1], state[0].shape[1]))
+        given.append(one)
+    native = core().Stream([one.call for one in given], flat)
+    return native, given  # the zoneout shares must live as long
 
 
 def tape_like(

@@ -20,6 +20,7 @@ from gatewise.emit.cpp import source, too_large
 _FLAGS = (
     *("-std=gnu++20", "-O3", "-shared", "-fPIC", "-fvisibility=hidden"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fschedule-insns", "-fsched-pressure"),
 )
 _LEVEL_FLAGS = {
     "v2": ("-march=x86-64-v2",),

@@ -1,0 +1,111 @@
+"""A run's gradient: the core's own, and the reference's where a gradient of the gradient is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewise.backends import reference
+from gatewise.backends.contract import Masks, Spec, Weights
+from gatewise.backends.native import calls
+from gatewise.backends.native.calls import Job
+
+
+class Core:
+    """What :class:`Run` calls: here the core at once, in operators.py the dispatcher."""
+
+    @staticmethod
+    def taped(
+        job: Job,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        masks: Masks,
+    ) -> list[Tensor]:
+        tape = calls.tape_like(job, x, weights, masks.recurrent is not None)
+        return [*calls.forward(job, x, state, weights, masks, tape), tape]
+
+    back = staticmethod(calls.backward)
+
+
+class Run(torch.autograd.Function):
+    """A differentiable run. ``how`` has the two calls, ``taped`` and ``back``."""
+
+    @staticmethod
+    def forward(ctx: Any, how: Any, job: Job, masks: Masks, *tensors: Tensor | None) -> Any:
+        *outcome, tape = how.taped(job, *_parts(job, tensors), masks)
+        ctx.how, ctx.job, ctx.tensors = how, job, len(tensors)
+        ctx.save_for_backward(*tensors, tape, *masks[:3], *(masks.zoneout or ()))
+        ctx.set_materialize_grads(False)
+        return tuple(outcome)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        tensors = ctx.saved_tensors[: ctx.tensors]
+        tape, *rest = ctx.saved_tensors[ctx.tensors :]
+        masks = Masks(*rest[:3], zoneout=tuple(rest[3:]) or None)
+        wanted = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled() or _batched(grads):  # a graph of the gradient is asked for, …
+            found = _reference_gradients(ctx.job, masks, tensors, grads, wanted)
+        else:
+            plain = [None if g is None else g.resolve_neg() for g in grads]
+            found = ctx.how.back(ctx.job, *_parts(ctx.job, tensors), masks, tape, plain, wanted)
+        return None, None, None, *found
+
+
+def _batched(grads: Sequence[Tensor | None]) -> bool:
+    """Whether many gradients come at once, as ``is_grads_batched`` has it, or none in memory."""
+    keys = (repr(torch._C._dispatch_keys(g)) for g in grads if g is not None)
+    return any("Batched" in key or "ZeroTensor" in key for key in keys)
+
+
+def _parts(
+    job: Job, tensors: Sequence[Tensor | None]
+) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+    end = 1 + len(job.cell.state)
+    return tensors[0], list(tensors[1:end]), list(tensors[end:])  # type: ignore[return-value,arg-type]
+
+
+def _reference_gradients(
+    job: Job,
+    masks: Masks,
+    tensors: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients through the reference: with a graph of their own, and under vmap."""
+    with torch.enable_grad():
+        # a view of each, so that a tensor given twice has a gradient for each place
+        views = [None if t is None else t.view_as(t) for t in tensors]
+        x, state, flat = _parts(job, views)
+        per_unit = dict(zip(job.cell.params, flat[7:], strict=True))
+        weights = Weights(*flat[:7], per_unit)  # type: ignore[arg-type]
+        outcome = reference.forward(_spec(job, x, flat, masks), x, tuple(state), weights, masks)
+    each = zip((outcome.output, *outcome.state), grads, strict=True)
+    pairs = [(o, g) for o, g in each if g is not None]
+    places = [k for k, want in enumerate(wanted) if want]
+    found: list[Tensor | None] = [None] * len(tensors)
+    if pairs:
+        some = torch.autograd.grad(
+            [o for o, _ in pairs],
+            [views[k] for k in places],  # type: ignore[misc]
+            [g for _, g in pairs],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        for k, gradient in zip(places, some, strict=True):
+            found[k] = gradient
+    return found
+
+
+def _spec(job: Job, x: Tensor, weights: Sequence[Tensor | None], masks: Masks) -> Spec:
+    units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
+    return Spec(
+        *(job.cell, x.shape[2], units, job.proj_size, job.reverse, masks.lengths is not None),
+        trace=False,
+        dtype=x.dtype,
+        device=x.device,
+    )

@@ -1,0 +1,268 @@
+"""The core's calls as operators of torch's dispatcher: what torch.compile and export put in a graph.
+
+``gatewise::run`` is a run; where a gradient is asked for it becomes ``run_taped``, with
+``run_back`` for its gradient. ``run_traced`` also gives the named values. A graph may be kept in a
+file and run on anything, so that each of these checks whatever it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gatewise.backends.contract import Masks, Spec, Weights, check_lengths, check_tensor
+from gatewise.backends.native import calls
+from gatewise.backends.native.calls import STORAGES, Job
+from gatewise.backends.native.cells import unusable
+from gatewise.backends.native.gradient import Core, Run
+from gatewise.cells.catalogue import CELLS
+from gatewise.cells.language import Cell, from_signature
+from gatewise.emit.cpp import layout
+from gatewise.errors import BackendError, CellError, ShapeError
+
+
+class Operands(NamedTuple):
+    """What every operator takes, in the order of its schema."""
+
+    x: Tensor
+    state: list[Tensor]
+    weights: list[Tensor | None]
+    lengths: Tensor | None
+    reset: Tensor | None
+    recurrent: Tensor | None
+    zoneout: list[Tensor]
+    cell: str
+    proj_size: int
+    reverse: bool
+
+    def job(self) -> Job:
+        return Job(_cell(self.cell), self.proj_size, self.reverse, torch.get_num_threads())
+
+    def masks(self) -> Masks:
+        return Masks(self.lengths, self.reset, self.recurrent, tuple(self.zoneout) or None)
+
+    def differentiable(self) -> list[Tensor | None]:
+        return [self.x, *self.state, *self.weights]
+
+
+def operands(
+    job: Job | Spec,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    masks: Masks,
+) -> Operands:
+    given = (x, list(state), list(weights), *masks[:3], list(masks.zoneout or ()))
+    return Operands(*given, _key(job.cell), job.proj_size, job.reverse)
+
+
+def _key(cell: Cell) -> str:
+    """A text that stands for ``cell`` in a graph: the name of a built-in one, else its equations."""
+    return cell.name if CELLS.get(cell.name) == cell else f"{cell.name}\n{cell.signature}"
+
+
+@lru_cache(maxsize=256)
+def _cell(key: str) -> Cell:
+    name, _, signature = key.partition("\n")
+    if signature:
+        return from_signature(name, signature)
+    if name not in CELLS:
+        raise CellError(f"this graph holds the cell '{name}', and this gatewise has none such")
+    return CELLS[name]
+
+
+# What they check -----------------------------------------------------------------------------------
+
+
+def _checked(*given: Any) -> Operands:
+    """The operands, which the core can be given.
+
+    Raises:
+        ShapeError: a tensor does not fit.
+        BackendError: the core cannot run these here.
+    """
+    operands = Operands(*given)
+    x, cell = operands.x, _cell(operands.cell)
+    if x.dim() != 3 or x.dtype not in STORAGES or x.device.type != "cpu":
+        raise ShapeError(
+            f"gatewise::run takes T×B×I numbers of {', '.join(map(str, STORAGES))} on the CPU; given "
+            f"was {x.dtype} on '{x.device}' of shape {tuple(x.shape)}"
+        )
+    if reason := unusable(cell):
+        raise BackendError(f"the backend 'cpu' {reason}")
+    expected = list(_expected(operands, cell))
+    for name, tensor, shape in expected:
+        if tensor is not None:
+            check_tensor(name, tensor, shape, x)
+    _check_masks(operands, cell)
+    resolved = [None if w is None else w.resolve_neg() for w in operands.weights]
+    return operands._replace(weights=resolved)
+
+
+def _expected(given: Operands, cell: Cell) -> Iterator[tuple[str, Tensor | None, tuple[int, ...]]]:
+    """Each state's and weight's name, itself and shape."""
+    names = (*Weights._fields[:-1], *cell.params)
+    there = [w is not None for w in given.weights]
+    needed = (True, True, *there[2:4], given.proj_size > 0, *[there[5:6] == [True]] * 2)
+    needed = (*needed, *[True] * len(cell.params))
+    if len(given.state) != len(cell.state) or tuple(there) != needed:
+        raise ShapeError(
+            f"the cell '{cell.name}' with proj_size={given.proj_size} has the states "
+            f"{', '.join(cell.state)} and the weights {', '.join(names)}; given were "
+            f"{len(given.state)} states and {[n for n, t in zip(names, there, strict=False) if t]}"
+        )
+    units, batch = _units(given, cell), given.x.shape[1]
+    stacked = len(cell.gates) * units
+    sizes = [given.proj_size or units, *[units] * (len(cell.state) - 1)]
+    fed = sum(sizes[cell.state.index(name)] for name in cell.feedback)
+    for name, state, size in zip(cell.state, given.state, sizes, strict=True):
+        yield f"the initial state {name}", state, (batch, size)
+    shapes = [(stacked, given.x.shape[2]), (stacked, fed), *[(stacked,)] * 2]
+    shapes += [(given.proj_size, units), *[(stacked,)] * 2, *[(units,)] * len(cell.params)]
+    yield from zip(names, given.weights, shapes, strict=True)
+
+
+def _units(given: Operands, cell: Cell) -> int:
+    return given.weights[0].shape[0] // len(cell.gates)  # type: ignore[union-attr]
+
+
+def _check_masks(given: Operands, cell: Cell) -> None:
+    (steps, batch, _), sizes = given.x.shape, [s.shape[1] for s in given.state]
+    if given.lengths is not None:
+        check_tensor("lengths", given.lengths.long(), (batch,), torch.empty(0, dtype=torch.int64))
+        check_lengths(given.lengths, steps)
+    if given.reset is not None:
+        check_tensor("reset", given.reset, (steps, batch), torch.empty(0, dtype=torch.bool))
+    if given.recurrent is not None:
+        fed = sum(sizes[cell.state.index(name)] for name in cell.feedback)
+        check_tensor("the recurrent factors", given.recurrent, (batch, fed), given.x)
+    if given.zoneout and len(given.zoneout) != len(sizes):
+        raise ShapeError(f"zoneout has {len(given.zoneout)} shares, expected {len(sizes)}")
+    for share, size in zip(given.zoneout, sizes, strict=False):
+        broadcast = [of if n == of else 1 for n, of in zip(share.shape, (steps, batch), strict=False)]
+        check_tensor("zoneout's share", share, (*broadcast, size), given.x)
+    plan = layout(cell)
+    parts = (plan.from_input, plan.from_state)
+    if given.weights[5] is not None and parts != (len(cell.gates),) * 2:
+        raise BackendError(f"the backend 'cpu' cannot normalise the parts of '{cell.name}'")
+
+
+# The operators -------------------------------------------------------------------------------------
+
+_GIVEN = (
+    "Tensor x, Tensor[] state, Tensor?[] weights, Tensor? lengths, Tensor? reset, "
+    "Tensor? recurrent, Tensor[] zoneout, str cell, int proj_size, bool reverse"
+)
+_BACK = "Tensor?[] grads, Tensor tape, bool[] wanted"
+_LIBRARY = torch.library.Library("gatewise", "DEF")
+
+
+def _define(name: str, takes: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    _LIBRARY.define(f"{name}({takes}) -> Tensor[]", tags=torch.Tag.pt2_compliant_tag)
+    _LIBRARY.impl(name, kernel, "CPU")
+    torch.library.register_fake(f"gatewise::{name}", fake, lib=_LIBRARY)
+
+
+def _run(*given: Any) -> list[Tensor]:
+    """The output and the final states."""
+    o = _checked(*given)
+    return calls.forward(o.job(), o.x, o.state, o.weights, o.masks(), None)
+
+
+def _run_fake(*given: Any) -> list[Tensor]:
+    o = Operands(*given)
+    steps, batch, _ = o.x.shape
+    output = o.x.new_empty(steps, batch, o.state[0].shape[1])
+    return [output, *(s.new_empty(s.shape) for s in o.state)]
+
+
+def _run_differentiably(*given: Any) -> list[Tensor]:
+    """``run`` for whoever may ask for a gradient."""
+    o = Operands(*given)
+    tensors = o.differentiable()
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return list(Run.apply(_Operators, o.job(), o.masks(), *tensors))
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.gatewise.run(*given)
+
+
+class _Operators:
+    """What gradient.Run calls while torch traces."""
+
+    @staticmethod
+    def taped(job: Job, *given: Any) -> list[Tensor]:
+        return torch.ops.gatewise.run_taped(*operands(job, *given))
+
+    @staticmethod
+    def back(
+        job: Job,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        masks: Masks,
+        tape: Tensor,
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        given = operands(job, x, state, weights, masks)
+        found = iter(torch.ops.gatewise.run_back(grads, tape, wanted, *given))
+        return [next(found) if want else None for want in wanted]
+
+
+def _run_taped(*given: Any) -> list[Tensor]:
+    """The output, the final states and the tape."""
+    o = _checked(*given)
+    return Core.taped(o.job(), o.x, o.state, o.weights, o.masks())
+
+
+def _run_taped_fake(*given: Any) -> list[Tensor]:
+    return [*_run_fake(*given), _tape(Operands(*given))]
+
+
+def _tape(o: Operands) -> Tensor:
+    return calls.tape_like(o.job(), o.x, o.weights, o.recurrent is not None)
+
+
+def _run_back(
+    grads: list[Tensor | None], tape: Tensor, wanted: list[bool], *given: Any
+) -> list[Tensor]:
+    """The gradients of those of x, the states and the weights that are ``wanted``."""
+    o = _checked(*given)
+    like = _tape(o)
+    check_tensor("the tape", tape, tuple(like.shape), like)
+    for k, (grad, outcome) in enumerate(zip(grads, _run_fake(*o), strict=True)):
+        if grad is not None:
+            check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
+    plain = [None if g is None else g.resolve_neg() for g in grads]
+    found = calls.backward(o.job(), o.x, o.state, o.weights, o.masks(), tape, plain, wanted)
+    return [g for g in found if g is not None]
+
+
+def _run_back_fake(grads: Any, tape: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
+    each = zip(Operands(*given).differentiable(), wanted, strict=True)
+    return [t.new_empty(t.shape) for t, want in each if t is not None and want]
+
+
+def _run_traced(*given: Any) -> list[Tensor]:
+    """The output, the final states, and the named values one after the other."""
+    o = _checked(*given)
+    outcome, trace = calls.traced(o.job(), o.x, o.state, o.weights, o.masks())
+    return [*outcome, torch.stack(list(trace.values()))]
+
+
+def _run_traced_fake(*given: Any) -> list[Tensor]:
+    o, cell = Operands(*given), _cell(Operands(*given).cell)
+    steps, batch, _ = o.x.shape
+    values = o.x.new_empty(len(cell.values), steps, batch, _units(o, cell))
+    return [*_run_fake(*given), values]
+
+
+_define("run", _GIVEN, _run, _run_fake)
+_define("run_taped", _GIVEN, _run_taped, _run_taped_fake)
+_define("run_back", f"{_BACK}, {_GIVEN}", _run_back, _run_back_fake)
+_define("run_traced", _GIVEN, _run_traced, _run_traced_fake)
+_LIBRARY.impl("run", _run_differentiably, "Autograd")
