@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check format test test-all clean
+.PHONY: setup demo check format test test-all sanitize clean
 
 setup: $(READY)
 
@@ -32,6 +32,24 @@ test: setup
 
 test-all: setup
 	$(BIN)/pytest -q -m ''
+
+# The tests of the CPU backend on a core that checks its own memory accesses and arithmetic; users'
+# cells are compiled likewise. Leaks are not looked for: Python leaves much behind.
+SANITIZED := build/sanitize
+LEVEL ?= v3
+CHECKS := -fsanitize=address,undefined
+
+sanitize: setup
+	$(BIN)/pip install -q -c constraints.txt nanobind cmake
+	$(BIN)/cmake -S . -B $(SANITIZED) -DGW_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	$(BIN)/cmake --build $(SANITIZED) --parallel 2 --target _core kernels_$(LEVEL)
+	ln -sfn $(CURDIR)/csrc $(SANITIZED)/include
+	printf '#!/bin/sh\nexec c++ "$$@" $(CHECKS)\n' > $(SANITIZED)/c++ && chmod +x $(SANITIZED)/c++
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	GATEWISE_CPU=$(LEVEL) GATEWISE_CACHE=$(SANITIZED)/cells CXX=$(abspath $(SANITIZED))/c++ \
+	PYTHONPATH=tests CORE_FOLDER=$(SANITIZED) $(BIN)/pytest -q -p native.other_core tests/test_backends.py tests/test_cpu.py -k cpu
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

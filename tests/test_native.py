@@ -1,0 +1,181 @@
+"""The native core without Python: its self-test for each width of vectors, for another processor and
+compiler and under sanitizers; the thread pool; and what is in the libraries that were installed."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cells import OWN_CELLS
+from gatewise.backends.native.cells import _FLAGS, _LEVEL_FLAGS
+from gatewise.cells.catalogue import CELLS
+from gatewise.emit.cpp import source
+from native import COMPILER, levels
+
+HERE = Path(__file__).parent / "native"
+CSRC = Path(__file__).parents[1] / "csrc"
+NEEDED = ("peephole", "both_fed_back", "stabilised", "halves", "of_input_alone")
+MODE = ("-std=gnu++20", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+STRICT = ("-Wall", "-Wextra", "-Werror")
+SANITIZED = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+X86 = platform.machine() in ("x86_64", "AMD64")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler, `c++`")
+
+
+def call(*command, **environment):
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    output = done.stdout[-4000:] + done.stderr[-4000:]
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{output}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cell_sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cells")
+    cells = [*CELLS.values(), *(OWN_CELLS[name] for name in NEEDED)]
+    for cell in cells:
+        (folder / f"{cell.name}.cpp").write_text(source(cell, f"gw_cell_{cell.name}"))
+    return sorted(folder.glob("*.cpp"))
+
+
+def build(target, sources, compiler, *flags):
+    """A program of ``sources``, each compiled apart, two at a time."""
+
+    def compiled(file):
+        to = target.parent / f"{target.name}-{file.stem}.o"
+        call(compiler, *MODE, *STRICT, *flags, "-I", CSRC, "-c", file, "-o", to)
+        return to
+
+    with ThreadPoolExecutor(2) as threads:
+        objects = list(threads.map(compiled, sources))
+    call(compiler, *flags, *objects, "-o", target, "-lpthread")
+    return target
+
+
+@pytest.fixture
+def self_test(cell_sources, tmp_path):
+    """Builds the self-test and runs it; its output."""
+
+    def run(compiler, *flags, under=(), every=1, **environment):
+        sources = [CSRC / "kernels.cpp", HERE / "selftest.cpp", *cell_sources]
+        program = build(tmp_path / "selftest", sources, compiler, "-DGW_LEVEL=test", *flags)
+        output = call(*under, program, every, **environment)
+        assert re.search(r"^[1-9]\d* passed, 0 failed$", output, re.MULTILINE), output
+        return output
+
+    return run
+
+
+def best_flags():
+    return list(levels().values())[-1]
+
+
+@needs_compiler
+def test_this_machine(self_test):
+    flags, width = best_flags()
+    # working memory and tapes begin as 3.4e38
+    output = self_test(COMPILER, "-O1", *flags, every=2, MALLOC_PERTURB_="128")
+    assert f"{width}-byte vectors" in output, output
+    assert not re.search(r"by units: 0\b", output), output
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.skipif(not X86, reason="needs an x86-64 machine")
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_each_width_of_vectors(self_test, width):
+    """64 bytes on AVX2 too, with the tiles of AVX-512: its shapes without its instructions."""
+    flags = levels()["v2"][0] if width == 16 or "v3" not in levels() else levels()["v3"][0]
+    # of vectors that no register holds; GCC says that they would be passed otherwise elsewhere
+    more = (f"-DGW_VECTOR_BYTES={width}", "-Wno-psabi")
+    assert f"{width}-byte vectors" in self_test(COMPILER, "-O1", *flags, *more)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="needs clang++")
+def test_another_compiler(self_test):
+    self_test("clang++", "-O2", *best_flags()[0])
+
+
+ARM = ("aarch64-linux-gnu-g++", "qemu-aarch64")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(shutil.which, ARM)), reason=f"needs {' and '.join(ARM)}")
+def test_another_processor(self_test):
+    compiler, emulator = ARM
+    output = self_test(compiler, "-O2", "-static", under=[emulator], every=8)
+    assert "16-byte vectors" in output
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_self_test_under_sanitizers(self_test):
+    fill = "malloc_fill_byte=255:max_malloc_fill_size=1000000000"  # NaNs
+    self_test(COMPILER, "-O1", *best_flags()[0], *SANITIZED, every=2, ASAN_OPTIONS=fill)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_self_test_under_the_thread_sanitizer(self_test):
+    self_test(COMPILER, "-O1", "-g", *best_flags()[0], "-fsanitize=thread", every=5)
+
+
+# The sanitizer can't follow threads into a forked child; the argument leaves that part out.
+POOLS = {
+    "as_it_is": ((), ()),
+    "address_and_undefined": (SANITIZED, ()),
+    "thread": (("-g", "-fsanitize=thread"), ("no_fork",)),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize(("flags", "arguments"), POOLS.values(), ids=POOLS)
+def test_thread_pool(tmp_path, flags, arguments):
+    program = build(tmp_path / "pool", [HERE / "pool_test.cpp"], COMPILER, "-O1", *flags)
+    assert ", 0 failed" in call(program, *arguments)
+
+
+# What is compiled for a level must not warn; AVX-512 needs no such machine for it.
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.skipif(not X86, reason="needs an x86-64 machine")
+@pytest.mark.parametrize("level", ["v2", "v3", "v4", "v4bf16"])
+def test_no_warnings(level, cell_sources, tmp_path):
+    for file in (CSRC / "kernels.cpp", *cell_sources):
+        flags = (*_FLAGS, *_LEVEL_FLAGS[level], f"-DGW_LEVEL={level}", "-I", CSRC)
+        call(COMPILER, *flags, *STRICT, "-c", file, "-o", tmp_path / "object.o")
+
+
+# What shows an instruction beyond the level: a prefix or a register.
+BEYOND = {
+    "kernels_v2": r"\tv[a-z]+\w*\s|%[yz]mm|%k[0-7]\b",
+    "kernels_v3": r"%zmm|%k[0-7]\b|%[xy]mm(1[6-9]|2\d|3[01])\b",
+    "_core": r"\tv[a-z]+\w*\s|%[yz]mm|%k[0-7]\b",
+}
+WITHIN = {"kernels_v2": "%xmm", "kernels_v3": "%ymm", "_core": "%xmm"}
+
+
+@pytest.mark.skipif(not X86, reason="needs an x86-64 machine")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+@pytest.mark.parametrize("library", BEYOND)
+def test_nothing_beyond_its_level(library):
+    native = pytest.importorskip("gatewise._native._core", reason="the core is not installed")
+    file = next(Path(native.__file__).parent.glob(f"{library}.*so"))
+    text = call("objdump", "-d", "--no-show-raw-insn", file)
+    # the verbs of virtual machines and of selectors begin with a v too
+    lines = [line for line in text.splitlines() if not re.search(r"\tver[rw]\b|\tvm", line)]
+    assert WITHIN[library] in text
+    found = [line for line in lines if re.search(BEYOND[library], line)]
+    assert not found, "\n".join(found[:10])
