@@ -13,7 +13,7 @@ G gates, F states fed back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gatewise.cells.language import Cell
+from gatewise.errors import ShapeError
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,36 @@ NORM_EPSILON = 1e-5  # added to the variance in layer normalisation, as torch's 
 def valid_steps(steps: int, lengths: Tensor) -> Tensor:
     """T×B, true where a step lies within its sequence."""
     return torch.arange(steps, device=lengths.device)[:, None] < lengths
+
+
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Raises ShapeError unless ``tensor`` has that shape, and the type and device of ``like``."""
+    if tensor.shape != shape:
+        raise ShapeError(f"{name} has the shape {tuple(tensor.shape)}, expected {shape}")
+    if tensor.dtype != like.dtype:
+        raise ShapeError(f"{name} is {tensor.dtype}, the input is {like.dtype}")
+    if tensor.device != like.device:
+        raise ShapeError(f"{name} is on '{tensor.device}', the input is on '{like.device}'")
+
+
+def check_lengths(lengths: Tensor, steps: int) -> None:
+    """Raises ShapeError unless every length is from 0 to ``steps``."""
+    wrong = (lengths < 0) | (lengths > steps)
+    if wrong.any():
+        b = int(wrong.nonzero()[0])
+        raise ShapeError(f"length {int(lengths[b])} of sequence {b} is not in 0…{steps}")
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None)})
+
+
+def recorded(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether operations on these are for torch's dispatcher to see, not to be done at once: it
+    traces (compile, export, make_fx, jit.trace), or one of the tensors is no array in memory."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or not _PLAIN.issuperset(map(type, tensors))
+        or any(t is not None and t.is_neg() for t in tensors)
+    )

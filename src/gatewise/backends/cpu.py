@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights
 from gatewise.backends.native import cells
-from gatewise.backends.native.calls import STORAGES, Job, flat, traced
+from gatewise.backends.native.calls import STORAGES
 from gatewise.backends.native.library import core, loaded_level
-from gatewise.backends.native.ops import run
+from gatewise.backends.native.ops import run, traced
 from gatewise.emit.cpp import layout
 from gatewise.errors import BackendError
 
@@ -47,8 +46,7 @@ def forward(
 ) -> Outcome:
     if not spec.trace:
         return Outcome(*run(spec, x, state, weights, masks))
-    job = Job(spec.cell, spec.proj_size, spec.reverse, torch.get_num_threads())
-    (output, *final), trace = traced(job, x, state, flat(weights, spec.cell), masks)
+    output, final, trace = traced(spec, x, state, weights, masks)
     if spec.proj_size:
         trace[spec.cell.state[0]] = output
-    return Outcome(output, tuple(final), trace)
+    return Outcome(output, final, trace)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from typing import Any, cast
 
+import torch
+
+import gatewise.backends.native.operators  # noqa: F401  a saved graph may hold them
 from gatewise.backends.contract import Backend, Spec
 from gatewise.errors import BackendError, OptionError, near
 
@@ -40,6 +43,19 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
             return backend, f"{candidate}: {backend.describe(spec)}; {why}"
         passed_over.append(f"'{candidate}' {reason}")
     raise BackendError(f"no backend can run this: {'; '.join(passed_over)}")
+
+
+@torch.compiler.assume_constant_result
+def chosen(name: str, **fields: Any) -> tuple[Backend, Spec]:
+    """The backend for the Spec of these fields, and it; fixed in what torch.compile makes."""
+    spec = Spec(**fields, transformed=_transformed())
+    return choose(spec, name)[0], spec
+
+
+def _transformed() -> bool:
+    """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work here."""
+    level = torch.autograd.forward_ad._current_level
+    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _load(name: str) -> Backend:

@@ -8,6 +8,7 @@ its per-unit parameters ``p``, where it has any). Called once, on symbols, it le
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -323,6 +324,42 @@ def cell(
         return Cell(title, **lists, values=_in_order(values), doc=doc)
 
     return define
+
+
+_NODE = re.compile(r"([a-z.]+)\(([\d,]*)\)(\w*):(\S+)")
+
+
+def from_signature(name: str, text: str) -> Cell:
+    """The cell of that name whose signature is ``text``.
+
+    Raises:
+        CellError: no cell has it.
+    """
+    try:
+        cell = _parsed(name, text.split("\n"))
+    except (AttributeError, CellError, IndexError, KeyError, TypeError, ValueError):
+        cell = None
+    if cell is None or not name.isidentifier() or cell.signature != text:
+        raise CellError(f"these are not a cell's name and signature: {name!r}, {text!r}")
+    return cell
+
+
+def _parsed(name: str, lines: list[str]) -> Cell:
+    lists = {kind: tuple(names.split()) for kind, names in (line.split("=") for line in lines[:4])}
+    of = {"gate": "gates", "gate.x": "gates", "gate.h": "gates", "parameter": "params"}
+    leaves = {op: lists[of.get(op, op)] for op in (*of, "state")} | {"constant": ("",)}
+    nodes: list[Value] = []
+    for line in lines[4:-1]:
+        op, args, leaf, number = _NODE.fullmatch(line).groups()  # type: ignore[union-attr]
+        given = tuple(nodes[int(k)] for k in args.split(",") if k)
+        if len(given) != OPERATIONS[op] if given else leaf not in leaves[op]:
+            raise CellError(f"'{line}' is no node of a cell's graph")
+        nodes.append(Value(op, given, leaf, float(number)))
+    places = (each.split("=") for each in lines[-1].split(","))
+    values = {value: nodes[int(k)] for value, k in places}
+    _check_names(name, lists)
+    _check_values(name, lists, values)
+    return Cell(name, **lists, values=values)  # type: ignore[arg-type]
 
 
 def _check_names(title: str, lists: Mapping[str, tuple[str, ...]]) -> None:

@@ -46,7 +46,7 @@ class Run(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         tensors = ctx.saved_tensors[: ctx.tensors]
         tape, *rest = ctx.saved_tensors[ctx.tensors :]
-        masks = Masks(*rest[:3], zoneout=tuple(rest[3:]) or None)
+        masks = Masks(*rest[:3], tuple(rest[3:]) or None)  # type: ignore[call-arg]
         wanted = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled() or _batched(grads):  # a graph of the gradient is asked for, …
             found = _reference_gradients(ctx.job, masks, tensors, grads, wanted)
@@ -82,7 +82,7 @@ def _reference_gradients(
         views = [None if t is None else t.view_as(t) for t in tensors]
         x, state, flat = _parts(job, views)
         per_unit = dict(zip(job.cell.params, flat[7:], strict=True))
-        weights = Weights(*flat[:7], per_unit)  # type: ignore[arg-type]
+        weights = Weights(*flat[:7], per_unit)  # type: ignore[call-arg,arg-type]
         outcome = reference.forward(_spec(job, x, flat, masks), x, tuple(state), weights, masks)
     each = zip((outcome.output, *outcome.state), grads, strict=True)
     pairs = [(o, g) for o, g in each if g is not None]
@@ -91,7 +91,7 @@ def _reference_gradients(
     if pairs:
         some = torch.autograd.grad(
             [o for o, _ in pairs],
-            [views[k] for k in places],  # type: ignore[misc]
+            [views[k] for k in places],  # type: ignore[arg-type]
             [g for _, g in pairs],
             create_graph=torch.is_grad_enabled(),
             allow_unused=True,

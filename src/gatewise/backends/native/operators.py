@@ -143,7 +143,9 @@ def _check_masks(given: Operands, cell: Cell) -> None:
     if given.zoneout and len(given.zoneout) != len(sizes):
         raise ShapeError(f"zoneout has {len(given.zoneout)} shares, expected {len(sizes)}")
     for share, size in zip(given.zoneout, sizes, strict=False):
-        broadcast = [of if n == of else 1 for n, of in zip(share.shape, (steps, batch), strict=False)]
+        broadcast = [
+            of if n == of else 1 for n, of in zip(share.shape, (steps, batch), strict=False)
+        ]
         check_tensor("zoneout's share", share, (*broadcast, size), given.x)
     plan = layout(cell)
     parts = (plan.from_input, plan.from_state)
