@@ -43,6 +43,8 @@ public:
         if (p.fed_factor.base) through = arena.take<T>(p.batch * std::max(size.output, size.units));
         zeros = arena.take<T>(std::max(size.units, size.output));
         std::fill_n(zeros, std::max(size.units, size.output), T(0));
+        totals = arena.take<T>(plan.count * size.sums);
+        std::fill_n(totals, plan.count * size.sums, T(0));
         pack(arena);
     }
 
@@ -147,6 +149,7 @@ private:
             hold_old(t, rows);
             if (p.projection) project_back(t, rows);
             step_back(t, rows);
+            add_sums(t, rows);
             if (b.normal) normalise_back(t, rows);
             if (together && !team.meet(member)) {  // the first member takes all units on
                 together = false;
@@ -229,6 +232,18 @@ private:
             args.sums = b.sums + kept_row(t) * size.sums;
             args.sums_stride = size.sums;
             if (rows > 0) table<T>(cell).back(args);
+        }
+
+        // The biases' gradients: the sums' own, over all steps and sequences.
+        void add_sums(int64_t t, int64_t rows) {
+            T* total = b.totals + index * size.sums;
+            const T* from = b.sums + kept_row(t) * size.sums;
+            for (int64_t at = 0; at < size.sums; at += size.units)
+                for (int64_t c = at + own.first; c < at + own.last; c += V) {
+                    vec<T> sum = load(total + c);
+                    for (int64_t r = 0; r < rows; ++r) sum += load(from + r * size.sums + c);
+                    store(total + c, sum);
+                }
         }
 
         // What reaches the old states: through the sums, and past them.
@@ -462,25 +477,23 @@ private:
     void vector_gradients() {
         const Weights& g = p.grad_weights;
         T* sum = arena.take<T>(size.sums);
-        if (g.input_bias || g.recurrent_bias) {
-            std::fill_n(sum, size.sums, T(0));
-            for (int64_t k = 0; k < count; ++k) {
-                const T* row = sums + (steps[k].t * p.batch + steps[k].row) * size.sums;
-                for (int64_t c = 0; c < size.sums; c += V) store(sum + c, load(sum + c) + load(row + c));
-            }
-            scatter(g.input_bias, sum, 0, cell.from_input);
-            scatter(g.recurrent_bias, sum + size.first_from_state(), cell.accumulators - cell.from_state, cell.from_state);
-        }
+        add_shares(totals, size.sums);
+        scatter(g.input_bias, totals, 0, cell.from_input);
+        scatter(g.recurrent_bias, totals + size.first_from_state(), cell.accumulators - cell.from_state, cell.from_state);
         if (g.norm_input) gain_gradient(g.norm_input, tape.normal_input, 0, cell.from_input, sum);
         if (g.norm_recurrent)
             gain_gradient(g.norm_recurrent, tape.normal_state, cell.accumulators - cell.from_state, cell.from_state, sum);
         for (int k = 0; k < cell.params; ++k) {
             if (g.per_unit[k] == nullptr) continue;
-            T* total = param_gradients[k];
-            for (int s = 1; s < plan.count; ++s)
-                for (int64_t c = 0; c < size.units; c += V) store(total + c, load(total + c) + load(total + s * size.units + c));
-            copy_row(static_cast<S*>(g.per_unit[k]), total, p.units);
+            add_shares(param_gradients[k], size.units);
+            copy_row(static_cast<S*>(g.per_unit[k]), param_gradients[k], p.units);
         }
+    }
+
+    // Each share's n sums, one after the other, added up in the first.
+    void add_shares(T* first, int64_t n) {
+        for (int s = 1; s < plan.count; ++s)
+            for (int64_t c = 0; c < n; c += V) store(first + c, load(first + c) + load(first + s * n + c));
     }
 
     void gain_gradient(void* to, const T* normal, int first, int accumulators, T* sum) {
@@ -508,7 +521,7 @@ private:
     int threads;
     Tape<T> tape;
     bool normal;
-    T *sums, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *zeros;
+    T *totals, *sums, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *zeros;
     T *carried[most_states], *held[most_states], *params[most_params], *param_gradients[most_params];
     T *gain_input = nullptr, *gain_state = nullptr;
     const T *recurrent[most_states], *input = nullptr, *projection = nullptr;

@@ -7,11 +7,19 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdlib>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "kernels.h"
 
@@ -41,6 +49,63 @@ using RowsGiven = std::tuple<uintptr_t, int64_t>;
 
 Steps steps(const StepsGiven& given) { return {pointer(std::get<0>(given)), std::get<1>(given), std::get<2>(given)}; }
 Rows rows(const RowsGiven& given) { return {pointer(std::get<0>(given)), std::get<1>(given)}; }
+
+// Memory for a tape, which lives from a forward call to its backward one. Pages that were once mapped
+// are kept for the next: mapping them anew at each training step takes as long as some of the sums.
+class Block {
+public:
+    explicit Block(size_t bytes) : bytes_(bytes) {
+        {
+            const std::lock_guard hold(mutex());
+            auto& free = free_blocks();
+            const auto found = free.lower_bound(bytes);
+            if (found != free.end() && found->first <= 2 * bytes) {
+                bytes_ = found->first;
+                base_ = found->second;
+                kept() -= bytes_;
+                free.erase(found);
+                return;
+            }
+        }
+        constexpr size_t huge = size_t(2) << 20;
+        bytes_ = bytes < huge ? (bytes + 4095) / 4096 * 4096 : (bytes + huge - 1) / huge * huge;
+        base_ = std::aligned_alloc(bytes < huge ? 4096 : huge, bytes_);
+        if (base_ == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+        if (bytes >= huge) madvise(base_, bytes_, MADV_HUGEPAGE);
+#endif
+    }
+
+    ~Block() {
+        const std::lock_guard hold(mutex());
+        if (kept() + bytes_ > most_kept) return std::free(base_);
+        kept() += bytes_;
+        free_blocks().emplace(bytes_, base_);
+    }
+
+    Block(const Block&) = delete;
+
+    uintptr_t address() const { return reinterpret_cast<uintptr_t>(base_); }
+
+private:
+    static constexpr size_t most_kept = size_t(512) << 20;
+    // Never destroyed: blocks may be given back while the interpreter ends.
+    static std::mutex& mutex() {
+        static auto* one = new std::mutex;
+        return *one;
+    }
+    static std::multimap<size_t, void*>& free_blocks() {
+        static auto* all = new std::multimap<size_t, void*>;
+        return *all;
+    }
+    static size_t& kept() {
+        static size_t bytes = 0;
+        return bytes;
+    }
+
+    size_t bytes_;
+    void* base_ = nullptr;
+};
 
 struct Call {
     Problem problem;
@@ -244,6 +309,8 @@ NB_MODULE(_core, m) {
              nb::call_guard<nb::gil_scoped_release>())
         .def("backward", [](const Call& call) { kernels->backward(call.problem, call.storage); },
              nb::call_guard<nb::gil_scoped_release>());
+
+    nb::class_<Block>(m, "Block").def(nb::init<size_t>()).def("data_ptr", &Block::address);
 
     nb::class_<Network>(m, "Network")
         .def(nb::init<uintptr_t, int, int64_t, int64_t, int64_t, int, bool>())

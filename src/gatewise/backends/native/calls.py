@@ -132,6 +132,19 @@ def tape_like(
     job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool
 ) -> Tensor:
     """An empty tape for a run over ``x``; its size alone matters, so ``x`` may be a fake tensor."""
+    numbers = _tape_numbers(job, x, weights, fed_factor)
+    return x.new_empty(numbers, dtype=_COMPUTED_IN[x.dtype])
+
+
+def tape_block(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Any:
+    """The same as memory of the core's, which keeps it for the next when it is let go."""
+    numbers = _tape_numbers(job, x, weights, fed_factor)
+    return core().Block(numbers * _COMPUTED_IN[x.dtype].itemsize)
+
+
+def _tape_numbers(
+    job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool
+) -> int:
     steps, batch = x.shape[:2]
     units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
     call = core().Call(
@@ -142,7 +155,7 @@ def tape_like(
     if fed_factor:
         call.fed_factor((1, 0))
     row, beside = call.tape_size()
-    return x.new_empty((steps + 1) * batch * row + beside, dtype=_COMPUTED_IN[x.dtype])
+    return (steps + 1) * batch * row + beside
 
 
 def forward(
@@ -151,7 +164,7 @@ def forward(
     state: Sequence[Tensor],
     weights: Sequence[Tensor | None],
     masks: Masks,
-    tape: Tensor | None,
+    tape: Any,
 ) -> list[Tensor]:
     """The output and each state at its end; ``tape`` is filled where it is given."""
     given = _Given(job, x, state, weights, masks)
@@ -169,7 +182,7 @@ def _outcome(
     return x.new_empty(steps, batch, state[0].shape[1]), final
 
 
-def _fill(given: _Given, output: Tensor, final: Sequence[Tensor], tape: Tensor | None) -> None:
+def _fill(given: _Given, output: Tensor, final: Sequence[Tensor], tape: Any) -> None:
     given.call.output(_steps(output))
     given.call.final_state([_rows(s) for s in final])
     if tape is not None:
@@ -207,7 +220,7 @@ def backward(
     state: Sequence[Tensor],
     weights: Sequence[Tensor | None],
     masks: Masks,
-    tape: Tensor,
+    tape: Any,
     grads: Sequence[Tensor | None],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
