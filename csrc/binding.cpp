@@ -78,9 +78,12 @@ public:
 
     ~Block() {
         const std::lock_guard hold(mutex());
-        if (kept() + bytes_ > most_kept) return std::free(base_);
-        kept() += bytes_;
-        free_blocks().emplace(bytes_, base_);
+        if (kept() + bytes_ > most_kept) {
+            std::free(base_);
+        } else {
+            kept() += bytes_;
+            free_blocks().emplace(bytes_, base_);
+        }
     }
 
     Block(const Block&) = delete;
