@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
+
+
+def pytest_configure(config):
+    # the tests' own cells are compiled once, and not into the user's cache
+    os.environ.setdefault("GATEWISE_CACHE", str(config.cache.mkdir("cells")))
 
 
 @pytest.fixture(scope="session")

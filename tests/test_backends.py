@@ -1,8 +1,7 @@
 """The backends: the derived gradient, the reference against others' code, aten against it."""
 
 import copy
-import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +10,11 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import gatewise as gw
-from gatewise import CELLS, detach, exp, maximum, sigmoid, softplus, tanh
+from cases import ALL, alone_and_chunked, case
+from cells import OWN_CELLS, both_fed_back, peephole, stabilised, truncated
+from gatewise import CELLS, exp, sigmoid, tanh
 from gatewise.backends import aten, reference
-from gatewise.backends.contract import NORM_EPSILON, Masks, Spec, Weights
+from gatewise.backends.contract import NORM_EPSILON, Masks
 
 # torch tells so once, from C++; the layer's explain_backend says it too
 pytestmark = [
@@ -22,141 +23,14 @@ pytestmark = [
 ]
 
 
-@gw.cell(gates="i f g o", state="h c", params="p_i p_f p_o")
-def peephole(a, s, p):
-    i, f = sigmoid(a.i + p.p_i * s.c), sigmoid(a.f + p.p_f * s.c)
-    c = f * s.c + i * tanh(a.g)
-    o = sigmoid(a.o + p.p_o * c)
-    return dict(i=i, f=f, o=o, c=c, h=o * tanh(c))
-
-
-@gw.cell(gates="f g o", state="h c", feedback="h c")
-def both_fed_back(a, s):
-    f = sigmoid(a.f)
-    c = f * s.c + (1 - f) * tanh(a.g)
-    return dict(f=f, c=c, h=sigmoid(a.o) * tanh(c))
-
-
-@gw.cell(gates="z i f o", state="h c n m")
-def stabilised(a, s):
-    log_f = -softplus(-a.f)
-    m = maximum(log_f + s.m, a.i)
-    i, f = exp(a.i - m), exp(log_f + s.m - m)
-    c, n = f * s.c + i * tanh(a.z), f * s.n + i
-    return dict(i=i, f=f, c=c, n=n, m=m, h=sigmoid(a.o) * c / maximum(n, 0.3))
-
-
-@gw.cell(gates="i f g o", state="h c")
-def truncated(a, s):
-    i, f, o = (sigmoid(gate.x + detach(gate.h)) for gate in (a.i, a.f, a.o))
-    c = f * s.c + i * tanh(a.g)
-    return dict(c=c, h=o * tanh(detach(c)) + 0.1 * c)
-
-
 SMOOTH = {c.name: c for c in (*CELLS.values(), peephole, both_fed_back, stabilised)}
-PROJECTABLE = ("rnn_tanh", "lstm", "peephole", "both_fed_back", "stabilised")
+PROJECTED = ("rnn_tanh", "lstm", "peephole", "both_fed_back", "stabilised")
 WIDTHS = [
     pytest.param(cell, P, id=f"{name}-P{P}")
     for name, cell in SMOOTH.items()
-    for P in ((0, 2) if name in PROJECTABLE else (0,))
+    for P in ((0, 2) if name in PROJECTED else (0,))
 ]
 LENGTHS = (3, 0, 4)
-
-
-WEIGHTS = Weights._fields[:-1]  # all but the per-unit ones
-
-
-@dataclass
-class Case:
-    """A backend's arguments, with every differentiable one by name."""
-
-    spec: Spec
-    tensors: dict[str, torch.Tensor]
-    masks: Masks
-
-    def arguments(self, *values):
-        given = dict(zip(self.tensors, values or self.tensors.values(), strict=True))
-        cell = self.spec.cell
-        state = tuple(given["0" + name] for name in cell.state)
-        per_unit = {name: given[name] for name in cell.params}
-        return given["x"], state, Weights(*map(given.get, WEIGHTS), per_unit), self.masks
-
-    def forward(self, backend, *values):
-        """Output and final states of ``backend``, as a function of every tensor."""
-        outcome = backend.forward(self.spec, *self.arguments(*values))
-        return outcome.output, *outcome.state
-
-    def gradients(self, backend):
-        """What comes out, and the gradient of every tensor for one fixed loss."""
-        leaves = [v.detach().requires_grad_() for v in self.tensors.values()]
-        out = self.forward(backend, *leaves)
-        generator = torch.Generator().manual_seed(7)
-        seeds = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in out]
-        pairs = [(o, seed) for o, seed in zip(out, seeds, strict=True) if o.requires_grad]
-        ends, seeds = zip(*pairs, strict=True)
-        grads = torch.autograd.grad(ends, leaves, seeds, allow_unused=True, materialize_grads=True)
-        return [o.detach() for o in out], dict(zip(self.tensors, grads, strict=True))
-
-
-def case(
-    cell,
-    T=4,
-    B=3,
-    inputs=2,
-    H=3,
-    P=0,
-    reverse=False,
-    bias=True,
-    lengths=None,
-    dtype=torch.float64,
-    reset=False,
-    layer_norm=False,
-    recurrent_dropout=False,
-    zoneout=False,
-):
-    """Fixed random arguments. ``zoneout``: True, or the two leading sizes that the shares have;
-    they are fractions, so that the old value and the candidate are both in every result."""
-    spec = Spec(
-        cell,
-        inputs,
-        H,
-        P,
-        reverse,
-        lengths is not None,
-        False,
-        dtype,
-        torch.device("cpu"),
-        reset=reset,
-        layer_norm=layer_norm,
-        recurrent_dropout=recurrent_dropout,
-        zoneout=bool(zoneout),
-    )
-    generator = torch.Generator().manual_seed(3)
-
-    def uniform(*shape):
-        return torch.rand(shape, generator=generator, dtype=torch.float64)
-
-    def draw(*shape):
-        return (uniform(*shape) * 1.6 - 0.8).to(dtype)
-
-    G = len(cell.gates) * H
-    fed = sum(spec.state_size(cell.state.index(name)) for name in cell.feedback)
-    tensors = {"x": 2 * draw(T, B, inputs)}
-    tensors |= {"0" + name: draw(B, spec.state_size(k)) for k, name in enumerate(cell.state)}
-    tensors |= {"input": draw(G, inputs), "recurrent": draw(G, fed)}
-    tensors |= {"input_bias": draw(G), "recurrent_bias": draw(G)} if bias else {}
-    tensors |= {"projection": draw(P, H)} if P else {}
-    tensors |= {"norm_input": 1 + draw(G), "norm_recurrent": 1 + draw(G)} if layer_norm else {}
-    tensors |= {name: draw(H) for name in cell.params}
-    leading = (T, B) if zoneout is True else zoneout
-    sizes = [spec.state_size(k) for k in range(len(cell.state))]
-    masks = Masks(
-        None if lengths is None else torch.tensor(lengths),
-        uniform(T, B) < 0.4 if reset else None,
-        (uniform(B, fed) < 0.6).to(dtype) / 0.6 if recurrent_dropout else None,
-        tuple(uniform(*leading, size).to(dtype) for size in sizes) if zoneout else None,
-    )
-    return Case(spec, tensors, masks)
 
 
 class Derived(torch.autograd.Function):
@@ -181,15 +55,10 @@ class ByHand:
 
     @staticmethod
     def gradients(given):
-        leaves = [v.detach().requires_grad_() for v in given.tensors.values()]
+        leaves = given.leaves()
         out = Derived.apply(given, *leaves)
-        generator = torch.Generator().manual_seed(7)
-        seeds = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in out]
-        grads = torch.autograd.grad(out, leaves, seeds)
+        grads = torch.autograd.grad(out, leaves, given.seeds(out))
         return [o.detach() for o in out], dict(zip(given.tensors, grads, strict=True))
-
-
-ALL = dict(reset=True, layer_norm=True, recurrent_dropout=True, zoneout=True)
 
 
 def variants(cell):
@@ -202,7 +71,7 @@ def variants(cell):
     yield dict(lengths=LENGTHS)
     yield dict(reverse=True)
     yield dict(reverse=True, lengths=LENGTHS, bias=False)
-    if cell.name in PROJECTABLE or cell is truncated:
+    if cell.name in PROJECTED or cell is truncated:
         yield dict(P=2, lengths=LENGTHS)
         yield dict(P=2, reverse=True, bias=False)
         yield dict(ALL, P=2, reverse=True, lengths=LENGTHS)
@@ -211,12 +80,12 @@ def variants(cell):
 
 CASES = [
     pytest.param(cell, options, id=f"{cell.name}-{'-'.join(options) or 'plain'}")
-    for cell in (*SMOOTH.values(), truncated)
+    for cell in (*CELLS.values(), *OWN_CELLS.values())
     for options in variants(cell)
 ]
 
 
-@pytest.mark.parametrize(("cell", "options"), [c for c in CASES if c.values[0] is not truncated])
+@pytest.mark.parametrize(("cell", "options"), [c for c in CASES if c.values[0] in SMOOTH.values()])
 def test_the_derived_gradient_passes_gradcheck(cell, options):
     given = case(cell, **options)
     leaves = [v.requires_grad_() for v in given.tensors.values()]
@@ -457,17 +326,6 @@ def test_a_state_that_would_grow_without_bound_in_the_padding_does_not(name):
     )
 
 
-def part(masks, steps, b):
-    """The masks of some steps of one sequence, all of them real."""
-    reset, zoneout = masks.reset, masks.zoneout
-    return Masks(
-        None,
-        None if reset is None else reset[steps, b : b + 1],
-        None if masks.recurrent is None else masks.recurrent[b : b + 1],
-        None if zoneout is None else tuple(share[steps, b : b + 1] for share in zoneout),
-    )
-
-
 @pytest.mark.parametrize(
     ("backend", "options"),
     [(aten, {}), (reference, {}), (reference, ALL)],
@@ -480,31 +338,11 @@ def test_one_batch_one_truth(name, reverse, backend, options):
     lengths = (9, 4, 0, 7)
     sizes = dict(T=9, B=4, inputs=3, H=8, lengths=lengths, dtype=torch.float32)
     given = case(CELLS[name], **sizes, reverse=reverse, **options)
-    x, initial, weights, masks = given.arguments()
     output, *final = given.forward(backend)
-    plain = replace(given.spec, lengths=False)
     for b, length in enumerate(lengths):
-        start = tuple(s[b : b + 1] for s in initial)
-
-        def run(steps, state, b=b):
-            return backend.forward(
-                plain, x[steps, b : b + 1], state, weights, part(masks, steps, b)
-            )
-
-        alone = run(slice(length), start)
-        pieces, state = [], start
-        ends = [0, *(min(end, length) for end in (2, 5)), length]
-        chunks = [slice(*pair) for pair in itertools.pairwise(ends)]
-        for chunk in reversed(chunks) if reverse else chunks:
-            outcome = run(chunk, state)
-            pieces.append(outcome.output)
-            state = outcome.state
-        chunked = torch.cat(pieces[::-1] if reverse else pieces)
-        batched = output[:length, b : b + 1]
-        close = dict(rtol=0, atol=1e-6)
-        torch.testing.assert_close((batched, batched), (alone.output, chunked), **close)
-        ends = tuple(s[b : b + 1] for s in final)
-        torch.testing.assert_close((ends, ends), (alone.state, state), **close)
+        batched = (output[:length, b : b + 1], *(s[b : b + 1] for s in final))
+        for other in alone_and_chunked(backend, given, b, length, ends=(2, 5)):
+            torch.testing.assert_close(batched, other, rtol=0, atol=1e-6)
         assert not output[length:, b].any()
 
 

@@ -1,0 +1,186 @@
+"""What a backend is given and what must come out of it: fixed arguments, options, comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import torch
+
+from gatewise.backends.contract import Masks, Spec, Weights
+from gatewise.cells.language import topological
+
+WEIGHTS = Weights._fields[:-1]  # all but the per-unit ones
+ALL = dict(reset=True, layer_norm=True, recurrent_dropout=True, zoneout=True)
+
+
+@dataclass
+class Case:
+    """A backend's arguments, with every differentiable one by name.
+
+    ``dtype`` is what the loss's gradients are rounded to, whatever the case is computed in.
+    """
+
+    spec: Spec
+    tensors: dict[str, torch.Tensor]
+    masks: Masks
+    dtype: torch.dtype = field(default=torch.float64)
+
+    def arguments(self, *values):
+        given = dict(zip(self.tensors, values or self.tensors.values(), strict=True))
+        cell = self.spec.cell
+        state = tuple(given["0" + name] for name in cell.state)
+        per_unit = {name: given[name] for name in cell.params}
+        return given["x"], state, Weights(*map(given.get, WEIGHTS), per_unit), self.masks
+
+    def forward(self, backend, *values):
+        """Output and final states of ``backend``, as a function of every tensor."""
+        outcome = backend.forward(self.spec, *self.arguments(*values))
+        return outcome.output, *outcome.state
+
+    def leaves(self):
+        """Every tensor anew, laid out as it is."""
+        return [v.detach().requires_grad_() for v in self.tensors.values()]
+
+    def seeds(self, out):
+        """One fixed gradient for each result."""
+        generator = torch.Generator().manual_seed(7)
+        drawn = [torch.randn(o.shape, generator=generator, dtype=torch.float64) for o in out]
+        return [seed.to(self.dtype).to(o) for seed, o in zip(drawn, out, strict=True)]
+
+    def gradients(self, backend):
+        """What comes out, and the gradient of every tensor for one fixed loss."""
+        leaves = self.leaves()
+        out = self.forward(backend, *leaves)
+        pairs = [(o, seed) for o, seed in zip(out, self.seeds(out), strict=True) if o.requires_grad]
+        ends, seeds = zip(*pairs, strict=True)
+        grads = torch.autograd.grad(ends, leaves, seeds, allow_unused=True, materialize_grads=True)
+        return [o.detach() for o in out], dict(zip(self.tensors, grads, strict=True))
+
+    def in_double(self):
+        """The same numbers, computed in double precision."""
+        masks = self.masks
+        doubled = masks._replace(
+            recurrent=None if masks.recurrent is None else masks.recurrent.double(),
+            zoneout=masks.zoneout and tuple(share.double() for share in masks.zoneout),
+        )
+        tensors = {name: value.double() for name, value in self.tensors.items()}
+        spec = replace(self.spec, dtype=torch.float64)
+        return replace(self, spec=spec, tensors=tensors, masks=doubled)
+
+
+def case(
+    cell,
+    T=4,
+    B=3,
+    inputs=2,
+    H=3,
+    P=0,
+    reverse=False,
+    bias=True,
+    lengths=None,
+    dtype=torch.float64,
+    reset=False,
+    layer_norm=False,
+    recurrent_dropout=False,
+    zoneout=False,
+    seed=3,
+):
+    """Fixed random arguments. ``zoneout``: True, or the two leading sizes that the shares have;
+    they are fractions, so that the old value and the candidate are both in every result. ``reset``:
+    True for some steps, or "all" of them. Weights shrink as layers grow: gates stay open."""
+    spec = Spec(
+        cell,
+        inputs,
+        H,
+        P,
+        reverse,
+        lengths is not None,
+        False,
+        dtype,
+        torch.device("cpu"),
+        reset=bool(reset),
+        layer_norm=layer_norm,
+        recurrent_dropout=recurrent_dropout,
+        zoneout=bool(zoneout),
+    )
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape):
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    def draw(*shape, over=1):
+        return ((uniform(*shape) * 1.6 - 0.8) * min(1, 2 / over**0.5)).to(dtype)
+
+    G = len(cell.gates) * H
+    fed = sum(spec.state_size(cell.state.index(name)) for name in cell.feedback)
+    tensors = {"x": 2 * draw(T, B, inputs)}
+    tensors |= {"0" + name: draw(B, spec.state_size(k)) for k, name in enumerate(cell.state)}
+    tensors |= {"input": draw(G, inputs, over=inputs), "recurrent": draw(G, fed, over=fed)}
+    tensors |= {"input_bias": draw(G), "recurrent_bias": draw(G)} if bias else {}
+    tensors |= {"projection": draw(P, H, over=H)} if P else {}
+    tensors |= {"norm_input": 1 + draw(G), "norm_recurrent": 1 + draw(G)} if layer_norm else {}
+    tensors |= {name: draw(H) for name in cell.params}
+    leading = (T, B) if zoneout is True else zoneout
+    sizes = [spec.state_size(k) for k in range(len(cell.state))]
+    masks = Masks(
+        None if lengths is None else torch.tensor(lengths, dtype=torch.int64),
+        uniform(T, B) < (2 if reset == "all" else 0.4) if reset else None,
+        ((uniform(B, fed) < 0.6) / 0.6).to(dtype) if recurrent_dropout else None,
+        tuple(uniform(*leading, size).to(dtype) for size in sizes) if zoneout else None,
+    )
+    return Case(spec, tensors, masks, dtype)
+
+
+def uses_every_part(cell):
+    """Whether each gate's input part and recurrent part are used: else none may be normalised."""
+    used = {(v.op, v.name) for v in topological(cell.values.values())}
+    return all(("gate", g) in used or {("gate.x", g), ("gate.h", g)} <= used for g in cell.gates)
+
+
+def assert_within(found, expected, tolerance):
+    """Every number within ``tolerance`` of the largest of its tensor, or of a thousandth if that is
+    less (what should be zero may be rounding alone): results and gradients."""
+    (out, grads), (true_out, true_grads) = found, expected
+    pairs = {f"result {k}": pair for k, pair in enumerate(zip(out, true_out, strict=True))}
+    assert grads.keys() == true_grads.keys()
+    pairs |= {f"gradient of {name}": (grads[name], true_grads[name]) for name in grads}
+    for what, (value, true) in pairs.items():
+        assert value.shape == true.shape, what
+        if value.numel():
+            wrong = (value.double() - true).abs().max()  # a NaN stays one
+            largest = true.abs().max().clamp(min=1e-3)
+            assert wrong <= tolerance * largest, f"{what}: {wrong:.2g} of {largest:.2g}"
+
+
+def part(masks, steps, b):
+    """The masks of some steps of one sequence, all of them real."""
+    reset, zoneout = masks.reset, masks.zoneout
+    return Masks(
+        None,
+        None if reset is None else reset[steps, b : b + 1],
+        None if masks.recurrent is None else masks.recurrent[b : b + 1],
+        None if zoneout is None else tuple(share[steps, b : b + 1] for share in zoneout),
+    )
+
+
+def alone_and_chunked(backend, given, b, length, ends):
+    """Sequence ``b`` of a case run by itself, and in chunks that end at ``ends``: two outcomes, each
+    an output and the final states."""
+    x, initial, weights, masks = given.arguments()
+    plain = replace(given.spec, lengths=False)
+    start = tuple(s[b : b + 1] for s in initial)
+
+    def run(steps, state):
+        return backend.forward(plain, x[steps, b : b + 1], state, weights, part(masks, steps, b))
+
+    alone = run(slice(length), start)
+    pieces, state = [], start
+    cuts = [0, *(min(end, length) for end in ends), length]
+    chunks = [slice(*pair) for pair in pairwise(cuts)]
+    for chunk in reversed(chunks) if given.spec.reverse else chunks:
+        outcome = run(chunk, state)
+        pieces.append(outcome.output)
+        state = outcome.state
+    chunked = torch.cat(pieces[::-1] if given.spec.reverse else pieces)
+    return (alone.output, *alone.state), (chunked, *state)
