@@ -24,6 +24,7 @@ _LACKING: Mapping[str, str] = {
     "layer_norm": "has no layer normalisation",
     "recurrent_dropout": "has no recurrent dropout",
     "zoneout": "has no zoneout",
+    "transformed": "has no rule for vmap, jvp and other transforms of torch.func",
 }
 
 # A pre-activation at which the sigmoid is exactly 0 or 1 in every floating dtype.
@@ -43,9 +44,20 @@ def supports(spec: Spec) -> str | None:
 
 
 def describe(spec: Spec) -> str:
-    has_lstm = spec.cell == lstm and not spec.proj_size and spec.dtype != torch.float64
+    has_lstm = spec.cell == lstm and not spec.proj_size and _onednn_has(spec.dtype)
     where = "cuDNN" if spec.device.type == "cuda" else "oneDNN" if has_lstm else "ATen"
     return f"torch's own {spec.cell.name} ({where})"
+
+
+def _onednn_has(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in ``dtype`` on this processor; where not, torch uses ATen."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    halves = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return halves[dtype]() if dtype in halves else dtype == torch.float32
 
 
 def forward(

@@ -124,14 +124,18 @@ def valid_steps(steps: int, lengths: Tensor) -> Tensor:
     return torch.arange(steps, device=lengths.device)[:, None] < lengths
 
 
-def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+def check_tensor(
+    name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor, of: str = "the input"
+) -> None:
     """Raises ShapeError unless ``tensor`` has that shape, and the type and device of ``like``."""
+    if not isinstance(tensor, Tensor):
+        raise ShapeError(f"{name} is {tensor!r}, expected a tensor of shape {shape}")
     if tensor.shape != shape:
         raise ShapeError(f"{name} has the shape {tuple(tensor.shape)}, expected {shape}")
     if tensor.dtype != like.dtype:
-        raise ShapeError(f"{name} is {tensor.dtype}, the input is {like.dtype}")
+        raise ShapeError(f"{name} is {tensor.dtype}, {of} is {like.dtype}")
     if tensor.device != like.device:
-        raise ShapeError(f"{name} is on '{tensor.device}', the input is on '{like.device}'")
+        raise ShapeError(f"{name} is on '{tensor.device}', {of} is on '{like.device}'")
 
 
 def check_lengths(lengths: Tensor, steps: int) -> None:

@@ -14,6 +14,9 @@ from gatewise.errors import BackendError, OptionError, near
 # In order of preference; each is a module of this package, imported when first asked.
 BACKENDS = ("cpu", "aten", "reference")
 
+# Those that were, by name.
+LOADED: dict[str, Backend] = {}
+
 
 def check_name(name: str) -> None:
     """Raises OptionError unless ``name`` is a backend or "auto"."""
@@ -46,10 +49,12 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
 
 
 @torch.compiler.assume_constant_result
-def chosen(name: str, **fields: Any) -> tuple[Backend, Spec]:
-    """The backend for the Spec of these fields, and it; fixed in what torch.compile makes."""
+def chosen(name: str, **fields: Any) -> tuple[str, Spec, str]:
+    """The name of the backend for the Spec of these fields, the Spec, and the sentence that says
+    why. What torch.compile makes holds them fast, for as long as the fields are the same."""
     spec = Spec(**fields, transformed=_transformed())
-    return choose(spec, name)[0], spec
+    _, why = choose(spec, name)
+    return why.partition(":")[0], spec, why
 
 
 def _transformed() -> bool:
@@ -59,4 +64,6 @@ def _transformed() -> bool:
 
 
 def _load(name: str) -> Backend:
-    return cast(Backend, importlib.import_module(f"gatewise.backends.{name}"))
+    if name not in LOADED:
+        LOADED[name] = cast(Backend, importlib.import_module(f"gatewise.backends.{name}"))
+    return LOADED[name]

@@ -8,6 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from gatewise.backends.contract import check_lengths, recorded
 from gatewise.cells.language import Cell, topological
 from gatewise.errors import OptionError, ShapeError
 
@@ -72,6 +73,14 @@ def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float
     return tuple(map(float, zoneout))
 
 
+def check_input(x: Tensor, weight: Tensor) -> None:
+    """The input against the weight that is to multiply it."""
+    if x.dtype != weight.dtype:
+        raise ShapeError(f"input is {x.dtype}, the layer's weights are {weight.dtype}")
+    if x.device != weight.device:
+        raise ShapeError(f"input is on '{x.device}', the layer's weights are on '{weight.device}'")
+
+
 def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
     """B whole numbers on the input's device, or None."""
     if lengths is None:
@@ -82,10 +91,30 @@ def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor
     steps, batch = x.shape[:2]
     if given.shape != (batch,):
         raise ShapeError(f"lengths has the shape {shape_of(given)}, expected ({batch},)")
-    if batch and not 0 <= int(given.min()) <= int(given.max()) <= steps:
-        wrong = int(((given < 0) | (given > steps)).nonzero()[0])
-        raise ShapeError(f"length {int(given[wrong])} of sequence {wrong} is not in 0…{steps}")
+    if recorded((given,)):
+        given = torch.ops.gatewise.lengths_within(given, steps)
+    else:
+        check_lengths(_all_values(given), steps)
     return given.to(device=x.device, dtype=torch.long)
+
+
+@torch.library.custom_op("gatewise::lengths_within", mutates_args=())
+def _lengths_within(lengths: Tensor, steps: int) -> Tensor:
+    """The lengths, checked when a traced graph runs: while it is traced, they have no values."""
+    check_lengths(lengths, steps)
+    return lengths.clone()
+
+
+@_lengths_within.register_fake
+def _(lengths: Tensor, steps: int) -> Tensor:
+    return torch.empty_like(lengths)
+
+
+def _all_values(tensor: Tensor) -> Tensor:
+    """The numbers under what torch.func makes of a tensor, of which no single one can be read."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.flatten()
 
 
 def checked_reset(reset: Tensor | None, input: Tensor, time_major: bool) -> Tensor | None:

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from gatewise.backends.contract import Masks, Spec, Weights, valid_steps
-from gatewise.backends.registry import check_name, choose
+from gatewise.backends.contract import Masks, Spec, Weights, check_tensor, valid_steps
+from gatewise.backends.registry import LOADED, check_name, chosen
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.checks import (
     check_flag,
+    check_input,
     check_parameter_names,
     check_probability,
     check_projection,
@@ -112,11 +113,12 @@ class Recurrent(nn.Module):
         self.layer_norm = layer_norm
         self.recurrent_dropout = float(recurrent_dropout)
         self.zoneout = checked_zoneout(zoneout, self.cell)
-        for layer in range(num_layers):
-            for suffix in self._suffixes(layer):
-                for name, shape in self._shapes(layer).items():
-                    empty = torch.empty(shape, device=device, dtype=dtype)
-                    self.register_parameter(name + suffix, nn.Parameter(empty))
+        layers = range(num_layers)
+        self._expected = {s: self._shapes(k) for k in layers for s in self._suffixes(k)}
+        for suffix, shapes in self._expected.items():
+            for name, shape in shapes.items():
+                empty = torch.empty(shape, device=device, dtype=dtype)
+                self.register_parameter(name + suffix, nn.Parameter(empty))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -176,8 +178,14 @@ class Recurrent(nn.Module):
         x = self._time_major(input, time_major)
         given = checked_lengths(lengths, x)
         resets = checked_reset(reset, input, time_major)
-        states = self._initial_states(hx, x, batched)
-        output, final, traced = self._layers(x, states, given, resets, trace)
+        if (dtype := _autocast_dtype(x)) is None:
+            states = self._initial_states(hx, x, batched)
+            output, final, traced = self._layers(x, states, given, resets, trace)
+        else:  # everything is cast here, once, so that every backend sees one dtype
+            with torch.autocast(x.device.type, enabled=False):
+                x, hx = _cast(x, dtype), _cast_states(hx, dtype)
+                states = self._initial_states(hx, x, batched)
+                output, final, traced = self._layers(x, states, given, resets, trace, dtype)
         result = self._as_given(output, packed, given, batched, time_major)
         state = tuple(s if batched else s.squeeze(1) for s in final)
         hn = state if len(state) > 1 else state[0]
@@ -186,16 +194,20 @@ class Recurrent(nn.Module):
     def explain_backend(
         self,
         input: Tensor | PackedSequence,
+        hx: State | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         trace: bool = False,
     ) -> str:
-        """Which backend would run ``input``, and why, in a sentence."""
+        """Which backend would run this, and why, in a sentence; of several layers, the first."""
         x = input.data if isinstance(input, PackedSequence) else input
+        dtype = _autocast_dtype(x)
+        x = x if dtype is None else _cast(x, dtype)
+        states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
         ragged = lengths is not None or isinstance(input, PackedSequence)
-        spec = self._spec(x, 0, False, lengths=ragged, reset=reset is not None, trace=trace)
-        return choose(spec, self.backend)[1]
+        asked = dict(lengths=ragged, reset=reset is not None, trace=trace)
+        return self._chosen(x, states, self._weights("_l0", dtype), 0, False, **asked)[2]
 
     def flatten_parameters(self) -> None:
         """Does nothing; torch's layers have it, and code written for them calls it."""
@@ -250,25 +262,44 @@ class Recurrent(nn.Module):
             shapes |= {"norm_ih": (stacked,), "norm_hh": (stacked,)}
         return shapes | dict.fromkeys(self.cell.params, (self.hidden_size,))
 
-    def _weights(self, suffix: str) -> Weights:
-        def get(name: str) -> Any:
-            return getattr(self, name + suffix, None)
+    def _weights(self, suffix: str, dtype: torch.dtype | None = None) -> Weights:
+        """A layer's weights in one direction, checked, and cast where autocast has a ``dtype``.
 
+        They need not be parameters: parametrizations and functional_call put others in their place.
+        """
+        found = {name: getattr(self, name + suffix) for name in self._expected[suffix]}
+        if dtype is not None:
+            found = {name: _cast(weight, dtype) for name, weight in found.items()}
+        like = found["weight_ih"]
+        for name, shape in self._expected[suffix].items():
+            check_tensor(name + suffix, found[name], shape, like, "weight_ih" + suffix)
         return Weights(
-            input=get("weight_ih"),
-            recurrent=get("weight_hh"),
-            input_bias=get("bias_ih"),
-            recurrent_bias=get("bias_hh"),
-            projection=get("weight_hr"),
-            norm_input=get("norm_ih"),
-            norm_recurrent=get("norm_hh"),
-            per_unit={name: get(name) for name in self.cell.params},
+            input=found["weight_ih"],
+            recurrent=found["weight_hh"],
+            input_bias=found.get("bias_ih"),
+            recurrent_bias=found.get("bias_hh"),
+            projection=found.get("weight_hr"),
+            norm_input=found.get("norm_ih"),
+            norm_recurrent=found.get("norm_hh"),
+            per_unit={name: found[name] for name in self.cell.params},
         )
 
-    def _spec(
-        self, x: Tensor, layer: int, reverse: bool, *, lengths: bool, reset: bool, trace: bool
-    ) -> Spec:
-        return Spec(
+    def _chosen(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        weights: Weights,
+        layer: int,
+        reverse: bool,
+        *,
+        lengths: bool,
+        reset: bool,
+        trace: bool,
+    ) -> tuple[str, Spec, str]:
+        """The backend for a run by name, what it is to run, and why it."""
+        given = (x, *state, *weights[:7], *weights.per_unit.values())
+        return chosen(
+            self.backend,
             cell=self.cell,
             input_size=self._layer_input_size(layer),
             hidden_size=self.hidden_size,
@@ -280,16 +311,12 @@ class Recurrent(nn.Module):
             device=x.device,
             reset=reset,
             layer_norm=self.layer_norm,
-            recurrent_dropout=self.training and self.recurrent_dropout > 0,
+            recurrent_dropout=self.training
+            if self.recurrent_dropout
+            else False,  # not `and`: dynamo
             zoneout=any(self.zoneout),
-            differentiated=self._differentiated(x),
-            transformed=_transformed(),
-        )
-
-    def _differentiated(self, x: Tensor) -> bool:
-        """Whether a gradient may be asked for, of the input or of any parameter."""
-        return torch.is_grad_enabled() and (
-            x.requires_grad or any(p.requires_grad for p in self.parameters())
+            differentiated=torch.is_grad_enabled()
+            and any(t is not None and t.requires_grad for t in given),
         )
 
     def _masks(self, spec: Spec, x: Tensor, lengths: Tensor | None, reset: Tensor | None) -> Masks:
@@ -320,9 +347,6 @@ class Recurrent(nn.Module):
                 f"input has the shape {shape_of(input)}: its last dimension must be input_size="
                 f"{self.input_size}"
             )
-        weight = self.weight_ih_l0
-        if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
-            raise ShapeError(f"input is {input.dtype}, the layer's weights are {weight.dtype}")
         if input.dim() == 2:
             return input.unsqueeze(1)
         return input if time_major else input.transpose(0, 1)
@@ -347,6 +371,7 @@ class Recurrent(nn.Module):
                 raise ShapeError(
                     f"the initial state {name} has the shape {found}, expected {expected}"
                 )
+            check_tensor(f"the initial state {name}", state, shape, x)
         return states
 
     def _layers(
@@ -356,6 +381,7 @@ class Recurrent(nn.Module):
         lengths: Tensor | None,
         reset: Tensor | None,
         trace: bool,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, list[list[Tensor]]]]:
         finals: list[tuple[Tensor, ...]] = []
         asked = dict(lengths=lengths is not None, reset=reset is not None, trace=trace)
@@ -366,11 +392,12 @@ class Recurrent(nn.Module):
             for values in traced.values():
                 values.append([])
             for direction, suffix in enumerate(self._suffixes(layer)):
-                spec = self._spec(x, layer, bool(direction), **asked)
-                backend, _ = choose(spec, self.backend)
+                weights = self._weights(suffix, dtype)
+                check_input(x, weights.input)
                 state = tuple(s[len(finals)] for s in states)
+                backend, spec, _ = self._chosen(x, state, weights, layer, bool(direction), **asked)
                 masks = self._masks(spec, x, lengths, reset)
-                outcome = backend.forward(spec, x, state, self._weights(suffix), masks)
+                outcome = LOADED[backend].forward(spec, x, state, weights, masks)
                 outputs.append(outcome.output)
                 finals.append(outcome.state)
                 for name, values in traced.items():
@@ -396,12 +423,26 @@ class Recurrent(nn.Module):
         return output if time_major else output.transpose(0, 1)
 
 
-def _transformed() -> bool:
-    """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work here."""
-    if torch.compiler.is_compiling():
-        return False
-    level = torch.autograd.forward_ad._current_level
-    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What torch.autocast asks for on the device of ``x``; None where it asks for nothing."""
+    if not torch._C._is_any_autocast_enabled():  # far quicker than the question by device
+        return None
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """As torch's autocast casts: every floating type but double precision."""
+    eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(dtype) if eligible else tensor
+
+
+def _cast_states(hx: State | None, dtype: torch.dtype) -> State | None:
+    if hx is None or isinstance(hx, Tensor):
+        return hx if hx is None else _cast(hx, dtype)
+    return tuple(_cast(state, dtype) for state in hx)
 
 
 def _packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> PackedSequence:
