@@ -42,7 +42,7 @@ CHECKS := -fsanitize=address,undefined
 sanitize: setup
 	$(BIN)/pip install -q -c constraints.txt nanobind cmake
 	$(BIN)/cmake -S . -B $(SANITIZED) -DGW_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 \
-		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+		-DPython_EXECUTABLE=$(abspath $(BIN))/python -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
 	$(BIN)/cmake --build $(SANITIZED) --parallel 2 --target _core kernels_$(LEVEL)
 	ln -sfn $(CURDIR)/csrc $(SANITIZED)/include
 	printf '#!/bin/sh\nexec c++ "$$@" $(CHECKS)\n' > $(SANITIZED)/c++ && chmod +x $(SANITIZED)/c++
