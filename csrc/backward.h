@@ -19,6 +19,7 @@ inline constexpr int64_t gradient_rows = 96;
 template <class S>
 class Backward {
     using T = compute<S>;
+    using P = packed_as<S>;
     static constexpr int V = width<T>;
 
 public:
@@ -70,17 +71,17 @@ private:
         int64_t column = 0;
         for (int k = 0; k < cell.feedbacks; ++k) {
             const int64_t n = p.state_size(cell.feedback[k]);
-            recurrent[k] = pack_straight<T>(rows, size.from_state, column, n, threads, arena);
+            recurrent[k] = pack_straight<P>(rows, size.from_state, column, n, threads, arena);
             column += n;
         }
         if (p.grad_x.base) {
             rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
-            input = pack_straight<T>(rows, size.from_input, 0, p.inputs, threads, arena);
+            input = pack_straight<P>(rows, size.from_input, 0, p.inputs, threads, arena);
         }
         if (p.projection) {
             rows = arena.take<const S*>(p.projection);
             for (int64_t r = 0; r < p.projection; ++r) rows[r] = static_cast<const S*>(p.weights.projection) + r * p.units;
-            projection = pack_straight<T>(rows, p.projection, 0, p.units, threads, arena);
+            projection = pack_straight<P>(rows, p.projection, 0, p.units, threads, arena);
         }
         for (int k = 0; k < cell.params; ++k) {
             params[k] = arena.take<T>(size.units);
@@ -203,7 +204,7 @@ private:
         void project_back(int64_t t, int64_t rows) {
             T* projected = b.projected + kept_row(t) * size.output;
             for (int64_t r = 0; r < rows; ++r) std::copy_n(carried(0, share.first + r), size.output, projected + r * size.output);
-            product<T>(rows, Strided<T>{projected, size.output}, p.projection, b.projection, 0, size.units / V, {b.zeros, 0},
+            product<P>(rows, Strided<T>{projected, size.output}, p.projection, b.projection, 0, size.units / V, {b.zeros, 0},
                        {b.unprojected + share.first * size.units, size.units});
         }
 
@@ -258,10 +259,10 @@ private:
                 const int64_t first = together ? own.first / V : 0, last = together ? own.last / V : stride / V;
                 T* to = carried(k, share.first);
                 if (p.fed_factor.base == nullptr) {
-                    product<T>(rows, a, size.from_state, b.recurrent[f], first, last, {to, stride}, {to, stride});
+                    product<P>(rows, a, size.from_state, b.recurrent[f], first, last, {to, stride}, {to, stride});
                 } else {
                     T* through = b.through + share.first * std::max(size.output, size.units);
-                    product<T>(rows, a, size.from_state, b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
+                    product<P>(rows, a, size.from_state, b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
                     const Units units = within(n);
                     for (int64_t r = 0; r < rows; ++r) {
                         const S* factor = static_cast<const S*>(p.fed_factor.base) + b.plan.order[share.first + r] * p.fed_factor.row + column;
@@ -379,7 +380,7 @@ private:
             T* start = mine.take<T>(size.inputs);
             std::fill_n(start, size.inputs, T(0));
             for (int64_t k = 0; k < n; ++k) rows[k] = from_input(steps[first + k].t * p.batch + steps[first + k].row).base;
-            product<T>(n, Gathered<T>{rows}, size.from_input, input, 0, size.inputs / V, {start, 0}, {to, size.inputs});
+            product<P>(n, Gathered<T>{rows}, size.from_input, input, 0, size.inputs / V, {start, 0}, {to, size.inputs});
             for (int64_t k = 0; k < n; ++k) copy_row(x_row(p.grad_x, steps[first + k]), to + k * size.inputs, p.inputs);
         });
         for (int64_t row = 0; row < p.batch; ++row)
@@ -404,7 +405,7 @@ private:
         const int64_t wide = padded<T>(columns), high = padded<T>(rows);
         T* sum = mine.take<T>(high * wide);
         T* turned = mine.take<T>(high * k_block);
-        T* packed = mine.take<T>(wide * k_block);
+        P* packed = mine.take<P>(wide * k_block);
         const T** from = mine.take<const T*>(k_block + V);
         const From** with = mine.take<const From*>(k_block);
         std::fill_n(sum, high * wide, T(0));
@@ -414,8 +415,8 @@ private:
             for (int64_t j = k; j < k + V; ++j) from[j] = nullptr;
             turn(turned, from, k, rows);
             for (int64_t c = 0; c < columns; c += V)
-                pack_columns<T>(packed + c * k, with, k, c, int(std::min<int64_t>(V, columns - c)));
-            product<T>(rows, Strided<T>{turned, k_block}, k, packed, 0, wide / V, {sum, wide}, {sum, wide});
+                pack_columns<P>(packed + c * packed_length<P>(k), with, k, c, int(std::min<int64_t>(V, columns - c)));
+            product<P>(rows, Strided<T>{turned, k_block}, k, packed, 0, wide / V, {sum, wide}, {sum, wide});
         }
         for (int64_t r = 0; r < rows; ++r)
             if (S* row = to[first + r]) copy_row(row, sum + r * wide, columns);
@@ -524,7 +525,7 @@ private:
     T *totals, *sums, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *zeros;
     T *carried[most_states], *held[most_states], *params[most_params], *param_gradients[most_params];
     T *gain_input = nullptr, *gain_state = nullptr;
-    const T *recurrent[most_states], *input = nullptr, *projection = nullptr;
+    const P *recurrent[most_states], *input = nullptr, *projection = nullptr;
     Step* steps;
     int64_t count;
 };

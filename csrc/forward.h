@@ -24,6 +24,7 @@ inline constexpr int64_t unpacked_rows = 2;
 template <class S>
 class Forward {
     using T = compute<S>;
+    using P = packed_as<S>;
     static constexpr int V = width<T>;
 
 public:
@@ -36,7 +37,7 @@ public:
         const int first = cell.accumulators - cell.from_state;
         const bool packed = many_runs || plan.by_units || p.steps * p.batch > unpacked_rows;
         const auto matrix = [&](const S** rows, int64_t columns, int64_t k) {
-            return Matrix{rows, packed ? pack_transposed<T>(rows, columns, k, threads, arena) : nullptr, k};
+            return Matrix{rows, packed ? pack_transposed<P>(rows, columns, k, threads, arena) : nullptr, k};
         };
         input = matrix(accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena),
                        size.from_input, p.inputs);
@@ -57,8 +58,8 @@ public:
         pack_vectors(arena);
         chunk_rows = std::max(p.batch, rows_at_once);
         sums = arena.take<T>(plan.count * chunk_rows * size.sums);
-        inputs = arena.take<const T*>(plan.count * chunk_rows);
-        if constexpr (!std::is_same_v<S, T>) converted = arena.take<T>(plan.count * chunk_rows * size.inputs);
+        inputs = arena.take<const P*>(plan.count * chunk_rows);
+        if constexpr (!std::is_same_v<S, P>) converted = arena.take<P>(plan.count * chunk_rows * size.inputs);
     }
 
     void run() {
@@ -76,14 +77,14 @@ private:
     // Weights as columns: where each column's numbers lie, and packed, if they are.
     struct Matrix {
         const S* const* rows;
-        const T* packed;
+        const P* packed;
         int64_t k;
 
         // Columns [first, last), both multiples of V. Unpacked ones are taken all together.
         template <class Rows>
         void multiply(int64_t count, const Rows& a, int64_t first, int64_t last, Block<const T> start, Block<T> to) const {
             if (packed)
-                product<T>(count, a, k, packed, first / V, last / V, start, to);
+                product<P>(count, a, k, packed, first / V, last / V, start, to);
             else
                 product_unpacked<T>(count, a, k, rows, last, start, to);
         }
@@ -198,7 +199,7 @@ private:
                 const int64_t t = time(done), n = running(f.plan, share, t);
                 for (int64_t r = 0; r < n; ++r, ++rows) {
                     const S* x = static_cast<const S*>(p.x.base) + t * p.x.step + f.plan.order[share.first + r] * p.x.row;
-                    if constexpr (std::is_same_v<S, T>) {
+                    if constexpr (std::is_same_v<S, P>) {
                         inputs[rows] = x;
                     } else {
                         copy_row(converted + rows * size.inputs, x, p.inputs);
@@ -209,7 +210,7 @@ private:
             }
             const bool normal = p.weights.norm_input;
             const Block<const T> start{normal ? f.zeros : f.bias, 0};
-            multiply(rows, Gathered<T>{inputs}, f.input, cell.from_input, start, sums);
+            multiply(rows, Gathered<P>{inputs}, f.input, cell.from_input, start, sums);
             if (normal) normalise_inputs(first, until);
         }
 
@@ -456,8 +457,8 @@ private:
         bool together;
         Units own;
         T* sums;
-        const T** inputs;
-        T* converted;
+        const P** inputs;
+        P* converted;
     };
 
     const Problem& p;
@@ -469,8 +470,8 @@ private:
     T *bias, *zeros, *params[most_params], *gain_input = nullptr, *gain_state = nullptr;
     int64_t chunk_rows;
     T* sums;
-    const T** inputs;
-    T* converted = nullptr;
+    const P** inputs;
+    P* converted = nullptr;
 };
 
 }  // namespace gw

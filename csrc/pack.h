@@ -9,28 +9,43 @@
 
 namespace gw {
 
+// V columns' numbers at one k, and in bfloat16 those at the next k beside them.
+template <class P>
+GW_INLINE void put_group(P* to, const vec<compute<P>>* at_k) {
+    if constexpr (group<P> == 2)
+        store_pairs(to, at_k[0], at_k[1]);
+    else
+        store(to, at_k[0]);
+}
+
 // One panel of a matrix whose columns are rows of weights: V rows of k numbers, null ones being zero.
-template <class T, class S>
-void pack_rows(T* panel, const S* const* rows, int64_t k) {
-    constexpr int V = width<T>;
+template <class P, class S>
+void pack_rows(P* panel, const S* const* rows, int64_t k) {
+    constexpr int V = width<compute<P>>, G = group<P>;
     for (int64_t at = 0; at < k; at += V) {
         const int n = int(std::min<int64_t>(V, k - at));
-        vec<T> x[V];
+        vec<compute<P>> x[V];
 #pragma GCC unroll 16
-        for (int r = 0; r < V; ++r) x[r] = rows[r] == nullptr ? vec<T>{} : n == V ? load(rows[r] + at) : load(rows[r] + at, n);
-        transpose<T>(x);
+        for (int r = 0; r < V; ++r) x[r] = rows[r] == nullptr ? vec<compute<P>>{} : n == V ? load(rows[r] + at) : load(rows[r] + at, n);
+        transpose<compute<P>>(x);
 #pragma GCC unroll 16
-        for (int r = 0; r < V; ++r)
-            if (r < n) store(panel + (at + r) * V, x[r]);
+        for (int r = 0; r < V; r += G)
+            if (r < n) put_group(panel + (at + r) * V, x + r);
     }
 }
 
 // One panel of a matrix as it lies: k rows, null ones being zero, from a column on; n <= V columns.
-template <class T, class S>
-void pack_columns(T* panel, const S* const* rows, int64_t k, int64_t column, int n) {
-    constexpr int V = width<T>;
-    for (int64_t r = 0; r < k; ++r)
-        store(panel + r * V, rows[r] == nullptr ? vec<T>{} : n == V ? load(rows[r] + column) : load(rows[r] + column, n));
+template <class P, class S>
+void pack_columns(P* panel, const S* const* rows, int64_t k, int64_t column, int n) {
+    constexpr int V = width<compute<P>>, G = group<P>;
+    for (int64_t at = 0; at < k; at += G) {
+        vec<compute<P>> x[G];
+        for (int g = 0; g < G; ++g) {
+            const S* row = at + g < k ? rows[at + g] : nullptr;
+            x[g] = row == nullptr ? vec<compute<P>>{} : n == V ? load(row + column) : load(row + column, n);
+        }
+        put_group(panel + at * V, x);
+    }
 }
 
 // Where the rows of a gate matrix stand among the accumulators [first, first + count), padded.
@@ -49,26 +64,27 @@ const S** accumulator_rows(const Problem& p, int64_t padded_units, int first, in
 inline constexpr int64_t panels_at_once = 16;
 
 // Panels over `count` rows (a multiple of V) of k numbers: the matrix that the forward products take.
-template <class T, class S>
-T* pack_transposed(const S* const* rows, int64_t count, int64_t k, int threads, Arena& arena) {
-    constexpr int V = width<T>;
-    T* packed = arena.take<T>(count * k);
+template <class P, class S>
+P* pack_transposed(const S* const* rows, int64_t count, int64_t k, int threads, Arena& arena) {
+    constexpr int V = width<compute<P>>;
+    const int64_t stride = packed_length<P>(k) * V;
     const int64_t all = count / V, items = (all + panels_at_once - 1) / panels_at_once;
+    P* packed = arena.take<P>(all * stride);
     Pool::get().run(int(items), count * k < 65536 ? 1 : threads, [=](int item) {
         for (int64_t p = item * panels_at_once; p < std::min(all, (item + 1) * panels_at_once); ++p)
-            pack_rows<T>(packed + p * V * k, rows + p * V, k);
+            pack_rows<P>(packed + p * stride, rows + p * V, k);
     });
     return packed;
 }
 
 // Panels over columns [column, column + n) of k rows: the matrix that the backward products take.
-template <class T, class S>
-T* pack_straight(const S* const* rows, int64_t k, int64_t column, int64_t n, int threads, Arena& arena) {
-    constexpr int V = width<T>;
-    const int64_t all = panels<T>(n);
-    T* packed = arena.take<T>(all * V * k);
-    Pool::get().run(int(all), all * V * k < 65536 ? 1 : threads, [=](int p) {
-        pack_columns<T>(packed + p * V * k, rows, k, column + p * V, int(std::min<int64_t>(V, n - p * V)));
+template <class P, class S>
+P* pack_straight(const S* const* rows, int64_t k, int64_t column, int64_t n, int threads, Arena& arena) {
+    constexpr int V = width<compute<P>>;
+    const int64_t all = panels<compute<P>>(n), stride = packed_length<P>(k) * V;
+    P* packed = arena.take<P>(all * stride);
+    Pool::get().run(int(all), all * stride < 65536 ? 1 : threads, [=](int p) {
+        pack_columns<P>(packed + p * stride, rows, k, column + p * V, int(std::min<int64_t>(V, n - p * V)));
     });
     return packed;
 }

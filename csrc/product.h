@@ -1,6 +1,6 @@
 // Matrix products on packed weights: C = C0 + A B, and the sum over rows that weight gradients are.
 //
-// B is packed in panels of one vector's width: [columns / V][K][V]. C and C0 are padded to whole
+// B is packed in panels of one vector's width: [columns / V][K][V], or in bfloat16 [columns / V][K / 2][V][2]. C and C0 are padded to whole
 // panels, so nothing here is masked. A tile is up to `tile_rows` rows by two panels, its sums held in
 // registers; where rows are few, several sums over k are kept, or the adds' latency would set the pace.
 #pragma once
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "rows.h"
 #include "vec.h"
 
 namespace gw {
@@ -52,11 +53,26 @@ struct Block {  // rows of a matrix
     int64_t stride;
 };
 
-template <class T>
+// P is the type that numbers are packed in: that of the sums, or bf16, two along k beside each other.
+template <class P>
+inline constexpr int group = std::is_same_v<P, bf16> ? 2 : 1;
+
+// What rows of S are packed in.
+template <class S>
+using packed_as = std::conditional_t<std::is_same_v<S, bf16> && !GW_BF16_PAIRS, float, S>;
+
+// Numbers of a packed column of k.
+template <class P>
+int64_t packed_length(int64_t k) {
+    return (k + group<P> - 1) / group<P> * group<P>;
+}
+
+template <class P>
 struct TileArgs {
-    int64_t k;
-    const T* a[tile_rows];
-    const T* b;  // the first panel, at this tile's first k
+    using T = compute<P>;
+    int64_t groups;
+    const P* a[tile_rows];
+    const P* b;  // the first panel, at this tile's first k
     int64_t panel_stride;
     const T* c0;
     int64_t c0_stride;
@@ -64,13 +80,25 @@ struct TileArgs {
     int64_t c_stride;
 };
 
-template <class T, int rows, int vectors>
-[[gnu::noinline]] void tile(const TileArgs<T>& t) {
-    constexpr int V = width<T>;
+// One group of k: sum + a * b, lane by lane.
+template <class T>
+GW_INLINE vec<T> multiply_add(vec<T> sum, const T* a, const T* b) {
+    return sum + splat(*a) * load(b);
+}
+GW_INLINE vec<float> multiply_add(vec<float> sum, const bf16* a, const bf16* b) {
+    uint32_t two;
+    __builtin_memcpy(&two, a, sizeof two);
+    return dot_pair(sum, load_raw<vec<uint32_t>>(b), two);
+}
+
+template <class P, int rows, int vectors>
+[[gnu::noinline]] void tile(const TileArgs<P>& t) {
+    using T = compute<P>;
+    constexpr int V = width<T>, G = group<P>;
     // sums over k; by the rows alone, so that a column's bits don't depend on its neighbour
     constexpr int parts = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
     vec<T> sum[parts][rows][vectors];
-    const T* a[rows];
+    const P* a[rows];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
         a[r] = t.a[r];
@@ -81,32 +109,25 @@ template <class T, int rows, int vectors>
             for (int p = 1; p < parts; ++p) sum[p][r][v] = vec<T>{};
         }
     }
-    const T* b = t.b;
+    const P* b = t.b;
     int64_t k = 0;
-    for (; k + parts <= t.k; k += parts) {
+    for (; k + parts <= t.groups; k += parts) {
 #pragma GCC unroll 4
-        for (int p = 0; p < parts; ++p) {
-            vec<T> w[vectors];
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; ++v) w[v] = load(b + v * t.panel_stride + p * V);
+        for (int p = 0; p < parts; ++p)
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const vec<T> x = splat(a[r][k + p]);
+            for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-                for (int v = 0; v < vectors; ++v) sum[p][r][v] += x * w[v];
-            }
-        }
-        b += parts * V;
+                for (int v = 0; v < vectors; ++v)
+                    sum[p][r][v] = multiply_add(sum[p][r][v], a[r] + (k + p) * G, b + v * t.panel_stride + p * V * G);
+        b += parts * V * G;
     }
     if constexpr (parts > 1) {
-        for (; k < t.k; ++k, b += V) {
+        for (; k < t.groups; ++k, b += V * G)
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const vec<T> x = splat(a[r][k]);
+            for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-                for (int v = 0; v < vectors; ++v) sum[0][r][v] += x * load(b + v * t.panel_stride);
-            }
-        }
+                for (int v = 0; v < vectors; ++v)
+                    sum[0][r][v] = multiply_add(sum[0][r][v], a[r] + k * G, b + v * t.panel_stride);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -120,60 +141,69 @@ template <class T, int rows, int vectors>
     }
 }
 
-template <class T>
-using Tile = void (*)(const TileArgs<T>&);
+template <class P>
+using Tile = void (*)(const TileArgs<P>&);
 
-template <class T, int... r>
+template <class P, int... r>
 constexpr auto tile_table(std::integer_sequence<int, r...>) {
     struct Table {
-        Tile<T> of[tile_rows][2];
+        Tile<P> of[tile_rows][2];
     };
-    return Table{{{tile<T, r + 1, 1>, tile<T, r + 1, 2>}...}};
+    return Table{{{tile<P, r + 1, 1>, tile<P, r + 1, 2>}...}};
 }
 
-template <class T>
-inline constexpr auto tiles = tile_table<T>(std::make_integer_sequence<int, tile_rows>{});
+template <class P>
+inline constexpr auto tiles = tile_table<P>(std::make_integer_sequence<int, tile_rows>{});
 
 // So many rows go through all panels together; they are gathered first, side by side, or rows that lie
 // a multiple of a page apart would push each other out of the cache.
 inline constexpr int64_t row_block = 96;
 inline constexpr int64_t fewest_gathered = 4;  // rows, and panels: below, it costs more than it saves
 
-template <class T>
+template <class P>
 struct Gather {
-    alignas(64) T rows[row_block * k_block];
+    alignas(64) P rows[row_block * k_block];
 };
 
 // C = C0 + A B over panels [first, last) of B. C0 may be C, or a single row with stride 0.
-template <class T, class Rows>
-void product(int64_t rows, const Rows& a, int64_t k, const T* b, int64_t first, int64_t last, Block<const T> c0,
-             Block<T> c) {
-    constexpr int V = width<T>;
-    thread_local Gather<T> gather;
+template <class P, class Rows>
+void product(int64_t rows, const Rows& a, int64_t k, const P* b, int64_t first, int64_t last, Block<const compute<P>> c0,
+             Block<compute<P>> c) {
+    constexpr int V = width<compute<P>>, G = group<P>;
+    constexpr bool as_it_lies = std::is_same_v<decltype(a(0)), const P*> && G == 1;
+    thread_local Gather<P> gather;
     if (first == last) return;
-    TileArgs<T> t;
-    t.panel_stride = k * V;
+    TileArgs<P> t;
+    t.panel_stride = packed_length<P>(k) * V;
     t.c_stride = c.stride;
     for (int64_t top = 0; top < rows; top += row_block) {
         const int64_t high = std::min(row_block, rows - top), count = (high + tile_rows - 1) / tile_rows;
-        const bool gathered = high >= fewest_gathered && last - first >= fewest_gathered;
+        const bool gathered = !as_it_lies || (high >= fewest_gathered && last - first >= fewest_gathered);
         for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
-            t.k = std::min(k_block, k - k0);
-            const Block<const T> from = k0 == 0 ? c0 : Block<const T>{c.base, c.stride};
+            const int64_t length = std::min(k_block, k - k0);
+            t.groups = packed_length<P>(length) / G;
+            const Block<const compute<P>> from = k0 == 0 ? c0 : Block<const compute<P>>{c.base, c.stride};
             t.c0_stride = from.stride;
             if (gathered)
-                for (int64_t r = 0; r < high; ++r) std::copy_n(a(top + r) + k0, t.k, gather.rows + r * k_block);
+                for (int64_t r = 0; r < high; ++r) {
+                    copy_row(gather.rows + r * k_block, a(top + r) + k0, length);
+                    std::fill(gather.rows + r * k_block + length, gather.rows + r * k_block + t.groups * G, P{});
+                }
             for (int64_t p = first; p < last; p += 2) {
                 const int vectors = p + 1 < last ? 2 : 1;
                 t.b = b + p * t.panel_stride + k0 * V;
                 // tiles of equal height: a last one of a row or two would take the time of a whole one
                 for (int64_t i = 0, row = 0; i < count; ++i) {
                     const int64_t height = high * (i + 1) / count - row;
-                    for (int64_t r = 0; r < height; ++r)
-                        t.a[r] = gathered ? gather.rows + (row + r) * k_block : a(top + row + r) + k0;
+                    for (int64_t r = 0; r < height; ++r) {
+                        if constexpr (as_it_lies)
+                            t.a[r] = gathered ? gather.rows + (row + r) * k_block : a(top + row + r) + k0;
+                        else
+                            t.a[r] = gather.rows + (row + r) * k_block;
+                    }
                     t.c0 = from.base + (top + row) * from.stride + p * V;
                     t.c = c.base + (top + row) * c.stride + p * V;
-                    tiles<T>.of[height - 1][vectors - 1](t);
+                    tiles<P>.of[height - 1][vectors - 1](t);
                     row += height;
                 }
             }
@@ -204,7 +234,7 @@ void product_unpacked(int64_t rows, const Rows& a, int64_t k, const S* const* we
     constexpr int V = width<T>;
     for (int64_t j = 0; j < columns; j += V)
         for (int64_t r = 0; r < rows; ++r) {
-            const T* x = a(r);
+            const auto* x = a(r);
             const S* w[V];
             vec<T> sum[V];
 #pragma GCC unroll 16

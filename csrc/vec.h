@@ -83,10 +83,15 @@ GW_INLINE vec<float> widen(bf16_bits x) {
 // To nearest, ties to even. Rounding could carry a NaN's payload into infinity: NaNs are cut instead,
 // with the quiet bit set so that the cut leaves a NaN. (The AVX512BF16 instruction flushes
 // subnormals; this doesn't, so that all levels store the same bits.)
-GW_INLINE bf16_bits narrow(vec<float> x) {
+// In the upper half of each lane.
+GW_INLINE vec<uint32_t> rounded_bits(vec<float> x) {
     const auto bits = bits_as<vec<uint32_t>>(x);
     const vec<uint32_t> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-    const vec<uint32_t> chosen = x == x ? rounded : bits | 0x400000u;
+    return (x == x ? rounded : bits | 0x400000u) & 0xffff0000u;
+}
+
+GW_INLINE bf16_bits narrow(vec<float> x) {
+    const vec<uint32_t> chosen = rounded_bits(x);
 #if defined(__AVX512F__) && GW_VECTOR_BYTES == 64
     return bf16_bits(_mm512_maskz_cvtepi32_epi16(__mmask16(-1), __m512i(chosen >> 16)));
 #else
@@ -214,18 +219,27 @@ GW_INLINE T reduce_add_lanes(vec<T> x) {
 GW_INLINE float reduce_add(vec<float> x) { return reduce_add_lanes<float>(x); }
 GW_INLINE double reduce_add(vec<double> x) { return reduce_add_lanes<double>(x); }
 
-// acc[l] + lo(two) * pairs[2l] + hi(two) * pairs[2l + 1]: `pairs` holds 2 * width<float> numbers, `two`
-// a pair of bfloat16, the first in the low half. The instruction takes subnormals for zeros.
-GW_INLINE vec<float> dot_pair(vec<float> acc, const bf16* pairs, uint32_t two) {
+// Pairs of bfloat16, for the instruction that multiplies two and adds both products to a float. It takes
+// subnormals for zeros. Where there is none, the products are made of floats, unless a test wants pairs.
 #if defined(__AVX512BF16__) && GW_VECTOR_BYTES == 64
-    const auto both = load_raw<__m512i>(pairs);
-    return vec<float>(_mm512_dpbf16_ps(__m512(acc), __m512bh(both), __m512bh(_mm512_set1_epi32(int(two)))));
+#define GW_BF16_PAIRS 1
+#elif !defined(GW_BF16_PAIRS)
+#define GW_BF16_PAIRS 0
+#endif
+
+GW_INLINE void store_pairs(bf16* to, vec<float> first, vec<float> second) {
+    const vec<uint32_t> both = rounded_bits(first) >> 16 | rounded_bits(second);
+    __builtin_memcpy(to, &both, sizeof both);
+}
+
+// acc[l] + first(two) * first(pairs[l]) + second(two) * second(pairs[l])
+GW_INLINE vec<float> dot_pair(vec<float> acc, vec<uint32_t> pairs, uint32_t two) {
+#if defined(__AVX512BF16__) && GW_VECTOR_BYTES == 64
+    return vec<float>(_mm512_dpbf16_ps(__m512(acc), __m512bh(pairs), __m512bh(splat(two))));
 #else
-    const auto both = load_raw<vec<uint32_t>>(pairs);
-    const auto even = bits_as<vec<float>>(both << 16);
-    const auto odd = bits_as<vec<float>>(both & 0xffff0000u);
-    const auto weights = splat(two);
-    return acc + even * bits_as<vec<float>>(weights << 16) + odd * bits_as<vec<float>>(weights & 0xffff0000u);
+    const auto x = splat(two);
+    return acc + bits_as<vec<float>>(pairs << 16) * bits_as<vec<float>>(x << 16) +
+           bits_as<vec<float>>(pairs & 0xffff0000u) * bits_as<vec<float>>(x & 0xffff0000u);
 #endif
 }
 

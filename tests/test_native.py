@@ -103,6 +103,15 @@ def test_each_width_of_vectors(self_test, width):
 
 
 @pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_bfloat16_in_pairs(self_test, width):
+    """Packed as the level with the dot product instruction has it, the instruction being made up."""
+    more = (f"-DGW_VECTOR_BYTES={width}", "-DGW_BF16_PAIRS=1", "-Wno-psabi")
+    self_test(COMPILER, "-O1", *best_flags()[0], *more, every=2)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("clang++") is None, reason="needs clang++")
 def test_another_compiler(self_test):
     self_test("clang++", "-O2", *best_flags()[0])
