@@ -20,8 +20,8 @@ from gatewise.emit.cpp import source, too_large
 _FLAGS = (
     *("-std=gnu++20", "-O3", "-shared", "-fPIC", "-fvisibility=hidden"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fschedule-insns", "-fsched-pressure"),
 )
+_GNU_FLAGS = ("-fschedule-insns", "-fsched-pressure")  # clang refuses them
 _LEVEL_FLAGS = {
     "v2": ("-march=x86-64-v2",),
     "v3": ("-march=x86-64-v3",),
@@ -46,12 +46,12 @@ def unusable(cell: Cell) -> str | None:
         return f"cannot have the cell '{cell.name}': it {reason}"
     if built_in(cell):
         return None
-    if compiler() is None and not _target(cell).exists():
-        reason = f"needs a C++ compiler for the cell '{cell.name}', and there is none (c++, g++, clang++, or $CXX)"
-    else:
-        reason = _compiled(cell)
+    target = _target(cell)
+    reason = None if _whole(target) else _compile(cell, target)
     if reason:
-        warnings.warn(f"gatewise's CPU kernels are not used: the backend 'cpu' {reason}", stacklevel=2)
+        warnings.warn(
+            f"gatewise's CPU kernels are not used: the backend 'cpu' {reason}", stacklevel=2
+        )
     return reason
 
 
@@ -87,7 +87,15 @@ def _target(cell: Cell) -> Path:
 
 
 def _all_flags() -> tuple[str, ...]:
-    return (*_FLAGS, *_LEVEL_FLAGS[loaded_level()])
+    return (*_FLAGS, *_LEVEL_FLAGS[loaded_level()], *_GNU_FLAGS)
+
+
+def _flags_for(compiler: str) -> list[str]:
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, errors="replace", check=False
+    )
+    gnu = "Free Software Foundation" in version.stdout
+    return [flag for flag in _all_flags() if gnu or flag not in _GNU_FLAGS]
 
 
 @cache
@@ -95,34 +103,54 @@ def _headers() -> tuple[str, ...]:
     return tuple(path.read_text() for path in sorted(include_path().glob("*.h")))
 
 
-def _compiled(cell: Cell) -> str | None:
-    """Compile ``cell`` unless it is there already; the reason if that fails.
+def _compile(cell: Cell, target: Path) -> str | None:
+    """Compile ``cell`` to ``target``; the reason if that fails.
 
     The library gets its name in one move when it is whole: processes that compile the same cell at
     the same time do the work twice and disturb nobody.
     """
-    target = _target(cell)
-    if target.exists():
-        return None
+    found = compiler()
+    if found is None:
+        return f"needs a C++ compiler for the cell '{cell.name}', and there is none (c++, g++, clang++, or $CXX)"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
             text, library = Path(folder) / "cell.cpp", Path(folder) / "cell.so"
             text.write_text(source(cell, "gw_cell"))
-            command = [str(compiler()), *_all_flags(), "-I", str(include_path())]
+            flags = [*_flags_for(found), "-I", str(include_path())]
             run = subprocess.run(
-                [*command, str(text), "-o", str(library)],
+                [found, *flags, str(text), "-o", str(library)],
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=_SECONDS,
                 check=False,
             )
             if run.returncode:
                 return f"could not compile the cell '{cell.name}': {_first_error(run.stderr)}"
+            _seal(library)
+            core().cell(str(library), "gw_cell")  # an error if it cannot be loaded
             library.replace(target)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         return f"could not compile the cell '{cell.name}': {error}"
     return None
+
+
+def _seal(library: Path) -> None:
+    """Put a digest of the file at its end, where a loader doesn't look."""
+    digest = hashlib.sha256(library.read_bytes()).digest()
+    with library.open("ab") as file:
+        file.write(digest)
+
+
+def _whole(library: Path) -> bool:
+    """Whether the file is there and as it was when it was sealed: loading half a one would be a crash."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
 
 
 def _first_error(text: str) -> str:

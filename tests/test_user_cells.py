@@ -1,0 +1,289 @@
+"""A user's own cell in the native core: compiled once, kept on disk, by several at once or not at all."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import gatewise as gw
+from cases import ALL, assert_within, case
+from gatewise import sigmoid, tanh
+from gatewise.backends import cpu, reference
+from gatewise.backends.native import cells
+from gatewise.backends.native.library import loaded_level
+from gatewise.errors import BackendError
+
+COMPILER = cells.compiler()
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+
+# What each process below does: a cell of its own in a layer, against the reference.
+PROGRAM = textwrap.dedent("""
+    import torch
+    import gatewise as gw
+
+    @gw.cell(gates="f g", state="h")
+    def mine(a, s):
+        f = gw.sigmoid(a.f)
+        return dict(h=f * s.h + (1 - f) * gw.tanh(a.g))
+
+    layer, x = gw.Recurrent(mine, 3, 5, dtype=torch.float64), torch.rand(4, 2, 3).double()
+    print(layer.explain_backend(x))
+    found = layer(x)
+    layer.backend = "reference"
+    torch.testing.assert_close(found, layer(x), rtol=1e-12, atol=1e-12)
+""")
+COMPILED = "cpu: gatewise's kernels, mine compiled for this machine, level "
+
+
+def start(folder, **environment):
+    """A process that runs PROGRAM with ``folder`` as the cache of compiled cells."""
+    given = os.environ | {"GATEWISE_CACHE": str(folder)} | environment
+    command = [sys.executable, "-W", "error", "-c", PROGRAM]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=given, stdout=pipe, stderr=pipe, text=True)
+
+
+def ended(process):
+    """What it printed: which backend ran and why."""
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return printed
+
+
+def program(path, text):
+    """A shell script that takes a compiler's place."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def counting(folder):
+    """A compiler that leaves a line in the file "log" at each call."""
+    return program(
+        folder / "c++", f'[ $# -gt 1 ] && echo once >> "{folder}/log"; exec {COMPILER} "$@"'
+    )
+
+
+def compiled(folder):
+    """How often it was called."""
+    log = folder / "log"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def libraries(folder):
+    """The cells that are kept there; nothing else may be."""
+    found = sorted(folder.iterdir())
+    assert all(f.suffix == ".so" for f in found), found
+    return found
+
+
+@needs_compiler
+def test_a_cell_is_compiled_once_and_kept(tmp_path):
+    """By several processes at once on an empty cache, and by a later one that has no compiler."""
+    kept = tmp_path / "not yet there" / "cells"
+    several = [start(kept, CXX=counting(tmp_path)) for _ in range(2)]
+    assert all(ended(process).startswith(COMPILED + loaded_level()) for process in several)
+    (library,) = libraries(kept)
+    assert library.name.startswith(f"mine-{loaded_level()}-")
+    before = library.stat()
+    assert ended(start(kept, CXX="", PATH=str(kept))).startswith(COMPILED)
+    assert libraries(kept) == [library]
+    assert library.stat().st_mtime_ns == before.st_mtime_ns
+    assert compiled(tmp_path) in (1, 2)
+
+
+@needs_compiler
+def test_a_damaged_file_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path / "cells"))
+    found = counting(tmp_path)
+    unusable = cells.unusable.__wrapped__  # what a new process would find
+
+    @gw.cell(gates="f", state="h")
+    def frail(a, s):
+        return dict(h=tanh(a.f))
+
+    monkeypatch.setattr(cells, "compiler", lambda: found)
+    for _ in range(2):
+        assert unusable(frail) is None
+    assert compiled(tmp_path) == 1
+    (library,) = libraries(tmp_path / "cells")
+    sound = library.read_bytes()
+    for damaged in (b"", sound[:9], sound[: len(sound) // 2], sound[:-1], b"\0" + sound[1:]):
+        library.unlink()  # this process has it loaded: its file must stay as it is
+        library.write_bytes(damaged)
+        with monkeypatch.context() as patch:
+            patch.setattr(cells, "compiler", lambda: None)
+            with pytest.warns(UserWarning, match="needs a C"):
+                assert unusable(frail)
+    assert unusable(frail) is None
+    assert compiled(tmp_path) == 2
+    assert libraries(tmp_path / "cells") == [library]
+
+
+def test_without_a_compiler_the_reference_runs_and_says_so_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path / "cells"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(cells, "compiler", cells.compiler.__wrapped__)
+
+    @gw.cell(gates="f", state="h")
+    def uncompiled(a, s):
+        return dict(h=tanh(a.f) + 0.5 * s.h)
+
+    lacks = "needs a C++ compiler for the cell 'uncompiled', and there is none (c++, g++, clang++, or $CXX)"
+    layer, x = gw.Recurrent(uncompiled, 3, 5), torch.randn(4, 2, 3)
+    with pytest.warns(UserWarning, match="a C") as told:
+        output, _ = layer(x)
+    told = [str(warning.message) for warning in told]
+    assert told == [f"gatewise's CPU kernels are not used: the backend 'cpu' {lacks}"]
+    again, _ = layer(x)  # a second warning would be an error
+    assert torch.equal(output, again)
+    why = layer.explain_backend(x)
+    assert why.startswith("reference: the cell's equations in plain torch operations")
+    assert f"'cpu' {lacks}" in why
+    layer.backend = "cpu"
+    for use in (layer, layer.explain_backend):
+        with pytest.raises(BackendError, match=re.escape(f"'cpu' was asked for, but it {lacks}")):
+            use(x)
+
+
+def test_the_compiler_is_the_users_or_the_first_of_the_usual_names(tmp_path, monkeypatch):
+    find = cells.compiler.__wrapped__
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert find() is None
+    clang = program(tmp_path / "clang++", "")
+    assert find() == clang
+    own = program(tmp_path / "my own", "")
+    monkeypatch.setenv("CXX", own)
+    assert find() == own
+    monkeypatch.setenv("CXX", "there is none such")
+    assert find() == clang
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo notes >&2; echo 'cell.cpp:3:1: error: no such luck' >&2; exit 1", "no such luck"),
+        ("exit 1", "no message"),
+        ("exit 0", "No such file or directory"),  # wrote nothing
+        ('for last; do :; done; head -c 999 /dev/zero > "$last"', "invalid ELF header"),
+        ('for last; do :; done; : > "$last"', "file too short"),
+    ],
+)
+def test_what_a_broken_compiler_says_is_passed_on(tmp_path, monkeypatch, script, message):
+    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path / "cells"))
+    monkeypatch.setattr(cells, "compiler", lambda: program(tmp_path / "broken", script))
+
+    @gw.cell(gates="f", state="h")
+    def unlucky(a, s):
+        return dict(h=tanh(a.f) + sum(map(ord, script)))
+
+    layer, x = gw.Recurrent(unlucky, 3, 5), torch.zeros(2, 1, 3)
+    with pytest.warns(UserWarning, match="could not compile the cell 'unlucky': ") as told:
+        output, _ = layer(x)
+    assert message in str(told[0].message)
+    assert len(told) == 1
+    assert torch.equal(output, gw.Recurrent.forward(layer, x)[0])  # and no second warning
+    assert message in layer.explain_backend(x)
+    assert libraries(tmp_path / "cells") == []
+    layer.backend = "cpu"
+    with pytest.raises(BackendError, match="but it could not compile the cell 'unlucky'"):
+        layer(x)
+
+
+def test_the_files_name_holds_all_that_it_depends_on(monkeypatch, tmp_path):
+    def name(cell):
+        return cells._target.__wrapped__(cell).name
+
+    def made(factor, title="mine"):
+        return gw.cell(gates="f", name=title)(lambda a, s: dict(h=factor * tanh(a.f)))
+
+    first = name(made(2))
+    assert name(made(2)) == first
+    names = {first, name(made(3)), name(made(2, "other"))}
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "_FLAGS", (*cells._FLAGS, "-g"))
+        names.add(name(made(2)))
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "_headers", lambda: ("another cell.h",))
+        names.add(name(made(2)))
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "loaded_level", lambda: "v2" if loaded_level() != "v2" else "v3")
+        names.add(name(made(2)))
+    assert len(names) == 6
+    assert cells._headers.__wrapped__() == tuple(
+        (cells.include_path() / header).read_text() for header in ("cell.h", "math.h", "vec.h")
+    )
+    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path))
+    assert cells._target.__wrapped__(made(2)) == tmp_path / first
+    monkeypatch.delenv("GATEWISE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cells.cache_folder() == tmp_path / "gatewise" / "cells"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cells.cache_folder() == Path.home() / ".cache" / "gatewise" / "cells"
+
+
+@needs_compiler
+@pytest.mark.usefixtures("one_thread")
+def test_cells_of_one_name_are_kept_apart():
+    """Two of the user's, and one that is called like a built-in one and is another."""
+
+    @gw.cell(gates="i f g o", state="h c", name="lstm")
+    def coupled(a, s):
+        f = sigmoid(a.f + a.i)
+        c = f * s.c + (1 - f) * tanh(a.g)
+        return dict(c=c, h=sigmoid(a.o) * tanh(c))
+
+    @gw.cell(gates="i f g o", state="h c", name="lstm")
+    def linear(a, s):
+        c = s.c + sigmoid(a.i + a.f) * a.g
+        return dict(c=c, h=sigmoid(a.o) * c)
+
+    for cell in (coupled, linear, gw.CELLS["lstm"]):
+        given = case(cell, T=5, B=3, H=9, **ALL)
+        assert cpu.supports(given.spec) is None
+        assert ("built in" in cpu.describe(given.spec)) == (cell is gw.CELLS["lstm"])
+        assert_within(given.gradients(cpu), given.gradients(reference), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["g++", "clang++"])
+@pytest.mark.usefixtures("one_thread")
+def test_either_compiler(name, monkeypatch, tmp_path):
+    found = cells.shutil.which(name)
+    if found is None:
+        pytest.skip(f"there is no {name} here")
+    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path))
+    monkeypatch.setattr(cells, "compiler", lambda: found)
+    number = float(len(name))  # another cell for each: what is compiled is known by the process
+
+    @gw.cell(gates="f g", state="h n", params="w")
+    def mine(a, s, p):
+        f = sigmoid(a.f) / number
+        return dict(n=gw.maximum(f * s.n, a.g), h=f * s.h + gw.exp(-gw.softplus(a.g)) * p.w)
+
+    given = case(mine, T=5, B=3, H=9, lengths=(5, 0, 2), **ALL)
+    assert cpu.supports(given.spec) is None
+    assert_within(given.gradients(cpu), given.gradients(reference), 1e-12)
+    assert len(libraries(tmp_path)) == 1
+
+
+def test_what_the_core_has_no_room_for():
+    names = " ".join(f"s{k}" for k in range(9))
+
+    @gw.cell(gates="u", state=names)
+    def wide(a, s):
+        return {name: tanh(a.u) + getattr(s, name) for name in names.split()}
+
+    layer, x = gw.Recurrent(wide, 3, 5), torch.randn(4, 2, 3)
+    reason = "cannot have the cell 'wide': it has 9 states, the native core takes 8"
+    assert f"'cpu' {reason}" in layer.explain_backend(x)
+    layer(x)
+    with pytest.raises(BackendError, match=f"but it {reason}"):
+        gw.Recurrent(wide, 3, 5, backend="cpu")(x)
