@@ -88,7 +88,7 @@ public:
 
     Block(const Block&) = delete;
 
-    uintptr_t address() const { return reinterpret_cast<uintptr_t>(base_); }
+    void* base() const { return base_; }
 
 private:
     static constexpr size_t most_kept = size_t(512) << 20;
@@ -137,8 +137,8 @@ public:
     // weights: of each layer and direction those of set_weights. state and final_state: of each state a
     // dense L·D×B×width array, null initial ones being zero.
     void run(int64_t steps, int64_t batch, int threads, const StepsGiven& x, const StepsGiven& output,
-             const std::vector<uintptr_t>& state, const std::vector<uintptr_t>& final_state, const std::vector<uintptr_t>& weights,
-             uintptr_t lengths) const {
+             const std::vector<uintptr_t>& state, const std::vector<uintptr_t>& final_state,
+             const std::vector<uintptr_t>& weights) const {
         nb::gil_scoped_release release;
         const size_t bytes = storage_ == Storage::f64 ? 8 : storage_ == Storage::f32 ? 4 : 2;
         const int64_t out = problem_.output_size(), wide = out * directions_;
@@ -149,7 +149,6 @@ public:
         p.steps = steps;
         p.batch = batch;
         p.threads = threads;
-        p.lengths = pointer<const int64_t>(lengths);
         p.x = ::steps(x);
         const size_t each = weights.size() / size_t(layers_ * directions_);
         for (int layer = 0; layer < layers_; ++layer) {
@@ -182,7 +181,7 @@ private:
 class Stream {
 public:
     // calls: one for each layer; their final_state is where the state stays.
-    Stream(const std::vector<const Call*>& calls, bool flat) : flat_(flat), first_(calls.front()->problem) {
+    explicit Stream(const std::vector<const Call*>& calls) : first_(calls.front()->problem) {
         for (const Call* call : calls) {
             storage_ = call->storage;
             layers_.push_back(kernels->open_stream(call->problem, storage_));
@@ -209,10 +208,10 @@ private:
     template <class T>
     nb::object step_as(nb::handle row) {
         nb::ndarray<const T, nb::c_contig, nb::device::cpu> x;
-        const size_t dims = flat_ ? 1 : 2;
-        if (!nb::try_cast(row, x, false) || x.ndim() != dims || int64_t(x.shape(dims - 1)) != first_.inputs ||
-            (!flat_ && int64_t(x.shape(0)) != first_.batch))
-            return nb::none();  // what is wrong with it is said in Python
+        // what is wrong with a row is said in Python
+        if (!nb::try_cast(row, x, false) || x.ndim() < 1 || x.ndim() > 2) return nb::none();
+        const size_t dims = x.ndim();
+        if (int64_t(x.shape(dims - 1)) != first_.inputs || (dims == 2 ? int64_t(x.shape(0)) : 1) != first_.batch) return nb::none();
         T* to = new T[size_t(first_.batch * output_)];
         const void* from = x.data();
         for (size_t k = 0; k < layers_.size(); ++k) {
@@ -226,7 +225,6 @@ private:
         return nb::cast(nb::ndarray<nb::numpy, T>(to, dims, shape + 2 - dims, owner));
     }
 
-    bool flat_;
     Problem first_;
     Storage storage_;
     int64_t output_;
@@ -313,13 +311,19 @@ NB_MODULE(_core, m) {
         .def("backward", [](const Call& call) { kernels->backward(call.problem, call.storage); },
              nb::call_guard<nb::gil_scoped_release>());
 
-    nb::class_<Block>(m, "Block").def(nb::init<size_t>()).def("data_ptr", &Block::address);
+    m.def("tape", [](size_t numbers, bool twice) -> nb::object {
+        auto block = std::make_unique<Block>(numbers * (twice ? sizeof(double) : sizeof(float)));
+        void* base = block->base();
+        nb::capsule owner(block.release(), [](void* p) noexcept { delete static_cast<Block*>(p); });
+        if (twice) return nb::cast(nb::ndarray<nb::pytorch, double>(base, {numbers}, owner));
+        return nb::cast(nb::ndarray<nb::pytorch, float>(base, {numbers}, owner));
+    });
 
     nb::class_<Network>(m, "Network")
         .def(nb::init<uintptr_t, int, int64_t, int64_t, int64_t, int, bool>())
         .def("run", &Network::run);
 
     nb::class_<Stream>(m, "Stream")
-        .def(nb::init<const std::vector<const Call*>&, bool>())
+        .def(nb::init<const std::vector<const Call*>&>())
         .def("step", &Stream::step, "row"_a, "The output for one further input, or None if it does not fit.");
 }

@@ -52,12 +52,12 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
 def chosen(name: str, **fields: Any) -> tuple[str, Spec, str]:
     """The name of the backend for the Spec of these fields, the Spec, and the sentence that says
     why. What torch.compile makes holds them fast, for as long as the fields are the same."""
-    spec = Spec(**fields, transformed=_transformed())
+    spec = Spec(**fields, transformed=transformed())
     _, why = choose(spec, name)
     return why.partition(":")[0], spec, why
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work here."""
     level = torch.autograd.forward_ad._current_level
     return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None

@@ -12,8 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from gatewise.backends.contract import Masks, Spec, Weights, check_tensor, valid_steps
-from gatewise.backends.registry import LOADED, check_name, chosen
+from gatewise.backends.contract import (
+    Masks,
+    Spec,
+    Weights,
+    check_tensor,
+    recorded,
+    valid_steps,
+)
+from gatewise.backends.native.network import Network
+from gatewise.backends.registry import LOADED, check_name, chosen, transformed
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
@@ -29,9 +37,12 @@ from gatewise.nn.checks import (
     checked_zoneout,
     shape_of,
 )
+from gatewise.nn.stream import Stream
 from gatewise.nn.trace import Trace
 
 State = Tensor | tuple[Tensor, ...]
+
+_WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh")
 
 
 class Recurrent(nn.Module):
@@ -119,6 +130,13 @@ class Recurrent(nn.Module):
             for name, shape in shapes.items():
                 empty = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(name + suffix, nn.Parameter(empty))
+        # for _at_once: the core's side of the module, and its parameters in the order taken there
+        self._network: Network | None = None
+        self._in_order = [
+            name + suffix if name in shapes else None
+            for suffix, shapes in self._expected.items()
+            for name in self._weight_names()
+        ]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -163,6 +181,10 @@ class Recurrent(nn.Module):
             ShapeError: a tensor does not fit; the message has both shapes.
             BackendError: the backend asked for by name cannot do this.
         """
+        if lengths is None and reset is None and not trace:
+            at_once = self._at_once(input, hx)
+            if at_once is not None:
+                return at_once
         packed = input if isinstance(input, PackedSequence) else None
         if packed is not None:
             if lengths is not None:
@@ -190,6 +212,59 @@ class Recurrent(nn.Module):
         state = tuple(s if batched else s.squeeze(1) for s in final)
         hn = state if len(state) > 1 else state[0]
         return (result, hn, Trace(traced, given)) if trace else (result, hn)
+
+    def _at_once(self, input: Tensor | PackedSequence, hx: State | None) -> Any:
+        """The core's run of all layers in one call; None where it is not for these, or not as simple.
+
+        What decides is kept short: it is a good part of the time of a call of one step.
+        """
+        if (
+            torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
+            or self.backend not in ("auto", "cpu")
+            or any(self.zoneout)
+            or (self.training and (self.dropout or self.recurrent_dropout))
+        ):
+            return None
+        weights = [None if n is None else self._parameters.get(n) for n in self._in_order]
+        if not isinstance(input, Tensor) or recorded((input, *weights)):
+            return None
+        if transformed() or torch._C._is_any_autocast_enabled():
+            return None
+        network = self._network_of(input)
+        if network is None or input.dim() != 3 or input.shape[2] != self.input_size:
+            return None
+        states = None
+        if hx is not None:
+            states = self._initial_states(hx, input.transpose(0, 1) if self.batch_first else input, True)
+            if recorded(states):
+                return None
+        found = network.run(input, states, weights, self.batch_first)
+        if found is None:
+            return None
+        output, final = found
+        return output, final if len(final) > 1 else final[0]
+
+    def _network_of(self, input: Tensor) -> Network | None:
+        """The core's side of this module, made when it is first needed."""
+        if self._network is not None and self._network.dtype == input.dtype:
+            return self._network if input.device.type == "cpu" else None
+        if input.device.type != "cpu" or not self.explain_backend(input).startswith("cpu:"):
+            return None
+        sizes = (self.input_size, self.hidden_size, self.proj_size, self.num_layers)
+        shapes = [each.get(n) for each in self._expected.values() for n in self._weight_names()]
+        self._network = Network(
+            self.cell, (*sizes, self.bidirectional), self._state_sizes(), shapes, input.dtype
+        )
+        return self._network
+
+    def _weight_names(self) -> tuple[str, ...]:
+        """In the order of contract.Weights, less the suffix; not every layer has all."""
+        return (*_WEIGHT_NAMES, *self.cell.params)
+
+    def stream(self, batch: int = 1) -> Stream:
+        """The layer for one step at a time, from zero states: see :class:`gatewise.nn.stream.Stream`."""
+        return Stream(self, batch)
 
     def explain_backend(
         self,

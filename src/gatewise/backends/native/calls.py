@@ -27,6 +27,10 @@ _COMPUTED_IN = {
 }
 
 
+# Tapes of so many numbers: mapping their pages anew takes longer than asking for kept ones.
+_WORTH_KEEPING = 1 << 18
+
+
 @dataclass(frozen=True)
 class Job:
     """What a call needs beside tensors."""
@@ -112,7 +116,6 @@ def stream(
     states: Sequence[Sequence[Tensor]],
     weights: Sequence[Sequence[Tensor | None]],
     zoneout: tuple[Tensor, ...] | None,
-    flat: bool,
 ) -> Any:
     """A core's stream through layers: for each its input size, its state (B×width; kept up to date
     in place) and its weights, which are packed here and not looked at again."""
@@ -124,7 +127,7 @@ def stream(
         one.call.final_state([_rows(s) for s in one.state])
         one.call.output((0, batch * state[0].shape[1], state[0].shape[1]))
         given.append(one)
-    native = core().Stream([one.call for one in given], flat)
+    native = core().Stream([one.call for one in given])
     return native, given  # the zoneout shares must live as long
 
 
@@ -136,10 +139,12 @@ def tape_like(
     return x.new_empty(numbers, dtype=_COMPUTED_IN[x.dtype])
 
 
-def tape_block(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Any:
-    """The same as memory of the core's, which keeps it for the next when it is let go."""
+def kept_tape(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Tensor:
+    """The same in memory of the core's, which keeps it for the next tape when it is let go."""
     numbers = _tape_numbers(job, x, weights, fed_factor)
-    return core().Block(numbers * _COMPUTED_IN[x.dtype].itemsize)
+    if numbers < _WORTH_KEEPING:
+        return x.new_empty(numbers, dtype=_COMPUTED_IN[x.dtype])
+    return core().tape(numbers, _COMPUTED_IN[x.dtype] == torch.float64)
 
 
 def _tape_numbers(

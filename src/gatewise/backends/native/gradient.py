@@ -25,7 +25,7 @@ class Core:
         weights: Sequence[Tensor | None],
         masks: Masks,
     ) -> list[Tensor]:
-        tape = calls.tape_like(job, x, weights, masks.recurrent is not None)
+        tape = calls.kept_tape(job, x, weights, masks.recurrent is not None)
         return [*calls.forward(job, x, state, weights, masks, tape), tape]
 
     back = staticmethod(calls.backward)

@@ -1,0 +1,108 @@
+"""A layer one step at a time: weights packed once, state kept inside, a few microseconds a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gatewise.backends.native import calls
+from gatewise.backends.native.calls import Job
+from gatewise.backends.native.cells import unusable
+from gatewise.errors import BackendError, OptionError, ShapeError
+
+if TYPE_CHECKING:
+    from gatewise.nn.layers import Recurrent
+
+_ROWS = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class Stream:
+    """A layer fed one step at a time, as :meth:`gatewise.Recurrent.stream` gives it.
+
+    ``step(row)`` takes the next input of every sequence, a C-contiguous NumPy array (or CPU tensor)
+    of the layer's dtype, B×I (or I alone for a stream of one sequence), and returns the layer's output
+    for it, a new NumPy array of B×P (or P alone); P is H where there is no projection. The results are those of the layer on the
+    whole sequence. The weights are those of the moment at which the stream was made.
+
+    Raises:
+        OptionError: the layer is bidirectional, or batch is not a positive whole number.
+        BackendError: the layer's type or cell has no native kernels here.
+        ShapeError: a row does not fit.
+    """
+
+    def __init__(self, layer: Recurrent, batch: int) -> None:
+        weight: Tensor = layer.weight_ih_l0  # type: ignore[assignment]
+        if layer.bidirectional:
+            raise OptionError("a bidirectional layer cannot stream: it needs a sequence's end first")
+        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+            raise OptionError(f"batch must be a whole number from 1 on, not {batch!r}")
+        if weight.dtype not in _ROWS or weight.device.type != "cpu":
+            raise BackendError(
+                f"streams run in float32 and float64 on the CPU; this layer is {weight.dtype} on "
+                f"'{weight.device}'"
+            )
+        if reason := unusable(layer.cell):
+            raise BackendError(f"a stream runs on the backend 'cpu', which {reason}")
+        self._batch, self._inputs, self._dtype = batch, layer.input_size, weight.dtype
+        self._names = layer.cell.state
+        stack, sizes = layer.num_layers, layer._state_sizes()
+        self._state = tuple(torch.zeros(stack, batch, n, dtype=weight.dtype) for n in sizes)
+        with torch.no_grad():
+            zoneout = None
+            if any(layer.zoneout):
+                pairs = zip(layer.zoneout, sizes, strict=True)
+                zoneout = tuple(weight.new_full((1, 1, n), p) for p, n in pairs)
+            self._native, self._kept = calls.stream(
+                Job(layer.cell, layer.proj_size, False, torch.get_num_threads()),
+                [layer._layer_input_size(k) for k in range(stack)],
+                [[s[k] for s in self._state] for k in range(stack)],
+                [calls.flat(layer._weights(f"_l{k}"), layer.cell) for k in range(stack)],
+                zoneout,
+            )
+
+    def step(self, row: Any) -> Any:
+        """The output for one further input of each sequence."""
+        output = self._native.step(row)
+        return output if output is not None else self._misfit(row)
+
+    def _misfit(self, row: Any) -> None:
+        shape = f"({self._batch}, {self._inputs})"
+        if self._batch == 1:
+            shape = f"({self._inputs},) or {shape}"
+        found = f"{type(row).__name__} of shape {tuple(getattr(row, 'shape', ()))}"
+        dtype = getattr(row, "dtype", None)
+        raise ShapeError(
+            f"step takes a contiguous {_ROWS[self._dtype]} array of shape {shape}; given was a "
+            f"{found}{f' and type {dtype}' if dtype is not None else ''}"
+        )
+
+    @property
+    def state(self) -> Tensor | tuple[Tensor, ...]:
+        """The state now, as the layer's call returns it: L×B×P for the first, L×B×H for others."""
+        copies = tuple(s.clone() for s in self._state)
+        return copies if len(copies) > 1 else copies[0]
+
+    @state.setter
+    def state(self, given: Tensor | Sequence[Tensor]) -> None:
+        states = (given,) if isinstance(given, Tensor) else tuple(given)
+        if len(states) != len(self._state):
+            raise ShapeError(
+                f"the state has {len(self._state)} parts ({', '.join(self._names)}); "
+                f"{len(states)} were given"
+            )
+        for name, ours, new in zip(self._names, self._state, states, strict=True):
+            if new.shape != ours.shape or new.dtype != ours.dtype:
+                raise ShapeError(
+                    f"the state {name} is {tuple(ours.shape)} {ours.dtype}, given was "
+                    f"{tuple(new.shape)} {new.dtype}"
+                )
+        for ours, new in zip(self._state, states, strict=True):
+            ours.copy_(new.detach())
+
+    def reset(self) -> None:
+        """Set every state to zero."""
+        for state in self._state:
+            state.zero_()
