@@ -58,8 +58,9 @@ public:
         pack_vectors(arena);
         chunk_rows = std::max(p.batch, rows_at_once);
         sums = arena.take<T>(plan.count * chunk_rows * size.sums);
-        inputs = arena.take<const P*>(plan.count * chunk_rows);
-        if constexpr (!std::is_same_v<S, P>) converted = arena.take<P>(plan.count * chunk_rows * size.inputs);
+        const int64_t walks = plan.by_units ? p.threads : plan.count;  // each gathers the input for itself
+        inputs = arena.take<const P*>(walks * chunk_rows);
+        if constexpr (!std::is_same_v<S, P>) converted = arena.take<P>(walks * chunk_rows * size.inputs);
     }
 
     void run() {
@@ -135,8 +136,8 @@ private:
             own = {std::min(size.units, blocks * member / n * unit_block),
                    std::min(size.units, blocks * (member + 1) / n * unit_block)};
             sums = f.sums + share * f.chunk_rows * size.sums;
-            inputs = f.inputs + share * f.chunk_rows;
-            converted = f.converted ? f.converted + share * f.chunk_rows * size.inputs : nullptr;
+            inputs = f.inputs + (share + member) * f.chunk_rows;  // one of the two is 0
+            converted = f.converted ? f.converted + (share + member) * f.chunk_rows * size.inputs : nullptr;
             together = team.size() > 1;
         }
 
