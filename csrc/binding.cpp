@@ -325,5 +325,5 @@ NB_MODULE(_core, m) {
 
     nb::class_<Stream>(m, "Stream")
         .def(nb::init<const std::vector<const Call*>&>())
-        .def("step", &Stream::step, "row"_a, "The output for one further input, or None if it does not fit.");
+        .def("step", &Stream::step, "row"_a.none(), "The output for one further input, or None if it does not fit.");
 }

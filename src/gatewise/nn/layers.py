@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from gatewise.backends.contract import (
     valid_steps,
 )
 from gatewise.backends.native.network import Network
-from gatewise.backends.registry import LOADED, check_name, chosen, transformed
+from gatewise.backends.registry import check_name, chosen, run, transformed
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
@@ -236,7 +237,9 @@ class Recurrent(nn.Module):
             return None
         states = None
         if hx is not None:
-            states = self._initial_states(hx, input.transpose(0, 1) if self.batch_first else input, True)
+            states = self._initial_states(
+                hx, input.transpose(0, 1) if self.batch_first else input, True
+            )
             if recorded(states):
                 return None
         found = network.run(input, states, weights, self.batch_first)
@@ -282,7 +285,8 @@ class Recurrent(nn.Module):
         states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
         ragged = lengths is not None or isinstance(input, PackedSequence)
         asked = dict(lengths=ragged, reset=reset is not None, trace=trace)
-        return self._chosen(x, states, self._weights("_l0", dtype), 0, False, **asked)[2]
+        fields = self._fields(x, states, self._weights("_l0", dtype), 0, False, **asked)
+        return chosen(self.backend, **fields)[2]
 
     def flatten_parameters(self) -> None:
         """Does nothing; torch's layers have it, and code written for them calls it."""
@@ -359,7 +363,7 @@ class Recurrent(nn.Module):
             per_unit={name: found[name] for name in self.cell.params},
         )
 
-    def _chosen(
+    def _fields(
         self,
         x: Tensor,
         state: tuple[Tensor, ...],
@@ -370,11 +374,10 @@ class Recurrent(nn.Module):
         lengths: bool,
         reset: bool,
         trace: bool,
-    ) -> tuple[str, Spec, str]:
-        """The backend for a run by name, what it is to run, and why it."""
+    ) -> dict[str, Any]:
+        """What a run's Spec is made of."""
         given = (x, *state, *weights[:7], *weights.per_unit.values())
-        return chosen(
-            self.backend,
+        return dict(
             cell=self.cell,
             input_size=self._layer_input_size(layer),
             hidden_size=self.hidden_size,
@@ -394,7 +397,7 @@ class Recurrent(nn.Module):
             and any(t is not None and t.requires_grad for t in given),
         )
 
-    def _masks(self, spec: Spec, x: Tensor, lengths: Tensor | None, reset: Tensor | None) -> Masks:
+    def _masks(self, x: Tensor, lengths: Tensor | None, reset: Tensor | None, spec: Spec) -> Masks:
         """What one run takes beside its input; what is random in it is drawn here."""
         if reset is not None and spec.reverse:
             reset = _reset_reversed(reset, lengths)
@@ -470,9 +473,9 @@ class Recurrent(nn.Module):
                 weights = self._weights(suffix, dtype)
                 check_input(x, weights.input)
                 state = tuple(s[len(finals)] for s in states)
-                backend, spec, _ = self._chosen(x, state, weights, layer, bool(direction), **asked)
-                masks = self._masks(spec, x, lengths, reset)
-                outcome = LOADED[backend].forward(spec, x, state, weights, masks)
+                fields = self._fields(x, state, weights, layer, bool(direction), **asked)
+                masks = partial(self._masks, x, lengths, reset)
+                outcome = run(self.backend, fields, x, state, weights, masks)
                 outputs.append(outcome.output)
                 finals.append(outcome.state)
                 for name, values in traced.items():
@@ -532,7 +535,7 @@ def _packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> Packe
 def _reset_reversed(reset: Tensor, lengths: Tensor | None) -> Tensor:
     """The same cuts for who comes from the end: one before step t+1 is met on the way to step t."""
     after = torch.cat([reset[1:], torch.zeros_like(reset[:1])])
-    return after if lengths is None else after & valid_steps(len(reset), lengths - 1)
+    return after if lengths is None else after & valid_steps(reset.shape[0], lengths - 1)
 
 
 class LSTM(Recurrent):

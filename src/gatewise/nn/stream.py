@@ -24,8 +24,9 @@ class Stream:
 
     ``step(row)`` takes the next input of every sequence, a C-contiguous NumPy array (or CPU tensor)
     of the layer's dtype, B×I (or I alone for a stream of one sequence), and returns the layer's output
-    for it, a new NumPy array of B×P (or P alone); P is H where there is no projection. The results are those of the layer on the
-    whole sequence. The weights are those of the moment at which the stream was made.
+    for it, a new NumPy array of B×P (or P alone); P is H where there is no projection. The results
+    are those of the layer on the whole sequence. The weights are those of the moment at which the
+    stream was made.
 
     Raises:
         OptionError: the layer is bidirectional, or batch is not a positive whole number.
@@ -36,7 +37,9 @@ class Stream:
     def __init__(self, layer: Recurrent, batch: int) -> None:
         weight: Tensor = layer.weight_ih_l0  # type: ignore[assignment]
         if layer.bidirectional:
-            raise OptionError("a bidirectional layer cannot stream: it needs a sequence's end first")
+            raise OptionError(
+                "a bidirectional layer cannot stream: it needs a sequence's end first"
+            )
         if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
             raise OptionError(f"batch must be a whole number from 1 on, not {batch!r}")
         if weight.dtype not in _ROWS or weight.device.type != "cpu":
