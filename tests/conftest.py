@@ -10,7 +10,8 @@ import torch
 
 def pytest_configure(config):
     # the tests' own cells are compiled once, and not into the user's cache
-    os.environ.setdefault("GATEWISE_CACHE", str(config.cache.mkdir("cells")))
+    if "GATEWISE_CACHE" not in os.environ:
+        os.environ["GATEWISE_CACHE"] = str(config.cache.mkdir("cells"))
 
 
 @pytest.fixture(scope="session")

@@ -58,16 +58,16 @@ def ended(process):
 
 def program(path, text):
     """A shell script that takes a compiler's place."""
-    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.write_text(
+        f"#!/bin/sh\n[ $# = 1 ] && exec {COMPILER} $@  # it is asked for its version\n{text}\n"
+    )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
 
 
 def counting(folder):
     """A compiler that leaves a line in the file "log" at each call."""
-    return program(
-        folder / "c++", f'[ $# -gt 1 ] && echo once >> "{folder}/log"; exec {COMPILER} "$@"'
-    )
+    return program(folder / "c++", f'echo once >> "{folder}/log"; exec {COMPILER} "$@"')
 
 
 def compiled(folder):

@@ -1,0 +1,92 @@
+"""The levels of the processor: the one that is asked for runs, and each gives the right numbers.
+
+Each runs in a process of its own, with malloc's memory filled with large numbers before it is used.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import gatewise as gw
+from gatewise.backends.native import library
+from gatewise.errors import OptionError
+
+VECTOR_BYTES = {"v4bf16": 64, "v4": 64, "v3": 32, "v2": 16, "neon": 16}
+NATIVE = library.core()
+HERE = Path(__file__).parent
+
+# Some of the comparisons with the reference; then what ran, as the library itself says.
+PROGRAM = f"""
+import sys, pytest
+chosen = "(awkward or shared or blocks or bfloat16) and (lstm or peephole)"
+failed = pytest.main(["-q", "-p", "no:cacheprovider", "-k", chosen, {str(HERE / "test_cpu.py")!r}])
+from gatewise.backends.native.library import core, loaded_level
+print("ran", loaded_level(), core().vector_bytes())
+sys.exit(failed)
+"""
+
+
+def run(program, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.mark.parametrize("level", library.LEVELS)
+def test_each_level(level):
+    if not NATIVE.supports(level):
+        pytest.skip(f"this machine has no {level}")
+    poison = dict(MALLOC_PERTURB_="128", MALLOC_MMAP_THRESHOLD_=str(1 << 30))
+    done = run(PROGRAM, GATEWISE_CPU=level, **poison)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"ran {level} {VECTOR_BYTES[level]}"
+
+
+def test_the_best_level_is_loaded_unless_another_is_asked_for(monkeypatch):
+    monkeypatch.delenv("GATEWISE_CPU", raising=False)
+    everything = SimpleNamespace(supports=lambda name: name != "neon")
+    assert library.level(everything) == "v4bf16"
+    assert library.level(SimpleNamespace(supports=lambda name: name in ("v2", "v3"))) == "v3"
+    monkeypatch.setenv("GATEWISE_CPU", "v2")
+    assert library.level(everything) == "v2"
+    asked = os.environ.get(
+        "GATEWISE_CPU_OF_THESE_TESTS"
+    )  # whatever runs here is one of the machine's
+    assert asked is None
+    assert NATIVE.supports(library.loaded_level())
+    assert NATIVE.vector_bytes() == VECTOR_BYTES[library.loaded_level()]
+    assert f"level {library.loaded_level()}" in gw.LSTM(2, 3).explain_backend(torch.zeros(4, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("v4 ", "GATEWISE_CPU=v4 : no such level (did you mean 'v4'?); there are: v4bf16, v4, v3, v2, neon"),
+        ("haswell", "GATEWISE_CPU=haswell: no such level; there are: v4bf16, v4, v3, v2, neon"),
+        ("neon", "GATEWISE_CPU=neon: this machine has only v3, v2"),
+    ],
+)  # fmt: skip
+def test_a_level_that_there_is_not(monkeypatch, asked, message):
+    monkeypatch.setenv("GATEWISE_CPU", asked)
+    machine = SimpleNamespace(supports=lambda name: name in ("v2", "v3"))
+    with pytest.raises(OptionError) as error:
+        library.level(machine)
+    assert str(error.value) == message
+
+
+def test_a_layer_says_so_too():
+    """Whatever backend it might fall back on: what was asked for is not there."""
+    program = "import torch, gatewise as gw; gw.LSTM(2, 3)(torch.zeros(4, 1, 2))"
+    done = run(program, GATEWISE_CPU="v9")
+    assert done.returncode == 1
+    assert "gatewise.errors.OptionError: GATEWISE_CPU=v9: no such level" in done.stderr

@@ -1,0 +1,120 @@
+"""The kernels' thread pool from Python: after a fork, under several threads, with any number of its own."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from cases import case
+from gatewise import CELLS
+from gatewise.backends import cpu
+
+# One whose rows are shared among threads, and one whose units are, at a meeting each step. Small
+# enough for torch to fill and compare on one thread: its own pool (OpenMP's) hangs after a fork.
+SHARED = {
+    "by rows": dict(T=11, B=13, inputs=20, H=65, lengths=(11, 3) + (7,) * 11),
+    "by units": dict(T=30, B=1, inputs=33, H=80),
+}
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def cases():
+    return [
+        case(CELLS[name], **sizes, zoneout=True, dtype=torch.float32)
+        for name in ("lstm", "gru")
+        for sizes in SHARED.values()
+    ]
+
+
+def same(found, expected):
+    (out, grads), (true_out, true_grads) = found, expected
+    return all(map(torch.equal, out, true_out)) and all(
+        torch.equal(grads[name], true_grads[name]) for name in true_grads
+    )
+
+
+def ended(child, seconds):
+    """The exit status of a child process, killed if it hangs."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError("the child hangs")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.usefixtures("two_threads")
+def test_right_in_a_child_of_a_process_that_used_the_pool():
+    """As a data loader's workers are, and theirs in turn."""
+    given = cases()
+    expected = [g.gradients(cpu) for g in given]
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                right = all(same(g.gradients(cpu), e) for g, e in zip(given, expected, strict=True))
+                grandchild = os.fork()
+                if grandchild == 0:
+                    os._exit(not same(given[0].gradients(cpu), expected[0]))
+                status = not (right and ended(grandchild, 60) == 0)
+            finally:
+                os._exit(status)
+        assert ended(child, 120) == 0
+        assert all(same(g.gradients(cpu), e) for g, e in zip(given, expected, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_right_in_several_threads_at_once():
+    """One has the pool and the others run alone: with the same bits."""
+    given = cases()
+    expected = [g.gradients(cpu) for g in given]
+    wrong = []
+
+    def work(first):
+        for k in range(24):
+            at = (first + k) % len(given)
+            try:
+                if not same(given[at].gradients(cpu), expected[at]):
+                    wrong.append(at)
+            except BaseException as error:
+                wrong.append(error)
+                raise
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert not wrong
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_more_threads_than_cores_or_rows(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        for given in cases():
+            many = given.gradients(cpu)
+            assert same(given.gradients(cpu), many)
+            torch.set_num_threads(1)
+            alone = given.gradients(cpu)
+            torch.set_num_threads(count)
+            torch.testing.assert_close(many, alone, rtol=1e-4, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
