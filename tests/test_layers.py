@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import gatewise as gw
 from gatewise import sigmoid, tanh
+from gatewise.backends.native.library import loaded_level
 from gatewise.errors import BackendError, OptionError, ShapeError
 
 pytestmark = [
@@ -47,7 +48,7 @@ OPTIONS = {
     "no bias": dict(bias=False, bidirectional=True),
     "batch first": dict(batch_first=True, num_layers=2),
 }
-BACKENDS = ("aten", "reference")
+BACKENDS = ("cpu", "aten", "reference")
 CLOSE = dict(rtol=1e-5, atol=2e-6)
 sigmoid_ = torch.sigmoid  # gatewise's own is for symbols
 
@@ -290,7 +291,7 @@ def cut(reset, length):
     return list(itertools.pairwise(starts)) if length else []
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("lengths", [None, (9, 4, 0, 7)])
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -523,46 +524,87 @@ def test_what_is_random_follows_torchs_seed(options):
 X = torch.zeros(5, 2, 3)
 NO_RESET = torch.zeros(5, 2, dtype=torch.bool)
 ZERO = torch.zeros(1, 2, 6)
+DROPPED = dict(recurrent_dropout=0.1, zoneout=0.1)
+
+
+KERNELS = f"cpu: gatewise's kernels, {{}}, level {loaded_level()}; the first in order of preference"
+REFERENCE = "reference: the cell's equations in plain torch operations, a step at a time; "
 
 
 @pytest.mark.parametrize(
     ("layer", "options", "sentence"),
     [
-        (gw.LSTM(3, 6), {}, "aten: torch's own lstm (oneDNN); the first in order of preference"),
-        (gw.LSTM(3, 6, proj_size=2), {}, "aten: torch's own lstm (ATen); the first in"),
-        (gw.GRU(3, 6), dict(lengths=[5, 2]), "aten: torch's own gru (ATen); the first in order"),
+        (gw.LSTM(3, 6), {}, KERNELS.format("lstm built in")),
+        (gw.LSTM(3, 6, proj_size=2), {}, KERNELS.format("lstm built in")),
+        (gw.GRU(3, 6), dict(lengths=[5, 2]), KERNELS.format("gru built in")),
+        (gw.LSTM(3, 6, layer_norm=True, **DROPPED), {}, KERNELS.format("lstm built in")),
+        (gw.RNN(3, 6).requires_grad_(False), dict(trace=True), KERNELS.format("rnn_tanh built in")),
         (
             gw.RNN(3, 6),
             dict(trace=True),
-            "reference: the cell's equations in plain torch operations, a step at a time; "
+            f"{REFERENCE}'cpu' does not differentiate what it traces; "
             "'aten' does not give its gates out",
         ),
         (
             gw.Recurrent(minimal, 3, 6),
             {},
-            "'aten' has fixed cells (lstm, gru, rnn_tanh, rnn_relu), not 'minimal'",
+            KERNELS.format("minimal compiled for this machine"),
+        ),
+        (gw.LSTM(3, 6, backend="reference"), {}, f"{REFERENCE}asked for by name"),
+        (gw.LSTM(3, 6, backend="aten"), {}, "aten: torch's own lstm (oneDNN); asked for by name"),
+        (gw.LSTM(3, 6, backend="aten", proj_size=2), {}, "aten: torch's own lstm (ATen); asked"),
+        (gw.GRU(3, 6, backend="aten"), dict(lengths=[5, 2]), "aten: torch's own gru (ATen); asked"),
+        (
+            gw.LSTM(3, 6, backend="aten", **DROPPED | dict(zoneout=0)).eval(),
+            {},
+            "aten: torch's own lstm",
+        ),
+    ],
+)
+def test_explain_backend(layer, options, sentence):
+    assert layer.explain_backend(X, **options).startswith(sentence)
+    packed = layer.explain_backend(pack_sequence([X[:, 0]]), trace="trace" in options)
+    assert packed.split(":")[0] == sentence.split(":")[0]
+    layer(X, **options)
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """As if gatewise had been installed without its native core."""
+
+    def absent():
+        raise BackendError("the native core cannot be loaded: no module named _core")
+
+    monkeypatch.setattr("gatewise.backends.cpu.core", absent)
+
+
+ABSENT = "'cpu' is not there: the native core cannot be loaded: no module named _core"
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize(
+    ("layer", "options", "sentence"),
+    [
+        (gw.LSTM(3, 6), {}, f"aten: torch's own lstm (oneDNN); {ABSENT}"),
+        (gw.LSTM(3, 6, zoneout=(0, 0.1)).eval(), {}, f"{ABSENT}; 'aten' has no zoneout"),
+        (gw.LSTM(3, 6, layer_norm=True), {}, f"{ABSENT}; 'aten' has no layer normalisation"),
+        (gw.LSTM(3, 6, recurrent_dropout=0.1), {}, f"{ABSENT}; 'aten' has no recurrent dropout"),
+        (gw.LSTM(3, 6), dict(reset=NO_RESET), f"{ABSENT}; 'aten' cannot reset its states within a"),
+        (
+            gw.Recurrent(minimal, 3, 6),
+            {},
+            f"{ABSENT}; 'aten' has fixed cells (lstm, gru, rnn_tanh, rnn_relu), not 'minimal'",
         ),
         (
             gw.Recurrent("rnn_tanh", 3, 6, proj_size=2),
             {},
-            "'aten' projects the LSTM's output only",
+            f"{ABSENT}; 'aten' projects the LSTM's output only",
         ),
-        (gw.LSTM(3, 6, backend="reference"), {}, "a step at a time; asked for by name"),
-        (gw.LSTM(3, 6, layer_norm=True), {}, "'aten' has no layer normalisation"),
-        (gw.LSTM(3, 6, recurrent_dropout=0.1), {}, "'aten' has no recurrent dropout"),
-        (gw.LSTM(3, 6, recurrent_dropout=0.1).eval(), {}, "aten: torch's own lstm"),
-        (gw.LSTM(3, 6, zoneout=(0, 0.1)).eval(), {}, "'aten' has no zoneout"),
     ],
 )
-def test_explain_backend(layer, options, sentence):
+def test_explain_backend_where_there_are_no_kernels(layer, options, sentence):
     assert sentence in layer.explain_backend(X, **options)
-    assert sentence in layer.explain_backend(pack_sequence([X[:, 0]]), trace="trace" in options)
     layer(X, **options)
-
-
-def test_explain_backend_with_a_reset():
-    sentence = "'aten' cannot reset its states within a sequence"
-    assert sentence in gw.LSTM(3, 6).explain_backend(X, reset=NO_RESET)
 
 
 @pytest.mark.parametrize(
@@ -572,12 +614,38 @@ def test_explain_backend_with_a_reset():
         (gw.LSTM(3, 6, backend="aten", layer_norm=True), {}, "but it has no layer normalisation"),
         (gw.LSTM(3, 6, backend="aten"), dict(trace=True), "but it does not give its gates out"),
         (gw.Recurrent(minimal, 3, 6, backend="aten"), {}, "but it has fixed cells"),
+        (gw.LSTM(3, 6, backend="cpu"), dict(trace=True), "but it does not differentiate what it"),
     ],
 )
 def test_a_backend_asked_for_by_name_never_gives_way(layer, options, reason):
     for use in (layer, layer.explain_backend):
-        with pytest.raises(BackendError, match=f"the backend 'aten' was asked for, {reason}"):
+        with pytest.raises(BackendError) as error:
             use(X, **options)
+        assert f"the backend '{layer.backend}' was asked for, {reason}" in str(error.value)
+
+
+def test_the_kernels_asked_for_by_name_never_give_way():
+    half = gw.LSTM(3, 6, backend="cpu", dtype=torch.float16)
+    with pytest.raises(
+        BackendError, match=r"'cpu' was asked for, but it computes in float32, float64"
+    ):
+        half(X.half())
+    parts = gw.Recurrent("gru", 3, 6, backend="cpu", layer_norm=True)
+    assert "gru built in" in parts.explain_backend(X)
+    alone = gw.cell(gates="f")(lambda a, s: dict(h=tanh(a.f.x) + s.h))
+    with pytest.raises(
+        BackendError, match="normalises every part of every gate, and '<lambda>' does"
+    ):
+        gw.Recurrent(alone, 3, 6, backend="cpu", layer_norm=True)(X)
+    layer = gw.LSTM(3, 6, backend="cpu")
+    with pytest.raises(BackendError, match="it has no rule for vmap, jvp and other transforms"):
+        torch.func.vmap(layer)(X[None])
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_absent_kernels_asked_for_by_name():
+    with pytest.raises(BackendError, match="'cpu' was asked for, but it is not there: the native"):
+        gw.LSTM(3, 6, backend="cpu")(X)
 
 
 @pytest.mark.parametrize(
