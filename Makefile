@@ -45,7 +45,7 @@ sanitize: setup
 		-DPython_EXECUTABLE=$(abspath $(BIN))/python -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
 	$(BIN)/cmake --build $(SANITIZED) --parallel 2 --target _core kernels_$(LEVEL)
 	ln -sfn $(CURDIR)/csrc $(SANITIZED)/include
-	printf '#!/bin/sh\nexec c++ "$$@" $(CHECKS)\n' > $(SANITIZED)/c++ && chmod +x $(SANITIZED)/c++
+	printf '#!/bin/sh\nexec c++ "$$@" -O1 $(CHECKS)\n' > $(SANITIZED)/c++ && chmod +x $(SANITIZED)/c++
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	GATEWISE_CPU=$(LEVEL) GATEWISE_CACHE=$(SANITIZED)/cells CXX=$(abspath $(SANITIZED))/c++ \
