@@ -35,7 +35,8 @@ public:
         tape.lay(p, size, block, p.tape != nullptr);
         const int threads = useful_threads(p);
         const int first = cell.accumulators - cell.from_state;
-        const bool packed = many_runs || plan.by_units || p.steps * p.batch > unpacked_rows;
+        fused = both_at_once();
+        const bool packed = !fused && (many_runs || plan.by_units || p.steps * p.batch > unpacked_rows);
         const auto matrix = [&](const S** rows, int64_t columns, int64_t k) {
             return Matrix{rows, packed ? pack_transposed<P>(rows, columns, k, threads, arena) : nullptr, k};
         };
@@ -49,11 +50,18 @@ public:
                                   size.from_state, n);
             column += n;
         }
+        if constexpr (std::is_same_v<P, T>)
+            if (fused) {
+                both = arena.take<P>(size.sums * (p.inputs + recurrent[0].k));
+                pack_transposed(both, input.rows, size.sums, p.inputs, recurrent[0].k, threads);
+                pack_transposed(both + p.inputs * V, recurrent[0].rows, size.sums, recurrent[0].k, p.inputs, threads);
+            }
         if (p.projection) {
             const S** rows = arena.take<const S*>(size.output);
             for (int64_t r = 0; r < size.output; ++r)
                 rows[r] = r < p.projection ? static_cast<const S*>(p.weights.projection) + r * p.units : nullptr;
             projection = matrix(rows, size.output, p.units);
+            if (fused) projection.packed = pack_transposed<P>(rows, size.output, p.units, threads, arena);
         }
         pack_vectors(arena);
         chunk_rows = std::max(p.batch, rows_at_once);
@@ -90,6 +98,14 @@ private:
                 product_unpacked<T>(count, a, k, rows, last, start, to);
         }
     };
+
+    // Whether a step's two products are made in one: where every sum takes both, both stretches of k are
+    // short (together no longer than what keeps to the cache), and a step's rows alone fill the tiles.
+    bool both_at_once() const {
+        return std::is_same_v<P, T> && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators &&
+               cell.feedbacks == 1 && !p.weights.norm_input && p.inputs + p.output_size() <= k_block * 5 / 4 &&
+               p.batch / plan.count >= tile_rows;
+    }
 
     // The biases as the sums begin with them, the gains and the per-unit parameters, in padded rows.
     void pack_vectors(Arena& arena) {
@@ -209,6 +225,7 @@ private:
                     if (size.from_input < size.sums) begin_with_bias(sums + rows * size.sums);
                 }
             }
+            if (f.fused) return;
             const bool normal = p.weights.norm_input;
             const Block<const T> start{normal ? f.zeros : f.bias, 0};
             multiply(rows, Gathered<P>{inputs}, f.input, cell.from_input, start, sums);
@@ -232,6 +249,30 @@ private:
 
         void step(int64_t t, int64_t rows, T* at) {
             if (rows == 0) return;
+            if (f.fused)
+                multiply_both(t, rows, at);
+            else
+                multiply_states(t, rows, at);
+            take_step(t, rows, at);
+            if (p.projection) project(t, rows);
+            keep_old(t, rows);
+            put_out(t, rows);
+        }
+
+        void multiply_both(int64_t t, int64_t rows, T* at) {
+            if constexpr (std::is_same_v<P, T>) {
+                const Gathered<P> x{inputs + (at - sums) / size.sums};
+                const Strided<T> h{tape.fed[0].at(before(t), share.first), tape.fed[0].width};
+                const int64_t n = f.recurrent[0].k;
+                if (!together)
+                    return product_of_two<P>(rows, x, p.inputs, h, n, f.both, 0, size.sums / V, {f.bias, 0}, {at, size.sums});
+                for (int64_t to = 0; to < size.sums; to += size.units)
+                    product_of_two<P>(rows, x, p.inputs, h, n, f.both, (to + own.first) / V, (to + own.last) / V, {f.bias, 0},
+                                      {at, size.sums});
+            }
+        }
+
+        void multiply_states(int64_t t, int64_t rows, T* at) {
             T* from_state = at + size.first_from_state();
             const bool normal = p.weights.norm_input;
             T* to = normal ? tape.normal_state + kept_row(t) * size.from_state : from_state;
@@ -248,10 +289,6 @@ private:
             if (normal)
                 for (int64_t r = 0; r < rows; ++r)
                     add_normal(to + r * size.from_state, &tape.spread_state[kept_row(t) + r], from_state + r * size.sums);
-            take_step(t, rows, at);
-            if (p.projection) project(t, rows);
-            keep_old(t, rows);
-            put_out(t, rows);
         }
 
         // The row of a step's first sequence in what is kept of all steps, or written over at each.
@@ -468,6 +505,8 @@ private:
     Plan plan;
     Tape<T> tape;
     Matrix input, recurrent[most_states], projection;
+    bool fused;
+    P* both = nullptr;  // the input's and the state's weights, where they are taken together
     T *bias, *zeros, *params[most_params], *gain_input = nullptr, *gain_state = nullptr;
     int64_t chunk_rows;
     T* sums;

@@ -64,16 +64,22 @@ const S** accumulator_rows(const Problem& p, int64_t padded_units, int first, in
 inline constexpr int64_t panels_at_once = 16;
 
 // Panels over `count` rows (a multiple of V) of k numbers: the matrix that the forward products take.
+// Each panel is followed by room for `beside` further numbers of each of its columns.
 template <class P, class S>
-P* pack_transposed(const S* const* rows, int64_t count, int64_t k, int threads, Arena& arena) {
+void pack_transposed(P* to, const S* const* rows, int64_t count, int64_t k, int64_t beside, int threads) {
     constexpr int V = width<compute<P>>;
-    const int64_t stride = packed_length<P>(k) * V;
+    const int64_t stride = (packed_length<P>(k) + beside) * V;
     const int64_t all = count / V, items = (all + panels_at_once - 1) / panels_at_once;
-    P* packed = arena.take<P>(all * stride);
     Pool::get().run(int(items), count * k < 65536 ? 1 : threads, [=](int item) {
         for (int64_t p = item * panels_at_once; p < std::min(all, (item + 1) * panels_at_once); ++p)
-            pack_rows<P>(packed + p * stride, rows + p * V, k);
+            pack_rows<P>(to + p * stride, rows + p * V, k);
     });
+}
+
+template <class P, class S>
+P* pack_transposed(const S* const* rows, int64_t count, int64_t k, int threads, Arena& arena) {
+    P* packed = arena.take<P>(count * packed_length<P>(k));
+    pack_transposed(packed, rows, count, k, 0, threads);
     return packed;
 }
 

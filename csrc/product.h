@@ -70,9 +70,9 @@ int64_t packed_length(int64_t k) {
 template <class P>
 struct TileArgs {
     using T = compute<P>;
-    int64_t groups;
-    const P* a[tile_rows];
-    const P* b;  // the first panel, at this tile's first k
+    int64_t groups[2];          // of a first stretch of k, and of a second from other rows, or 0
+    const P* a[2][tile_rows];
+    const P* b;  // the first panel, at this tile's first k; the second stretch follows the first
     int64_t panel_stride;
     const T* c0;
     int64_t c0_stride;
@@ -98,10 +98,8 @@ template <class P, int rows, int vectors>
     // sums over k; by the rows alone, so that a column's bits don't depend on its neighbour
     constexpr int parts = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
     vec<T> sum[parts][rows][vectors];
-    const P* a[rows];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-        a[r] = t.a[r];
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
             sum[0][r][v] = load(t.c0 + r * t.c0_stride + v * V);
@@ -110,24 +108,30 @@ template <class P, int rows, int vectors>
         }
     }
     const P* b = t.b;
-    int64_t k = 0;
-    for (; k + parts <= t.groups; k += parts) {
+    for (int stretch = 0; stretch < 2; ++stretch) {
+        const int64_t groups = t.groups[stretch];
+        const P* a[rows];
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) a[r] = t.a[stretch][r];
+        int64_t k = 0;
+        for (; k + parts <= groups; k += parts) {
 #pragma GCC unroll 4
-        for (int p = 0; p < parts; ++p)
+            for (int p = 0; p < parts; ++p)
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r)
+                for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-                for (int v = 0; v < vectors; ++v)
-                    sum[p][r][v] = multiply_add(sum[p][r][v], a[r] + (k + p) * G, b + v * t.panel_stride + p * V * G);
-        b += parts * V * G;
-    }
-    if constexpr (parts > 1) {
-        for (; k < t.groups; ++k, b += V * G)
+                    for (int v = 0; v < vectors; ++v)
+                        sum[p][r][v] = multiply_add(sum[p][r][v], a[r] + (k + p) * G, b + v * t.panel_stride + p * V * G);
+            b += parts * V * G;
+        }
+        if constexpr (parts > 1) {
+            for (; k < groups; ++k, b += V * G)
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r)
+                for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
-                for (int v = 0; v < vectors; ++v)
-                    sum[0][r][v] = multiply_add(sum[0][r][v], a[r] + k * G, b + v * t.panel_stride);
+                    for (int v = 0; v < vectors; ++v)
+                        sum[0][r][v] = multiply_add(sum[0][r][v], a[r] + k * G, b + v * t.panel_stride);
+        }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
@@ -155,15 +159,37 @@ constexpr auto tile_table(std::integer_sequence<int, r...>) {
 template <class P>
 inline constexpr auto tiles = tile_table<P>(std::make_integer_sequence<int, tile_rows>{});
 
-// So many rows go through all panels together; they are gathered first, side by side, or rows that lie
-// a multiple of a page apart would push each other out of the cache.
+// So many rows go through all panels together.
 inline constexpr int64_t row_block = 96;
-inline constexpr int64_t fewest_gathered = 4;  // rows, and panels: below, it costs more than it saves
 
 template <class P>
 struct Gather {
     alignas(64) P rows[row_block * k_block];
 };
+
+// Rows that lie a multiple of a page apart would push each other out of the cache.
+template <class Rows>
+bool apart_by_pages(const Rows& a, int64_t rows) {
+    return rows > 2 && (a(1) - a(0)) * int64_t(sizeof *a(0)) % 4096 == 0;
+}
+
+// The tiles of rows [top, top + high) times two panels, or one. of(row, r, t) sets the rows of A of the
+// tile's row r. Tiles are of equal height: a last one of a row or two would take the time of a whole one.
+template <class P, class RowsOf>
+GW_INLINE void tiles_of_panels(TileArgs<P>& t, int64_t top, int64_t high, int vectors, Block<const compute<P>> c0,
+                               Block<compute<P>> c, const RowsOf& of) {
+    const int64_t count = (high + tile_rows - 1) / tile_rows;
+    t.c0_stride = c0.stride;
+    t.c_stride = c.stride;
+    for (int64_t i = 0, row = 0; i < count; ++i) {
+        const int64_t height = high * (i + 1) / count - row;
+        for (int64_t r = 0; r < height; ++r) of(row + r, r, t);
+        t.c0 = c0.base + (top + row) * c0.stride;
+        t.c = c.base + (top + row) * c.stride;
+        tiles<P>.of[height - 1][vectors - 1](t);
+        row += height;
+    }
+}
 
 // C = C0 + A B over panels [first, last) of B. C0 may be C, or a single row with stride 0.
 template <class P, class Rows>
@@ -172,43 +198,54 @@ void product(int64_t rows, const Rows& a, int64_t k, const P* b, int64_t first, 
     constexpr int V = width<compute<P>>, G = group<P>;
     constexpr bool as_it_lies = std::is_same_v<decltype(a(0)), const P*> && G == 1;
     thread_local Gather<P> gather;
-    if (first == last) return;
+    const bool gathered = !as_it_lies || apart_by_pages(a, rows);
     TileArgs<P> t;
     t.panel_stride = packed_length<P>(k) * V;
-    t.c_stride = c.stride;
+    t.groups[1] = 0;
     for (int64_t top = 0; top < rows; top += row_block) {
-        const int64_t high = std::min(row_block, rows - top), count = (high + tile_rows - 1) / tile_rows;
-        const bool gathered = !as_it_lies || (high >= fewest_gathered && last - first >= fewest_gathered);
+        const int64_t high = std::min(row_block, rows - top);
         for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
             const int64_t length = std::min(k_block, k - k0);
-            t.groups = packed_length<P>(length) / G;
+            t.groups[0] = packed_length<P>(length) / G;
             const Block<const compute<P>> from = k0 == 0 ? c0 : Block<const compute<P>>{c.base, c.stride};
-            t.c0_stride = from.stride;
-            if (gathered)
-                for (int64_t r = 0; r < high; ++r) {
-                    copy_row(gather.rows + r * k_block, a(top + r) + k0, length);
-                    std::fill(gather.rows + r * k_block + length, gather.rows + r * k_block + t.groups * G, P{});
-                }
+            for (int64_t r = 0; gathered && r < high; ++r) {
+                copy_row(gather.rows + r * k_block, a(top + r) + k0, length);
+                std::fill(gather.rows + r * k_block + length, gather.rows + r * k_block + t.groups[0] * G, P{});
+            }
             for (int64_t p = first; p < last; p += 2) {
-                const int vectors = p + 1 < last ? 2 : 1;
                 t.b = b + p * t.panel_stride + k0 * V;
-                // tiles of equal height: a last one of a row or two would take the time of a whole one
-                for (int64_t i = 0, row = 0; i < count; ++i) {
-                    const int64_t height = high * (i + 1) / count - row;
-                    for (int64_t r = 0; r < height; ++r) {
-                        if constexpr (as_it_lies)
-                            t.a[r] = gathered ? gather.rows + (row + r) * k_block : a(top + row + r) + k0;
-                        else
-                            t.a[r] = gather.rows + (row + r) * k_block;
-                    }
-                    t.c0 = from.base + (top + row) * from.stride + p * V;
-                    t.c = c.base + (top + row) * c.stride + p * V;
-                    tiles<P>.of[height - 1][vectors - 1](t);
-                    row += height;
-                }
+                tiles_of_panels<P>(t, top, high, p + 1 < last ? 2 : 1, {from.base + p * V, from.stride}, {c.base + p * V, c.stride},
+                                   [&](int64_t row, int64_t r, TileArgs<P>& t) {
+                                       if constexpr (as_it_lies)
+                                           t.a[0][r] = gathered ? gather.rows + row * k_block : a(top + row) + k0;
+                                       else
+                                           t.a[0][r] = gather.rows + row * k_block;
+                                   });
             }
         }
     }
+}
+
+// C = C0 + A1 B1 + A2 B2 in one go, where both stretches of k are short: B's panels hold B1's rows and
+// then B2's.
+template <class P, class Rows1, class Rows2>
+void product_of_two(int64_t rows, const Rows1& a1, int64_t k1, const Rows2& a2, int64_t k2, const P* b, int64_t first,
+                    int64_t last, Block<const P> c0, Block<P> c) {
+    static_assert(group<P> == 1);
+    constexpr int V = width<P>;
+    TileArgs<P> t;
+    t.panel_stride = (k1 + k2) * V;
+    t.groups[0] = k1;
+    t.groups[1] = k2;
+    for (int64_t top = 0; top < rows; top += row_block)
+        for (int64_t p = first; p < last; p += 2) {
+            t.b = b + p * t.panel_stride;
+            tiles_of_panels<P>(t, top, std::min(row_block, rows - top), p + 1 < last ? 2 : 1, {c0.base + p * V, c0.stride},
+                               {c.base + p * V, c.stride}, [&](int64_t row, int64_t r, TileArgs<P>& t) {
+                                   t.a[0][r] = a1(top + row);
+                                   t.a[1][r] = a2(top + row);
+                               });
+        }
 }
 
 // The sums of V vectors' lanes, in their order.
