@@ -24,7 +24,7 @@ _LACKING: Mapping[str, str] = {
     "layer_norm": "has no layer normalisation",
     "recurrent_dropout": "has no recurrent dropout",
     "zoneout": "has no zoneout",
-    "transformed": "has no rule for vmap, jvp and other transforms of torch.func",
+    "transformed": "has no rule for torch.jit.trace, nor for vmap, jvp and other transforms of torch.func",
 }
 
 # A pre-activation at which the sigmoid is exactly 0 or 1 in every floating dtype.
@@ -63,7 +63,7 @@ def _onednn_has(dtype: torch.dtype) -> bool:
 def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
-    if len(x) == 0:
+    if x.shape[0] == 0:
         return Outcome(x.new_zeros(0, x.shape[1], spec.output_size), state)
     if masks.lengths is None:
         output, new = _run(spec, x.flip(0) if spec.reverse else x, state, weights)

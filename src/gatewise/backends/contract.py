@@ -42,7 +42,7 @@ class Spec:
     recurrent_dropout: bool = False
     zoneout: bool = False
     differentiated: bool = False  # a gradient may be asked for
-    transformed: bool = False  # by torch.func: vmap, jvp, grad, …
+    transformed: bool = False  # by torch.func (vmap, jvp, grad, …) or torch.jit.trace
 
     @property
     def output_size(self) -> int:
@@ -151,11 +151,10 @@ _PLAIN = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None)})
 
 def recorded(tensors: Iterable[Tensor | None]) -> bool:
     """Whether operations on these are for torch's dispatcher to see, not to be done at once: it
-    traces (compile, export, make_fx, jit.trace), or one of the tensors is no array in memory."""
+    traces (compile, export, make_fx), or one of the tensors is no array in memory."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
         or not _PLAIN.issuperset(map(type, tensors))
         or any(t is not None and t.is_neg() for t in tensors)
     )

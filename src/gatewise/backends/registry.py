@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 import gatewise.backends.native.operators  # noqa: F401  a saved graph may hold them
-from gatewise.backends.contract import Backend, Spec
+from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights
 from gatewise.errors import BackendError, OptionError, near
 
 # In order of preference; each is a module of this package, imported when first asked.
@@ -48,7 +50,6 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
     raise BackendError(f"no backend can run this: {'; '.join(passed_over)}")
 
 
-@torch.compiler.assume_constant_result
 def chosen(name: str, **fields: Any) -> tuple[str, Spec, str]:
     """The name of the backend for the Spec of these fields, the Spec, and the sentence that says
     why. What torch.compile makes holds them fast, for as long as the fields are the same."""
@@ -57,10 +58,73 @@ def chosen(name: str, **fields: Any) -> tuple[str, Spec, str]:
     return why.partition(":")[0], spec, why
 
 
+def run(
+    name: str,
+    fields: Mapping[str, Any],
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Weights,
+    masks: Callable[[Spec], Masks],
+) -> Outcome:
+    """What the backend chosen for these fields gives. ``masks`` makes them for the Spec."""
+    backend, spec, _ = chosen(name, **fields)
+    if backend in _BY_OPERATORS or not torch.compiler.is_dynamo_compiling():
+        return LOADED[backend].forward(spec, x, state, weights, masks(spec))
+    place = int(_kept(name, **fields))
+    return Outcome(*_OPAQUE[0](place, x, state, _present(weights), _present(masks(spec))))
+
+
+# How torch.compile sees it: a choice is made while it traces and is constant in what it makes. The
+# backends whose work is in operators it traces through; of the others it has a call in its graph, and
+# what they do is seen one level below, where Python runs as it is.
+_BY_OPERATORS = ("cpu",)
+_RUNS: list[tuple[str, Spec]] = []
+_OPAQUE: list[Callable[..., Any]] = []
+
+
+def _kept(name: str, **fields: Any) -> str:
+    """The place in _RUNS of what is chosen for these fields; as text, since a graph may not take a
+    constant such as this for a number."""
+    if not _OPAQUE:
+        _OPAQUE.append(torch._dynamo.nonstrict_trace(_opaque))
+    run = chosen(name, **fields)[:2]
+    if run not in _RUNS:
+        _RUNS.append(run)
+    return str(_RUNS.index(run))
+
+
+def _present(given: Weights | Masks) -> dict[str, Any]:
+    """By name, less those that are None: a graph may not take these."""
+    each = zip(given._fields, given, strict=True)
+    return {name: value for name, value in each if value is not None}
+
+
+def _opaque(
+    place: int,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: dict[str, Any],
+    masks: dict[str, Any],
+) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
+    backend, spec = _RUNS[place]
+    given = Weights(**weights), Masks(**masks)
+    outcome = LOADED[backend].forward(spec, x, state, *given)
+    return outcome.output, outcome.state, dict(outcome.trace)
+
+
+# as torch.compiler.assume_constant_result does, but without importing the compiler
+for _function in (chosen, _kept):
+    setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010  for mypy
+
+
 def transformed() -> bool:
-    """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work here."""
-    level = torch.autograd.forward_ad._current_level
-    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether torch.func (vmap, jvp, grad, …), forward-mode differentiation or torch.jit.trace is at
+    work here."""
+    return (
+        torch.autograd.forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def _load(name: str) -> Backend:

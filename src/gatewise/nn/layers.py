@@ -534,8 +534,11 @@ def _packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> Packe
 
 def _reset_reversed(reset: Tensor, lengths: Tensor | None) -> Tensor:
     """The same cuts for who comes from the end: one before step t+1 is met on the way to step t."""
-    after = torch.cat([reset[1:], torch.zeros_like(reset[:1])])
-    return after if lengths is None else after & valid_steps(reset.shape[0], lengths - 1)
+    steps = reset.shape[0]
+    if lengths is None:
+        lengths = torch.full((1,), steps, device=reset.device)
+    after = torch.arange(1, steps + 1, device=reset.device).clamp(max=steps - 1)
+    return reset[after] & valid_steps(steps, lengths - 1)
 
 
 class LSTM(Recurrent):

@@ -44,8 +44,8 @@ class Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        tensors = ctx.saved_tensors[: ctx.tensors]
-        tape, *rest = ctx.saved_tensors[ctx.tensors :]
+        saved = ctx.saved_tensors  # once: hooks may allow it no second time
+        tensors, tape, rest = saved[: ctx.tensors], saved[ctx.tensors], saved[ctx.tensors + 1 :]
         masks = Masks(*rest[:3], tuple(rest[3:]) or None)  # type: ignore[call-arg]
         wanted = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled() or _batched(grads):  # a graph of the gradient is asked for, …
