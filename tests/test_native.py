@@ -85,7 +85,7 @@ def best_flags():
 def test_this_machine(self_test):
     flags, width = best_flags()
     # working memory and tapes begin as 3.4e38
-    output = self_test(COMPILER, "-O1", *flags, every=2, MALLOC_PERTURB_="128")
+    output = self_test(COMPILER, "-O1", *flags, every=4, MALLOC_PERTURB_="128")
     assert f"{width}-byte vectors" in output, output
     assert not re.search(r"by units: 0\b", output), output
 

@@ -37,8 +37,8 @@ com1: enabled=1, mode=file, dev=serial.txt
 log: bochs.log
 END
 echo c > commands
-# it wants a terminal; when the self-test ends the kernel panics, and only then is there nothing more to wait for
-TERM=xterm timeout 3600 script -qc "bochs -q -f bochsrc -rc commands" /dev/null > /dev/null 2>&1 < /dev/null &
+# It wants a terminal, and one whose input never ends. When the self-test ends, the kernel panics.
+tail -f /dev/null | TERM=xterm timeout 3600 script -qc "bochs -q -f bochsrc -rc commands" /dev/null > /dev/null 2>&1 &
 bochs=$!
 until grep -q "Kernel panic" serial.txt 2> /dev/null || ! kill -0 $bochs 2> /dev/null; do sleep 1; done
 kill $bochs 2> /dev/null || true
