@@ -149,12 +149,17 @@ def check_lengths(lengths: Tensor, steps: int) -> None:
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None)})
 
 
+def in_memory(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether each is a plain array of numbers, or None: no fake, functional or user's tensor."""
+    return _PLAIN.issuperset(map(type, tensors))
+
+
 def recorded(tensors: Iterable[Tensor | None]) -> bool:
     """Whether operations on these are for torch's dispatcher to see, not to be done at once: it
     traces (compile, export, make_fx), or one of the tensors is no array in memory."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or not _PLAIN.issuperset(map(type, tensors))
+        or not in_memory(tensors)
         or any(t is not None and t.is_neg() for t in tensors)
     )

@@ -18,6 +18,7 @@ from gatewise.backends.contract import (
     Spec,
     Weights,
     check_tensor,
+    in_memory,
     recorded,
     valid_steps,
 )
@@ -228,9 +229,10 @@ class Recurrent(nn.Module):
         ):
             return None
         weights = [None if n is None else self._parameters.get(n) for n in self._in_order]
-        if not isinstance(input, Tensor) or recorded((input, *weights)):
+        if not in_memory((input, *weights)) or torch._C._len_torch_dispatch_stack() > 0:
             return None
-        if transformed() or torch._C._is_any_autocast_enabled():
+        assert isinstance(input, Tensor)
+        if input.is_neg() or transformed() or torch._C._is_any_autocast_enabled():
             return None
         network = self._network_of(input)
         if network is None or input.dim() != 3 or input.shape[2] != self.input_size:
@@ -251,8 +253,8 @@ class Recurrent(nn.Module):
     def _network_of(self, input: Tensor) -> Network | None:
         """The core's side of this module, made when it is first needed."""
         if self._network is not None and self._network.dtype == input.dtype:
-            return self._network if input.device.type == "cpu" else None
-        if input.device.type != "cpu" or not self.explain_backend(input).startswith("cpu:"):
+            return self._network if input.is_cpu else None
+        if not input.is_cpu or not self.explain_backend(input).startswith("cpu:"):
             return None
         sizes = (self.input_size, self.hidden_size, self.proj_size, self.num_layers)
         shapes = [each.get(n) for each in self._expected.values() for n in self._weight_names()]

@@ -78,13 +78,20 @@ class Network:
             steps, batch = outer, inner
             read = (x.data_ptr(), x.stride(0), x.stride(1))
             written = (output.data_ptr(), inner * width, width)
-        final = tuple([x.new_empty(self._stack, batch, n) for n in self._state_sizes])
+        final = self._final(x, batch)
         given = [] if state is None else [s.contiguous() for s in state]
         self._native.run(
             *(steps, batch, torch.get_num_threads(), read, written),
             *([s.data_ptr() for s in given], [s.data_ptr() for s in final], self._addresses),
         )
         return output, final
+
+    def _final(self, x: Tensor, batch: int) -> tuple[Tensor, ...]:
+        """Room for the final states: taken at once where they are of one size, which is quicker."""
+        sizes = self._state_sizes
+        if len(set(sizes)) == 1:
+            return x.new_empty(len(sizes), self._stack, batch, sizes[0]).unbind()
+        return tuple([x.new_empty(self._stack, batch, n) for n in sizes])
 
     def _as_made(self, weights: Sequence[Tensor | None]) -> bool:
         """Whether every weight has its shape, type and place; what was found so isn't looked into twice."""
@@ -102,9 +109,9 @@ class Network:
                 and weight.dtype == self.dtype
                 and weight.device.type == "cpu"
                 and weight.is_contiguous()
+                and not weight.is_neg()
             ):
                 return False
         self._checked = seen
         self._addresses = [0 if w is None else w.data_ptr() for w in weights]
         return True
-
