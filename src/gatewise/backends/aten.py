@@ -24,7 +24,7 @@ _LACKING: Mapping[str, str] = {
     "layer_norm": "has no layer normalisation",
     "recurrent_dropout": "has no recurrent dropout",
     "zoneout": "has no zoneout",
-    "transformed": "has no rule for torch.jit.trace, nor for vmap, jvp and other transforms of torch.func",
+    "transformed": "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace",
 }
 
 # A pre-activation at which the sigmoid is exactly 0 or 1 in every floating dtype.

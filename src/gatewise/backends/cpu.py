@@ -19,9 +19,7 @@ def supports(spec: Spec) -> str | None:
     if spec.dtype not in STORAGES:
         return f"computes in float32, float64 and bfloat16, not in {spec.dtype}"
     if spec.transformed:
-        return (
-            "has no rule for torch.jit.trace, nor for vmap, jvp and other transforms of torch.func"
-        )
+        return "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace"
     if spec.trace and spec.differentiated:
         return "does not differentiate what it traces"
     if spec.layer_norm and not _every_part(spec):

@@ -62,7 +62,9 @@ def operands(
 
 def _key(cell: Cell) -> str:
     """A text that stands for ``cell`` in a graph: the name of a built-in one, else its equations."""
-    return cell.name if CELLS.get(cell.name) == cell else f"{cell.name}\n{cell.signature}"
+    if CELLS.get(cell.name) == cell:
+        return cell.name
+    return f"{cell.name if cell.name.isidentifier() else 'cell'}\n{cell.signature}"
 
 
 @lru_cache(maxsize=256)
