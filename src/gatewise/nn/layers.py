@@ -254,7 +254,9 @@ class Recurrent(nn.Module):
         """The core's side of this module, made when it is first needed."""
         if self._network is not None and self._network.dtype == input.dtype:
             return self._network if input.is_cpu else None
-        if not input.is_cpu or not self.explain_backend(input).startswith("cpu:"):
+        if not input.is_cpu or input.dtype != self.weight_ih_l0.dtype:
+            return None
+        if not self.explain_backend(input).startswith("cpu:"):
             return None
         sizes = (self.input_size, self.hidden_size, self.proj_size, self.num_layers)
         shapes = [each.get(n) for each in self._expected.values() for n in self._weight_names()]
