@@ -174,8 +174,7 @@ private:
                     at += rows * size.sums;
                     if (together && !team.meet(member)) {
                         if (!go_alone()) return;
-                        ++done;
-                        break;  // the sums of the others' units are not there
+                        multiply_inputs(first, until);  // the others' units too, by the same tiles: the same bits
                     }
                 }
             }
