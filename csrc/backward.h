@@ -16,6 +16,9 @@ namespace gw {
 // Rows of the input's gradient that are formed at once.
 inline constexpr int64_t gradient_rows = 96;
 
+// Up to so many steps of all sequences, weight gradients are formed without packing.
+inline constexpr int64_t few_steps = 3;
+
 template <class S>
 class Backward {
     using T = compute<S>;
@@ -390,11 +393,33 @@ private:
     // One weight's gradient: over all steps, the sum of a's row (as a column) times b's.
     template <class A, class B>
     void outer_sum(int64_t rows, const A& a, int64_t columns, const B& b, S* const* to, int64_t items) {
+        if (count <= few_steps) return outer_few(rows, a, columns, b, to);
         Pool::get().run(int(items), threads, [&](int item) {
             const int64_t block = padded<T>((rows + items - 1) / items);
             const int64_t first = std::min(rows, block * item), n = std::min(rows, first + block) - first;
             if (n > 0) outer_block(first, n, a, columns, b, to);
         });
+    }
+
+    // The same for a handful of steps, which are not worth packing.
+    template <class A, class B>
+    void outer_few(int64_t rows, const A& a, int64_t columns, const B& b, S* const* to) {
+        decltype(a(Step{})) from[few_steps];
+        decltype(b(Step{})) with[few_steps];
+        for (int64_t k = 0; k < count; ++k) from[k] = a(steps[k]), with[k] = b(steps[k]);
+        for (int64_t r = 0; r < rows; ++r) {
+            if (to[r] == nullptr) continue;
+            for (int64_t c = 0; c < columns; c += V) {
+                const int n = int(std::min<int64_t>(V, columns - c));
+                vec<T> sum{};
+                for (int64_t k = 0; k < count; ++k)
+                    sum += splat(from[k][r]) * (n == V ? load(with[k] + c) : load(with[k] + c, n));
+                if (n == V)
+                    store(to[r] + c, sum);
+                else
+                    store(to[r] + c, sum, n);
+            }
+        }
     }
 
     template <class A, class B>

@@ -487,7 +487,7 @@ class Recurrent(nn.Module):
             x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
             if layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
-        return x, tuple(torch.stack(each) for each in zip(*finals, strict=True)), traced
+        return x, tuple(_stacked(each) for each in zip(*finals, strict=True)), traced
 
     def _as_given(
         self,
@@ -503,6 +503,10 @@ class Recurrent(nn.Module):
         if not batched:
             return output.squeeze(1)
         return output if time_major else output.transpose(0, 1)
+
+
+def _stacked(states: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(states)) if len(states) > 1 else states[0][None]
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype | None:
