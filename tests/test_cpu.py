@@ -69,6 +69,13 @@ class Rounding:
         return reference.Outcome(torch.cat(outputs), state)
 
 
+def runnable(cell, **options):
+    """A case, its cell compiled if it never was."""
+    given = case(cell, **options)
+    assert cpu.supports(given.spec) is None
+    return given
+
+
 def check(given, threads=(1,)):
     """The kernels on each number of threads against the reference."""
     assert cpu.supports(given.spec) is None
@@ -242,7 +249,7 @@ def test_bfloat16(cell):
     P = 5 if cell.name in PROJECTABLE else 0
     for options in ({}, dict(lengths=LENGTHS, reverse=True), dict(every, P=P)):
         check(case(cell, **SIZES, **options, dtype=torch.bfloat16))
-    one = case(cell, T=1, B=4, inputs=9, H=33, dtype=torch.bfloat16)
+    one = runnable(cell, T=1, B=4, inputs=9, H=33, dtype=torch.bfloat16)
     for value, true in zip(one.forward(cpu), one.in_double().forward(reference), strict=True):
         # nothing has been fed back yet: the true number, rounded once
         torch.testing.assert_close(value.double(), true, rtol=2**-8, atol=1e-6)
@@ -290,7 +297,9 @@ INPUTS = {
 @pytest.mark.parametrize("layout", INPUTS.values(), ids=INPUTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_strides(layout, dtype):
-    plain = case(EVERY["peephole"], T=6, B=5, inputs=5, H=9, lengths=LENGTHS, dtype=dtype, **ALL)
+    plain = runnable(
+        EVERY["peephole"], T=6, B=5, inputs=5, H=9, lengths=LENGTHS, dtype=dtype, **ALL
+    )
     given = strided(plain)
     x = layout(given.tensors["x"])
     given = replace(given, tensors=given.tensors | {"x": x})
@@ -304,7 +313,7 @@ def test_strides(layout, dtype):
 @pytest.mark.parametrize("options", [{}, dict(lengths=LENGTHS, P=4)], ids=["plain", "lengths, P"])
 def test_gradients_of_any_layout_from_outside(options):
     """A sum's gradient is one number seen from everywhere; a state may have none at all."""
-    given = case(EVERY["lstm"], T=6, B=5, H=9, **options)
+    given = runnable(EVERY["lstm"], T=6, B=5, H=9, **options)
     losses = {
         "sum": lambda y, h, c: y.sum(),
         "mean over units": lambda y, h, c: y.mean(-1).square().sum(),
@@ -329,7 +338,7 @@ def test_gradients_of_any_layout_from_outside(options):
 @pytest.mark.usefixtures("one_thread")
 def test_each_gradient_alone():
     """What is asked for doesn't change what comes: one gradient is the same as among all."""
-    given = case(EVERY["peephole"], T=6, B=5, H=9, P=4, lengths=LENGTHS, **ALL)
+    given = runnable(EVERY["peephole"], T=6, B=5, H=9, P=4, lengths=LENGTHS, **ALL)
     _, together = given.gradients(cpu)
     for name in given.tensors:
         values = [v.clone().requires_grad_(n == name) for n, v in given.tensors.items()]
@@ -347,7 +356,7 @@ def test_each_gradient_alone():
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_tape_is_read_only():
-    given = case(EVERY["lstm"], T=6, B=5, H=9, lengths=LENGTHS, zoneout=True)
+    given = runnable(EVERY["lstm"], T=6, B=5, H=9, lengths=LENGTHS, zoneout=True)
     leaves = given.leaves()
     out = given.forward(cpu, *leaves)
     first, second = (
@@ -365,7 +374,7 @@ BOTH_WAYS = {**LARGE, "alone": dict(T=7, B=3, inputs=4, H=5)}
 @pytest.mark.parametrize("sizes", BOTH_WAYS.values(), ids=BOTH_WAYS)
 @pytest.mark.parametrize("name", ["lstm", "gru", "peephole"])
 def test_the_same_bits_every_time(name, sizes, threads):
-    given = case(EVERY[name], **sizes, dtype=torch.float32, zoneout=True)
+    given = runnable(EVERY[name], **sizes, dtype=torch.float32, zoneout=True)
     first, grads = given.gradients(cpu)
     for _ in range(5):
         again, others = given.gradients(cpu)
@@ -382,7 +391,7 @@ def test_one_batch_one_truth(cell, reverse, every, threads):
     options = dict(ALL, layer_norm=uses_every_part(cell)) if every else {}
     lengths = (29, 4, 0, 17)
     sizes = dict(T=29, B=4, inputs=3, H=65, lengths=lengths, dtype=torch.float32)
-    given = case(cell, **sizes, reverse=reverse, **options)
+    given = runnable(cell, **sizes, reverse=reverse, **options)
     output, *final = given.forward(cpu)
     for b, length in enumerate(lengths):
         batched = (output[:length, b : b + 1], *(s[b : b + 1] for s in final))
@@ -397,7 +406,7 @@ def test_one_batch_one_truth(cell, reverse, every, threads):
 def test_nan_in_the_padding_reaches_nothing(cell, reverse, threads):
     lengths = (29, 4, 0, 17)
     options = dict(ALL, layer_norm=uses_every_part(cell), lengths=lengths, reverse=reverse)
-    given = case(cell, T=29, B=4, inputs=3, H=33, **options)
+    given = runnable(cell, T=29, B=4, inputs=3, H=33, **options)
     beyond = torch.arange(29)[:, None] >= torch.tensor(lengths)
     x = given.tensors["x"].masked_fill(beyond[..., None], torch.nan)
     masks = given.masks._replace(
@@ -423,7 +432,7 @@ def test_nan_in_the_padding_reaches_nothing(cell, reverse, threads):
     ],
 )
 def test_a_trace_is_the_references(cell, options, dtype):
-    given = case(cell, **SIZES, **options, dtype=dtype)
+    given = runnable(cell, **SIZES, **options, dtype=dtype)
     true = given.in_double()
     found, expected = (
         backend.forward(replace(g.spec, trace=True), *g.arguments())
@@ -438,7 +447,7 @@ def test_a_trace_is_the_references(cell, options, dtype):
 
 @pytest.mark.parametrize("sizes", LARGE.values(), ids=LARGE)
 def test_a_trace_of_shared_work(sizes, threads):
-    given = case(EVERY["lstm"], **sizes, zoneout=True, reset=True)
+    given = runnable(EVERY["lstm"], **sizes, zoneout=True, reset=True)
     spec = replace(given.spec, trace=True)
     found, expected = (b.forward(spec, *given.arguments()) for b in (cpu, reference))
     torch.testing.assert_close(found.trace, expected.trace, rtol=1e-10, atol=1e-10)
@@ -521,7 +530,7 @@ def test_second_derivatives_are_the_references(cell, lengths):
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_a_tensor_given_twice(create_graph):
     """Each place has its own gradient; torch adds them up."""
-    given = case(EVERY["lstm"], H=3, inputs=3)
+    given = runnable(EVERY["lstm"], H=3, inputs=3)
     shared = given.tensors["input"]
     grads = []
     for backend in (cpu, reference):
@@ -537,7 +546,7 @@ def test_a_tensor_given_twice(create_graph):
 @pytest.mark.usefixtures("one_thread")
 def test_what_is_kept_goes_when_the_result_goes():
     """No cycle holds a tape, nor what it was made from."""
-    given = case(EVERY["lstm"], T=6, B=5, H=9, lengths=LENGTHS, zoneout=True)
+    given = runnable(EVERY["lstm"], T=6, B=5, H=9, lengths=LENGTHS, zoneout=True)
     leaves = given.leaves()
     held = [weakref.ref(leaf) for leaf in leaves]
     gc.disable()
