@@ -7,6 +7,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,6 +16,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <vector>
 
 namespace gw {
 
@@ -155,13 +157,33 @@ private:
 
     template <class Work>
     void open(int workers, const Work& work) {
-        for (; workers_ < workers; ++workers_) std::thread([this, index = workers_] { serve(index); }).detach();
+        for (; workers_ < workers; ++workers_) {
+            std::thread worker([this, index = workers_] { serve(index); });
+            handles_.push_back(worker.native_handle());
+            worker.detach();
+            avoided_ = -1;
+        }
+        keep_apart();
         wanted_ = workers;
         context_ = &work;
         enter_ = [](const void* context) { (*static_cast<const Work*>(context))(); };
         door_.store(open_door, std::memory_order_release);
         jobs_.fetch_add(1, std::memory_order_release);
         jobs_.notify_all();
+    }
+
+    // Keeps the workers off the caller's processor. A thread is woken where it slept, which is often
+    // where the caller is now, and there it would wait for the scheduler's next tick, milliseconds.
+    void keep_apart() {
+#if defined(__linux__)
+        const int here = sched_getcpu();
+        if (here < 0 || here == avoided_) return;
+        avoided_ = here;
+        cpu_set_t allowed;
+        if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+        CPU_CLR(here, &allowed);
+        for (const pthread_t worker : handles_) pthread_setaffinity_np(worker, sizeof allowed, &allowed);
+#endif
     }
 
     void close() {
@@ -187,7 +209,8 @@ private:
 
     static constexpr uint32_t open_door = 1u << 31;
     std::mutex busy_;
-    int workers_ = 0, wanted_ = 0;
+    int workers_ = 0, wanted_ = 0, avoided_ = -1;
+    std::vector<pthread_t> handles_;
     const void* context_ = nullptr;
     void (*enter_)(const void*) = nullptr;
     Clock::time_point alone_until_{};

@@ -6,8 +6,9 @@ takes, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from gatewise.backends.contract import Masks, Weights
 from gatewise.backends.native.cells import address
 from gatewise.backends.native.library import core
 from gatewise.cells.language import Cell
+from gatewise.emit.cpp import layout
 
 # As enum Storage in csrc/kernels.h.
 STORAGES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -131,9 +133,7 @@ def stream(
     return native, given  # the zoneout shares must live as long
 
 
-def tape_like(
-    job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool
-) -> Tensor:
+def tape_like(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Tensor:
     """An empty tape for a run over ``x``; its size alone matters, so ``x`` may be a fake tensor."""
     numbers = _tape_numbers(job, x, weights, fed_factor)
     return x.new_empty(numbers, dtype=_COMPUTED_IN[x.dtype])
@@ -147,9 +147,7 @@ def kept_tape(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor:
     return core().tape(numbers, _COMPUTED_IN[x.dtype] == torch.float64)
 
 
-def _tape_numbers(
-    job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool
-) -> int:
+def _tape_numbers(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> int:
     steps, batch = x.shape[:2]
     units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
     call = core().Call(
@@ -219,6 +217,15 @@ def traced(
     return [output, *final], dict(zip(names, values, strict=True))
 
 
+@cache
+def _gradient_of_weights(cell: Cell) -> Callable[..., Tensor]:
+    """How room for a weight's gradient is made: where a part of a gate is used by no equation, the
+    core has no row for it, and its gradient stays zero."""
+    plan = layout(cell)
+    whole = plan.from_input == plan.from_state == len(cell.gates)
+    return torch.empty if whole else torch.zeros
+
+
 def backward(
     job: Job,
     x: Tensor,
@@ -242,8 +249,7 @@ def backward(
     call.grad_final([(0, 0) if g is None else _rows(g) for g in kept[1:]])
     inputs = [x, *state, *weights]
     first = 1 + len(state)
-    # a gate's part that no equation uses has no row in the core's sums: its gradient stays zero
-    makes = [torch.empty] * first + [torch.zeros] * len(weights)
+    makes = [torch.empty] * first + [_gradient_of_weights(job.cell)] * len(weights)
     results = [
         make(t.shape, dtype=t.dtype) if want and t is not None else None
         for make, t, want in zip(makes, inputs, wanted, strict=True)
