@@ -44,11 +44,9 @@ BOTH = ("lengths", "reset")
 COMPILED = {
     "lstm": ("lstm", (), False),
     "lstm trained": ("lstm", (), True),
-    "lstm with lengths": ("lstm", ("lengths",), True),
-    "projected": ("projected", BOTH, True),
+    "projected": ("projected", ("lengths",), True),
     "gru": ("gru, stacked, both ways", BOTH, True),
     "own cell": ("own cell", BOTH, True),
-    "every option": ("every option", BOTH, False),
     "every option trained": ("every option", BOTH, True),
 }
 
@@ -143,7 +141,7 @@ def test_marked_dynamic():
     assert len(counting.nodes) == 1
 
 
-@pytest.mark.parametrize("cell", ["lstm", peephole], ids=str)
+@pytest.mark.parametrize("cell", ["lstm", pytest.param(peephole, marks=pytest.mark.slow)], ids=str)
 def test_a_trace_from_a_compiled_layer(cell):
     layer, counting = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True), Counting()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counting)
@@ -262,7 +260,7 @@ EXPORTED = [name for name in LAYERS if name != "projected"]
 
 @pytest.mark.parametrize(
     ("name", "strict"),
-    [*((name, False) for name in EXPORTED), ("gru, stacked, both ways", True)],
+    [*((name, False) for name in EXPORTED), ("every option", True)],
 )
 def test_exported_for_every_length(name, strict):
     model = Model(LAYERS[name]().eval(), BOTH)
