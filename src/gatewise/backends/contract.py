@@ -149,7 +149,7 @@ def check_lengths(lengths: Tensor, steps: int) -> None:
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None)})
 
 
-def in_memory(tensors: Iterable[Tensor | None]) -> bool:
+def in_memory(tensors: Iterable[object]) -> bool:
     """Whether each is a plain array of numbers, or None: no fake, functional or user's tensor."""
     return _PLAIN.issuperset(map(type, tensors))
 
