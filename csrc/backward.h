@@ -56,7 +56,7 @@ public:
         if (plan.by_units) {
             Pool::get().run_together(p.threads, [this](int member, Team& team) { Walk(*this, 0, member, team).go(); });
         } else {
-            Pool::get().run(plan.count, plan.count, [this](int share) {
+            Pool::get().run(plan.count, useful_threads(p), [this](int share) {
                 Team alone(1);
                 Walk(*this, share, 0, alone).go();
             });

@@ -25,6 +25,9 @@ struct Plan {
     int64_t rows(int share) const { return shares[share].last - shares[share].first; }
 };
 
+inline constexpr int shares_a_thread = 4;
+inline constexpr int64_t fewest_rows = 8;
+
 // How fast a product of so few rows is, relative to one of many: with one row each weight that is
 // loaded is used once.
 inline double speed(double rows) { return std::min(1.0, 0.25 + 0.15 * rows); }
@@ -48,9 +51,12 @@ inline bool units_pay(const Problem& p, int threads) {
 
 inline Plan make_plan(const Problem& p, Arena& arena) {
     const int threads = useful_threads(p);
-    Plan plan{arena.take<int64_t>(p.batch), arena.take<int64_t>(p.batch), arena.take<Share>(threads), 1, false};
+    Plan plan{arena.take<int64_t>(p.batch), arena.take<int64_t>(p.batch), arena.take<Share>(shares_a_thread * threads), 1, false};
     plan.by_units = units_pay(p, threads);
-    plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, threads));
+    // more shares than threads, where each still fills the tiles: a thread that comes late, or is held up,
+    // then takes fewer of them
+    const int64_t most = threads == 1 ? 1 : std::max<int64_t>(threads, std::min<int64_t>(shares_a_thread * threads, p.batch / fewest_rows));
+    plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, most));
     for (int s = 0; s < plan.count; ++s) plan.shares[s] = {p.batch * s / plan.count, p.batch * (s + 1) / plan.count};
     if (p.lengths == nullptr) {
         std::iota(plan.order, plan.order + p.batch, 0);
