@@ -38,6 +38,11 @@ inline int useful_threads(const Problem& p) {
     return operations < 1e6 ? 1 : p.threads;
 }
 
+// Whether a step's weights are too many for a core's own cache: they come past once for each share.
+inline bool large_weights(const Problem& p) {
+    return p.cell->accumulators * p.units * (p.inputs + p.fed_size()) > (int64_t(1) << 18);
+}
+
 // True if it is better to divide the units and meet at each step than to divide the rows.
 inline bool units_pay(const Problem& p, int threads) {
     if (threads == 1 || p.projection || p.weights.norm_input || p.units < 32 * threads) return false;
@@ -55,7 +60,8 @@ inline Plan make_plan(const Problem& p, Arena& arena) {
     plan.by_units = units_pay(p, threads);
     // more shares than threads, where each still fills the tiles: a thread that comes late, or is held up,
     // then takes fewer of them
-    const int64_t most = threads == 1 ? 1 : std::max<int64_t>(threads, std::min<int64_t>(shares_a_thread * threads, p.batch / fewest_rows));
+    const bool finer = threads > 1 && !large_weights(p);
+    const int64_t most = std::max<int64_t>(threads, finer ? std::min<int64_t>(shares_a_thread * threads, p.batch / fewest_rows) : 0);
     plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, most));
     for (int s = 0; s < plan.count; ++s) plan.shares[s] = {p.batch * s / plan.count, p.batch * (s + 1) / plan.count};
     if (p.lengths == nullptr) {
