@@ -245,6 +245,8 @@ void set_steps(Call& call, const StepsGiven& given) {
 }  // namespace
 
 NB_MODULE(_core, m) {
+    // what torch.compile holds of a layer it never lets go; at exit nanobind would say so of each
+    nb::set_leak_warnings(false);
     m.def("load", [](const std::string& library) {
         kernels = static_cast<const Kernels*>(symbol(library, "gw_kernels"));
     });
