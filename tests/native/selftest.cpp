@@ -704,6 +704,7 @@ static void run(Case c) {
 }
 
 int main(int count, char** arguments) {
+    std::setvbuf(stdout, nullptr, _IOLBF, 1024);
     if (count > 1) every = std::max(1, std::atoi(arguments[1]));
     Random random(2026);
     size_t turn = 0;
