@@ -48,9 +48,14 @@ def flat(weights: Weights, cell: Cell) -> list[Tensor | None]:
     return [*weights[:7], *(weights.per_unit[name] for name in cell.params)]
 
 
+def hidden_size(weights: Sequence[Tensor | None], cell: Cell) -> int:
+    """H, as the input's weights, which are always there, have it."""
+    return weights[0].shape[0] // len(cell.gates)  # type: ignore[union-attr]
+
+
 def _call(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Any:
     steps, batch, inputs = x.shape
-    units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
+    units = hidden_size(weights, job.cell)
     return core().Call(
         *(address(job.cell), STORAGES[x.dtype], steps, batch, inputs, units),
         *(job.proj_size, job.reverse, job.threads),
@@ -149,7 +154,7 @@ def kept_tape(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor:
 
 def _tape_numbers(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> int:
     steps, batch = x.shape[:2]
-    units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
+    units = hidden_size(weights, job.cell)
     call = core().Call(
         *(address(job.cell), STORAGES[x.dtype], 1, 1, x.shape[2], units),
         *(job.proj_size, job.reverse, 1),
@@ -201,7 +206,7 @@ def traced(
     _fill(given, output, final, None)
     steps, batch = x.shape[:2]
     names = list(job.cell.values)
-    units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
+    units = hidden_size(weights, job.cell)
     dtype = _COMPUTED_IN[x.dtype]
     lanes = core().vector_bytes() // dtype.itemsize
     padded = -(-units // lanes) * lanes

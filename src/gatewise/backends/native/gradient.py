@@ -102,7 +102,7 @@ def _reference_gradients(
 
 
 def _spec(job: Job, x: Tensor, weights: Sequence[Tensor | None], masks: Masks) -> Spec:
-    units = weights[0].shape[0] // len(job.cell.gates)  # type: ignore[union-attr]
+    units = calls.hidden_size(weights, job.cell)
     return Spec(
         *(job.cell, x.shape[2], units, job.proj_size, job.reverse, masks.lengths is not None),
         trace=False,

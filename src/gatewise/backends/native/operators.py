@@ -117,7 +117,7 @@ def _expected(given: Operands, cell: Cell) -> Iterator[tuple[str, Tensor | None,
             f"{', '.join(cell.state)} and the weights {', '.join(names)}; given were "
             f"{len(given.state)} states and {[n for n, t in zip(names, there, strict=False) if t]}"
         )
-    units, batch = _units(given, cell), given.x.shape[1]
+    units, batch = calls.hidden_size(given.weights, cell), given.x.shape[1]
     stacked = len(cell.gates) * units
     sizes = [given.proj_size or units, *[units] * (len(cell.state) - 1)]
     fed = sum(sizes[cell.state.index(name)] for name in cell.feedback)
@@ -126,10 +126,6 @@ def _expected(given: Operands, cell: Cell) -> Iterator[tuple[str, Tensor | None,
     shapes = [(stacked, given.x.shape[2]), (stacked, fed), *[(stacked,)] * 2]
     shapes += [(given.proj_size, units), *[(stacked,)] * 2, *[(units,)] * len(cell.params)]
     yield from zip(names, given.weights, shapes, strict=True)
-
-
-def _units(given: Operands, cell: Cell) -> int:
-    return given.weights[0].shape[0] // len(cell.gates)  # type: ignore[union-attr]
 
 
 def _check_masks(given: Operands, cell: Cell) -> None:
@@ -261,7 +257,7 @@ def _run_traced(*given: Any) -> list[Tensor]:
 def _run_traced_fake(*given: Any) -> list[Tensor]:
     o, cell = Operands(*given), _cell(Operands(*given).cell)
     steps, batch, _ = o.x.shape
-    values = o.x.new_empty(len(cell.values), steps, batch, _units(o, cell))
+    values = o.x.new_empty(len(cell.values), steps, batch, calls.hidden_size(o.weights, cell))
     return [*_run_fake(*given), values]
 
 
