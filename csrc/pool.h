@@ -1,11 +1,14 @@
-// Threads that share a job: the caller takes part, the others are kept waiting for the next one.
+// Threads that share a job. The caller takes part; the others are OpenMP's where the program has them,
+// for torch computes on those: they are awake after its last operation, and would spin on the processors
+// that threads of our own need. Elsewhere they are the pool's own, which spin briefly and then sleep.
 //
-// A waiting thread spins briefly and then sleeps. Nothing waits for a worker that has not begun: the
-// caller takes every share that nobody has claimed. Where shares must meet at each step (a Team) the
-// caller starts with those that came at once, and the team dissolves when one is late: on an
-// overcommitted machine a meeting would else cost a time slice a step.
+// The caller takes every share that nobody has claimed. Where shares must meet at each step (a Team) it
+// starts with those that came at once, and the team dissolves when one is late: on an overcommitted
+// machine a meeting would else cost a time slice a step. Nothing waits for a thread of the pool that has
+// not begun; OpenMP waits for all of its own, so that after one came late the pool's serve for a while.
 #pragma once
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -13,10 +16,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <mutex>
 #include <new>
+#include <optional>
 #include <thread>
-#include <vector>
 
 namespace gw {
 
@@ -89,6 +91,53 @@ private:
     alignas(64) std::atomic<uint32_t> dissolved_{0};
 };
 
+// On Linux a thread is woken where it slept, which is often where the caller runs now, and there it may
+// wait for the scheduler's next tick, milliseconds. So the others stay off the caller's processor.
+class Place {
+public:
+    // The caller's.
+    static Place here() {
+        Place place;
+#if defined(__linux__)
+        place.cpu_ = sched_getcpu();
+        place.thread_ = gettid();
+#endif
+        return place;
+    }
+
+    // Keeps the calling thread to the processors that the caller may use, other than the one it is on.
+    void avoid() const {
+#if defined(__linux__)
+        thread_local int avoided = -1;
+        if (cpu_ < 0 || cpu_ == avoided) return;
+        avoided = cpu_;
+        cpu_set_t allowed;
+        if (sched_getaffinity(thread_, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+        CPU_CLR(cpu_, &allowed);
+        sched_setaffinity(0, sizeof allowed, &allowed);
+#endif
+    }
+
+private:
+    int cpu_ = -1, thread_ = 0;
+};
+
+// How long something is left out: longer each time that it disappoints.
+class Pause {
+public:
+    bool over() const { return Clock::now() >= until_; }
+    void begin() {
+        until_ = Clock::now() + length_;
+        length_ = std::min<Clock::duration>(2 * length_, std::chrono::seconds(2));
+    }
+    void forgive() { length_ = shortest; }
+
+private:
+    static constexpr Clock::duration shortest = std::chrono::milliseconds(20);
+    Clock::time_point until_{};
+    Clock::duration length_ = shortest;
+};
+
 class Pool {
 public:
     static Pool& get() {
@@ -103,15 +152,13 @@ public:
             for (int share = 0; share < shares; ++share) work(share);
         };
         if (shares <= 1 || threads <= 1) return alone();
-        std::unique_lock hold(busy_, std::try_to_lock);
-        if (!hold) return alone();  // another of the program's threads has the pool
+        const Hold hold(busy_);
+        if (!hold.mine) return alone();  // another of the program's threads has the pool, or this one
         std::atomic<int> next{0};
         const auto claim = [&] {
             for (int share; (share = next.fetch_add(1, std::memory_order_relaxed)) < shares;) work(share);
         };
-        open(threads - 1, claim);
-        claim();
-        close();
+        side_by_side(threads, claim, [&](int) { claim(); });
     }
 
     // work(member, team) on each thread of a team of those that come at once, up to `threads`.
@@ -122,8 +169,8 @@ public:
             work(0, team);
         };
         if (threads <= 1) return alone();
-        std::unique_lock hold(busy_, std::try_to_lock);
-        if (!hold || Clock::now() < alone_until_) return alone();
+        const Hold hold(busy_);
+        if (!hold.mine || !teams_.over()) return alone();
         std::atomic<int> come{0};
         std::atomic<Team*> gathered{nullptr};
         const auto join = [&] {
@@ -133,57 +180,96 @@ public:
             while ((team = gathered.load(std::memory_order_acquire)) == nullptr) relax();
             work(member, *team);
         };
-        open(threads - 1, join);
-        spin([&] { return come.load(std::memory_order_relaxed) == threads - 1; }, std::chrono::microseconds(100));
-        Team team(1 + come.exchange(-(1 << 20), std::memory_order_relaxed));
-        gathered.store(&team, std::memory_order_release);
-        work(0, team);
-        close();
-        if (team.late()) {
-            alone_until_ = Clock::now() + alone_for_;
-            alone_for_ = std::min<Clock::duration>(2 * alone_for_, std::chrono::seconds(2));
-        } else if (team.size() == threads) {
-            alone_for_ = std::chrono::milliseconds(20);
-        }
+        std::optional<Team> team;
+        side_by_side(threads, join, [&](int most) {
+            spin([&] { return come.load(std::memory_order_relaxed) == most - 1; }, std::chrono::microseconds(100));
+            team.emplace(1 + come.exchange(-(1 << 20), std::memory_order_relaxed));
+            gathered.store(&*team, std::memory_order_release);
+            work(0, *team);
+        });
+        if (team->late())
+            teams_.begin();
+        else if (team->size() == threads)
+            teams_.forgive();
     }
 
 private:
+    struct Hold {
+        explicit Hold(std::atomic_flag& flag) : flag(flag), mine(!flag.test_and_set(std::memory_order_acquire)) {}
+        ~Hold() {
+            if (mine) flag.clear(std::memory_order_release);
+        }
+        Hold(const Hold&) = delete;
+        std::atomic_flag& flag;
+        const bool mine;
+    };
+
     Pool() {
+        open_mp_ = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+        number_ = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
+        count_ = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
+        if (!number_ || !count_) open_mp_ = nullptr;
         pthread_atfork(nullptr, nullptr, [] { new (&get()) Pool(Forked{}); });
     }
 
+    // The child has none of its parent's threads. All is begun anew, without OpenMP, which doesn't know
+    // of the fork and would wait for its threads for ever.
     struct Forked {};
-    explicit Pool(Forked) {}  // the child has none of its parent's threads: all is begun anew
+    explicit Pool(Forked) {}
+
+    // mine(n) here, and others() on up to n - 1 other threads meanwhile; n is `threads` if there are as many.
+    template <class Others, class Mine>
+    void side_by_side(int threads, const Others& others, const Mine& mine) {
+        if (open_mp_ && open_mp_pause_.over()) return on_open_mp(threads, others, mine);
+        const Place caller = Place::here();
+        const auto apart = [&] {
+            caller.avoid();
+            others();
+        };
+        open(threads - 1, apart);
+        mine(threads);
+        close();
+    }
+
+    template <class Others, class Mine>
+    void on_open_mp(int threads, const Others& others, const Mine& mine) {
+        struct Region {
+            const Pool& pool;
+            const Others& others;
+            const Mine& mine;
+            const Place caller = Place::here();
+            std::atomic<int> begun{0};
+            bool all = false;  // they had begun when the caller was done
+            Clock::time_point done{};
+        } region{*this, others, mine};
+        const auto enter = [](void* given) {
+            Region& r = *static_cast<Region*>(given);
+            if (r.pool.number_() > 0) {
+                r.begun.fetch_add(1, std::memory_order_relaxed);
+                r.caller.avoid();
+                return r.others();
+            }
+            const int count = r.pool.count_();
+            r.mine(count);
+            r.all = r.begun.load(std::memory_order_relaxed) == count - 1;
+            r.done = Clock::now();
+        };
+        open_mp_(enter, &region, unsigned(threads), 0);
+        if (region.all)
+            open_mp_pause_.forgive();
+        else if (Clock::now() - region.done > std::chrono::microseconds(500))
+            open_mp_pause_.begin();
+    }
 
     template <class Work>
     void open(int workers, const Work& work) {
-        for (; workers_ < workers; ++workers_) {
-            std::thread worker([this, index = workers_] { serve(index); });
-            handles_.push_back(worker.native_handle());
-            worker.detach();
-            avoided_ = -1;
-        }
-        keep_apart();
+        for (; workers_ < workers; ++workers_) std::thread([this, index = workers_] { serve(index); }).detach();
         wanted_ = workers;
         context_ = &work;
         enter_ = [](const void* context) { (*static_cast<const Work*>(context))(); };
         door_.store(open_door, std::memory_order_release);
         jobs_.fetch_add(1, std::memory_order_release);
         jobs_.notify_all();
-    }
-
-    // Keeps the workers off the caller's processor. A thread is woken where it slept, which is often
-    // where the caller is now, and there it would wait for the scheduler's next tick, milliseconds.
-    void keep_apart() {
-#if defined(__linux__)
-        const int here = sched_getcpu();
-        if (here < 0 || here == avoided_) return;
-        avoided_ = here;
-        cpu_set_t allowed;
-        if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
-        CPU_CLR(here, &allowed);
-        for (const pthread_t worker : handles_) pthread_setaffinity_np(worker, sizeof allowed, &allowed);
-#endif
     }
 
     void close() {
@@ -207,14 +293,17 @@ private:
         }
     }
 
+    using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
     static constexpr uint32_t open_door = 1u << 31;
-    std::mutex busy_;
-    int workers_ = 0, wanted_ = 0, avoided_ = -1;
-    std::vector<pthread_t> handles_;
+    Parallel open_mp_ = nullptr;
+    int (*number_)() = nullptr;
+    int (*count_)() = nullptr;
+    Pause open_mp_pause_, teams_;
+    std::atomic_flag busy_;
+    int workers_ = 0, wanted_ = 0;
     const void* context_ = nullptr;
     void (*enter_)(const void*) = nullptr;
-    Clock::time_point alone_until_{};
-    Clock::duration alone_for_ = std::chrono::milliseconds(20);
     alignas(64) std::atomic<uint32_t> jobs_{0};
     alignas(64) std::atomic<uint32_t> door_{0};  // how many workers are inside, and whether more may enter
 };

@@ -146,6 +146,7 @@ POOLS = {
     "as_it_is": ((), ()),
     "address_and_undefined": (SANITIZED, ()),
     "thread": (("-g", "-fsanitize=thread"), ("no_fork",)),
+    "on_openmp": (("-fopenmp", "-Wl,--no-as-needed"), ()),
 }
 
 

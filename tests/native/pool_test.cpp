@@ -1,10 +1,13 @@
 // The thread pool: every share once, teams that meet thousands of times, a member that is late, callers
-// side by side and inside one another, and a forked child. Prints each failure, then the counts.
+// side by side and inside one another, and a forked child; built with OpenMP, that its threads are the
+// ones that work. Prints each failure, then the counts.
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
+#include <set>
 #include <vector>
 
 #include "pool.h"
@@ -129,6 +132,38 @@ static void callers_inside() {
     });
 }
 
+#ifdef _OPENMP
+static void on_open_mp() {
+    std::mutex guard;
+    std::set<std::thread::id> theirs;
+#pragma omp parallel num_threads(2)
+    {
+        const std::lock_guard hold(guard);
+        theirs.insert(std::this_thread::get_id());
+    }
+    bool shared = false;  // in some round: after a late thread others serve for a while
+    for (int round = 0; round < 300 && !shared; ++round) {
+        std::set<std::thread::id> ours;
+        Pool::get().run(64, 2, [&](int) {
+            std::this_thread::sleep_for(std::chrono::microseconds(50));
+            const std::lock_guard hold(guard);
+            ours.insert(std::this_thread::get_id());
+        });
+        shared = ours.size() > 1 && std::includes(theirs.begin(), theirs.end(), ours.begin(), ours.end());
+        if (!shared) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    expect(shared, "the threads are OpenMP's");
+    bool right = true;
+#pragma omp parallel num_threads(2)
+    {
+        const bool each = each_share_once(9, 4);
+        const std::lock_guard hold(guard);
+        right = right && each;
+    }
+    expect(right, "calls from inside OpenMP's threads get their shares");
+}
+#endif
+
 static void in_a_child() {
     expect(each_share_once(100, 4), "the parent's pool works before the fork");
     for (int round = 0; round < 5; ++round) {
@@ -147,6 +182,9 @@ static void in_a_child() {
 }
 
 int main(int count, char**) {
+#ifdef _OPENMP
+    on_open_mp();
+#endif
     shares();
     teams();
     late_members();
