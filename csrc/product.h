@@ -78,6 +78,7 @@ struct TileArgs {
     int64_t c0_stride;
     T* c;
     int64_t c_stride;
+    bool far = false;  // the panels come from afar when the first of the tiles reads them
 };
 
 // One group of k: sum + a * b, lane by lane.
@@ -91,7 +92,12 @@ GW_INLINE vec<float> multiply_add(vec<float> sum, const bf16* a, const bf16* b) 
     return dot_pair(sum, load_raw<vec<uint32_t>>(b), two);
 }
 
-template <class P, int rows, int vectors>
+// Where B's panels come from beyond a core's own cache they are fetched so many bytes before their use:
+// the processor's own fetching starts anew at each stretch of k.
+inline constexpr int64_t ahead = 512;
+inline constexpr int64_t far_bytes = 1 << 20;
+
+template <class P, int rows, int vectors, bool far>
 [[gnu::noinline]] void tile(const TileArgs<P>& t) {
     using T = compute<P>;
     constexpr int V = width<T>, G = group<P>;
@@ -115,6 +121,10 @@ template <class P, int rows, int vectors>
         for (int r = 0; r < rows; ++r) a[r] = t.a[stretch][r];
         int64_t k = 0;
         for (; k + parts <= groups; k += parts) {
+            if constexpr (far) {
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; ++v) __builtin_prefetch(reinterpret_cast<const char*>(b + v * t.panel_stride) + ahead);
+            }
 #pragma GCC unroll 4
             for (int p = 0; p < parts; ++p)
 #pragma GCC unroll 16
@@ -151,9 +161,9 @@ using Tile = void (*)(const TileArgs<P>&);
 template <class P, int... r>
 constexpr auto tile_table(std::integer_sequence<int, r...>) {
     struct Table {
-        Tile<P> of[tile_rows][2];
+        Tile<P> of[tile_rows][2][2];
     };
-    return Table{{{tile<P, r + 1, 1>, tile<P, r + 1, 2>}...}};
+    return Table{{{{tile<P, r + 1, 1, false>, tile<P, r + 1, 1, true>}, {tile<P, r + 1, 2, false>, tile<P, r + 1, 2, true>}}...}};
 }
 
 template <class P>
@@ -186,7 +196,7 @@ GW_INLINE void tiles_of_panels(TileArgs<P>& t, int64_t top, int64_t high, int ve
         for (int64_t r = 0; r < height; ++r) of(row + r, r, t);
         t.c0 = c0.base + (top + row) * c0.stride;
         t.c = c.base + (top + row) * c.stride;
-        tiles<P>.of[height - 1][vectors - 1](t);
+        tiles<P>.of[height - 1][vectors - 1][t.far && i == 0](t);
         row += height;
     }
 }
@@ -202,6 +212,7 @@ void product(int64_t rows, const Rows& a, int64_t k, const P* b, int64_t first, 
     TileArgs<P> t;
     t.panel_stride = packed_length<P>(k) * V;
     t.groups[1] = 0;
+    t.far = (last - first) * t.panel_stride * int64_t(sizeof(P)) > far_bytes;
     for (int64_t top = 0; top < rows; top += row_block) {
         const int64_t high = std::min(row_block, rows - top);
         for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
