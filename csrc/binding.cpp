@@ -123,58 +123,168 @@ void set_weights(Weights& weights, const uintptr_t* given, size_t given_count) {
     for (size_t k = 0; k < given_count; ++k) (k < count ? *named[k] : weights.per_unit[k - count]) = pointer(given[k]);
 }
 
+// What is asked of torch's tensors, by name: the core is built without torch.
+namespace tensor {
+
+// Never let go: the interpreter may end before them.
+struct Names {
+    PyObject *data_ptr = of("data_ptr"), *shape = of("shape"), *dtype = of("dtype"), *is_cpu = of("is_cpu"), *is_neg = of("is_neg"),
+             *is_contiguous = of("is_contiguous"), *contiguous = of("contiguous"), *stride = of("stride"), *new_empty = of("new_empty");
+
+private:
+    static PyObject* of(const char* text) { return PyUnicode_InternFromString(text); }
+};
+
+const Names& names() {
+    static const Names all;
+    return all;
+}
+
+nb::object found(PyObject* result) {
+    if (result == nullptr) nb::raise_python_error();
+    return nb::steal(result);
+}
+
+template <class... Numbers>
+nb::object call(nb::handle of, PyObject* method, Numbers... given) {
+    const nb::object held[] = {nb::borrow(of), nb::int_(int64_t(given))...};
+    PyObject* args[1 + sizeof...(given)];
+    for (size_t k = 0; k <= sizeof...(given); ++k) args[k] = held[k].ptr();
+    return found(PyObject_VectorcallMethod(method, args, std::size(args) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+}
+
+nb::object attribute(nb::handle of, PyObject* what) { return found(PyObject_GetAttr(of.ptr(), what)); }
+
+int64_t number(nb::handle of) {
+    const int64_t value = PyLong_AsLongLong(of.ptr());
+    if (value == -1 && PyErr_Occurred()) nb::raise_python_error();
+    return value;
+}
+
+int64_t number(const nb::object& tuple, int at) { return number(nb::handle(PyTuple_GET_ITEM(tuple.ptr(), at))); }
+
+void* data(nb::handle of) { return PyLong_AsVoidPtr(call(of, names().data_ptr).ptr()); }
+
+}  // namespace tensor
+
 // The layers and directions of one module through all steps, without a gradient.
 class Network {
 public:
-    Network(uintptr_t cell, int storage, int64_t inputs, int64_t units, int64_t projection, int layers, bool both_ways)
-        : storage_(Storage(storage)), layers_(layers), directions_(both_ways ? 2 : 1) {
+    // names and shapes: of the module's weights, for each layer and direction in the order of set_weights,
+    // None for what there is not. plain: the types of tensor that are arrays in memory.
+    Network(uintptr_t cell, int storage, int64_t inputs, int64_t units, int64_t projection, int layers, bool both_ways,
+            const std::vector<nb::object>& names, const std::vector<nb::object>& shapes, nb::object dtype,
+            const std::vector<nb::object>& plain)
+        : storage_(Storage(storage)), layers_(layers), directions_(both_ways ? 2 : 1), names_(names), shapes_(shapes),
+          dtype_(std::move(dtype)), plain_(plain), addresses_(names.size()) {
         problem_.cell = pointer<const Cell>(cell);
         problem_.inputs = inputs;
         problem_.units = units;
         problem_.projection = projection;
     }
 
-    // weights: of each layer and direction those of set_weights. state and final_state: of each state a
-    // dense L·D×B×width array, null initial ones being zero.
-    void run(int64_t steps, int64_t batch, int threads, const StepsGiven& x, const StepsGiven& output,
-             const std::vector<uintptr_t>& state, const std::vector<uintptr_t>& final_state,
-             const std::vector<uintptr_t>& weights) const {
-        nb::gil_scoped_release release;
+    // The output, laid out as x, and the final state or states; None if x or a weight is not as it must be.
+    // state: checked, or None. weights: the module's, by name.
+    nb::object run(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads) {
+        const auto& ask = tensor::names();
+        if (!array(x) || !tensor::attribute(x, ask.is_cpu).is(Py_True) || tensor::call(x, ask.is_neg).is(Py_True)) return nb::none();
+        const nb::object shape = tensor::attribute(x, ask.shape);
+        if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 2) != problem_.inputs || !fit(weights)) return nb::none();
+        nb::object strides = tensor::call(x, ask.stride);
+        if (tensor::number(strides, 2) != 1) {
+            x = tensor::call(x, ask.contiguous);
+            strides = tensor::call(x, ask.stride);
+        }
+        const int64_t outer = tensor::number(shape, 0), inner = tensor::number(shape, 1);
+        const int64_t by_outer = tensor::number(strides, 0), by_inner = tensor::number(strides, 1);
+        const int64_t wide = problem_.output_size() * directions_;
+        const nb::object output = tensor::call(x, ask.new_empty, outer, inner, wide);
+        Problem p = problem_;
+        p.steps = batch_first ? inner : outer;
+        p.batch = batch_first ? outer : inner;
+        p.threads = threads;
+        p.x = {tensor::data(x), batch_first ? by_inner : by_outer, batch_first ? by_outer : by_inner};
+        p.output = {tensor::data(output), batch_first ? wide : inner * wide, batch_first ? inner * wide : wide};
+        const int states = p.cell->states;
+        nb::object initial[most_states];
+        nb::object final = nb::steal(PyTuple_New(states));
+        for (int k = 0; k < states; ++k) {
+            const int64_t width = p.state_size(k);
+            nb::object last = tensor::call(x, ask.new_empty, layers_ * directions_, p.batch, width);
+            p.final_state[k] = {tensor::data(last), width};
+            PyTuple_SET_ITEM(final.ptr(), k, last.release().ptr());
+            if (state.is_none()) continue;
+            initial[k] = tensor::call(state[k], ask.contiguous);
+            p.state[k] = {tensor::data(initial[k]), width};
+        }
+        const std::vector<uintptr_t> addresses = addresses_;  // another thread may run with other weights
+        {
+            nb::gil_scoped_release release;
+            compute(p, addresses);
+        }
+        return nb::make_tuple(output, states == 1 ? nb::borrow(PyTuple_GET_ITEM(final.ptr(), 0)) : final);
+    }
+
+private:
+    // Whether it is an array of numbers of this network's type.
+    bool array(nb::handle tensor) const {
+        for (const nb::object& type : plain_)
+            if (type.ptr() == reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr())))
+                return tensor::attribute(tensor, tensor::names().dtype).is(dtype_);
+        return false;
+    }
+
+    bool fit(const nb::dict& weights) {
+        const auto& ask = tensor::names();
+        for (size_t k = 0; k < names_.size(); ++k) {
+            if (names_[k].is_none()) continue;
+            const nb::handle weight = PyDict_GetItem(weights.ptr(), names_[k].ptr());
+            if (!weight.is_valid() || !array(weight) || !tensor::attribute(weight, ask.shape).equal(shapes_[k]) ||
+                !tensor::call(weight, ask.is_contiguous).is(Py_True))
+                return false;
+            const uintptr_t address = uintptr_t(tensor::data(weight));
+            if (address == addresses_[k]) continue;
+            if (!tensor::attribute(weight, ask.is_cpu).is(Py_True) || tensor::call(weight, ask.is_neg).is(Py_True)) return false;
+            addresses_[k] = address;
+        }
+        return true;
+    }
+
+    // p has the first layer's input, the last one's output and the initial and final states, each a dense
+    // L·D×B×width array, null initial ones being zero.
+    void compute(Problem& p, const std::vector<uintptr_t>& weights) const {
         const size_t bytes = storage_ == Storage::f64 ? 8 : storage_ == Storage::f32 ? 4 : 2;
-        const int64_t out = problem_.output_size(), wide = out * directions_;
-        const size_t between = layers_ > 1 ? size_t(steps * batch * wide) * bytes : 0;
+        const int64_t out = p.output_size(), wide = out * directions_;
+        const size_t between = layers_ > 1 ? size_t(p.steps * p.batch * wide) * bytes : 0;
         const std::unique_ptr<char[]> buffers[2] = {std::unique_ptr<char[]>(between ? new char[between] : nullptr),
                                                     std::unique_ptr<char[]>(layers_ > 2 ? new char[between] : nullptr)};
-        Problem p = problem_;
-        p.steps = steps;
-        p.batch = batch;
-        p.threads = threads;
-        p.x = ::steps(x);
+        const Steps output = p.output;
         const size_t each = weights.size() / size_t(layers_ * directions_);
         for (int layer = 0; layer < layers_; ++layer) {
-            const Steps to = layer + 1 == layers_ ? ::steps(output) : Steps{buffers[layer % 2].get(), batch * wide, wide};
+            const Steps to = layer + 1 == layers_ ? output : Steps{buffers[layer % 2].get(), p.batch * wide, wide};
             for (int d = 0; d < directions_; ++d) {
-                const int64_t at = layer * directions_ + d;
                 p.reverse = d == 1;
                 p.output = {static_cast<char*>(to.base) + size_t(d * out) * bytes, to.step, to.row};
-                set_weights(p.weights, weights.data() + size_t(at) * each, each);
-                for (int k = 0; k < p.cell->states; ++k) {
-                    const int64_t width = p.state_size(k);
-                    const size_t skipped = size_t(at * batch * width) * bytes;
-                    p.state[k] = {state.empty() ? nullptr : pointer<char>(state[size_t(k)]) + skipped, width};
-                    p.final_state[k] = {pointer<char>(final_state[size_t(k)]) + skipped, width};
-                }
+                set_weights(p.weights, weights.data() + size_t(layer * directions_ + d) * each, each);
                 kernels->forward(p, storage_);
+                for (int k = 0; k < p.cell->states; ++k) {
+                    const size_t next = size_t(p.batch * p.state_size(k)) * bytes;
+                    if (p.state[k].base) p.state[k].base = static_cast<char*>(p.state[k].base) + next;
+                    p.final_state[k].base = static_cast<char*>(p.final_state[k].base) + next;
+                }
             }
             p.x = to;
             p.inputs = wide;
         }
     }
 
-private:
     Problem problem_;
     Storage storage_;
     int layers_, directions_;
+    std::vector<nb::object> names_, shapes_;
+    nb::object dtype_;
+    std::vector<nb::object> plain_;
+    std::vector<uintptr_t> addresses_;  // where the weights were, the last time
 };
 
 // Layers that keep their packed weights and their state, for one step at a time.
@@ -322,8 +432,11 @@ NB_MODULE(_core, m) {
     });
 
     nb::class_<Network>(m, "Network")
-        .def(nb::init<uintptr_t, int, int64_t, int64_t, int64_t, int, bool>())
-        .def("run", &Network::run);
+        .def(nb::init<uintptr_t, int, int64_t, int64_t, int64_t, int, bool, const std::vector<nb::object>&,
+                      const std::vector<nb::object>&, nb::object, const std::vector<nb::object>&>(),
+             "cell"_a, "storage"_a, "inputs"_a, "units"_a, "projection"_a, "layers"_a, "both_ways"_a, "names"_a, "shapes"_a, "dtype"_a,
+             "plain"_a)
+        .def("run", &Network::run, "x"_a, "state"_a.none(), "weights"_a, "batch_first"_a, "threads"_a);
 
     nb::class_<Stream>(m, "Stream")
         .def(nb::init<const std::vector<const Call*>&>())

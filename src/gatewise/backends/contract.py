@@ -146,12 +146,14 @@ def check_lengths(lengths: Tensor, steps: int) -> None:
         raise ShapeError(f"length {int(lengths[b])} of sequence {b} is not in 0…{steps}")
 
 
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, torch.nn.Buffer, type(None)})
+# The types of tensor that are plain arrays of numbers: no fake, functional or user's tensor.
+PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_PLAIN_OR_NONE = frozenset({*PLAIN, type(None)})
 
 
 def in_memory(tensors: Iterable[object]) -> bool:
-    """Whether each is a plain array of numbers, or None: no fake, functional or user's tensor."""
-    return _PLAIN.issuperset(map(type, tensors))
+    """Whether each is a plain array of numbers, or None."""
+    return _PLAIN_OR_NONE.issuperset(map(type, tensors))
 
 
 def recorded(tensors: Iterable[Tensor | None]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import gatewise.backends.native.operators  # noqa: F401  a saved graph may hold them
 from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights
@@ -117,14 +118,24 @@ for _function in (chosen, _kept):
     setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010  for mypy
 
 
+_interpreters = torch._C._functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
+_modes = torch._C._len_torch_dispatch_stack
+_autocast = torch._C._is_any_autocast_enabled
+
+
 def transformed() -> bool:
     """Whether torch.func (vmap, jvp, grad, …), forward-mode differentiation or torch.jit.trace is at
     work here."""
     return (
-        torch.autograd.forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
+        forward_ad._current_level >= 0 or _interpreters() is not None or _tracing() is not None
     )
+
+
+def watched() -> bool:
+    """Whether what is done here is for torch to see operation by operation, or to change: it compiles,
+    traces, transforms or casts."""
+    return torch.compiler.is_compiling() or _modes() > 0 or transformed() or _autocast()
 
 
 def _load(name: str) -> Backend:

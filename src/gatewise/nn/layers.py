@@ -23,7 +23,7 @@ from gatewise.backends.contract import (
     valid_steps,
 )
 from gatewise.backends.native.network import Network
-from gatewise.backends.registry import check_name, chosen, run, transformed
+from gatewise.backends.registry import check_name, chosen, run, watched
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
@@ -132,13 +132,7 @@ class Recurrent(nn.Module):
             for name, shape in shapes.items():
                 empty = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(name + suffix, nn.Parameter(empty))
-        # for _at_once: the core's side of the module, and its parameters in the order taken there
         self._network: Network | None = None
-        self._in_order = [
-            name + suffix if name in shapes else None
-            for suffix, shapes in self._expected.items()
-            for name in self._weight_names()
-        ]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -221,49 +215,45 @@ class Recurrent(nn.Module):
         What decides is kept short: it is a good part of the time of a call of one step.
         """
         if (
-            torch.compiler.is_compiling()
+            watched()
             or torch.is_grad_enabled()
             or self.backend not in ("auto", "cpu")
             or any(self.zoneout)
             or (self.training and (self.dropout or self.recurrent_dropout))
+            or not isinstance(input, Tensor)
         ):
             return None
-        weights = [None if n is None else self._parameters.get(n) for n in self._in_order]
-        if not in_memory((input, *weights)) or torch._C._len_torch_dispatch_stack() > 0:
-            return None
-        assert isinstance(input, Tensor)
-        if input.is_neg() or transformed() or torch._C._is_any_autocast_enabled():
-            return None
-        network = self._network_of(input)
-        if network is None or input.dim() != 3 or input.shape[2] != self.input_size:
-            return None
+        network = self._network
+        if network is None or network.dtype is not input.dtype:
+            network = self._network = self._made_network(input)
+            if network is None:
+                return None
         states = None
         if hx is not None:
-            states = self._initial_states(
-                hx, input.transpose(0, 1) if self.batch_first else input, True
-            )
+            if input.dim() != 3:
+                return None
+            x = input.transpose(0, 1) if self.batch_first else input
+            states = self._initial_states(hx, x, True)
             if recorded(states):
                 return None
-        found = network.run(input, states, weights, self.batch_first)
-        if found is None:
-            return None
-        output, final = found
-        return output, final if len(final) > 1 else final[0]
+        return network.run(
+            input, states, self._parameters, self.batch_first, torch.get_num_threads()
+        )
 
-    def _network_of(self, input: Tensor) -> Network | None:
-        """The core's side of this module, made when it is first needed."""
-        if self._network is not None and self._network.dtype == input.dtype:
-            return self._network if input.is_cpu else None
-        if not input.is_cpu or input.dtype != self.weight_ih_l0.dtype:
+    def _made_network(self, input: Tensor) -> Network | None:
+        """The core's side of this module; None where another backend runs it."""
+        like = self.weight_ih_l0
+        if not in_memory((input,)) or input.device != like.device or input.dtype != like.dtype:
             return None
-        if not self.explain_backend(input).startswith("cpu:"):
+        if not input.is_cpu or not self.explain_backend(input).startswith("cpu:"):
             return None
         sizes = (self.input_size, self.hidden_size, self.proj_size, self.num_layers)
-        shapes = [each.get(n) for each in self._expected.values() for n in self._weight_names()]
-        self._network = Network(
-            self.cell, (*sizes, self.bidirectional), self._state_sizes(), shapes, input.dtype
-        )
-        return self._network
+        weights = [
+            (name + suffix, shapes[name]) if name in shapes else (None, None)
+            for suffix, shapes in self._expected.items()
+            for name in self._weight_names()
+        ]
+        return Network(self.cell, (*sizes, self.bidirectional), weights, input.dtype)
 
     def _weight_names(self) -> tuple[str, ...]:
         """In the order of contract.Weights, less the suffix; not every layer has all."""
