@@ -78,7 +78,8 @@ struct TileArgs {
     int64_t c0_stride;
     T* c;
     int64_t c_stride;
-    bool far = false;  // the panels come from afar when the first of the tiles reads them
+    const char* soon = nullptr;  // the panels after these, from where on this tile fetches its part of them
+    int64_t soon_step;
 };
 
 // One group of k: sum + a * b, lane by lane.
@@ -92,10 +93,11 @@ GW_INLINE vec<float> multiply_add(vec<float> sum, const bf16* a, const bf16* b) 
     return dot_pair(sum, load_raw<vec<uint32_t>>(b), two);
 }
 
-// Where B's panels come from beyond a core's own cache they are fetched so many bytes before their use:
-// the processor's own fetching starts anew at each stretch of k.
-inline constexpr int64_t ahead = 512;
+// A matrix of so many bytes is not held by a core's own cache: while the tiles of two panels are made, the
+// next two are fetched, a little at each k. The processor's own fetching starts anew at each stretch of k,
+// and is fast enough only for tiles of few rows.
 inline constexpr int64_t far_bytes = 1 << 20;
+inline constexpr int far_rows = 4;
 
 template <class P, int rows, int vectors, bool far>
 [[gnu::noinline]] void tile(const TileArgs<P>& t) {
@@ -114,6 +116,8 @@ template <class P, int rows, int vectors, bool far>
         }
     }
     const P* b = t.b;
+    const char* soon = t.soon;
+    const int64_t beside = t.panel_stride * int64_t(sizeof(P));
     for (int stretch = 0; stretch < 2; ++stretch) {
         const int64_t groups = t.groups[stretch];
         const P* a[rows];
@@ -123,7 +127,8 @@ template <class P, int rows, int vectors, bool far>
         for (; k + parts <= groups; k += parts) {
             if constexpr (far) {
 #pragma GCC unroll 2
-                for (int v = 0; v < vectors; ++v) __builtin_prefetch(reinterpret_cast<const char*>(b + v * t.panel_stride) + ahead);
+                for (int v = 0; v < vectors; ++v) __builtin_prefetch(soon + v * beside);
+                soon += t.soon_step;
             }
 #pragma GCC unroll 4
             for (int p = 0; p < parts; ++p)
@@ -163,7 +168,8 @@ constexpr auto tile_table(std::integer_sequence<int, r...>) {
     struct Table {
         Tile<P> of[tile_rows][2][2];
     };
-    return Table{{{{tile<P, r + 1, 1, false>, tile<P, r + 1, 1, true>}, {tile<P, r + 1, 2, false>, tile<P, r + 1, 2, true>}}...}};
+    return Table{{{{tile<P, r + 1, 1, false>, tile<P, r + 1, 1, (r + 1 >= far_rows)>},
+                   {tile<P, r + 1, 2, false>, tile<P, r + 1, 2, (r + 1 >= far_rows)>}}...}};
 }
 
 template <class P>
@@ -187,7 +193,8 @@ bool apart_by_pages(const Rows& a, int64_t rows) {
 // tile's row r. Tiles are of equal height: a last one of a row or two would take the time of a whole one.
 template <class P, class RowsOf>
 GW_INLINE void tiles_of_panels(TileArgs<P>& t, int64_t top, int64_t high, int vectors, Block<const compute<P>> c0,
-                               Block<compute<P>> c, const RowsOf& of) {
+                               Block<compute<P>> c, bool far, const RowsOf& of) {
+    constexpr int V = width<compute<P>>;
     const int64_t count = (high + tile_rows - 1) / tile_rows;
     t.c0_stride = c0.stride;
     t.c_stride = c.stride;
@@ -196,7 +203,11 @@ GW_INLINE void tiles_of_panels(TileArgs<P>& t, int64_t top, int64_t high, int ve
         for (int64_t r = 0; r < height; ++r) of(row + r, r, t);
         t.c0 = c0.base + (top + row) * c0.stride;
         t.c = c.base + (top + row) * c.stride;
-        tiles<P>.of[height - 1][vectors - 1][t.far && i == 0](t);
+        if (far) {
+            t.soon_step = V * group<P> * int64_t(sizeof(P)) / count;
+            t.soon = reinterpret_cast<const char*>(t.b + 2 * t.panel_stride) + i * t.soon_step * t.groups[0];
+        }
+        tiles<P>.of[height - 1][vectors - 1][far](t);
         row += height;
     }
 }
@@ -212,7 +223,7 @@ void product(int64_t rows, const Rows& a, int64_t k, const P* b, int64_t first, 
     TileArgs<P> t;
     t.panel_stride = packed_length<P>(k) * V;
     t.groups[1] = 0;
-    t.far = (last - first) * t.panel_stride * int64_t(sizeof(P)) > far_bytes;
+    const bool far = (last - first) * t.panel_stride * int64_t(sizeof(P)) > far_bytes;
     for (int64_t top = 0; top < rows; top += row_block) {
         const int64_t high = std::min(row_block, rows - top);
         for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
@@ -225,7 +236,7 @@ void product(int64_t rows, const Rows& a, int64_t k, const P* b, int64_t first, 
             }
             for (int64_t p = first; p < last; p += 2) {
                 t.b = b + p * t.panel_stride + k0 * V;
-                tiles_of_panels<P>(t, top, high, p + 1 < last ? 2 : 1, {from.base + p * V, from.stride}, {c.base + p * V, c.stride},
+                tiles_of_panels<P>(t, top, high, p + 1 < last ? 2 : 1, {from.base + p * V, from.stride}, {c.base + p * V, c.stride}, far,
                                    [&](int64_t row, int64_t r, TileArgs<P>& t) {
                                        if constexpr (as_it_lies)
                                            t.a[0][r] = gathered ? gather.rows + row * k_block : a(top + row) + k0;
@@ -252,7 +263,7 @@ void product_of_two(int64_t rows, const Rows1& a1, int64_t k1, const Rows2& a2, 
         for (int64_t p = first; p < last; p += 2) {
             t.b = b + p * t.panel_stride;
             tiles_of_panels<P>(t, top, std::min(row_block, rows - top), p + 1 < last ? 2 : 1, {c0.base + p * V, c0.stride},
-                               {c.base + p * V, c.stride}, [&](int64_t row, int64_t r, TileArgs<P>& t) {
+                               {c.base + p * V, c.stride}, false, [&](int64_t row, int64_t r, TileArgs<P>& t) {
                                    t.a[0][r] = a1(top + row);
                                    t.a[1][r] = a2(top + row);
                                });
