@@ -25,9 +25,6 @@ struct Plan {
     int64_t rows(int share) const { return shares[share].last - shares[share].first; }
 };
 
-inline constexpr int shares_a_thread = 4;
-inline constexpr int64_t fewest_rows = 8;
-
 // How fast a product of so few rows is, relative to one of many: with one row each weight that is
 // loaded is used once.
 inline double speed(double rows) { return std::min(1.0, 0.25 + 0.15 * rows); }
@@ -38,16 +35,11 @@ inline int useful_threads(const Problem& p) {
     return operations < 1e6 ? 1 : p.threads;
 }
 
-// Whether a step's weights are too many for a core's own cache: they come past once for each share.
-inline bool large_weights(const Problem& p) {
-    return p.cell->accumulators * p.units * (p.inputs + p.fed_size()) > (int64_t(1) << 18);
-}
-
 // True if it is better to divide the units and meet at each step than to divide the rows.
 inline bool units_pay(const Problem& p, int threads) {
     if (threads == 1 || p.projection || p.weights.norm_input || p.units < 32 * threads) return false;
     const double step = 2.0 * p.cell->accumulators * p.units * double(p.fed_size() + p.inputs) * p.batch;  // operations
-    const double nanoseconds = step / 60, meeting = 400;
+    const double nanoseconds = step / 60, meeting = 1500;
     const double shares = std::min<double>(threads, p.batch);
     const double by_rows = nanoseconds / shares / speed(double(p.batch) / shares);
     const double by_units = nanoseconds / threads / speed(double(p.batch)) + meeting;
@@ -56,13 +48,9 @@ inline bool units_pay(const Problem& p, int threads) {
 
 inline Plan make_plan(const Problem& p, Arena& arena) {
     const int threads = useful_threads(p);
-    Plan plan{arena.take<int64_t>(p.batch), arena.take<int64_t>(p.batch), arena.take<Share>(shares_a_thread * threads), 1, false};
+    Plan plan{arena.take<int64_t>(p.batch), arena.take<int64_t>(p.batch), arena.take<Share>(threads), 1, false};
     plan.by_units = units_pay(p, threads);
-    // more shares than threads, where each still fills the tiles: a thread that comes late, or is held up,
-    // then takes fewer of them
-    const bool finer = threads > 1 && !large_weights(p);
-    const int64_t most = std::max<int64_t>(threads, finer ? std::min<int64_t>(shares_a_thread * threads, p.batch / fewest_rows) : 0);
-    plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, most));
+    plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, threads));
     for (int s = 0; s < plan.count; ++s) plan.shares[s] = {p.batch * s / plan.count, p.batch * (s + 1) / plan.count};
     if (p.lengths == nullptr) {
         std::iota(plan.order, plan.order + p.batch, 0);

@@ -11,11 +11,13 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <new>
 #include <optional>
 #include <thread>
@@ -91,38 +93,58 @@ private:
     alignas(64) std::atomic<uint32_t> dissolved_{0};
 };
 
-// On Linux a thread is woken where it slept, which is often where the caller runs now, and there it may
-// wait for the scheduler's next tick, milliseconds. So the others stay off the caller's processor.
-class Place {
+// Those who help one calling thread, kept off its processor. On Linux a thread is woken where it slept,
+// which is often where the caller runs now, and there it may wait for the caller to be done.
+class Helpers {
 public:
-    // The caller's.
-    static Place here() {
-        Place place;
-#if defined(__linux__)
-        place.cpu_ = sched_getcpu();
-        place.thread_ = gettid();
-#endif
-        return place;
+    static Helpers& mine() {
+        thread_local Helpers helpers;
+        return helpers;
     }
 
-    // Keeps the calling thread to the processors that the caller may use, other than the one it is on.
-    void avoid() const {
+    // By a helper when it begins.
+    void greet(int helper) {
 #if defined(__linux__)
-        thread_local int avoided = -1;
-        if (cpu_ < 0 || cpu_ == avoided) return;
-        avoided = cpu_;
-        cpu_set_t allowed;
-        if (sched_getaffinity(thread_, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
-        CPU_CLR(cpu_, &allowed);
-        sched_setaffinity(0, sizeof allowed, &allowed);
+        thread_local const int thread = gettid();
+        if (helper < most) threads_[helper].store(thread, std::memory_order_relaxed);
+#endif
+    }
+
+    // By the caller before they begin.
+    void keep_apart() {
+#if defined(__linux__)
+        const int here = sched_getcpu();
+        const bool moved = here != here_;
+        here_ = here;
+        for (int helper = 0; helper < most; ++helper) {
+            const int thread = threads_[helper].load(std::memory_order_relaxed);
+            if (thread == 0) break;
+            if (moved || thread != placed_[helper]) place(thread);
+            placed_[helper] = thread;
+        }
 #endif
     }
 
 private:
-    int cpu_ = -1, thread_ = 0;
+#if defined(__linux__)
+    void place(int thread) const {
+        cpu_set_t allowed;
+        if (here_ < 0 || sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+        CPU_CLR(here_, &allowed);
+        char task[40];
+        std::snprintf(task, sizeof task, "/proc/self/task/%d", thread);
+        if (access(task, F_OK) == 0) sched_setaffinity(thread, sizeof allowed, &allowed);  // it may have ended since
+    }
+#endif
+
+    static constexpr int most = 64;
+    std::atomic<int> threads_[most] = {};
+    int placed_[most] = {};
+    int here_ = -1;
 };
 
-// How long something is left out: longer each time that it disappoints.
+// How long something is left out: longer each time that it disappoints, and shorter each time that it does
+// not. It begins with about what a disappointment costs.
 class Pause {
 public:
     bool over() const { return Clock::now() >= until_; }
@@ -130,10 +152,10 @@ public:
         until_ = Clock::now() + length_;
         length_ = std::min<Clock::duration>(2 * length_, std::chrono::seconds(2));
     }
-    void forgive() { length_ = shortest; }
+    void forgive() { length_ = std::max<Clock::duration>(length_ / 2, shortest); }
 
 private:
-    static constexpr Clock::duration shortest = std::chrono::milliseconds(20);
+    static constexpr Clock::duration shortest = std::chrono::milliseconds(2);
     Clock::time_point until_{};
     Clock::duration length_ = shortest;
 };
@@ -220,13 +242,10 @@ private:
     // mine(n) here, and others() on up to n - 1 other threads meanwhile; n is `threads` if there are as many.
     template <class Others, class Mine>
     void side_by_side(int threads, const Others& others, const Mine& mine) {
+        helpers_ = &Helpers::mine();
+        helpers_->keep_apart();
         if (open_mp_ && open_mp_pause_.over()) return on_open_mp(threads, others, mine);
-        const Place caller = Place::here();
-        const auto apart = [&] {
-            caller.avoid();
-            others();
-        };
-        open(threads - 1, apart);
+        open(threads - 1, others);
         mine(threads);
         close();
     }
@@ -237,16 +256,15 @@ private:
             const Pool& pool;
             const Others& others;
             const Mine& mine;
-            const Place caller = Place::here();
             std::atomic<int> begun{0};
             bool all = false;  // they had begun when the caller was done
             Clock::time_point done{};
         } region{*this, others, mine};
         const auto enter = [](void* given) {
             Region& r = *static_cast<Region*>(given);
-            if (r.pool.number_() > 0) {
+            if (const int number = r.pool.number_(); number > 0) {
                 r.begun.fetch_add(1, std::memory_order_relaxed);
-                r.caller.avoid();
+                r.pool.helpers_->greet(number - 1);
                 return r.others();
             }
             const int count = r.pool.count_();
@@ -286,7 +304,10 @@ private:
             uint32_t inside = door_.load(std::memory_order_acquire);
             while (inside & open_door)
                 if (door_.compare_exchange_weak(inside, inside + 1, std::memory_order_acq_rel)) {
-                    if (index < wanted_) enter_(context_);
+                    if (index < wanted_) {
+                        helpers_->greet(index);
+                        enter_(context_);
+                    }
                     if (door_.fetch_sub(1, std::memory_order_acq_rel) == 1) door_.notify_all();
                     break;
                 }
@@ -302,6 +323,7 @@ private:
     Pause open_mp_pause_, teams_;
     std::atomic_flag busy_;
     int workers_ = 0, wanted_ = 0;
+    Helpers* helpers_ = nullptr;  // the caller's
     const void* context_ = nullptr;
     void (*enter_)(const void*) = nullptr;
     alignas(64) std::atomic<uint32_t> jobs_{0};

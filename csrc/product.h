@@ -183,10 +183,10 @@ struct Gather {
     alignas(64) P rows[row_block * k_block];
 };
 
-// Rows that lie a multiple of a page apart would push each other out of the cache.
+// Rows that lie a multiple of half a page apart would push each other out of the first-level cache.
 template <class Rows>
 bool apart_by_pages(const Rows& a, int64_t rows) {
-    return rows > 2 && (a(1) - a(0)) * int64_t(sizeof *a(0)) % 4096 == 0;
+    return rows > 2 && (a(1) - a(0)) * int64_t(sizeof *a(0)) % 2048 == 0;
 }
 
 // The tiles of rows [top, top + high) times two panels, or one. of(row, r, t) sets the rows of A of the
