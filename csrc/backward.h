@@ -390,61 +390,95 @@ private:
             for (int64_t t = plan.length[row]; t < p.steps; ++t) std::memset(x_row(p.grad_x, {t, row}), 0, size_t(p.inputs) * sizeof(S));
     }
 
-    // One weight's gradient: over all steps, the sum of a's row (as a column) times b's.
-    template <class A, class B>
-    void outer_sum(int64_t rows, const A& a, int64_t columns, const B& b, S* const* to, int64_t items) {
-        if (count <= few_steps) return outer_few(rows, a, columns, b, to);
+    // One weight's gradient: over all steps, the sum of a row of sums' gradients (as a column) times one of
+    // `columns` numbers, b's. to: where each sum's row goes.
+    template <class B>
+    struct Side {
+        int64_t columns;
+        B b;
+        S* const* to;
+    };
+    template <class B>
+    Side(int64_t, B, S* const*) -> Side<B>;
+
+    // The gradients of weights that share a's rows.
+    template <class A, class... B>
+    void outer_sum(int64_t rows, const A& a, const Side<B>&... side) {
+        if (rows == 0) return;
+        if (count <= few_steps) return (outer_few(rows, a, side), ...);
+        const P* packed[] = {pack_side(side)...};
+        const int64_t items = pieces(rows), block = padded<T>((rows + items - 1) / items);
         Pool::get().run(int(items), threads, [&](int item) {
-            const int64_t block = padded<T>((rows + items - 1) / items);
             const int64_t first = std::min(rows, block * item), n = std::min(rows, first + block) - first;
-            if (n > 0) outer_block(first, n, a, columns, b, to);
+            if (n > 0) outer_block(first, n, a, packed, side...);
         });
     }
 
     // The same for a handful of steps, which are not worth packing.
     template <class A, class B>
-    void outer_few(int64_t rows, const A& a, int64_t columns, const B& b, S* const* to) {
+    void outer_few(int64_t rows, const A& a, const Side<B>& side) {
         decltype(a(Step{})) from[few_steps];
-        decltype(b(Step{})) with[few_steps];
-        for (int64_t k = 0; k < count; ++k) from[k] = a(steps[k]), with[k] = b(steps[k]);
+        decltype(side.b(Step{})) with[few_steps];
+        for (int64_t k = 0; k < count; ++k) from[k] = a(steps[k]), with[k] = side.b(steps[k]);
         for (int64_t r = 0; r < rows; ++r) {
-            if (to[r] == nullptr) continue;
-            for (int64_t c = 0; c < columns; c += V) {
-                const int n = int(std::min<int64_t>(V, columns - c));
+            if (side.to[r] == nullptr) continue;
+            for (int64_t c = 0; c < side.columns; c += V) {
+                const int n = int(std::min<int64_t>(V, side.columns - c));
                 vec<T> sum{};
                 for (int64_t k = 0; k < count; ++k)
                     sum += splat(from[k][r]) * (n == V ? load(with[k] + c) : load(with[k] + c, n));
                 if (n == V)
-                    store(to[r] + c, sum);
+                    store(side.to[r] + c, sum);
                 else
-                    store(to[r] + c, sum, n);
+                    store(side.to[r] + c, sum, n);
             }
         }
     }
 
-    template <class A, class B>
-    void outer_block(int64_t first, int64_t rows, const A& a, int64_t columns, const B& b, S* const* to) {
+    // All its rows, in panels for each stretch of k_block steps.
+    template <class B>
+    const P* pack_side(const Side<B>& side) {
+        const int64_t wide = padded<T>(side.columns), stretches = (count + k_block - 1) / k_block;
+        P* packed = arena.take<P>(stretches * k_block * wide);
+        Pool::get().run(int(stretches), threads, [&, packed](int stretch) {
+            const int64_t at = stretch * k_block, k = std::min(k_block, count - at);
+            decltype(side.b(Step{})) rows[k_block];
+            for (int64_t j = 0; j < k; ++j) rows[j] = side.b(steps[at + j]);
+            for (int64_t c = 0; c < side.columns; c += V)
+                pack_columns<P>(packed + at * wide + c * packed_length<P>(k), rows, k, c, int(std::min<int64_t>(V, side.columns - c)));
+        });
+        return packed;
+    }
+
+    template <class A, class... B>
+    void outer_block(int64_t first, int64_t rows, const A& a, const P* const* packed, const Side<B>&... side) {
         Arena& mine = Arena::mine();
         Arena::Frame frame(mine);
-        using From = std::remove_cvref_t<decltype(*b(Step{}))>;
-        const int64_t wide = padded<T>(columns), high = padded<T>(rows);
-        T* sum = mine.take<T>(high * wide);
-        T* turned = mine.take<T>(high * k_block);
-        P* packed = mine.take<P>(wide * k_block);
+        constexpr int sides = sizeof...(B);
+        const int64_t wide[] = {padded<T>(side.columns)...};
+        T* sum[sides];
+        for (int i = 0; i < sides; ++i) {
+            sum[i] = mine.take<T>(rows * wide[i]);
+            std::fill_n(sum[i], rows * wide[i], T(0));
+        }
+        T* turned = mine.take<T>(padded<T>(rows) * k_block);
         const T** from = mine.take<const T*>(k_block + V);
-        const From** with = mine.take<const From*>(k_block);
-        std::fill_n(sum, high * wide, T(0));
         for (int64_t at = 0; at < count; at += k_block) {
             const int64_t k = std::min(k_block, count - at);
-            for (int64_t j = 0; j < k; ++j) from[j] = a(steps[at + j]) + first, with[j] = b(steps[at + j]);
+            for (int64_t j = 0; j < k; ++j) from[j] = a(steps[at + j]) + first;
             for (int64_t j = k; j < k + V; ++j) from[j] = nullptr;
             turn(turned, from, k, rows);
-            for (int64_t c = 0; c < columns; c += V)
-                pack_columns<P>(packed + c * packed_length<P>(k), with, k, c, int(std::min<int64_t>(V, columns - c)));
-            product<P>(rows, Strided<T>{turned, k_block}, k, packed, 0, wide / V, {sum, wide}, {sum, wide});
+            for (int i = 0; i < sides; ++i)
+                product<P>(rows, Strided<T>{turned, k_block}, k, packed[i] + at * wide[i], 0, wide[i] / V, {sum[i], wide[i]}, {sum[i], wide[i]});
         }
+        int i = 0;
+        ((put_rows(first, rows, sum[i], wide[i], side), ++i), ...);
+    }
+
+    template <class B>
+    static void put_rows(int64_t first, int64_t rows, const T* sum, int64_t wide, const Side<B>& side) {
         for (int64_t r = 0; r < rows; ++r)
-            if (S* row = to[first + r]) copy_row(row, sum + r * wide, columns);
+            if (S* row = side.to[first + r]) copy_row(row, sum + r * wide, side.columns);
     }
 
     // Rows of k numbers out of k rows: to[r][j] = from[j][r].
@@ -479,23 +513,31 @@ private:
     void weight_gradients() {
         const Weights& g = p.grad_weights;
         const auto row_of = [this](Step s) { return s.t * p.batch + s.row; };
-        if (g.input)
-            outer_sum(size.from_input, [&](Step s) { return from_input(row_of(s)).base; }, p.inputs,
-                      [&](Step s) { return static_cast<const S*>(x_row(p.x, s)); }, rows_of(g.input, 0, cell.from_input, p.inputs, 0),
-                      pieces(size.from_input));
+        const auto of_input = [&](Step s) { return from_input(row_of(s)).base; };
+        const auto of_state = [&](Step s) { return from_state(row_of(s)).base; };
+        const auto x = [&] {
+            return Side{p.inputs, [this](Step s) { return static_cast<const S*>(x_row(p.x, s)); },
+                        rows_of(g.input, 0, cell.from_input, p.inputs, 0)};
+        };
         int64_t column = 0;
-        for (int f = 0; f < cell.feedbacks && g.recurrent; ++f) {
-            const int64_t n = p.state_size(cell.feedback[f]);
-            outer_sum(size.from_state, [&](Step s) { return from_state(row_of(s)).base; }, n,
-                      [&](Step s) { return static_cast<const T*>(tape.fed[f].at(p.reverse ? s.t + 1 : s.t, s.row)); },
-                      rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state, p.fed_size(), column), pieces(size.from_state));
+        const auto fed = [&](int f) {
+            const int64_t n = p.state_size(cell.feedback[f]), from = column;
             column += n;
+            return Side{n, [this, f](Step s) { return static_cast<const T*>(tape.fed[f].at(p.reverse ? s.t + 1 : s.t, s.row)); },
+                        rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state, p.fed_size(), from)};
+        };
+        const bool alike = !normal && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators;
+        if (g.input && g.recurrent && alike && cell.feedbacks == 1) {
+            outer_sum(size.sums, of_input, x(), fed(0));
+        } else {
+            if (g.input) outer_sum(size.from_input, of_input, x());
+            for (int f = 0; f < cell.feedbacks && g.recurrent; ++f) outer_sum(size.from_state, of_state, fed(f));
         }
         if (g.projection) {
             S** to = arena.take<S*>(p.projection);
             for (int64_t r = 0; r < p.projection; ++r) to[r] = static_cast<S*>(g.projection) + r * p.units;
-            outer_sum(p.projection, [&](Step s) { return projected + row_of(s) * size.output; }, p.units,
-                      [&](Step s) { return static_cast<const T*>(tape.unprojected + row_of(s) * size.units); }, to, pieces(p.projection));
+            outer_sum(p.projection, [&](Step s) { return projected + row_of(s) * size.output; },
+                      Side{p.units, [&](Step s) { return static_cast<const T*>(tape.unprojected + row_of(s) * size.units); }, to});
         }
     }
 

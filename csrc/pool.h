@@ -70,15 +70,20 @@ public:
         if (size_ == 1) return true;
         const uint32_t before = meetings_.load(std::memory_order_relaxed), here = before + 1;
         if (member == 0 && late_) dissolved_.store(here, std::memory_order_relaxed);
+        const auto came = Clock::now();
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
             arrived_.store(0, std::memory_order_relaxed);
             meetings_.store(here, std::memory_order_release);
             meetings_.notify_all();
         } else {
             const auto all = [&] { return meetings_.load(std::memory_order_acquire) != before; };
-            const auto came = Clock::now();
             if (!spin(all, std::chrono::microseconds(50))) sleep(meetings_, all);
-            if (member == 0 && Clock::now() - came > std::chrono::microseconds(500)) late_ = true;
+        }
+        if (member == 0) {
+            const auto now = Clock::now();
+            const auto waited = now - came;
+            late_ |= waited > std::chrono::microseconds(500) && waited > came - left_;
+            left_ = now;
         }
         return dissolved_.load(std::memory_order_relaxed) != here;
     }
@@ -87,7 +92,9 @@ public:
 
 private:
     const int size_;
-    bool late_ = false;  // the first member's own
+    // The first member's own: whether it had to wait for longer than its part took; when it last left.
+    bool late_ = false;
+    Clock::time_point left_ = Clock::now();
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> meetings_{0};
     alignas(64) std::atomic<uint32_t> dissolved_{0};
