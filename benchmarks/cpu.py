@@ -198,7 +198,7 @@ def latency(given: Settings) -> dict[str, Any]:
 
 
 def stream(given: Settings) -> dict[str, Any]:
-    """One step of ``layer.stream(batch=1)``, and of torch's LSTMCell."""
+    """One step of ``layer.stream(batch=1)`` with a NumPy row, and of torch's LSTMCell."""
     if not hasattr(gw.LSTM, "stream"):
         raise Skipped("layers have no stream() yet")
     found = {}
@@ -206,8 +206,9 @@ def stream(given: Settings) -> dict[str, Any]:
         row = torch.randn(1, inputs, generator=_generator())
         with torch.inference_mode():
             ours = gw.LSTM(inputs, units).eval().stream(batch=1)
+        given_row = row.numpy()
         calls = {
-            "gatewise stream": lambda ours=ours, row=row: ours.step(row),
+            "gatewise stream": lambda ours=ours, row=given_row: ours.step(row),
             "torch LSTMCell": _stepped(nn.LSTMCell(inputs, units), row),
         }
         name = f"{inputs}×{units}"

@@ -183,11 +183,11 @@ public:
         problem_.projection = projection;
     }
 
-    // The output, laid out as x, and the final state or states; None if x or a weight is not as it must be.
-    // state: checked, or None. weights: the module's, by name.
+    // The output, laid out as x, and the final state or states; None if x, an initial state or a weight is not
+    // as it must be. state: one or a tuple, or None. weights: the module's, by name.
     nb::object run(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads) {
         const auto& ask = tensor::names();
-        if (!array(x) || !tensor::attribute(x, ask.is_cpu).is(Py_True) || tensor::call(x, ask.is_neg).is(Py_True)) return nb::none();
+        if (!read_as_it_lies(x)) return nb::none();
         const nb::object shape = tensor::attribute(x, ask.shape);
         if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 2) != problem_.inputs || !fit(weights)) return nb::none();
         nb::object strides = tensor::call(x, ask.stride);
@@ -198,24 +198,35 @@ public:
         const int64_t outer = tensor::number(shape, 0), inner = tensor::number(shape, 1);
         const int64_t by_outer = tensor::number(strides, 0), by_inner = tensor::number(strides, 1);
         const int64_t wide = problem_.output_size() * directions_;
-        const nb::object output = tensor::call(x, ask.new_empty, outer, inner, wide);
         Problem p = problem_;
         p.steps = batch_first ? inner : outer;
         p.batch = batch_first ? outer : inner;
         p.threads = threads;
         p.x = {tensor::data(x), batch_first ? by_inner : by_outer, batch_first ? by_outer : by_inner};
-        p.output = {tensor::data(output), batch_first ? wide : inner * wide, batch_first ? inner * wide : wide};
         const int states = p.cell->states;
         nb::object initial[most_states];
+        if (!state.is_none()) {
+            const bool one = states == 1 && !PyTuple_Check(state.ptr());
+            if (!one && (!PyTuple_Check(state.ptr()) || PyTuple_GET_SIZE(state.ptr()) != states)) return nb::none();
+            for (int k = 0; k < states; ++k) {
+                const nb::handle given = one ? state : nb::handle(PyTuple_GET_ITEM(state.ptr(), k));
+                if (!read_as_it_lies(given)) return nb::none();
+                const nb::object its = tensor::attribute(given, ask.shape);
+                if (PyTuple_GET_SIZE(its.ptr()) != 3 || tensor::number(its, 0) != layers_ * directions_ || tensor::number(its, 1) != p.batch ||
+                    tensor::number(its, 2) != p.state_size(k))
+                    return nb::none();
+                initial[k] = tensor::call(given, ask.contiguous);
+                p.state[k] = {tensor::data(initial[k]), p.state_size(k)};
+            }
+        }
+        const nb::object output = tensor::call(x, ask.new_empty, outer, inner, wide);
+        p.output = {tensor::data(output), batch_first ? wide : inner * wide, batch_first ? inner * wide : wide};
         nb::object final = nb::steal(PyTuple_New(states));
         for (int k = 0; k < states; ++k) {
             const int64_t width = p.state_size(k);
             nb::object last = tensor::call(x, ask.new_empty, layers_ * directions_, p.batch, width);
             p.final_state[k] = {tensor::data(last), width};
             PyTuple_SET_ITEM(final.ptr(), k, last.release().ptr());
-            if (state.is_none()) continue;
-            initial[k] = tensor::call(state[k], ask.contiguous);
-            p.state[k] = {tensor::data(initial[k]), width};
         }
         const std::vector<uintptr_t> addresses = addresses_;  // another thread may run with other weights
         {
@@ -234,6 +245,11 @@ private:
         return false;
     }
 
+    bool read_as_it_lies(nb::handle tensor) const {
+        const auto& ask = tensor::names();
+        return array(tensor) && tensor::attribute(tensor, ask.is_cpu).is(Py_True) && !tensor::call(tensor, ask.is_neg).is(Py_True);
+    }
+
     bool fit(const nb::dict& weights) {
         const auto& ask = tensor::names();
         for (size_t k = 0; k < names_.size(); ++k) {
@@ -244,7 +260,7 @@ private:
                 return false;
             const uintptr_t address = uintptr_t(tensor::data(weight));
             if (address == addresses_[k]) continue;
-            if (!tensor::attribute(weight, ask.is_cpu).is(Py_True) || tensor::call(weight, ask.is_neg).is(Py_True)) return false;
+            if (!read_as_it_lies(weight)) return false;
             addresses_[k] = address;
         }
         return true;

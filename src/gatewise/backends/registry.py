@@ -127,9 +127,7 @@ _autocast = torch._C._is_any_autocast_enabled
 def transformed() -> bool:
     """Whether torch.func (vmap, jvp, grad, …), forward-mode differentiation or torch.jit.trace is at
     work here."""
-    return (
-        forward_ad._current_level >= 0 or _interpreters() is not None or _tracing() is not None
-    )
+    return forward_ad._current_level >= 0 or _interpreters() is not None or _tracing() is not None
 
 
 def watched() -> bool:

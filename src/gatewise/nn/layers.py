@@ -19,7 +19,6 @@ from gatewise.backends.contract import (
     Weights,
     check_tensor,
     in_memory,
-    recorded,
     valid_steps,
 )
 from gatewise.backends.native.network import Network
@@ -228,17 +227,7 @@ class Recurrent(nn.Module):
             network = self._network = self._made_network(input)
             if network is None:
                 return None
-        states = None
-        if hx is not None:
-            if input.dim() != 3:
-                return None
-            x = input.transpose(0, 1) if self.batch_first else input
-            states = self._initial_states(hx, x, True)
-            if recorded(states):
-                return None
-        return network.run(
-            input, states, self._parameters, self.batch_first, torch.get_num_threads()
-        )
+        return network.run(input, hx, self._parameters, self.batch_first, torch.get_num_threads())
 
     def _made_network(self, input: Tensor) -> Network | None:
         """The core's side of this module; None where another backend runs it."""

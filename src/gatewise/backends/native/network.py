@@ -29,10 +29,10 @@ class Network:
         dtype: of everything.
 
     Attributes:
-        run: a function of the input, T×B×I, or B×T×I if it is batch first; the initial states,
-            checked, or None; the weights by name; whether it is batch first; and the number of
-            threads. Gives the output, laid out as the input, and the final state or states; None if
-            the input or a weight is not what this network takes.
+        run: a function of the input, T×B×I, or B×T×I if it is batch first; the initial state, a
+            tuple of several, or None; the weights by name; whether it is batch first; and the
+            number of threads. Gives the output, laid out as the input, and the final state or
+            states; None if the input, a state or a weight is not what this network takes.
     """
 
     def __init__(
