@@ -185,7 +185,7 @@ struct Gather {
 
 // Rows that lie a multiple of half a page apart would push each other out of the first-level cache.
 template <class Rows>
-bool apart_by_pages(const Rows& a, int64_t rows) {
+bool apart_by_half_pages(const Rows& a, int64_t rows) {
     return rows > 2 && (a(1) - a(0)) * int64_t(sizeof *a(0)) % 2048 == 0;
 }
 
@@ -219,7 +219,7 @@ void product(int64_t rows, const Rows& a, int64_t k, const P* b, int64_t first, 
     constexpr int V = width<compute<P>>, G = group<P>;
     constexpr bool as_it_lies = std::is_same_v<decltype(a(0)), const P*> && G == 1;
     thread_local Gather<P> gather;
-    const bool gathered = !as_it_lies || apart_by_pages(a, rows);
+    const bool gathered = !as_it_lies || apart_by_half_pages(a, rows);
     TileArgs<P> t;
     t.panel_stride = packed_length<P>(k) * V;
     t.groups[1] = 0;
