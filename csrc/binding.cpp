@@ -1,5 +1,5 @@
 // Python's view of the core: loads one library of kernels, fills in Problems and runs them. Sizes,
-// types and devices are checked in Python (backends/cpu.py) before anything gets here.
+// types and devices are checked in Python before anything gets here, but for what Network looks at itself.
 #include <dlfcn.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -176,7 +176,7 @@ public:
             const std::vector<nb::object>& names, const std::vector<nb::object>& shapes, nb::object dtype,
             const std::vector<nb::object>& plain)
         : storage_(Storage(storage)), layers_(layers), directions_(both_ways ? 2 : 1), names_(names), shapes_(shapes),
-          dtype_(std::move(dtype)), plain_(plain), addresses_(names.size()) {
+          dtype_(std::move(dtype)), plain_(plain), seen_(names.size()) {
         problem_.cell = pointer<const Cell>(cell);
         problem_.inputs = inputs;
         problem_.units = units;
@@ -189,7 +189,11 @@ public:
         const auto& ask = tensor::names();
         if (!read_as_it_lies(x)) return nb::none();
         const nb::object shape = tensor::attribute(x, ask.shape);
-        if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 2) != problem_.inputs || !fit(weights)) return nb::none();
+        if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 2) != problem_.inputs) return nb::none();
+        // its own, kept alive: other threads may run this with other weights, or replace them, meanwhile
+        std::vector<nb::object> held;
+        std::vector<uintptr_t> addresses;
+        if (!fit(weights, held, addresses)) return nb::none();
         nb::object strides = tensor::call(x, ask.stride);
         if (tensor::number(strides, 2) != 1) {
             x = tensor::call(x, ask.contiguous);
@@ -228,7 +232,6 @@ public:
             p.final_state[k] = {tensor::data(last), width};
             PyTuple_SET_ITEM(final.ptr(), k, last.release().ptr());
         }
-        const std::vector<uintptr_t> addresses = addresses_;  // another thread may run with other weights
         {
             nb::gil_scoped_release release;
             compute(p, addresses);
@@ -250,18 +253,23 @@ private:
         return array(tensor) && tensor::attribute(tensor, ask.is_cpu).is(Py_True) && !tensor::call(tensor, ask.is_neg).is(Py_True);
     }
 
-    bool fit(const nb::dict& weights) {
+    bool fit(const nb::dict& weights, std::vector<nb::object>& held, std::vector<uintptr_t>& addresses) {
         const auto& ask = tensor::names();
+        held.reserve(names_.size());
+        addresses.assign(names_.size(), 0);
         for (size_t k = 0; k < names_.size(); ++k) {
             if (names_[k].is_none()) continue;
-            const nb::handle weight = PyDict_GetItem(weights.ptr(), names_[k].ptr());
-            if (!weight.is_valid() || !array(weight) || !tensor::attribute(weight, ask.shape).equal(shapes_[k]) ||
+            PyObject* found = PyDict_GetItem(weights.ptr(), names_[k].ptr());
+            if (found == nullptr) return false;
+            const nb::handle weight = held.emplace_back(nb::borrow(found));
+            if (!array(weight) || !tensor::attribute(weight, ask.shape).equal(shapes_[k]) ||
                 !tensor::call(weight, ask.is_contiguous).is(Py_True))
                 return false;
-            const uintptr_t address = uintptr_t(tensor::data(weight));
-            if (address == addresses_[k]) continue;
+            addresses[k] = uintptr_t(tensor::data(weight));
+            if (addresses[k] == 0) return false;  // on no device, or freed
+            if (addresses[k] == seen_[k]) continue;
             if (!read_as_it_lies(weight)) return false;
-            addresses_[k] = address;
+            seen_[k] = addresses[k];
         }
         return true;
     }
@@ -300,7 +308,7 @@ private:
     std::vector<nb::object> names_, shapes_;
     nb::object dtype_;
     std::vector<nb::object> plain_;
-    std::vector<uintptr_t> addresses_;  // where the weights were, the last time
+    std::vector<uintptr_t> seen_;  // where the weights were, the last time
 };
 
 // Layers that keep their packed weights and their state, for one step at a time.
@@ -373,8 +381,9 @@ void set_steps(Call& call, const StepsGiven& given) {
 NB_MODULE(_core, m) {
     // what torch.compile holds of a layer it never lets go; at exit nanobind would say so of each
     nb::set_leak_warnings(false);
-    m.def("load", [](const std::string& library) {
+    m.def("load", [](const std::string& library, bool forked) {
         kernels = static_cast<const Kernels*>(symbol(library, "gw_kernels"));
+        kernels->begin(forked);
     });
     m.def("level", [] { return std::string(kernels->level); });
     m.def("vector_bytes", [] { return kernels->vector_bytes; });

@@ -17,6 +17,8 @@ auto by_storage(Storage storage, const F& f) {
     }
 }
 
+void begin(bool forked) { Pool::get(forked); }
+
 int64_t tape_row(const Problem& p, Storage storage) {
     return by_storage(storage, [&](auto stored) {
         using T = compute<decltype(stored)>;
@@ -83,5 +85,5 @@ void close_stream(void* stream) { delete static_cast<Stream*>(stream); }
 
 extern "C" [[gnu::visibility("default")]] const gw::Kernels gw_kernels;
 const gw::Kernels gw_kernels = {
-    GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::tape_row,    gw::tape_beside, gw::forward,
+    GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::begin,       gw::tape_row,    gw::tape_beside, gw::forward,
     gw::backward,        gw::order,        gw::open_stream, gw::step_stream, gw::close_stream};

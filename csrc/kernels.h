@@ -12,6 +12,7 @@ enum class Storage { f32, f64, bf16 };
 struct Kernels {
     const char* level;
     int vector_bytes;
+    void (*begin)(bool forked);  // before all else; whether this process is a fork of one that had used torch
     int64_t (*tape_row)(const Problem&, Storage);  // a tape is of (T + 1) * B * row + beside numbers
     int64_t (*tape_beside)(Storage);
     void (*forward)(const Problem&, Storage);

@@ -21,8 +21,6 @@ struct Plan {
     Share* shares;
     int count;      // of shares
     bool by_units;  // one share of the rows; its units are divided among a team, which meets at each step
-
-    int64_t rows(int share) const { return shares[share].last - shares[share].first; }
 };
 
 // How fast a product of so few rows is, relative to one of many: with one row each weight that is

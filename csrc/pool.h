@@ -117,15 +117,15 @@ public:
 #endif
     }
 
-    // By the caller before they begin.
-    void keep_apart() {
+    // By the caller before up to `helpers` begin.
+    void keep_apart(int helpers) {
 #if defined(__linux__)
         const int here = sched_getcpu();
         const bool moved = here != here_;
         here_ = here;
-        for (int helper = 0; helper < most; ++helper) {
+        for (int helper = 0; helper < std::min(helpers, most); ++helper) {
             const int thread = threads_[helper].load(std::memory_order_relaxed);
-            if (thread == 0) break;
+            if (thread == 0) continue;
             if (moved || thread != placed_[helper]) place(thread);
             placed_[helper] = thread;
         }
@@ -169,8 +169,12 @@ private:
 
 class Pool {
 public:
-    static Pool& get() {
-        static Pool* pool = new Pool;  // never destroyed: its threads outlive the statics
+    // forked, at the first call: the process is a child that may have none of the threads OpenMP knows of.
+    static Pool& get(bool forked = false) {
+        static Pool* pool = [forked] {
+            pthread_atfork(nullptr, nullptr, [] { new (&get()) Pool(false); });
+            return new Pool(!forked);  // never destroyed: its threads outlive the statics
+        }();
         return *pool;
     }
 
@@ -233,24 +237,27 @@ private:
         const bool mine;
     };
 
-    Pool() {
-        open_mp_ = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-        number_ = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
-        count_ = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
-        if (!number_ || !count_) open_mp_ = nullptr;
-        pthread_atfork(nullptr, nullptr, [] { new (&get()) Pool(Forked{}); });
+    // A forked child has none of its parent's threads. All is begun anew there, without OpenMP, which
+    // doesn't know of the fork and would wait for its threads for ever.
+    explicit Pool(bool with_open_mp) {
+        if (!with_open_mp) return;
+        number_ = function<int (*)()>("omp_get_thread_num");
+        count_ = function<int (*)()>("omp_get_num_threads");
+        if (number_ && count_) open_mp_ = function<Parallel>("GOMP_parallel");
+        const auto bound = function<int (*)()>("omp_get_proc_bind");
+        placed_by_open_mp_ = open_mp_ && bound && bound() != 0;
     }
 
-    // The child has none of its parent's threads. All is begun anew, without OpenMP, which doesn't know
-    // of the fork and would wait for its threads for ever.
-    struct Forked {};
-    explicit Pool(Forked) {}
+    template <class Function>
+    static Function function(const char* name) {
+        return reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
+    }
 
     // mine(n) here, and others() on up to n - 1 other threads meanwhile; n is `threads` if there are as many.
     template <class Others, class Mine>
     void side_by_side(int threads, const Others& others, const Mine& mine) {
         helpers_ = &Helpers::mine();
-        helpers_->keep_apart();
+        if (!placed_by_open_mp_) helpers_->keep_apart(threads - 1);
         if (open_mp_ && open_mp_pause_.over()) return on_open_mp(threads, others, mine);
         open(threads - 1, others);
         mine(threads);
@@ -325,6 +332,7 @@ private:
 
     static constexpr uint32_t open_door = 1u << 31;
     Parallel open_mp_ = nullptr;
+    bool placed_by_open_mp_ = false;  // OMP_PROC_BIND has it so
     int (*number_)() = nullptr;
     int (*count_)() = nullptr;
     Pause open_mp_pause_, teams_;

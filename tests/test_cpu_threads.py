@@ -2,15 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import torch
 
+import gatewise as gw
 from cases import case
 from gatewise import CELLS
 from gatewise.backends import cpu
+from gatewise.errors import ShapeError
 
 # One whose rows are shared among threads, and one whose units are, at a meeting each step. Small
 # enough for torch to fill and compare on one thread: its own pool (OpenMP's) hangs after a fork.
@@ -77,6 +81,59 @@ def test_right_in_a_child_of_a_process_that_used_the_pool():
                 os._exit(status)
         assert ended(child, 120) == 0
         assert all(same(g.gradients(cpu), e) for g, e in zip(given, expected, strict=True))
+
+
+# The child of a process whose torch has used its threads, but whose core is not loaded yet.
+FIRST_USED_IN_A_CHILD = """
+import os, signal, torch
+import gatewise as gw
+torch.set_num_threads(2)
+torch.ones(2000, 2000) @ torch.ones(2000, 2000)
+torch.ones(4_000_000).sin_()
+layer, x = gw.LSTM(64, 64), torch.zeros(50, 16, 64)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    with torch.no_grad():
+        layer(x)
+    os._exit(0)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_first_used_in_a_child():
+    call = [sys.executable, "-W", "ignore", "-c", FIRST_USED_IN_A_CHILD]
+    assert subprocess.run(call, timeout=120).returncode == 0
+
+
+def test_weights_on_no_device_are_not_read():
+    layer = gw.LSTM(3, 4, num_layers=2)
+    layer.weight_hh_l1 = torch.nn.Parameter(torch.empty(16, 4, device="meta"))
+    with torch.no_grad(), pytest.raises(ShapeError, match="weight_hh_l1 is on 'meta'"):
+        layer(torch.zeros(5, 2, 3))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_weights_replaced_while_another_thread_runs():
+    layer, x = gw.LSTM(32, 32), torch.randn(200, 4, 32)
+    kept = [{n: torch.randn_like(p) / 4 for n, p in layer.named_parameters()} for _ in range(2)]
+    stop = threading.Event()
+
+    def replace():
+        while not stop.is_set():
+            for weights in kept:
+                fresh = {n: w.clone() for n, w in weights.items()}
+                layer.load_state_dict(fresh, assign=True)
+
+    other = threading.Thread(target=replace)
+    other.start()
+    try:
+        with torch.no_grad():
+            assert all(layer(x)[0].isfinite().all() for _ in range(200))
+    finally:
+        stop.set()
+        other.join(60)
 
 
 @pytest.mark.usefixtures("two_threads")
