@@ -11,7 +11,6 @@ written as soon as it is measured, with its machine, versions and commit; those 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import subprocess
 import sys
@@ -72,10 +71,6 @@ def mine(a, s, p):
     return dict(h=s.h + gw.sigmoid(p.rate) * f * (n - s.h))
 
 
-class Skipped(Exception):  # noqa: N818
-    """A section cannot be measured; the message says why."""
-
-
 @dataclass(frozen=True)
 class Settings:
     threads: int
@@ -101,18 +96,15 @@ def cells(given: Settings) -> dict[str, Any]:
     for mode in MODES:
         problems = {
             cell.name: draw(cell, shape, mode)
-            for cell in (LSTM, CELLS["gru"], CELLS.get("peephole", peephole), coupled, mine)
+            for cell in (LSTM, CELLS["gru"], peephole, coupled, mine)
         }
         calls = {name: prepared(gatewise_layer(p), p).call for name, p in problems.items()}
         for name in ("peephole", "mine"):
             calls[f"{name} as a loop"] = prepared(Loop(problems[name]), problems[name]).call
         for name in ("lstm", "gru"):
             calls[f"torch {name}"] = prepared(torch_layer(problems[name]), problems[name]).call
-        if "layer_norm" in inspect.signature(gw.Recurrent).parameters:
-            normalised = gw.Recurrent(LSTM, shape.I, shape.H, layer_norm=True)
-            calls["lstm layer_norm"] = prepared(normalised, problems["lstm"]).call
-        else:
-            print("cells: layer normalisation skipped: Recurrent has no layer_norm=")
+        normalised = gw.Recurrent(LSTM, shape.I, shape.H, layer_norm=True)
+        calls["lstm layer_norm"] = prepared(normalised, problems["lstm"]).call
         timed = _contest(f"cells, {mode}, {shape}", calls, given.budget)
         _add_rates(timed, problems)
         found[mode] = timed
@@ -199,16 +191,14 @@ def latency(given: Settings) -> dict[str, Any]:
 
 def stream(given: Settings) -> dict[str, Any]:
     """One step of ``layer.stream(batch=1)`` with a NumPy row, and of torch's LSTMCell."""
-    if not hasattr(gw.LSTM, "stream"):
-        raise Skipped("layers have no stream() yet")
     found = {}
     for inputs, units in ((1, 16), (64, 64), (64, 128)):
         row = torch.randn(1, inputs, generator=_generator())
         with torch.inference_mode():
             ours = gw.LSTM(inputs, units).eval().stream(batch=1)
-        given_row = row.numpy()
+        numbers = row.numpy()
         calls = {
-            "gatewise stream": lambda ours=ours, row=given_row: ours.step(row),
+            "gatewise stream": lambda ours=ours, row=numbers: ours.step(row),
             "torch LSTMCell": _stepped(nn.LSTMCell(inputs, units), row),
         }
         name = f"{inputs}×{units}"
@@ -335,12 +325,8 @@ def main() -> None:
     settings = Settings(given.threads, Budget(given.seconds), given.quick)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     for name in given.only:
-        try:
-            with torch_threads(given.threads):
-                figures = SECTIONS[name](settings)
-        except Skipped as reason:
-            print(f"{name}: skipped: {reason}")
-            continue
+        with torch_threads(given.threads):
+            figures = SECTIONS[name](settings)
         about = dict(machine=describe(), threads=given.threads, seconds=given.seconds)
         results[name] = {**about, "quick": given.quick, "figures": figures}
         given.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")

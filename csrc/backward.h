@@ -71,12 +71,8 @@ private:
     void pack(Arena& arena) {
         const int first = cell.accumulators - cell.from_state;
         const S** rows = accumulator_rows<S>(p, size.units, first, cell.from_state, p.weights.recurrent, p.fed_size(), arena);
-        int64_t column = 0;
-        for (int k = 0; k < cell.feedbacks; ++k) {
-            const int64_t n = p.state_size(cell.feedback[k]);
-            recurrent[k] = pack_straight<P>(rows, size.from_state, column, n, threads, arena);
-            column += n;
-        }
+        for (int k = 0; k < cell.feedbacks; ++k)
+            recurrent[k] = pack_straight<P>(rows, size.from_state, p.fed_column(k), p.state_size(cell.feedback[k]), threads, arena);
         if (p.grad_x.base) {
             rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
             input = pack_straight<P>(rows, size.from_input, 0, p.inputs, threads, arena);
@@ -255,10 +251,9 @@ private:
             const Strided<T> a = b.from_state(kept_row(t));
             if (p.projection)  // no equation has the projected state: nothing went past the sums
                 for (int64_t r = 0; r < rows; ++r) std::fill_n(carried(0, share.first + r), size.output, T(0));
-            int64_t column = 0;
             for (int f = 0; f < cell.feedbacks; ++f) {
                 const int k = cell.feedback[f];
-                const int64_t n = p.state_size(k), stride = size.state(k);
+                const int64_t stride = size.state(k);
                 const int64_t first = together ? own.first / V : 0, last = together ? own.last / V : stride / V;
                 T* to = carried(k, share.first);
                 if (p.fed_factor.base == nullptr) {
@@ -266,15 +261,15 @@ private:
                 } else {
                     T* through = b.through + share.first * std::max(size.output, size.units);
                     product<P>(rows, a, size.from_state, b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
-                    const Units units = within(n);
+                    const Units units = within(p.state_size(k));
+                    const S* factors = static_cast<const S*>(p.fed_factor.base) + p.fed_column(f);
                     for (int64_t r = 0; r < rows; ++r) {
-                        const S* factor = static_cast<const S*>(p.fed_factor.base) + b.plan.order[share.first + r] * p.fed_factor.row + column;
+                        const S* factor = factors + b.plan.order[share.first + r] * p.fed_factor.row;
                         update_row<T>(to + r * stride + units.first, units.last - units.first,
                                       [](auto x, auto y, auto factor) { return x + y * factor; },
                                       through + r * stride + units.first, factor + units.first);
                     }
                 }
-                column += n;
             }
         }
 
@@ -519,12 +514,9 @@ private:
             return Side{p.inputs, [this](Step s) { return static_cast<const S*>(x_row(p.x, s)); },
                         rows_of(g.input, 0, cell.from_input, p.inputs, 0)};
         };
-        int64_t column = 0;
         const auto fed = [&](int f) {
-            const int64_t n = p.state_size(cell.feedback[f]), from = column;
-            column += n;
-            return Side{n, [this, f](Step s) { return static_cast<const T*>(tape.fed[f].at(p.reverse ? s.t + 1 : s.t, s.row)); },
-                        rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state, p.fed_size(), from)};
+            return Side{p.state_size(cell.feedback[f]), [this, f](Step s) { return static_cast<const T*>(tape.fed[f].at(p.reverse ? s.t + 1 : s.t, s.row)); },
+                        rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state, p.fed_size(), p.fed_column(f))};
         };
         const bool alike = !normal && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators;
         if (g.input && g.recurrent && alike && cell.feedbacks == 1) {

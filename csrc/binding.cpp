@@ -209,20 +209,7 @@ public:
         p.x = {tensor::data(x), batch_first ? by_inner : by_outer, batch_first ? by_outer : by_inner};
         const int states = p.cell->states;
         nb::object initial[most_states];
-        if (!state.is_none()) {
-            const bool one = states == 1 && !PyTuple_Check(state.ptr());
-            if (!one && (!PyTuple_Check(state.ptr()) || PyTuple_GET_SIZE(state.ptr()) != states)) return nb::none();
-            for (int k = 0; k < states; ++k) {
-                const nb::handle given = one ? state : nb::handle(PyTuple_GET_ITEM(state.ptr(), k));
-                if (!read_as_it_lies(given)) return nb::none();
-                const nb::object its = tensor::attribute(given, ask.shape);
-                if (PyTuple_GET_SIZE(its.ptr()) != 3 || tensor::number(its, 0) != layers_ * directions_ || tensor::number(its, 1) != p.batch ||
-                    tensor::number(its, 2) != p.state_size(k))
-                    return nb::none();
-                initial[k] = tensor::call(given, ask.contiguous);
-                p.state[k] = {tensor::data(initial[k]), p.state_size(k)};
-            }
-        }
+        if (!state.is_none() && !begin_from(state, p, initial)) return nb::none();
         const nb::object output = tensor::call(x, ask.new_empty, outer, inner, wide);
         p.output = {tensor::data(output), batch_first ? wide : inner * wide, batch_first ? inner * wide : wide};
         nb::object final = nb::steal(PyTuple_New(states));
@@ -253,6 +240,25 @@ private:
         return array(tensor) && tensor::attribute(tensor, ask.is_cpu).is(Py_True) && !tensor::call(tensor, ask.is_neg).is(Py_True);
     }
 
+    // Puts the initial states into p; initial keeps them alive. False if they are not as they must be.
+    bool begin_from(const nb::object& state, Problem& p, nb::object* initial) const {
+        const auto& ask = tensor::names();
+        const nb::object all = PyTuple_Check(state.ptr()) ? state : nb::make_tuple(state);
+        if (PyTuple_GET_SIZE(all.ptr()) != p.cell->states) return false;
+        for (int k = 0; k < p.cell->states; ++k) {
+            const nb::handle given = PyTuple_GET_ITEM(all.ptr(), k);
+            if (!read_as_it_lies(given)) return false;
+            const nb::object shape = tensor::attribute(given, ask.shape);
+            if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 0) != layers_ * directions_ ||
+                tensor::number(shape, 1) != p.batch || tensor::number(shape, 2) != p.state_size(k))
+                return false;
+            initial[k] = tensor::call(given, ask.contiguous);
+            p.state[k] = {tensor::data(initial[k]), p.state_size(k)};
+        }
+        return true;
+    }
+
+    // Looks at the weights, by name; held keeps them alive. False if they are not as they must be.
     bool fit(const nb::dict& weights, std::vector<nb::object>& held, std::vector<uintptr_t>& addresses) {
         const auto& ask = tensor::names();
         held.reserve(names_.size());

@@ -42,13 +42,10 @@ public:
         };
         input = matrix(accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena),
                        size.from_input, p.inputs);
-        int64_t column = 0;
         for (int f = 0; f < cell.feedbacks; ++f) {
-            const S* from = static_cast<const S*>(p.weights.recurrent) + column;
-            const int64_t n = p.state_size(cell.feedback[f]);
+            const S* from = static_cast<const S*>(p.weights.recurrent) + p.fed_column(f);
             recurrent[f] = matrix(accumulator_rows<S>(p, size.units, first, cell.from_state, from, p.fed_size(), arena),
-                                  size.from_state, n);
-            column += n;
+                                  size.from_state, p.state_size(cell.feedback[f]));
         }
         if constexpr (std::is_same_v<P, T>)
             if (fused) {
@@ -395,15 +392,12 @@ private:
         }
 
         void form_fed(int64_t row, int64_t slot) {
-            int64_t column = 0;
             for (int k = 0; k < cell.feedbacks; ++k) {
-                const int64_t n = p.state_size(cell.feedback[k]);
-                const Units units = within(n);
+                const Units units = within(p.state_size(cell.feedback[k]));
                 T* to = tape.fed[k].at(slot, row) + units.first;
                 copy_row(to, tape.state[cell.feedback[k]].at(slot, row) + units.first, units.last - units.first);
                 update_row<T>(to, units.last - units.first, [](auto x, auto factor) { return x * factor; },
-                              static_cast<const S*>(p.fed_factor.base) + f.plan.order[row] * p.fed_factor.row + column + units.first);
-                column += n;
+                              static_cast<const S*>(p.fed_factor.base) + f.plan.order[row] * p.fed_factor.row + p.fed_column(k) + units.first);
             }
         }
 

@@ -55,9 +55,12 @@ struct Problem {
 
     int64_t output_size() const { return projection ? projection : units; }
     int64_t state_size(int k) const { return k == 0 ? output_size() : units; }
-    int64_t fed_size() const {
+    int64_t fed_size() const { return fed_column(cell->feedbacks); }
+
+    // Where the columns of a fed-back state begin among those of all.
+    int64_t fed_column(int feedback) const {
         int64_t sum = 0;
-        for (int k = 0; k < cell->feedbacks; ++k) sum += state_size(cell->feedback[k]);
+        for (int k = 0; k < feedback; ++k) sum += state_size(cell->feedback[k]);
         return sum;
     }
 };
