@@ -2,8 +2,8 @@
 
     python benchmarks/cpu.py [--only SECTION ...] [--out benchmarks/results/cpu.json] [--quick]
 
-Sections: shapes (PEERS.md's ten, both modes, every installed peer), cells (other cells' GFLOP/s beside the
-LSTM's), lengths (sequences of mixed lengths beside padded ones and torch's packed), trace (with and without),
+Sections: shapes (PEERS.md's ten, both modes, every installed peer), bf16 (the larger of them beside fp32),
+cells (other cells' GFLOP/s beside the LSTM's), lengths (sequences of mixed lengths beside padded ones and torch's packed), trace (with and without),
 latency (one step a call), stream (one step of a stream), busy (all cores taken by others). Each section is
 written as soon as it is measured, with its machine, versions and commit; those of an older file stay.
 """
@@ -40,7 +40,7 @@ from gatewise.bench.problem import (
     torch_layer,
 )
 from gatewise.bench.run import Plan, make, run, torch_threads
-from gatewise.bench.shapes import MODES, QUICK, Shape, flop
+from gatewise.bench.shapes import DEFAULT, MODES, QUICK, Shape, flop
 from gatewise.bench.table import Printer, closing
 from gatewise.bench.timing import Budget, interleave, interleave_calls, turn
 from gatewise.cells.catalogue import CELLS
@@ -86,6 +86,21 @@ class Settings:
 def shapes(given: Settings) -> dict[str, Any]:
     plan = Plan(threads=given.threads, budget=given.budget)
     return _run(replace(plan, shapes=QUICK) if given.quick else plan)
+
+
+def bf16(given: Settings) -> dict[str, Any]:
+    """The shapes of 256 units and more in bfloat16 and in float32, in the same rounds."""
+    found: dict[str, Any] = {}
+    for full in (shape for shape in DEFAULT if shape.H >= 256):
+        shape = given.size(full)
+        for mode in MODES:
+            calls = {}
+            for dtype in ("float32", "bfloat16"):
+                problem = draw(LSTM, shape, mode, dtype)
+                for whose, layer in (("gatewise", gatewise_layer), ("torch", torch_layer)):
+                    calls[f"{whose} {dtype}"] = prepared(layer(problem), problem).call
+            found[f"{mode} {shape}"] = _contest(f"bf16, {mode}, {shape}", calls, given.budget)
+    return found
 
 
 def cells(given: Settings) -> dict[str, Any]:
@@ -233,7 +248,8 @@ def busy(given: Settings) -> dict[str, Any]:
 
 
 SECTIONS: Mapping[str, Callable[[Settings], dict[str, Any]]] = {
-    section.__name__: section for section in (shapes, cells, lengths, trace, latency, stream, busy)
+    section.__name__: section
+    for section in (shapes, bf16, cells, lengths, trace, latency, stream, busy)
 }
 
 
