@@ -3,9 +3,10 @@
     python benchmarks/cpu.py [--only SECTION ...] [--out benchmarks/results/cpu.json] [--quick]
 
 Sections: shapes (PEERS.md's ten, both modes, every installed peer), bf16 (the larger of them beside fp32),
-cells (other cells' GFLOP/s beside the LSTM's), lengths (sequences of mixed lengths beside padded ones and torch's packed), trace (with and without),
-latency (one step a call), stream (one step of a stream), busy (all cores taken by others). Each section is
-written as soon as it is measured, with its machine, versions and commit; those of an older file stay.
+cells (other cells' GFLOP/s beside the LSTM's), lengths (sequences of mixed lengths beside padded ones and
+torch's packed), trace (with and without), latency (one step a call), stream (one step of a stream), busy (all
+cores taken by others). Each section is written as soon as it is measured, with its machine, versions and
+commit; those of an older file stay.
 """
 
 from __future__ import annotations
