@@ -44,6 +44,7 @@ public:
             carried[k] = arena.take<T>(p.batch * size.state(k));
             if (p.zoneout[k].base) held[k] = arena.take<T>(p.batch * size.state(k));
         }
+        if (cell.late) late_gradient = arena.take<T>(p.batch * size.units);
         if (p.fed_factor.base) through = arena.take<T>(p.batch * std::max(size.output, size.units));
         zeros = arena.take<T>(std::max(size.units, size.output));
         std::fill_n(zeros, std::max(size.units, size.output), T(0));
@@ -72,7 +73,8 @@ private:
         const int first = cell.accumulators - cell.from_state;
         const S** rows = accumulator_rows<S>(p, size.units, first, cell.from_state, p.weights.recurrent, p.fed_size(), arena);
         for (int k = 0; k < cell.feedbacks; ++k)
-            recurrent[k] = pack_straight<P>(rows, size.from_state, p.fed_column(k), p.state_size(cell.feedback[k]), threads, arena);
+            recurrent[k] = pack_straight<P>(rows, size.early(), p.fed_column(k), p.state_size(cell.feedback[k]), threads, arena);
+        if (cell.late) late = pack_straight<P>(rows + size.early(), size.late, 0, p.units, threads, arena);
         if (p.grad_x.base) {
             rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
             input = pack_straight<P>(rows, size.from_input, 0, p.inputs, threads, arena);
@@ -231,7 +233,23 @@ private:
             }
             args.sums = b.sums + kept_row(t) * size.sums;
             args.sums_stride = size.sums;
-            if (rows > 0) table<T>(cell).back(args);
+            if (rows == 0) return;
+            if (cell.late) {
+                table<T>(cell).back_late(args);
+                args.late = through_late(args);
+            }
+            table<T>(cell).back(args);
+        }
+
+        // What reaches the value that the late gates were fed with, through their product.
+        const T* through_late(const BackArgs<T>& args) {
+            T* to = b.late_gradient + share.first * size.units;
+            const Strided<T> a{args.sums + size.sums - size.late, size.sums};
+            product<P>(args.rows, a, size.late, b.late, 0, size.units / V, {b.zeros, 0}, {to, size.units});
+            for (int64_t r = 0; p.fed_factor.base && r < args.rows; ++r)
+                update_row<T>(to + r * size.units, p.units, [](auto x, auto factor) { return x * factor; },
+                              static_cast<const S*>(p.fed_factor.base) + b.plan.order[share.first + r] * p.fed_factor.row);
+            return to;
         }
 
         // The biases' gradients: the sums' own, over all steps and sequences.
@@ -257,10 +275,10 @@ private:
                 const int64_t first = together ? own.first / V : 0, last = together ? own.last / V : stride / V;
                 T* to = carried(k, share.first);
                 if (p.fed_factor.base == nullptr) {
-                    product<P>(rows, a, size.from_state, b.recurrent[f], first, last, {to, stride}, {to, stride});
+                    product<P>(rows, a, size.early(), b.recurrent[f], first, last, {to, stride}, {to, stride});
                 } else {
                     T* through = b.through + share.first * std::max(size.output, size.units);
-                    product<P>(rows, a, size.from_state, b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
+                    product<P>(rows, a, size.early(), b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
                     const Units units = within(p.state_size(k));
                     const S* factors = static_cast<const S*>(p.fed_factor.base) + p.fed_column(f);
                     for (int64_t r = 0; r < rows; ++r) {
@@ -516,15 +534,19 @@ private:
         };
         const auto fed = [&](int f) {
             return Side{p.state_size(cell.feedback[f]), [this, f](Step s) { return static_cast<const T*>(tape.fed[f].at(p.reverse ? s.t + 1 : s.t, s.row)); },
-                        rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state, p.fed_size(), p.fed_column(f))};
+                        rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state - cell.late, p.fed_size(), p.fed_column(f))};
         };
-        const bool alike = !normal && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators;
+        const bool alike = !normal && !cell.late && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators;
         if (g.input && g.recurrent && alike && cell.feedbacks == 1) {
             outer_sum(size.sums, of_input, x(), fed(0));
         } else {
             if (g.input) outer_sum(size.from_input, of_input, x());
-            for (int f = 0; f < cell.feedbacks && g.recurrent; ++f) outer_sum(size.from_state, of_state, fed(f));
+            for (int f = 0; f < cell.feedbacks && g.recurrent; ++f) outer_sum(size.early(), of_state, fed(f));
         }
+        if (g.recurrent && cell.late)
+            outer_sum(size.late, [&](Step s) { return of_state(s) + size.early(); },
+                      Side{p.units, [&](Step s) { return static_cast<const T*>(tape.late + row_of(s) * size.units); },
+                           rows_of(g.recurrent, cell.accumulators - cell.late, cell.late, p.fed_size(), 0)});
         if (g.projection) {
             S** to = arena.take<S*>(p.projection);
             for (int64_t r = 0; r < p.projection; ++r) to[r] = static_cast<S*>(g.projection) + r * p.units;
@@ -581,10 +603,10 @@ private:
     int threads;
     Tape<T> tape;
     bool normal;
-    T *totals, *sums, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *zeros;
+    T *totals, *sums, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *late_gradient = nullptr, *zeros;
     T *carried[most_states], *held[most_states], *params[most_params], *param_gradients[most_params];
     T *gain_input = nullptr, *gain_state = nullptr;
-    const P *recurrent[most_states], *input = nullptr, *projection = nullptr;
+    const P *recurrent[most_states], *late = nullptr, *input = nullptr, *projection = nullptr;
     Step* steps;
     int64_t count;
 };

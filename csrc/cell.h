@@ -21,6 +21,7 @@ inline constexpr int most_values = 64;
 // whole vectors: `padded` numbers for each accumulator, saved or traced value.
 template <class T>
 struct StepArgs {
+    T* late;  // out of `early`: what the late gates are fed with, `padded` as its stride
     int64_t rows, first_unit, last_unit, padded;
     const T* sums;  // the accumulators' sums
     int64_t sums_stride;
@@ -42,6 +43,7 @@ struct BackArgs {
     const T* state[most_states];
     int64_t state_stride[most_states];
     const T* params[most_params];
+    const T* late;  // the gradient of what the late gates were fed with, `padded` as its stride
     T* gradient[most_states];  // in: of the new state; out: what reaches the old one past the sums
     int64_t gradient_stride[most_states];
     T* sums;  // out: the accumulators' gradients, zero in the padding
@@ -51,18 +53,21 @@ struct BackArgs {
 
 template <class T>
 struct CellTable {
+    void (*early)(const StepArgs<T>&);  // null where no gate is late, as is back_late
     void (*step)(const StepArgs<T>&);
     void (*step_saving)(const StepArgs<T>&);
     void (*step_tracing)(const StepArgs<T>&);
+    void (*back_late)(const BackArgs<T>&);  // the late accumulators' gradients alone
     void (*back)(const BackArgs<T>&);
 };
 
 // The accumulators are in this order: those of input parts alone, those of whole gates, those of
 // recurrent parts alone. The first `from_input` take the input's product, the last `from_state` the
-// recurrent one.
+// recurrent one. Of those, the last `late` are whole gates whose recurrent product is not with the states
+// before the step but with a value of this one, which `early` works out from the other gates.
 struct Cell {
     const char* name;
-    int gates, accumulators, from_input, from_state, states, params, saved, values, feedbacks;
+    int gates, accumulators, from_input, from_state, late, states, params, saved, values, feedbacks;
     int gate[most_accumulators];  // each accumulator's gate
     int feedback[most_states];    // the states that are fed back
     int value[most_states];       // each new state's place among the values
@@ -137,21 +142,42 @@ GW_INLINE V number(double x) {
     return Access<V>::of(x);
 }
 
+// What every one of a step's functions begins with.
+template <class Equations, class T, class V>
+GW_INLINE void read_step(const StepArgs<T>& t, int64_t row, int64_t u, V* a, V* s, V* p) {
+    using at = Access<V>;
+    for (int k = 0; k < Equations::accumulators; ++k) a[k] = at::get(t.sums + row * t.sums_stride + k * t.padded + u);
+    for (int k = 0; k < Equations::states; ++k)
+        if (Equations::uses_state[k]) s[k] = at::get(t.state[k] + row * t.state_stride[k] + u);
+    for (int k = 0; k < Equations::params; ++k) p[k] = at::get(t.params[k] + u);
+}
+
 template <class Equations, class T, Keep keep, class V>
 GW_INLINE void step_at(const StepArgs<T>& t, int64_t row, int64_t u) {
     using at = Access<V>;
     V a[Equations::accumulators], s[Equations::states], p[Equations::params + 1];
     V next[Equations::states], saved[Equations::saved + 1], values[Equations::values];
-    for (int k = 0; k < Equations::accumulators; ++k) a[k] = at::get(t.sums + row * t.sums_stride + k * t.padded + u);
-    for (int k = 0; k < Equations::states; ++k)
-        if (Equations::uses_state[k]) s[k] = at::get(t.state[k] + row * t.state_stride[k] + u);
-    for (int k = 0; k < Equations::params; ++k) p[k] = at::get(t.params[k] + u);
+    read_step<Equations, T, V>(t, row, u, a, s, p);
     Equations::step(a, s, p, next, saved, values);
     for (int k = 0; k < Equations::states; ++k) at::put(t.next[k] + row * t.next_stride[k] + u, next[k]);
     if constexpr (keep == Keep::saved)
         for (int k = 0; k < Equations::saved; ++k) at::put(t.saved + row * t.saved_stride + k * t.padded + u, saved[k]);
     if constexpr (keep == Keep::values)
         for (int k = 0; k < Equations::values; ++k) at::put(t.values[k] + row * t.padded + u, values[k]);
+}
+
+template <class Equations, class T>
+void early_rows(const StepArgs<T>& args) {
+    using V = vec<T>;
+    const StepArgs<T> t = args;
+    for (int64_t row = 0; row < t.rows; ++row)
+        for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
+            V a[Equations::accumulators], s[Equations::states], p[Equations::params + 1];
+            read_step<Equations, T, V>(t, row, u, a, s, p);
+            V late;
+            Equations::early(a, s, p, &late);
+            store(t.late + row * t.padded + u, late);
+        }
 }
 
 template <class Equations, class T, Keep keep>
@@ -171,19 +197,41 @@ GW_INLINE vec<T> first_lanes(vec<T> x, int64_t n) {
 }
 
 template <class Equations, class T>
-void back_rows(const BackArgs<T>& args) {
+GW_INLINE void read_back(const BackArgs<T>& t, int64_t row, int64_t u, vec<T>* saved, vec<T>* s, vec<T>* p, vec<T>* seed) {
+    for (int k = 0; k < Equations::saved; ++k) saved[k] = load(t.saved + row * t.saved_stride + k * t.padded + u);
+    for (int k = 0; k < Equations::states; ++k) {
+        if (Equations::uses_state[k]) s[k] = load(t.state[k] + row * t.state_stride[k] + u);
+        seed[k] = load(t.gradient[k] + row * t.gradient_stride[k] + u);
+    }
+    for (int k = 0; k < Equations::params; ++k) p[k] = load(t.params[k] + u);
+}
+
+template <class Equations, class T>
+void back_late_rows(const BackArgs<T>& args) {
     using V = vec<T>;
     const BackArgs<T> t = args;
     for (int64_t row = 0; row < t.rows; ++row)
         for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
             V saved[Equations::saved + 1], s[Equations::states], p[Equations::params + 1], seed[Equations::states];
+            read_back<Equations, T>(t, row, u, saved, s, p, seed);
+            V da[Equations::late + 1];
+            Equations::back_late(saved, s, p, seed, da);
+            for (int k = 0; k < Equations::late; ++k)
+                store(t.sums + row * t.sums_stride + (Equations::accumulators - Equations::late + k) * t.padded + u,
+                      first_lanes<T>(da[k], t.units - u));
+        }
+}
+
+template <class Equations, class T>
+void back_rows(const BackArgs<T>& args) {
+    using V = vec<T>;
+    const BackArgs<T> t = args;
+    for (int64_t row = 0; row < t.rows; ++row)
+        for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
+            V saved[Equations::saved + 1], s[Equations::states], p[Equations::params + 1], seed[Equations::states + 1];
             V da[Equations::accumulators], ds[Equations::states], dp[Equations::params + 1];
-            for (int k = 0; k < Equations::saved; ++k) saved[k] = load(t.saved + row * t.saved_stride + k * t.padded + u);
-            for (int k = 0; k < Equations::states; ++k) {
-                if (Equations::uses_state[k]) s[k] = load(t.state[k] + row * t.state_stride[k] + u);
-                seed[k] = load(t.gradient[k] + row * t.gradient_stride[k] + u);
-            }
-            for (int k = 0; k < Equations::params; ++k) p[k] = load(t.params[k] + u);
+            read_back<Equations, T>(t, row, u, saved, s, p, seed);
+            if constexpr (Equations::late > 0) seed[Equations::states] = load(t.late + row * t.padded + u);
             Equations::back(saved, s, p, seed, da, ds, dp);
             const int64_t left = t.units - u;
             if (left < width<T>) {  // what the padding holds must not reach the recurrent product
@@ -202,8 +250,13 @@ void back_rows(const BackArgs<T>& args) {
 
 template <class Equations, class T>
 constexpr CellTable<T> table_of() {
-    return {step_rows<Equations, T, Keep::nothing>, step_rows<Equations, T, Keep::saved>,
-            step_rows<Equations, T, Keep::values>, back_rows<Equations, T>};
+    CellTable<T> table{nullptr, step_rows<Equations, T, Keep::nothing>, step_rows<Equations, T, Keep::saved>,
+                       step_rows<Equations, T, Keep::values>, nullptr, back_rows<Equations, T>};
+    if constexpr (Equations::late > 0) {
+        table.early = early_rows<Equations, T>;
+        table.back_late = back_late_rows<Equations, T>;
+    }
+    return table;
 }
 
 template <class Equations>
@@ -213,6 +266,7 @@ constexpr Cell cell_of(const char* name) {
               Equations::accumulators,
               Equations::from_input,
               Equations::from_state,
+              Equations::late,
               Equations::states,
               Equations::params,
               Equations::saved,

@@ -44,9 +44,12 @@ public:
                        size.from_input, p.inputs);
         for (int f = 0; f < cell.feedbacks; ++f) {
             const S* from = static_cast<const S*>(p.weights.recurrent) + p.fed_column(f);
-            recurrent[f] = matrix(accumulator_rows<S>(p, size.units, first, cell.from_state, from, p.fed_size(), arena),
-                                  size.from_state, p.state_size(cell.feedback[f]));
+            recurrent[f] = matrix(accumulator_rows<S>(p, size.units, first, cell.from_state - cell.late, from, p.fed_size(), arena),
+                                  size.early(), p.state_size(cell.feedback[f]));
         }
+        if (cell.late)
+            late = matrix(accumulator_rows<S>(p, size.units, cell.accumulators - cell.late, cell.late, p.weights.recurrent, p.fed_size(), arena),
+                          size.late, p.units);
         if constexpr (std::is_same_v<P, T>)
             if (fused) {
                 both = arena.take<P>(size.sums * (p.inputs + recurrent[0].k));
@@ -100,7 +103,7 @@ private:
     // short (together no longer than what keeps to the cache), and a step's rows alone fill the tiles.
     bool both_at_once() const {
         return std::is_same_v<P, T> && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators &&
-               cell.feedbacks == 1 && !p.weights.norm_input && p.inputs + p.output_size() <= k_block * 5 / 4 &&
+               cell.feedbacks == 1 && !cell.late && !p.weights.norm_input && p.inputs + p.output_size() <= k_block * 5 / 4 &&
                p.batch / plan.count >= tile_rows;
     }
 
@@ -249,7 +252,10 @@ private:
                 multiply_both(t, rows, at);
             else
                 multiply_states(t, rows, at);
-            take_step(t, rows, at);
+            const StepArgs<T> args = step_args(t, rows, at);
+            if (cell.late) multiply_late(args, at);
+            const CellTable<T>& run = table<T>(cell);
+            (p.tape ? run.step_saving : p.trace ? run.step_tracing : run.step)(args);
             if (p.projection) project(t, rows);
             keep_old(t, rows);
             put_out(t, rows);
@@ -279,7 +285,7 @@ private:
                     const Block<const T> start = k == 0 ? Block<const T>{f.zeros, 0} : Block<const T>{to, size.from_state};
                     f.recurrent[k].multiply(rows, a, 0, size.from_state, start, {to, size.from_state});
                 } else {
-                    multiply(rows, a, f.recurrent[k], cell.from_state, {to, size.sums}, to);
+                    multiply(rows, a, f.recurrent[k], cell.from_state - cell.late, {to, size.sums}, to);
                 }
             }
             if (normal)
@@ -290,7 +296,18 @@ private:
         // The row of a step's first sequence in what is kept of all steps, or written over at each.
         int64_t kept_row(int64_t t) const { return (p.tape ? t * p.batch : 0) + share.first; }
 
-        void take_step(int64_t t, int64_t rows, const T* at) {
+        // What the late gates are fed with, and their recurrent product.
+        void multiply_late(const StepArgs<T>& args, T* at) {
+            table<T>(cell).early(args);
+            if (p.fed_factor.base)
+                for (int64_t r = 0; r < args.rows; ++r)
+                    update_row<T>(args.late + r * size.units, p.units, [](auto x, auto factor) { return x * factor; },
+                                  static_cast<const S*>(p.fed_factor.base) + f.plan.order[share.first + r] * p.fed_factor.row);
+            T* to = at + size.sums - size.late;
+            f.late.multiply(args.rows, Strided<T>{args.late, size.units}, 0, size.late, {to, size.sums}, {to, size.sums});
+        }
+
+        StepArgs<T> step_args(int64_t t, int64_t rows, const T* at) {
             StepArgs<T> args{};
             args.rows = rows;
             args.first_unit = own.first;
@@ -313,8 +330,8 @@ private:
             args.saved_stride = size.saved;
             if (p.trace)
                 for (int k = 0; k < cell.values; ++k) args.values[k] = traced(k, t);
-            const CellTable<T>& run = table<T>(cell);
-            (p.tape ? run.step_saving : p.trace ? run.step_tracing : run.step)(args);
+            if (cell.late) args.late = tape.late + kept_row(t) * size.units;
+            return args;
         }
 
         T* traced(int value, int64_t t) const {
@@ -497,7 +514,7 @@ private:
     Sizes<T> size;
     Plan plan;
     Tape<T> tape;
-    Matrix input, recurrent[most_states], projection;
+    Matrix input, recurrent[most_states], late, projection;
     bool fused;
     P* both = nullptr;  // the input's and the state's weights, where they are taken together
     T *bias, *zeros, *params[most_params], *gain_input = nullptr, *gain_state = nullptr;

@@ -35,7 +35,7 @@ inline int useful_threads(const Problem& p) {
 
 // True if it is better to divide the units and meet at each step than to divide the rows.
 inline bool units_pay(const Problem& p, int threads) {
-    if (threads == 1 || p.projection || p.weights.norm_input || p.units < 32 * threads) return false;
+    if (threads == 1 || p.projection || p.weights.norm_input || p.cell->late || p.units < 32 * threads) return false;
     const double step = 2.0 * p.cell->accumulators * p.units * double(p.fed_size() + p.inputs) * p.batch;  // operations
     const double nanoseconds = step / 60, meeting = 1500;
     const double shares = std::min<double>(threads, p.batch);

@@ -17,11 +17,11 @@ from gatewise.cells.language import constant
 
 
 @cell(gates="i f g o", state="h c", params="p_i p_f p_o")
-def peephole(a, s, p):
+def own_peephole(a, s, p):
     i, f = sigmoid(a.i + p.p_i * s.c), sigmoid(a.f + p.p_f * s.c)
     c = f * s.c + i * tanh(a.g)
     o = sigmoid(a.o + p.p_o * c)
-    return dict(i=i, f=f, o=o, c=c, h=o * tanh(c))
+    return dict(i=i, f=f, o=o, c=c, h=o * tanh(0.9 * c))
 
 
 @cell(gates="f g o", state="h c", feedback="h c")
@@ -86,10 +86,28 @@ def delayed(a, s, p):
     return dict(last=s.h, before=s.last, scale=2 * p.w, one=constant(1), h=h)
 
 
+@cell(gates="r z n", state="h")
+def fed_late(a, s):
+    """A gate that is fed with a value of the step itself (Cho et al. 2014)."""
+    r, z = sigmoid(a.r), sigmoid(a.z)
+    q = r * s.h
+    n = tanh(a.n.fed(q))
+    return dict(r=r, z=z, q=q, n=n, h=(1 - z) * n + z * s.h)
+
+
+@cell(gates="d u v y", state="h z", params="w")
+def two_fed_late(a, s, p):
+    """Two late gates, fed with a new state that the equations use elsewhere too."""
+    d = sigmoid(a.d)
+    z = (1 - d) * s.z + d * tanh(a.u + p.w * s.h)
+    y = tanh(a.y.fed(z))
+    return dict(d=d, z=z, y=y, h=sigmoid(a.v.fed(z)) * y + 0.3 * z * s.h)
+
+
 OWN_CELLS = {
     c.name: c
     for c in (
-        peephole,
+        own_peephole,
         both_fed_back,
         stabilised,
         truncated,
@@ -98,13 +116,18 @@ OWN_CELLS = {
         of_input_alone,
         every_operation,
         delayed,
+        fed_late,
+        two_fed_late,
     )
 }
+# The cells that torch has too.
+TORCHS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
 PROJECTABLE = (
     "rnn_tanh",
     "rnn_relu",
     "lstm",
     "peephole",
+    "own_peephole",
     "both_fed_back",
     "stabilised",
     "truncated",

@@ -25,12 +25,19 @@ from cells import OWN_CELLS, PROJECTABLE, every_operation
 from gatewise import CELLS
 from gatewise.backends import cpu, reference
 from gatewise.backends.contract import Masks
+from gatewise.backends.native.library import loaded_level
 from gatewise.cells.language import OPERATIONS, topological
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 1e-2}
 LENGTHS = (3, 0, 6, 6, 1)
 EVERY = {**CELLS, **OWN_CELLS}
-KINKED = ("rnn_relu", "truncated", "every_operation")  # or cut: the gradient is not the slope
+KINKED = (
+    "rnn_relu",
+    "truncated",
+    "lstm_1997_truncated",
+    "every_operation",
+)  # or cut: the gradient is not the slope
+UNFORGETTING = ("lstm_1997", "lstm_1997_truncated", "nfg")
 SIZES = dict(T=6, B=5, inputs=3, H=17)
 
 
@@ -81,6 +88,10 @@ def check(given, threads=(1,)):
     assert cpu.supports(given.spec) is None
     truth = Rounding if given.dtype is torch.bfloat16 else reference
     expected = given.in_double().gradients(truth)
+    # where numbers are multiplied in pairs, gradients too are rounded on their way into a product, as
+    # in torch's own operations, and what an ill-conditioned case makes of that is allowed
+    pairs = given.dtype is torch.bfloat16 and loaded_level() == "v4bf16"
+    beside = given.gradients(reference) if pairs else None
     before = torch.get_num_threads()
     for count in threads:
         torch.set_num_threads(count)
@@ -90,7 +101,7 @@ def check(given, threads=(1,)):
             torch.set_num_threads(before)
         for value in (*found[0], *found[1].values()):
             assert value.dtype == given.dtype
-        assert_within(found, expected, TOLERANCE[given.dtype])
+        assert_within(found, expected, TOLERANCE[given.dtype], beside)
 
 
 def variants(cell):
@@ -251,8 +262,10 @@ def test_bfloat16(cell):
         check(case(cell, **SIZES, **options, dtype=torch.bfloat16))
     one = runnable(cell, T=1, B=4, inputs=9, H=33, dtype=torch.bfloat16)
     for value, true in zip(one.forward(cpu), one.in_double().forward(reference), strict=True):
-        # nothing has been fed back yet: the true number, rounded once
-        torch.testing.assert_close(value.double(), true, rtol=2**-8, atol=1e-6)
+        # nothing has been fed back yet: the true number, rounded once; what a late gate is fed with
+        # may have been rounded before
+        rtol, atol = (2**-6, 2**-8) if cell.late else (2**-8, 1e-6)
+        torch.testing.assert_close(value.double(), true, rtol=rtol, atol=atol)
 
 
 def test_one_cell_has_every_operation():
@@ -393,11 +406,13 @@ def test_one_batch_one_truth(cell, reverse, every, threads):
     sizes = dict(T=29, B=4, inputs=3, H=65, lengths=lengths, dtype=torch.float32)
     given = runnable(cell, **sizes, reverse=reverse, **options)
     output, *final = given.forward(cpu)
+    # what nothing forgets grows, and with it a difference in the last digit
+    within = 1e-5 if cell.name in UNFORGETTING else 1e-6
     for b, length in enumerate(lengths):
         batched = (output[:length, b : b + 1], *(s[b : b + 1] for s in final))
         for other in alone_and_chunked(cpu, given, b, length, ends=(1, 2, 20)):
             for value, true in zip(batched, other, strict=True):
-                torch.testing.assert_close(value, true, rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(value, true, rtol=within, atol=within)
         assert not output[length:, b].any()
 
 

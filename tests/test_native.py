@@ -19,7 +19,7 @@ from native import COMPILER, levels
 
 HERE = Path(__file__).parent / "native"
 CSRC = Path(__file__).parents[1] / "csrc"
-NEEDED = ("peephole", "both_fed_back", "stabilised", "halves", "of_input_alone")
+NEEDED = ("both_fed_back", "stabilised", "halves", "of_input_alone")
 MODE = ("-std=gnu++20", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 STRICT = ("-Wall", "-Wextra", "-Werror")
 SANITIZED = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

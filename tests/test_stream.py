@@ -21,7 +21,7 @@ LAYERS = {
     "zoneout": dict(cell="lstm", zoneout=(0.3, 0.1)),
     "gru": dict(cell="gru", num_layers=2, bias=False),
     "rnn": dict(cell="rnn_relu"),
-    "own": dict(cell=OWN_CELLS["peephole"]),
+    "own": dict(cell=OWN_CELLS["own_peephole"]),
     "double": dict(cell="gru", dtype=torch.float64),
 }
 

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations
 
 import gatewise as gw
 from cases import ALL, case
-from cells import OWN_CELLS, peephole
+from cells import OWN_CELLS, own_peephole
 from gatewise.backends.native import operators
 from gatewise.cells.language import from_signature
 from gatewise.errors import BackendError, CellError, ShapeError
@@ -35,7 +35,7 @@ LAYERS = {
     "lstm": lambda: gw.LSTM(3, 6),
     "projected": lambda: gw.LSTM(3, 6, proj_size=2, batch_first=True),
     "gru, stacked, both ways": lambda: gw.GRU(3, 6, num_layers=2, bidirectional=True),
-    "own cell": lambda: gw.Recurrent(peephole, 3, 6, bidirectional=True),
+    "own cell": lambda: gw.Recurrent(own_peephole, 3, 6, bidirectional=True),
     "every option": lambda: gw.LSTM(
         3, 6, num_layers=2, dropout=0.2, layer_norm=True, recurrent_dropout=0.3, zoneout=(0.2, 0.1)
     ),
@@ -141,7 +141,7 @@ def test_marked_dynamic():
     assert len(counting.nodes) == 1
 
 
-@pytest.mark.parametrize("cell", ["lstm", pytest.param(peephole, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("cell", ["lstm", pytest.param(own_peephole, marks=pytest.mark.slow)], ids=str)
 def test_a_trace_from_a_compiled_layer(cell):
     layer, counting = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True), Counting()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counting)
@@ -294,7 +294,7 @@ def test_no_tape_is_made_where_none_is_needed(monkeypatch):
         model(*example(7, 3))
 
 
-@pytest.mark.parametrize("cell", ["lstm", peephole], ids=str)
+@pytest.mark.parametrize("cell", ["lstm", own_peephole], ids=str)
 def test_an_exported_program_runs_in_another_process(cell, tmp_path):
     """It needs ``import gatewise``, and for a user's cell nothing else: the graph holds its equations."""
     model = Model(gw.Recurrent(cell, 3, 6, bidirectional=True), BOTH)
@@ -334,10 +334,10 @@ def test_a_cell_from_its_signature(cell):
     ],
 )
 def test_text_that_is_no_cells_signature(change):
-    text = peephole.signature
+    text = own_peephole.signature
     assert change(text) != text
     with pytest.raises(CellError, match="not a cell's name and signature"):
-        from_signature("peephole", change(text))
+        from_signature("own_peephole", change(text))
     with pytest.raises(CellError, match="not a cell's name and signature"):
         from_signature('x"); evil("', text)
 
@@ -361,7 +361,7 @@ def operators_arguments(given, differentiable=False):
 OPTION_SETS = {
     "lstm": (gw.CELLS["lstm"], {}),
     "gru, no bias, reverse": (gw.CELLS["gru"], dict(bias=False, reverse=True, lengths=(4, 0, 2))),
-    "own cell, all": (peephole, dict(P=2, lengths=(4, 0, 2), **ALL)),
+    "own cell, all": (own_peephole, dict(P=2, lengths=(4, 0, 2), **ALL)),
     "float32": (gw.CELLS["lstm"], dict(dtype=torch.float32, reset=True)),
     "no steps": (gw.CELLS["lstm"], dict(T=0)),
 }
@@ -472,7 +472,7 @@ def test_other_tracers():
 CLOSE = dict(rtol=1e-8, atol=1e-10)
 
 
-@pytest.fixture(params=["lstm", "gru", peephole], ids=str)
+@pytest.fixture(params=["lstm", "gru", own_peephole], ids=str)
 def model(request):
     """A layer in double precision, and a loss of its parameters and one sequence."""
     torch.manual_seed(3)
@@ -703,11 +703,11 @@ def test_copied_pickled_shared():
         pickle.loads(pickle.dumps(layer)),
         torch.load(file, weights_only=False),
         copy.deepcopy(layer).share_memory(),
-        pickle.loads(pickle.dumps(gw.Recurrent(peephole, 3, 6))),
+        pickle.loads(pickle.dumps(gw.Recurrent(own_peephole, 3, 6))),
     ):
         with torch.no_grad():
             found = again(x)
-        if again.cell != peephole:
+        if again.cell != own_peephole:
             torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 

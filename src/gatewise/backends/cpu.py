@@ -33,6 +33,8 @@ def supports(spec: Spec) -> str | None:
 
 def _every_part(spec: Spec) -> bool:
     plan = layout(spec.cell)
+    if spec.cell.late:  # two products, each of which would be normalised by itself
+        return False
     return plan.from_input == plan.from_state == len(spec.cell.gates)
 
 

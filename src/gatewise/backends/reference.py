@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -132,7 +132,8 @@ def _step(
     """One step's named values, and the new state: projected, and before any zoneout."""
     cell = spec.cell
     values, program = _program(cell)
-    known = _evaluate(program, _leaves(spec, from_input, state, weights, masks))
+    leaves = _leaves(spec, from_input, state, weights, masks)
+    known = _evaluate(program, leaves, _Late(spec, weights, masks))
     shape = (len(from_input), spec.hidden_size)
     each = {name: known[value] for name, value in values.items()}
     # what rests on parameters or numbers alone has no batch of its own
@@ -146,6 +147,8 @@ def _step(
 def _fed_back(spec: Spec, state: tuple[Tensor, ...], masks: Masks) -> Tensor:
     """B×F: what the recurrent weights multiply."""
     cell = spec.cell
+    if not cell.feedback:
+        return state[0].new_zeros(len(state[0]), 0)
     side_by_side = torch.cat([state[cell.state.index(name)] for name in cell.feedback], -1)
     return side_by_side if masks.recurrent is None else side_by_side * masks.recurrent
 
@@ -155,16 +158,65 @@ def _leaves(
 ) -> dict[tuple[str, str], Tensor]:
     """What the graph's leaves stand for in one step, by operation and name."""
     cell = spec.cell
-    fed_back = _fed_back(spec, state, masks)
-    from_state = _part(fed_back, weights.recurrent, weights.norm_recurrent, weights.recurrent_bias)
-    inputs = from_input.chunk(len(cell.gates), -1)
-    recurrents = from_state.chunk(len(cell.gates), -1)
+    inputs = dict(zip(cell.gates, from_input.chunk(len(cell.gates), -1), strict=True))
+    recurrents = _recurrent_parts(spec, _early(cell), _fed_back(spec, state, masks), weights)
     leaves = {("state", name): value for name, value in zip(cell.state, state, strict=True)}
     leaves |= {("parameter", name): value for name, value in weights.per_unit.items()}
-    for gate, of_input, of_state in zip(cell.gates, inputs, recurrents, strict=True):
-        leaves |= {("gate.x", gate): of_input, ("gate.h", gate): of_state}
-        leaves["gate", gate] = of_input + of_state
+    leaves |= {("gate.x", gate): of_input for gate, of_input in inputs.items()}
+    for gate, of_state in recurrents.items():
+        leaves |= {("gate.h", gate): of_state, ("gate", gate): inputs[gate] + of_state}
     return leaves
+
+
+def _early(cell: Cell) -> tuple[str, ...]:
+    """The gates that are fed with the states before the step."""
+    return tuple(gate for gate in cell.gates if gate not in cell.late)
+
+
+def _recurrent_parts(
+    spec: Spec, gates: tuple[str, ...], values: Tensor, weights: Weights
+) -> dict[str, Tensor]:
+    """Some gates' recurrent parts, by name: their product with ``values``, B×F."""
+    own = partial(_rows, spec.cell, gates)
+    if not gates or not spec.cell.feedback:
+        return {}
+    parts = _part(
+        values, own(weights.recurrent), own(weights.norm_recurrent), own(weights.recurrent_bias)
+    )
+    return dict(zip(gates, parts.chunk(len(gates), -1), strict=True))
+
+
+def _rows(cell: Cell, gates: tuple[str, ...], of: Tensor | None) -> Any:
+    """What G·H rows hold for some of the gates."""
+    if of is None or gates == cell.gates:
+        return of
+    chunks = of.chunk(len(cell.gates))
+    return torch.cat([chunks[cell.gates.index(gate)] for gate in gates])
+
+
+@dataclass(frozen=True)
+class _Late:
+    """The second round of a step's products: that of the gates which a value of the step is fed to."""
+
+    spec: Spec
+    weights: Weights
+    masks: Masks
+
+    def values(self, value: Tensor) -> Tensor:
+        return value if self.masks.recurrent is None else value * self.masks.recurrent
+
+    def parts(self, value: Tensor) -> dict[str, Tensor]:
+        return _recurrent_parts(self.spec, self.spec.cell.late, self.values(value), self.weights)
+
+    def back(self, gradients: list[Tensor], value: Tensor) -> Tensor:
+        """From the late gates' gradients to that of what they were fed with."""
+        late = self.spec.cell.late
+        rows, gain = (
+            _rows(self.spec.cell, late, of)
+            for of in (self.weights.recurrent, self.weights.norm_recurrent)
+        )
+        product = linear(self.values(value), rows)
+        return self.values(_before_norm(torch.cat(gradients, -1), product, gain) @ rows)
 
 
 def _sequence(values: list[Tensor], valid: Tensor | None, x: Tensor, width: int) -> Tensor:
@@ -187,14 +239,22 @@ def _backward_program(cell: Cell) -> tuple[Gradient, list[Value]]:
 
 
 def _evaluate(
-    program: list[Value], leaves: Mapping[tuple[str, str], Tensor]
+    program: list[Value], leaves: Mapping[tuple[str, str], Tensor], late: _Late
 ) -> dict[Value, Tensor]:
     """Every node's tensor. Constants become 0-dimensional, like the leaves otherwise."""
     like = next(iter(leaves.values()))
     known: dict[Value, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     for value in program:
         if value.op == "constant":
             known[value] = like.new_tensor(value.number)
+        elif value.op == "late":
+            fed = known[value.args[0]]
+            parts = parts or late.parts(fed)
+            known[value] = leaves["gate.x", value.name] + parts[value.name]
+        elif value.op == "gradient.late":
+            each = [known[arg].expand(like.shape) for arg in value.args]
+            known[value] = late.back(each, fed)
         elif not value.args:
             known[value] = leaves[value.op, value.name]
         else:
@@ -251,7 +311,7 @@ def backward(
     back = _StepGradients(
         grad_input_part, grad_recurrent_part, grad_projected, grad_state, grad_per_unit
     )
-    return _over_all_steps(x, run, weights, back)
+    return _over_all_steps(spec.cell, x, run, weights, back)
 
 
 @dataclass(frozen=True)
@@ -264,6 +324,7 @@ class _Run:
     from_input: Tensor
     old: Mapping[int, tuple[Tensor, ...]]
     fed_back: Tensor
+    fed_late: Tensor
     unprojected: Tensor
     shares: tuple[Tensor, ...] | None
 
@@ -280,15 +341,29 @@ def _run_again(
     from_input, shares = _input_parts(x, weights), _kept_shares(spec, x, masks)
     before: dict[int, tuple[Tensor, ...]] = {}
     fed_back = x.new_zeros(steps, batch, weights.recurrent.shape[1])
-    unprojected = x.new_zeros(steps, batch, spec.hidden_size)
+    fed_late, unprojected = (x.new_zeros(steps, batch, spec.hidden_size) for _ in range(2))
     for t in _order(spec, steps):
         before[t] = old = _after_reset(state, masks, t)
         fed_back[t] = _fed_back(spec, old, masks)
         named, candidate = _step(spec, from_input[t], old, weights, masks)
         unprojected[t] = named[spec.cell.state[0]]
+        if (late := _late_value(spec, from_input[t], old, weights, masks)) is not None:
+            fed_late[t] = late
         new = _zoned_out(candidate, old, shares, t)
         state = tuple(torch.where(valid[t], n, was) for n, was in zip(new, state, strict=True))
-    return _Run(from_input, before, fed_back, unprojected, shares)
+    return _Run(from_input, before, fed_back, fed_late, unprojected, shares)
+
+
+def _late_value(
+    spec: Spec, from_input: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
+) -> Tensor | None:
+    """What the late gates of one step multiply."""
+    late = _Late(spec, weights, masks)
+    if spec.cell.late_value is None:
+        return None
+    program = topological([spec.cell.late_value])
+    known = _evaluate(program, _leaves(spec, from_input, state, weights, masks), late)
+    return late.values(known[program[-1]].expand(len(from_input), spec.hidden_size))
 
 
 @dataclass(frozen=True)
@@ -323,12 +398,15 @@ def _step_back(
     leaves = _leaves(spec, run.from_input[t], state, weights, masks)
     for name, seed in zip(cell.state, (first, *others), strict=True):
         leaves["gradient", name] = seed
-    known = _evaluate(program, leaves)
+    known = _evaluate(program, leaves, _Late(spec, weights, masks))
     of = {(leaf.op, leaf.name): known[g] for leaf, g in gradient.leaves.items()}
 
     def part(kind: str) -> Tensor:
         none = torch.zeros_like(first)
-        each = [of.get(("gate", g), none) + of.get((kind, g), none) for g in cell.gates]
+        each = [
+            of.get(("gate", g), none) + of.get((kind, g), none) + of.get(("late", g), none)
+            for g in cell.gates
+        ]
         return torch.cat(each, -1)
 
     recurrent_part = part("gate.h")
@@ -347,34 +425,59 @@ def _fed_back_gradient(
     spec: Spec, recurrent_part: Tensor, fed_back: Tensor, weights: Weights, masks: Masks
 ) -> dict[str, Tensor]:
     """What reaches each fed-back state through the recurrent product, from its share of a step."""
-    product = linear(fed_back, weights.recurrent)
-    gradient = _before_norm(recurrent_part, product, weights.norm_recurrent) @ weights.recurrent
+    cell = spec.cell
+    early = _early(cell)
+    if not early or not cell.feedback:
+        return {}
+    rows = _rows(cell, early, weights.recurrent)
+    gain = _rows(cell, early, weights.norm_recurrent)
+    own = _rows(cell, early, recurrent_part.T).T
+    gradient = _before_norm(own, linear(fed_back, rows), gain) @ rows
     if masks.recurrent is not None:
         gradient = gradient * masks.recurrent
-    cell = spec.cell
     sizes = [spec.state_size(cell.state.index(name)) for name in cell.feedback]
     return dict(zip(cell.feedback, gradient.split(sizes, -1), strict=True))
 
 
-def _over_all_steps(x: Tensor, run: _Run, weights: Weights, back: _StepGradients) -> Gradients:
+def _over_all_steps(
+    cell: Cell, x: Tensor, run: _Run, weights: Weights, back: _StepGradients
+) -> Gradients:
     """From the parts' gradients T×B×G·H to that of the input and of every weight."""
-    from_x, from_state = linear(x, weights.input), linear(run.fed_back, weights.recurrent)
+    from_x = linear(x, weights.input)
     grad_from_x = _before_norm(back.input_part, from_x, weights.norm_input)
-    grad_from_state = _before_norm(back.recurrent_part, from_state, weights.norm_recurrent)
+    early = _recurrent_gradients(cell, _early(cell), run.fed_back, weights, back)
+    late = _recurrent_gradients(cell, cell.late, run.fed_late, weights, back)
+    by_gate = [(early | late)[gate] for gate in cell.gates]
+    grad_recurrent, grad_norm_recurrent = (torch.cat(each) for each in zip(*by_gate, strict=True))
 
     through_time: dict[str, Any] = {
         "input": torch.einsum("tbg,tbi->gi", grad_from_x, x),
-        "recurrent": torch.einsum("tbg,tbf->gf", grad_from_state, run.fed_back),
+        "recurrent": grad_recurrent,
         "input_bias": back.input_part.sum((0, 1)),
         "recurrent_bias": back.recurrent_part.sum((0, 1)),
         "projection": torch.einsum("tbp,tbh->ph", back.projected, run.unprojected),
         "norm_input": (back.input_part * _standardised(from_x)[0]).sum((0, 1)),
-        "norm_recurrent": (back.recurrent_part * _standardised(from_state)[0]).sum((0, 1)),
+        "norm_recurrent": grad_norm_recurrent,
         "per_unit": back.per_unit,
     }
     absent = dict.fromkeys(name for name, weight in weights._asdict().items() if weight is None)
     gradients = Weights(**(through_time | absent))
     return Gradients(grad_from_x @ weights.input, back.state, gradients)
+
+
+def _recurrent_gradients(
+    cell: Cell, gates: tuple[str, ...], fed: Tensor, weights: Weights, back: _StepGradients
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each of some gates, all fed with ``fed``: the gradients of the recurrent weights and gains."""
+    if not gates:
+        return {}
+    own = _rows(cell, gates, back.recurrent_part.movedim(-1, 0)).movedim(0, -1)
+    rows, gain = (_rows(cell, gates, of) for of in (weights.recurrent, weights.norm_recurrent))
+    product = linear(fed, rows)
+    gradient = torch.einsum("tbg,tbf->gf", _before_norm(own, product, gain), fed)
+    of_gain = (own * _standardised(product)[0]).sum((0, 1))
+    pairs = zip(gradient.chunk(len(gates)), of_gain.chunk(len(gates)), strict=True)
+    return dict(zip(gates, pairs, strict=True))
 
 
 def _standardised(product: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,8 @@ class Gradient:
     """The backward step of a cell, as a graph over the forward one's nodes.
 
     Attributes:
+        late: the leaf, if there are late gates, that stands for the gradient of what they are fed
+            with: the product of their own gradients, its arguments, with their recurrent weights.
         seeds: for each state, the leaf that stands for the loss's gradient with respect to its new
             value.
         leaves: for each leaf of the forward graph that a gradient reaches, that gradient.
@@ -20,6 +22,7 @@ class Gradient:
 
     seeds: Mapping[str, Value]
     leaves: Mapping[Value, Value]
+    late: Value | None = None
 
 
 def derive(cell: Cell) -> Gradient:
@@ -33,16 +36,25 @@ def derive(cell: Cell) -> Gradient:
 
     for name in cell.state:
         accumulate(cell.values[name], seeds[name])
+    late = None
     for value in reversed(topological(cell.new_state)):
-        if not value.args or value not in gradients:
+        if value is cell.late_value:  # every late gate rests on it, so their gradients are complete
+            late = _late_gradient(cell, gradients)
+            accumulate(value, late)
+        if not value.args or value.op == "late" or value not in gradients:
             continue
         for arg, gradient in zip(
             value.args, _RULES[value.op](value, gradients[value]), strict=True
         ):
             if gradient is not None and arg.op != "constant":
                 accumulate(arg, gradient)
-    leaves = {v: g for v, g in gradients.items() if not v.args and v.op != "constant"}
-    return Gradient(seeds, leaves)
+    leaves = {v: g for v, g in gradients.items() if v.op == "late" or not v.args}
+    return Gradient(seeds, {v: g for v, g in leaves.items() if v.op != "constant"}, late)
+
+
+def _late_gradient(cell: Cell, gradients: Mapping[Value, Value]) -> Value:
+    of = {value.name: gradient for value, gradient in gradients.items() if value.op == "late"}
+    return Value("gradient.late", tuple(of.get(gate, constant(0)) for gate in cell.late))
 
 
 def _choice(first: bool) -> Callable[[Value, Value], tuple[Value, Value]]:

@@ -35,8 +35,10 @@ OPERATIONS: Mapping[str, int] = {
     "detach": 1,  # the value itself; cuts the gradient
 }
 
-# What a graph begins with. "gate" is a whole pre-activation; "gate.x" and "gate.h" its two parts.
-LEAVES = ("constant", "gate", "gate.x", "gate.h", "state", "parameter", "gradient")
+# What a graph begins with: "constant", "state", "parameter", "gate" (a whole pre-activation), "gate.x"
+# and "gate.h" (its two parts). A "late" node is a whole pre-activation too, with its recurrent product
+# taken with its argument. Gradients add "gradient" (of a new state) and "gradient.late" (of what the
+# late gates were fed with; its arguments are these gates' gradients).
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Value:
 
     A gate's pre-activation ``a.n`` is the sum of an input part ``a.n.x`` = W x + b and a recurrent
     part ``a.n.h`` = U h + b; a cell that treats the two apart, as the GRU does, uses these
-    attributes.
+    attributes. ``a.n.fed(q)`` is W x + U q + b, with q a value of this step in the state's place.
     """
 
     op: str
@@ -63,8 +65,17 @@ class Value:
 
     def _part(self, part: str) -> Value:
         if self.op != "gate":
-            raise CellError(f"only a gate's pre-activation has .x and .h, this is a '{self.op}'")
+            raise CellError(f"only a gate's pre-activation has .{part}, this is a '{self.op}'")
         return Value(f"gate.{part}", name=self.name)
+
+    def fed(self, value: Value) -> Value:
+        """The pre-activation W x + U q + b of a gate that is fed with the step's own value q, as the
+        GRU of 2014 feeds its candidate with r * h."""
+        if self.op != "gate":
+            raise CellError(f"only a gate's pre-activation has .fed, this is a '{self.op}'")
+        if not isinstance(value, Value):
+            raise CellError(f".fed takes one of the cell's values, not {type(value).__name__}")
+        return Value("late", (value,), self.name)
 
     def __add__(self, other: Operand) -> Value:
         return operate("add", self, other)
@@ -206,6 +217,10 @@ def topological(outputs: Iterable[Value]) -> list[Value]:
     return order
 
 
+# What a cell's signature begins with, and after these "fed".
+_LISTS = ("gates", "state", "params", "feedback", "shared")
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One step of a recurrent network, as a graph.
@@ -216,9 +231,12 @@ class Cell:
         state: names of the states; the first is the output and, unless ``feedback`` says else, the
             one that is fed back through the recurrent weights.
         params: names of the parameters that each hidden unit has one of (a peephole, for example).
-        feedback: states that are fed back through recurrent weights.
+        feedback: states that are fed back through recurrent weights; none where no gate has a
+            recurrent part.
         values: every named value of a step, the new states among them, each after those it rests
             on.
+        fed: for each fed-back state, the gates whose recurrent weights take it; nearly always all.
+        shared: gates of which the cells of a block have one in common, where a layer has blocks.
         doc: the docstring of the function it was written as.
 
     Two cells are equal if their graphs and names are, whatever file they were written in.
@@ -230,11 +248,27 @@ class Cell:
     params: tuple[str, ...]
     feedback: tuple[str, ...]
     values: Mapping[str, Value]
+    fed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
     doc: str = field(default="", repr=False)
 
     @property
     def new_state(self) -> tuple[Value, ...]:
         return tuple(self.values[name] for name in self.state)
+
+    @cached_property
+    def late(self) -> tuple[str, ...]:
+        """The gates whose recurrent weights take a value of the step itself; all take the same."""
+        return tuple(gate for gate in self.gates if gate in self._late)
+
+    @property
+    def late_value(self) -> Value | None:
+        """What they take."""
+        return next((node.args[0] for node in self._late.values()), None)
+
+    @cached_property
+    def _late(self) -> dict[str, Value]:
+        return {node.name: node for node in topological(self.values.values()) if node.op == "late"}
 
     @cached_property
     def signature(self) -> str:
@@ -246,8 +280,10 @@ class Cell:
             lines.append(f"{value.op}({args}){value.name}:{value.number!r}")
             numbered[value] = len(numbered)
         named = ",".join(f"{name}={numbered[value]}" for name, value in self.values.items())
-        heads = ("gates", "state", "params", "feedback")
-        return "\n".join([*(f"{h}={' '.join(getattr(self, h))}" for h in heads), *lines, named])
+        lists = {head: getattr(self, head) for head in _LISTS}
+        lists["fed"] = [f"{name}:{','.join(gates)}" for name, gates in self.fed.items()]
+        heads = [f"{head}={' '.join(names)}" for head, names in lists.items()]
+        return "\n".join([*heads, *lines, named])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Cell) and self.signature == other.signature
@@ -278,7 +314,13 @@ class _Symbols:
 
 
 def cell(
-    *, gates: str, state: str = "h", params: str = "", feedback: str = "", name: str | None = None
+    *,
+    gates: str,
+    state: str = "h",
+    params: str = "",
+    feedback: str | Mapping[str, str] = "",
+    shared: str = "",
+    name: str | None = None,
 ) -> Callable[[Callable[..., Mapping[str, Value]]], Cell]:
     """Make a cell of a function that states one step's equations.
 
@@ -296,7 +338,11 @@ def cell(
         gates: names of the pre-activations, separated by spaces, in the order of their weights.
         state: names of the states; the first is the layer's output.
         params: names of parameters of which each hidden unit has one.
-        feedback: states that go through the recurrent weights; the first state if not given.
+        feedback: states that go through the recurrent weights; the first state if not given, and
+            none where the equations use no gate's recurrent part. As a mapping, each with the gates
+            that it is connected to.
+        shared: gates of which the cells of one block have one in common, as in the 1997 paper,
+            where the layer has a ``block_size``.
         name: the cell's name; the function's if not given.
 
     Raises:
@@ -305,7 +351,15 @@ def cell(
 
     def define(function: Callable[..., Mapping[str, Value]]) -> Cell:
         title = name or function.__name__
-        names = {"gates": gates, "state": state, "params": params, "feedback": feedback}
+        names = dict(
+            gates=gates,
+            state=state,
+            params=params,
+            feedback=" ".join(feedback.split())
+            if isinstance(feedback, str)
+            else " ".join(feedback),
+            shared=shared,
+        )
         lists = {kind: tuple(text.split()) for kind, text in names.items()}
         lists["feedback"] = lists["feedback"] or lists["state"][:1]
         _check_names(title, lists)
@@ -320,8 +374,14 @@ def cell(
         except CellError as error:
             raise CellError(f"cell '{title}': {error}") from error
         _check_values(title, lists, values)
+        if not feedback and not _has_recurrent_part(values):
+            lists["feedback"] = ()
+        fed = dict.fromkeys(lists["feedback"], lists["gates"])
+        if not isinstance(feedback, str):
+            fed = {name: tuple(to.split()) for name, to in feedback.items()}
+        _check_fed(title, lists["gates"], fed)
         doc = inspect.getdoc(function) or ""
-        return Cell(title, **lists, values=_in_order(values), doc=doc)
+        return Cell(title, **lists, values=_in_order(values), fed=fed, doc=doc)
 
     return define
 
@@ -345,21 +405,30 @@ def from_signature(name: str, text: str) -> Cell:
 
 
 def _parsed(name: str, lines: list[str]) -> Cell:
-    lists = {kind: tuple(names.split()) for kind, names in (line.split("=") for line in lines[:4])}
+    heads = dict(line.split("=") for line in lines[: len(_LISTS) + 1])
+    lists = {kind: tuple(heads[kind].split()) for kind in _LISTS}
+    pairs = (each.split(":") for each in heads["fed"].split())
+    fed = {state: tuple(to.split(",")) for state, to in pairs}
     of = {"gate": "gates", "gate.x": "gates", "gate.h": "gates", "parameter": "params"}
     leaves = {op: lists[of.get(op, op)] for op in (*of, "state")} | {"constant": ("",)}
+    gates = lists["gates"]
     nodes: list[Value] = []
-    for line in lines[4:-1]:
+    for line in lines[len(_LISTS) + 1 : -1]:
         op, args, leaf, number = _NODE.fullmatch(line).groups()  # type: ignore[union-attr]
         given = tuple(nodes[int(k)] for k in args.split(",") if k)
-        if len(given) != OPERATIONS[op] if given else leaf not in leaves[op]:
+        if op == "late":
+            right = len(given) == 1 and leaf in gates
+        else:
+            right = len(given) == OPERATIONS[op] if given else leaf in leaves[op]
+        if not right:
             raise CellError(f"'{line}' is no node of a cell's graph")
         nodes.append(Value(op, given, leaf, float(number)))
     places = (each.split("=") for each in lines[-1].split(","))
     values = {value: nodes[int(k)] for value, k in places}
     _check_names(name, lists)
     _check_values(name, lists, values)
-    return Cell(name, **lists, values=values)  # type: ignore[arg-type]
+    _check_fed(name, lists["gates"], fed)
+    return Cell(name, **lists, values=values, fed=fed)  # type: ignore[arg-type]
 
 
 def _check_names(title: str, lists: Mapping[str, tuple[str, ...]]) -> None:
@@ -372,6 +441,19 @@ def _check_names(title: str, lists: Mapping[str, tuple[str, ...]]) -> None:
     for name in lists["feedback"]:
         if name not in lists["state"]:
             raise CellError(f"cell '{title}': feedback '{name}' is not one of its states")
+    for name in lists["shared"]:
+        if name not in lists["gates"]:
+            raise CellError(f"cell '{title}': shared '{name}' is not one of its gates")
+
+
+def _check_fed(title: str, gates: tuple[str, ...], fed: Mapping[str, tuple[str, ...]]) -> None:
+    for state, to in fed.items():
+        for gate in to or ("",):
+            if gate not in gates:
+                raise CellError(
+                    f"cell '{title}': the feedback of {state} goes to '{gate}', which is not one of "
+                    f"its gates ({', '.join(gates)})"
+                )
 
 
 def _check_values(
@@ -383,10 +465,34 @@ def _check_values(
     for name, value in values.items():
         if not isinstance(value, Value):
             raise CellError(f"cell '{title}': '{name}' is {type(value).__name__}, not a value")
-    used = {node.name for node in topological(values.values()) if node.op.startswith("gate")}
+    nodes = topological(values.values())
+    used = {node.name for node in nodes if node.op in ("gate", "gate.x", "gate.h", "late")}
     for gate in lists["gates"]:
         if gate not in used:
             raise CellError(f"cell '{title}' declares the gate '{gate}' and never uses it")
+    _check_late(title, lists, nodes)
+
+
+def _check_late(title: str, lists: Mapping[str, tuple[str, ...]], nodes: list[Value]) -> None:
+    """A step has two rounds of products at most, and the second takes one value for all its gates."""
+    late = [node for node in nodes if node.op == "late"]
+    if not late:
+        return
+    names = {node.name for node in late}
+    if len({node.args[0] for node in late}) > 1:
+        raise CellError(f"cell '{title}': all gates with .fed must be fed with the same value")
+    if any(node.op.startswith("gate") and node.name in names for node in nodes):
+        raise CellError(f"cell '{title}': a gate that is .fed with a value is used in no other way")
+    if any(node.op == "late" for node in topological(late[0].args)):
+        raise CellError(f"cell '{title}': what a gate is .fed with may not rest on such a gate")
+    if len(lists["feedback"]) > 1 or any(node.op == "gate.h" for node in nodes):
+        raise CellError(
+            f"cell '{title}': beside a gate that is .fed, one state is fed back, and to whole gates"
+        )
+
+
+def _has_recurrent_part(values: Mapping[str, Value]) -> bool:
+    return any(node.op in ("gate", "gate.h", "late") for node in topological(values.values()))
 
 
 def _in_order(values: Mapping[str, Value]) -> dict[str, Value]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gatewise.cells.gradient import derive
+from gatewise.cells.gradient import Gradient, derive
 from gatewise.cells.language import Cell, Value, topological
 from gatewise.errors import CellError
 
@@ -24,14 +24,15 @@ class Accumulator:
     """A sum that the time loop forms: a gate whole, or one of its two parts."""
 
     gate: str
-    part: str  # "gate.x", "gate" or "gate.h"
+    part: str  # "gate.x", "gate", "gate.h" or "late"
 
 
 @dataclass(frozen=True)
 class Layout:
     """What the time loop has to know of a cell; see csrc/cell.h.
 
-    accumulators: those of input parts alone first, then whole gates, then recurrent parts alone.
+    accumulators: those of input parts alone first, then whole gates, then recurrent parts alone or
+        late gates.
     saved: the nodes whose values the backward step is given.
     """
 
@@ -50,7 +51,7 @@ class Layout:
 def layout(cell: Cell) -> Layout:
     """Which sums the loop forms for ``cell``, and what its training keeps of a step."""
     nodes = topological(cell.values.values())
-    used = {(node.name, node.op) for node in nodes if node.op.startswith("gate")}
+    used = {(node.name, node.op) for node in nodes if node.op in ("gate", "gate.x", "gate.h")}
     apart = {name for name, op in used if op != "gate"}
     whole = {name for name, op in used if op == "gate"}
 
@@ -60,8 +61,9 @@ def layout(cell: Cell) -> Layout:
 
     accumulators = (
         *(Accumulator(g, "gate.x") for g in cell.gates if has(g, "gate.x") and g in apart),
-        *(Accumulator(g, "gate") for g in cell.gates if g not in apart),
+        *(Accumulator(g, "gate") for g in cell.gates if g in whole - apart),
         *(Accumulator(g, "gate.h") for g in cell.gates if has(g, "gate.h") and g in apart),
+        *(Accumulator(g, "late") for g in cell.late),
     )
     return Layout(accumulators, tuple(_kept(derive(cell).leaves.values(), cell)))
 
@@ -76,8 +78,10 @@ def _kept(gradients: Iterable[Value], cell: Cell) -> list[Value]:
         if value in seen:
             return
         seen.add(value)
-        if value in forward and (value.op in _COSTLY or value.op.startswith("gate")):
+        if value in forward and (value.op in _COSTLY or value.op.startswith(("gate", "late"))):
             kept[value] = None
+            return
+        if value.op == "gradient.late":
             return
         for arg in value.args:
             visit(arg)
@@ -127,6 +131,7 @@ def _struct(cell: Cell) -> str:
         "accumulators": len(plan.accumulators),
         "from_input": plan.from_input,
         "from_state": plan.from_state,
+        "late": len(cell.late),
         "states": len(cell.state),
         "params": len(cell.params),
         "saved": len(plan.saved),
@@ -152,6 +157,7 @@ struct Equations {{
                                [[maybe_unused]] const V* p, V* next, [[maybe_unused]] V* saved, V* value) {{
 {_indented(_step_lines(cell, plan))}
     }}
+{_late_functions(cell, plan)}
 
     template <class V>
     GW_INLINE static void back([[maybe_unused]] const V* saved, [[maybe_unused]] const V* s,
@@ -161,6 +167,25 @@ struct Equations {{
     }}
 }};
 }}  // namespace
+"""
+
+
+def _late_functions(cell: Cell, plan: Layout) -> str:
+    """What the late gates are fed with; and the way back to them from the new states."""
+    if not cell.late:
+        return ""
+    return f"""
+    template <class V>
+    GW_INLINE static void early([[maybe_unused]] const V* a, [[maybe_unused]] const V* s,
+                                [[maybe_unused]] const V* p, V* late) {{
+{_indented(_early_lines(cell, plan))}
+    }}
+
+    template <class V>
+    GW_INLINE static void back_late([[maybe_unused]] const V* saved, [[maybe_unused]] const V* s,
+                                    [[maybe_unused]] const V* p, [[maybe_unused]] const V* seed, V* da) {{
+{_indented(_back_late_lines(cell, plan))}
+    }}
 """
 
 
@@ -175,10 +200,17 @@ def _leaves(cell: Cell, plan: Layout) -> dict[tuple[str, str], str]:
     place = {(a.part, a.gate): f"a[{k}]" for k, a in enumerate(plan.accumulators)}
     written |= place
     for gate in cell.gates:
-        if ("gate", gate) not in place:
+        if ("gate", gate) not in place and gate not in cell.late:
             parts = [place[part, gate] for part in ("gate.x", "gate.h") if (part, gate) in place]
             written["gate", gate] = f"({' + '.join(parts)})"
     return written
+
+
+def _early_lines(cell: Cell, plan: Layout) -> list[str]:
+    printer = _Printer(_leaves(cell, plan))
+    assert cell.late_value is not None
+    printer.print([cell.late_value])
+    return [*printer.lines, f"*late = {printer.names[cell.late_value]};"]
 
 
 def _step_lines(cell: Cell, plan: Layout) -> list[str]:
@@ -194,11 +226,30 @@ def _step_lines(cell: Cell, plan: Layout) -> list[str]:
     return printer.lines
 
 
-def _back_lines(cell: Cell, plan: Layout) -> list[str]:
-    gradients = derive(cell).leaves
+def _back_late_lines(cell: Cell, plan: Layout) -> list[str]:
+    gradient = derive(cell)
+    if gradient.late is None:  # the gradient is cut before it reaches any
+        return [f"da[{k}] = V{{}};" for k in range(len(cell.late))]
+    printer = _back_printer(cell, plan, gradient)
+    printer.print(gradient.late.args)
+    return [
+        *printer.lines,
+        *(f"da[{k}] = {printer.names[value]};" for k, value in enumerate(gradient.late.args)),
+    ]
+
+
+def _back_printer(cell: Cell, plan: Layout, gradient: Gradient) -> _Printer:
     names = {value: f"saved[{k}]" for k, value in enumerate(plan.saved)}
+    if gradient.late is not None:
+        names[gradient.late] = f"seed[{len(cell.state)}]"
     seeds = {("gradient", name): f"seed[{k}]" for k, name in enumerate(cell.state)}
-    printer = _Printer(_leaves(cell, plan) | seeds, names)
+    return _Printer(_leaves(cell, plan) | seeds, names)
+
+
+def _back_lines(cell: Cell, plan: Layout) -> list[str]:
+    gradient = derive(cell)
+    gradients = gradient.leaves
+    printer = _back_printer(cell, plan, gradient)
     of = {(leaf.op, leaf.name): value for leaf, value in gradients.items()}
     printer.print(gradients.values())
 
@@ -207,7 +258,8 @@ def _back_lines(cell: Cell, plan: Layout) -> list[str]:
         return " + ".join(found) or "V{}"
 
     for k, a in enumerate(plan.accumulators):
-        leaves = [("gate", a.gate)] if a.part == "gate" else [("gate", a.gate), (a.part, a.gate)]
+        whole = a.part in ("gate", "late")
+        leaves = [(a.part, a.gate)] if whole else [("gate", a.gate), (a.part, a.gate)]
         printer.lines.append(f"da[{k}] = {sum_of(*leaves)};")
     for k, name in enumerate(cell.state):
         printer.lines.append(f"ds[{k}] = {sum_of(('state', name))};")
@@ -231,7 +283,7 @@ class _Printer:
         for value in _needed(values, self.names):
             if value.op == "constant":
                 self.names[value] = f"gw::number<V>({_number(value.number)})"
-            elif not value.args:
+            elif value.op == "late" or not value.args:
                 self.names[value] = self._leaves[value.op, value.name]
             else:
                 self.names[value] = self._named(self._expression(value))
@@ -261,7 +313,7 @@ def _needed(values: Iterable[Value], given: Mapping[Value, str]) -> list[Value]:
     def visit(value: Value) -> None:
         if value in order or value in given:
             return
-        for arg in value.args:
+        for arg in () if value.op == "late" else value.args:
             visit(arg)
         order[value] = None
 

@@ -135,6 +135,10 @@ class _Printer:
             case "gate":
                 shared = notation.weight("b", value.name)
                 return f"{self._input(value)} + {self._recurrent(value)} + {shared}", _SUM
+            case "late":
+                product = f"{notation.weight('U', value.name)} {self._at(args[0], _ATOM)}"
+                shared = notation.weight("b", value.name)
+                return f"{self._input(value)} + {product} + {shared}", _SUM
             case "gate.x":
                 return f"{self._input(value)} + {notation.weight('b', value.name)}", _SUM
             case "gate.h":
@@ -162,7 +166,8 @@ class _Printer:
         return f"{self.notation.weight('W', value.name)} {self.notation.now('x')}"
 
     def _recurrent(self, value: Value) -> str:
-        states = [self.notation.before(name) for name in self.cell.feedback]
+        fed = [name for name in self.cell.feedback if value.name in self.cell.fed[name]]
+        states = [self.notation.before(name) for name in fed]
         opening, between, closing = self.notation.stack
         fed_back = states[0] if len(states) == 1 else opening + between.join(states) + closing
         return f"{self.notation.weight('U', value.name)} {fed_back}"

@@ -85,7 +85,8 @@ def _reference_gradients(
         weights = Weights(*flat[:7], per_unit)  # type: ignore[call-arg,arg-type]
         outcome = reference.forward(_spec(job, x, flat, masks), x, tuple(state), weights, masks)
     each = zip((outcome.output, *outcome.state), grads, strict=True)
-    pairs = [(o, g) for o, g in each if g is not None]
+    # a state that the cell cuts the gradient of rests on nothing
+    pairs = [(o, g) for o, g in each if g is not None and o.requires_grad]
     places = [k for k, want in enumerate(wanted) if want]
     found: list[Tensor | None] = [None] * len(tensors)
     if pairs:
