@@ -141,7 +141,9 @@ def test_marked_dynamic():
     assert len(counting.nodes) == 1
 
 
-@pytest.mark.parametrize("cell", ["lstm", pytest.param(own_peephole, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "cell", ["lstm", pytest.param(own_peephole, marks=pytest.mark.slow)], ids=str
+)
 def test_a_trace_from_a_compiled_layer(cell):
     layer, counting = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True), Counting()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counting)

@@ -15,7 +15,7 @@ from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights
 from gatewise.errors import BackendError, OptionError, near
 
 # In order of preference; each is a module of this package, imported when first asked.
-BACKENDS = ("cpu", "aten", "reference")
+BACKENDS = ("cpu", "aten", "scan", "reference")
 
 # Those that were, by name.
 LOADED: dict[str, Backend] = {}

@@ -41,12 +41,12 @@ def rnn_relu(a, s):
 
 
 def squash(x):
-    """The 1997 paper's g: a logistic function with the range from -2 to 2 (equation A.4)."""
+    """The 1997 paper's g: a logistic function with the range from -2 to 2 (appendix A.1)."""
     return 4 * sigmoid(x) - 2
 
 
 def squash_state(x):
-    """The 1997 paper's h: a logistic function with the range from -1 to 1 (equation A.5)."""
+    """The 1997 paper's h: a logistic function with the range from -1 to 1 (appendix A.1)."""
     return 2 * sigmoid(x) - 1
 
 
@@ -54,8 +54,8 @@ def squash_state(x):
 def lstm_1997(a, s):
     """Long short-term memory as first published: no forget gate, no peepholes.
 
-    Hochreiter & Schmidhuber 1997, "Long Short-Term Memory", equations 1 to 8, with the squashing
-    functions of its experiments (A.3 to A.5) and the whole gradient. The gates of a block's cells
+    Hochreiter & Schmidhuber 1997, "Long Short-Term Memory", section 4 and appendix A.1, with the
+    squashing functions of its experiments and the whole gradient. The gates of a block's cells
     are one where the layer has a ``block_size``. See :data:`lstm_1997_truncated` for the network
     of the paper's experiments."""
     i, g, o = sigmoid(a.i), squash(a.g), sigmoid(a.o)
@@ -218,7 +218,7 @@ def gru_2014(a, s):
 def mgu(a, s):
     """Minimal gated unit: one gate that resets and updates.
 
-    Zhou et al. 2016, "Minimal Gated Unit for Recurrent Neural Networks", equations 6a to 6c."""
+    Zhou et al. 2016, "Minimal Gated Unit for Recurrent Neural Networks", section 3."""
     f = sigmoid(a.f)
     n = tanh(a.n.fed(f * s.h))
     return dict(f=f, n=n, h=(1 - f) * s.h + f * n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 
@@ -10,9 +11,13 @@ from torch import Tensor
 
 from gatewise.backends.contract import check_lengths, recorded
 from gatewise.cells.language import Cell, topological
-from gatewise.errors import OptionError, ShapeError
+from gatewise.errors import OptionError, ShapeError, near
 
-_LAYERS_OWN = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh")
+_LAYERS_OWN = (
+    *("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh"),
+    *("highway_weight", "highway_bias"),
+)
+CONNECTIONS = ("plain", "residual", "highway")
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
@@ -36,12 +41,52 @@ def check_probability(name: str, p: float) -> None:
 
 
 def check_parameter_names(cell: Cell) -> None:
+    own = (*_LAYERS_OWN, *(f"initial_{name}" for name in cell.state))
     for name in cell.params:
-        if name in _LAYERS_OWN:
+        if name in own:
             raise OptionError(
                 f"{cell.name} has a parameter '{name}', which is a name of the layer's own "
-                f"({', '.join(_LAYERS_OWN)}); call it something else"
+                f"({', '.join(own)}); call it something else"
             )
+
+
+def check_connect(connect: str, num_layers: int) -> None:
+    if connect not in CONNECTIONS:
+        hint = near(connect, CONNECTIONS) if isinstance(connect, str) else ""
+        raise OptionError(
+            f"connect must be one of {', '.join(map(repr, CONNECTIONS))}, not {connect!r}{hint}"
+        )
+    if connect != "plain" and num_layers == 1:
+        warnings.warn(
+            f"connect={connect!r} acts from the second layer on, and there is only one",
+            stacklevel=3,
+        )
+
+
+def check_blocks(
+    cell: Cell, hidden_size: int, proj_size: int, block_size: int, recurrent_blocks: int
+) -> None:
+    """Blocks of cells that share gates, and blocks of units that see themselves alone, must be whole."""
+    check_sizes(block_size=block_size, recurrent_blocks=recurrent_blocks)
+    if block_size > 1 and not cell.shared:
+        raise OptionError(
+            f"block_size={block_size} is how many cells share the gates that a cell says are shared, "
+            f"and {cell.name} says so of none; write it with @cell(..., shared=...)"
+        )
+    if recurrent_blocks > 1 and not cell.feedback:
+        raise OptionError(
+            f"recurrent_blocks={recurrent_blocks} divides the recurrent weights, and {cell.name} has none"
+        )
+    both = block_size * recurrent_blocks
+    if hidden_size % both:
+        raise OptionError(
+            f"hidden_size={hidden_size} must be a multiple of block_size={block_size} times "
+            f"recurrent_blocks={recurrent_blocks}, which is {both}"
+        )
+    if proj_size % recurrent_blocks:
+        raise OptionError(
+            f"proj_size={proj_size} must be a multiple of recurrent_blocks={recurrent_blocks}"
+        )
 
 
 def check_projection(cell: Cell, hidden_size: int, proj_size: int) -> None:
@@ -49,6 +94,12 @@ def check_projection(cell: Cell, hidden_size: int, proj_size: int) -> None:
     if not 0 <= proj_size < hidden_size:
         raise OptionError(
             f"proj_size must be from 0 to below hidden_size={hidden_size}, not {proj_size}"
+        )
+    if proj_size and cell.late:
+        raise OptionError(
+            f"{cell.name} cannot be projected: its gates {', '.join(cell.late)} are fed with a value of "
+            f"the step, which has one number for each of hidden_size={hidden_size} units where the "
+            f"recurrent weights would take proj_size={proj_size}"
         )
     output = ("state", cell.state[0])
     if proj_size and any((v.op, v.name) == output for v in topological(cell.values.values())):

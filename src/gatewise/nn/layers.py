@@ -26,7 +26,12 @@ from gatewise.backends.registry import check_name, chosen, run, watched
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
+from gatewise.nn.autocast import autocast_dtype as _autocast_dtype
+from gatewise.nn.autocast import cast as _cast
+from gatewise.nn.autocast import cast_states as _cast_states
 from gatewise.nn.checks import (
+    check_blocks,
+    check_connect,
     check_flag,
     check_input,
     check_parameter_names,
@@ -39,6 +44,7 @@ from gatewise.nn.checks import (
     shape_of,
 )
 from gatewise.nn.stream import Stream
+from gatewise.nn.structure import structure
 from gatewise.nn.trace import Trace
 
 State = Tensor | tuple[Tensor, ...]
@@ -74,7 +80,29 @@ class Recurrent(nn.Module):
             for each, in the cell's order (Krueger et al. 2017): in training drawn for each step and
             sequence; else the new value is the mean over the draws. A traced state is what the next
             step sees.
+        weight_drop: probability, in training, of dropping a recurrent weight: one draw a call, layer
+            and direction, for all steps and sequences (Merity et al. 2018, "Regularizing and
+            Optimizing LSTM Language Models", section 2).
+        locked_dropout: whether ``dropout`` draws once for a sequence, for all its steps (Gal &
+            Ghahramani 2016), and not for each step.
+        connect: what a layer from the second on hands on, of its output y and its input x: "plain",
+            y; "residual", y + x; "highway", t * y + (1 - t) * x with the gate t = sigmoid(W x + b)
+            (Srivastava et al. 2015, "Highway Networks", equation 3) of the parameters
+            ``highway_weight_l1`` D·P×D·P and ``highway_bias_l1``, which is there with any ``bias``
+            and starts at -1, so that x is carried. ``dropout`` is for what the cells read: x is
+            carried whole. States and traces are the cells' own.
+        learn_initial: whether the states that a sequence starts from are learned, where a call is
+            given none: a vector ``initial_{state}_l0``, zero at first, for each state, layer and
+            direction.
+        block_size: cells in a block, which have in common the gates that the cell says are shared:
+            such a gate has H / block_size rows of weights and biases, and a fed-back state that
+            rests on shared gates alone as many columns (Hochreiter & Schmidhuber 1997, figure 2).
+            Such a state too is given and returned as H values; of a block's, the first is fed back.
+        recurrent_blocks: blocks into which each fed-back state and each gate is divided, each block
+            of units seeing itself alone: ``weight_hh_l0`` is G·H×F/recurrent_blocks (the heads of
+            Beck et al. 2024, "xLSTM", section 2.2).
 
+    Where a cell has no recurrent part, ``weight_hh_l0`` has no columns and there is no ``bias_hh_l0``.
     What is random is drawn from torch's own generator, so ``torch.manual_seed`` repeats it.
 
     Raises:
@@ -99,6 +127,12 @@ class Recurrent(nn.Module):
         layer_norm: bool = False,
         recurrent_dropout: float = 0.0,
         zoneout: float | Sequence[float] = 0.0,
+        weight_drop: float = 0.0,
+        locked_dropout: bool = False,
+        connect: str = "plain",
+        learn_initial: bool = False,
+        block_size: int = 1,
+        recurrent_blocks: int = 1,
     ) -> None:
         super().__init__()
         self.cell = find(cell) if isinstance(cell, str) else cell
@@ -109,6 +143,11 @@ class Recurrent(nn.Module):
         check_parameter_names(self.cell)
         check_flag("layer_norm", layer_norm)
         check_probability("recurrent_dropout", recurrent_dropout)
+        check_probability("weight_drop", weight_drop)
+        check_flag("locked_dropout", locked_dropout)
+        check_connect(connect, num_layers)
+        check_flag("learn_initial", learn_initial)
+        check_blocks(self.cell, hidden_size, proj_size, block_size, recurrent_blocks)
         if dropout and num_layers == 1:
             warnings.warn(
                 f"dropout={dropout} acts between layers, and there is only one", stacklevel=2
@@ -125,23 +164,41 @@ class Recurrent(nn.Module):
         self.layer_norm = layer_norm
         self.recurrent_dropout = float(recurrent_dropout)
         self.zoneout = checked_zoneout(zoneout, self.cell)
+        self.weight_drop = float(weight_drop)
+        self.locked_dropout = locked_dropout
+        self.connect = connect
+        self.learn_initial = learn_initial
+        self.block_size = block_size
+        self.recurrent_blocks = recurrent_blocks
+        sizes = (hidden_size, self._output_size, block_size, recurrent_blocks)
+        self._structure = structure(self.cell, *sizes)
+        self._structured = not self._structure.plain
         layers = range(num_layers)
         self._expected = {s: self._shapes(k) for k in layers for s in self._suffixes(k)}
-        for suffix, shapes in self._expected.items():
-            for name, shape in shapes.items():
-                empty = torch.empty(shape, device=device, dtype=dtype)
-                self.register_parameter(name + suffix, nn.Parameter(empty))
+        self._beside = dict(self._shapes_beside())
+        named = {name + s: of for s, each in self._expected.items() for name, of in each.items()}
+        for name, shape in (named | self._beside).items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty))
+        # what the core can run in one call: weights as they are stored, nothing between the layers
+        self._simple = not self._structured and not self._beside and connect == "plain"
         self._network: Network | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√H, 1/√H), in torch's order; the gains are one."""
+        """Draw every parameter from U(-1/√H, 1/√H), in torch's order; the gains are one, learned
+        initial states and weights where there is no connection zero, biases of highways -1."""
         bound = 1.0 / math.sqrt(self.hidden_size)
+        fixed = {"norm_ih": 1.0, "norm_hh": 1.0, "highway_bias": -1.0}
+        fixed |= {f"initial_{state}": 0.0 for state in self.cell.state}
         for name, parameter in self.named_parameters():
-            if name.rpartition("_l")[0] in ("norm_ih", "norm_hh"):
-                nn.init.ones_(parameter)
+            kind = name.rpartition("_l")[0]
+            if kind in fixed:
+                nn.init.constant_(parameter, fixed[kind])
             else:
                 nn.init.uniform_(parameter, -bound, bound)
+            if kind == "weight_hh":
+                self._structure.zero_unconnected(parameter)
 
     def forward(
         self,
@@ -157,15 +214,17 @@ class Recurrent(nn.Module):
         Args:
             input: T×B×I (B×T×I if ``batch_first``), T×I for a single sequence, or a PackedSequence.
             hx: initial states, L·D×B×P for the first and L·D×B×H for others (no B for a single
-                sequence); one tensor where the cell has one state, else a tuple. Zero if not given.
+                sequence); one tensor where the cell has one state, else a tuple. Zero, or the learned
+                ones, if not given.
             lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
                 What lies beyond is never looked at, the output there is zero, and the final state
                 is that after the real part.
             reset: booleans of the input's shape less its last dimension: T×B (B×T if
                 ``batch_first``), T for a single sequence. Where true, the sequence starts afresh at
-                this step: the result is that of its pieces, each run by itself from zero states
-                (``hx`` is for the piece that a direction runs first, if it has a step before the
-                first reset), and the final state is that of the piece which it runs last.
+                this step: the result is that of its pieces, each run by itself from zero states, not
+                from learned ones (``hx``, or what is learned in its place, is for the piece that a
+                direction runs first, if it has a step before the first reset), and the final state
+                is that of the piece which it runs last.
             trace: also return every named value of the cell.
 
         Returns:
@@ -201,7 +260,7 @@ class Recurrent(nn.Module):
         else:  # everything is cast here, once, so that every backend sees one dtype
             with torch.autocast(x.device.type, enabled=False):
                 x, hx = _cast(x, dtype), _cast_states(hx, dtype)
-                states = self._initial_states(hx, x, batched)
+                states = self._initial_states(hx, x, batched, dtype)
                 output, final, traced = self._layers(x, states, given, resets, trace, dtype)
         result = self._as_given(output, packed, given, batched, time_major)
         state = tuple(s if batched else s.squeeze(1) for s in final)
@@ -214,11 +273,12 @@ class Recurrent(nn.Module):
         What decides is kept short: it is a good part of the time of a call of one step.
         """
         if (
-            watched()
+            not self._simple
+            or watched()
             or torch.is_grad_enabled()
             or self.backend not in ("auto", "cpu")
             or any(self.zoneout)
-            or (self.training and (self.dropout or self.recurrent_dropout))
+            or (self.training and (self.dropout or self.recurrent_dropout or self.weight_drop))
             or not isinstance(input, Tensor)
         ):
             return None
@@ -249,8 +309,25 @@ class Recurrent(nn.Module):
         return (*_WEIGHT_NAMES, *self.cell.params)
 
     def stream(self, batch: int = 1) -> Stream:
-        """The layer for one step at a time, from zero states: see :class:`gatewise.nn.stream.Stream`."""
-        return Stream(self, batch)
+        """The layer for one step at a time: see :class:`gatewise.nn.stream.Stream`.
+
+        It starts from zero states, or from learned ones; its ``reset()``, like ``reset=`` of a call,
+        makes them zero.
+
+        Raises:
+            OptionError: ``connect`` is not "plain" and there are several layers; see Stream for
+                others.
+        """
+        if self.connect != "plain" and self.num_layers > 1:
+            raise OptionError(
+                f"a stream hands each layer's output on as it is, and this one has connect="
+                f"{self.connect!r}; call the layer a step at a time, each time with the last state"
+            )
+        stream = Stream(self, batch)
+        if self.learn_initial:
+            like = torch.empty(1, batch, 0, dtype=self._weights("_l0").input.dtype)
+            stream.state = self._initial_states(None, like, True)
+        return stream
 
     def explain_backend(
         self,
@@ -286,8 +363,14 @@ class Recurrent(nn.Module):
             layer_norm=False,
             recurrent_dropout=0.0,
             zoneout=(0.0,) * len(self.cell.state),
+            weight_drop=0.0,
+            locked_dropout=False,
+            connect="plain",
+            learn_initial=False,
+            block_size=1,
+            recurrent_blocks=1,
         )
-        shown += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
+        shown += [f"{k}={getattr(self, k)!r}" for k, v in defaults.items() if getattr(self, k) != v]
         return ", ".join(shown)
 
     def _suffixes(self, layer: int) -> Iterator[str]:
@@ -311,21 +394,37 @@ class Recurrent(nn.Module):
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Each parameter's name, less the suffix, and shape, in torch's order."""
-        stacked = len(self.cell.gates) * self.hidden_size
+        stacked = sum(self._structure.rows)
+        parts = ("ih", "hh") if self.cell.feedback else ("ih",)
         shapes: dict[str, tuple[int, ...]] = {
             "weight_ih": (stacked, self._layer_input_size(layer)),
-            "weight_hh": (stacked, self._fed_back_size()),
+            "weight_hh": (stacked, sum(self._structure.columns)),
         }
         if self.bias:
-            shapes |= {"bias_ih": (stacked,), "bias_hh": (stacked,)}
+            shapes |= {f"bias_{part}": (stacked,) for part in parts}
         if self.proj_size:
             shapes["weight_hr"] = (self.proj_size, self.hidden_size)
         if self.layer_norm:
-            shapes |= {"norm_ih": (stacked,), "norm_hh": (stacked,)}
+            shapes |= {f"norm_{part}": (stacked,) for part in parts}
         return shapes | dict.fromkeys(self.cell.params, (self.hidden_size,))
 
-    def _weights(self, suffix: str, dtype: torch.dtype | None = None) -> Weights:
-        """A layer's weights in one direction, checked, and cast where autocast has a ``dtype``.
+    def _shapes_beside(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of each parameter that is none of a cell's step."""
+        for layer in range(self.num_layers):
+            if self.learn_initial:
+                for suffix in self._suffixes(layer):
+                    for name, size in zip(self.cell.state, self._state_sizes(), strict=True):
+                        yield f"initial_{name}{suffix}", (size,)
+            if self.connect == "highway" and layer:
+                width = self._layer_input_size(layer)
+                yield f"highway_weight_l{layer}", (width, width)
+                yield f"highway_bias_l{layer}", (width,)
+
+    def _weights(
+        self, suffix: str, dtype: torch.dtype | None = None, dropped: bool = False
+    ) -> Weights:
+        """A layer's weights in one direction, checked, cast where autocast has a ``dtype``, and as the
+        backends take them; ``dropped`` says whether ``weight_drop`` is to act.
 
         They need not be parameters: parametrizations and functional_call put others in their place.
         """
@@ -335,6 +434,10 @@ class Recurrent(nn.Module):
         like = found["weight_ih"]
         for name, shape in self._expected[suffix].items():
             check_tensor(name + suffix, found[name], shape, like, "weight_ih" + suffix)
+        if dropped and self.weight_drop:
+            found["weight_hh"] = F.dropout(found["weight_hh"], self.weight_drop)
+        if self._structured:
+            found = self._structure.full(found)
         return Weights(
             input=found["weight_ih"],
             recurrent=found["weight_hh"],
@@ -345,6 +448,13 @@ class Recurrent(nn.Module):
             norm_recurrent=found.get("norm_hh"),
             per_unit={name: found[name] for name in self.cell.params},
         )
+
+    def _parameter_beside(self, name: str, like: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """One that is none of a cell's step, checked, and cast where autocast has a ``dtype``."""
+        found: Tensor = getattr(self, name)
+        found = found if dtype is None else _cast(found, dtype)
+        check_tensor(name, found, self._beside[name], like)
+        return found
 
     def _fields(
         self,
@@ -412,10 +522,14 @@ class Recurrent(nn.Module):
             return input.unsqueeze(1)
         return input if time_major else input.transpose(0, 1)
 
-    def _initial_states(self, hx: State | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
+    def _initial_states(
+        self, hx: State | None, x: Tensor, batched: bool, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, ...]:
         """L·D×B×(P or H) for each state of the cell."""
         batch, stack = x.shape[1], self.num_layers * (1 + self.bidirectional)
         shapes = [(stack, batch, size) for size in self._state_sizes()]
+        if hx is None and self.learn_initial:
+            return tuple(self._learned_state(name, x, dtype) for name in self.cell.state)
         if hx is None:
             return tuple(x.new_zeros(shape) for shape in shapes)
         states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
@@ -435,6 +549,11 @@ class Recurrent(nn.Module):
             check_tensor(f"the initial state {name}", state, shape, x)
         return states
 
+    def _learned_state(self, name: str, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """The same for each sequence, L·D×B×(P or H)."""
+        each = [self._parameter_beside(f"initial_{name}{s}", x, dtype) for s in self._expected]
+        return torch.stack(each).unsqueeze(1).expand(-1, x.shape[1], -1)
+
     def _layers(
         self,
         x: Tensor,
@@ -448,12 +567,14 @@ class Recurrent(nn.Module):
         asked = dict(lengths=lengths is not None, reset=reset is not None, trace=trace)
         names = self.cell.values if trace else ()
         traced: dict[str, list[list[Tensor]]] = {name: [] for name in names}
+        carried = x
         for layer in range(self.num_layers):
+            x = self._dropped(carried) if layer else x
             outputs = []
             for values in traced.values():
                 values.append([])
             for direction, suffix in enumerate(self._suffixes(layer)):
-                weights = self._weights(suffix, dtype)
+                weights = self._weights(suffix, dtype, self.training)
                 check_input(x, weights.input)
                 state = tuple(s[len(finals)] for s in states)
                 fields = self._fields(x, state, weights, layer, bool(direction), **asked)
@@ -463,10 +584,30 @@ class Recurrent(nn.Module):
                 finals.append(outcome.state)
                 for name, values in traced.items():
                     values[layer].append(outcome.trace[name].transpose(0, 1))
-            x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-            if layer < self.num_layers - 1:
-                x = F.dropout(x, self.dropout, self.training)
-        return x, tuple(_stacked(each) for each in zip(*finals, strict=True)), traced
+            output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+            carried = self._handed_on(output, carried, layer, dtype)
+        return carried, tuple(_stacked(each) for each in zip(*finals, strict=True)), traced
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """What the next layer's cells read of the last one's output."""
+        if self.locked_dropout and self.training:
+            return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.dropout)
+        return F.dropout(x, self.dropout, self.training)
+
+    def _handed_on(
+        self, output: Tensor, carried: Tensor, layer: int, dtype: torch.dtype | None
+    ) -> Tensor:
+        """A layer's output, joined with what went into the layer. Padding is zero in both and stays."""
+        if layer == 0 or self.connect == "plain":
+            return output
+        if self.connect == "residual":
+            return output + carried
+        weight, bias = (
+            self._parameter_beside(f"highway_{part}_l{layer}", output, dtype)
+            for part in ("weight", "bias")
+        )
+        t = torch.sigmoid(F.linear(carried, weight, bias))
+        return t * output + (1 - t) * carried
 
     def _as_given(
         self,
@@ -486,28 +627,6 @@ class Recurrent(nn.Module):
 
 def _stacked(states: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(states)) if len(states) > 1 else states[0][None]
-
-
-def _autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """What torch.autocast asks for on the device of ``x``; None where it asks for nothing."""
-    if not torch._C._is_any_autocast_enabled():  # far quicker than the question by device
-        return None
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return None
-    return torch.get_autocast_dtype(device)
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """As torch's autocast casts: every floating type but double precision."""
-    eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-    return tensor.to(dtype) if eligible else tensor
-
-
-def _cast_states(hx: State | None, dtype: torch.dtype) -> State | None:
-    if hx is None or isinstance(hx, Tensor):
-        return hx if hx is None else _cast(hx, dtype)
-    return tuple(_cast(state, dtype) for state in hx)
 
 
 def _packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> PackedSequence:

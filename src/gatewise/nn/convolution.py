@@ -1,0 +1,394 @@
+"""Convolutional recurrent layers: any cell, its products W x and U h convolutions of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gatewise.backends.contract import Masks, check_tensor, valid_steps
+from gatewise.backends.reference import _TORCH
+from gatewise.cells.catalogue import find
+from gatewise.cells.language import Cell, Value, topological
+from gatewise.errors import OptionError, ShapeError
+from gatewise.nn.autocast import autocast_dtype
+from gatewise.nn.checks import (
+    check_flag,
+    check_input,
+    check_parameter_names,
+    check_probability,
+    check_sizes,
+    checked_lengths,
+    checked_reset,
+    shape_of,
+)
+from gatewise.nn.layers import State, _reset_reversed, _stacked
+from gatewise.nn.trace import Trace
+
+
+class ConvRecurrent(nn.Module):
+    """A recurrent layer of any cell over sequences of images: C channels of h×w pixels a step.
+
+    Every unit of the cell is a channel at a pixel; W x and U h are two-dimensional convolutions of
+    stride 1, padded with zeros so that the states keep the input's height and width (Shi et al.
+    2015, "Convolutional LSTM Network", section 3.1). The input convolutions of all steps are one
+    call; the rest are plain torch operations, a step at a time.
+
+    Parameters are named as :class:`gatewise.Recurrent`'s: ``weight_ih_l0`` G·C×I×k×k, ``weight_hh_l0``
+    G·C×F·C×k×k (F the states fed back), ``bias_ih_l0`` and ``bias_hh_l0`` G·C, and a cell's
+    per-unit parameters ``{name}_l0``: C, one for each channel, or C×h×w where ``size`` is given.
+    A cell that feeds nothing back has no ``_hh``.
+
+    Args:
+        cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one; each of its
+            fed-back states goes to all of its gates.
+        input_channels: I, channels of the input.
+        hidden_channels: C, channels of the states.
+        kernel_size: k, height and width of every kernel; or one for each. Odd.
+        num_layers: L, layers stacked on each other.
+        bias: whether there are the two biases.
+        batch_first: input and output are B×T×… instead of T×B×…; states are not affected.
+        dropout: probability of dropping an output between layers, in training.
+        bidirectional: D = 2 directions, their channels side by side.
+        size: (h, w), for a cell's per-unit parameters to be of each channel and pixel, as in the
+            paper; the layer then takes images of this size alone. Without it they are of each
+            channel, and images may have any size.
+
+    Raises:
+        OptionError: an argument is out of its range, or the cell has what a convolution lacks.
+    """
+
+    weight_ih_l0: Tensor
+
+    def __init__(
+        self,
+        cell: Cell | str,
+        input_channels: int,
+        hidden_channels: int,
+        kernel_size: int | tuple[int, int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.cell = find(cell) if isinstance(cell, str) else cell
+        _check_cell(self.cell, size)
+        check_sizes(
+            input_channels=input_channels, hidden_channels=hidden_channels, num_layers=num_layers
+        )
+        check_probability("dropout", dropout)
+        flags = dict(bias=bias, batch_first=batch_first, bidirectional=bidirectional)
+        for name, flag in flags.items():
+            check_flag(name, flag)
+        self.input_channels = input_channels
+        self.hidden_channels = hidden_channels
+        self.kernel_size = _checked_kernel(kernel_size)
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.size = None if size is None else _checked_pair("size", size)
+        for layer in range(num_layers):
+            for suffix in self._suffixes(layer):
+                for name, shape in self._shapes(layer).items():
+                    empty = torch.empty(shape, device=device, dtype=dtype)
+                    self.register_parameter(name + suffix, nn.Parameter(empty))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/√n, 1/√n), n = C·k·k the fan-in of a state's convolution;
+        at k = 1 as the plain layer has it."""
+        bound = 1.0 / math.sqrt(self.hidden_channels * math.prod(self.kernel_size))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(
+        self,
+        input: Tensor,
+        hx: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        trace: bool = False,
+    ) -> Any:
+        """Run the layer over a batch of sequences of images.
+
+        Args:
+            input: T×B×I×h×w (B×T×I×h×w if ``batch_first``), or T×I×h×w for a single sequence.
+            hx: initial states, each L·D×B×C×h×w (no B for a single sequence); one tensor where the
+                cell has one state, else a tuple. Zero if not given.
+            lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
+                What lies beyond is never looked at, the output there is zero, and the final state
+                is that after the real part.
+            reset: T×B booleans (B×T if ``batch_first``), T for a single sequence; where true, the
+                sequence starts afresh from zero states, as :class:`gatewise.Recurrent` has it.
+            trace: also return every named value of the cell.
+
+        Returns:
+            ``output, state``, and a :class:`Trace` where it was asked for, whose values are
+            B×T×C×h×w. output is T×B×D·C×h×w, laid out as the input was; state is as ``hx``.
+
+        Raises:
+            ShapeError: a tensor does not fit; the message has both shapes.
+        """
+        self._check_input(input)
+        batched = input.dim() == 5
+        x = input if batched else input.unsqueeze(1)
+        x = x.transpose(0, 1) if batched and self.batch_first else x
+        like = self.weight_ih_l0
+        x = _under_autocast(x, like)
+        check_input(x, like)
+        given = checked_lengths(lengths, x)
+        resets = checked_reset(reset, input[..., 0, 0], not self.batch_first)
+        states = self._initial_states(hx, x, batched)
+        output, final, traced = self._layers(x, states, Masks(given, resets), trace)
+        if not batched:
+            output, final = output.squeeze(1), tuple(s.squeeze(1) for s in final)
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+        hn = final if len(final) > 1 else final[0]
+        return (output, hn, Trace(traced, given)) if trace else (output, hn)
+
+    def extra_repr(self) -> str:
+        shown = [f"{self.input_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}"]
+        defaults = dict(
+            num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, size=None
+        )
+        shown += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
+        return ", ".join(shown)
+
+    def _suffixes(self, layer: int) -> Iterator[str]:
+        yield f"_l{layer}"
+        if self.bidirectional:
+            yield f"_l{layer}_reverse"
+
+    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Each parameter's name, less the suffix, and shape."""
+        hidden, feedback = self.hidden_channels, len(self.cell.feedback)
+        stacked = len(self.cell.gates) * hidden
+        below = self.input_channels if layer == 0 else hidden * (1 + self.bidirectional)
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (stacked, below, *self.kernel_size)}
+        if feedback:
+            shapes["weight_hh"] = (stacked, feedback * hidden, *self.kernel_size)
+        if self.bias:
+            shapes |= dict.fromkeys(("bias_ih", "bias_hh")[: 1 + bool(feedback)], (stacked,))
+        return shapes | dict.fromkeys(self.cell.params, (hidden, *(self.size or ())))
+
+    def _check_input(self, input: Tensor) -> None:
+        if not isinstance(input, Tensor):
+            raise ShapeError(
+                f"input is a {type(input).__name__}, expected a tensor; for sequences of unlike "
+                f"lengths give the padded tensor and lengths="
+            )
+        if input.dim() not in (4, 5):
+            raise ShapeError(
+                f"input needs 4 dimensions (T×I×h×w) or 5 (with B), this has the shape "
+                f"{shape_of(input)}"
+            )
+        if input.shape[-3] != self.input_channels:
+            raise ShapeError(
+                f"input has the shape {shape_of(input)}: its third dimension from the end must be "
+                f"input_channels={self.input_channels}"
+            )
+        if (self.size is not None and input.shape[-2:] != self.size) or 0 in input.shape[-2:]:
+            raise ShapeError(
+                f"input has images of {input.shape[-2]}×{input.shape[-1]} pixels, expected "
+                f"{'at least 1×1' if self.size is None else '{}×{}'.format(*self.size)}"
+            )
+
+    def _initial_states(self, hx: State | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
+        names = self.cell.state
+        stack = self.num_layers * (1 + self.bidirectional)
+        shape = (stack, x.shape[1], self.hidden_channels, *x.shape[-2:])
+        if hx is None:
+            return tuple(x.new_zeros(shape) for _ in names)
+        states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        if len(states) != len(names):
+            raise ShapeError(
+                f"{self.cell.name} has the states ({', '.join(names)}); {len(states)} were given"
+            )
+        states = tuple(_under_autocast(state, x) for state in states)
+        expected = shape if batched else (shape[0], *shape[2:])
+        for name, state in zip(names, states, strict=True):
+            check_tensor(f"the initial state {name}", state, expected, x)
+        return states if batched else tuple(state.unsqueeze(1) for state in states)
+
+    def _layers(
+        self, x: Tensor, states: tuple[Tensor, ...], masks: Masks, trace: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, list[list[Tensor]]]]:
+        output_name = self.cell.state[0]
+        names = tuple(self.cell.values) if trace else (output_name,)
+        traced: dict[str, list[list[Tensor]]] = {name: [] for name in names}
+        finals: list[tuple[Tensor, ...]] = []
+        for layer in range(self.num_layers):
+            ways = []
+            for reverse, suffix in enumerate(self._suffixes(layer)):
+                state = tuple(s[len(finals)] for s in states)
+                sequences, final = self._through_time(x, state, suffix, masks, bool(reverse), names)
+                ways.append(sequences)
+                finals.append(final)
+            for name in names:
+                traced[name].append([way[name].transpose(0, 1) for way in ways])
+            x = torch.cat([way[output_name] for way in ways], 2)
+            if layer < self.num_layers - 1:
+                x = F.dropout(x, self.dropout, self.training)
+        return x, tuple(_stacked(each) for each in zip(*finals, strict=True)), traced
+
+    def _through_time(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        suffix: str,
+        masks: Masks,
+        reverse: bool,
+        names: tuple[str, ...],
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """One layer in one direction: the values of these names, T×B×C×h×w, and the final state."""
+        valid, reset, steps = None, masks.reset, len(x)
+        if masks.lengths is not None:
+            valid = valid_steps(steps, masks.lengths)[..., None, None, None]
+            x = torch.where(valid, x, 0)  # a NaN in the padding would reach the kernels' gradient
+        if reset is not None:
+            reset = _reset_reversed(reset, masks.lengths) if reverse else reset
+            reset = reset[..., None, None, None]
+        weights = {name: getattr(self, name + suffix) for name in self._shapes(0)}
+        from_input = _convolved(x.flatten(0, 1), weights["weight_ih"], weights.get("bias_ih"))
+        from_input = from_input.unflatten(0, x.shape[:2])
+        seen: list[dict[str, Tensor]] = [{} for _ in range(steps)]
+        for t in reversed(range(steps)) if reverse else range(steps):
+            old = state if reset is None else tuple(torch.where(reset[t], 0, s) for s in state)
+            named = self._step(from_input[t], old, weights)
+            seen[t] = {name: named[name] for name in names}
+            new = tuple(named[name] for name in self.cell.state)
+            if valid is not None:
+                new = tuple(
+                    torch.where(valid[t], n, was) for n, was in zip(new, state, strict=True)
+                )
+            state = new
+        return {name: _sequence([v[name] for v in seen], valid, state[0]) for name in names}, state
+
+    def _step(
+        self, from_input: Tensor, state: tuple[Tensor, ...], weights: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Every named value of one step, B×C×h×w."""
+        gates, states = self.cell.gates, dict(zip(self.cell.state, state, strict=True))
+        inputs = dict(zip(gates, from_input.chunk(len(gates), 1), strict=True))
+        leaves = {("state", name): value for name, value in states.items()}
+        leaves |= {("gate.x", gate): part for gate, part in inputs.items()}
+        for name in self.cell.params:
+            per_unit = weights[name]
+            leaves["parameter", name] = per_unit if self.size else per_unit[:, None, None]
+        if self.cell.feedback:
+            fed = torch.cat([states[name] for name in self.cell.feedback], 1)
+            product = _convolved(fed, weights["weight_hh"], weights.get("bias_hh"))
+            for gate, part in zip(gates, product.chunk(len(gates), 1), strict=True):
+                leaves |= {("gate.h", gate): part, ("gate", gate): inputs[gate] + part}
+        known = _evaluated(topological(self.cell.values.values()), leaves)
+        # what rests on parameters or numbers alone has no batch of its own
+        return {name: known[v].expand_as(state[0]) for name, v in self.cell.values.items()}
+
+
+class ConvLSTM(ConvRecurrent):
+    """Convolutional LSTM (Shi et al. 2015, "Convolutional LSTM Network", equation 3).
+
+    Takes :class:`ConvRecurrent`'s arguments less the cell, and ``peephole``: whether the gates see
+    the memory through the paper's Hadamard weights ``pi``, ``pf`` and ``po``. These are of each
+    channel and pixel, as the paper's are, only where ``size=(h, w)`` is given; else of each channel.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        hidden_channels: int,
+        kernel_size: int | tuple[int, int],
+        *args: Any,
+        peephole: bool = False,
+        **options: Any,
+    ) -> None:
+        check_flag("peephole", peephole)
+        cell = "peephole" if peephole else "lstm"
+        super().__init__(cell, input_channels, hidden_channels, kernel_size, *args, **options)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=(weight.shape[-2] // 2, weight.shape[-1] // 2))
+
+
+def _evaluated(
+    program: Iterable[Value], leaves: Mapping[tuple[str, str], Tensor]
+) -> dict[Value, Tensor]:
+    """Every node's tensor, on leaves that broadcast to B×C×h×w."""
+    like = next(iter(leaves.values()))
+    known: dict[Value, Tensor] = {}
+    for value in program:
+        if value.op == "constant":
+            known[value] = like.new_tensor(value.number)
+        elif not value.args:
+            known[value] = leaves[value.op, value.name]
+        else:
+            known[value] = _TORCH[value.op](*(known[arg] for arg in value.args))
+    return known
+
+
+def _sequence(values: list[Tensor], valid: Tensor | None, like: Tensor) -> Tensor:
+    if not values:
+        return like.new_zeros(0, *like.shape)
+    stacked = torch.stack(values)
+    return stacked if valid is None else torch.where(valid, stacked, 0)
+
+
+def _under_autocast(tensor: Tensor, like: Tensor) -> Tensor:
+    """In the weights' type where torch.autocast is on: the states stay in it, and the convolutions
+    are cast by torch itself."""
+    return tensor if autocast_dtype(like) is None else tensor.to(like.dtype)
+
+
+def _check_cell(cell: Cell, size: object) -> None:
+    check_parameter_names(cell)
+    if cell.late:
+        raise OptionError(
+            f"{cell.name} feeds its gates {', '.join(cell.late)} with a value of the same step "
+            f"(.fed); a convolutional layer takes cells whose gates are fed with the states before "
+            f"the step, such as 'lstm' or 'gru'"
+        )
+    for state, gates in cell.fed.items():
+        if state in cell.feedback and gates != cell.gates:
+            raise OptionError(
+                f"{cell.name} feeds its state {state} to the gates {', '.join(gates)} only; a "
+                f"convolutional layer takes cells that feed it to all ({', '.join(cell.gates)})"
+            )
+    if size is not None and not cell.params:
+        raise OptionError(
+            f"size={size!r} is for a cell's per-unit parameters, and {cell.name} has none; leave "
+            f"it out"
+        )
+
+
+def _checked_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        raise OptionError(f"{name} must be a pair of whole numbers (height, width), not {value!r}")
+    height, width = pair
+    check_sizes(**{f"the height in {name}": height, f"the width in {name}": width})
+    return height, width
+
+
+def _checked_kernel(kernel_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = _checked_pair("kernel_size", kernel_size)
+    if height % 2 == 0 or width % 2 == 0:
+        raise OptionError(
+            f"kernel_size must be odd, not {kernel_size!r}: an even kernel has no middle, so the "
+            f"states would not stay in place"
+        )
+    return height, width

@@ -1,0 +1,230 @@
+"""Unlike recurrent layers, one on another, each with a way round it if that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gatewise.backends.contract import valid_steps
+from gatewise.errors import OptionError, ShapeError
+from gatewise.nn.checks import check_flag, check_probability, checked_lengths, shape_of
+from gatewise.nn.layers import Recurrent
+
+# Initial bias of a highway's gates: below zero, so that a layer begins by passing its input on.
+HIGHWAY_BIAS = -1.0
+
+
+class Stack(nn.Module):
+    """Recurrent layers of any cells, sizes and directions, each fed with the one before.
+
+    A layer is a :class:`gatewise.Recurrent`, or any module that is called like one (a
+    :class:`gatewise.HybridBlock`, another Stack) and has ``input_size`` and ``output_size``.
+
+    Args:
+        layers: at least one; the first takes the input.
+        residual: whether a layer's input is added to its output (He et al. 2016; for stacked LSTMs
+            Wu et al. 2016, equation 6).
+        highway: whether a layer's output y and input x are mixed as g * y + (1 - g) * x, with
+            g = sigmoid(W x + b) (Srivastava et al. 2015, "Highway Networks", equation 3). b starts
+            at -1, the first of the paper's examples (section 2.2): towards passing x on. W and b
+            are ``highways[k].weight`` and ``.bias``.
+        dropout: probability, in training, of dropping a value that a layer from the second on reads;
+            what goes round it is whole.
+
+    Raises:
+        OptionError: widths or layouts of the layers do not fit, a layer that has a way round it is
+            not as wide as its input, or an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        *layers: nn.Module,
+        residual: bool = False,
+        highway: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, flag in dict(residual=residual, highway=highway).items():
+            check_flag(name, flag)
+        check_probability("dropout", dropout)
+        if residual and highway:
+            raise OptionError("residual=True and highway=True are two ways round a layer; take one")
+        if not layers:
+            raise OptionError("a Stack needs at least one layer, none was given")
+        sizes = [widths(layer) for layer in layers]
+        _check_fit(layers, sizes)
+        if residual or highway:
+            _check_ways_round(layers, sizes, "residual" if residual else "highway")
+        self.layers = nn.ModuleList(layers)
+        self.highways = nn.ModuleList(
+            _gate(layer, size) for layer, (size, _) in zip(layers, sizes, strict=True) if highway
+        )
+        self.input_size, self.output_size = sizes[0][0], sizes[-1][1]
+        self.batch_first = _batch_first(layers[0])
+        self.residual = residual
+        self.highway = highway
+        self.dropout = float(dropout)
+
+    def forward(
+        self,
+        input: Tensor,
+        hx: Sequence[Any] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        trace: bool = False,
+    ) -> Any:
+        """Run the layers over a batch of sequences.
+
+        Args:
+            input: T×B×I (B×T×I if the layers are batch-first), or T×I for a single sequence.
+            hx: for each layer its initial state as it takes it, or None for zero.
+            lengths: B whole numbers from 0 to T: how much of each sequence is real. What lies
+                beyond is never looked at, and the output there is zero.
+            reset: booleans T×B (B×T if batch-first): where the sequence starts afresh.
+            trace: also return every layer's trace.
+
+        Returns:
+            ``output, state``, and the traces where they were asked for: the last layer's output,
+            with what goes round it; a tuple of each layer's state; a tuple of each layer's trace.
+
+        Raises:
+            ShapeError: a tensor does not fit; the message has both shapes.
+        """
+        x = self._checked(input, lengths)
+        states, traces = [], []
+        for k, (layer, state) in enumerate(zip(self.layers, self._states(hx), strict=True)):
+            read = F.dropout(x, self.dropout, self.training) if k else x
+            y, state, *traced = layer(read, state, lengths=lengths, reset=reset, trace=trace)
+            x = self._with_way_round(k, x, y)
+            states.append(state)
+            traces += traced
+        return (x, tuple(states), tuple(traces)) if trace else (x, tuple(states))
+
+    def extra_repr(self) -> str:
+        defaults = dict(residual=False, highway=False, dropout=0.0)
+        shown = [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
+        return ", ".join(shown)
+
+    def _with_way_round(self, k: int, x: Tensor, y: Tensor) -> Tensor:
+        if self.residual:
+            return x + y
+        if self.highway:
+            g = torch.sigmoid(self.highways[k](x))
+            return g * y + (1 - g) * x
+        return y
+
+    def _checked(self, input: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor:
+        """The input; its padding cleared where that would go round the first layer."""
+        if not isinstance(input, Tensor):
+            raise ShapeError(
+                f"input is a {type(input).__name__}, expected a tensor; for sequences of unlike "
+                f"lengths give the padded tensor and lengths="
+            )
+        check_width(input, self.input_size)
+        if not (self.residual or self.highway):
+            return input
+        x = as_batch_first(input, self.batch_first)
+        given = checked_lengths(lengths, x.transpose(0, 1))
+        return input if given is None else laid_out(cleared(x, given), input, self.batch_first)
+
+    def _states(self, hx: Sequence[Any] | None) -> Sequence[Any]:
+        if hx is None:
+            return [None] * len(self.layers)
+        if isinstance(hx, Tensor) or len(hx) != len(self.layers):
+            found = "one tensor" if isinstance(hx, Tensor) else f"{len(hx)} states"
+            raise ShapeError(
+                f"hx is {found}, expected a state (or None) for each of {len(self.layers)} layers"
+            )
+        return hx
+
+
+def widths(layer: nn.Module) -> tuple[int, int]:
+    """Widths of a layer's input and output.
+
+    Raises:
+        OptionError: it does not say.
+    """
+    if isinstance(layer, Recurrent):
+        return layer.input_size, layer._output_size * (1 + layer.bidirectional)
+    sizes = tuple(getattr(layer, name, None) for name in ("input_size", "output_size"))
+    match sizes:
+        case (int(given), int(gives)):
+            return given, gives
+    raise OptionError(
+        f"{type(layer).__name__} has input_size={sizes[0]} and output_size={sizes[1]}, expected "
+        f"whole numbers: a gatewise.Recurrent, or a module that is called like one and has both"
+    )
+
+
+def check_width(input: Tensor, size: int) -> None:
+    """Raises ShapeError unless input is T×B×size or T×size."""
+    if input.dim() not in (2, 3):
+        raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)}")
+    if input.shape[-1] != size:
+        raise ShapeError(
+            f"input has the shape {shape_of(input)}: its last dimension must be {size}"
+        )
+
+
+def as_batch_first(input: Tensor, batch_first: bool) -> Tensor:
+    """B×T×I, whatever the layout; B = 1 for a single sequence."""
+    if input.dim() == 2:
+        return input.unsqueeze(0)
+    return input if batch_first else input.transpose(0, 1)
+
+
+def laid_out(x: Tensor, input: Tensor, batch_first: bool) -> Tensor:
+    """B×T×… in the layout of ``input``."""
+    if input.dim() == 2:
+        return x.squeeze(0)
+    return x if batch_first else x.transpose(0, 1)
+
+
+def cleared(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """B×T×… with zeros beyond the lengths."""
+    if lengths is None:
+        return x
+    return torch.where(valid_steps(x.shape[1], lengths).T[..., None], x, 0)
+
+
+def _batch_first(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "batch_first", False))
+
+
+def _gate(layer: nn.Module, size: int) -> nn.Linear:
+    """The highway's gates, where and of what type the layer is."""
+    like = next(layer.parameters(), torch.empty(0))
+    gate = nn.Linear(size, size, device=like.device, dtype=like.dtype)
+    nn.init.constant_(gate.bias, HIGHWAY_BIAS)
+    return gate
+
+
+def _check_fit(layers: Sequence[nn.Module], sizes: Sequence[tuple[int, int]]) -> None:
+    for k, ((_, gives), (takes, _)) in enumerate(pairwise(sizes), start=1):
+        if gives != takes:
+            raise OptionError(
+                f"layer {k - 1} ({type(layers[k - 1]).__name__}) gives {gives} values a step, and "
+                f"layer {k} ({type(layers[k]).__name__}) takes {takes}; they must be the same"
+            )
+        if _batch_first(layers[k]) != _batch_first(layers[0]):
+            raise OptionError(
+                f"layer {k} has batch_first={_batch_first(layers[k])} and layer 0 "
+                f"batch_first={_batch_first(layers[0])}; they must be the same"
+            )
+
+
+def _check_ways_round(
+    layers: Sequence[nn.Module], sizes: Sequence[tuple[int, int]], option: str
+) -> None:
+    for k, (takes, gives) in enumerate(sizes):
+        if takes != gives:
+            raise OptionError(
+                f"{option}=True needs layers as wide as their input; layer {k} "
+                f"({type(layers[k]).__name__}) takes {takes} values a step and gives {gives}"
+            )

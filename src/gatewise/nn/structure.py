@@ -1,0 +1,162 @@
+"""Which of a layer's weights are stored, and how they become the full matrices that backends take.
+
+Three things make a recurrent layer store less than G·H×F: a cell whose fed-back states reach some of
+its gates only, gates that the cells of one block share (Hochreiter & Schmidhuber 1997), and units
+that see their own block alone (the heads of Beck et al. 2024, "xLSTM", section 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gatewise.cells.language import Cell, Value
+
+_BY_ROW = ("weight_ih", "bias_ih", "bias_hh", "norm_ih", "norm_hh")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The layout of one layer's stored weights, by gates (rows) and fed-back states (columns).
+
+    Attributes:
+        rows: for each gate, how many rows are stored: one for a unit, or one for a block.
+        columns: for each fed-back state, how many columns are stored.
+        widths: for each fed-back state, how many values it has.
+        connected: for each gate, whether each fed-back state reaches it.
+        units: H.
+        blocks: how many blocks there are of units that see each other; 1 where all do.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    widths: tuple[int, ...]
+    connected: tuple[tuple[bool, ...], ...]
+    units: int
+    blocks: int
+
+    @property
+    def plain(self) -> bool:
+        """Whether all is stored as the backends take it."""
+        full = self.columns == self.widths and all(n == self.units for n in self.rows)
+        return full and all(map(all, self.connected))
+
+    def full(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A layer's weights by name, those that are stored otherwise as the backends take them."""
+        by_row = {name: self.full_rows(w) for name, w in stored.items() if name in _BY_ROW}
+        return {**stored, **by_row, "weight_hh": self.full_recurrent(stored["weight_hh"])}
+
+    def full_rows(self, stored: Tensor) -> Tensor:
+        """A row for each gate and unit, of what is stored by row: G·H or G·H×I."""
+        if all(n == self.units for n in self.rows):
+            return stored
+        parts = zip(stored.split(self.rows), self.rows, strict=True)
+        return torch.cat([_repeated(part, self.units // n) for part, n in parts])
+
+    def full_recurrent(self, stored: Tensor) -> Tensor:
+        """The recurrent weights G·H×F; where nothing is stored they are zero, and no gradient comes
+        from there."""
+        if self.plain or not self.columns:
+            return self.full_rows(stored)
+        return torch.cat([torch.cat(parts, -1) for parts in self._full_parts(stored)])
+
+    def _full_parts(self, stored: Tensor) -> Iterator[list[Tensor]]:
+        """For each gate its H×(width) weights for each fed-back state."""
+        for parts, reached in zip(self._parts(stored), self.connected, strict=True):
+            yield [
+                self._full(part, k) if connected else stored.new_zeros(self.units, self.widths[k])
+                for k, (part, connected) in enumerate(zip(parts, reached, strict=True))
+            ]
+
+    @torch.no_grad()
+    def zero_unconnected(self, stored: Tensor) -> None:
+        """Zero, in place, where no connection is; it would not act, but a reader may look at it."""
+        for parts, reached in zip(self._parts(stored), self.connected, strict=True):
+            for part, connected in zip(parts, reached, strict=True):
+                if not connected:
+                    part.zero_()
+
+    def dense(self) -> Iterator[tuple[slice, list[int]]]:
+        """Rows and columns of each stored matrix that is one: a gate's, in one block."""
+        first = 0
+        places = torch.arange(sum(self.columns)).split(self.columns)
+        for n, reached in zip(self.rows, self.connected, strict=True):
+            pairs = zip(places, reached, strict=True)
+            columns = [int(c) for place, connected in pairs if connected for c in place]
+            size = n // self.blocks
+            for begin in range(first, first + n, size):
+                yield slice(begin, begin + size), columns
+            first += n
+
+    def _parts(self, stored: Tensor) -> Iterator[Sequence[Tensor]]:
+        """For each gate, its stored weights for each fed-back state; views of them."""
+        for rows in stored.split(self.rows):
+            yield rows.split(self.columns, -1)
+
+    def _full(self, stored: Tensor, k: int) -> Tensor:
+        """H×(width of the k-th fed-back state), from one gate's stored weights for it."""
+        within = _block_diagonal(stored, self.blocks)
+        apart = self.widths[k] // (self.columns[k] * self.blocks)
+        if apart > 1:  # all values of a block are the same: its first unit's stands for them
+            within = F.pad(within.unsqueeze(-1), (0, apart - 1)).flatten(1)
+        return _repeated(within, self.units // len(within))
+
+
+def structure(
+    cell: Cell, hidden_size: int, output_size: int, block_size: int, recurrent_blocks: int
+) -> Structure:
+    """How a layer of ``hidden_size`` units stores the weights of ``cell``.
+
+    Args:
+        output_size: width of the first state, P or H.
+        block_size: how many cells share one row of each gate that is named in ``cell.shared``.
+        recurrent_blocks: how many blocks the units fall into of which each sees itself alone.
+    """
+
+    def columns(name: str) -> int:
+        shared = widths[name] == hidden_size and _per_block(cell, name)
+        return widths[name] // ((block_size if shared else 1) * recurrent_blocks)
+
+    states: Sequence[str] = cell.feedback
+    widths: Mapping[str, int] = {
+        name: output_size if name == cell.state[0] else hidden_size for name in states
+    }
+    per_block = hidden_size // block_size
+    return Structure(
+        rows=tuple(per_block if gate in cell.shared else hidden_size for gate in cell.gates),
+        columns=tuple(columns(name) for name in states),
+        widths=tuple(widths.values()),
+        connected=tuple(tuple(gate in cell.fed[s] for s in states) for gate in cell.gates),
+        units=hidden_size,
+        blocks=recurrent_blocks,
+    )
+
+
+def _per_block(cell: Cell, state: str) -> bool:
+    """Whether the cells of a block have this state in common: it rests on shared gates alone."""
+    return not cell.late and _common(cell.values[state], cell.shared)
+
+
+def _common(value: Value, shared: tuple[str, ...]) -> bool:
+    if value.op in ("gate", "gate.x", "gate.h"):
+        return value.name in shared
+    return value.op == "constant" or (
+        bool(value.args) and all(_common(arg, shared) for arg in value.args)
+    )
+
+
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    return rows if times == 1 else rows.repeat_interleave(times, 0)
+
+
+def _block_diagonal(rows: Tensor, blocks: int) -> Tensor:
+    """n×(blocks·k) with the blocks of ``rows``, n×k, along its diagonal and zero beside them."""
+    if blocks == 1:
+        return rows
+    n, k = rows.shape
+    by_block = rows.view(blocks, n // blocks, k).permute(1, 2, 0)
+    return torch.diag_embed(by_block).permute(2, 0, 3, 1).reshape(n, blocks * k)
