@@ -1,0 +1,1 @@
+"""Published experiments, run on the project's own cells and kernels."""

@@ -1,0 +1,311 @@
+"""The paper's experiments: task, network, rate of learning, criterion, and what the paper found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gatewise.errors import OptionError, near
+from gatewise.papers.lstm_1997.criteria import (
+    Criterion,
+    Grammar,
+    Recent,
+    Successive,
+    Tested,
+    wrong_of,
+)
+from gatewise.papers.lstm_1997.network import DirectNetwork, Network, Topology
+from gatewise.papers.lstm_1997.tasks import (
+    LongLag,
+    Reber,
+    SignalAndNoise,
+    Task,
+    TemporalOrder,
+    TwoMarked,
+    TwoSequences,
+)
+
+Random = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What the paper reports: the share of trials that succeeded, over how many, the mean number of
+    training sequences that those needed, and how many of 2560 test sequences were wrong."""
+
+    success: float
+    trials: int
+    sequences: int
+    wrong: float | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the paper's tables.
+
+    Attributes:
+        title: the row in words.
+        task: makes the task of a trial's seed.
+        criterion: makes the criterion of a trial, of the task and a generator.
+        rate: of learning.
+        spread: initial weights are drawn from U(-spread, spread).
+        most: training sequences after which a trial has failed.
+        paper: the paper's figures.
+        topology: of the network; none for the net of 2a and 2b.
+        within: an output with an error of so much is wrong.
+        thorough: trials that take hours, of which fewer are run.
+    """
+
+    title: str
+    task: Callable[[int], Task]
+    criterion: Callable[[Task, Random], Criterion]
+    rate: float
+    spread: float
+    most: int
+    paper: Paper
+    topology: Topology | None = None
+    within: float | None = None
+    thorough: bool = False
+
+
+def _reber(blocks: int, size: int, rate: float, paper: Paper) -> Experiment:
+    biases = tuple(-1.0 - k for k in range(blocks))
+    return Experiment(
+        f"embedded Reber grammar, {blocks} blocks of {size}, rate {rate}",
+        Reber,
+        lambda task, rng: Grammar(task),  # type: ignore[arg-type]
+        rate,
+        0.2,
+        200_000,
+        paper,
+        Topology(7, 7, blocks, size, "gates", output_gate_bias=biases),
+    )
+
+
+def _two_sequences(random: bool, paper: Paper) -> Experiment:
+    kind = "random symbols between" if random else "the same symbols between"
+    return Experiment(
+        f"two sequences of 100 steps, {kind}",
+        lambda seed: TwoSequences(100, random),
+        lambda task, rng: Successive(0.25, at_end=random),
+        1.0,
+        0.2,
+        5_000_000 if not random else 500_000,
+        paper,
+    )
+
+
+def _long_lag(q: int, p: int, sequences: int) -> Experiment:
+    return Experiment(
+        f"lag of {q} and more, {p} distractors",
+        lambda seed: LongLag(q, p),
+        lambda task, rng: Successive(0.2),
+        0.01,
+        0.2,
+        10 * sequences,
+        Paper(1.0, 20, sequences),
+        Topology(p + 4, 2, 2, 1),
+        0.2,
+    )
+
+
+def _signal(
+    kind: str, steps: int, informative: int, most: int, paper: Paper, thorough: bool = False
+) -> Experiment:
+    noisy, targets = kind != "a", kind == "c"
+    within, allowed, mean = {"a": (0.2, 1, 0.01), "b": (0.2, 6, 0.04), "c": (0.1, 1, 0.015)}[kind]
+
+    def task(seed: int) -> SignalAndNoise:
+        levels = (0.2, 0.8) if targets else (1.0, 0.0)
+        return SignalAndNoise(steps, informative, noisy, levels, 0.1 if targets else 0.0)
+
+    def criterion(task: Task, rng: Random) -> Criterion:
+        assert isinstance(task, SignalAndNoise)
+        return Tested(replace(task, target_noise=0.0), within, allowed, mean, rng)
+
+    return Experiment(
+        f"signal and noise on one line, T = {steps}, N = {informative}"
+        + (", noisy signal" if noisy else "")
+        + (", noisy targets" if targets else ""),
+        task,
+        criterion,
+        0.1 if targets else 1.0,
+        0.1,
+        most,
+        paper,
+        Topology(1, 1, 3, 1, "hidden", (-1.0, -3.0, -5.0), (-2.0, -4.0, -6.0)),
+        within,
+        thorough,
+    )
+
+
+def _adding(steps: int, paper: Paper, thorough: bool = False) -> Experiment:
+    return Experiment(
+        f"adding, T = {steps}",
+        lambda seed: TwoMarked(steps),
+        lambda task, rng: Recent(0.04, mean=0.01),
+        0.5,
+        0.1,
+        5_000_000,
+        paper,
+        Topology(2, 1, 2, 2, "all", input_gate_bias=(-3.0, -6.0)),
+        0.04,
+        thorough,
+    )
+
+
+def _multiplication(allowed: int, paper: Paper) -> Experiment:
+    return Experiment(
+        f"multiplication, T = 100, fewer than {allowed} of 2000 wrong",
+        lambda seed: TwoMarked(100, multiply=True),
+        lambda task, rng: Recent(0.04, allowed=allowed),
+        0.1,
+        0.1,
+        10_000_000,
+        paper,
+        Topology(2, 1, 2, 2, "all"),
+        0.04,
+    )
+
+
+def _order(places: int, rate: float, most: int, paper: Paper) -> Experiment:
+    biases = tuple(-2.0 * (k + 1) for k in range(places))
+    return Experiment(
+        f"temporal order of {places} symbols",
+        lambda seed: TemporalOrder(places),
+        lambda task, rng: Recent(0.3, mean=0.1),
+        rate,
+        0.1,
+        most,
+        paper,
+        Topology(8, 2**places, places, 2, "all", input_gate_bias=biases),
+        0.3,
+    )
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "1-4x1-0.1": _reber(4, 1, 0.1, Paper(1.0, 30, 39_740)),
+    "1-3x2-0.1": _reber(3, 2, 0.1, Paper(1.0, 30, 21_730)),
+    "1-3x2-0.2": _reber(3, 2, 0.2, Paper(0.97, 30, 14_060)),
+    "1-4x1-0.5": _reber(4, 1, 0.5, Paper(0.97, 30, 9_500)),
+    "1-3x2-0.5": _reber(3, 2, 0.5, Paper(1.0, 30, 8_440)),
+    "2a": _two_sequences(False, Paper(1.0, 18, 5_040)),
+    "2b": _two_sequences(True, Paper(1.0, 18, 5_680)),
+    "2c-50-50": _long_lag(50, 50, 30_000),
+    "2c-100-100": _long_lag(100, 100, 31_000),
+    "2c-200-200": _long_lag(200, 200, 33_000),
+    "2c-500-500": _long_lag(500, 500, 38_000),
+    "2c-1000-1000": _long_lag(1000, 1000, 49_000),
+    "2c-1000-500": _long_lag(1000, 500, 49_000),
+    "2c-1000-200": _long_lag(1000, 200, 75_000),
+    "2c-1000-100": _long_lag(1000, 100, 135_000),
+    "2c-1000-50": _long_lag(1000, 50, 203_000),
+    "3a-100-3": _signal("a", 100, 3, 1_000_000, Paper(1.0, 10, 39_850, 0.5)),
+    "3a-100-1": _signal("a", 100, 1, 1_000_000, Paper(1.0, 10, 64_330, 0.3)),
+    "3a-1000-3": _signal("a", 1000, 3, 5_000_000, Paper(1.0, 10, 452_460, 0.2), thorough=True),
+    "3b-100-3": _signal("b", 100, 3, 1_000_000, Paper(1.0, 10, 43_250, 21.2)),
+    "3b-100-1": _signal("b", 100, 1, 1_000_000, Paper(1.0, 10, 78_430, 38.4)),
+    "3b-1000-1": _signal("b", 1000, 1, 5_000_000, Paper(1.0, 10, 485_080, 30.9), thorough=True),
+    "3c-100-3": _signal("c", 100, 3, 5_000_000, Paper(1.0, 10, 269_650, 14.3)),
+    "3c-100-1": _signal("c", 100, 1, 5_000_000, Paper(1.0, 10, 565_640, 11.3)),
+    "4-100": _adding(100, Paper(1.0, 10, 74_000, 1)),
+    "4-500": _adding(500, Paper(1.0, 10, 209_000, 0)),
+    "4-1000": _adding(1000, Paper(1.0, 10, 853_000, 1), thorough=True),
+    "5-140": _multiplication(140, Paper(1.0, 10, 482_000, 139)),
+    "5-13": _multiplication(13, Paper(1.0, 10, 1_273_000, 14)),
+    "6a": _order(2, 0.5, 2_000_000, Paper(1.0, 20, 31_390, 1)),
+    "6b": _order(3, 0.1, 10_000_000, Paper(1.0, 10, 571_100, 2)),
+}
+
+
+def find(name: str) -> dict[str, Experiment]:
+    """The experiments whose name begins like that: "3" has all of the third, "3a-100-1" is one row.
+
+    Raises:
+        OptionError: there is none.
+    """
+    found = {key: e for key, e in EXPERIMENTS.items() if f"{key}-".startswith(f"{name}-")}
+    found = found or {key: e for key, e in EXPERIMENTS.items() if name and key.startswith(name)}
+    if not found:
+        raise OptionError(
+            f"no experiment '{name}'{near(name, EXPERIMENTS)}; there are: {', '.join(EXPERIMENTS)}"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network's training. sequences: how many it needed, or had when it was given up."""
+
+    seed: int
+    solved: bool
+    sequences: int
+    seconds: float
+    details: Mapping[str, Any]
+
+
+_AT_ONCE = 256  # sequences drawn together
+
+
+def run(experiment: Experiment, seed: int, most: int | None = None) -> Trial:
+    """Trains one network from ``seed`` until the paper's criterion is met, or for ``most`` sequences."""
+    begin = time.perf_counter()
+    # the data set of the first experiment is one of three, as in the paper
+    task = experiment.task(seed % 3)
+    rng = np.random.default_rng([1997, seed])
+    network: Network | DirectNetwork
+    if experiment.topology is None:
+        network = DirectNetwork(task, experiment.spread, rng)
+        seen = _train_direct(network, experiment.rate, rng)
+        outputs = _no_outputs
+    else:
+        network, seen = Network(experiment.topology, task, experiment.spread, rng), 0
+        outputs = network.outputs
+    criterion = experiment.criterion(task, rng)
+    most = experiment.most if most is None else most
+    while seen < most and criterion.solved is None:
+        drawn = task.draw(rng, _AT_ONCE)
+        for k in range(_AT_ONCE):
+            output = network.learn(drawn, k, experiment.rate)
+            seen += 1
+            if criterion.see(seen, output, _target(task, drawn, k), outputs):
+                break
+    solved = criterion.solved is not None
+    details: dict[str, Any] = {"weights": len(network.weights)}
+    if isinstance(criterion, Tested):
+        details["first_criterion"] = criterion.first
+        task = criterion.task
+    if solved and experiment.topology is not None and experiment.within is not None:
+        details |= wrong_of(task, experiment.within, outputs, rng)
+    needed = criterion.solved if criterion.solved is not None else seen
+    return Trial(seed, solved, needed, time.perf_counter() - begin, details)
+
+
+def _target(task: Task, drawn: Any, k: int) -> np.ndarray:
+    target: np.ndarray = drawn.targets[k]
+    return target[: drawn.lengths[k]] if task.each_step else target
+
+
+def _no_outputs(sequences: Any) -> np.ndarray:
+    raise AssertionError("2a and 2b are judged in training")
+
+
+def _train_direct(network: DirectNetwork, rate: float, rng: Random, window: int = 100) -> int:
+    """2a and 2b before the cell is there: until the error of ``window`` sequences has fallen by less
+    than a hundredth from that of those before. Gives the number of sequences; the cell is added."""
+    seen, before = 0, np.inf
+    while True:
+        drawn, error = network.task.draw(rng, window), 0.0
+        for k in range(window):
+            off = network.learn(drawn, k, rate) - drawn.targets[k]
+            error += float((off**2).sum())
+        seen += window
+        if error > 0.99 * before:
+            break
+        before = error
+    network.with_cell = True
+    return seen
