@@ -1,7 +1,8 @@
 """The paper's networks: which unit sees which, the weights that there are, and one step of learning.
 
-The cell is the catalogue's ``lstm_1997_truncated``, on the core's kernels; what is learned are the
-weights that the paper counts, from which the cell's matrices are filled in before each sequence.
+The cell is the catalogue's ``lstm_1997_truncated`` (or the same with the whole gradient), on the core's
+kernels; what is learned are the weights that the paper counts, from which the cell's matrices are
+filled in before each sequence.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from gatewise.backends.native.online import Online
-from gatewise.cells.catalogue import lstm_1997_truncated
+from gatewise.cells.catalogue import lstm_1997_truncated, squash, squash_state
 from gatewise.cells.language import cell, sigmoid
 from gatewise.nn.layers import Recurrent
 from gatewise.papers.lstm_1997.tasks import Sequences, Task
@@ -26,6 +27,7 @@ class Topology:
 
     biased: "none", "gates", "hidden" (cells too) or "all" (outputs too).
     input_gate_bias, output_gate_bias: where each block's begin; None: drawn like a weight.
+    linear: outputs are the sums themselves, not logistic.
     """
 
     inputs: int
@@ -35,6 +37,7 @@ class Topology:
     biased: str = "none"
     input_gate_bias: tuple[float, ...] | None = None
     output_gate_bias: tuple[float, ...] | None = None
+    linear: bool = False
 
     @property
     def cells(self) -> int:
@@ -85,14 +88,33 @@ class Places:
         }
 
 
+@cell(gates="i g o", state="h c y_i y_o", feedback="h y_i y_o", shared="i o")
+def lstm_1997_whole(a, s):
+    """The network's cell with the whole gradient: ``lstm_1997_truncated`` with nothing cut."""
+    i, g, o = sigmoid(a.i), squash(a.g), sigmoid(a.o)
+    c = s.c + i * g
+    return dict(i=i, g=g, o=o, c=c, h=o * squash_state(c), y_i=1 * i, y_o=1 * o)
+
+
 class Network:
     """A network of the paper in training: its weights, and a step down the gradient.
+
+    Args:
+        truncated: whether the gradient is the paper's, cut where it would leave a cell through its
+            inputs; else the whole one.
 
     Attributes:
         weights: those that are learned, float32, as many as the paper counts.
     """
 
-    def __init__(self, topology: Topology, task: Task, spread: float, rng: np.random.Generator):
+    def __init__(
+        self,
+        topology: Topology,
+        task: Task,
+        spread: float,
+        rng: np.random.Generator,
+        truncated: bool = True,
+    ) -> None:
         self.topology, self.task = topology, task
         self.places = places = Places(topology)
         self._padded = np.zeros(places.count + 1, np.float32)  # the last one stays zero
@@ -102,10 +124,11 @@ class Network:
             if given is not None:
                 start = first * topology.blocks
                 self.weights[places.biases[start : start + topology.blocks]] = given
-        self._run = Online(lstm_1997_truncated, topology.inputs, topology.cells, task.longest)
+        of_units = lstm_1997_truncated if truncated else lstm_1997_whole
+        self._run = Online(of_units, topology.inputs, topology.cells, task.longest)
         self._flat = np.concatenate([places.of_cell[name].ravel() for name in _FILLED])
         self._gradients = np.zeros(len(self._flat), np.float32)
-        self._layer = Recurrent(lstm_1997_truncated, topology.inputs, topology.cells)
+        self._layer = Recurrent(of_units, topology.inputs, topology.cells)
 
     def learn(self, sequences: Sequences, k: int, rate: float) -> np.ndarray:
         """One step down the truncated gradient of half the squared error of sequence k.
@@ -120,7 +143,7 @@ class Network:
         output, matrix = self._outputs(judged)
         target = sequences.targets[k]
         wrong = output - (target[:steps] if self.task.each_step else target)
-        slope = wrong * output * (1 - output)
+        slope = wrong if self.topology.linear else wrong * output * (1 - output)
         run.grad_output[:steps] = 0
         run.grad_output[steps - len(judged) : steps] = slope @ matrix
         run.backward(steps)
@@ -152,7 +175,7 @@ class Network:
         net = hidden @ matrix.T
         if len(self.places.output_bias):
             net += self.weights[self.places.output_bias]
-        return 1 / (1 + np.exp(-net)), matrix
+        return net if self.topology.linear else logistic(net), matrix
 
     def _step(self, slope: np.ndarray, hidden: np.ndarray, rate: float) -> None:
         places, at = self.places, 0
@@ -168,6 +191,11 @@ class Network:
 
 
 _FILLED = ("input", "recurrent", "input_bias")
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), without overflow."""
+    return 0.5 * np.tanh(0.5 * x) + 0.5
 
 
 @cell(gates="i g", state="h")
@@ -201,7 +229,7 @@ class DirectNetwork:
         if self.with_cell:
             hidden = run.forward(steps)
             net += hidden * self._from_cell
-        output = 1 / (1 + np.exp(-net))
+        output = logistic(net)
         slope = (output - sequences.targets[k, :steps]) * output * (1 - output)
         if self.with_cell:
             run.grad_output[:steps, 0] = slope @ self._from_cell

@@ -103,8 +103,9 @@ def _reber(rng: Random) -> tuple[list[str], list[set[str]]]:
 
 @dataclass
 class Reber:
-    """Experiment 1: the embedded Reber grammar. 256 training strings and 256 others for testing, all
-    different; the next symbol is to be predicted at each step."""
+    """Experiment 1: the embedded Reber grammar. 256 training strings, drawn as the grammar gives them
+    (short ones more than once), and 256 for testing that are not among them; the next symbol is to be
+    predicted at each step."""
 
     seed: int
     inputs: int = 7
@@ -113,14 +114,14 @@ class Reber:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
-        found: dict[str, ReberString] = {}
-        while len(found) < 512:
+        self.training = [ReberString(rng) for _ in range(256)]
+        known = {string.text for string in self.training}
+        self.testing: list[ReberString] = []
+        while len(self.testing) < 256:
             string = ReberString(rng)
-            found[string.text] = string
-        strings = list(found.values())
-        rng.shuffle(strings)  # type: ignore[arg-type]
-        self.training, self.testing = strings[:256], strings[256:]
-        self.longest = max(len(s.symbols) for s in strings) - 1
+            if string.text not in known:
+                self.testing.append(string)
+        self.longest = max(len(s.symbols) for s in (*self.training, *self.testing)) - 1
 
     def draw(self, rng: Random, n: int) -> Sequences:
         return self.sequences([self.training[k] for k in rng.integers(256, size=n)])
@@ -225,8 +226,8 @@ class SignalAndNoise:
 class TwoMarked:
     """Experiments 4 (adding) and 5 (multiplication): pairs of a value and a marker; two values are
     marked with 1, one of the first ten and one of the first T/2 - 1 left; the first and the last pair
-    have the marker -1, and where the first is a marked one, its value counts as 0 (5: as 1). Target at the end: 0.5 + (X1 +
-    X2)/4 of values in [-1, 1], or X1 X2 of values in [0, 1]."""
+    have the marker -1, and where the first is a marked one, its value counts as 0 (5: as 1). Target at
+    the end: 0.5 + (X1 + X2)/4 of values in [-1, 1], or X1 X2 of values in [0, 1]."""
 
     steps: int
     multiply: bool = False

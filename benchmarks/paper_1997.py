@@ -1,0 +1,69 @@
+"""The tables of Hochreiter & Schmidhuber 1997, section 5, on gatewise's cells: trials side by side.
+
+    python benchmarks/paper_1997.py [EXPERIMENT ...] [--trials 10] [--processes N] [--whole-gradient]
+        [--out benchmarks/results/paper_1997.json]
+
+Without an experiment's name all are run: some hours. Those of long sequences have --few trials. A row is
+written as soon as its trials have ended, beside those that the file holds already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gatewise.bench.machine import cores, describe
+from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, find
+from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
+
+
+def main() -> None:
+    given = _arguments()
+    names = [key for name in given.experiments for key in find(name)] or list(EXPERIMENTS)
+    rows: dict[str, Any] = {}
+    for name in dict.fromkeys(names):
+        count = given.few if EXPERIMENTS[name].thorough else given.trials
+        truncated = not given.whole_gradient
+        orders = [Order(name, seed, given.most, truncated) for seed in range(count)]
+        begun = time.perf_counter()
+        trials = [t for _, t in side_by_side(orders, given.processes)]
+        trials.sort(key=lambda t: t.seed)
+        row = summary(name, trials) | {
+            "each": [asdict(t) for t in trials],
+            "processes": given.processes,
+            "machine": describe(),
+        }
+        key = name if truncated else f"{name} whole gradient"
+        rows[key] = row
+        _write(given.out, key, row)
+        print(f"{key}: {time.perf_counter() - begun:.0f} s", flush=True)
+        print(table({key: row}), flush=True)
+    print(table(rows))
+
+
+def _write(path: Path, key: str, row: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    order = [k + of for k in EXPERIMENTS for of in ("", " whole gradient")]
+    rows = {**rows, key: row}
+    path.write_text(json.dumps({k: rows[k] for k in order if k in rows}, indent=1) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("experiments", nargs="*", help="names, or their beginnings: 3, 4-100, …")
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--few", type=int, default=3, help="trials of the long sequences")
+    parser.add_argument("--most", type=int, help="training sequences after which a trial fails")
+    parser.add_argument("--processes", type=int, default=cores())
+    parser.add_argument("--whole-gradient", action="store_true", help="nothing is cut")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/paper_1997.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

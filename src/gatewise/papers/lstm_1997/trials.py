@@ -1,0 +1,107 @@
+"""Trials of the experiments side by side, and what came of them beside the paper's figures."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, run
+
+
+class Order(NamedTuple):
+    """A trial to be run: see :func:`gatewise.papers.lstm_1997.experiments.run`."""
+
+    name: str
+    seed: int
+    most: int | None
+    truncated: bool
+
+
+def side_by_side(orders: Iterable[Order], processes: int) -> Iterator[tuple[Order, Trial]]:
+    """Runs all, each in one thread, and gives each as it ends."""
+    if processes == 1:
+        yield from map(_run, orders)
+        return
+    # spawned: a forked child inherits thread pools that have lost their threads
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(_run, orders)
+
+
+def _run(order: Order) -> tuple[Order, Trial]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return order, run(EXPERIMENTS[order.name], order.seed, order.most, order.truncated)
+    finally:
+        torch.set_num_threads(before)
+
+
+def summary(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
+    """One row: what the trials needed, and the paper's figures under "paper"."""
+    experiment, solved = EXPERIMENTS[name], [t for t in trials if t.solved]
+    needed = np.array([t.sequences for t in solved])
+    wrong = [t.details["wrong"] for t in solved if "wrong" in t.details]
+    paper = experiment.paper
+    return {
+        "title": experiment.title,
+        "weights": trials[0].details["weights"],
+        "trials": len(trials),
+        "solved": len(solved),
+        "sequences": _spread(needed),
+        "wrong_of_2560": float(np.mean(wrong)) if wrong else None,
+        "given_up_after": max((t.sequences for t in trials if not t.solved), default=None),
+        "seconds_a_trial": round(float(np.mean([t.seconds for t in trials])), 2),
+        "paper": {
+            "solved": paper.success,
+            "trials": paper.trials,
+            "sequences": paper.sequences,
+            "wrong_of_2560": paper.wrong,
+        },
+    }
+
+
+def _spread(needed: np.ndarray) -> dict[str, int] | None:
+    if not len(needed):
+        return None
+    found = {"mean": needed.mean(), "deviation": needed.std(), "least": needed.min()}
+    return {key: round(float(of)) for key, of in (found | {"most": needed.max()}).items()}
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows of :func:`summary` by name, as text: ours beside the paper's."""
+    lines = [_HEAD]
+    for name, row in rows.items():
+        needed, paper = row["sequences"], row["paper"]
+        lines.append(
+            (
+                name,
+                f"{row['weights']}",
+                f"{row['solved']} of {row['trials']}",
+                f"{paper['solved']:.0%}",
+                f"{needed['mean']:,}" if needed else "-",
+                f"{needed['least']:,} to {needed['most']:,}" if needed else "-",
+                f"{paper['sequences']:,}",
+                "-" if row["wrong_of_2560"] is None else f"{row['wrong_of_2560']:.1f}",
+                "-" if paper["wrong_of_2560"] is None else f"{paper['wrong_of_2560']:g}",
+                f"{row['seconds_a_trial']:.1f}",
+            )
+        )
+    widths = [max(len(line[k]) for line in lines) for k in range(len(_HEAD))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if k == 0 else text.rjust(width)
+            for k, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+_HEAD = (
+    *("experiment", "weights", "solved", "paper's", "sequences", "range", "paper's"),
+    *("wrong/2560", "paper's", "s/trial"),
+)
