@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from gatewise.errors import GatewiseError
+from gatewise.errors import GatewiseError, OptionError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gatewise {version('gatewise')}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (_fit, _predict, _evaluate, _equations, _bench, _demo):
+    for add in (_fit, _predict, _evaluate, _equations, _bench, _paper, _demo):
         add(verbs)
     return parser
 
@@ -238,6 +238,50 @@ def _run_bench(given: argparse.Namespace) -> None:
     if given.json is not None:
         given.json.write_text(json.dumps(report, indent=1) + "\n")
         print(f"\nfigures   {given.json}")
+
+
+def _paper(verbs: Any) -> None:
+    verb = verbs.add_parser("paper", help="published experiments, run again beside their figures")
+    papers = verb.add_subparsers(metavar="PAPER", required=True)
+    paper = papers.add_parser("1997", help="Hochreiter & Schmidhuber 1997, section 5")
+    paper.set_defaults(run=_run_paper)
+    paper.add_argument(
+        "experiment", nargs="?", help="3a-100-3, or 3 for all of 3; all are listed without"
+    )
+    paper.add_argument("--trials", type=int, default=3, help="networks, each from a seed of its own")
+    paper.add_argument("--processes", type=int, help="trials at a time; as many as processors")
+    paper.add_argument("--most", type=int, help="training sequences after which a trial fails")
+    paper.add_argument(
+        "--whole-gradient", action="store_true", help="don't cut the gradient as the paper does"
+    )
+
+
+def _run_paper(given: argparse.Namespace) -> None:
+    from gatewise.bench.machine import cores
+    from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, find
+    from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
+
+    if given.experiment is None:
+        for name, experiment in EXPERIMENTS.items():
+            needed = f"{experiment.paper.sequences:,}"
+            print(f"{name:<13} {experiment.title}; in the paper {needed} sequences")
+        return
+    names = find(given.experiment)
+    for option in ("trials", "processes", "most"):
+        if (value := getattr(given, option)) is not None and value < 1:
+            raise OptionError(f"--{option} must be 1 or more, not {value}")
+    truncated = not given.whole_gradient
+    orders = [Order(n, seed, given.most, truncated) for n in names for seed in range(given.trials)]
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for order, trial in side_by_side(orders, given.processes or min(cores(), len(orders))):
+        found[order.name].append(trial)
+        what = "solved after" if trial.solved else "not solved in"
+        print(
+            f"{order.name}, seed {trial.seed}: {what} {trial.sequences:,} sequences, "
+            f"{trial.seconds:.1f} s",
+            file=sys.stderr,
+        )
+    print(table({name: summary(name, trials) for name, trials in found.items()}))
 
 
 def _demo(verbs: Any) -> None:

@@ -76,7 +76,7 @@ class Recent:
 
 
 @dataclass
-class Tested:
+class OnFreshSequences:
     """On 256 fresh sequences fewer than ``allowed`` errors of ``within`` and more (ST1), and a mean
     error below ``mean`` as well (ST2). Looked at each ``every`` training sequences."""
 

@@ -13,9 +13,9 @@ from gatewise.errors import OptionError, near
 from gatewise.papers.lstm_1997.criteria import (
     Criterion,
     Grammar,
+    OnFreshSequences,
     Recent,
     Successive,
-    Tested,
     wrong_of,
 )
 from gatewise.papers.lstm_1997.network import DirectNetwork, Network, Topology
@@ -126,7 +126,7 @@ def _signal(
 
     def criterion(task: Task, rng: Random) -> Criterion:
         assert isinstance(task, SignalAndNoise)
-        return Tested(replace(task, target_noise=0.0), within, allowed, mean, rng)
+        return OnFreshSequences(replace(task, target_noise=0.0), within, allowed, mean, rng)
 
     return Experiment(
         f"signal and noise on one line, T = {steps}, N = {informative}"
@@ -286,7 +286,7 @@ def run(
                 break
     solved = criterion.solved is not None
     details: dict[str, Any] = {"weights": len(network.weights)}
-    if isinstance(criterion, Tested):
+    if isinstance(criterion, OnFreshSequences):
         details["first_criterion"] = criterion.first
         task = criterion.task
     if solved and experiment.topology is not None and experiment.within is not None:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from gatewise.backends.native.online import Online
-from gatewise.cells.catalogue import lstm_1997_truncated, squash, squash_state
-from gatewise.cells.language import cell, sigmoid
+from gatewise.cells.catalogue import lstm_1997_truncated
 from gatewise.nn.layers import Recurrent
+from gatewise.papers.lstm_1997.cells import lstm_1997_whole, memory
 from gatewise.papers.lstm_1997.tasks import Sequences, Task
 
 
@@ -86,14 +86,6 @@ class Places:
             "recurrent": np.concatenate([cells, of_input, of_output], 1)[rows],
             "input_bias": bias[rows],
         }
-
-
-@cell(gates="i g o", state="h c y_i y_o", feedback="h y_i y_o", shared="i o")
-def lstm_1997_whole(a, s):
-    """The network's cell with the whole gradient: ``lstm_1997_truncated`` with nothing cut."""
-    i, g, o = sigmoid(a.i), squash(a.g), sigmoid(a.o)
-    c = s.c + i * g
-    return dict(i=i, g=g, o=o, c=c, h=o * squash_state(c), y_i=1 * i, y_o=1 * o)
 
 
 class Network:
@@ -196,14 +188,6 @@ _FILLED = ("input", "recurrent", "input_bias")
 def logistic(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow."""
     return 0.5 * np.tanh(0.5 * x) + 0.5
-
-
-@cell(gates="i g", state="h")
-def memory(a, s):
-    """Experiments 2a and 2b's one cell: an input gate, no output gate, no recurrent weights but the
-    fixed one to itself; g is logistic, from 0 to 1, and h the identity (section 5.2)."""
-    i, g = sigmoid(a.i.x), sigmoid(a.g.x)
-    return dict(i=i, g=g, h=s.h + i * g)
 
 
 class DirectNetwork:

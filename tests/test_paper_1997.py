@@ -1,0 +1,409 @@
+"""The 1997 paper's experiments: tasks, networks and learning against what the paper says, by hand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gatewise.cli import main
+from gatewise.errors import OptionError
+from gatewise.papers.lstm_1997.criteria import (
+    Grammar,
+    OnFreshSequences,
+    Recent,
+    Successive,
+    wrong_of,
+)
+from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, find, run
+from gatewise.papers.lstm_1997.network import DirectNetwork, Network, Topology
+from gatewise.papers.lstm_1997.tasks import (
+    LongLag,
+    Reber,
+    Sequences,
+    SignalAndNoise,
+    TemporalOrder,
+    TwoMarked,
+    TwoSequences,
+)
+from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
+
+COUNTED = {
+    **{"1-4x1-0.1": 264, "1-3x2-0.1": 276, "2a": 10504, "2b": 10504},
+    **{"2c-50-50": 364, "2c-100-100": 664, "2c-200-200": 1264, "2c-500-500": 3064},
+    **{"2c-1000-1000": 6064, "2c-1000-200": 1264, "3a-100-3": 102, "3c-100-1": 102},
+    **{"4-100": 93, "5-13": 93, "6a": 156, "6b": 308},
+}
+
+
+@pytest.mark.parametrize(("name", "weights"), COUNTED.items())
+def test_as_many_weights_as_the_paper_counts(name, weights):
+    e, rng = EXPERIMENTS[name], np.random.default_rng(0)
+    task = e.task(0)
+    made = (task, e.spread, rng)
+    network = Network(e.topology, *made) if e.topology else DirectNetwork(*made)
+    assert len(network.weights) == weights
+    assert len(np.unique(network.weights)) > 0.9 * weights
+    given = e.topology and e.topology.input_gate_bias
+    if given:
+        assert set(given) <= set(network.weights.tolist())
+
+
+def test_reber_strings():
+    # the grammar again, as a pattern: what may follow its nodes 4 and 3
+    from_4 = "(?:XT*VP)*(?:S|XT*VV)"
+    from_3 = f"T*V(?:V|P{from_4})"
+    pattern = re.compile(f"B([TP])B(?:TS*X{from_4}|P{from_3})E\\1E")
+    task = Reber(0)
+    assert len(task.training) == len(task.testing) == 256
+    texts = {s.text for s in task.training}, {s.text for s in task.testing}
+    assert not texts[0] & texts[1]
+    for string in (*task.training, *task.testing):
+        assert pattern.fullmatch(string.text), string.text
+        legal = ["".join(np.array(list("BTPSXVE"))[row]) for row in string.legal]
+        assert all(c in of for c, of in zip(string.text[1:], legal, strict=True))
+        assert legal[-2] == string.text[1], "the second symbol is the one before the last"
+        assert set(legal[0]) == set("TP")
+    assert 11 < np.mean([len(s.text) for s in task.training]) < 13
+    drawn = task.draw(np.random.default_rng(1), 50)
+    one = np.zeros((task.longest, 7), np.float32)
+    steps = drawn.put(3, one)
+    np.testing.assert_array_equal(
+        one[:steps].argmax(1)[1:], drawn.targets[3][: steps - 1].argmax(1)
+    )
+
+
+def test_the_other_tasks():
+    rng, n = np.random.default_rng(0), 400
+    two = TwoSequences(10, random=True).draw(rng, n)
+    assert (two.symbols[:, 0] == two.targets[:, -1].argmax(1)).all()
+    assert set(two.symbols[:, 0]) == {9, 10}
+    assert two.symbols[:, 1:].max() == 8
+
+    lag = LongLag(20, 5).draw(rng, 4000)
+    last = lag.lengths - 1
+    assert (lag.symbols[:, 0] == 6).all()
+    assert (lag.symbols[np.arange(4000), last] == 5).all()
+    assert (lag.symbols[:, 1] - 7 == lag.targets.argmax(1)).all()
+    assert lag.lengths.min() == 23
+    assert 22.3 + 9 < lag.lengths.mean() < 23.7 + 9, "nine more distractors in the mean"
+
+    signal = SignalAndNoise(100, 3, noisy_signal=True, levels=(0.2, 0.8), target_noise=0.1)
+    drawn = signal.draw(rng, 4000)
+    first = drawn.values[:, :3, 0].mean(1)
+    assert abs(np.abs(first).mean() - 1) < 0.05
+    assert abs(drawn.values[:, 3:, 0].var() - 0.2) < 0.01
+    assert abs(drawn.targets[first > 0].mean() - 0.2) < 0.03
+    assert abs(drawn.targets[first < 0].std() - 0.1**0.5) < 0.02
+    assert (drawn.lengths.min(), drawn.lengths.max()) == (100, 110)
+
+    for multiply in (False, True):
+        marked = TwoMarked(100, multiply).draw(rng, n)
+        for k, steps in enumerate(marked.lengths):
+            value, mark = marked.values[k, :steps].T
+            assert mark[0] == mark[-1] == -1
+            at = np.flatnonzero(mark == 1)
+            x = list(value[at]) + [float(multiply)] * (2 - len(at))
+            assert (at < 50).all()
+            wanted = x[0] * x[1] if multiply else 0.5 + (x[0] + x[1]) / 4
+            np.testing.assert_allclose(marked.targets[k, 0], wanted, atol=1e-6)
+
+    order = TemporalOrder(3).draw(rng, n)
+    for k, steps in enumerate(order.lengths):
+        symbols = order.symbols[k, :steps]
+        assert symbols[0] == 6
+        assert symbols[-1] == 7
+        x_or_y = [s - 4 for s in symbols if s in (4, 5)]
+        assert len(x_or_y) == 3
+        assert order.targets[k].argmax() == int("".join(map(str, x_or_y)), 2)
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+class ByHand:
+    """The network of section 4 and appendix A.1, written from the paper: real-time recurrent learning
+    with what the truncated gradient keeps, that is, ds/dw of each cell for its own and its input
+    gate's weights. Rows of the weights: input gates, output gates, cells."""
+
+    def __init__(self, network: Network) -> None:
+        self.t, self.places, self.w = (
+            network.topology,
+            network.places,
+            network.weights.astype(float),
+        )
+
+    def parts(self, w):
+        t, places = self.t, self.places
+        bias = np.zeros(t.hidden)
+        bias[: len(places.biases)] = w[places.biases]
+        out = w[places.output_bias] if len(places.output_bias) else np.zeros(t.outputs)
+        return w[places.hidden], bias, w[places.output], out
+
+    def run(self, x, w=None):
+        """The outputs of each step; and what the gradient needs."""
+        t = self.t
+        weights, bias, _, _ = self.parts(self.w if w is None else w)
+        block = np.repeat(np.arange(t.blocks), t.block_size)
+        y, s = np.zeros(t.hidden), np.zeros(t.cells)
+        seen_s = (
+            np.zeros((t.cells, t.inputs + t.hidden + 1)),
+            np.zeros((t.cells, t.inputs + t.hidden + 1)),
+        )
+        for step in x:
+            source = np.concatenate([step, y, [1.0]])
+            net = weights @ source[:-1] + bias
+            i, o = _sigmoid(net[: t.blocks]), _sigmoid(net[t.blocks : 2 * t.blocks])
+            g = 4 * _sigmoid(net[2 * t.blocks :]) - 2
+            g_slope = 4 * _sigmoid(net[2 * t.blocks :]) * (1 - _sigmoid(net[2 * t.blocks :]))
+            s = s + i[block] * g
+            seen_s[0][...] += np.outer(i[block] * g_slope, source)
+            seen_s[1][...] += np.outer((i * (1 - i))[block] * g, source)
+            h = 2 * _sigmoid(s) - 1
+            y = np.concatenate([i, o, o[block] * h])
+            yield y[2 * t.blocks :], (source, o, h, [of.copy() for of in seen_s], s)
+
+    def outputs(self, x, w=None):
+        _, _, matrix, bias = self.parts(self.w if w is None else w)
+        nets = np.array([matrix @ y + bias for y, _ in self.run(x, w)])
+        return nets if self.t.linear else _sigmoid(nets)
+
+    def error(self, x, target, each, w):
+        off = self.outputs(x, w) - target
+        return 0.5 * (off**2).sum() if each else 0.5 * (off[-1] ** 2).sum()
+
+    def truncated(self, x, target, each):
+        """The gradient of half the squared error."""
+        t, places = self.t, self.places
+        _, _, matrix, bias = self.parts(self.w)
+        found = np.zeros(len(self.w))
+        block = np.repeat(np.arange(t.blocks), t.block_size)
+        of_row = np.zeros((t.hidden, t.inputs + t.hidden + 1))
+        for k, (y, (source, o, h, seen_s, s)) in enumerate(self.run(x)):
+            if not each and k < len(x) - 1:
+                continue
+            out = matrix @ y + bias
+            out = out if t.linear else _sigmoid(out)
+            slope = (out - (target[k] if each else target)) * (1 if t.linear else out * (1 - out))
+            found[places.output] += np.outer(slope, y)
+            if len(places.output_bias):
+                found[places.output_bias] += slope
+            of_y = matrix.T @ slope
+            of_s = of_y * o[block] * 2 * _sigmoid(s) * (1 - _sigmoid(s))
+            for c in range(t.cells):
+                b = c // t.block_size
+                of_row[t.blocks + b] += of_y[c] * h[c] * o[b] * (1 - o[b]) * source
+                of_row[2 * t.blocks + c] += of_s[c] * seen_s[0][c]
+                of_row[b] += of_s[c] * seen_s[1][c]
+        found[places.hidden] = of_row[:, :-1]
+        found[places.biases] = of_row[: len(places.biases), -1]
+        return found
+
+
+class Short:
+    """Sequences of 7 and 5 steps, not of any experiment."""
+
+    inputs, outputs, longest = 3, 2, 7
+
+    def __init__(self, each_step: bool) -> None:
+        self.each_step = each_step
+
+    def draw(self, rng, n):
+        lengths = np.array([7, 5] * (n // 2))
+        shape = (n, 7, 2) if self.each_step else (n, 2)
+        targets = rng.uniform(0, 1, shape).astype(np.float32)
+        return Sequences(lengths, targets, None, rng.normal(0, 1, (n, 7, 3)).astype(np.float32))
+
+
+@pytest.mark.parametrize("truncated", [True, False], ids=["truncated", "whole"])
+@pytest.mark.parametrize("each", [True, False], ids=["each step", "at the end"])
+@pytest.mark.parametrize(
+    "topology",
+    [
+        Topology(3, 2, 2, 2, "all", input_gate_bias=(-1, -2)),
+        Topology(3, 2, 3, 1, "gates", output_gate_bias=(-1.0, -2.0, -3.0)),
+        Topology(3, 2, 1, 3, "hidden", linear=True),
+        Topology(3, 2, 2, 1),
+    ],
+    ids=["all biased", "gates biased", "linear", "no biases"],
+)
+def test_outputs_and_a_step_of_learning(topology, each, truncated):
+    task, rng = Short(each), np.random.default_rng(3)
+    network = Network(topology, task, 0.8, rng, truncated)
+    drawn = task.draw(rng, 4)
+    for k in range(4):
+        by_hand = ByHand(network)
+        x, target = drawn.values[k, : drawn.lengths[k]].astype(float), drawn.targets[k]
+        target = target[: len(x)].astype(float)
+        if truncated:
+            gradient = by_hand.truncated(x, target, each)
+        else:
+            gradient = _numeric(lambda w: by_hand.error(x, target, each, w), by_hand.w)  # noqa: B023
+        expected = by_hand.outputs(x)
+        output = network.learn(drawn, k, 0.3)
+        np.testing.assert_allclose(output, expected if each else expected[-1], atol=2e-6)
+        changed = network.weights - by_hand.w
+        np.testing.assert_allclose(changed, -0.3 * gradient, atol=2e-6)
+        assert np.abs(changed).max() > 1e-3
+    together = network.outputs(drawn)
+    for k, steps in enumerate(drawn.lengths):
+        alone = ByHand(network).outputs(drawn.values[k, :steps].astype(float))
+        np.testing.assert_allclose(
+            together[k][:steps] if each else together[k], alone if each else alone[-1], atol=2e-6
+        )
+
+
+def _numeric(error, w):
+    found, step = np.zeros(len(w)), 1e-5
+    for k in range(len(w)):
+        moved = [w.copy(), w.copy()]
+        moved[0][k], moved[1][k] = w[k] + step, w[k] - step
+        found[k] = (error(moved[0]) - error(moved[1])) / (2 * step)
+    return found
+
+
+def test_the_network_with_a_direct_path():
+    task, rng = TwoSequences(5, random=True), np.random.default_rng(0)
+    network = DirectNetwork(task, 0.5, rng)
+    drawn, n = task.draw(rng, 3), task.inputs
+
+    def error(w, k, with_cell):
+        direct, from_cell = w[: n * n].reshape(n, n), w[n * n : n * n + n]
+        of_gate, of_cell = w[-2 * n : -n], w[-n:]
+        s, total = 0.0, 0.0
+        for symbol, target in zip(drawn.symbols[k], drawn.targets[k], strict=True):
+            s += _sigmoid(of_gate[symbol]) * _sigmoid(of_cell[symbol])
+            output = _sigmoid(direct[:, symbol] + (from_cell * s if with_cell else 0))
+            total += 0.5 * ((output - target) ** 2).sum()
+        return total
+
+    for k, with_cell in enumerate((False, True, True)):
+        network.with_cell = with_cell
+        w = network.weights.astype(float)
+        gradient = _numeric(lambda w: error(w, k, with_cell), w)  # noqa: B023
+        network.learn(drawn, k, 0.5)
+        np.testing.assert_allclose(network.weights - w, -0.5 * gradient, atol=2e-6)
+
+
+def test_a_criterion_of_successive_sequences():
+    right, wrong = np.array([0.1, 0.9]), np.array([0.1, 0.7])
+    target = np.array([0.0, 1.0])
+    criterion = Successive(0.2, needed=3)
+    outputs = [right, right, wrong, right, right, right]
+    stops = [criterion.see(k + 1, o, target, None) for k, o in enumerate(outputs)]
+    assert stops == [False] * 5 + [True]
+    assert criterion.solved == 3, "the three right ones are not counted"
+    at_end = Successive(0.2, at_end=True, needed=1)
+    assert at_end.see(1, np.array([wrong, right]), np.array([target, target]), None)
+
+
+def test_a_criterion_of_recent_sequences():
+    criterion = Recent(0.1, mean=0.06, allowed=2, window=4)
+    off = [0.2, 0.2, 0.05, 0.05, 0.05, 0.01, 0.01]
+    stops = [criterion.see(k + 1, np.array([e]), np.zeros(1), None) for k, e in enumerate(off)]
+    # of the first four two are wrong; of the next one, but their mean is .0875; then none, .04
+    assert stops == [False] * 5 + [True] * 2
+
+
+def test_a_criterion_on_fresh_sequences():
+    task, rng = SignalAndNoise(10, 3), np.random.default_rng(0)
+    criterion = OnFreshSequences(task, 0.2, 2, 0.01, rng, every=5)
+
+    def outputs(wrong, error):
+        def of(sequences):
+            found = np.abs(sequences.targets - error)
+            found[:wrong] = 1 - found[:wrong]
+            return found
+
+        return of
+
+    see = (None, None)
+    assert not criterion.see(4, *see, outputs(0, 0.001)), "looked at each fifth"
+    assert not criterion.see(5, *see, outputs(2, 0.001))
+    assert criterion.first is None
+    assert not criterion.see(10, *see, outputs(1, 0.02))
+    assert criterion.first == 10
+    assert criterion.see(15, *see, outputs(1, 0.001))
+    assert criterion.solved == 15
+    judged = wrong_of(task, 0.2, outputs(7, 0.001), rng)
+    assert (judged["wrong"], judged["tested"]) == (7, 2560)
+
+
+def test_the_criterion_of_the_grammar():
+    task = Reber(0)
+
+    def outputs(spoilt=None):
+        def of(sequences):
+            found = np.zeros((len(sequences), task.longest, 7))
+            strings = task.testing if sequences.symbols.shape[0] == 256 else []
+            for of_strings in (task.training, task.testing):
+                if np.array_equal(task.sequences(of_strings).symbols, sequences.symbols):
+                    strings = of_strings
+            found[:] = 0.4 * task.legal(strings)
+            if spoilt is not None and strings is task.testing:
+                found[spoilt, len(strings[spoilt].symbols) - 3] = [0.1, 0.2, 0.3, 0, 0, 0, 0.9]
+            return found
+
+        return of
+
+    assert Grammar(task).all_right(outputs())
+    assert not Grammar(task).all_right(outputs(spoilt=17))
+
+
+@pytest.mark.parametrize(("name", "most"), [("3a-100-3", 60_000), ("6a", 100_000)])
+def test_solved_as_in_the_paper(name, most):
+    trial = run(EXPERIMENTS[name], 0, most)
+    assert trial.solved
+    assert trial.details["wrong"] <= 12, "of 2560; the paper's mean is 1"
+    again = run(EXPERIMENTS[name], 0, 500)
+    assert not again.solved
+    assert again.sequences >= 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["2c-50-50", "3b-100-3", "4-100", "6b"])
+def test_solved_as_in_the_paper_in_minutes(name):
+    trial = run(EXPERIMENTS[name], 0, 3_000_000)
+    assert trial.solved
+    assert trial.details["wrong"] <= (60 if name.startswith("3b") else 8)
+
+
+def test_a_trial_repeats_itself():
+    one, two = (run(EXPERIMENTS["4-100"], 5, 512) for _ in range(2))
+    assert replace(one, seconds=0) == replace(two, seconds=0)
+
+
+def test_find():
+    assert list(find("3a")) == ["3a-100-3", "3a-100-1", "3a-1000-3"]
+    assert list(find("4-100")) == ["4-100"]
+    assert list(find("6")) == ["6a", "6b"]
+    with pytest.raises(OptionError, match=r"no experiment '6c'.*there are: 1-4x1-0.1, "):
+        find("6c")
+
+
+def test_the_command_line(capsys):
+    assert main(["paper", "1997"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(EXPERIMENTS)
+    given = ["paper", "1997", "6a", "--most", "256", "--trials", "2", "--processes", "2"]
+    assert main(given) == 0
+    shown = capsys.readouterr()
+    assert "6a, seed 1: not solved in 256 sequences" in shown.err
+    assert re.search(r"6a +156 +0 of 2 +100% +- +- +31,390", shown.out)
+    assert main(["paper", "1997", "9"]) == 2
+    assert "no experiment '9'" in capsys.readouterr().err
+    assert main(["paper", "1997", "6a", "--trials", "0"]) == 2
+    assert "--trials must be 1 or more, not 0" in capsys.readouterr().err
+
+
+def test_a_summary():
+    orders = [Order("3a-100-3", seed, most, True) for seed, most in ((0, 60_000), (1, 256))]
+    trials = [trial for _, trial in side_by_side(orders, 1)]
+    row = summary("3a-100-3", trials)
+    assert (row["solved"], row["trials"], row["weights"]) == (1, 2, 102)
+    assert row["sequences"]["mean"] == trials[0].sequences
+    assert row["given_up_after"] == 256
+    assert row["paper"]["sequences"] == 39_850
+    assert "1 of 2" in table({"3a-100-3": row})
