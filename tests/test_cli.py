@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,15 @@ from html.parser import HTMLParser
 
 import polars as pl
 import pytest
+import torch
 
 import gatewise as gw
+from gatewise.backends.registry import BACKENDS
 from gatewise.cli import main
+from gatewise.emit.account import in_words, listing, record
 from gatewise.emit.equations import latex, text
+from gatewise.emit.page import pages
+from gatewise.errors import BackendError
 
 
 def test_fit_predict_evaluate(hourly, tmp_path, capsys):
@@ -106,10 +112,85 @@ def test_equations_in_one_form_or_both_and_the_list_of_cells(capsys):
     assert main(["equations", "lstm", "--latex"]) == 0
     assert capsys.readouterr().out == latex(lstm) + "\n"
     assert main(["equations", "lstm"]) == 0
-    assert capsys.readouterr().out.endswith(f"\n\n{text(lstm)}\n\n{latex(lstm)}\n")
+    words = "\n\n".join(in_words(lstm))
+    assert "Source: Gers, Schmidhuber & Cummins 2000" in words
+    assert capsys.readouterr().out == f"{words}\n\n{text(lstm)}\n\n{latex(lstm)}\n"
     assert main(["equations"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == list(gw.CELLS)
+
+
+def test_the_list_of_cells_and_all_of_one(capsys):
+    assert main(["cells", "--inputs", "12", "--units", "5"]) == 0
+    assert capsys.readouterr().out == listing(gw.CELLS.values(), 12, 5) + "\n"
+    assert main(["cells"]) == 0
+    assert capsys.readouterr().out == listing(gw.CELLS.values(), 128, 128) + "\n"
+    assert main(["cells", "mingru", "--units", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert text(gw.CELLS["mingru"]) in shown
+    assert "I = 128, H = 5" in shown
+    assert "scan       its states are linear recurrences" in shown
+    assert (
+        "aten       no: it has fixed cells (lstm, gru, rnn_tanh, rnn_relu), not 'mingru'" in shown
+    )
+
+
+@pytest.mark.parametrize("name", gw.CELLS)
+def test_what_is_said_of_backends_is_what_they_do(name, capsys):
+    assert main(["cells", name, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["backends"]
+    assert list(told) == list(BACKENDS)
+    x = torch.randn(2, 1, 3)
+    automatic = gw.Recurrent(name, 3, 4).explain_backend(x)
+    first = next(each for each, sentence in told.items() if not sentence.startswith("no: it "))
+    assert automatic.startswith(f"{first}: {told[first]}")
+    for backend, sentence in told.items():
+        layer = gw.Recurrent(name, 3, 4, backend=backend)
+        if sentence.startswith("no: "):
+            with pytest.raises(BackendError) as refused:
+                layer(x)
+            assert str(refused.value).endswith(f"but {sentence.removeprefix('no: ')}")
+        else:
+            assert layer(x)[0].shape == (2, 1, 4)
+
+
+def test_cells_for_machines(capsys):
+    assert main(["cells", "--json", "--inputs", "3", "--units", "4"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in records] == list(gw.CELLS)
+    for cell, each in zip(gw.CELLS.values(), records, strict=True):
+        del each["backends"]
+        assert each == record(cell, 3, 4)
+
+
+def test_pages_are_written(tmp_path, capsys):
+    folder = tmp_path / "docs" / "cells"
+    assert main(["cells", "--docs", str(folder)]) == 0
+    assert capsys.readouterr().out == f"pages     {folder} ({len(gw.CELLS) + 1} files)\n"
+    assert {p.name: p.read_text("utf-8") for p in folder.iterdir()} == pages(gw.CELLS.values())
+    (tmp_path / "file").touch()
+    assert main(["cells", "--docs", str(tmp_path / "file" / "cells")]) == 2
+    assert "file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["lsmt"], "no cell 'lsmt' (did you mean 'lstm'?); there are: rnn_tanh,"),
+        (["lsmt", "--json"], "no cell 'lsmt' (did you mean 'lstm'?)"),
+        (["--units", "0"], "units must be a whole number from 1 on, not 0"),
+        (["lstm", "--inputs", "-3"], "inputs must be a whole number from 1 on, not -3"),
+        (["gru", "--docs"], "--docs writes every cell's page and takes no cell, not 'gru'"),
+        (["--units", "3", "--docs"], "--docs writes every cell's page and takes no units, not 3"),
+    ],
+)
+def test_bad_input_to_cells_is_said(tmp_path, capsys, given, message):
+    folder = tmp_path / "cells"
+    assert main(["cells", *given, *([str(folder)] if "--docs" in given else [])]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"gatewise: {message}")
+    assert not folder.exists()
 
 
 def as_a_process(*args: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import pytest
 
 import gatewise as gw
 from gatewise.cells.language import OPERATIONS, Value, operate
-from gatewise.emit.equations import latex, text
+from gatewise.emit.equations import latex, sees, text
 
 LSTM = """\
 i[t] = σ(W_i x[t] + U_i h[t-1] + b_i)
@@ -70,13 +70,49 @@ def test_signs_and_numbers():
         return dict(u=u, c=-(-1 * s.c) + 1e-8 * p.peep, h=-s.c / s.h + (-s.h + a.i))
 
     assert text(signs).splitlines() == [
-        "u[t] = c[t-1] ⊙ (-h[t-1]) - (-2.5 ⊙ (c[t-1] + h[t-1] - 0.123456789))",
-        "c[t] = -(-1 ⊙ c[t-1]) + 1e-08 ⊙ peep",
+        "u[t] = c[t-1] ⊙ (-h[t-1]) - (-2.5 · (c[t-1] + h[t-1] - 0.123456789))",
+        "c[t] = -(-1 · c[t-1]) + 1e-08 · peep",
         "h[t] = -c[t-1] / h[t-1] + (-h[t-1] + W_i x[t] + U_i h[t-1] + b_i)",
     ]
     printed = latex(signs)
-    assert r"1 \cdot 10^{-8} \odot \mathrm{peep}" in printed
+    assert r"+ 10^{-8} \cdot \mathrm{peep}" in printed
     assert r"h_t &= \frac{-c_{t-1}}{h_{t-1}} + \left(-h_{t-1} + W_{i} x_t" in printed
+
+
+def test_large_round_numbers_are_powers_of_ten():
+    @gw.cell(gates="i")
+    def large(a, s):
+        u = 1e9 * a.i
+        return dict(u=u, v=-2e6 * s.h, w=100000.0 * s.h, h=u + 1234567.0)
+
+    assert text(large).splitlines() == [
+        "u[t] = 1e+09 · (W_i x[t] + U_i h[t-1] + b_i)",
+        "v[t] = -2e+06 · h[t-1]",
+        "w[t] = 100000 · h[t-1]",
+        "h[t] = u[t] + 1234567",
+    ]
+    assert r"-2 \cdot 10^{6} \cdot h_{t-1}" in latex(large)
+
+
+def test_what_a_gate_sees():
+    seen = {
+        ("lstm", "i"): "x[t], h[t-1]",
+        ("lstm_1997_truncated", "g"): "x[t], y[t-1], y_i[t-1], y_o[t-1]",
+        ("fgr", "g"): "x[t], h[t-1]",
+        ("fgr", "o"): "x[t], h[t-1], i[t-1], f[t-1], o[t-1]",
+        ("gru", "n"): "x[t], h[t-1]",
+        ("gru_2014", "n"): "x[t], r[t] ⊙ h[t-1]",
+        ("mingru", "z"): "x[t]",
+        ("lem", "y"): "x[t], z[t]",
+        ("lem", "z"): "x[t], h[t-1]",
+    }
+    assert {key: sees(gw.CELLS[key[0]], key[1]) for key in seen} == seen
+
+    @gw.cell(gates="i j")
+    def apart(a, s):
+        return dict(h=a.i.x + a.j.h)
+
+    assert (sees(apart, "i"), sees(apart, "j")) == ("x[t]", "h[t-1]")
 
 
 LEAVES = ("x_now", "h_before", "c_before", "p", *("W_i", "U_i", "b_i", "W_j", "U_j", "b_j", "d_j"))
@@ -118,7 +154,8 @@ def exactly(value: Value, leaves: Mapping[str, Fraction]) -> Fraction:
 
 def as_python(formula: str) -> str:
     """A printed formula as a Python expression on fractions."""
-    formula = formula.replace("[t-1]", "_before").replace("[t]", "_now").replace("⊙", "*")
+    formula = formula.replace("[t-1]", "_before").replace("[t]", "_now")
+    formula = formula.replace("⊙", "*").replace("·", "*")
     formula = re.sub(r"\b([WU]_\w+) ", r"\1 * ", formula)
     return re.sub(r"\d+(?:\.\d+)?(?:e[+-]\d+)?", r"Fraction('\g<0>')", formula)
 
@@ -127,7 +164,7 @@ def random_cell(draw: random.Random) -> gw.Cell:
     @gw.cell(gates="i j", state="h c", params="p")
     def drawn(a, s, p):
         leaves = [s.h, s.c, p.p, a.i, a.j.x, a.j.h]
-        numbers = (-2.5, -1.0, 0.3, 1e-8, 123456789.5)
+        numbers = (-2.5, -1.0, 0.3, 1e-8, 123456789.5, 1e9, -3e12, 12e5)
         pool = [*leaves, *(s.h - n for n in numbers), *(n * s.c for n in numbers)]
         for _ in range(12):
             op = draw.choice([*EXACT, "add", "sub", "mul", "div", "neg"])

@@ -7,12 +7,17 @@ import io
 import json
 import os
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gatewise.errors import GatewiseError, OptionError
+
+if TYPE_CHECKING:
+    from gatewise.backends.contract import Backend
+    from gatewise.cells.language import Cell
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gatewise {version('gatewise')}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (_fit, _predict, _evaluate, _equations, _bench, _paper, _demo):
+    for add in (_fit, _predict, _evaluate, _cells, _equations, _bench, _paper, _demo):
         add(verbs)
     return parser
 
@@ -183,6 +188,71 @@ def _run_evaluate(given: argparse.Namespace) -> None:
     _print_scores(backtest)
 
 
+def _cells(verbs: Any) -> None:
+    verb = verbs.add_parser("cells", help="the built-in cells: gates, weights, work and source")
+    verb.set_defaults(run=_run_cells)
+    verb.add_argument("cell", nargs="?", help="all there is to say of this one")
+    verb.add_argument("--inputs", type=int, help="I, the inputs of the layer that is counted (128)")
+    verb.add_argument("--units", type=int, help="H, its units (128)")
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the same for machines")
+    form.add_argument(
+        "--docs", type=Path, metavar="FOLDER", help="write a page for each cell there"
+    )
+
+
+def _run_cells(given: argparse.Namespace) -> None:
+    from gatewise.cells.catalogue import CELLS, find
+    from gatewise.emit.account import listing, record, sheet
+    from gatewise.emit.page import write
+    from gatewise.nn.checks import check_sizes
+
+    if given.docs is not None:
+        _check_alone("--docs", cell=given.cell, inputs=given.inputs, units=given.units)
+        print(f"pages     {given.docs} ({len(write(CELLS.values(), given.docs))} files)")
+        return
+    sizes = {name: getattr(given, name) for name in ("inputs", "units")}
+    sizes = {name: 128 if size is None else size for name, size in sizes.items()}
+    check_sizes(**sizes)
+    if given.json:
+        cells = list(CELLS.values()) if given.cell is None else [find(given.cell)]
+        records = [
+            {**record(cell, **sizes), "backends": _backends(cell, **sizes)} for cell in cells
+        ]
+        print(json.dumps(records if given.cell is None else records[0], indent=1))
+    elif given.cell is None:
+        print(listing(CELLS.values(), **sizes))
+    else:
+        cell = find(given.cell)
+        print(sheet(cell, **sizes, backends=_backends(cell, **sizes)))
+
+
+def _check_alone(option: str, **others: Any) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise OptionError(
+                f"{option} writes every cell's page and takes no {name}, not {value!r}"
+            )
+
+
+def _backends(cell: Cell, inputs: int, units: int) -> dict[str, str]:
+    """Each backend, in order of preference, and how it runs a plain layer of the cell here in
+    float32, or that it cannot and why."""
+    import torch
+
+    from gatewise.backends.contract import Spec
+    from gatewise.backends.registry import BACKENDS
+
+    device = torch.device("cpu")
+    spec = Spec(cell, inputs, units, 0, False, False, False, dtype=torch.float32, device=device)
+    told = {}
+    for name in BACKENDS:
+        backend = cast("Backend", import_module(f"gatewise.backends.{name}"))
+        reason = backend.supports(spec)
+        told[name] = f"no: it {reason}" if reason else backend.describe(spec)
+    return told
+
+
 def _equations(verbs: Any) -> None:
     verb = verbs.add_parser("equations", help="a cell's equations, in text and LaTeX")
     verb.set_defaults(run=_run_equations)
@@ -194,17 +264,19 @@ def _equations(verbs: Any) -> None:
 
 def _run_equations(given: argparse.Namespace) -> None:
     from gatewise.cells.catalogue import CELLS, find
+    from gatewise.emit.account import in_words, said
     from gatewise.emit.equations import latex, text
 
     if given.cell is None:
+        width = max(map(len, CELLS))
         for cell in CELLS.values():
-            print(f"{cell.name:<10} {' '.join(cell.doc.split())}")
+            print(f"{cell.name:<{width}}  {said(cell).what}")
         return
     cell = find(given.cell)
     if given.text or given.latex:
         print(text(cell) if given.text else latex(cell))
     else:
-        print(f"{' '.join(cell.doc.split())}\n\n{text(cell)}\n\n{latex(cell)}")
+        print("\n\n".join([*in_words(cell), text(cell), latex(cell)]))
 
 
 def _bench(verbs: Any) -> None:
@@ -248,7 +320,9 @@ def _paper(verbs: Any) -> None:
     paper.add_argument(
         "experiment", nargs="?", help="3a-100-3, or 3 for all of 3; all are listed without"
     )
-    paper.add_argument("--trials", type=int, default=3, help="networks, each from a seed of its own")
+    paper.add_argument(
+        "--trials", type=int, default=3, help="networks, each from a seed of its own"
+    )
     paper.add_argument("--processes", type=int, help="trials at a time; as many as processors")
     paper.add_argument("--most", type=int, help="training sequences after which a trial fails")
     paper.add_argument(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gatewise.cells.language import Cell, Value
+from gatewise.cells.language import Cell, Value, topological
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class _Notation:
     number: Callable[[float], str]
     weight: Callable[[str, str], str]  # a matrix or bias and the gate it belongs to
     times: str  # between two vectors, element by element
+    scaled: str  # between a number and a vector
     fraction: str  # with {0} over {1}
     functions: Mapping[str, str]
     brackets: tuple[str, str]
@@ -30,14 +31,19 @@ def _latex_name(name: str) -> str:
 
 
 def _number(number: float) -> str:
-    """Every digit that counts, and no more."""
+    """Every digit that counts, and no more; one followed by noughts alone as a power of ten."""
+    short = f"{number:.0e}"
+    return short if abs(number) >= 1e6 and float(short) == number else _digits(number)
+
+
+def _digits(number: float) -> str:
     return repr(number).removesuffix(".0")
 
 
 def _latex_number(number: float) -> str:
     """The same with a power of ten in braces for 1e-08, and a sign for infinity."""
     powers = re.sub(r"e\+?(-?)0*(\d+)", r" \\cdot 10^{\1\2}", _number(number))
-    return powers.replace("inf", r"\infty")
+    return re.sub(r"^(-?)1 \\cdot ", r"\1", powers).replace("inf", r"\infty")
 
 
 _TEXT = _Notation(
@@ -47,6 +53,7 @@ _TEXT = _Notation(
     number=_number,
     weight=lambda kind, gate: f"{kind}_{gate}",
     times=" ⊙ ",
+    scaled=" · ",
     fraction="{0} / {1}",
     functions={"sigmoid": "σ", "maximum": "max", "minimum": "min"},
     brackets=("(", ")"),
@@ -59,6 +66,7 @@ _LATEX = _Notation(
     number=_latex_number,
     weight=lambda kind, gate: f"{kind}_{{{_latex_name(gate)}}}",
     times=r" \odot ",
+    scaled=r" \cdot ",
     fraction=r"\frac{{{0}}}{{{1}}}",
     functions={
         "sigmoid": r"\sigma",
@@ -88,8 +96,23 @@ def latex(cell: Cell) -> str:
     return "\n".join([r"\begin{aligned}", " \\\\\n".join(lines), r"\end{aligned}"])
 
 
+def sees(cell: Cell, gate: str) -> str:
+    """What a gate's weights are multiplied with, in Unicode text: "x[t], h[t-1]"."""
+    nodes = [node for node in topological(cell.values.values()) if node.name == gate]
+    printer = _Printer(cell, _TEXT, _names(cell))
+    seen = [_TEXT.now("x")] if any(n.op in ("gate", "gate.x", "late") for n in nodes) else []
+    if any(node.op in ("gate", "gate.h") for node in nodes):
+        seen += [_TEXT.before(state) for state in cell.feedback if gate in cell.fed[state]]
+    seen += [printer.argument(node) for node in nodes if node.op == "late"]
+    return ", ".join(seen)
+
+
+def _names(cell: Cell) -> dict[Value, str]:
+    return {value: name for name, value in reversed(list(cell.values.items()))}
+
+
 def _lines(cell: Cell, notation: _Notation) -> list[tuple[str, str]]:
-    names = {value: name for name, value in reversed(list(cell.values.items()))}
+    names = _names(cell)
     printer = _Printer(cell, notation, names)
     lines = []
     for name, value in cell.values.items():
@@ -108,6 +131,10 @@ class _Printer:
     def formula(self, value: Value) -> str:
         """The right-hand side that defines a named value."""
         return self._expression(value)[0]
+
+    def argument(self, value: Value) -> str:
+        """What a node takes, of those that take one thing."""
+        return self._at(value.args[0], _SUM, leading=True)
 
     def _at(self, value: Value, least: int, leading: bool = False) -> str:
         """``value`` where something binding as tightly as ``least`` must stand.
@@ -149,8 +176,9 @@ class _Printer:
                 left = self._at(args[0], _SUM, leading=True)
                 return f"{left} - {self._at(args[1], _PRODUCT)}", _SUM
             case "mul":
-                left = self._at(args[0], _PRODUCT, leading=True)
-                return left + notation.times + self._at(args[1], _PRODUCT), _PRODUCT
+                left, right = self._at(args[0], _PRODUCT, leading=True), self._at(args[1], _PRODUCT)
+                scaled = any(arg.op == "constant" for arg in args)
+                return left + (notation.scaled if scaled else notation.times) + right, _PRODUCT
             case "div":
                 over = "/" not in notation.fraction
                 above = self._at(args[0], _SUM if over else _PRODUCT, leading=True)
