@@ -50,20 +50,6 @@ from gatewise.errors import BackendError
 LSTM = CELLS["lstm"]
 
 
-@gw.cell(gates="i f g o", state="h c", params="pi pf po")
-def peephole(a, s, p):
-    i, f = gw.sigmoid(a.i + p.pi * s.c), gw.sigmoid(a.f + p.pf * s.c)
-    c = f * s.c + i * gw.tanh(a.g)
-    return dict(c=c, h=gw.sigmoid(a.o + p.po * c) * gw.tanh(c))
-
-
-@gw.cell(gates="f g o", state="h c")
-def coupled(a, s):
-    f = gw.sigmoid(a.f)
-    c = f * s.c + (1 - f) * gw.tanh(a.g)
-    return dict(c=c, h=gw.sigmoid(a.o) * gw.tanh(c))
-
-
 @gw.cell(gates="f n", params="rate")
 def mine(a, s, p):
     """A cell that no library has: gated, with each unit's own rate of change, learned."""
@@ -112,7 +98,7 @@ def cells(given: Settings) -> dict[str, Any]:
     for mode in MODES:
         problems = {
             cell.name: draw(cell, shape, mode)
-            for cell in (LSTM, CELLS["gru"], peephole, coupled, mine)
+            for cell in (*(CELLS[name] for name in ("lstm", "gru", "peephole", "coupled")), mine)
         }
         calls = {name: prepared(gatewise_layer(p), p).call for name, p in problems.items()}
         for name in ("peephole", "mine"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gatewise as gw
+from cells import OWN_CELLS
 from gatewise.bench import peers
 from gatewise.bench.contenders import Apart, Here
 from gatewise.bench.loops import Loop
@@ -43,6 +44,12 @@ def odd(a, s, p):
     f = gw.sigmoid(a.f) * gw.exp(-gw.maximum(p.rate, 0.5))
     n = gw.minimum(0.7, a.n.x + f * a.n.h) + gw.softplus(gw.detach(s.c)) / 3
     return dict(c=f * s.c + n, h=s.h * gw.greater(n, 0) + gw.maximum(n, s.c))
+
+
+@gw.cell(gates="n")
+def late_alone(a, s):
+    """No gate is fed with what was before the step."""
+    return dict(h=gw.tanh(a.n.fed(0.5 * s.h)))
 
 
 def plan(**options):
@@ -107,7 +114,9 @@ def test_a_cell_that_torch_lacks():
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
-@pytest.mark.parametrize("cell", [*CELLS.values(), odd], ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    "cell", [*CELLS.values(), odd, late_alone, *OWN_CELLS.values()], ids=lambda cell: cell.name
+)
 def test_the_loop_is_the_cell(cell, mode):
     problem = draw(cell, TINY, mode)
     assert (

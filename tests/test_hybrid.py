@@ -380,7 +380,7 @@ X = torch.zeros(5, 2, 6)
     ("given", "options", "message"),
     [
         ((X[0, 0],), {}, "input needs 2 or 3 dimensions, this has the shape (6,)"),
-        ((X[..., :5],), {}, "input has the shape (5, 2, 5): its last dimension must be 6"),
+        ((X[..., :5],), {}, "input has the shape (5, 2, 5): its last dimension must be size=6"),
         ((X.double(),), {}, "input is torch.float64, the layer's weights are torch.float32"),
         ((X,), dict(lengths=[5, 6]), "length 6 of sequence 1 is not in 0…5"),
         ((X,), dict(reset=torch.zeros(2, 5, dtype=torch.bool)), "reset has the shape (2, 5), expected (5, 2)"),

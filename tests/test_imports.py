@@ -11,7 +11,7 @@ import gatewise
 
 ROOT = Path(gatewise.__file__).parent
 HEAVY = ("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton")
-ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "cli")
+ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "papers", "cli")
 BELOW = ("cells", "emit", "backends", "nn", "errors")
 
 
@@ -74,6 +74,38 @@ def test_the_graph_sees_what_there_is():
 def test_the_rooms_below_know_nothing_of_those_above(module):
     assert not rooms(reached(module)) & set(ABOVE)
     assert "gatewise" not in imported(module)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("gatewise.papers")])
+def test_the_papers_rest_on_layers_alone(module):
+    assert not rooms(reached(module)) & set(ABOVE) - {"papers"}
+    assert "gatewise" not in imported(module)
+
+
+def test_only_the_command_line_knows_of_the_papers():
+    known = {m for m in MODULES if any(n.startswith("gatewise.papers") for n in imported(m))}
+    assert {m for m in known if not m.startswith("gatewise.papers")} <= {"gatewise.cli"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_private_to_a_module_stays_there(module):
+    """The compiled core's ``_native`` is a package, and its binding in it no Python file."""
+    private = {n for n in imported(module) if n.rpartition(".")[2].startswith("_")}
+    assert {n for n in private if not n.startswith("gatewise._native")} == set()
+
+
+def test_everything_exported_is_there_and_documented():
+    assert gatewise.__all__ == sorted(gatewise.__all__, key=sort_key)
+    for name in gatewise.__all__:
+        if name not in gatewise._TASKS:
+            exported = getattr(gatewise, name)
+            assert exported is gatewise.CELLS or exported.__doc__, name
+
+
+def sort_key(name: str) -> tuple[int, str]:
+    """Constants, then classes, then functions, as ruff has it."""
+    kind = 0 if name.isupper() else 1 if name[0].isupper() else 2
+    return kind, name
 
 
 def test_backends_do_not_import_each_other():

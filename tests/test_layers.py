@@ -6,6 +6,7 @@ import itertools
 import math
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +80,13 @@ def states(layer, batch=4, seed=0):
 
 def tensors(hx):
     return [hx] if isinstance(hx, torch.Tensor) else list(hx)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_output_size_is_the_outputs(kind, options):
+    ours, _ = pair(kind, **options)
+    assert ours.output_size == ours(torch.randn(4, 5, 3))[0].shape[-1]
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -637,6 +645,14 @@ def test_the_kernels_asked_for_by_name_never_give_way():
         BackendError, match="normalises every part of every gate, and '<lambda>' does"
     ):
         gw.Recurrent(alone, 3, 6, backend="cpu", layer_norm=True)(X)
+    later = (
+        "normalises the recurrent product of all gates at once, and 'gru_2014' takes that of n "
+        "later, with a value of the same step"
+    )
+    with pytest.raises(BackendError, match=f"but it {later}"):
+        gw.Recurrent("gru_2014", 3, 6, backend="cpu", layer_norm=True)(X)
+    assert later in gw.Recurrent("gru_2014", 3, 6, layer_norm=True).explain_backend(X)
+    assert "gru_2014 built in" in gw.Recurrent("gru_2014", 3, 6).explain_backend(X)
     layer = gw.LSTM(3, 6, backend="cpu")
     with pytest.raises(BackendError, match="it has no rule for vmap, jvp and other transforms"):
         torch.func.vmap(layer)(X[None])
@@ -756,8 +772,8 @@ def test_copies_and_saved_weights(cell):
     for other in (again, loaded):
         assert torch.equal(other(x)[0], layer(x)[0])
     with torch.no_grad():
-        again.weight_hh_l0.zero_()
-    assert layer.weight_hh_l0.any()
+        again.weight_ih_l0.zero_()
+    assert layer.weight_ih_l0.any()
     assert loaded.explain_backend(x) == layer.explain_backend(x)
 
 
@@ -783,3 +799,35 @@ def test_a_users_cell_in_a_layer():
     assert h.shape == (4, 4, 6)
     assert repr(layer) == "Recurrent(3, 6, num_layers=2, batch_first=True, bidirectional=True)"
     layer.flatten_parameters()
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_readmes_cell(backend):
+    """Its layer, and one of its cell beside its equations in torch: outputs and gradients."""
+    (example,) = re.findall(r"```python\n(@gw\.cell.*?)```", README, re.DOTALL)
+    names = {"gw": gw}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["layer"](torch.randn(3, 2, 32))[0].shape == (3, 2, 128)
+    assert names["leaky"].name not in gw.CELLS
+    layer = gw.Recurrent(names["leaky"], 3, 5, dtype=torch.float64, backend=backend)
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    w, u, b, d, rate = layer.parameters()
+    h, outputs = torch.zeros(2, 5, dtype=torch.float64), []
+    for step in x:
+        (x_f, x_n), (h_f, h_n) = (step @ w.T + b).chunk(2, -1), (h @ u.T + d).chunk(2, -1)
+        f = sigmoid_(x_f + h_f)
+        h = h + sigmoid_(rate) * f * (torch.tanh(x_n + f * h_n) - h)
+        outputs.append(h)
+    found, expected = layer(x)[0], torch.stack(outputs)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    grads = [torch.autograd.grad(y.sin().sum(), [*layer.parameters()]) for y in (found, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
+
+
+def test_the_readme_lists_the_catalogue():
+    listed = README[README.index("| simple |") : README.index("## More layers")]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(gw.CELLS)
+    assert f"the catalogue's {len(gw.CELLS)} cells" in README

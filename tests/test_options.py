@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 import gatewise as gw
 from gatewise.errors import OptionError, ShapeError
+from gatewise.nn.states import initial_states
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -296,7 +297,7 @@ def test_a_reset_goes_to_zero_states(backend):
     x = torch.randn(6, 1, 3, dtype=torch.float64)
     reset = torch.tensor([[0], [0], [1], [0], [1], [0]]).bool()
     output, _ = layer(x, reset=reset)
-    learned = layer._initial_states(None, x, True)
+    learned = initial_states(layer, None, x, True)
     for begin, end in ((0, 2), (2, 4), (4, 6)):
         start = tuple(torch.zeros_like(s) for s in learned)
         for mine, its in zip(start, learned, strict=True):
@@ -364,6 +365,47 @@ def test_each_sequence_alone_with_every_option(cell):
     packed = layer(pack_sequence([x[0], x[3, :4]]))[0].data
     steps = [row for t in range(7) for b in (0, 3) if t < lengths[b] for row in [output[b, t]]]
     torch.testing.assert_close(packed, torch.stack(steps), rtol=0, atol=1e-6)
+
+
+EACH = {
+    "none": {},
+    "stacked dropout": dict(num_layers=2, dropout=0.4),
+    "locked dropout": dict(num_layers=2, dropout=0.4, locked_dropout=True),
+    "weight drop": dict(weight_drop=0.4),
+    "recurrent dropout": dict(recurrent_dropout=0.4),
+    "zoneout": dict(zoneout=(0.3, 0.1)),
+    "normalised": dict(layer_norm=True),
+    "projected": dict(proj_size=2),
+    "residual": dict(num_layers=2, connect="residual"),
+    "highway": dict(num_layers=2, connect="highway"),
+    "learned start": dict(learn_initial=True),
+    "blocks": dict(recurrent_blocks=2),
+}
+
+
+DRAWN = ("stacked dropout", "locked dropout", "weight drop", "recurrent dropout")
+NEVER_AT_ONCE = ("zoneout", "residual", "highway", "learned start", "blocks")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(("name", "options"), EACH.items(), ids=EACH)
+def test_without_a_gradient_an_option_acts_the_same(name, options, training):
+    """One call of the core is for what it can do alone, and is taken there; what it cannot is never
+    left out."""
+    torch.manual_seed(0)
+    layer = gw.LSTM(4, 4, bidirectional=True, **options).train(training)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.normal_(std=0.7)
+    x, results = torch.randn(5, 2, 4), []
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        torch.manual_seed(1)
+        with mode():
+            results.append(layer(x))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
+    at_once = name not in NEVER_AT_ONCE and not (training and name in DRAWN)
+    assert (layer._network is not None) == at_once
 
 
 def test_every_option_trains_copies_compiles_and_follows_the_seed():

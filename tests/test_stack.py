@@ -224,7 +224,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_page_has_examples():
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 9
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -282,7 +282,7 @@ X = torch.zeros(5, 2, 4)
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ((X[..., :3],), {}, "input has the shape (5, 2, 3): its last dimension must be 4"),
+        ((X[..., :3],), {}, "input has the shape (5, 2, 3): its last dimension must be input_size=4"),
         ((X[0, 0],), {}, "input needs 2 or 3 dimensions, this has the shape (4,)"),
         ((nn.utils.rnn.pack_sequence([X[:, 0]]),), {}, "input is a PackedSequence, expected a tensor"),
         ((X, X), {}, "hx is one tensor, expected a state (or None) for each of 2 layers"),

@@ -19,7 +19,14 @@ from gatewise.cells.language import (
     tanh,
 )
 from gatewise.errors import GatewiseError, missing
-from gatewise.nn.layers import GRU, LSTM, RNN, Recurrent
+from gatewise.nn import init
+from gatewise.nn.attention import AdditiveAttention, AttentionPooling, MultiplicativeAttention
+from gatewise.nn.convolution import ConvLSTM, ConvRecurrent
+from gatewise.nn.hybrid import HybridBlock, SelfAttention
+from gatewise.nn.layers import GRU, LSTM, RNN
+from gatewise.nn.mlstm import MLSTM, MLSTMState
+from gatewise.nn.recurrent import Recurrent
+from gatewise.nn.stack import Stack
 from gatewise.nn.trace import Trace
 
 if TYPE_CHECKING:
@@ -43,16 +50,27 @@ __all__ = [
     "CELLS",
     "GRU",
     "LSTM",
+    "MLSTM",
     "RNN",
+    "AdditiveAttention",
+    "AttentionPooling",
     "Cell",
+    "ConvLSTM",
+    "ConvRecurrent",
     "Forecaster",
     "GatewiseError",
+    "HybridBlock",
+    "MLSTMState",
+    "MultiplicativeAttention",
     "Recurrent",
+    "SelfAttention",
+    "Stack",
     "Trace",
     "cell",
     "detach",
     "exp",
     "greater",
+    "init",
     "load",
     "log",
     "maximum",

@@ -50,8 +50,9 @@ static void gru(const double* x, const double* h, const double* s, const double*
 }
 static void peephole(const double* x, const double* h, const double* s, const double* p, double* v) {
     const double i = sigmoid(x[0] + h[0] + p[0] * s[1]), f = sigmoid(x[1] + h[1] + p[1] * s[1]);
-    const double c = f * s[1] + i * std::tanh(x[2] + h[2]), o = sigmoid(x[3] + h[3] + p[2] * c);
-    v[0] = i, v[1] = f, v[2] = c, v[3] = o, v[4] = o * std::tanh(c);
+    const double g = std::tanh(x[2] + h[2]);
+    const double c = f * s[1] + i * g, o = sigmoid(x[3] + h[3] + p[2] * c);
+    v[0] = i, v[1] = f, v[2] = g, v[3] = c, v[4] = o, v[5] = o * std::tanh(c);
 }
 static void both_fed_back(const double* x, const double* h, const double* s, const double*, double* v) {
     const double f = sigmoid(x[0] + h[0]), c = f * s[1] + (1 - f) * std::tanh(x[1] + h[1]);

@@ -22,6 +22,11 @@ def supports(spec: Spec) -> str | None:
         return "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace"
     if spec.trace and spec.differentiated:
         return "does not differentiate what it traces"
+    if spec.layer_norm and (late := spec.cell.late):
+        return (
+            f"normalises the recurrent product of all gates at once, and '{spec.cell.name}' takes that "
+            f"of {', '.join(late)} later, with a value of the same step"
+        )
     if spec.layer_norm and not _every_part(spec):
         return f"normalises every part of every gate, and '{spec.cell.name}' does not use them all"
     try:
@@ -33,8 +38,6 @@ def supports(spec: Spec) -> str | None:
 
 def _every_part(spec: Spec) -> bool:
     plan = layout(spec.cell)
-    if spec.cell.late:  # two products, each of which would be normalised by itself
-        return False
     return plan.from_input == plan.from_state == len(spec.cell.gates)
 
 

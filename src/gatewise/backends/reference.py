@@ -7,7 +7,7 @@ the derived gradient, as a kernel would do it; it is what a kernel's gradient is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -24,27 +24,9 @@ from gatewise.backends.contract import (
     Weights,
     valid_steps,
 )
+from gatewise.backends.operations import TORCH
 from gatewise.cells.gradient import Gradient, derive
 from gatewise.cells.language import Cell, Value, topological
-
-_TORCH: Mapping[str, Callable[..., Tensor]] = {
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "div": torch.div,
-    "neg": torch.neg,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "exp": torch.exp,
-    "log": torch.log,
-    # torch's own softplus turns linear above 20; this one is exact everywhere
-    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
-    "greater": lambda a, b: (a > b).to(a.dtype),
-    "detach": torch.Tensor.detach,
-}
 
 
 def supports(spec: Spec) -> str | None:
@@ -258,7 +240,7 @@ def _evaluate(
         elif not value.args:
             known[value] = leaves[value.op, value.name]
         else:
-            known[value] = _TORCH[value.op](*(known[arg] for arg in value.args))
+            known[value] = TORCH[value.op](*(known[arg] for arg in value.args))
     return known
 
 

@@ -30,15 +30,8 @@ from gatewise.backends.contract import (
     Weights,
     valid_steps,
 )
+from gatewise.backends.operations import TORCH
 from gatewise.cells.language import Cell, Value, constant, operate, topological
-
-# The operations that torch has not under the language's name, or not exactly.
-_OTHERWISE: Mapping[str, Callable[..., Tensor]] = {
-    # torch's own softplus turns linear above 20; this one is exact everywhere
-    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
-    "greater": lambda a, b: (a > b).to(a.dtype),
-    "detach": torch.Tensor.detach,
-}
 
 
 @dataclass(frozen=True)
@@ -177,8 +170,7 @@ class _Run:
             return next(iter(self.leaves.values())).new_tensor(node.number)
         if not node.args:
             return self.leaves[node.op, node.name]
-        function = _OTHERWISE.get(node.op) or getattr(torch, node.op)
-        return function(*(self.known[arg] for arg in node.args))
+        return TORCH[node.op](*(self.known[arg] for arg in node.args))
 
     def through_time(self, each: _Recurrence, k: int, initial: Tensor) -> Tensor:
         coefficient = None if each.coefficient is None else self.value(each.coefficient)

@@ -53,17 +53,38 @@ class Loop(nn.Module):
         from_input = linear(x, self.weight_ih, self.bias_ih)
         per_unit = tuple(getattr(self, name) for name in self.cell.params)
         state = tuple(x.new_zeros(x.shape[1], self.hidden_size) for _ in self.cell.state)
+        early, late = (self._product(gates) for gates in (_early(self.cell), self.cell.late))
         outputs = []
         for t in range(x.shape[0]):
-            fed_back = torch.cat([state[k] for k in self.feedback], -1)
-            from_state = linear(fed_back, self.weight_hh, self.bias_hh)
-            state = self.step(from_input[t], from_state, state, per_unit)
+            from_state = None
+            if early is not None:
+                from_state = early(torch.cat([state[k] for k in self.feedback], -1))
+            state = self.step(from_input[t], from_state, state, per_unit, late)
             outputs.append(state[0])
         return torch.stack(outputs), state
 
+    def _product(self, gates: tuple[str, ...]) -> Callable[[Tensor], Tensor] | None:
+        """The recurrent product of some gates, as a function of what they are fed with."""
+        if not gates or not self.feedback:
+            return None
+        places = [self.cell.gates.index(gate) for gate in gates]
+        weight, bias = (self._rows(of, places) for of in (self.weight_hh, self.bias_hh))
+        return lambda fed: linear(fed, weight, bias)
+
+    def _rows(self, of: Tensor, places: list[int]) -> Tensor:
+        if len(places) == len(self.cell.gates):
+            return of
+        return torch.cat([of.split(self.hidden_size)[k] for k in places])
+
+
+def _early(cell: Cell) -> tuple[str, ...]:
+    return tuple(gate for gate in cell.gates if gate not in cell.late)
+
 
 def step_function(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
-    """The cell's equations as Python, of its gates' two parts, its states and its parameters."""
+    """The cell's equations as Python, of its gates' two parts x and h (None where no gate has it), its
+    states s and parameters p, and ``late``, the product of the gates that are fed with a value of
+    the step."""
     scope: dict[str, Any] = {"torch": torch}
     exec(step_source(cell), scope)
     return scope["step"]
@@ -71,28 +92,31 @@ def step_function(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
 
 def step_source(cell: Cell) -> str:
     order = topological(cell.new_state)
-    parts = any(value.op in ("gate.x", "gate.h") for value in order)
+    parts = any(value.op in ("gate.x", "gate.h", "late") for value in order)
     lines = [f"{_tuple(f's_{name}' for name in cell.state)} = s"]
     if cell.params:
         lines.append(f"{_tuple(f'p_{name}' for name in cell.params)} = p")
-    if parts:
-        lines += [
-            f"{_tuple(f'{k}_{g}' for g in cell.gates)} = {k}.chunk({len(cell.gates)}, -1)"
-            for k in "xh"
-        ]
+    if not parts:
+        lines.append(_chunks("a", cell.gates, "(x + h)"))
     else:
-        lines.append(
-            f"{_tuple(f'a_{g}' for g in cell.gates)} = (x + h).chunk({len(cell.gates)}, -1)"
-        )
+        lines.append(_chunks("x", cell.gates, "x"))
+        if cell.feedback and _early(cell):
+            lines.append(_chunks("h", _early(cell), "h"))
     named: dict[Value, str] = {}
     for value in order:
-        if value.args:
-            named[value] = f"v{len(named)}"
-            lines.append(f"{named[value]} = {_operation(value, named)}")
-        else:
+        if not value.args:
             named[value] = _leaf(value, parts)
+            continue
+        if value.op == "late" and not any(each.op == "late" for each in named):
+            lines.append(_chunks("l", cell.late, f"late({named[value.args[0]]})"))
+        named[value] = f"v{len(named)}"
+        lines.append(f"{named[value]} = {_operation(value, named)}")
     lines.append(f"return {_tuple(named[value] for value in cell.new_state)}")
-    return "\n    ".join(["def step(x, h, s, p):", *lines])
+    return "\n    ".join(["def step(x, h, s, p, late):", *lines])
+
+
+def _chunks(kind: str, gates: tuple[str, ...], of: str) -> str:
+    return f"{_tuple(f'{kind}_{gate}' for gate in gates)} = {of}.chunk({len(gates)}, -1)"
 
 
 def _tuple(names: Any) -> str:
@@ -111,6 +135,8 @@ def _leaf(value: Value, parts: bool) -> str:
 
 
 def _operation(value: Value, named: dict[Value, str]) -> str:
+    if value.op == "late":
+        return f"x_{value.name} + l_{value.name}"
     first, *rest = value.args
     if value.op in ("maximum", "minimum") and "constant" in (first.op, rest[0].op):
         tensor, number = (rest[0], first) if first.op == "constant" else (first, rest[0])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gatewise.bench.shapes import Shape
 from gatewise.cells.catalogue import gru, lstm, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
-from gatewise.nn.layers import Recurrent
+from gatewise.nn.recurrent import Recurrent
 
 Arrays = dict[str, np.ndarray]
 
@@ -109,7 +109,8 @@ def prepared(layer: nn.Module, problem: Problem, **options: object) -> Prepared:
                 return layer(x, **options)[0]
 
         return Prepared(infer, lambda: {"output": infer().float().numpy()})
-    wanted = [x.requires_grad_(), *layer.parameters()]
+    # where a cell has no recurrent part, its recurrent weights are no numbers
+    wanted = [x.requires_grad_(), *(p for p in layer.parameters() if p.numel())]
 
     def train() -> tuple[Tensor, tuple[Tensor, ...]]:
         y = layer(x, **options)[0]

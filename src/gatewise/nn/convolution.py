@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.backends.contract import Masks, check_tensor, valid_steps
-from gatewise.backends.reference import _TORCH
+from gatewise.backends.operations import TORCH
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, Value, topological
 from gatewise.errors import OptionError, ShapeError
@@ -26,7 +26,7 @@ from gatewise.nn.checks import (
     checked_reset,
     shape_of,
 )
-from gatewise.nn.layers import State, _reset_reversed, _stacked
+from gatewise.nn.sequences import State, reset_reversed, stacked
 from gatewise.nn.trace import Trace
 
 
@@ -243,7 +243,7 @@ class ConvRecurrent(nn.Module):
             x = torch.cat([way[output_name] for way in ways], 2)
             if layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
-        return x, tuple(_stacked(each) for each in zip(*finals, strict=True)), traced
+        return x, tuple(stacked(each) for each in zip(*finals, strict=True)), traced
 
     def _through_time(
         self,
@@ -260,7 +260,7 @@ class ConvRecurrent(nn.Module):
             valid = valid_steps(steps, masks.lengths)[..., None, None, None]
             x = torch.where(valid, x, 0)  # a NaN in the padding would reach the kernels' gradient
         if reset is not None:
-            reset = _reset_reversed(reset, masks.lengths) if reverse else reset
+            reset = reset_reversed(reset, masks.lengths) if reverse else reset
             reset = reset[..., None, None, None]
         weights = {name: getattr(self, name + suffix) for name in self._shapes(0)}
         from_input = _convolved(x.flatten(0, 1), weights["weight_ih"], weights.get("bias_ih"))
@@ -337,7 +337,7 @@ def _evaluated(
         elif not value.args:
             known[value] = leaves[value.op, value.name]
         else:
-            known[value] = _TORCH[value.op](*(known[arg] for arg in value.args))
+            known[value] = TORCH[value.op](*(known[arg] for arg in value.args))
     return known
 
 

@@ -21,8 +21,8 @@ from gatewise.nn.checks import (
     checked_lengths,
     checked_reset,
 )
-from gatewise.nn.layers import Recurrent
-from gatewise.nn.stack import as_batch_first, check_width, cleared, laid_out, widths
+from gatewise.nn.recurrent import Recurrent
+from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
 
 # What a block does, in order; what stands together sees the same input.
 ORDERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -110,7 +110,7 @@ class SelfAttention(nn.Module):
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
         """
-        check_width(input, self.size)
+        check_width(input, self.size, "size")
         if autocast_dtype(input) is None:
             check_input(input, self.in_proj_weight)
         x = as_batch_first(input, self.batch_first)
@@ -254,7 +254,7 @@ class HybridBlock(nn.Module):
                 "a HybridBlock cannot go on from a state, hx must be None: its attention needs the "
                 "earlier steps themselves; give the whole sequence"
             )
-        check_width(input, self.input_size)
+        check_width(input, self.input_size, "size")
         if autocast_dtype(input) is None:
             check_input(input, self.attention.in_proj_weight)
         x = as_batch_first(input, self.batch_first)
@@ -296,8 +296,8 @@ def _of_one(state: Any) -> Any:
 
 
 def _check_recurrence(recurrent: Recurrent, size: int, causal: bool) -> None:
-    if widths(recurrent) != (size, size):
-        takes, gives = widths(recurrent)
+    takes, gives = recurrent.input_size, recurrent.output_size
+    if (takes, gives) != (size, size):
         raise OptionError(
             f"the recurrence takes {takes} values a step and gives {gives}, expected size={size} "
             f"for both"

@@ -14,11 +14,11 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from gatewise.backends import reference
 from gatewise.backends.contract import Masks, Spec, Weights
+from gatewise.backends.registry import choose
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError
-from gatewise.nn.layers import Recurrent
+from gatewise.nn.recurrent import Recurrent
 
 _FAR = 30.0  # a pre-activation at which a gate is fully open or, negative, shut
 _BEFORE = 0.5  # what the states are before the step that a cell is looked at in
@@ -212,6 +212,7 @@ def _slopes(cell: Cell, state: str, gate: str, at: float) -> tuple[float, dict[s
         dtype=torch.float64,
         device=sums.device,
     )
+    reference, _ = choose(spec, "reference")
     new = reference.forward(spec, given[0], tuple(given[1:]), weights, Masks()).state[place].sum()
     if not new.requires_grad:  # of constants, or of what is detached
         return 0.0, dict.fromkeys(cell.gates, 0.0)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from gatewise.backends.contract import check_tensor, valid_steps
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype, cast
-from gatewise.nn.checks import check_flag, check_input, check_sizes, checked_lengths, shape_of
+from gatewise.nn.checks import check_flag, check_input, check_sizes, checked_lengths
+from gatewise.nn.sequences import as_time_major, check_width
 
 # The logarithm of the forget gate of its pre-activation (equation 26).
 _LOG_FORGET: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -260,7 +261,8 @@ class MLSTM(nn.Module):
         hx: tuple[Tensor, Tensor, Tensor] | None,
         lengths: Tensor | Sequence[int] | None,
     ) -> tuple[Tensor, MLSTMState]:
-        x = self._time_major(input)
+        check_width(input, self.input_size)
+        x = as_time_major(input, self.batch_first)
         check_input(x, weight)
         given = checked_lengths(lengths, x)
         state = self._initial_state(hx, x, batched=input.dim() == 3)
@@ -308,19 +310,6 @@ class MLSTM(nn.Module):
     def _by_head(self, vectors: Tensor) -> Tensor:
         """T×B×H as B×heads×T×d."""
         return vectors.unflatten(-1, (self.heads, -1)).permute(1, 2, 0, 3)
-
-    def _time_major(self, input: Tensor) -> Tensor:
-        """The input as T×B×I, checked."""
-        if input.dim() not in (2, 3):
-            raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)}")
-        if input.shape[-1] != self.input_size:
-            raise ShapeError(
-                f"input has the shape {shape_of(input)}: its last dimension must be input_size="
-                f"{self.input_size}"
-            )
-        if input.dim() == 2:
-            return input.unsqueeze(1)
-        return input.transpose(0, 1) if self.batch_first else input
 
     def _initial_state(
         self, hx: tuple[Tensor, Tensor, Tensor] | None, x: Tensor, batched: bool

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.backends.contract import valid_steps
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.checks import check_flag, check_probability, checked_lengths, shape_of
-from gatewise.nn.layers import Recurrent
+from gatewise.nn.checks import check_flag, check_probability, checked_lengths
+from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
 
 # Initial bias of a highway's gates: below zero, so that a layer begins by passing its input on.
 HIGHWAY_BIAS = -1.0
@@ -150,8 +149,6 @@ def widths(layer: nn.Module) -> tuple[int, int]:
     Raises:
         OptionError: it does not say.
     """
-    if isinstance(layer, Recurrent):
-        return layer.input_size, layer._output_size * (1 + layer.bidirectional)
     sizes = tuple(getattr(layer, name, None) for name in ("input_size", "output_size"))
     match sizes:
         case (int(given), int(gives)):
@@ -160,37 +157,6 @@ def widths(layer: nn.Module) -> tuple[int, int]:
         f"{type(layer).__name__} has input_size={sizes[0]} and output_size={sizes[1]}, expected "
         f"whole numbers: a gatewise.Recurrent, or a module that is called like one and has both"
     )
-
-
-def check_width(input: Tensor, size: int) -> None:
-    """Raises ShapeError unless input is T×B×size or T×size."""
-    if input.dim() not in (2, 3):
-        raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)}")
-    if input.shape[-1] != size:
-        raise ShapeError(
-            f"input has the shape {shape_of(input)}: its last dimension must be {size}"
-        )
-
-
-def as_batch_first(input: Tensor, batch_first: bool) -> Tensor:
-    """B×T×I, whatever the layout; B = 1 for a single sequence."""
-    if input.dim() == 2:
-        return input.unsqueeze(0)
-    return input if batch_first else input.transpose(0, 1)
-
-
-def laid_out(x: Tensor, input: Tensor, batch_first: bool) -> Tensor:
-    """B×T×… in the layout of ``input``."""
-    if input.dim() == 2:
-        return x.squeeze(0)
-    return x if batch_first else x.transpose(0, 1)
-
-
-def cleared(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """B×T×… with zeros beyond the lengths."""
-    if lengths is None:
-        return x
-    return torch.where(valid_steps(x.shape[1], lengths).T[..., None], x, 0)
 
 
 def _batch_first(layer: nn.Module) -> bool:

@@ -12,9 +12,10 @@ from gatewise.backends.native import calls
 from gatewise.backends.native.calls import Job
 from gatewise.backends.native.cells import unusable
 from gatewise.errors import BackendError, OptionError, ShapeError
+from gatewise.nn.parameters import weights_of
 
 if TYPE_CHECKING:
-    from gatewise.nn.layers import Recurrent
+    from gatewise.nn.recurrent import Recurrent
 
 _ROWS = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -35,7 +36,7 @@ class Stream:
     """
 
     def __init__(self, layer: Recurrent, batch: int) -> None:
-        weight: Tensor = layer.weight_ih_l0  # type: ignore[assignment]
+        weight = layer.weight_ih_l0
         if layer.bidirectional:
             raise OptionError(
                 "a bidirectional layer cannot stream: it needs a sequence's end first"
@@ -62,7 +63,7 @@ class Stream:
                 Job(layer.cell, layer.proj_size, False, torch.get_num_threads()),
                 [layer._layer_input_size(k) for k in range(stack)],
                 [[s[k] for s in self._state] for k in range(stack)],
-                [calls.flat(layer._weights(f"_l{k}"), layer.cell) for k in range(stack)],
+                [calls.flat(weights_of(layer, f"_l{k}"), layer.cell) for k in range(stack)],
                 zoneout,
             )
 

@@ -1,0 +1,57 @@
+"""All layers of a module in one call of the core, where that is all there is to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from gatewise.backends.contract import in_memory
+from gatewise.backends.native.network import Network
+from gatewise.backends.registry import watched
+from gatewise.nn.parameters import NAMES
+from gatewise.nn.sequences import State
+
+if TYPE_CHECKING:
+    from gatewise.nn.recurrent import Recurrent
+
+
+def run_at_once(layer: Recurrent, input: Tensor | PackedSequence, hx: State | None) -> Any:
+    """The core's run of all layers in one call; None where it is not for these, or not as simple.
+
+    What decides is kept short: it is a good part of the time of a call of one step.
+    """
+    if (
+        not layer._simple
+        or watched()
+        or torch.is_grad_enabled()
+        or layer.backend not in ("auto", "cpu")
+        or any(layer.zoneout)
+        or (layer.training and (layer.dropout or layer.recurrent_dropout or layer.weight_drop))
+        or not isinstance(input, Tensor)
+    ):
+        return None
+    network = layer._network
+    if network is None or network.dtype is not input.dtype:
+        network = layer._network = _made(layer, input)
+        if network is None:
+            return None
+    return network.run(input, hx, layer._parameters, layer.batch_first, torch.get_num_threads())
+
+
+def _made(layer: Recurrent, input: Tensor) -> Network | None:
+    """The core's side of this module; None where another backend runs it."""
+    like = layer.weight_ih_l0
+    if not in_memory((input,)) or input.device != like.device or input.dtype != like.dtype:
+        return None
+    if not input.is_cpu or not layer.explain_backend(input).startswith("cpu:"):
+        return None
+    sizes = (layer.input_size, layer.hidden_size, layer.proj_size, layer.num_layers)
+    weights = [
+        (name + suffix, shapes[name]) if name in shapes else (None, None)
+        for suffix, shapes in layer._expected.items()
+        for name in (*NAMES, *layer.cell.params)
+    ]
+    return Network(layer.cell, (*sizes, layer.bidirectional), weights, input.dtype)

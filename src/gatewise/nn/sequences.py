@@ -1,0 +1,76 @@
+"""A batch of sequences as a caller lays it out, and as layers run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from gatewise.backends.contract import valid_steps
+from gatewise.errors import ShapeError
+from gatewise.nn.checks import shape_of
+
+State = Tensor | tuple[Tensor, ...]
+
+
+def check_width(input: Tensor, size: int, called: str = "input_size") -> None:
+    """Raises ShapeError unless input is T×B×size or T×size; ``called`` is what the layer calls it."""
+    if input.dim() not in (2, 3):
+        raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)}")
+    if input.shape[-1] != size:
+        raise ShapeError(
+            f"input has the shape {shape_of(input)}: its last dimension must be {called}={size}"
+        )
+
+
+def as_time_major(input: Tensor, batch_first: bool) -> Tensor:
+    """T×B×…, whatever the layout; B = 1 for a single sequence, T×I."""
+    if input.dim() == 2:
+        return input.unsqueeze(1)
+    return input.transpose(0, 1) if batch_first else input
+
+
+def as_batch_first(input: Tensor, batch_first: bool) -> Tensor:
+    """B×T×…, whatever the layout; B = 1 for a single sequence, T×I."""
+    if input.dim() == 2:
+        return input.unsqueeze(0)
+    return input if batch_first else input.transpose(0, 1)
+
+
+def laid_out(x: Tensor, input: Tensor, batch_first: bool) -> Tensor:
+    """B×T×… in the layout of ``input``."""
+    if input.dim() == 2:
+        return x.squeeze(0)
+    return x if batch_first else x.transpose(0, 1)
+
+
+def cleared(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """B×T×… with zeros beyond the lengths."""
+    if lengths is None:
+        return x
+    return torch.where(valid_steps(x.shape[1], lengths).T[..., None], x, 0)
+
+
+def packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> PackedSequence:
+    """The output, T×B×…, packed exactly as the input was, whatever order its equal lengths had."""
+    if packed.sorted_indices is None:
+        return pack_padded_sequence(output, lengths)
+    in_order = output.index_select(1, packed.sorted_indices)
+    data = pack_padded_sequence(in_order, lengths[packed.sorted_indices.cpu()]).data
+    return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+
+
+def stacked(states: Sequence[Tensor]) -> Tensor:
+    """A state of each layer and direction as one tensor, theirs first."""
+    return torch.stack(list(states)) if len(states) > 1 else states[0][None]
+
+
+def reset_reversed(reset: Tensor, lengths: Tensor | None) -> Tensor:
+    """The same cuts, T×B, for who comes from the end: one before step t+1 is met on the way to t."""
+    steps = reset.shape[0]
+    if lengths is None:
+        lengths = torch.full((1,), steps, device=reset.device)
+    after = torch.arange(1, steps + 1, device=reset.device).clamp(max=steps - 1)
+    return reset[after] & valid_steps(steps, lengths - 1)
