@@ -1,0 +1,88 @@
+"""The continual embedded Reber grammar: strings of the embedded grammar without end, side by side.
+
+A stream is where it stands in the grammar, a whole number; many streams take a step at once.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+Random = np.random.Generator
+
+SYMBOLS = "BTPSXVE"
+
+# Reber's grammar: from each node two arrows, each a symbol and the node it leads to.
+_ARROWS = {
+    0: ("B1", "B1"),
+    1: ("T2", "P3"),
+    2: ("S2", "X4"),
+    3: ("T3", "V5"),
+    4: ("X3", "S6"),
+    5: ("P4", "V6"),
+    6: ("E7", "E7"),
+}
+_INNER = 8  # places in a string that begins with T (from 2 on) or with P (from 10 on)
+
+
+def _place(outer: int, node: int) -> int:
+    return 2 + _INNER * outer + node
+
+
+def _arrows() -> list[tuple[tuple[str, int], tuple[str, int]]]:
+    """For each place of the embedded grammar the symbols that may come and the places they lead to.
+
+    0 is before a string's B, 1 before its T or P; then come the inner grammar's nodes, once for each
+    of the two, of which the last asks for T or P again; the very last place is before the E."""
+    end = _place(2, 0)
+    places = [(("B", 1), ("B", 1)), (("T", _place(0, 0)), ("P", _place(1, 0)))]
+    for outer, symbol in enumerate("TP"):
+        for each in _ARROWS.values():
+            one, two = ((arrow[0], _place(outer, int(arrow[1]))) for arrow in each)
+            places.append((one, two))
+        places.append(((symbol, end), (symbol, end)))
+    return [*places, (("E", 0), ("E", 0))]
+
+
+_SYMBOL = np.array([[SYMBOLS.index(symbol) for symbol, _ in each] for each in _arrows()])
+_NEXT = np.array([[place for _, place in each] for each in _arrows()])
+
+LEGAL = np.zeros((len(_SYMBOL), len(SYMBOLS)), np.float32)  # by place: which symbols may come next
+np.put_along_axis(LEGAL, _SYMBOL, 1.0, axis=1)
+
+
+def advance(place: np.ndarray, coin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One symbol of each stream: the symbols and the places after them. ``coin`` is 0 or 1."""
+    arrow = 2 * place + coin
+    return _SYMBOL.ravel()[arrow], _NEXT.ravel()[arrow]
+
+
+_AT_ONCE = 8  # symbols that one look into a table gives
+
+
+@cache
+def _tabled() -> np.ndarray:
+    """By place and the next eight coins, as the digits of a number: the symbols and the places after
+    each, 2×8."""
+    places, numbers = len(_SYMBOL), 2**_AT_ONCE
+    place = np.repeat(np.arange(places), numbers)
+    coins = np.tile(np.arange(numbers), places)
+    table = np.empty((places * numbers, 2, _AT_ONCE), np.int64)
+    for t in range(_AT_ONCE):
+        table[:, 0, t], place = advance(place, coins >> t & 1)
+        table[:, 1, t] = place
+    return table
+
+
+def walk(rng: Random, place: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many symbols of each stream from ``place`` on, n of them: the symbols and the places after
+    each of them, both steps×n. Where a place is 0, a string has ended."""
+    table, numbers = _tabled(), 2**_AT_ONCE
+    coins = rng.integers(numbers, size=(-(-steps // _AT_ONCE), len(place)))
+    rows = np.empty_like(coins)
+    for row, coin in zip(rows, coins, strict=True):
+        row[:] = numbers * place + coin
+        place = table[row, 1, -1]
+    symbols, places = table[rows].transpose(2, 0, 3, 1).reshape(2, -1, coins.shape[1])[:, :steps]
+    return symbols, places

@@ -1,0 +1,243 @@
+"""The paper's comparison: which of nine cells predicts the chorales' next step best."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from gatewise.cells.catalogue import find as find_cell
+from gatewise.errors import OptionError, near
+from gatewise.nn.recurrent import Recurrent
+from gatewise.papers.greff_2017.chorales import KEYS, Chorales, batches, padded
+
+VANILLA = "peephole"
+VARIANTS: Mapping[str, str] = {
+    VANILLA: "vanilla: three gates, peepholes",
+    "nig": "no input gate",
+    "nfg": "no forget gate",
+    "nog": "no output gate",
+    "niaf": "no input activation function",
+    "noaf": "no output activation function",
+    "cifg": "coupled input and forget gate",
+    "np": "no peepholes",
+    "fgr": "full gate recurrence",
+}
+
+# Nats a step of one who knows nothing: each key sounds or not, half and half.
+IGNORANCE = KEYS * math.log(2)
+
+
+class Predictor(nn.Module):
+    """One hidden layer and a logistic output for each key (the paper's section IV).
+
+    Args:
+        cell: of the catalogue, or one's own.
+        units: H.
+        generator: draws all weights, from a normal distribution with the deviation 0.1. Gates have one
+            bias, as in the paper: the layer's second stays zero.
+    """
+
+    def __init__(
+        self, cell: Any, units: int, generator: torch.Generator, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.layer = Recurrent(cell, KEYS, units, dtype=dtype)
+        self.output = nn.Linear(units, KEYS, dtype=dtype)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, 0.0, 0.1, generator=generator)
+        nn.init.zeros_(self.layer.bias_hh_l0).requires_grad_(False)
+
+    @property
+    def weights(self) -> int:
+        """How many are learned: without those of a restricted connection that stand for nothing."""
+        cell, H = self.layer.cell, self.layer.hidden_size
+        fed = sum(len(cell.fed[state]) for state in cell.feedback)
+        return H * (fed * H + len(cell.gates) * (KEYS + 1) + len(cell.params)) + KEYS * (H + 1)
+
+    def loss(self, x: Tensor, following: Tensor, lengths: Tensor) -> Tensor:
+        """The negative log-likelihood of what follows, in nats, summed over all real steps."""
+        whole = len(lengths) == 1
+        hidden = self.layer(x, lengths=None if whole else lengths)[0]
+        each = F.binary_cross_entropy_with_logits(self.output(hidden), following, reduction="none")
+        if whole:
+            return each.sum()
+        return each.sum(-1)[torch.arange(len(x))[:, None] < lengths].sum()
+
+
+def nll(model: Predictor, rolls: Sequence[Tensor]) -> float:
+    """Nats a step over all chorales."""
+    with torch.inference_mode():
+        x, following, lengths = padded(rolls)
+        return float(model.loss(x, following, lengths)) / int(lengths.sum())
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is trained.
+
+    Attributes:
+        optimizer: of the parameters and the rate of learning.
+        rates: of learning, from which each variant gets its best by validation.
+        batch: chorales to a step, down the gradient of the mean of their sums over all steps.
+        clip: the gradient's norm at most; None: any.
+        trying: epochs for each rate.
+        epochs: at most, once the rate is chosen.
+        patience: epochs without a better validation, after which a run ends.
+    """
+
+    optimizer: Callable[[list[Parameter], float], torch.optim.Optimizer]
+    rates: tuple[float, ...]
+    batch: int
+    clip: float | None
+    trying: int
+    epochs: int
+    patience: int = 4
+
+
+def _nesterov(parameters: list[Parameter], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True)
+
+
+def _adam(parameters: list[Parameter], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, rate)
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    # the paper's: a step after each sequence, Nesterov's momentum, rates up to 1e-2, nothing clipped
+    "paper": Protocol(_nesterov, (3e-5, 3e-4, 1e-3, 3e-3), 1, None, 8, 20),
+    # as it is done today
+    "adam": Protocol(_adam, (1e-2, 3e-2), 16, 60.0, 12, 40),
+}
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        OptionError: there is none; the message lists those there are.
+    """
+    if name not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise OptionError(f"no protocol '{name}'{near(name, PROTOCOLS)}; there are: {known}")
+    return PROTOCOLS[name]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: nats a step on validation and test where validation was best (infinite where no
+    epoch was better than to know nothing), that epoch, counted from 1, and how many there were."""
+
+    rate: float
+    seed: int
+    valid: float
+    test: float
+    best: int
+    epochs: int
+    seconds: float
+
+
+def train(
+    cell: Any, units: int, data: Chorales, how: Protocol, rate: float, seed: int, epochs: int
+) -> Run:
+    """One training; it ends early where validation gets no better, or worse than to know nothing."""
+    begin = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    model = Predictor(cell, units, generator)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = how.optimizer(learned, rate)
+    valid = test = math.inf
+    best = epoch = 0
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(data.train), generator=generator).tolist()
+        for x, following, lengths in batches(data.train, how.batch, order):
+            optimizer.zero_grad()
+            (model.loss(x, following, lengths) / len(lengths)).backward()
+            if how.clip is not None:
+                nn.utils.clip_grad_norm_(learned, how.clip)
+            optimizer.step()
+        now = nll(model, data.valid)
+        if not now < IGNORANCE:
+            break
+        if now < valid:
+            valid, test, best = now, nll(model, data.test), epoch
+        elif epoch - best >= how.patience:
+            break
+    return Run(rate, seed, valid, test, best, epoch, time.perf_counter() - begin)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A variant's trainings: one for each rate, and with the best of them one for each seed."""
+
+    weights: int
+    tried: tuple[Run, ...]
+    runs: tuple[Run, ...]
+
+
+def compare(
+    name: str, units: int, data: Chorales, how: Protocol, seeds: int, say: Callable[[str], None]
+) -> Found:
+    """A variant's rate of learning by validation, then its trainings with the seeds 0, 1, ….
+
+    Raises:
+        OptionError: the variant is none of the paper's.
+    """
+    if name not in VARIANTS:
+        raise OptionError(f"no variant '{name}'{near(name, VARIANTS)}; there are: {list(VARIANTS)}")
+    cell = find_cell(name)
+    tried = tuple(train(cell, units, data, how, rate, 0, how.trying) for rate in how.rates)
+    for run in tried:
+        say(f"  {name:<9} rate {run.rate:g}: valid {run.valid:.3f} in {run.seconds:.0f} s")
+    rate = min(tried, key=lambda run: run.valid).rate
+    runs = tuple(train(cell, units, data, how, rate, seed, how.epochs) for seed in range(seeds))
+    for run in runs:
+        say(f"  {name:<9} seed {run.seed}: test {run.test:.3f} in {run.seconds:.0f} s")
+    return Found(Predictor(cell, units, torch.Generator()).weights, tried, runs)
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> float:
+    """How often, were the means equal, they would be so far apart: Welch's t-test, as in the paper,
+    two-sided. One where a number is infinite or there are fewer than two."""
+    a, b = np.asarray(one, float), np.asarray(other, float)
+    if min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return 1.0
+    u, v = (x.var(ddof=1) / len(x) for x in (a, b))
+    apart = abs(a.mean() - b.mean())
+    if u + v == 0:
+        return float(apart == 0)
+    freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
+    # with t = √ν tan θ Student's density becomes cos θ to the power ν-1
+    grid = (np.arange(200_000) + 0.5) / 200_000 * np.pi / 2
+    density = np.cos(grid) ** (freedom - 1)
+    beyond = grid > np.arctan(apart / np.sqrt((u + v) * freedom))
+    return float(density[beyond].sum() / density.sum())
+
+
+def ranking(found: Mapping[str, Found]) -> list[dict[str, Any]]:
+    """The variants, best first: mean and deviation of the test's nats a step, how much more than
+    vanilla, and Welch's p of that difference."""
+    tests = {name: [run.test for run in each.runs] for name, each in found.items()}
+    rows = []
+    for name, test in tests.items():
+        finite = all(map(math.isfinite, test))
+        row: dict[str, Any] = {
+            "variant": name,
+            "weights": found[name].weights,
+            "rate": found[name].runs[0].rate,
+            "mean": float(np.mean(test)),
+            "spread": float(np.std(test, ddof=1)) if finite and len(test) > 1 else None,
+        }
+        if VANILLA in tests:
+            row["more"] = row["mean"] - float(np.mean(tests[VANILLA]))
+            row["p"] = welch(test, tests[VANILLA])
+        rows.append(row)
+    return sorted(rows, key=lambda row: row["mean"])

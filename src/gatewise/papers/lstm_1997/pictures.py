@@ -1,0 +1,263 @@
+"""Two pictures of why there is an LSTM: how far back a gradient goes, and a memory of a thousand steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gatewise.errors import OptionError, TrainingError, need
+from gatewise.papers.lstm_1997.tasks import Sequences, TwoMarked
+from gatewise.papers.lstm_1997.today import Model, Setting, train, untrained
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The inks of gatewise.gates.picture; the papers rest on layers alone, so they stand here again.
+INK, MUTED, RULE = "#1f2937", "#6b7280", "#d1d5db"
+_COLOURS = ("#0f766e", "#c2700c", "#8b93a7", "#235a86")
+_MARK = "#c2700c"
+_FLOOR = 1e-20  # gradients are drawn down to here
+
+
+def draw(folder: Path, seed: int = 0) -> list[Path]:
+    """Trains what the two pictures show and writes ``gradients.png`` and ``memory.png``: about a minute.
+
+    The memory is that of the cell of 1997, four units without a forget gate, trained on the adding
+    problem of 1,000 steps itself and shown one of its sequences that it has never seen.
+
+    Raises:
+        TrainingError: the network of the second picture did not solve its task.
+        MissingExtraError: matplotlib is not installed.
+    """
+    panels = gradients_of({"LSTM": "lstm", "simple RNN": "rnn_tanh"}, "4-100", seed, 100_000)
+    written = [save(gradient_picture(panels), folder / "gradients.png")]
+    model, result = train("4-1000", "lstm_1997", seed, 400_000, Setting(hidden=4))
+    if not result.solved:
+        raise TrainingError(
+            f"the adding problem of 1,000 steps was not solved from seed {seed} after "
+            f"{result.sequences:,} sequences; take another seed"
+        )
+    shown = model.task.draw(np.random.default_rng([1997, seed]), 256)
+    assert shown.values is not None
+    # of all, the one whose second mark comes latest
+    last = [int(np.flatnonzero(pairs[:, 1] == 1).max()) for pairs in shown.values]
+    figure = memory_picture(model, shown, int(np.argmax(last)))
+    return [*written, save(figure, folder / "memory.png")]
+
+
+def gradients_of(
+    cells: Mapping[str, str], experiment: str, seed: int, most: int, lags: int = 100
+) -> dict[str, dict[str, np.ndarray]]:
+    """:func:`gradient_by_lag` for each cell (by the name that is shown), before training and after, over
+    256 sequences that none was trained on."""
+    panels: dict[str, dict[str, np.ndarray]] = {"before training": {}, "after training": {}}
+    for name, cell in cells.items():
+        before = untrained(experiment, cell, seed)
+        after, _ = train(experiment, cell, seed, most)
+        shown = before.task.draw(np.random.default_rng([1997, seed]), 256)
+        for lines, model in zip(panels.values(), (before, after), strict=True):
+            lines[name] = gradient_by_lag(model, shown, lags)
+    return panels
+
+
+def gradient_by_lag(model: Model, sequences: Sequences, lags: int) -> np.ndarray:
+    """How much the output at the end still changes with the input k steps before.
+
+    Hochreiter 1991 and Bengio et al. 1994, "Learning Long-Term Dependencies with Gradient Descent is
+    Difficult", section III, measure the same of the states: the product of the steps' Jacobians.
+
+    Args:
+        model: of a task that is judged at the end.
+        sequences: n of them; one shorter than ``lags`` counts where it is.
+        lags: K.
+
+    Returns:
+        K norms ‖∂y(T)/∂x(T-k)‖, k from 0: the root of their mean square over the sequences, of the sum
+        of the outputs.
+
+    Raises:
+        OptionError: the task is judged at each step, or no sequence has ``lags`` steps.
+    """
+    if model.task.each_step:
+        raise OptionError(
+            "gradient_by_lag takes a task that is judged at the end, not at each step"
+        )
+    longest = int(sequences.lengths.max())
+    if not 1 <= lags <= longest:
+        raise OptionError(
+            f"lags must be from 1 to the longest sequence's {longest} steps, not {lags}"
+        )
+    # in float64: a float32 gradient of a simple network ends in denormal numbers and zeros
+    twin = Model(model.task, model.layer.cell.name, model.layer.hidden_size).double()
+    twin.load_state_dict(model.state_dict())
+    x = torch.from_numpy(sequences.inputs(model.task.inputs)).double().requires_grad_()
+    output = twin.activation(twin(x, torch.from_numpy(sequences.lengths)))
+    (slope,) = torch.autograd.grad(output.sum(), x)
+    squares = slope.square().sum(-1).numpy().T
+    at = sequences.lengths[:, None] - 1 - np.arange(lags)
+    there = at >= 0
+    back = np.take_along_axis(squares, at.clip(0), 1)
+    mean: np.ndarray = (back * there).sum(0) / there.sum(0)
+    return np.sqrt(mean)
+
+
+def gradient_picture(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Gradients against the lag, on a logarithmic scale: for each panel's title its lines by name, each
+    as :func:`gradient_by_lag` gives it.
+
+    Raises:
+        OptionError: there is no panel, or one without a line.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if not panels or not all(panels.values()):
+        raise OptionError("gradient_picture takes a panel or more, each with a line or more")
+    figure = need("matplotlib.figure", "tasks").Figure(
+        figsize=(4.6 * len(panels) + 0.6, 3.5), layout="constrained"
+    )
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for name, values in lines.items():
+            colour = _COLOURS[names.index(name) % len(_COLOURS)]
+            shown = np.where(values > _FLOOR, values, np.nan)
+            axis.plot(np.arange(len(values)), shown, color=colour, lw=1.8, label=name)
+        axis.set_yscale("log")
+        _quiet(axis)
+        axis.set_xlabel("steps back from the end", fontsize=8.5, color=MUTED)
+        axis.set_title(title, loc="left", fontsize=9.5, color=INK)
+        axis.grid(axis="y", color=RULE, lw=0.5, alpha=0.6)
+        axis.set_xlim(0, max(map(len, lines.values())) - 1)
+    axes[0].legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower left")
+    axes[0].set_ylabel("gradient of the output by the input", fontsize=8.5, color=MUTED)
+    return figure
+
+
+@torch.no_grad()
+def carrying_unit(model: Model, sequences: Sequences) -> int:
+    """The unit whose cell state takes up a marked value, and not others: how its step at a mark goes with
+    the value there, less how the next step goes with the next value, over all sequences of the adding or
+    the multiplication problem."""
+    assert sequences.values is not None
+    x = torch.from_numpy(sequences.inputs(model.task.inputs))
+    _, _, trace = model.layer(x, lengths=torch.from_numpy(sequences.lengths), trace=True)
+    state, value = trace.c[0][0].numpy(), sequences.values[..., 0]
+    k, at = np.nonzero(sequences.values[..., 1] == 1)  # never the first step, nor the last
+
+    def together(at: np.ndarray) -> np.ndarray:
+        found: np.ndarray = (value[k, at] - value[k, at].mean()) @ (state[k, at] - state[k, at - 1])
+        return found
+
+    return int(np.abs(together(at) - together(at + 1)).argmax())
+
+
+def memory_picture(model: Model, sequences: Sequences, which: int = 0) -> Figure:
+    """One sequence of the adding or the multiplication problem: its values with the two marks, the state
+    of the cell that carries the answer, and that cell's gates.
+
+    Args:
+        model: with a cell that has a state ``c``.
+        sequences: by all of which the cell is chosen (:func:`carrying_unit`).
+        which: the one that is shown.
+
+    Raises:
+        OptionError: the task is another, the cell has no state c, or there is no such sequence.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if not isinstance(model.task, TwoMarked):
+        raise OptionError(
+            "memory_picture shows the two marks of experiments 4 and 5, and no others"
+        )
+    cell = model.layer.cell
+    if "c" not in cell.state:
+        raise OptionError(f"{cell.name} has no state c ({', '.join(cell.state)}) to carry anything")
+    if not 0 <= which < len(sequences):
+        raise OptionError(f"which={which}, and there are {len(sequences)} sequences")
+    values, marks, traced, output = _followed(model, sequences, which)
+    figure = need("matplotlib.figure", "tasks").Figure(figsize=(9.2, 5.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.06, hspace=0.03)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[0.9, 1.5, 1.1])
+    _inputs(top, values, marks)
+    steps = np.arange(len(values))
+    middle.plot(steps, traced["c"], color=_COLOURS[0], lw=1.8)
+    middle.set_title("the cell state of one unit", loc="left", fontsize=9, color=INK)
+    for gate in ("o", "f", "i"):  # the input gate on top
+        if gate in traced:
+            name, colour = _GATES[gate]
+            bottom.plot(steps, traced[gate], color=colour, lw=1.2, label=name)
+    bottom.set_title("its gates, from 0 (shut) to 1 (open)", loc="left", fontsize=9, color=INK)
+    bottom.set_ylim(-0.03, 1.03)
+    bottom.legend(
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
+        ncols=3,
+        loc="lower right",
+        bbox_to_anchor=(1, 0.98),
+    )
+    for axis in (top, middle, bottom):
+        _quiet(axis)
+        for mark in marks:
+            axis.axvline(mark, color=_MARK, lw=0.9, ls=(0, (3, 3)), zorder=0)
+    bottom.set_xlabel("step", fontsize=8.5, color=MUTED)
+    bottom.set_xlim(-0.01 * len(values), 1.01 * len(values))
+    target = float(sequences.targets[which, 0])
+    middle.annotate(
+        f"answer {output:.2f}, wanted {target:.2f}",
+        (1, 1.02), xycoords="axes fraction", ha="right", va="bottom", fontsize=8.5, color=MUTED,
+    )  # fmt: skip
+    return figure
+
+
+_GATES = {
+    "i": ("input gate", _MARK),
+    "f": ("forget gate", _COLOURS[0]),
+    "o": ("output gate", "#8fb3cf"),
+}
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a picture, as the path's ending says: png, svg, pdf."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+@torch.no_grad()
+def _followed(
+    model: Model, sequences: Sequences, which: int
+) -> tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray], float]:
+    """A sequence's values, the steps of its marks, the carrying unit's traced values and the answer."""
+    assert sequences.values is not None
+    steps = int(sequences.lengths[which])
+    pairs = sequences.values[which, :steps]
+    x = torch.from_numpy(pairs[:, None].copy())
+    output, _, trace = model.layer(x, trace=True)
+    unit = carrying_unit(model, sequences)
+    traced = {name: trace[name][0][0][0, :, unit].numpy() for name in trace.names}
+    answer = float(model.head(output[-1, 0]))
+    return pairs[:, 0], np.flatnonzero(pairs[:, 1] == 1), traced, answer
+
+
+def _inputs(axis: Any, values: np.ndarray, marks: np.ndarray) -> None:
+    axis.plot(np.arange(len(values)), values, ".", ms=2, color=RULE)
+    axis.plot(marks, values[marks], "o", ms=6, color=_MARK)
+    for mark in marks:
+        axis.annotate(
+            f"{values[mark]:+.2f}".replace("-", "−"), (mark, values[mark]), (7, 0),
+            textcoords="offset points", fontsize=8.5, color=_MARK, va="center", weight="bold",
+        )  # fmt: skip
+    axis.set_title(
+        "the values; the two marked ones are to be added", loc="left", fontsize=9, color=INK
+    )
+    axis.margins(y=0.12)
+
+
+def _quiet(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(RULE)
+    axis.tick_params(color=RULE, labelcolor=MUTED, labelsize=7.5, length=3)
