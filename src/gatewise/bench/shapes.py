@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gatewise.cells.counts import products
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError
 
@@ -54,9 +55,8 @@ def parse(text: str) -> Shape:
 
 
 def flop(cell: Cell, shape: Shape, mode: str) -> int:
-    """The arithmetic in the matrix products: 2·T·B·G·H·(I + F) forward, with G gates and F values
-    fed back, and three times that in training. What the gates do element by element is not counted.
-    """
-    fed_back = len(cell.feedback) * shape.H
-    forward = 2 * shape.T * shape.B * len(cell.gates) * shape.H * (shape.I + fed_back)
+    """The arithmetic in the matrix products over all steps and sequences (see
+    :func:`gatewise.cells.counts.products`), and three times that in training. What the gates do element
+    by element is not counted."""
+    forward = shape.T * shape.B * shape.H * products(cell).at(shape.I, shape.H)
     return forward * (3 if mode == "training" else 1)
