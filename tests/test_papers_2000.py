@@ -353,3 +353,19 @@ def test_what_is_refused(make, error, message):
 
 def fixed(design):
     return Networks(design, 1, np.random.default_rng(0)).fixed(0)
+
+
+@pytest.mark.slow
+def test_with_forget_gates_streams_are_learned_and_without_them_not():
+    """Table 2 in small: a hundred networks of a kind, each 150,000 symbols."""
+    found = {}
+    for name in ("standard", "forget"):
+        trial = Trial(find(name), 100, seed=1)
+        found[name] = summary(trial.run(ticks=150_000)), [o.best for o in trial.outcomes]
+        assert trial.ticks == 150_000
+    standard, forget = (found[name][0] for name in ("standard", "forget"))
+    assert (
+        standard["perfect"] + standard["good"] <= 0.02
+    )  # the paper: 0.01, after many more symbols
+    assert forget["perfect"] + forget["good"] >= 0.15  # the paper: 0.47
+    assert np.median(found["forget"][1]) > 1.5 * np.median(found["standard"][1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -137,9 +138,9 @@ class Trial:
     """Many networks of a row in training, each with its own stream.
 
     The paper tests after each training stream. Here a network is tested after one that is longer than
-    any it had before, and after one of ``worth`` symbols: one that is perfect predicts its training
-    streams too. Where the rate falls with each symbol until nothing is learned any more, the core runs
-    what is left of the stream.
+    any it had before, and after one without error to its end: a perfect network's are. Where the
+    rate falls with each symbol until nothing is learned any more, the core runs what is left of the
+    stream.
 
     Args:
         row: of table 2.
@@ -147,7 +148,6 @@ class Trial:
         seed: of weights, streams and tests.
         streams: training streams after which a network is given up.
         longest: symbols of a stream at most.
-        worth: symbols of a training stream after which there is always a test.
 
     Attributes:
         outcomes: of each network so far.
@@ -161,9 +161,8 @@ class Trial:
         seed: int,
         streams: int = MOST_STREAMS,
         longest: int = LONGEST,
-        worth: int = 10_000,
     ) -> None:
-        self.row, self.streams, self.longest, self.worth = row, streams, longest, worth
+        self.row, self.streams, self.longest = row, streams, longest
         self.rng = np.random.default_rng([seed, 2000])
         self.training = Networks(row.design, networks, self.rng)
         self.ticks = 0
@@ -179,13 +178,13 @@ class Trial:
         each = zip(*(values.tolist() for values in self._found.values()), strict=True)
         return [Outcome(*values) for values in each]
 
-    def run(self, seconds: float) -> list[Outcome]:
-        """Trains until all are perfect or given up, or for so many seconds; streams that are under
-        way then are not counted."""
-        end = time.perf_counter() + seconds
-        while len(self._who) and time.perf_counter() < end:
+    def run(self, seconds: float = math.inf, ticks: float = math.inf) -> list[Outcome]:
+        """Trains until all are perfect or given up, for so many seconds of this process, or for so many
+        symbols of each; streams that are under way then are not counted."""
+        end = time.process_time() + seconds
+        while len(self._who) and time.process_time() < end and self.ticks < ticks:
             for coin in self.rng.integers(2, size=(256, len(self._who))):
-                if not self._symbol(coin):
+                if not self._symbol(coin) or self.ticks >= ticks:
                     break
         return self.outcomes
 
@@ -217,7 +216,7 @@ class Trial:
     def _ended(self, places: np.ndarray) -> bool:
         """The training streams in those places have ended. Whether these networks need others."""
         found, who, length = self._found, self._who[places], self._length[places]
-        test = (length > found["longest"][who]) | (length >= self.worth)
+        test = (length > found["longest"][who]) | (length >= self.longest)
         found["streams"][who] += 1
         found["symbols"][who] += length
         found["longest"][who] = np.maximum(found["longest"][who], length)

@@ -113,9 +113,9 @@ def _adam(parameters: list[Parameter], rate: float) -> torch.optim.Optimizer:
 
 PROTOCOLS: Mapping[str, Protocol] = {
     # the paper's: a step after each sequence, Nesterov's momentum, rates up to 1e-2, nothing clipped
-    "paper": Protocol(_nesterov, (3e-5, 3e-4, 1e-3, 3e-3), 1, None, 8, 20),
+    "paper": Protocol(_nesterov, (1e-5, 3e-4, 1e-3, 3e-3), 1, None, 6, 20),
     # as it is done today
-    "adam": Protocol(_adam, (1e-2, 3e-2), 16, 60.0, 12, 40),
+    "adam": Protocol(_adam, (3e-3, 1e-2), 16, 60.0, 25, 40),
 }
 
 
@@ -148,7 +148,7 @@ class Run:
 def train(
     cell: Any, units: int, data: Chorales, how: Protocol, rate: float, seed: int, epochs: int
 ) -> Run:
-    """One training; it ends early where validation gets no better, or worse than to know nothing."""
+    """One training; it ends early where validation gets no better or is no number any more."""
     begin = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     model = Predictor(cell, units, generator)
@@ -165,9 +165,9 @@ def train(
                 nn.utils.clip_grad_norm_(learned, how.clip)
             optimizer.step()
         now = nll(model, data.valid)
-        if not now < IGNORANCE:
+        if not math.isfinite(now):
             break
-        if now < valid:
+        if now < min(valid, IGNORANCE):
             valid, test, best = now, nll(model, data.test), epoch
         elif epoch - best >= how.patience:
             break
@@ -204,12 +204,12 @@ def compare(
     return Found(Predictor(cell, units, torch.Generator()).weights, tried, runs)
 
 
-def welch(one: Sequence[float], other: Sequence[float]) -> float:
+def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
     """How often, were the means equal, they would be so far apart: Welch's t-test, as in the paper,
-    two-sided. One where a number is infinite or there are fewer than two."""
+    two-sided. None where a number is infinite or there are fewer than two."""
     a, b = np.asarray(one, float), np.asarray(other, float)
     if min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return 1.0
+        return None
     u, v = (x.var(ddof=1) / len(x) for x in (a, b))
     apart = abs(a.mean() - b.mean())
     if u + v == 0:

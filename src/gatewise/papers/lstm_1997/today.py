@@ -1,8 +1,8 @@
 """The paper's tasks with today's means: any cell of the catalogue, the whole gradient, batches, Adam.
 
-Tasks and criteria are those of the paper's own runs (:mod:`.tasks`, :mod:`.criteria`), unchanged: each
-training sequence is new, and is judged by the outputs that the network had before it learned from it.
-What differs is how the network learns.
+Tasks and criteria are those of the paper's own runs (:mod:`.tasks`, :mod:`.criteria`), unchanged: a
+sequence is judged by the outputs that the network had before it learned from its batch. What differs is
+how the network learns.
 """
 
 from __future__ import annotations
@@ -137,9 +137,8 @@ class Model(nn.Module):
         target = torch.from_numpy(sequences.targets)
         if isinstance(self.task, TwoMarked):
             return F.mse_loss(net, target)
-        if isinstance(
-            self.task, SignalAndNoise
-        ):  # with 3c's noise the targets leave [0, 1]: no matter
+        if isinstance(self.task, SignalAndNoise):
+            # 3c's noisy targets leave [0, 1]; the slope, y less the target, is right there too
             return F.binary_cross_entropy_with_logits(net, target)
         if not self.task.each_step:
             return F.cross_entropy(net, target.argmax(-1))
