@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ import numpy as np
 from gatewise.bench.machine import cores, describe
 from gatewise.papers.lstm_1997.pictures import draw
 from gatewise.papers.lstm_1997.today import ROWS, Result, Setting, run
+from gatewise.papers.processes import spread
 
 SHORT = [name for name, row in ROWS.items() if row.task(0).longest < 500]
 # what is learned from before a trial is given up; 3c-100-1's noisy targets took the paper most of all
@@ -45,7 +45,8 @@ def main() -> None:
         for cell in given.cells.split(","):
             most = given.most or LONGER.get(name, MOST)
             orders = [(name, cell, seed, most, setting) for seed in range(given.trials)]
-            row = summary(_side_by_side(orders, given.processes), setting)
+            results = sorted(spread(_run, orders, given.processes), key=lambda r: r.seed)
+            row = summary(results, setting)
             row |= {"processes": given.processes, "machine": describe()}
             other = "" if setting == Setting() else f" rate {given.rate}"
             _write(given.out, f"{name} {cell}{other}", row)
@@ -55,18 +56,7 @@ def main() -> None:
     print(f"\n{time.perf_counter() - begun:.0f} s")
 
 
-def _side_by_side(orders: Sequence[Order], processes: int) -> list[Result]:
-    if processes == 1:
-        return [_run(order) for order in orders]
-    # spawned: a forked child inherits thread pools that have lost their threads
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return pool.map(_run, orders, chunksize=1)
-
-
 def _run(order: Order) -> Result:
-    import torch
-
-    torch.set_num_threads(1)
     return run(*order)
 
 

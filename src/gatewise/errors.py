@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import ModuleType
 
 
@@ -72,3 +72,8 @@ def near(word: str, words: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     match = folded[close[0]] if close else None
     return f" (did you mean '{match}'?)" if match else ""
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> OptionError:
+    """What to raise for a ``name`` that is none of the ``known`` ones, which the message lists."""
+    return OptionError(f"no {kind} '{name}'{near(name, known)}; there are: {', '.join(known)}")

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 import gatewise.backends.native.operators  # noqa: F401  a saved graph may hold them
 from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights
-from gatewise.errors import BackendError, OptionError, near
+from gatewise.errors import BackendError, unknown
 
 # In order of preference; each is a module of this package, imported when first asked.
 BACKENDS = ("cpu", "aten", "scan", "reference")
@@ -25,7 +25,7 @@ def check_name(name: str) -> None:
     """Raises OptionError unless ``name`` is a backend or "auto"."""
     names = ("auto", *BACKENDS)
     if name not in names:
-        raise OptionError(f"no backend '{name}'{near(name, names)}; there are: {', '.join(names)}")
+        raise unknown("backend", name, names)
 
 
 def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:

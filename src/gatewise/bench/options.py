@@ -12,7 +12,7 @@ from gatewise.bench import peers, shapes
 from gatewise.bench.run import Plan
 from gatewise.bench.timing import Budget
 from gatewise.cells.catalogue import find
-from gatewise.errors import OptionError, near
+from gatewise.errors import OptionError, unknown
 
 
 def plan(given: Any) -> Plan:
@@ -44,9 +44,7 @@ def _known(kind: str, text: str | Iterable[str], names: tuple[str, ...]) -> tupl
     given = text.split(",") if isinstance(text, str) else tuple(text)
     for name in given:
         if name not in names:
-            raise OptionError(
-                f"no {kind} '{name}'{near(name, names)}; there are: {', '.join(names)}"
-            )
+            raise unknown(kind, name, names)
     return tuple(name for name in names if name in given)
 
 

@@ -25,7 +25,7 @@ from gatewise.bench.problem import (
 )
 from gatewise.cells.catalogue import gru, lstm, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
-from gatewise.errors import BackendError, OptionError, near
+from gatewise.errors import BackendError, unknown
 
 
 @dataclass(frozen=True)
@@ -249,8 +249,7 @@ def parse(text: str) -> tuple[str, ...]:
     if "all" in names:
         names = names - {"all"} | {name for name, peer in PEERS.items() if peer.usual}
     for name in sorted(names - set(PEERS)):
-        known = [*PEERS, "all", "none"]
-        raise OptionError(f"no peer '{name}'{near(name, known)}; there are: {', '.join(known)}")
+        raise unknown("peer", name, [*PEERS, "all", "none"])
     return tuple(name for name in PEERS if name in names)
 
 

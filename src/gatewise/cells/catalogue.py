@@ -21,7 +21,7 @@ from gatewise.cells.language import (
     softplus,
     tanh,
 )
-from gatewise.errors import OptionError, near
+from gatewise.errors import unknown
 
 
 @cell(gates="h")
@@ -385,5 +385,5 @@ def find(name: str) -> Cell:
         OptionError: there is none; the message lists those there are.
     """
     if name not in CELLS:
-        raise OptionError(f"no cell '{name}'{near(name, CELLS)}; there are: {', '.join(CELLS)}")
+        raise unknown("cell", name, CELLS)
     return CELLS[name]

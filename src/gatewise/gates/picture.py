@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gatewise.errors import OptionError, ShapeError, need
+from gatewise.ink import INK, MUTED, RULE, quiet
 from gatewise.nn.trace import Trace
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = np.ndarray
-
-# Every picture's ink; the report's page replaces these by its own, light or dark.
-INK, MUTED, RULE = "#1f2937", "#6b7280", "#d1d5db"
 
 _SHUT_TO_OPEN = ("#f6f8fa", "#b9d3df", "#5f97b5", "#235a86", "#0c2747")
 _SIGNED = "BrBG"  # brown below 0, teal above
@@ -83,13 +81,6 @@ def gate_map(
     if title is not None:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK, parse_math=False)
     return figure
-
-
-def quiet(axis: Axes) -> None:
-    """Take away from an axis what is no data."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(RULE)
-    axis.tick_params(color=RULE, labelcolor=MUTED, labelsize=7.5, length=3)
 
 
 def _maps(trace: Trace, layer: int, direction: int, sequence: int) -> dict[str, Array]:

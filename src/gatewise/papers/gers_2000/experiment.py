@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise.errors import OptionError, near
+from gatewise.errors import unknown
 from gatewise.papers.gers_2000.grammar import LEGAL, Random, advance, walk
 from gatewise.papers.gers_2000.network import Design, Fixed, Networks
 
@@ -83,7 +83,7 @@ def find(name: str) -> Row:
         OptionError: there is none; the message lists those there are.
     """
     if name not in ROWS:
-        raise OptionError(f"no row '{name}'{near(name, ROWS)}; there are: {', '.join(ROWS)}")
+        raise unknown("row", name, ROWS)
     return ROWS[name]
 
 

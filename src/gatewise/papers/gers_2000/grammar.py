@@ -9,20 +9,10 @@ from functools import cache
 
 import numpy as np
 
+from gatewise.papers.reber import ARROWS, SYMBOLS
+
 Random = np.random.Generator
 
-SYMBOLS = "BTPSXVE"
-
-# Reber's grammar: from each node two arrows, each a symbol and the node it leads to.
-_ARROWS = {
-    0: ("B1", "B1"),
-    1: ("T2", "P3"),
-    2: ("S2", "X4"),
-    3: ("T3", "V5"),
-    4: ("X3", "S6"),
-    5: ("P4", "V6"),
-    6: ("E7", "E7"),
-}
 _INNER = 8  # places in a string that begins with T (from 2 on) or with P (from 10 on)
 
 
@@ -38,8 +28,8 @@ def _arrows() -> list[tuple[tuple[str, int], tuple[str, int]]]:
     end = _place(2, 0)
     places = [(("B", 1), ("B", 1)), (("T", _place(0, 0)), ("P", _place(1, 0)))]
     for outer, symbol in enumerate("TP"):
-        for each in _ARROWS.values():
-            one, two = ((arrow[0], _place(outer, int(arrow[1]))) for arrow in each)
+        for arrows in ARROWS.values():  # where there is one, it is taken either way
+            one, two = ((s, _place(outer, node)) for s, node in (arrows[0], arrows[-1]))
             places.append((one, two))
         places.append(((symbol, end), (symbol, end)))
     return [*places, (("E", 0), ("E", 0))]

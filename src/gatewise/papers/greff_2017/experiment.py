@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from gatewise.cells.catalogue import find as find_cell
-from gatewise.errors import OptionError, near
+from gatewise.errors import unknown
 from gatewise.nn.recurrent import Recurrent
 from gatewise.papers.greff_2017.chorales import KEYS, Chorales, batches, padded
 
@@ -126,8 +126,7 @@ def protocol(name: str) -> Protocol:
         OptionError: there is none; the message lists those there are.
     """
     if name not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
-        raise OptionError(f"no protocol '{name}'{near(name, PROTOCOLS)}; there are: {known}")
+        raise unknown("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 
@@ -192,7 +191,7 @@ def compare(
         OptionError: the variant is none of the paper's.
     """
     if name not in VARIANTS:
-        raise OptionError(f"no variant '{name}'{near(name, VARIANTS)}; there are: {list(VARIANTS)}")
+        raise unknown("variant", name, VARIANTS)
     cell = find_cell(name)
     tried = tuple(train(cell, units, data, how, rate, 0, how.trying) for rate in how.rates)
     for run in tried:

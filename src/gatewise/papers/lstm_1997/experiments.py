@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gatewise.errors import OptionError, near
+from gatewise.errors import unknown
 from gatewise.papers.lstm_1997.criteria import (
     Criterion,
     Grammar,
@@ -76,7 +76,7 @@ def _reber(blocks: int, size: int, rate: float, paper: Paper) -> Experiment:
     biases = tuple(-1.0 - k for k in range(blocks))
     return Experiment(
         f"embedded Reber grammar, {blocks} blocks of {size}, rate {rate}",
-        Reber,
+        lambda seed: Reber(seed % 3),  # the paper's three data sets
         lambda task, rng: Grammar(task),  # type: ignore[arg-type]
         rate,
         0.2,
@@ -234,9 +234,7 @@ def find(name: str) -> dict[str, Experiment]:
     found = {key: e for key, e in EXPERIMENTS.items() if f"{key}-".startswith(f"{name}-")}
     found = found or {key: e for key, e in EXPERIMENTS.items() if name and key.startswith(name)}
     if not found:
-        raise OptionError(
-            f"no experiment '{name}'{near(name, EXPERIMENTS)}; there are: {', '.join(EXPERIMENTS)}"
-        )
+        raise unknown("experiment", name, EXPERIMENTS)
     return found
 
 
@@ -264,8 +262,7 @@ def run(
             cut.
     """
     begin = time.perf_counter()
-    # the data set of the first experiment is one of three, as in the paper
-    task = experiment.task(seed % 3)
+    task = experiment.task(seed)
     rng = np.random.default_rng([1997, seed])
     network: Network | DirectNetwork
     if experiment.topology is None:

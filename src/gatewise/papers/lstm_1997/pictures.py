@@ -10,15 +10,13 @@ import numpy as np
 import torch
 
 from gatewise.errors import OptionError, TrainingError, need
+from gatewise.ink import INK, MUTED, RULE, quiet
 from gatewise.papers.lstm_1997.tasks import Sequences, TwoMarked
 from gatewise.papers.lstm_1997.today import Model, Setting, train, untrained
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The inks of gatewise.gates.picture; the papers rest on layers alone, so they stand here again.
-INK, MUTED, RULE = "#1f2937", "#6b7280", "#d1d5db"
 _COLOURS = ("#0f766e", "#c2700c", "#8b93a7", "#235a86")
 _MARK = "#c2700c"
 _FLOOR = 1e-20  # gradients are drawn down to here
@@ -127,7 +125,7 @@ def gradient_picture(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             shown = np.where(values > _FLOOR, values, np.nan)
             axis.plot(np.arange(len(values)), shown, color=colour, lw=1.8, label=name)
         axis.set_yscale("log")
-        _quiet(axis)
+        quiet(axis)
         axis.set_xlabel("steps back from the end", fontsize=8.5, color=MUTED)
         axis.set_title(title, loc="left", fontsize=9.5, color=INK)
         axis.grid(axis="y", color=RULE, lw=0.5, alpha=0.6)
@@ -200,7 +198,7 @@ def memory_picture(model: Model, sequences: Sequences, which: int = 0) -> Figure
         bbox_to_anchor=(1, 0.98),
     )
     for axis in (top, middle, bottom):
-        _quiet(axis)
+        quiet(axis)
         for mark in marks:
             axis.axvline(mark, color=_MARK, lw=0.9, ls=(0, (3, 3)), zorder=0)
     bottom.set_xlabel("step", fontsize=8.5, color=MUTED)
@@ -255,9 +253,3 @@ def _inputs(axis: Any, values: np.ndarray, marks: np.ndarray) -> None:
         "the values; the two marked ones are to be added", loc="left", fontsize=9, color=INK
     )
     axis.margins(y=0.12)
-
-
-def _quiet(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(RULE)
-    axis.tick_params(color=RULE, labelcolor=MUTED, labelsize=7.5, length=3)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from gatewise.papers.reber import ARROWS, END, SYMBOLS
+
 Random = np.random.Generator
 
 
@@ -61,43 +63,30 @@ class Task(Protocol):
     def draw(self, rng: Random, n: int) -> Sequences: ...
 
 
-# Reber's grammar: from each node two arrows, each a symbol and the node it leads to.
-_SYMBOLS = "BTPSXVE"
-_ARROWS = {
-    0: [("B", 1)],
-    1: [("T", 2), ("P", 3)],
-    2: [("S", 2), ("X", 4)],
-    3: [("T", 3), ("V", 5)],
-    4: [("X", 3), ("S", 6)],
-    5: [("P", 4), ("V", 6)],
-    6: [("E", 7)],
-}
-
-
 class ReberString:
     """A string of the embedded grammar, and after each symbol but the last the legal next ones."""
 
     def __init__(self, rng: Random) -> None:
         outer = "TP"[rng.integers(2)]
         inner, legal_inner = _reber(rng)
-        self.symbols = np.array([_SYMBOLS.index(s) for s in ("B", outer, *inner, outer, "E")])
+        self.symbols = np.array([SYMBOLS.index(s) for s in ("B", outer, *inner, outer, "E")])
         each = [{"T", "P"}, {"B"}, *legal_inner, {outer}, {"E"}]
-        self.legal = np.array([[s in legal for s in _SYMBOLS] for legal in each])
+        self.legal = np.array([[s in legal for s in SYMBOLS] for legal in each])
 
     @property
     def text(self) -> str:
-        return "".join(_SYMBOLS[s] for s in self.symbols)
+        return "".join(SYMBOLS[s] for s in self.symbols)
 
 
 def _reber(rng: Random) -> tuple[list[str], list[set[str]]]:
     """A string of the plain grammar, and after each of its symbols but the last the legal ones."""
     node, string, legal = 0, [], []
-    while node != 7:
-        arrows = _ARROWS[node]
+    while node != END:
+        arrows = ARROWS[node]
         symbol, node = arrows[rng.integers(len(arrows))]
         string.append(symbol)
-        if node != 7:
-            legal.append({s for s, _ in _ARROWS[node]})
+        if node != END:
+            legal.append({s for s, _ in ARROWS[node]})
     return string, legal
 
 

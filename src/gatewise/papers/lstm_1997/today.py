@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.errors import OptionError, near
+from gatewise.errors import OptionError, unknown
 from gatewise.nn.init import chrono_, orthogonal_
 from gatewise.nn.layers import Recurrent
 from gatewise.papers.lstm_1997.criteria import Criterion, OnFreshSequences, wrong_of
@@ -224,15 +224,9 @@ def train(
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
         raise OptionError(f"most is the number of training sequences, 1 or more; not {most!r}")
     begin = time.perf_counter()
-    task = row.task(
-        seed % 3
-    )  # the data set of the first experiment is one of three, as in the paper
     rng = np.random.default_rng([2026, seed])
-    criterion = row.criterion(task, rng)
-    # torch's generator is the caller's
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Model(task, cell, setting.hidden)
+    model = untrained(experiment, cell, seed, setting)
+    criterion = row.criterion(model.task, rng)
     seen = _learn(model, criterion, rng, most, setting)
     solved = criterion.solved is not None
     tested = _tested(model, row, criterion, rng) if solved else {}
@@ -252,8 +246,7 @@ def untrained(
     experiment: str, cell: str = "lstm", seed: int = 0, setting: Setting | None = None
 ) -> Model:
     """The network that :func:`train` begins with. torch's own generator is left as it was."""
-    # the data set of the first experiment is one of three, as in the paper
-    task = _row(experiment).task(seed % 3)
+    task = _row(experiment).task(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Model(task, cell, (setting or Setting()).hidden)
@@ -261,7 +254,7 @@ def untrained(
 
 def _row(name: str) -> Experiment:
     if name not in ROWS:
-        raise OptionError(f"no experiment '{name}'{near(name, ROWS)}; there are: {', '.join(ROWS)}")
+        raise unknown("experiment", name, ROWS)
     return ROWS[name]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, run
+from gatewise.papers.processes import spread
 
 
 class Order(NamedTuple):
@@ -22,23 +22,11 @@ class Order(NamedTuple):
 
 def side_by_side(orders: Iterable[Order], processes: int) -> Iterator[tuple[Order, Trial]]:
     """Runs all, each in one thread, and gives each as it ends."""
-    if processes == 1:
-        yield from map(_run, orders)
-        return
-    # spawned: a forked child inherits thread pools that have lost their threads
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(_run, orders)
+    return spread(_run, orders, processes)
 
 
 def _run(order: Order) -> tuple[Order, Trial]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return order, run(EXPERIMENTS[order.name], order.seed, order.most, order.truncated)
-    finally:
-        torch.set_num_threads(before)
+    return order, run(EXPERIMENTS[order.name], order.seed, order.most, order.truncated)
 
 
 def summary(name: str, trials: Sequence[Trial]) -> dict[str, Any]:

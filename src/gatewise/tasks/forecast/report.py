@@ -19,7 +19,8 @@ import torch
 from gatewise.data.panel import Panel
 from gatewise.data.timeline import to_wall
 from gatewise.errors import need
-from gatewise.gates.picture import INK, MUTED, RULE, gate_map, quiet, stamps
+from gatewise.gates.picture import gate_map, stamps
+from gatewise.ink import INK, MUTED, RULE, quiet
 from gatewise.nn.trace import Trace
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.files import write_whole
