@@ -1,0 +1,39 @@
+"""docs/papers.md holds what benchmarks/results say."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def papers_page():
+    spec = importlib.util.spec_from_file_location(
+        "papers_page", ROOT / "benchmarks" / "papers_page.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_that_of_the_results(papers_page):
+    page = (ROOT / "docs" / "papers.md").read_text()
+    assert page.count("<!-- table ") == 5
+    assert papers_page.written(page) == page, "run `python benchmarks/papers_page.py`"
+
+
+def test_a_changed_result_changes_the_page(papers_page, tmp_path):
+    shutil.copytree(papers_page.RESULTS, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "paper_1997.json"
+    file.write_text(file.read_text().replace('"solved": 10,', '"solved": 9,'))
+    page = (ROOT / "docs" / "papers.md").read_text()
+    changed = papers_page.written(page, tmp_path)
+    assert "| 9 of 10 |" in changed and "| 10 of 10 |" not in changed
+
+
+def test_an_unknown_table_is_an_error(papers_page):
+    with pytest.raises(KeyError, match="1998"):
+        papers_page.written("<!-- table 1998 -->\n<!-- end -->")
