@@ -23,10 +23,11 @@ from gatewise.nn import init
 from gatewise.nn.attention import AdditiveAttention, AttentionPooling, MultiplicativeAttention
 from gatewise.nn.convolution import ConvLSTM, ConvRecurrent
 from gatewise.nn.hybrid import HybridBlock, SelfAttention
-from gatewise.nn.layers import GRU, LSTM, RNN
+from gatewise.nn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from gatewise.nn.mlstm import MLSTM, MLSTMState
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.stack import Stack
+from gatewise.nn.step import RecurrentCell
 from gatewise.nn.trace import Trace
 
 if TYPE_CHECKING:
@@ -58,11 +59,15 @@ __all__ = [
     "ConvLSTM",
     "ConvRecurrent",
     "Forecaster",
+    "GRUCell",
     "GatewiseError",
     "HybridBlock",
+    "LSTMCell",
     "MLSTMState",
     "MultiplicativeAttention",
+    "RNNCell",
     "Recurrent",
+    "RecurrentCell",
     "SelfAttention",
     "Stack",
     "Trace",

@@ -1,4 +1,4 @@
-"""All layers of a module in one call of the core, where that is all there is to do."""
+"""A module's whole call as one of the core, where that is all there is to do."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gatewise.nn.sequences import State
 
 if TYPE_CHECKING:
     from gatewise.nn.recurrent import Recurrent
+    from gatewise.nn.step import RecurrentCell
 
 
 def run_at_once(layer: Recurrent, input: Tensor | PackedSequence, hx: State | None) -> Any:
@@ -35,23 +36,51 @@ def run_at_once(layer: Recurrent, input: Tensor | PackedSequence, hx: State | No
         return None
     network = layer._network
     if network is None or network.dtype is not input.dtype:
-        network = layer._network = _made(layer, input)
+        sizes = (layer.input_size, layer.hidden_size, layer.proj_size, layer.num_layers)
+        network = layer._network = network_of(layer, (*sizes, layer.bidirectional), input)
         if network is None:
             return None
     return network.run(input, hx, layer._parameters, layer.batch_first, torch.get_num_threads())
 
 
-def _made(layer: Recurrent, input: Tensor) -> Network | None:
+def step_at_once(layer: RecurrentCell, input: Tensor, hx: State | None) -> Any:
+    """The core's run of one step, B×I; None where it is not for this."""
+    if (
+        layer._structured
+        or watched()
+        or torch.is_grad_enabled()
+        or layer.backend not in ("auto", "cpu")
+    ):
+        return None
+    network = layer._network
+    if network is None or network.dtype is not input.dtype:
+        sizes = (layer.input_size, layer.hidden_size, 0, 1, False)
+        network = layer._network = network_of(layer, sizes, input)
+        if network is None:
+            return None
+    if isinstance(hx, Tensor):
+        hx = hx[None]
+    elif hx is not None:
+        hx = tuple(s[None] for s in hx)
+    result = network.run(input[None], hx, layer._parameters, False, torch.get_num_threads())
+    if result is None:
+        return None
+    after = result[1]
+    return after[0] if isinstance(after, Tensor) else tuple(s[0] for s in after)
+
+
+def network_of(
+    layer: Recurrent | RecurrentCell, sizes: tuple[int, int, int, int, bool], input: Tensor
+) -> Network | None:
     """The core's side of this module; None where another backend runs it."""
-    like = layer.weight_ih_l0
+    like = getattr(layer, "weight_ih" + next(iter(layer._expected)))
     if not in_memory((input,)) or input.device != like.device or input.dtype != like.dtype:
         return None
     if not input.is_cpu or not layer.explain_backend(input).startswith("cpu:"):
         return None
-    sizes = (layer.input_size, layer.hidden_size, layer.proj_size, layer.num_layers)
     weights = [
         (name + suffix, shapes[name]) if name in shapes else (None, None)
         for suffix, shapes in layer._expected.items()
         for name in (*NAMES, *layer.cell.params)
     ]
-    return Network(layer.cell, (*sizes, layer.bidirectional), weights, input.dtype)
+    return Network(layer.cell, sizes, weights, input.dtype)

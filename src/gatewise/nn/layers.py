@@ -1,4 +1,4 @@
-"""torch's recurrent layers by their names: LSTM, GRU and RNN."""
+"""torch's recurrent layers by their names: LSTM, GRU and RNN, and one step of each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from gatewise.errors import OptionError
 from gatewise.nn.recurrent import Recurrent
+from gatewise.nn.step import RecurrentCell
 
 
 class LSTM(Recurrent):
@@ -17,6 +18,8 @@ class LSTM(Recurrent):
     ``forget_bias``: the value that the forget gates' bias starts from (Gers et al. 2000;
     Jozefowicz et al. 2015 recommend 1).
     """
+
+    mode = "LSTM"
 
     def __init__(
         self, *args: Any, forget_bias: float | None = None, backend: str = "auto", **options: Any
@@ -42,6 +45,8 @@ class LSTM(Recurrent):
 class GRU(Recurrent):
     """Gated recurrent unit; what ``torch.nn.GRU`` is, with lengths and an open trace."""
 
+    mode = "GRU"
+
     def __init__(self, *args: Any, backend: str = "auto", **options: Any) -> None:
         _no_projection("GRU", args, options, place=7)
         super().__init__("gru", *args, backend=backend, **options)
@@ -63,14 +68,51 @@ class RNN(Recurrent):
         backend: str = "auto",
         **options: Any,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise OptionError(f"nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
-        self.nonlinearity = nonlinearity
+        cell = _simple(nonlinearity)
+        self.nonlinearity, self.mode = nonlinearity, cell.upper()
         _no_projection("RNN", args, options, place=4)
-        cell = f"rnn_{nonlinearity}"
         super().__init__(
             cell, input_size, hidden_size, num_layers, *args, backend=backend, **options
         )
+
+
+class LSTMCell(RecurrentCell):
+    """One step of a long short-term memory; what ``torch.nn.LSTMCell`` is. Takes torch's arguments in
+    torch's order, and by keyword alone what :class:`RecurrentCell` adds."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__("lstm", *args, **options)
+
+
+class GRUCell(RecurrentCell):
+    """One step of a gated recurrent unit; what ``torch.nn.GRUCell`` is, as LSTMCell is torch's."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__("gru", *args, **options)
+
+
+class RNNCell(RecurrentCell):
+    """One step of a simple recurrent network; what ``torch.nn.RNNCell`` is, as LSTMCell is torch's."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *args: Any,
+        **options: Any,
+    ) -> None:
+        cell = _simple(nonlinearity)
+        self.nonlinearity = nonlinearity
+        super().__init__(cell, input_size, hidden_size, bias, *args, **options)
+
+
+def _simple(nonlinearity: str) -> str:
+    """The simple network's cell of this name."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise OptionError(f"nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
+    return f"rnn_{nonlinearity}"
 
 
 def _no_projection(name: str, args: tuple[Any, ...], options: dict[str, Any], place: int) -> None:

@@ -14,6 +14,7 @@ from gatewise.nn.autocast import cast
 
 if TYPE_CHECKING:
     from gatewise.nn.recurrent import Recurrent
+    from gatewise.nn.step import RecurrentCell
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -21,14 +22,14 @@ Shapes = dict[str, tuple[int, ...]]
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh")
 
 
-def step_shapes(layer: Recurrent, k: int) -> Shapes:
-    """Of the k-th layer in one direction, each parameter of the cell's step: its name, less the suffix,
-    and shape, in torch's order."""
+def step_shapes(layer: Recurrent | RecurrentCell, input_size: int) -> Shapes:
+    """Each parameter of the cell's step, of an input so wide: its name, less the suffix, and shape, in
+    torch's order."""
     cell, structure = layer.cell, layer._structure
     rows = sum(structure.rows)
     parts = ("ih", "hh") if cell.feedback else ("ih",)
     shapes: Shapes = {
-        "weight_ih": (rows, layer._layer_input_size(k)),
+        "weight_ih": (rows, input_size),
         "weight_hh": (rows, sum(structure.columns)),
     }
     if layer.bias:
@@ -54,7 +55,10 @@ def shapes_beside(layer: Recurrent) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def weights_of(
-    layer: Recurrent, suffix: str, dtype: torch.dtype | None = None, dropped: bool = False
+    layer: Recurrent | RecurrentCell,
+    suffix: str,
+    dtype: torch.dtype | None = None,
+    dropped: bool = False,
 ) -> Weights:
     """A layer's weights in one direction, checked, cast where autocast has a ``dtype``, and as the
     backends take them; ``dropped`` says whether ``weight_drop`` is to act.

@@ -40,10 +40,11 @@ from gatewise.nn.sequences import State, as_time_major, check_width, packed_as, 
 from gatewise.nn.states import initial_states
 from gatewise.nn.stream import Stream
 from gatewise.nn.structure import structure
+from gatewise.nn.torch_names import TorchNames
 from gatewise.nn.trace import Trace
 
 
-class Recurrent(nn.Module):
+class Recurrent(TorchNames, nn.Module):
     """A recurrent layer of any cell.
 
     Parameters have the names, shapes and order of torch's (``weight_ih_l0``,
@@ -139,7 +140,8 @@ class Recurrent(nn.Module):
         check_projection(self.cell, hidden_size, proj_size)
         check_name(backend)
         check_parameter_names(self.cell)
-        check_flag("layer_norm", layer_norm)
+        for name, flag in dict(bias=bias, batch_first=batch_first, layer_norm=layer_norm).items():
+            check_flag(name, flag)
         check_probability("recurrent_dropout", recurrent_dropout)
         check_probability("weight_drop", weight_drop)
         check_flag("locked_dropout", locked_dropout)
@@ -172,7 +174,11 @@ class Recurrent(nn.Module):
         self._structure = structure(self.cell, hidden_size, output, block_size, recurrent_blocks)
         self._structured = not self._structure.plain
         layers = range(num_layers)
-        self._expected = {s: step_shapes(self, k) for k in layers for s in self._suffixes(k)}
+        self._expected = {
+            suffix: step_shapes(self, self._layer_input_size(k))
+            for k in layers
+            for suffix in self._suffixes(k)
+        }
         self._beside = dict(shapes_beside(self))
         named = {name + s: of for s, each in self._expected.items() for name, of in each.items()}
         for name, shape in (named | self._beside).items():
@@ -310,9 +316,6 @@ class Recurrent(nn.Module):
         asked = dict(lengths=ragged, reset=reset is not None, trace=trace)
         fields = self._fields(x, states, weights_of(self, "_l0", dtype), 0, False, **asked)
         return chosen(self.backend, **fields)[2]
-
-    def flatten_parameters(self) -> None:
-        """Does nothing; torch's layers have it, and code written for them calls it."""
 
     def extra_repr(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]

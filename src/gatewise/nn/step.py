@@ -1,0 +1,185 @@
+"""One step of any cell at a call, with ``torch.nn.LSTMCell``'s interface."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.backends.contract import Masks, Spec, Weights, check_tensor
+from gatewise.backends.native.network import Network
+from gatewise.backends.registry import check_name, chosen, run
+from gatewise.cells.catalogue import find
+from gatewise.cells.language import Cell
+from gatewise.errors import ShapeError
+from gatewise.nn.at_once import step_at_once
+from gatewise.nn.autocast import autocast_dtype, cast, cast_states
+from gatewise.nn.checks import check_flag, check_input, check_parameter_names, check_sizes, shape_of
+from gatewise.nn.parameters import step_shapes, weights_of
+from gatewise.nn.sequences import State
+from gatewise.nn.structure import structure
+
+
+class RecurrentCell(nn.Module):
+    """One step of any cell, for a loop of the caller's own. Where a sequence is there from the start,
+    :class:`gatewise.Recurrent` runs it many times as fast.
+
+    Parameters have the names, shapes and order of torch's cells: ``weight_ih`` G·H×I, ``weight_hh``
+    G·H×F (F the sum of the widths of the states fed back), ``bias_ih`` and ``bias_hh`` G·H, the gains
+    ``norm_ih`` and ``norm_hh`` G·H, and a cell's own by their names, each H.
+
+    Args:
+        cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one.
+        input_size: I.
+        hidden_size: H.
+        bias: whether there are the two biases.
+        backend: "auto", or the name of the one backend that is to be used.
+        layer_norm: as in :class:`gatewise.Recurrent`.
+
+    Raises:
+        OptionError: an argument is out of its range.
+    """
+
+    # for type checkers; the constructor makes these by their names
+    weight_ih: Tensor
+    weight_hh: Tensor
+
+    def __init__(
+        self,
+        cell: Cell | str,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str = "auto",
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.cell = find(cell) if isinstance(cell, str) else cell
+        check_sizes(input_size=input_size, hidden_size=hidden_size)
+        check_flag("bias", bias)
+        check_flag("layer_norm", layer_norm)
+        check_name(backend)
+        check_parameter_names(self.cell)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        self.backend = backend
+        self.layer_norm = layer_norm
+        # of a layer's options that its weights depend on, those that a single step does without
+        self.proj_size, self.weight_drop = 0, 0.0
+        self._structure = structure(self.cell, hidden_size, hidden_size, 1, 1)
+        self._structured = not self._structure.plain
+        self._expected = {"": step_shapes(self, input_size)}
+        self._network: Network | None = None
+        for name, shape in self._expected[""].items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/√H, 1/√H), in torch's order; the gains are one."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for name, parameter in self.named_parameters():
+            if name in ("norm_ih", "norm_hh"):
+                nn.init.ones_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
+            if name == "weight_hh":
+                self._structure.zero_unconnected(parameter)
+
+    def forward(self, input: Tensor, hx: State | None = None) -> Any:
+        """The state after one step.
+
+        Args:
+            input: B×I, or I for a single sequence.
+            hx: the state before, each B×H (H for a single sequence): one tensor where the cell has one
+                state, else a tuple. Zero if not given.
+
+        Returns:
+            The state after it, in the form of ``hx``.
+
+        Raises:
+            ShapeError: a tensor does not fit; the message has both shapes.
+            BackendError: the backend asked for by name cannot do this.
+        """
+        batched = input.dim() == 2
+        if not batched and input.dim() != 1:
+            raise ShapeError(f"input needs 1 or 2 dimensions, this has the shape {shape_of(input)}")
+        if input.shape[-1] != self.input_size:
+            raise ShapeError(
+                f"input has the shape {shape_of(input)}: its last dimension must be "
+                f"input_size={self.input_size}"
+            )
+        if batched and (at_once := step_at_once(self, input, hx)) is not None:
+            return at_once
+        if (dtype := autocast_dtype(input)) is None:
+            return self._step(input, hx, batched, None)
+        with torch.autocast(input.device.type, enabled=False):
+            return self._step(cast(input, dtype), cast_states(hx, dtype), batched, dtype)
+
+    def explain_backend(self, input: Tensor, hx: State | None = None) -> str:
+        """Which backend would run this, and why, in a sentence."""
+        dtype = autocast_dtype(input)
+        x = input if dtype is None else cast(input, dtype)
+        states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        return chosen(self.backend, **self._fields(x, states, weights_of(self, "", dtype)))[2]
+
+    def _step(
+        self, input: Tensor, hx: State | None, batched: bool, dtype: torch.dtype | None
+    ) -> Any:
+        x = input[None] if batched else input[None, None]
+        state = self._states(hx, x, batched)
+        weights = weights_of(self, "", dtype)
+        check_input(x, weights.input)
+        fields = self._fields(x, state, weights)
+        after = run(self.backend, fields, x, state, weights, _no_masks).state
+        after = after if batched else tuple(s.squeeze(0) for s in after)
+        return after if len(after) > 1 else after[0]
+
+    def _fields(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> dict[str, Any]:
+        """What a run's Spec is made of."""
+        given = (x, *state, *weights[:7], *weights.per_unit.values())
+        return dict(
+            cell=self.cell,
+            input_size=self.input_size,
+            hidden_size=self.hidden_size,
+            proj_size=0,
+            reverse=False,
+            lengths=False,
+            trace=False,
+            dtype=x.dtype,
+            device=x.device,
+            layer_norm=self.layer_norm,
+            differentiated=torch.is_grad_enabled()
+            and any(t is not None and t.requires_grad for t in given),
+        )
+
+    def _states(self, hx: State | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
+        """Each B×H."""
+        names, shape = self.cell.state, (x.shape[1], self.hidden_size)
+        if hx is None:
+            return tuple(x.new_zeros(shape) for _ in names)
+        given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        if len(given) != len(names):
+            raise ShapeError(
+                f"{self.cell.name} has the states ({', '.join(names)}); {len(given)} were given"
+            )
+        expected = shape if batched else shape[1:]
+        for name, state in zip(names, given, strict=True):
+            check_tensor(f"the state {name}", state, expected, x)
+        return given if batched else tuple(state[None] for state in given)
+
+    def extra_repr(self) -> str:
+        shown = [f"{self.input_size}, {self.hidden_size}"]
+        shown += [] if self.bias else ["bias=False"]
+        shown += ["layer_norm=True"] if self.layer_norm else []
+        return ", ".join(shown)
+
+
+def _no_masks(spec: Spec) -> Masks:
+    return Masks()
