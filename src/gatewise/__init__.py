@@ -21,6 +21,7 @@ from gatewise.cells.language import (
 from gatewise.errors import GatewiseError, missing
 from gatewise.nn import init
 from gatewise.nn.attention import AdditiveAttention, AttentionPooling, MultiplicativeAttention
+from gatewise.nn.convert import convert
 from gatewise.nn.convolution import ConvLSTM, ConvRecurrent
 from gatewise.nn.hybrid import HybridBlock, SelfAttention
 from gatewise.nn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -72,6 +73,7 @@ __all__ = [
     "Stack",
     "Trace",
     "cell",
+    "convert",
     "detach",
     "exp",
     "greater",
