@@ -3,15 +3,18 @@
 #include <dlfcn.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -184,8 +187,10 @@ public:
     }
 
     // The output, laid out as x, and the final state or states; None if x, an initial state or a weight is not
-    // as it must be. state: one or a tuple, or None. weights: the module's, by name.
-    nb::object run(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads) {
+    // as it must be. state: one or a tuple, or None. weights: the module's, by name. lengths: where the batch's
+    // stand, or 0. reset: where bytes laid out as x stand and their two strides, or None; for one direction.
+    nb::object run(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads, uintptr_t lengths,
+                   std::optional<std::tuple<uintptr_t, int64_t, int64_t>> reset) {
         const auto& ask = tensor::names();
         if (!read_as_it_lies(x)) return nb::none();
         const nb::object shape = tensor::attribute(x, ask.shape);
@@ -207,6 +212,12 @@ public:
         p.batch = batch_first ? outer : inner;
         p.threads = threads;
         p.x = {tensor::data(x), batch_first ? by_inner : by_outer, batch_first ? by_outer : by_inner};
+        p.lengths = pointer<const int64_t>(lengths);
+        if (p.lengths && !std::all_of(p.lengths, p.lengths + p.batch, [&](int64_t n) { return 0 <= n && n <= p.steps; })) return nb::none();
+        if (reset) {
+            const auto [base, outermost, next] = *reset;
+            p.reset = {pointer(base), batch_first ? next : outermost, batch_first ? outermost : next};
+        }
         const int states = p.cell->states;
         nb::object initial[most_states];
         if (!state.is_none() && !begin_from(state, p, initial)) return nb::none();
@@ -467,7 +478,8 @@ NB_MODULE(_core, m) {
                       const std::vector<nb::object>&, nb::object, const std::vector<nb::object>&>(),
              "cell"_a, "storage"_a, "inputs"_a, "units"_a, "projection"_a, "layers"_a, "both_ways"_a, "names"_a, "shapes"_a, "dtype"_a,
              "plain"_a)
-        .def("run", &Network::run, "x"_a, "state"_a.none(), "weights"_a, "batch_first"_a, "threads"_a);
+        .def("run", &Network::run, "x"_a, "state"_a.none(), "weights"_a, "batch_first"_a, "threads"_a,
+             "lengths"_a = 0, "reset"_a.none() = nb::none());
 
     nb::class_<Stream>(m, "Stream")
         .def(nb::init<const std::vector<const Call*>&>())

@@ -831,3 +831,53 @@ def test_the_readme_lists_the_catalogue():
     listed = README[README.index("| simple |") : README.index("## More layers")]
     assert set(re.findall(r"`(\w+)`", listed)) == set(gw.CELLS)
     assert f"the catalogue's {len(gw.CELLS)} cells" in README
+
+
+# Lengths and resets in one call of the core -------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [("lengths",), ("reset",), ("lengths", "reset")], ids="+".join)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"bidirectional": True}], ids=str)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_lengths_and_resets_at_once(batch_first, options, given, monkeypatch):
+    layer = gw.LSTM(3, 5, batch_first=batch_first, **options)
+    x = torch.randn(7, 4, 3)
+    beside = dict(lengths=torch.tensor([7, 0, 3, 1]), reset=torch.rand(7, 4) < 0.4)
+    beside = {name: beside[name] for name in given}
+    if batch_first:
+        x = x.transpose(0, 1)
+        beside = {k: v.T if k == "reset" else v for k, v in beside.items()}
+    expected = layer(x, **beside)  # with a tape: a layer at a time
+    calls = []
+    with torch.no_grad():
+        layer(x)
+        run = layer._network.run
+        monkeypatch.setattr(layer._network, "run", lambda *a: calls.append(run(*a)) or calls[-1])
+        found = layer(x, **beside)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    at_once = calls and calls[-1] is not None
+    assert bool(at_once) is not ("reset" in given and "bidirectional" in options)
+
+
+@pytest.mark.parametrize("lengths", [[3, 8], [-1, 2]], ids=str)
+def test_a_length_that_is_out_of_range_is_never_run(lengths):
+    layer = gw.GRU(3, 5)
+    with torch.no_grad(), pytest.raises(ShapeError, match="is not in 0…7"):
+        layer(torch.randn(7, 2, 3), lengths=torch.tensor(lengths))
+
+
+@torch.no_grad()
+def test_lengths_and_resets_of_other_kinds():
+    layer, x = gw.GRU(3, 5), torch.randn(7, 2, 3)
+    whole, part = torch.tensor([7, 4]), torch.zeros(7, 2, dtype=torch.bool)
+    part[3, 1] = True
+    expected = layer(x, lengths=whole, reset=part)
+    torch.testing.assert_close(layer(x, lengths=[7, 4], reset=part), expected)
+    torch.testing.assert_close(layer(x, lengths=whole.int(), reset=part), expected)
+    torch.testing.assert_close(layer(x, lengths=torch.tensor([7, 9, 4])[::2], reset=part), expected)
+    alone = layer(x[:, 1], reset=part[:, 1])[0]
+    torch.testing.assert_close(alone, layer(x, reset=part)[0][:, 1])
+    with pytest.raises(ShapeError, match="reset has the shape"):
+        layer(x, reset=part.T)
+    with pytest.raises(ShapeError, match="reset must be boolean"):
+        layer(x, reset=part.int())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from gatewise.nn.step import RecurrentCell
 
 
-def run_at_once(layer: Recurrent, input: Tensor | PackedSequence, hx: State | None) -> Any:
+def run_at_once(
+    layer: Recurrent,
+    input: Tensor | PackedSequence,
+    hx: State | None,
+    lengths: Tensor | Sequence[int] | None,
+    reset: Tensor | None,
+) -> Any:
     """The core's run of all layers in one call; None where it is not for these, or not as simple.
 
     What decides is kept short: it is a good part of the time of a call of one step.
@@ -40,7 +47,33 @@ def run_at_once(layer: Recurrent, input: Tensor | PackedSequence, hx: State | No
         network = layer._network = network_of(layer, (*sizes, layer.bidirectional), input)
         if network is None:
             return None
-    return network.run(input, hx, layer._parameters, layer.batch_first, torch.get_num_threads())
+    given = (input, hx, layer._parameters, layer.batch_first, torch.get_num_threads())
+    if lengths is None and reset is None:
+        return network.run(*given)
+    if not _fit(layer, input, lengths, reset):
+        return None
+    return network.run(
+        *given,
+        0 if lengths is None else lengths.data_ptr(),  # type: ignore[union-attr]
+        None if reset is None else (reset.data_ptr(), *reset.stride()),
+    )
+
+
+def _fit(
+    layer: Recurrent, input: Tensor, lengths: Tensor | Sequence[int] | None, reset: Tensor | None
+) -> bool:
+    """Whether the core can read these where they lie; it looks at the lengths' values itself."""
+    shape, given = input.shape, [t for t in (lengths, reset) if t is not None]
+    plain = in_memory(given) and all(t.is_cpu for t in given)  # type: ignore[union-attr]
+    if not plain or input.dim() != 3:
+        return False
+    if isinstance(lengths, Tensor):
+        batch = (shape[0 if layer.batch_first else 1],)
+        if lengths.dtype != torch.int64 or lengths.shape != batch or not lengths.is_contiguous():
+            return False
+    if reset is None:
+        return True
+    return not layer.bidirectional and reset.dtype == torch.bool and reset.shape == shape[:-1]
 
 
 def step_at_once(layer: RecurrentCell, input: Tensor, hx: State | None) -> Any:

@@ -244,8 +244,8 @@ class Recurrent(TorchNames, nn.Module):
             ShapeError: a tensor does not fit; the message has both shapes.
             BackendError: the backend asked for by name cannot do this.
         """
-        if lengths is None and reset is None and not trace:
-            at_once = run_at_once(self, input, hx)
+        if not trace:
+            at_once = run_at_once(self, input, hx, lengths, reset)
             if at_once is not None:
                 return at_once
         packed = input if isinstance(input, PackedSequence) else None

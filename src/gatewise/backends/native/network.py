@@ -30,9 +30,11 @@ class Network:
 
     Attributes:
         run: a function of the input, T×B×I, or B×T×I if it is batch first; the initial state, a
-            tuple of several, or None; the weights by name; whether it is batch first; and the
-            number of threads. Gives the output, laid out as the input, and the final state or
-            states; None if the input, a state or a weight is not what this network takes.
+            tuple of several, or None; the weights by name; whether it is batch first; the number
+            of threads; the address of the lengths, int64, or 0; and for resets, in one direction,
+            the address of booleans laid out as the input and their two strides, or None. Gives
+            the output, laid out as the input, and the final state or states; None if the input, a
+            state, a weight or a length is not what this network takes.
     """
 
     def __init__(
