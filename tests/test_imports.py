@@ -10,8 +10,11 @@ import pytest
 import gatewise
 
 ROOT = Path(gatewise.__file__).parent
-HEAVY = ("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton")
-ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "papers", "cli")
+HEAVY = (
+    *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton"),
+    *("keras", "h5py", "onnx", "sklearn", "scipy"),
+)
+ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "papers", "cli", "keras", "weights")
 BELOW = ("cells", "emit", "backends", "nn", "errors")
 
 
