@@ -25,7 +25,9 @@ def with_its_weights(cell, inputs, units, **options):
 
 
 @pytest.mark.parametrize("graph", [True, False])
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"layer_norm": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"layer_norm": True}, {"backend": "reference"}], ids=str
+)
 @pytest.mark.parametrize("name", gw.CELLS)
 def test_a_loop_of_steps_is_the_layer(name, options, graph):
     step, layer = with_its_weights(name, 3, 5, dtype=torch.float64, **options)
@@ -66,8 +68,11 @@ def test_without_a_gradient_it_is_one_call_of_the_core():
     assert step._network is None
     with torch.no_grad():
         step(torch.randn(2, 3))
+        assert step.explain_backend(torch.randn(2, 3)).startswith("cpu: ")
     assert step._network is not None
-    assert step.explain_backend(torch.randn(2, 3)).startswith("cpu: ")
+    assert step.explain_backend(torch.randn(2, 3)).startswith("aten: torch's own step of lstm")
+    peephole = gw.RecurrentCell("peephole", 3, 4)
+    assert peephole.explain_backend(torch.randn(2, 3)).startswith("cpu: ")
 
 
 def test_it_follows_its_weights():

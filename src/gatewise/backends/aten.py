@@ -18,6 +18,14 @@ _FUNCTIONS: Mapping[Cell, Callable[..., tuple[Tensor, ...]]] = {
     rnn_relu: torch.rnn_relu,
 }
 
+# torch's functions of one step: of the input, the state or states, the weights and the biases.
+STEPS: Mapping[Cell, str] = {
+    lstm: "lstm_cell",
+    gru: "gru_cell",
+    rnn_tanh: "rnn_tanh_cell",
+    rnn_relu: "rnn_relu_cell",
+}
+
 _LACKING: Mapping[str, str] = {
     "trace": "does not give its gates out",
     "reset": "cannot reset its states within a sequence",

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise.backends.aten import STEPS
 from gatewise.backends.contract import Masks, Spec, Weights, check_tensor
 from gatewise.backends.native.network import Network
-from gatewise.backends.registry import check_name, chosen, run
+from gatewise.backends.registry import check_name, chosen, run, transformed
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
@@ -76,6 +77,9 @@ class RecurrentCell(nn.Module):
         self._structured = not self._structure.plain
         self._expected = {"": step_shapes(self, input_size)}
         self._network: Network | None = None
+        # torch's own step, for where the core's one call is not to be had
+        plain = backend in ("auto", "aten") and not layer_norm
+        self._torchs = STEPS.get(self.cell) if plain else None
         for name, shape in self._expected[""].items():
             empty = torch.empty(shape, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(empty))
@@ -127,19 +131,37 @@ class RecurrentCell(nn.Module):
         dtype = autocast_dtype(input)
         x = input if dtype is None else cast(input, dtype)
         states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        if self._torchs is not None and torch.is_grad_enabled():
+            return f"aten: torch's own step of {self.cell.name}; with a gradient it takes less time"
         return chosen(self.backend, **self._fields(x, states, weights_of(self, "", dtype)))[2]
 
     def _step(
         self, input: Tensor, hx: State | None, batched: bool, dtype: torch.dtype | None
     ) -> Any:
-        x = input[None] if batched else input[None, None]
+        x = input if batched else input[None]
         state = self._states(hx, x, batched)
-        weights = weights_of(self, "", dtype)
-        check_input(x, weights.input)
-        fields = self._fields(x, state, weights)
-        after = run(self.backend, fields, x, state, weights, _no_masks).state
+        # torch.func has no rules for these
+        if self._torchs is not None and (torch.compiler.is_compiling() or not transformed()):
+            after = self._by_torch(x, state, dtype)
+        else:
+            weights = weights_of(self, "", dtype)
+            check_input(x, weights.input)
+            fields = self._fields(x, state, weights)
+            after = run(self.backend, fields, x[None], state, weights, _no_masks).state
         after = after if batched else tuple(s.squeeze(0) for s in after)
         return after if len(after) > 1 else after[0]
+
+    def _by_torch(
+        self, x: Tensor, state: tuple[Tensor, ...], dtype: torch.dtype | None
+    ) -> tuple[Tensor, ...]:
+        """torch looks at the weights' shapes itself, in less time than it takes here."""
+        assert self._torchs is not None
+        found = [getattr(self, name) for name in self._expected[""]]
+        weights = found if dtype is None else [cast(weight, dtype) for weight in found]
+        check_input(x, weights[0])
+        given = state if len(state) > 1 else state[0]
+        after = getattr(torch, self._torchs)(x, given, *weights)
+        return (after,) if isinstance(after, Tensor) else after
 
     def _fields(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> dict[str, Any]:
         """What a run's Spec is made of."""
@@ -160,8 +182,8 @@ class RecurrentCell(nn.Module):
         )
 
     def _states(self, hx: State | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
-        """Each B×H."""
-        names, shape = self.cell.state, (x.shape[1], self.hidden_size)
+        """Each B×H, for an input B×I."""
+        names, shape = self.cell.state, (len(x), self.hidden_size)
         if hx is None:
             return tuple(x.new_zeros(shape) for _ in names)
         given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
