@@ -34,19 +34,31 @@ from gatewise.nn.trace import Trace
 if TYPE_CHECKING:
     from gatewise.tasks.forecast import Forecaster
     from gatewise.tasks.forecast.files import load
+    from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor
+    from gatewise.weights.cudnn import from_cudnn
+    from gatewise.weights.keras import from_keras
+    from gatewise.weights.onnx import from_onnx
 
 
 def __getattr__(name: str) -> Any:
-    """The tasks, loaded when first used: they need the extra ``gatewise[tasks]``."""
-    if name in _TASKS:
+    """What is loaded when first used: the tasks need the extra ``gatewise[tasks]``."""
+    if name in _LATER:
         try:
-            return getattr(import_module(_TASKS[name]), name)
+            return getattr(import_module(_LATER[name]), name)
         except ModuleNotFoundError as error:
             raise missing(error, "tasks") from error
     raise AttributeError(f"module 'gatewise' has no attribute '{name}'")
 
 
-_TASKS = {"Forecaster": "gatewise.tasks.forecast", "load": "gatewise.tasks.forecast.files"}
+_LATER = {
+    "Forecaster": "gatewise.tasks.forecast",
+    "SequenceClassifier": "gatewise.tasks.sequences",
+    "SequenceRegressor": "gatewise.tasks.sequences",
+    "from_cudnn": "gatewise.weights.cudnn",
+    "from_keras": "gatewise.weights.keras",
+    "from_onnx": "gatewise.weights.onnx",
+    "load": "gatewise.tasks.forecast.files",
+}
 
 __all__ = [
     "CELLS",
@@ -70,12 +82,17 @@ __all__ = [
     "Recurrent",
     "RecurrentCell",
     "SelfAttention",
+    "SequenceClassifier",
+    "SequenceRegressor",
     "Stack",
     "Trace",
     "cell",
     "convert",
     "detach",
     "exp",
+    "from_cudnn",
+    "from_keras",
+    "from_onnx",
     "greater",
     "init",
     "load",

@@ -1,4 +1,4 @@
-"""A saved forecaster: a folder of model.safetensors and model.json. Nothing in it can run code."""
+"""A saved model: a folder of model.safetensors and model.json. Nothing in it can run code."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import io
 import json
 import os
 import uuid
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -24,32 +26,60 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
+# What opens a folder, by the task that its model.json names: a module with a function ``read``.
+READERS = {
+    "forecast": "gatewise.tasks.forecast.files",
+    "classify": "gatewise.tasks.sequences.files",
+    "regress": "gatewise.tasks.sequences.files",
+}
+
+
 def save(forecaster: Forecaster, folder: Path) -> Path:
-    """Write both files whole beside the old ones, then put them in their place.
+    """Write the forecaster's folder.
 
     Raises:
         ModelFileError: the disk is full or the folder cannot be written; what was there stays.
     """
-    mark = uuid.uuid4().hex
-    tensors = {k: v.contiguous() for k, v in forecaster.network_.state_dict().items()}
+    tensors = dict(forecaster.network_.state_dict())
     tensors["conformal.offsets"] = torch.from_numpy(forecaster.offsets_.copy())
-    described = dict(
-        format=FORMAT,
-        task="forecast",
-        mark=mark,
-        options=forecaster.options(),
-        learned=forecaster._learned(),
-    )
-    contents = {
-        "model.safetensors": to_bytes(tensors, {"mark": mark}),
-        "model.json": json.dumps(described, indent=1, ensure_ascii=False).encode(),
-    }
+    options, learned = forecaster.get_params(deep=False), forecaster._learned()
+    return write_model(folder, "forecast", options, learned, tensors)
+
+
+def write_model(
+    folder: Path,
+    task: str,
+    options: dict[str, Any],
+    learned: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+) -> Path:
+    """Write both files whole beside the old ones, then put them in their place.
+
+    Raises:
+        ModelFileError: the disk is full, the folder cannot be written, or something in ``options`` or
+            ``learned`` is neither text nor number; what was there stays.
+    """
+    mark = uuid.uuid4().hex
+    described = dict(format=FORMAT, task=task, mark=mark, options=options, learned=learned)
+    stored = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        text = json.dumps(described, indent=1, ensure_ascii=False, default=_plain)
+    except TypeError as error:
+        raise ModelFileError(f"the model cannot be saved as text and numbers: {error}") from error
+    contents = {"model.safetensors": to_bytes(stored, {"mark": mark}), "model.json": text.encode()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder, contents)
     except OSError as error:
         raise ModelFileError(f"cannot save to {folder}: {error.strerror or error}") from error
     return folder
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's, for json."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is neither")
 
 
 def write_whole(folder: Path, contents: dict[str, bytes]) -> None:
@@ -87,22 +117,32 @@ def write_table(table: Any, path: Path) -> None:
         raise ModelFileError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def load(folder: str | Path) -> Forecaster:
-    """Read a forecaster that :meth:`Forecaster.save` wrote.
+def load(folder: str | Path) -> Any:
+    """Read a forecaster, classifier or regressor that its ``save`` wrote.
 
     Raises:
         ModelFileError: the folder is not a model, is damaged, or was written by a newer gatewise.
     """
-    from gatewise.tasks.forecast.forecaster import Forecaster
-
     folder = Path(folder)
     described = _described(folder)
+    return import_module(READERS[described["task"]]).read(folder, described)
+
+
+def read(folder: Path, described: dict[str, Any]) -> Forecaster:
+    """The forecaster of a folder whose model.json holds ``described``.
+
+    Raises:
+        ModelFileError: a file is damaged.
+    """
+    from gatewise.tasks.forecast.forecaster import Forecaster
+
     try:
         learned = described["learned"]
         options: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in described["options"].items()
         }
         forecaster = Forecaster(**options)
+        forecaster._resolve()
         forecaster.timeline_ = Timeline.from_json(learned["timeline"])
         forecaster.static_labels_ = learned["static_labels"]
         forecaster.season_ = learned["season"]
@@ -115,7 +155,7 @@ def load(folder: str | Path) -> Forecaster:
         forecaster.network_ = PatchLSTM(forecaster.shape_)
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{folder}/model.json is damaged: {error}") from error
-    tensors = _tensors(folder, described["mark"])
+    tensors = read_tensors(folder, described["mark"])
     try:
         forecaster.offsets_ = tensors.pop("conformal.offsets").numpy()
         forecaster.network_.load_state_dict(tensors)
@@ -143,12 +183,19 @@ def _described(folder: Path) -> dict[str, Any]:
             f"{path} has format {version}, and this gatewise reads up to {FORMAT}: it was saved by a "
             f"newer version; upgrade gatewise to read it"
         )
-    if described.get("task") != "forecast" or "mark" not in described:
-        raise ModelFileError(f"{path} is not a saved forecaster")
+    if described.get("task") not in READERS or "mark" not in described:
+        raise ModelFileError(
+            f"{path} is not a saved model: it names no task of {', '.join(READERS)}"
+        )
     return described
 
 
-def _tensors(folder: Path, mark: str) -> dict[str, torch.Tensor]:
+def read_tensors(folder: Path, mark: str) -> dict[str, torch.Tensor]:
+    """The tensors of a folder whose model.json has this mark.
+
+    Raises:
+        ModelFileError: the file is missing, damaged or another model's.
+    """
     path = folder / "model.safetensors"
     if not path.exists():
         raise ModelFileError(f"{folder} has no model.safetensors: the model is incomplete")

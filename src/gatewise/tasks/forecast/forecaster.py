@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import NotFittedError
 
 from gatewise.data.panel import Panel
 from gatewise.data.timeline import cycle_length
@@ -26,7 +28,11 @@ Array = np.ndarray
 Columns = str | Sequence[str]
 
 
-class Forecaster:
+class UnfittedError(GatewiseError, NotFittedError):
+    """A model was asked for something before ``fit``."""
+
+
+class Forecaster(BaseEstimator):
     """One recurrent model for one or many series, with quantiles and honest scores.
 
     Args:
@@ -82,31 +88,18 @@ class Forecaster:
         learning_rate: float = 4e-3,
         seed: int = 0,
     ) -> None:
-        whole = dict(horizon=horizon, hidden=hidden, layers=layers, batch=batch)
-        maybe = dict(context=context, season=season, steps=steps)
-        whole |= {k: v for k, v in maybe.items() if v is not None}
-        for name, value in whole.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise OptionError(f"{name} must be a whole number from 1 on, not {value!r}")
-        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
-            raise OptionError(f"dropout must be a probability from 0 to 1, not {dropout!r}")
-        if isinstance(learning_rate, bool) or not 0 < learning_rate < float("inf"):
-            raise OptionError(f"the learning rate must be a number above 0, not {learning_rate!r}")
-        if gaps not in ("error", "mask"):
-            raise OptionError(f"gaps must be 'error' or 'mask', not {gaps!r}")
-        levels = tuple(sorted(float(level) for level in quantiles))
-        if len(set(levels)) < len(levels) or not all(0 < level < 1 for level in levels):
-            raise OptionError(f"quantiles must differ and lie between 0 and 1, not {quantiles!r}")
         self.horizon = horizon
-        self.target = _names(target)
+        self.target = target
         self.time = time
         self.series = series
-        self.past, self.known, self.static = _names(past), _names(known), _names(static)
+        self.past = past
+        self.known = known
+        self.static = static
         self.freq = freq
         self.gaps = gaps
         self.context = context
         self.season = season
-        self.quantiles = levels
+        self.quantiles = quantiles
         self.calendar = calendar
         self.conformal = conformal
         self.hidden = hidden
@@ -116,6 +109,38 @@ class Forecaster:
         self.batch = batch
         self.learning_rate = learning_rate
         self.seed = seed
+        self._check_options()
+
+    def _check_options(self) -> None:
+        whole = {name: getattr(self, name) for name in ("horizon", "hidden", "layers", "batch")}
+        maybe = {name: getattr(self, name) for name in ("context", "season", "steps")}
+        whole |= {k: v for k, v in maybe.items() if v is not None}
+        for name, value in whole.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise OptionError(f"{name} must be a whole number from 1 on, not {value!r}")
+        if isinstance(self.dropout, bool) or not 0 <= self.dropout <= 1:
+            raise OptionError(f"dropout must be a probability from 0 to 1, not {self.dropout!r}")
+        rate = self.learning_rate
+        if isinstance(rate, bool) or not 0 < rate < float("inf"):
+            raise OptionError(f"the learning rate must be a number above 0, not {rate!r}")
+        if self.gaps not in ("error", "mask"):
+            raise OptionError(f"gaps must be 'error' or 'mask', not {self.gaps!r}")
+        levels = _levels(self.quantiles)
+        if len(set(levels)) < len(levels) or not all(0 < level < 1 for level in levels):
+            raise OptionError(
+                f"quantiles must differ and lie between 0 and 1, not {self.quantiles!r}"
+            )
+
+    def _resolve(self) -> None:
+        """Learn what the arguments say of columns and quantiles, however they were written.
+
+        Raises:
+            OptionError: an argument was set since to what cannot be used.
+        """
+        self._check_options()
+        self.target_, self.past_ = _names(self.target), _names(self.past)
+        self.known_, self.static_ = _names(self.known), _names(self.static)
+        self.quantiles_ = _levels(self.quantiles)
 
     def fit(
         self,
@@ -136,6 +161,7 @@ class Forecaster:
             DataError: the table cannot be used; the message names column, series and row.
             TrainingError: the loss is not a number any more.
         """
+        self._resolve()
         panel = self._panel(data)
         panel.check_learnable()
         rows = panel.lengths
@@ -174,9 +200,9 @@ class Forecaster:
             seed=self.seed,
         )
         with torch.random.fork_rng(devices=[]):
-            levels = list(self.quantiles)
+            levels = list(self.quantiles_)
             self.network_, self.history_ = train(self.shape_, levels, recipe, run, windows, checks)
-        self.offsets_ = np.zeros((self.horizon, len(self.quantiles)))
+        self.offsets_ = np.zeros((self.horizon, len(self.quantiles_)))
         if self.conformal:
             self.offsets_ = self._calibrate(checks)
         self.history_.seconds = time.perf_counter() - begun
@@ -204,11 +230,11 @@ class Forecaster:
         columns: dict[str, Any] = {}
         if self.series is not None:
             columns[self.series] = np.repeat(panel.labels[series], self.horizon)
-        if len(self.target) > 1:
-            columns["target"] = np.repeat(np.asarray(self.target)[channel], self.horizon)
+        if len(self.target_) > 1:
+            columns["target"] = np.repeat(np.asarray(self.target_)[channel], self.horizon)
         columns[self.time or "step"] = panel.timeline.times(steps.ravel())
         columns["forecast"] = forecast[..., 0].ravel()
-        for k, level in enumerate(self.quantiles):
+        for k, level in enumerate(self.quantiles_):
             columns[f"q{level:g}"] = forecast[..., 1 + k].ravel()
         return _table(columns, like=data, zoned=(self.time, panel.timeline.zone))
 
@@ -258,7 +284,8 @@ class Forecaster:
 
     def _refitted(self, panel: Panel, windows: int, stride: int, every: int) -> Backtest:
         rows = panel.lengths
-        copy = Forecaster(**self.options())
+        copy = clone(self)
+        copy._resolve()
         parts = []
         for k in reversed(range(windows)):
             origin = rows - self.horizon - k * stride
@@ -282,12 +309,12 @@ class Forecaster:
             actual=panel.target[column, base + np.arange(self.horizon)],
             point=forecast[..., 0],
             quantiles=forecast[..., 1:],
-            levels=self.quantiles,
+            levels=self.quantiles_,
             last_value=baselines.last_value(context, self.horizon),
             seasonal_naive=baselines.seasonal(context, self.season_, self.horizon),
             context=context,
             series=np.asarray(panel.names)[series],
-            target=np.asarray(self.target)[channel],
+            target=np.asarray(self.target_)[channel],
             origin=origin,
             times=panel.timeline.times(steps.ravel()).reshape(steps.shape),
             scale=windows.scaling.target[1][channel, series],
@@ -343,7 +370,7 @@ class Forecaster:
                 gap = gap / PatchLSTM.instance(batch)[1][..., None]
                 seen = batch.future_observed[..., None].bool()
                 moves.append(torch.where(seen, gap, torch.nan).double().numpy())
-        gaps, levels = np.concatenate(moves), self.quantiles
+        gaps, levels = np.concatenate(moves), self.quantiles_
         moved = np.zeros((self.horizon, len(levels)))
         for low in range(len(levels) // 2):
             high = len(levels) - 1 - low
@@ -354,15 +381,15 @@ class Forecaster:
 
     def _panel(self, data: Any, fitted: bool = False) -> Panel:
         if fitted and not hasattr(self, "network_"):
-            raise GatewiseError("this forecaster has not been fitted yet: call fit first")
+            raise UnfittedError("this forecaster has not been fitted yet: call fit first")
         return Panel.from_table(
             data,
-            target=self.target,
+            target=self.target_,
             time=self.time,
             series=self.series,
-            past=self.past,
-            known=self.known,
-            static=self.static,
+            past=self.past_,
+            known=self.known_,
+            static=self.static_,
             freq=self.freq,
             gaps=self.gaps,
             timeline=self.timeline_ if fitted else None,
@@ -370,17 +397,17 @@ class Forecaster:
         )
 
     def _future(self, panel: Panel, future: Any) -> Array | None:
-        if not self.known:
+        if not self.known_:
             return None
         if future is None:
             raise DataError(
-                f"the known columns ({', '.join(self.known)}) are needed over the horizon: give "
+                f"the known columns ({', '.join(self.known_)}) are needed over the horizon: give "
                 f"predict a future= table of {self.horizon} rows for each series (--future FILE)"
             )
         values = panel.future_table(
             future, horizon=self.horizon, time=self.time, series=self.series
         )
-        return values.reshape(len(self.known), len(panel.names), self.horizon)
+        return values.reshape(len(self.known_), len(panel.names), self.horizon)
 
     def _shape(self, panel: Panel, trained: Array) -> Shape:
         """The network's sizes for this data."""
@@ -395,9 +422,9 @@ class Forecaster:
             context=context,
             horizon=self.horizon,
             patch=patch,
-            quantiles=len(self.quantiles),
-            past=len(self.past),
-            known=len(self.known),
+            quantiles=len(self.quantiles_),
+            past=len(self.past_),
+            known=len(self.known_),
             calendar=len(self.calendar_),
             static=panel.static.shape[1],
             hidden=self.hidden,
@@ -461,11 +488,6 @@ class Forecaster:
             f"leave such series out"
         )
 
-    def options(self) -> dict[str, Any]:
-        """The arguments that make this forecaster again."""
-        fields = (name for name in vars(self) if not name.endswith("_"))
-        return {name: getattr(self, name) for name in fields}
-
     def save(self, folder: str | Path) -> Path:
         """Write the model to a folder; an older model there stays whole until the new one is complete."""
         from gatewise.tasks.forecast.files import save
@@ -489,6 +511,10 @@ class Forecaster:
 
 def _names(given: Columns) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _levels(quantiles: Sequence[float]) -> tuple[float, ...]:
+    return tuple(sorted(float(level) for level in quantiles))
 
 
 def _part(part: int | float, rows: Array, horizon: int, name: str) -> Array:

@@ -1,4 +1,4 @@
-"""Fits the forecaster's network: loss, optimiser and the batches, run by Lightning."""
+"""Fits a task's network by Lightning, and what of that is the forecaster's: loss and batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gatewise.data.windows import Batch, Windows
@@ -127,23 +127,30 @@ def _process() -> tuple[int, int]:
     return 0, 1
 
 
-class Training(lightning.LightningModule):
-    """The network, its loss and its history."""
+class Fitting(lightning.LightningModule):
+    """A network, how it is trained and its history; a task adds the ``network`` and its losses."""
 
-    def __init__(self, shape: Shape, levels: list[float], recipe: Recipe, names: list[str]) -> None:
+    network: nn.Module
+
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         torch.manual_seed(recipe.seed)
-        self.network = PatchLSTM(shape)
-        self.levels: Tensor
-        self.register_buffer("levels", torch.tensor(levels))
-        self.recipe, self.names = recipe, names
+        self.recipe = recipe
         self.history = History()
         self._losses: list[Tensor] = []
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def losses(self, batch: Any) -> Tensor:
+        """B: the loss of each window or sequence."""
+        raise NotImplementedError
+
+    def place(self, batch: Any, at: int) -> str:
+        """Where in the data the batch's member ``at`` stands, for an error's message."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
         # so that a resumed run draws the dropout that an uninterrupted one draws
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
-        each = pinball(self.network(batch), batch, self.levels)
+        each = self.losses(batch)
         if not bool(torch.isfinite(each).all()):
             self._stop(batch, each)
         loss = each.mean()
@@ -152,14 +159,12 @@ class Training(lightning.LightningModule):
             self.log("training", loss.detach())
         return loss
 
-    def _stop(self, batch: Batch, each: Tensor) -> None:
+    def _stop(self, batch: Any, each: Tensor) -> None:
         each = each.detach()
         at = int((~torch.isfinite(each)).nonzero()[0])
-        series = self.names[int(batch.series[at])] or "the series"
         raise TrainingError(
-            f"the loss became {each[at].item()} at step {self.global_step}, in a window of series "
-            f"'{series}' that begins its horizon at row {int(batch.origin[at])}; the last good "
-            f"checkpoint is kept. Try a lower learning rate (--lr), or look at the values there"
+            f"the loss became {each[at].item()} at step {self.global_step}, in "
+            f"{self.place(batch, at)}"
         )
 
     def on_train_epoch_end(self) -> None:
@@ -167,8 +172,8 @@ class Training(lightning.LightningModule):
         self.history.train.append(float(mean))
         self._losses.clear()
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        each = pinball(self.network(batch), batch, self.levels)
+    def validation_step(self, batch: Any, index: int) -> None:
+        each = self.losses(batch)
         self.log("validation", each.mean(), batch_size=len(each), sync_dist=True, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -186,14 +191,37 @@ class Training(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
+        total = max(2, -(-recipe.steps // recipe.rounds) * recipe.rounds)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=recipe.learning_rate,
-            total_steps=-(-recipe.steps // recipe.rounds) * recipe.rounds,
-            pct_start=0.1,
+            total_steps=total,
+            pct_start=max(0.1, 2 / total),  # torch divides by the steps of the rise less one
             cycle_momentum=False,
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Training(Fitting):
+    """The forecaster's network with the pinball loss."""
+
+    def __init__(self, shape: Shape, levels: list[float], recipe: Recipe, names: list[str]) -> None:
+        super().__init__(recipe)
+        self.network = PatchLSTM(shape)
+        self.levels: Tensor
+        self.register_buffer("levels", torch.tensor(levels))
+        self.names = names
+
+    def losses(self, batch: Batch) -> Tensor:
+        return pinball(self.network(batch), batch, self.levels)
+
+    def place(self, batch: Batch, at: int) -> str:
+        series = self.names[int(batch.series[at])] or "the series"
+        return (
+            f"a window of series '{series}' that begins its horizon at row "
+            f"{int(batch.origin[at])}; the last good checkpoint is kept. Try a lower learning rate "
+            f"(--lr), or look at the values there"
+        )
 
 
 class _Keep(ModelCheckpoint):
@@ -222,28 +250,45 @@ def train(
             (validation, Batches(len(validation), 2048, None, recipe.seed)),
         )
     )
+    return fit(module, training, checks, recipe, run), module.history
+
+
+def fit(
+    module: Fitting, training: DataLoader, checks: DataLoader | None, recipe: Recipe, run: Run
+) -> Any:
+    """The module's network with the weights that had the least loss on ``checks``, or with the last
+    ones where there are none; the module's history says which round's they are.
+
+    Raises:
+        TrainingError: the loss is not a number any more.
+        OptionError: Lightning cannot do what ``run`` asks.
+    """
     keep = _Keep(
         run.folder / "checkpoints",
         filename="best",
-        monitor="validation",
+        monitor=None if checks is None else "validation",
         save_last=True,
         save_on_train_epoch_end=True,  # between epochs, where a run can be taken up again exactly
         enable_version_counter=False,
     )
-    trainer = _trainer(recipe, run, keep)
+    stop = [] if checks is None else [EarlyStopping("validation", patience=recipe.patience)]
+    trainer = _trainer(recipe, run, [keep, *stop])
     last = run.folder / "checkpoints" / "last.safetensors"
     resume = str(last) if run.resume and last.exists() else None
     with warnings.catch_warnings():
-        # Lightning's advice about worker processes: these windows are cut by the batch, in one go
+        # Lightning's advice about worker processes: a batch is cut out in one go
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
+        if checks is None:
+            warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
         trainer.fit(module, training, checks, ckpt_path=resume)
     module.load_state_dict(load(keep.best_model_path)["state_dict"])
-    module.history.best = int(np.argmin(module.history.validation))
-    return module.network.cpu().eval(), module.history
+    history = module.history
+    history.best = int(np.argmin(history.validation)) if checks else len(history.train) - 1
+    return module.network.cpu().eval()
 
 
-def _trainer(recipe: Recipe, run: Run, keep: ModelCheckpoint) -> lightning.Trainer:
+def _trainer(recipe: Recipe, run: Run, callbacks: list[Callback]) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no banners
     logger: Any = False
     if run.tensorboard:
@@ -259,7 +304,7 @@ def _trainer(recipe: Recipe, run: Run, keep: ModelCheckpoint) -> lightning.Train
             strategy="ddp" if many else "auto",
             precision=run.precision,  # type: ignore[arg-type]
             gradient_clip_val=recipe.clip,
-            callbacks=[keep, EarlyStopping("validation", patience=recipe.patience)],
+            callbacks=callbacks,
             logger=logger,
             log_every_n_steps=1,
             plugins=[SafeCheckpoints()],

@@ -1,0 +1,486 @@
+"""The estimators: sequences in, a class or numbers for each of them out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, column_or_1d, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from gatewise.cells.catalogue import find
+from gatewise.cells.language import Cell
+from gatewise.errors import DataError, OptionError, unknown
+from gatewise.nn.trace import Trace
+from gatewise.tasks.forecast.forecaster import UnfittedError
+from gatewise.tasks.forecast.training import Recipe
+from gatewise.tasks.sequences.arrays import Scale, Sequences, as_array, masked, padded, ragged
+from gatewise.tasks.sequences.network import POOLINGS, Shape
+from gatewise.tasks.sequences.training import Examples, Loss, held_out, train
+
+Array = np.ndarray
+
+
+class _SequenceEstimator(BaseEstimator):
+    """What the classifier and the regressor share: options, reading X, training, and the trace."""
+
+    task: str
+    steps_: int | None
+
+    def __init__(
+        self,
+        cell: Cell | str = "lstm",
+        hidden: int = 64,
+        layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        pooling: str = "last",
+        missing: str = "error",
+        epochs: int = 100,
+        batch: int = 32,
+        learning_rate: float = 4e-3,
+        validation_fraction: float = 0.1,
+        patience: int = 15,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.cell = cell
+        self.hidden = hidden
+        self.layers = layers
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.pooling = pooling
+        self.missing = missing
+        self.epochs = epochs
+        self.batch = batch
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.seed = seed
+        self.verbose = verbose
+
+    def trace(self, X: Any) -> Trace:
+        """The recurrent layer's gates and states over every step of every sequence of X.
+
+        Raises:
+            DataError: X is not as :meth:`fit` had it.
+        """
+        values, starts = self._scaled(self._fitted(X))
+        with torch.no_grad():
+            trace: Trace = self.network_(*padded(values, starts, np.arange(len(starts) - 1)), True)[
+                1
+            ]
+        return trace
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model.safetensors and model.json to a folder, which ``gatewise.load`` opens.
+
+        Raises:
+            NotFittedError: there is nothing to save yet.
+            ModelFileError: the folder cannot be written; what was there stays.
+        """
+        from gatewise.tasks.sequences.files import save
+
+        self._check_fitted()
+        return save(self, Path(folder))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.missing == "mask"
+        return tags
+
+    def _check_options(self) -> None:
+        for name in ("hidden", "layers", "epochs", "batch", "patience"):
+            self._check_number(name, Integral, "a whole number from 1 on", lambda v: v >= 1)
+        self._check_number("seed", Integral, "a whole number from 0 on", lambda v: v >= 0)
+        self._check_number("dropout", Real, "a probability from 0 to 1", lambda v: 0 <= v <= 1)
+        rate = "a number above 0"
+        self._check_number("learning_rate", Real, rate, lambda v: 0 < v < float("inf"))
+        share = "a share from 0 to below 1"
+        self._check_number("validation_fraction", Real, share, lambda v: 0 <= v < 1)
+        for name in ("bidirectional", "verbose"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise OptionError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        if self.missing not in ("error", "mask"):
+            raise OptionError(f"missing must be 'error' or 'mask', not {self.missing!r}")
+        if self.pooling not in POOLINGS:
+            raise unknown("pooling", str(self.pooling), POOLINGS)
+        if isinstance(self.cell, str):
+            find(self.cell)
+        elif not isinstance(self.cell, Cell):
+            raise OptionError(
+                f"cell must be a built-in cell's name or a cell made with gatewise.cell, not "
+                f"{self.cell!r}"
+            )
+
+    def _check_number(self, name: str, kind: type, expected: str, fits: Any) -> None:
+        value = getattr(self, name)
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, kind) or not fits(value):
+            raise OptionError(f"{name} must be {expected}, not {value!r}")
+
+    def _read(self, X: Any, reset: bool) -> Sequences:
+        """X as sequences; with ``reset`` what they are like is learned, without it is checked."""
+        X = as_array(X)
+        parts = ragged(X)
+        table = False
+        if parts is not None:
+            sequences = Sequences.listed(parts)
+        else:
+            checks: dict[str, Any] = dict(dtype=[np.float64, np.float32], ensure_all_finite=False)
+            table = len(X.shape if hasattr(X, "shape") else np.asarray(X).shape) == 2
+            try:
+                if table and (reset or self.steps_ is not None):
+                    array = validate_data(self, X, reset=reset, **checks)
+                else:
+                    array = check_array(X, allow_nd=True, estimator=self, input_name="X", **checks)
+            except ValueError as error:
+                raise DataError(str(error)) from error
+            if array.ndim > 3:
+                raise DataError(
+                    f"X has the shape {array.shape}; expected N×T×I, N×T, or a list of N arrays T×I"
+                )
+            sequences = Sequences.stacked(array[..., None] if table else array)
+        sequences.check_values(self.missing)
+        if reset:
+            self.steps_ = int(sequences.lengths[0]) if table else None
+            if not table:
+                self.n_features_in_ = sequences.inputs
+                if hasattr(self, "feature_names_in_"):
+                    del self.feature_names_in_
+        elif sequences.inputs != len(self.input_scale_.location):
+            raise DataError(
+                f"X has {sequences.inputs} features, but {type(self).__name__} is expecting "
+                f"{len(self.input_scale_.location)} features as input"
+            )
+        return sequences
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise UnfittedError(
+                f"this {type(self).__name__} has not been fitted yet: call fit first"
+            )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")
+
+    def _fitted(self, X: Any) -> Sequences:
+        self._check_fitted()
+        return self._read(X, reset=False)
+
+    def _scaled(self, sequences: Sequences) -> tuple[Array, Array]:
+        """What the network reads, ΣT×I or ΣT×2I, and where each sequence begins."""
+        values = self.input_scale_.applied(sequences.values)
+        return masked(values) if self.missing == "mask" else values, sequences.starts
+
+    def _learn(
+        self, sequences: Sequences, target: Array, weight: Array, outputs: int, loss: Loss
+    ) -> None:
+        """Train on the samples whose weight is above 0, those held out excepted."""
+        begun = time.perf_counter()
+        trained = np.setdiff1d(np.flatnonzero(weight > 0), self.held_out_)
+        values, starts = self._scaled(sequences)
+        self.shape_ = Shape(
+            inputs=values.shape[1],
+            outputs=outputs,
+            hidden=int(self.hidden),
+            layers=int(self.layers),
+            bidirectional=bool(self.bidirectional),
+            dropout=float(self.dropout),
+            pooling=self.pooling,
+        )
+        rounds, batch = int(self.epochs), int(self.batch)
+        recipe = Recipe(
+            steps=rounds * -(-len(trained) // batch),
+            batch=batch,
+            learning_rate=float(self.learning_rate),
+            rounds=rounds,
+            patience=int(self.patience),
+            seed=int(self.seed),
+        )
+        weight = weight / weight[weight > 0].mean()
+        examples = Examples(values, starts, target, weight)
+        parts = trained, self.held_out_
+        self.network_, self.history_ = train(
+            self.cell, self.shape_, loss, recipe, examples, parts, bool(self.verbose)
+        )
+        self.history_.seconds = time.perf_counter() - begun
+
+    def _hold_out(self, target: Array, weight: Array) -> None:
+        """Choose the samples that stop the training."""
+        chosen = np.flatnonzero(weight > 0)
+        held = held_out(target, chosen, float(self.validation_fraction), int(self.seed))
+        self.held_out_ = np.sort(held)
+        if len(held) == len(chosen):
+            raise DataError(
+                f"n_samples = {len(chosen)} with validation_fraction={self.validation_fraction} leave "
+                f"no sample to learn from; give more, or validation_fraction=0"
+            )
+
+    def _known(self, weight: Array) -> Array:
+        """The weights of the training part; what is held out has none, and takes no part in scales."""
+        known = weight.copy()
+        known[self.held_out_] = 0.0
+        return known
+
+    def _outputs(self, X: Any) -> Array:
+        """N×outputs of the network, in double precision."""
+        sequences = self._fitted(X)
+        values, starts = self._scaled(sequences)
+        order = np.argsort(sequences.lengths, kind="stable")  # little padding
+        outputs = np.empty((len(sequences), self.shape_.outputs))
+        with torch.no_grad():
+            for chosen in _chunks(order):
+                outputs[chosen] = self.network_(*padded(values, starts, chosen)).double().numpy()
+        return outputs
+
+
+class SequenceClassifier(ClassifierMixin, _SequenceEstimator):
+    """A recurrent network that gives each sequence a class, as an estimator of scikit-learn.
+
+    X is an array N×T×I (numpy or torch), a table N×T (numpy, pandas, polars: I is 1 and each step a
+    column, which later tables must have too), or a list of N arrays T×I of any lengths. Every feature
+    is brought to mean 0 and deviation 1 by the training part.
+
+    Args:
+        cell: the name of a built-in cell, or one made with :func:`gatewise.cell`.
+        hidden, layers, bidirectional: of the recurrent layer.
+        dropout: probability of dropping a value between layers and before the output.
+        pooling: what of the states is used: "last", "mean" or "attention" (Yang et al. 2016).
+        missing: "error", or "mask" to take NaN as missing: the network reads the feature's mean there,
+            and beside each feature whether it is missing.
+        epochs: passes over the training part, at most.
+        batch: sequences to a step.
+        learning_rate: of AdamW, with one warm-up and cosine.
+        validation_fraction: the share of the samples that is held out: the weights with the least loss
+            on it are kept. 0 holds none out and keeps the last.
+        patience: epochs without a gain there, after which the training ends.
+        class_weight: None, "balanced", or a mapping of each class to its weight.
+        seed: of the weights, the held-out part and the order; the same seed gives the same model.
+        verbose: whether progress is shown.
+
+    Attributes:
+        classes_: the classes, sorted.
+        n_features_in_: I, or T where X was a table; then ``feature_names_in_`` where it had names.
+        steps_: T where X was a table, else None.
+        held_out_: indices of the samples that stopped the training.
+        network_, shape_: the network and its sizes.
+        input_scale_: each feature's location and spread.
+        history_: losses by epoch, and the epoch that was kept.
+
+    ``fit`` raises OptionError for an option and DataError for data that cannot be used; both are
+    ValueErrors.
+    """
+
+    task = "classify"
+
+    def __init__(
+        self,
+        cell: Cell | str = "lstm",
+        hidden: int = 64,
+        layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        pooling: str = "last",
+        missing: str = "error",
+        epochs: int = 100,
+        batch: int = 32,
+        learning_rate: float = 4e-3,
+        validation_fraction: float = 0.1,
+        patience: int = 15,
+        class_weight: str | Mapping[Any, float] | None = None,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            cell,
+            hidden,
+            layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            pooling=pooling,
+            missing=missing,
+            epochs=epochs,
+            batch=batch,
+            learning_rate=learning_rate,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            seed=seed,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SequenceClassifier:
+        """Learn from N sequences and their labels, N of any kind; a refit starts afresh.
+
+        A sample of weight 0 is as one that is not there.
+
+        Raises:
+            OptionError: an argument of the estimator cannot be used.
+            DataError: X, y or the weights cannot be used; the message names the place.
+            TrainingError: the loss is not a number any more.
+        """
+        self._check_options()
+        sequences = self._read(X, reset=True)
+        labels = _labels(self, y, len(sequences))
+        weight = _weights(sample_weight, len(sequences))
+        present = weight > 0
+        self.classes_ = np.unique(labels[present])
+        if len(self.classes_) < 2:
+            raise DataError(
+                f"y has one class alone, {self.classes_[0]!r}, in n_samples = {present.sum()} that "
+                f"count; a classifier needs two classes or more"
+            )
+        target = np.searchsorted(self.classes_, np.where(present, labels, self.classes_[0]))
+        try:
+            importance = compute_sample_weight(self.class_weight, labels[present])
+        except ValueError as error:
+            raise OptionError(f"class_weight={self.class_weight!r}: {error}") from error
+        weighted = weight.copy()
+        weighted[present] *= importance
+        self._hold_out(target, weighted)
+        # a class is never held out whole
+        self.held_out_ = self.held_out_[
+            np.isin(target[self.held_out_], target[self._known(weighted) > 0])
+        ]
+        steps = np.repeat(self._known(weight), sequences.lengths)
+        self.input_scale_ = Scale.of(sequences.values, steps)
+        self._learn(sequences, target, weighted, len(self.classes_), _cross_entropy)
+        return self
+
+    def predict_proba(self, X: Any) -> Array:
+        """N×classes: the probability of each class, in the order of ``classes_``."""
+        outputs = self._outputs(X)
+        odds = np.exp(outputs - outputs.max(1, keepdims=True))
+        probabilities: Array = odds / odds.sum(1, keepdims=True)
+        return probabilities
+
+    def predict(self, X: Any) -> Array:
+        """N: the most probable class of each sequence."""
+        best = self._outputs(X).argmax(1)
+        labels: Array = self.classes_[best]
+        return labels
+
+
+class SequenceRegressor(RegressorMixin, _SequenceEstimator):
+    """A recurrent network that gives each sequence a number, or several, as an estimator of scikit-learn.
+
+    X, the arguments and the attributes are those of :class:`SequenceClassifier`, less classes and
+    ``class_weight``; the targets are brought to mean 0 and deviation 1 by the training part, and the
+    loss is the squared error.
+
+    Attributes:
+        target_scale_: each target's location and spread.
+    """
+
+    task = "regress"
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SequenceRegressor:
+        """Learn from N sequences and their numbers, N or N×K; a refit starts afresh.
+
+        A sample of weight 0 is as one that is not there.
+
+        Raises:
+            OptionError: an argument of the estimator cannot be used.
+            DataError: X, y or the weights cannot be used; the message names the place.
+            TrainingError: the loss is not a number any more.
+        """
+        self._check_options()
+        sequences = self._read(X, reset=True)
+        numbers = _numbers(self, y, len(sequences))
+        weight = _weights(sample_weight, len(sequences))
+        self.single_ = numbers.ndim == 1
+        numbers = numbers[:, None] if self.single_ else numbers
+        self._hold_out(numbers[:, 0], weight)
+        known = self._known(weight)
+        self.target_scale_ = Scale.of(numbers, known)
+        self.input_scale_ = Scale.of(sequences.values, np.repeat(known, sequences.lengths))
+        target = self.target_scale_.applied(numbers)
+        self._learn(sequences, target, weight, target.shape[1], _squared_error)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """N, or N×K: the numbers of each sequence."""
+        outputs = self._outputs(X)
+        numbers: Array = outputs * self.target_scale_.spread + self.target_scale_.location
+        return numbers[:, 0] if self.single_ else numbers
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, target, reduction="none")
+
+
+def _squared_error(outputs: Tensor, target: Tensor) -> Tensor:
+    return ((outputs - target) ** 2).mean(1)
+
+
+def _labels(estimator: BaseEstimator, y: Any, count: int) -> Array:
+    y = _given(estimator, y)
+    try:
+        check_classification_targets(y)
+        labels = column_or_1d(y, warn=True)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    return _as_many(labels, count)
+
+
+def _numbers(estimator: BaseEstimator, y: Any, count: int) -> Array:
+    try:
+        numbers = check_array(
+            _given(estimator, y), ensure_2d=False, dtype=np.float64, input_name="y"
+        )
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    if numbers.ndim not in (1, 2):
+        raise DataError(f"y has the shape {numbers.shape}; expected N or N×K numbers")
+    return _as_many(numbers, count)
+
+
+def _given(estimator: BaseEstimator, y: Any) -> Any:
+    if y is None:
+        raise DataError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is None"
+        )
+    return as_array(y)
+
+
+def _as_many(y: Array, count: int) -> Array:
+    if len(y) != count:
+        raise DataError(f"X has {count} samples and y has {len(y)}; expected one y for each sample")
+    return y
+
+
+def _weights(given: Any, count: int) -> Array:
+    """N weights, 1 where none are given."""
+    if given is None:
+        return np.ones(count)
+    weight = np.array(as_array(given), np.float64)
+    if weight.shape != (count,) or not np.isfinite(weight).all() or (weight < 0).any():
+        raise DataError(
+            f"sample_weight has the shape {weight.shape}; expected {count} finite numbers from 0 on, "
+            f"one for each sample"
+        )
+    if not weight.any():
+        raise DataError("sample_weight is zero for every sample, so that there is nothing to learn")
+    return weight
+
+
+def _chunks(order: Array) -> Iterator[Array]:
+    for start in range(0, len(order), 256):
+        yield order[start : start + 256]

@@ -1,0 +1,405 @@
+"""Layers from the LSTM, GRU and RNN nodes of an ONNX file.
+
+Source: the operators' definitions, https://onnx.ai/onnx/operators/onnx__LSTM.html, onnx__GRU.html
+and onnx__RNN.html.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gatewise.cells.language import Cell
+from gatewise.errors import ModelFileError, ShapeError, near, need, unknown
+from gatewise.weights.activations import ONNX, Activation
+from gatewise.weights.cells import gru_cell, lstm_cell, rnn_cell
+from gatewise.weights.checks import as_tensor, check_shape, chosen, existing_file, reading
+from gatewise.weights.directions import BothWays, Layer, Reversed
+from gatewise.weights.layers import Part, gates_of, recurrent, split_gates
+from gatewise.weights.onnx_constants import Constants
+
+_KIND = "an ONNX model"
+_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+# Gates in the order of their rows, as cells call them, and the activations where a node names none.
+_OPERATORS = {
+    "LSTM": ("i o f g", ("Sigmoid", "Tanh", "Tanh")),
+    "GRU": ("z r n", ("Sigmoid", "Tanh")),
+    "RNN": ("h", ("Tanh",)),
+}
+_FUNCTIONS = {name.lower(): each for name, each in ONNX.items()}  # files have "tanh" too
+_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+_SETTINGS: Mapping[str, type] = {
+    "activation_alpha": list,
+    "activation_beta": list,
+    "activations": list,
+    "clip": float,
+    "direction": bytes,
+    "hidden_size": int,
+    "input_forget": int,
+    "layout": int,
+    "linear_before_reset": int,
+    "output_sequence": int,  # of the first opset: whether there is a Y
+}
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A recurrent node: what it is called, its operator, its inputs by their names in the operator's
+    definition, its attributes, and the constants that it can see."""
+
+    name: str
+    operator: str
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+    constants: Constants
+    shapes: Mapping[str, tuple[int | None, ...]]
+
+    def refuse(self, attribute: str, value: object, why: str) -> ModelFileError:
+        return ModelFileError(
+            f"the {self.operator} node '{self.name}' has {attribute}={value!r}: {why}"
+        )
+
+    def called(self, name: str) -> str:
+        return f"{name} ('{self.inputs[name]}') of the {self.operator} node '{self.name}'"
+
+    def constant(self, name: str) -> Any:
+        given = self.inputs.get(name)
+        return self.constants.find(given) if given else None
+
+    def weight(self, name: str, *shape: int) -> Tensor | None:
+        """One of W, R, B and P, D×…; None where the node has none."""
+        if not self.inputs.get(name):
+            return None
+        found = self.constant(name)
+        if found is None:
+            raise ModelFileError(
+                f"{self.called(name)} is no constant of the file; if it is an input of the graph, "
+                f"give it: tensors={{'{self.inputs[name]}': …}}"
+            )
+        if shape:
+            check_shape(self.called(name), np.shape(found), shape)
+        return as_tensor(self.called(name), found)
+
+    @property
+    def direction(self) -> str:
+        direction: str = self.settings.get("direction", b"forward").decode(errors="replace")
+        if direction not in _DIRECTIONS:
+            raise self.refuse("direction", direction, f"expected one of {', '.join(_DIRECTIONS)}")
+        return direction
+
+    def flag(self, name: str) -> bool:
+        value = self.settings.get(name, 0)
+        if value not in (0, 1):
+            raise self.refuse(name, value, "expected 0 or 1")
+        return bool(value)
+
+
+def from_onnx(
+    model: str | os.PathLike[str] | Any,
+    *,
+    tensors: Mapping[str, Any] | None = None,
+    only: Collection[str] | None = None,
+) -> dict[str, Layer]:
+    """The LSTM, GRU and RNN nodes of an ONNX model as layers, in eval mode, in the order of the graph.
+
+    A layer is a :class:`gatewise.LSTM`, ``GRU`` or ``RNN`` where the node is one of these, else a
+    :class:`gatewise.Recurrent` of the node's own cell (peepholes, coupled gates, other activations, a
+    clip), and of "reverse", or of two directions with unlike activations, a module that is called
+    like one. It takes T×B×I, or B×T×I for layout 1, and has its weights in the file's type. Lengths and
+    initial states that the graph computes, or has as inputs, are for the caller to give; an initial
+    state that is stored in the file is what the layer starts from.
+
+    Args:
+        model: path of the file, or an onnx.ModelProto.
+        tensors: by their names in the graph, arrays for weights that are inputs of the graph.
+        only: names of the layers that are wanted, where others of the file are not.
+
+    Returns:
+        Layers by their nodes' names, or, where a node has no name of its own, by its first output's;
+        ``loop/name`` for what lies inside the node ``loop``.
+
+    Raises:
+        ModelFileError: it is no ONNX model, is damaged, or a node has what no layer can do; the
+            message names the node, the attribute and its value.
+        ShapeError: a tensor does not fit; the message has both shapes.
+        DataError: weights are not finite, or not floating-point numbers.
+        MissingExtraError: the package onnx is not installed.
+    """
+    onnx = need("onnx", "onnx")
+    what = "the model" if isinstance(model, onnx.ModelProto) else f"'{model}'"
+    with reading(what, _KIND):
+        loaded = _loaded(onnx, model)
+        graph = loaded.graph
+        names = [each.name for each in (*graph.input, *graph.initializer)]
+        for name in tensors or {}:
+            if name not in names:
+                raise unknown("input of the graph", name, names)
+        constants = Constants(graph, loaded.opset_import, tensors or {})
+        nodes: dict[str, _Node] = {}
+        for node in _nodes(graph, constants, loaded.opset_import, ""):
+            if node.name in nodes:
+                raise ModelFileError(
+                    f"{what} has two recurrent nodes that are called '{node.name}'"
+                )
+            nodes[node.name] = node
+        if not nodes:
+            found = sorted({node.op_type for node in graph.node})
+            raise ModelFileError(
+                f"{what} has no LSTM, GRU or RNN node; it has: {', '.join(found) or 'no nodes'}"
+            )
+        return {name: _layer(node) for name, node in chosen(nodes, only, what).items()}
+
+
+def run_node(
+    layer: Layer,
+    X: Tensor,
+    sequence_lens: Tensor | Sequence[int] | None = None,
+    initial_h: Tensor | None = None,
+    initial_c: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """What the node that ``layer`` was made from gives for its own inputs, in its own shapes.
+
+    Args:
+        layer: as :func:`from_onnx` returns it.
+        X: T×B×I; B×T×I for layout 1.
+        sequence_lens: B whole numbers, or none.
+        initial_h: D×B×H; B×D×H for layout 1.
+        initial_c: as initial_h; for an LSTM alone.
+
+    Returns:
+        Y T×D×B×H (B×T×D×H for layout 1), Y_h D×B×H (B×D×H) and, of an LSTM, Y_c in the same shape.
+    """
+    batch_first = layer.batch_first
+    given = [initial_h, initial_c]
+    hx: Any = None
+    if initial_h is not None or initial_c is not None:
+        like = initial_h if initial_h is not None else initial_c
+        assert like is not None
+        states = [torch.zeros_like(like) if each is None else each for each in given]
+        states = [each.transpose(0, 1) if batch_first else each for each in states]
+        hx = tuple(states) if len(layer.cell.state) == 2 else states[0]
+    output, state = layer(X, hx, lengths=sequence_lens)
+    finals = [state] if isinstance(state, Tensor) else list(state)
+    Y = output.unflatten(-1, (finals[0].shape[0], -1))
+    if batch_first:
+        return (Y, *(each.transpose(0, 1) for each in finals))
+    return (Y.transpose(1, 2), *finals)
+
+
+def _loaded(onnx: Any, model: Any) -> Any:
+    if not isinstance(model, onnx.ModelProto):
+        model = onnx.load(existing_file(model, _KIND), format="protobuf")
+    if model.functions:
+        model = need("onnx.inliner", "onnx").inline_local_functions(model)
+    return model
+
+
+def _nodes(graph: Any, constants: Constants, opsets: Any, within: str) -> Iterator[_Node]:
+    """The recurrent nodes of a graph and of those inside its nodes."""
+    shapes = {each.name: _static_shape(each) for each in (*graph.input, *graph.value_info)}
+    for proto in graph.node:
+        output = next((name for name in proto.output if name), "")
+        name = within + (proto.name or output)
+        if proto.op_type in _OPERATORS and proto.domain in ("", "ai.onnx"):
+            inputs = dict(zip(_INPUTS, proto.input, strict=False))
+            settings = _settings(name, proto)
+            yield _Node(name, proto.op_type, inputs, settings, constants, shapes)
+        for attribute in proto.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                seen = Constants(inner, opsets, {}, constants)
+                yield from _nodes(inner, seen, opsets, f"{name}/")
+
+
+def _static_shape(value: Any) -> tuple[int | None, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(each.dim_value if each.HasField("dim_value") else None for each in dims)
+
+
+def _settings(name: str, proto: Any) -> dict[str, Any]:
+    value_of = need("onnx.helper", "onnx").get_attribute_value
+    settings = {}
+    for attribute in proto.attribute:
+        known = {*_SETTINGS} - ({"linear_before_reset"} if proto.op_type != "GRU" else set())
+        known -= {"input_forget"} if proto.op_type != "LSTM" else set()
+        if attribute.name not in known:
+            raise ModelFileError(
+                f"the {proto.op_type} node '{name}' has the attribute '{attribute.name}', which "
+                f"{proto.op_type} has not{near(attribute.name, known)}"
+            )
+        value = value_of(attribute)
+        value = list(value) if not isinstance(value, (bytes, int, float)) else value
+        if not isinstance(value, _SETTINGS[attribute.name]):
+            raise ModelFileError(
+                f"the {proto.op_type} node '{name}' has {attribute.name}={value!r}, which is of the "
+                f"wrong type"
+            )
+        settings[attribute.name] = value
+    return settings
+
+
+def _layer(node: _Node) -> Layer:
+    direction = node.direction
+    parts = _parts(node, _DIRECTIONS[direction])
+    _check_lengths(node)
+    batch_first = node.flag("layout")
+    if len({part.cell for part in parts}) > 1:
+        ahead, back = (recurrent([[part]], batch_first) for part in parts)
+        return BothWays(ahead, back).eval()
+    layer = recurrent([parts], batch_first)
+    return Reversed(layer).eval() if direction == "reverse" else layer
+
+
+def _parts(node: _Node, directions: int) -> list[Part]:
+    """The weights of each direction, and its cell."""
+    gates, _ = _OPERATORS[node.operator]
+    R = node.weight("R")
+    W = node.weight("W")
+    if R is None or W is None or R.dim() != 3 or W.dim() != 3:
+        found = {n: None if w is None else tuple(w.shape) for n, w in (("W", W), ("R", R))}
+        raise ShapeError(
+            f"the {node.operator} node '{node.name}' has W and R of the shapes {found['W']} and "
+            f"{found['R']}, expected three dimensions of both"
+        )
+    H = node.settings.get("hidden_size", R.shape[-1])
+    if H < 1 or W.shape[-1] < 1:
+        raise node.refuse(
+            "hidden_size", H, f"W is {tuple(W.shape)}; there must be at least one unit and input"
+        )
+    rows = len(gates.split()) * H
+    check_shape(node.called("R"), R.shape, (directions, rows, H))
+    check_shape(node.called("W"), W.shape, (directions, rows, W.shape[-1]))
+    B = node.weight("B", directions, 2 * rows)
+    P = node.weight("P", directions, 3 * H) if node.operator == "LSTM" else None
+    initial = _initial_states(node, directions, H)
+    parts = []
+    for d, cell in enumerate(_cells(node, directions, P is not None)):
+        blocks = {"weight_ih": split_gates(W[d], gates), "weight_hh": split_gates(R[d], gates)}
+        if B is not None:
+            for name, half in zip(("bias_ih", "bias_hh"), B[d].chunk(2), strict=True):
+                blocks[name] = split_gates(half, gates)
+        if P is not None:
+            blocks["p"] = split_gates(P[d], "i o f")
+        parts.append(
+            Part(cell, {**_tensors(cell, blocks), **{k: v[d] for k, v in initial.items()}})
+        )
+    return parts
+
+
+def _tensors(cell: Cell, blocks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The cell's parameters from each gate's rows."""
+    if "f" in cell.gates and "i" not in cell.gates:
+        # the catalogue's coupled cells have i = 1 - f, ONNX f = 1 - i: sigmoid(-x) = 1 - sigmoid(x)
+        blocks = {kind: {**rows, "f": -rows["i"]} for kind, rows in blocks.items()}
+    peepholes = blocks.get("p", {})
+    stacked = {kind: gates_of(cell, rows) for kind, rows in blocks.items() if kind != "p"}
+    return {**stacked, **{name: peepholes[name[1:]].clone() for name in cell.params}}
+
+
+def _cells(node: _Node, directions: int, peepholes: bool) -> Iterator[Cell]:
+    clip = node.settings.get("clip")
+    if clip is not None and not 0 < clip < math.inf:
+        raise node.refuse("clip", clip, "expected a finite number above zero")
+    functions = _activations(node, directions)
+    count = len(functions) // directions
+    for d in range(directions):
+        used = functions[d * count : (d + 1) * count]
+        match node.operator:
+            case "LSTM":
+                coupled = node.flag("input_forget")
+                yield lstm_cell(*used, clip=clip, peepholes=peepholes, coupled=coupled)
+            case "GRU":
+                yield gru_cell(*used, clip=clip, reset_after=node.flag("linear_before_reset"))
+            case _:
+                yield rnn_cell(*used, clip=clip)
+
+
+def _activations(node: _Node, directions: int) -> list[Activation]:
+    """Of each direction its functions, with the alpha and beta that are theirs."""
+    _, usual = _OPERATORS[node.operator]
+    names = [each.decode(errors="replace") for each in node.settings.get("activations", ())]
+    names = names or [*usual] * directions
+    if len(names) != len(usual) * directions:
+        raise node.refuse("activations", names, f"expected {len(usual) * directions} of them")
+    for name in names:
+        if name.lower() not in _FUNCTIONS:
+            known = ", ".join(ONNX)
+            raise node.refuse(
+                "activations", names, f"'{name}' is none of those that ONNX has: {known}"
+            )
+    given = {
+        "alpha": iter(_values(node, names, "alpha")),
+        "beta": iter(_values(node, names, "beta")),
+    }
+    functions = []
+    for name in names:
+        function, takes = _FUNCTIONS[name.lower()]
+        values = {each: next(given[each], default) for each, default in takes.items()}
+        for each, value in values.items():
+            if value is None:
+                raise node.refuse(
+                    "activations", names, f"{name} needs activation_{each}, there is none"
+                )
+        functions.append(partial(function, **values) if values else function)
+    return functions
+
+
+def _values(node: _Node, names: Sequence[str], argument: str) -> Sequence[float]:
+    """activation_alpha or activation_beta: one for each function that takes it, or none at all."""
+    attribute = f"activation_{argument}"
+    values: Sequence[float] = node.settings.get(attribute, ())
+    takers = [name for name in names if argument in _FUNCTIONS[name.lower()][1]]
+    if values and len(values) != len(takers):
+        raise node.refuse(
+            attribute,
+            list(values),
+            f"of the activations {list(names)} {len(takers)} take it, expected as many values",
+        )
+    if not np.isfinite(values).all():
+        raise node.refuse(attribute, list(values), "expected finite numbers")
+    return values
+
+
+def _initial_states(node: _Node, directions: int, H: int) -> dict[str, Tensor]:
+    """Of each state that is stored in the file its D×H; all are there if one is."""
+    states = ("initial_h", "initial_c") if node.operator == "LSTM" else ("initial_h",)
+    found = {}
+    for name in states:
+        if (value := node.constant(name)) is None:
+            continue
+        tensor = as_tensor(node.called(name), value)
+        if node.flag("layout") and tensor.dim() == 3:
+            tensor = tensor.transpose(0, 1)
+        batch = tensor.shape[1] if tensor.dim() == 3 else 1
+        check_shape(node.called(name), tensor.shape, (directions, batch, H))
+        if not (tensor == tensor[:, :1]).all():
+            raise ModelFileError(
+                f"{node.called(name)} is stored for a batch of {batch} sequences that differ; a layer "
+                f"starts all sequences alike, or from the states it is called with"
+            )
+        if batch and tensor.any():
+            found[name] = tensor[:, 0].contiguous()
+    return {n: found.get(n, torch.zeros_like(next(iter(found.values())))) for n in states if found}
+
+
+def _check_lengths(node: _Node) -> None:
+    """Lengths that are stored in the file are refused, unless they say that all sequences are whole."""
+    value = node.constant("sequence_lens")
+    if value is None:
+        return
+    shape = node.shapes.get(node.inputs["X"], ())
+    steps = shape[1 if node.flag("layout") else 0] if len(shape) == 3 else None
+    if not (np.asarray(value) == steps).all():
+        raise node.refuse(
+            "sequence_lens",
+            np.asarray(value).tolist(),
+            f"stored in the file for one batch, of {'any number of' if steps is None else steps} steps; "
+            f"a layer is given lengths= with each call",
+        )

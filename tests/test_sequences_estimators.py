@@ -1,0 +1,513 @@
+"""Classifier and regressor of sequences: what they compute, learn, refuse, keep and give back."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import NotFittedError
+
+import gatewise as gw
+from gatewise.errors import DataError, GatewiseError, ModelFileError, OptionError, TrainingError
+from gatewise.tasks.forecast.files import load
+from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor, estimators
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = dict(hidden=6, epochs=3, batch=16)
+
+
+def waves(count=60, inputs=2, seed=0, ragged=True):
+    """Noisy rising or falling lines and their slopes; the label is the slope's sign."""
+    rng = np.random.default_rng(seed)
+    slope = rng.uniform(-1, 1, count)
+    lengths = rng.integers(3, 9, count) if ragged else np.full(count, 7)
+    X = [
+        5 + 40 * rng.normal(0, 0.1, (n, inputs)) + s * np.arange(n)[:, None] * [10] * inputs
+        for n, s in zip(lengths, slope, strict=True)
+    ]
+    return X if ragged else np.stack(X), np.where(slope > 0, "up", "down"), slope * 100
+
+
+def by_torch(model, X):
+    """The network's outputs by torch's layers, each sequence alone, from X as it was given."""
+    shape, weights = model.shape_, model.network_.state_dict()
+    lstm = torch.nn.LSTM(
+        shape.inputs,
+        shape.hidden,
+        shape.layers,
+        batch_first=True,
+        bidirectional=shape.bidirectional,
+    )
+    head = "recurrent."
+    lstm.load_state_dict({k[len(head) :]: v for k, v in weights.items() if k.startswith(head)})
+    outputs = []
+    for x in X:
+        x = np.asarray(x).reshape(len(x), -1)
+        z = (x - model.input_scale_.location) / model.input_scale_.spread
+        if model.missing == "mask":
+            z = np.hstack([np.nan_to_num(z), np.isnan(z)])
+        states, (h, _) = lstm(torch.tensor(z[None], dtype=torch.float32))
+        if shape.pooling == "last":
+            pooled = torch.cat([h[-2, 0], h[-1, 0]]) if shape.bidirectional else h[-1, 0]
+        elif shape.pooling == "mean":
+            pooled = states[0].mean(0)
+        else:
+            u = F.linear(
+                states[0], weights["attention.project.weight"], weights["attention.project.bias"]
+            )
+            share = (torch.tanh(u) @ weights["attention.score_weight"]).softmax(0)
+            pooled = share @ states[0]
+        outputs.append(F.linear(pooled, weights["head.weight"], weights["head.bias"]))
+    return torch.stack(outputs)
+
+
+READINGS = [
+    dict(),
+    dict(bidirectional=True, layers=2),
+    dict(pooling="mean", layers=2),
+    dict(pooling="mean", bidirectional=True),
+    dict(pooling="attention", bidirectional=True),
+    dict(missing="mask"),
+]
+
+
+@pytest.mark.parametrize("options", READINGS, ids=str)
+@pytest.mark.parametrize("ragged", [True, False])
+def test_probabilities_are_those_of_torchs_layers(options, ragged):
+    X, y, _ = waves(ragged=ragged)
+    if "missing" in options:
+        for k, x in enumerate(X):
+            x[k % len(x), k % 2] = np.nan
+    model = SequenceClassifier(**QUICK, **options).fit(X, y)
+    expected = by_torch(model, X).softmax(1).detach().numpy()
+    assert np.ptp(expected[:, 0]) > 0.02  # they differ from one sequence to another
+    np.testing.assert_allclose(model.predict_proba(X), expected, atol=1e-6)
+    assert (model.predict(X) == np.array(["down", "up"])[expected.argmax(1)]).all()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_numbers_are_in_the_targets_own_units(several):
+    X, _, y = waves()
+    y = np.stack([y, 7 - 3 * y], 1) if several else y
+    model = SequenceRegressor(**QUICK).fit(X, y)
+    kept = np.setdiff1d(np.arange(60), model.held_out_)
+    expected = by_torch(model, X).detach().numpy() * y[kept].std(0) + y[kept].mean(0)
+    expected = expected if several else expected[:, 0]
+    found = model.predict(X)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_they_learn():
+    X, labels, slope = waves(200)
+    new, new_labels, new_slope = waves(100, seed=1)
+    quick = dict(hidden=16, epochs=40, learning_rate=0.01)
+    assert SequenceClassifier(**quick).fit(X, labels).score(new, new_labels) > 0.9
+    assert SequenceRegressor(**quick).fit(X, slope).score(new, new_slope) > 0.85
+
+
+@pytest.mark.parametrize("cell", ["gru", "peephole", "slstm", "lstm_1997_truncated"])
+def test_any_cell_reads(cell):
+    X, labels, _ = waves(120)
+    quick = dict(hidden=16, epochs=40, learning_rate=0.01)
+    assert SequenceClassifier(cell, **quick).fit(X, labels).score(X, labels) > 0.85
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def test_the_first_loss_is_the_weighted_one_of_the_untrained_network(monkeypatch):
+    """All samples in one batch: their losses by torch, before the first step."""
+    X, labels, slope = waves(24)
+    weight = np.linspace(0.0, 3.0, 24)  # the first counts nothing
+    first = []
+    original = estimators.train
+
+    def spied(cell, shape, loss, recipe, *rest):
+        network, history = original(cell, shape, loss, recipe, *rest)
+        torch.manual_seed(recipe.seed)
+        first.append(type(network)(cell, shape))
+        return network, history
+
+    monkeypatch.setattr(estimators, "train", spied)
+    options = dict(hidden=6, epochs=2, batch=99, validation_fraction=0, seed=4)
+    model = SequenceClassifier(class_weight={"up": 2.0}, **options)
+    model.fit(X, labels, sample_weight=weight)
+    trained, model.network_ = model.network_, first[0]
+    each = F.cross_entropy(
+        by_torch(model, X), torch.tensor(labels == "up").long(), reduction="none"
+    )
+    total = weight * np.where(labels == "up", 2.0, 1.0)
+    expected = (each.detach().numpy() * total).sum() / total.sum()
+    assert model.history_.train[0] == pytest.approx(expected, rel=1e-5)
+    assert not torch.equal(trained.head.weight, model.network_.head.weight)
+    model = SequenceRegressor(**options).fit(X, slope, sample_weight=weight)
+    model.network_ = first[1]
+    mean = np.average(slope, weights=weight)
+    spread = np.sqrt(np.average((slope - mean) ** 2, weights=weight))
+    gap = (by_torch(model, X).detach().numpy()[:, 0] - (slope - mean) / spread) ** 2
+    assert model.history_.train[0] == pytest.approx((gap * weight).sum() / weight.sum(), rel=1e-4)
+
+
+def test_scales_are_the_weighted_ones_of_the_training_part():
+    X, labels, _ = waves(40)
+    weight = np.arange(40.0)
+    model = SequenceClassifier(**QUICK).fit(X, labels, sample_weight=weight)
+    kept = np.setdiff1d(np.arange(1, 40), model.held_out_)
+    steps = np.concatenate([X[k] for k in kept])
+    counts = np.concatenate([np.full(len(X[k]), weight[k]) for k in kept])
+    mean = np.average(steps, axis=0, weights=counts)
+    np.testing.assert_allclose(model.input_scale_.location, mean)
+    spread = np.sqrt(np.average((steps - mean) ** 2, axis=0, weights=counts))
+    np.testing.assert_allclose(model.input_scale_.spread, spread)
+
+
+def test_what_is_held_out_is_stratified_and_never_a_whole_class():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 3, 1))
+    y = np.repeat([0, 1, 2], [60, 39, 1])
+    model = SequenceClassifier(**QUICK, validation_fraction=0.2).fit(X, y)
+    assert np.bincount(y[model.held_out_]).tolist() == [12, 8]
+    y[-10:] = np.arange(10, 20)  # ten classes of one sample
+    held = SequenceClassifier(**QUICK, validation_fraction=0.5, seed=1).fit(X, y).held_out_
+    assert set(y) == set(np.delete(y, held))
+    assert SequenceClassifier(**QUICK, validation_fraction=0).fit(X, y).held_out_.tolist() == []
+
+
+def test_the_weights_kept_are_those_with_the_least_validation_loss():
+    X, labels, _ = waves(80, seed=3)
+    labels[::4] = "up"  # so that there is nothing more to learn at some point
+    model = SequenceClassifier(
+        hidden=8, epochs=60, batch=16, learning_rate=0.05, patience=4, seed=2
+    )
+    losses = model.fit(X, labels).history_.validation
+    best = model.history_.best
+    assert best == np.argmin(losses)
+    assert len(losses) == best + 1 + 4 < 60
+    held = model.held_out_
+    p = model.predict_proba([X[k] for k in held])[np.arange(len(held)), (labels == "up")[held] * 1]
+    assert -np.log(p).mean() == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_without_a_held_out_part_all_epochs_are_run():
+    X, labels, _ = waves(30)
+    history = SequenceClassifier(**QUICK, validation_fraction=0).fit(X, labels).history_
+    assert (len(history.train), history.validation, history.best) == (3, [], 2)
+    one = SequenceClassifier(hidden=4, epochs=1, batch=99).fit(X, labels)
+    assert len(one.history_.train) == 1
+
+
+def test_each_epoch_passes_over_every_sample_once():
+    from gatewise.tasks.sequences.training import Passes
+
+    passes = Passes(np.arange(100, 137), 16, seed=1)
+    first = list(passes)
+    assert [len(batch) for batch in first] == [13, 12, 12]
+    assert sorted(np.concatenate(first)) == list(range(100, 137))
+    assert all((a == b).all() for a, b in zip(first, passes, strict=True))
+    passes.set_epoch(1)
+    assert any((a != b).any() for a, b in zip(first, passes, strict=True))
+
+
+def test_the_seed_makes_the_model_and_a_refit_starts_afresh():
+    X, labels, _ = waves()
+    model = SequenceClassifier(**QUICK, dropout=0.3, layers=2)
+    first = model.fit(X, labels).predict_proba(X)
+    before = torch.get_rng_state()
+    model.fit(X[:30], labels[:30])
+    assert (model.fit(X, labels).predict_proba(X) == first).all()
+    assert torch.equal(torch.get_rng_state(), before)
+    other = SequenceClassifier(**QUICK, dropout=0.3, layers=2, seed=1).fit(X, labels)
+    assert not np.allclose(other.predict_proba(X), first)
+
+
+def test_class_weights_move_the_border():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [180, 20])
+    X = rng.normal(size=(200, 4, 1)) + 0.7 * y[:, None, None]
+    options = dict(hidden=8, epochs=20)
+    shares = {
+        str(weight): SequenceClassifier(**options, class_weight=weight).fit(X, y).predict(X).mean()
+        for weight in (None, "balanced", {0: 1e-3, 1: 1.0})
+    }
+    assert shares["None"] < 0.1 < shares["balanced"] < shares["{0: 0.001, 1: 1.0}"]
+
+
+def test_missing_values_can_tell():
+    """The label is whether a value is missing, and nothing else."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(3, 2, (160, 5, 2))
+    y = np.arange(160) % 2
+    X[y == 1, rng.integers(5, size=80), 1] = np.nan
+    model = SequenceClassifier(hidden=8, epochs=30, learning_rate=0.02, missing="mask").fit(X, y)
+    assert model.score(X, y) == 1
+    np.testing.assert_allclose(model.input_scale_.location[1], 3, atol=0.4)
+    nowhere = np.where([True, False], np.nan, X)  # a feature that is never known
+    assert np.isfinite(model.fit(nowhere, y).predict_proba(nowhere)).all()
+
+
+def test_a_loss_that_is_not_a_number_names_the_sample(monkeypatch):
+    X, labels, _ = waves()
+    monkeypatch.setattr(estimators, "_cross_entropy", lambda out, y: out.sum(1) / (y - 1))
+    with pytest.raises(
+        TrainingError, match=r"at step 0, in sample \d+\. Try a lower learning_rate"
+    ) as e:
+        SequenceClassifier(**QUICK).fit(X, labels)
+    assert labels[int(re.search(r"sample (\d+)", str(e.value))[1])] == "up"
+
+
+# What X may be ------------------------------------------------------------------------------------
+
+
+def test_every_form_of_the_same_sequences_is_read_alike():
+    X, labels, _ = waves(ragged=False)
+    model = SequenceClassifier(**QUICK).fit(X, labels)
+    expected = model.predict_proba(X)
+    objects = np.empty(60, object)
+    objects[:] = list(X)
+    for form in (X.tolist(), list(X), objects, torch.tensor(X), [torch.tensor(x) for x in X],
+                 np.asfortranarray(X), X.astype(np.float32)):  # fmt: skip
+        found = SequenceClassifier(**QUICK).fit(form, labels).predict_proba(form)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert model.n_features_in_ == 2
+        assert model.steps_ is None
+    shorter = model.predict_proba(X[:, :4])  # T is free
+    np.testing.assert_allclose(shorter, by_torch(model, X[:, :4]).softmax(1).detach(), atol=1e-6)
+
+
+def test_a_sequence_gives_the_same_alone_and_among_others():
+    X, labels, _ = waves()
+    model = SequenceClassifier(**QUICK, bidirectional=True).fit(X, labels)
+    alone = np.concatenate([model.predict_proba([x]) for x in X])
+    np.testing.assert_allclose(model.predict_proba(X), alone, atol=1e-6)
+    assert sorted({len(x) for x in X}) == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_table_has_a_column_for_each_step():
+    X, labels, _ = waves(inputs=1, ragged=False)
+    table = pd.DataFrame(X[..., 0], columns=[f"t{k}" for k in range(7)])
+    model = SequenceClassifier(**QUICK).fit(table, labels)
+    assert (model.n_features_in_, model.steps_) == (7, 7)
+    assert model.feature_names_in_.tolist() == list(table.columns)
+    expected = SequenceClassifier(**QUICK).fit(X, labels).predict_proba(X)
+    np.testing.assert_allclose(model.predict_proba(table), expected)
+    np.testing.assert_allclose(model.predict_proba(X), expected)
+    with pytest.raises(DataError, match="X has 6 features, but SequenceClassifier is expecting 7"):
+        SequenceClassifier(**QUICK).fit(X[..., 0], labels).predict(X[:, :6, 0])
+    with pytest.raises(DataError, match="feature names"):
+        model.predict(table.rename(columns={"t0": "x"}))
+    model.fit(X, labels)
+    assert (model.n_features_in_, model.steps_) == (1, None)
+    assert not hasattr(model, "feature_names_in_")
+    assert model.predict(X[:, :6, 0]).shape == (60,)
+
+
+def spoilt(value, sample=3, step=1, feature=1):
+    X, _, _ = waves()
+    X[sample][step, feature] = value
+    return X
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (spoilt(np.nan), "X holds NaN at sample 3, step 1, feature 1; fill what is missing, or give "
+            "missing='mask'"),
+        (spoilt(-np.inf, 59, 2, 0), "X holds -inf (inf) at sample 59, step 2, feature 0"),
+        (spoilt(1e200), "column 1 holds numbers too large"),
+        ([*waves()[0][:59], np.ones((2, 3))], "sample 59 of X has the shape (2, 3); expected at least "
+            "one step of 2 features"),
+        ([*waves()[0][:59], np.ones((0, 2))], "sample 59 of X has the shape (0, 2)"),
+        ([*waves()[0][:59], np.ones((2, 2, 2))], "sample 59 of X has the shape (2, 2, 2)"),
+        ([*waves()[0][:59], np.full((2, 2), "a")], "sample 59 of X holds <U1, expected numbers"),
+        ([*waves()[0][:59], [[1], [1, 2]]], "sample 59 of X is no array T×I"),
+        (np.ones((60, 0, 2)), "at least one step"),
+        (np.ones((60, 2, 2, 2)), "X has the shape (60, 2, 2, 2); expected N×T×I"),
+        (np.ones(60), "Expected 2D array, got 1D array"),
+        (np.ones((50, 3, 2)), "X has 50 samples and y has 60"),
+        ([], "Expected 2D array"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_used_is_named(X, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        SequenceClassifier(**QUICK).fit(X, waves()[1])
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, "requires y to be passed"),
+        (["a"] * 60, "y has one class alone, 'a', in n_samples = 60"),
+        (np.linspace(0, 1, 60), "Unknown label type: continuous"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_named(y, message):
+    with pytest.raises(DataError, match=re.escape(message).replace("'a'", r".*'a'.*")):
+        SequenceClassifier(**QUICK).fit(waves()[0], y)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.ones((60, 1)), "has the shape (60, 1); expected 60 finite numbers"),
+        (-np.ones(60), "from 0 on"),
+        (np.zeros(60), "sample_weight is zero for every sample"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named(weight, message):
+    for kind, y in ((SequenceClassifier, waves()[1]), (SequenceRegressor, waves()[2])):
+        with pytest.raises(DataError, match=re.escape(message)):
+            kind(**QUICK).fit(waves()[0], y, sample_weight=weight)
+
+
+def test_targets_that_cannot_be_used_are_named():
+    X, _, y = waves()
+    with pytest.raises(DataError, match="y contains NaN"):
+        SequenceRegressor(**QUICK).fit(X, np.where(np.arange(60) == 5, np.nan, y))
+    with pytest.raises(DataError, match="X has 60 samples and y has 59"):
+        SequenceRegressor(**QUICK).fit(X, y[1:])
+    with pytest.raises(DataError, match=r"n_samples = 1 .*leave no sample to learn from"):
+        SequenceRegressor(**QUICK).fit(X[:1], y[:1])
+
+
+def test_another_width_is_refused():
+    X, labels, _ = waves()
+    model = SequenceClassifier(**QUICK).fit(X, labels)
+    for other in ([x[:, :1] for x in X], np.ones((3, 4, 1)), np.ones((3, 4))):
+        with pytest.raises(
+            DataError, match="X has 1 features, but SequenceClassifier is expecting 2"
+        ):
+            model.predict(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(cell="lstmm"), "no cell 'lstmm' (did you mean 'lstm'?)"),
+        (dict(cell=3), "cell must be a built-in cell's name"),
+        (dict(hidden=0), "hidden must be a whole number from 1 on, not 0"),
+        (dict(layers=1.5), "layers must be a whole number from 1 on, not 1.5"),
+        (dict(epochs=True), "epochs must be a whole number from 1 on, not True"),
+        (dict(patience="x"), "patience must be a whole number from 1 on, not 'x'"),
+        (dict(batch=None), "batch must be"),
+        (dict(seed=-1), "seed must be a whole number from 0 on, not -1"),
+        (dict(dropout=1.1), "dropout must be a probability from 0 to 1, not 1.1"),
+        (dict(learning_rate=0), "learning_rate must be a number above 0, not 0"),
+        (
+            dict(validation_fraction=1),
+            "validation_fraction must be a share from 0 to below 1, not 1",
+        ),
+        (dict(bidirectional="no"), "bidirectional must be True or False, not 'no'"),
+        (dict(missing="drop"), "missing must be 'error' or 'mask', not 'drop'"),
+        (dict(pooling="max"), "no pooling 'max'; there are: last, mean, attention"),
+        (dict(class_weight="even"), "class_weight='even'"),
+    ],
+)
+def test_bad_options_are_named_by_fit(options, message):
+    X, labels, _ = waves()
+    with pytest.raises(OptionError, match=re.escape(message)):
+        SequenceClassifier(**options).fit(X, labels)
+
+
+# What is kept -------------------------------------------------------------------------------------
+
+
+@gw.cell(gates="f n")
+def leaky(a, s):
+    """A user's own."""
+    f = gw.sigmoid(a.f)
+    return dict(f=f, h=f * s.h + (1 - f) * gw.tanh(a.n))
+
+
+KEPT = [
+    (SequenceClassifier, dict(), lambda s: np.where(s > 0, "up", "down")),
+    (SequenceClassifier, dict(cell=leaky, class_weight={1: 2.0, 0: 1.0}), lambda s: (s > 0) * 1),
+    (SequenceClassifier, dict(hidden=np.int64(5), missing="mask"), lambda s: s > 0),
+    (SequenceClassifier, dict(class_weight="balanced"), lambda s: np.round(s / 60)),
+    (SequenceRegressor, dict(pooling="attention", bidirectional=True), lambda s: s),
+    (SequenceRegressor, dict(layers=2, dropout=np.float64(0.1)), lambda s: np.stack([s, -s], 1)),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "target"), KEPT)
+def test_saved_and_loaded_it_predicts_the_same(kind, options, target, tmp_path):
+    X, _, slope = waves(inputs=1)
+    model = kind(**{**QUICK, **options}).fit(X, target(slope))
+    folder = model.save(tmp_path / "model")
+    assert sorted(p.name for p in folder.iterdir()) == ["model.json", "model.safetensors"]
+    loaded = load(folder)
+    assert type(loaded) is kind
+    assert loaded.get_params() == model.get_params()
+    found, expected = loaded.predict(X), model.predict(X)
+    assert found.dtype == expected.dtype
+    assert (found == expected).all()
+    assert vars(loaded).keys() == vars(model).keys()
+    assert (loaded.held_out_ == model.held_out_).all()
+    assert loaded.history_ == model.history_
+    (copy,) = pickle.loads(pickle.dumps([model]))
+    assert (copy.predict(X) == expected).all()
+
+
+def test_a_tables_names_are_saved(tmp_path):
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3)), columns=["a", "b", "c"])
+    model = SequenceRegressor(**QUICK).fit(table, np.arange(20.0))
+    loaded = load(model.save(tmp_path))
+    assert loaded.feature_names_in_.tolist() == ["a", "b", "c"]
+    assert (loaded.predict(table) == model.predict(table)).all()
+    with pytest.raises(DataError, match="feature names"):
+        loaded.predict(table[["a", "c", "b"]])
+
+
+def test_damaged_models_are_refused(tmp_path):
+    X, labels, _ = waves()
+    folder = SequenceClassifier(**QUICK).fit(X, labels).save(tmp_path / "model")
+    described = json.loads((folder / "model.json").read_text())
+
+    def refused(message, **changes):
+        (folder / "model.json").write_text(json.dumps({**described, **changes}))
+        with pytest.raises(ModelFileError, match=message):
+            load(folder)
+
+    refused("names no task of forecast, classify, regress", task="run")
+    refused("damaged", options={**described["options"], "cell": "nothing"})
+    refused("damaged", options={**described["options"], "cell": {"name": "x", "signature": "y"}})
+    refused("damaged", learned={})
+    shape = {**described["learned"]["shape"], "hidden": 7}
+    refused("does not fit", learned={**described["learned"], "shape": shape})
+
+
+def test_labels_that_are_neither_text_nor_number_are_not_saved(tmp_path):
+    X, _, slope = waves()
+    days = np.where(slope > 0, np.datetime64("2024-01-01"), np.datetime64("2025-01-01"))
+    model = SequenceClassifier(**QUICK).fit(X, days)
+    assert model.predict(X).dtype == days.dtype
+    with pytest.raises(ModelFileError, match="cannot be saved as text and numbers"):
+        model.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_trace_has_every_gate_of_every_step():
+    X, labels, _ = waves()
+    model = SequenceClassifier(**QUICK).fit(X, labels)
+    trace = model.trace(X[:5])
+    assert trace.f[0][0].shape == (5, max(map(len, X[:5])), 6)
+    assert trace.lengths.tolist() == [len(x) for x in X[:5]]
+    weights = {k: v.numpy() for k, v in model.network_.recurrent.state_dict().items()}
+    z = (X[2][0] - model.input_scale_.location) / model.input_scale_.spread
+    a = weights["weight_ih_l0"] @ z + weights["bias_ih_l0"] + weights["bias_hh_l0"]
+    np.testing.assert_allclose(trace.i[0][0][2, 0], 1 / (1 + np.exp(-a[:6])), rtol=1e-4)
+
+
+def test_before_fit_it_says_so(tmp_path):
+    model = SequenceClassifier()
+    for call in (model.predict, model.predict_proba, model.trace, model.save):
+        with pytest.raises(NotFittedError, match="call fit first") as caught:
+            call(tmp_path)
+        assert isinstance(caught.value, GatewiseError)
