@@ -30,7 +30,11 @@ def main() -> None:
         truncated = not given.whole_gradient
         orders = [Order(name, seed, given.most, truncated) for seed in range(count)]
         begun = time.perf_counter()
-        trials = [t for _, t in side_by_side(orders, given.processes)]
+        trials = []
+        for _, trial in side_by_side(orders, given.processes):
+            trials.append(trial)
+            came = "solved" if trial.solved else "given up"
+            print(f"  {name} {trial.seed}: {came} after {trial.sequences:,}", flush=True)
         trials.sort(key=lambda t: t.seed)
         row = summary(name, trials) | {
             "each": [asdict(t) for t in trials],

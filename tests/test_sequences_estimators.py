@@ -200,8 +200,14 @@ def test_without_a_held_out_part_all_epochs_are_run():
     X, labels, _ = waves(30)
     history = SequenceClassifier(**QUICK, validation_fraction=0).fit(X, labels).history_
     assert (len(history.train), history.validation, history.best) == (3, [], 2)
-    one = SequenceClassifier(hidden=4, epochs=1, batch=99).fit(X, labels)
-    assert len(one.history_.train) == 1
+
+
+@pytest.mark.parametrize("epochs", [1, 9, 10, 11])
+def test_few_steps_are_enough(epochs):
+    X, labels, _ = waves(30)
+    model = SequenceClassifier(hidden=4, epochs=epochs, batch=99).fit(X, labels)
+    assert len(model.history_.train) == epochs
+    assert epochs == 1 or model.history_.train[-1] < model.history_.train[0]
 
 
 def test_each_epoch_passes_over_every_sample_once():

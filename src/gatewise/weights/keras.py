@@ -247,7 +247,7 @@ def _cell_and_tensors(
     if "bias" in tensors:
         bias = tensors["bias"]
         pair = bias if reset_after else torch.stack([bias, torch.zeros_like(bias)])
-        rows |= {"bias_ih": pair[1], "bias_hh": pair[0]}
+        rows |= {"bias_ih": pair[0], "bias_hh": pair[1]}
     return cell, {name: gates_of(cell, split_gates(each, gates)) for name, each in rows.items()}
 
 
