@@ -92,14 +92,22 @@ def test_a_fit_is_kerass_under_every_policy(make, policy, close):
     assert found[1] < found[0]
 
 
-def test_a_fit_compiled(monkeypatch):
+@pytest.mark.slow  # half a minute each
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+# torch's own, the second of which it hides where warnings are no errors
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_fit_compiled(activation, monkeypatch):
     """As jit_compile=True does it, less the compiler behind it, which takes a minute."""
+    torch._dynamo.reset()
     x, y = x_of(8, T, F), x_of(8, 1)
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f: compile(f, backend="eager"))
 
     def make(of):
-        return keras.Sequential([keras.Input((T, F)), of.LSTM(H), keras.layers.Dense(1)])
+        return keras.Sequential(
+            [keras.Input((T, F)), of.LSTM(H, activation=activation), keras.layers.Dense(1)]
+        )
 
     expected = trained(gk, make, x, y)
     found = trained(gk, make, x, y, jit_compile=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gatewise.weights.activations import KERAS
+from gatewise.cells.activations import KERAS
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 for module in ("onnx", "keras", "h5py"):

@@ -6,19 +6,18 @@ Keras's dropout draws a mask for each gate where there is recurrent dropout. A c
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable, Mapping
 
 from gatewise.cells import catalogue
+from gatewise.cells.activations import KERAS
 from gatewise.cells.language import Cell, cell
-from gatewise.keras.activations import ACTIVATIONS
 
 
-@cache
-def lstm(activation: str, recurrent: str, apart: bool = False) -> Cell:
+def _lstm(activation: str, recurrent: str, apart: bool) -> Cell:
     """Keras's LSTM, gates in its own order; the first two states are h and c."""
     if (activation, recurrent, apart) == ("tanh", "sigmoid", False):
         return catalogue.lstm
-    act, gate = ACTIVATIONS[activation], ACTIVATIONS[recurrent]
+    act, gate = KERAS[activation], KERAS[recurrent]
     fed = _fed("i f g o") if apart else {"h": "i f g o"}
 
     @cell(
@@ -35,13 +34,12 @@ def lstm(activation: str, recurrent: str, apart: bool = False) -> Cell:
     return step
 
 
-@cache
-def gru(activation: str, recurrent: str, reset_after: bool, apart: bool = False) -> Cell:
+def _gru(activation: str, recurrent: str, reset_after: bool, apart: bool) -> Cell:
     """Keras's GRU, gates in torch's order; the first state is h. Only with the reset gate after the
     product can its gates be apart: before it, the candidate is fed with r * h."""
     if (activation, recurrent, apart) == ("tanh", "sigmoid", False):
         return catalogue.gru if reset_after else catalogue.gru_2014
-    act, gate = ACTIVATIONS[activation], ACTIVATIONS[recurrent]
+    act, gate = KERAS[activation], KERAS[recurrent]
     fed = _fed("r z n") if apart else {"h": "r z n"}
     name = _named("gru" if reset_after else "gru_2014", activation, recurrent, apart)
 
@@ -54,18 +52,32 @@ def gru(activation: str, recurrent: str, reset_after: bool, apart: bool = False)
     return step
 
 
-@cache
-def simple(activation: str) -> Cell:
+def _simple(activation: str) -> Cell:
     """Keras's SimpleRNN."""
     if activation in ("tanh", "relu"):
         return catalogue.find(f"rnn_{activation}")
-    act = ACTIVATIONS[activation]
+    act = KERAS[activation]
 
     @cell(gates="h", name=f"keras_rnn_{activation}")
     def step(a, s):  # type: ignore[no-untyped-def]
         return dict(h=act(a.h))
 
     return step
+
+
+_KINDS: Mapping[str, Callable[..., Cell]] = {"lstm": _lstm, "gru": _gru, "rnn": _simple}
+_MADE: dict[
+    tuple[str | bool, ...], Cell
+] = {}  # torch.compile sees through this, not through a cache
+
+
+def cell_of(kind: str, *options: str | bool) -> Cell:
+    """The cell of a kind of layer, "lstm", "gru" or "rnn", with these options, in the order in which
+    its function above has them."""
+    key = (kind, *options)
+    if key not in _MADE:
+        _MADE[key] = _KINDS[kind](*options)
+    return _MADE[key]
 
 
 def _fed(gates: str) -> dict[str, str]:

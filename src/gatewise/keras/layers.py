@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import keras
@@ -18,8 +17,8 @@ from torch import Tensor
 from gatewise.backends.contract import Masks, Outcome, Weights
 from gatewise.backends.registry import run
 from gatewise.cells.language import Cell
-from gatewise.keras import cells
 from gatewise.keras.activations import name_of
+from gatewise.keras.cells import cell_of
 from gatewise.keras.steps import Steps, steps_of
 
 # Factors B×n that dropout draws once for all steps, one for all gates or, in a list, one for each.
@@ -38,6 +37,13 @@ class _OnGatewise:
     def _equations(self, apart: bool) -> Cell:
         """The cell, its gates apart where each has dropout of its own."""
         raise NotImplementedError
+
+    def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
+        super().build(sequences_shape, initial_state_shape)  # type: ignore[misc]
+        for training in (False, True):
+            # made before torch.compile looks, which cannot take what is made while it does
+            if self._unable(training) is None:
+                self._equations(training and self.cell.recurrent_dropout > 0)
 
     def _unable(self, training: bool | None) -> str | None:
         """Why this layer is not gatewise's to run; what stands after "it has"."""
@@ -164,9 +170,14 @@ def _run(
     return run("auto", fields, x, state, weights, lambda spec: masks)
 
 
-@cache
+_WARNED: set[tuple[str, str]] = set()
+
+
 def _warn(layer: str, why: str) -> None:
     """Once for each reason."""
+    if (layer, why) in _WARNED:
+        return
+    _WARNED.add((layer, why))
     warnings.warn(
         f"gatewise.keras.{layer} runs Keras's own loop, no faster than Keras: it has {why}",
         stacklevel=4,
@@ -184,7 +195,7 @@ class LSTM(_OnGatewise, keras.layers.LSTM):
     order = (0, 1, 2, 3)
 
     def _equations(self, apart: bool) -> Cell:
-        return cells.lstm(*_names(self.cell), apart)
+        return cell_of("lstm", *_names(self.cell), apart)
 
 
 @keras.saving.register_keras_serializable(package="gatewise")
@@ -198,7 +209,7 @@ class GRU(_OnGatewise, keras.layers.GRU):
     order = (1, 0, 2)
 
     def _equations(self, apart: bool) -> Cell:
-        return cells.gru(*_names(self.cell), self.cell.reset_after, apart)
+        return cell_of("gru", *_names(self.cell), self.cell.reset_after, apart)
 
     def _unable(self, training: bool | None) -> str | None:
         if training and self.cell.recurrent_dropout and not self.cell.reset_after:
@@ -218,7 +229,7 @@ class SimpleRNN(_OnGatewise, keras.layers.SimpleRNN):
     order = (0,)
 
     def _equations(self, apart: bool) -> Cell:
-        return cells.simple(*_names(self.cell))
+        return cell_of("rnn", *_names(self.cell))
 
 
 def _names(cell: Any) -> tuple[str, ...]:

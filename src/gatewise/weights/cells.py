@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from gatewise.cells.activations import Activation
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, Value, cell, maximum, minimum, relu, sigmoid, tanh
-from gatewise.weights.activations import Activation
 
 _LSTMS = {
     (False, False): "lstm",

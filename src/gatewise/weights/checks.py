@@ -99,7 +99,7 @@ def _wrong_type(name: str, dtype: Any) -> DataError:
 
 def _check_finite(name: str, tensor: Tensor) -> None:
     nans, infinities = int(tensor.isnan().sum()), int(tensor.isinf().sum())
-    if nans:
+    if nans or infinities:
         raise DataError(
             f"{name} has {nans} NaN and {infinities} infinite of {tensor.numel()} values; "
             f"a layer with such weights has no output that means anything"

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatewise.cells.activations import KERAS, KERAS_2, Activation
 from gatewise.cells.language import Cell
 from gatewise.errors import ModelFileError, near
-from gatewise.weights.activations import KERAS, KERAS_2, Activation
 from gatewise.weights.cells import gru_cell, lstm_cell, rnn_cell
 from gatewise.weights.checks import as_tensor, check_shape, chosen, existing_file, reading
 from gatewise.weights.directions import BothWays, Layer, Reversed

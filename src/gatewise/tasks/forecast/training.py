@@ -196,7 +196,8 @@ class Fitting(lightning.LightningModule):
             optimizer,
             max_lr=recipe.learning_rate,
             total_steps=total,
-            pct_start=max(0.1, 2 / total),  # torch divides by the steps of the rise less one
+            # torch divides by the rise's steps less one, and by those of the fall
+            pct_start=max(0.1, 2 / total) if total > 2 else 0.1,
             cycle_momentum=False,
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
@@ -239,9 +240,12 @@ class _SequenceEstimator(BaseEstimator):
         values, starts = self._scaled(sequences)
         order = np.argsort(sequences.lengths, kind="stable")  # little padding
         outputs = np.empty((len(sequences), self.shape_.outputs))
+        # in double precision, so that what stands beside a sequence in a batch shows in no digit
+        network = copy.deepcopy(self.network_).double()
         with torch.no_grad():
             for chosen in _chunks(order):
-                outputs[chosen] = self.network_(*padded(values, starts, chosen)).double().numpy()
+                x, lengths = padded(values, starts, chosen)
+                outputs[chosen] = network(x.double(), lengths).numpy()
         return outputs
 
 

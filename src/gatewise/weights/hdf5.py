@@ -1,0 +1,104 @@
+"""An HDF5 file, read by a process of its own that may fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gatewise.errors import ModelFileError, need
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SECONDS = 20.0  # for an answer; and as many more as a slow disk needs for the whole file
+_SLOW = 10e6  # bytes a second
+
+
+class Hdf5:
+    """An open file; a path in it is a list of names.
+
+    Each method raises ModelFileError where there is nothing of the kind at the path, where it lies in
+    another file, and where the library cannot go on.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+        self._process = process
+        self._seconds = seconds
+
+    def attributes(self, path: Sequence[str]) -> dict[str, str | list[str]]:
+        found: dict[str, str | list[str]] = self._ask("attributes", path)
+        return found
+
+    def names(self, path: Sequence[str]) -> list[str]:
+        """Of what is in a group."""
+        found: list[str] = self._ask("names", path)
+        return found
+
+    def array(self, path: Sequence[str]) -> np.ndarray:
+        dtype, shape, size = self._ask("array", path)
+        content = self._within_time(lambda pipe: pipe.read(size))
+        if len(content) != size:
+            raise self._ended()
+        return np.frombuffer(content, dtype).reshape(shape)
+
+    def _ask(self, command: str, path: Sequence[str]) -> Any:
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            stdin.write(json.dumps([command, list(path)]).encode() + b"\n")
+            stdin.flush()
+        except OSError as error:
+            raise self._ended() from error
+        line = self._within_time(lambda pipe: pipe.readline())
+        if not line.endswith(b"\n"):
+            raise self._ended()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ModelFileError(answer["error"])
+        return answer["value"]
+
+    def _within_time(self, read: Any) -> bytes:
+        """What is read from the process, which is ended where it takes too long."""
+        timer = threading.Timer(self._seconds, self._process.kill)
+        timer.start()
+        try:
+            content: bytes = read(self._process.stdout)
+        finally:
+            timer.cancel()
+        return content
+
+    def _ended(self) -> ModelFileError:
+        code = self._process.wait()
+        return ModelFileError(
+            f"the HDF5 library cannot read this file, it is damaged: the process that tried ended "
+            f"with {code}"
+        )
+
+
+@contextmanager
+def hdf5(path: Path, size: int) -> Iterator[Hdf5]:
+    """The file, open. ``size`` is that of all that was stored, against which its arrays are held.
+
+    Raises:
+        ModelFileError: it has not the first bytes of an HDF5 file.
+    """
+    need("h5py", "keras")
+    with path.open("rb") as file:
+        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+            raise ModelFileError("it does not begin as an HDF5 file does")
+    program = Path(__file__).with_name("hdf5_reader.py")
+    command = [sys.executable, "-P", str(program), str(path), str(size)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield Hdf5(process, _SECONDS + path.stat().st_size / _SLOW)
+    finally:
+        process.kill()
+        process.communicate()
