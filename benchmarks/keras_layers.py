@@ -91,11 +91,8 @@ def of_a_fit(layers: int) -> dict[str, Call]:
 
     calls = {name: fitted(partial(recurrent, library)) for name, library in LIBRARIES.items()}
     losses = {}
-    for (
-        name,
-        call,
-    ) in calls.items():  # an epoch from the same weights, the windows in the same order
-        keras.utils.set_random_seed(0)
+    for name, call in calls.items():  # an epoch from the same weights
+        keras.utils.set_random_seed(0)  # and with the windows in the same order
         losses[name] = call()
     if abs(losses["keras"] / losses["gatewise"] - 1) > 1e-3:  # type: ignore[operator]
         raise SystemExit(f"the two did not learn the same: {losses}")

@@ -13,6 +13,8 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
 
 import gatewise.keras as gk  # noqa: E402
+from gatewise.backends import registry  # noqa: E402
+from gatewise.cells.activations import KERAS  # noqa: E402
 from gatewise.keras.activations import name_of  # noqa: E402
 from gatewise.keras.steps import steps_of  # noqa: E402
 
@@ -228,6 +230,30 @@ def test_what_is_masked_is_never_looked_at(name, mask):
     assert gradient[counts].abs().max() > 0
 
 
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_output_of_a_mask_from_states_given(name, backwards, zero):
+    """Zero where a sequence has no step, though its state is not, and where ``zero`` asks for it."""
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 1, 0, 1], [0] * 7, [1] * 7]).bool()
+    options = dict(go_backwards=backwards, zero_output_for_mask=zero, return_state=True)
+    theirs, ours = (getattr(of, name)(H, **options) for of in (keras.layers, gk))
+    x = torch.tensor(x_of())
+    states = [torch.tensor(x_of(B, H)) for _ in range(2 if name == "LSTM" else 1)]
+    expected = theirs(x, mask=mask, initial_state=states)
+    ours.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    found = ours(x, mask=mask, initial_state=states)
+    torch.testing.assert_close(list(found), list(expected), **CLOSE)
+    assert (found[0][2] == 0).all()
+    assert (found[0] == 0).all(1).tolist() == [
+        zero and not backwards,
+        zero and backwards,
+        True,
+        False,
+    ]
+
+
 def test_a_mask_with_a_last_dimension_or_of_numbers():
     mask = torch.tensor([[1, 0, 1, 1, 0, 1, 0]] * B)
     layer, x = gk.GRU(H, return_sequences=True), torch.tensor(x_of())
@@ -260,6 +286,23 @@ def test_an_activation_is_known_by_what_it_is_not_by_its_name():
     assert name_of(keras.activations.get(None)) == "linear"
     unknown = (tanh, keras.activations.gelu, keras.activations.softmax, keras.layers.ReLU())
     assert [name_of(f) for f in unknown] == [None] * 4
+
+
+@pytest.mark.parametrize("activation", sorted(KERAS))
+def test_at_its_corners_an_activation_has_the_gradient_that_torchs_has(activation, monkeypatch):
+    """Where biases are zero and the input is padded with zeros, every gate stands at zero."""
+    monkeypatch.setattr(
+        "gatewise.keras.layers.run", lambda name, *given: registry.run("reference", *given)
+    )
+    x = torch.tensor([-3.5, -3, -1, -0.7, -0.5, -0.2, 0, 0.2, 0.5, 0.7, 1, 3, 3.5, 6, 6.5])
+    x = x.reshape(-1, 1, 1)
+    found = []
+    for of in keras.layers, gk:
+        layer = of.SimpleRNN(1, activation=activation, kernel_initializer="ones")
+        given = x.clone().requires_grad_()
+        out = layer(given)
+        found.append((out, *torch.autograd.grad(out.sum(), given)))
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "softmax"])

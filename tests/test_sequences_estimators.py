@@ -517,3 +517,14 @@ def test_before_fit_it_says_so(tmp_path):
         with pytest.raises(NotFittedError, match="call fit first") as caught:
             call(tmp_path)
         assert isinstance(caught.value, GatewiseError)
+
+
+def test_the_command_line_forecasts_with_forecasters_alone(tmp_path, capsys):
+    from gatewise.cli import main
+
+    X = np.random.default_rng(0).normal(size=(20, 4, 2))
+    SequenceClassifier(hidden=4, epochs=1).fit(X, np.arange(20) % 2).save(tmp_path / "model")
+    (tmp_path / "data.csv").write_text("date,x\n2024-01-01,1\n")
+    code = main(["evaluate", str(tmp_path / "model"), str(tmp_path / "data.csv")])
+    assert code == 2
+    assert "holds a SequenceClassifier; this verb takes a Forecaster" in capsys.readouterr().err

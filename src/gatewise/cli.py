@@ -160,10 +160,9 @@ def _predict(verbs: Any) -> None:
 
 
 def _run_predict(given: argparse.Namespace) -> None:
-    from gatewise import load
     from gatewise.tasks.forecast.files import write_table
 
-    forecast = load(given.model).predict(given.data, future=given.future)
+    forecast = _forecaster(given.model).predict(given.data, future=given.future)
     write_table(forecast, given.out)
     print(f"forecast  {given.out} ({len(forecast)} rows)")
 
@@ -179,13 +178,22 @@ def _evaluate(verbs: Any) -> None:
 
 
 def _run_evaluate(given: argparse.Namespace) -> None:
-    from gatewise import load
-
-    forecaster = load(given.model)
-    backtest = forecaster.backtest(
+    backtest = _forecaster(given.model).backtest(
         given.data, windows=given.windows, stride=given.stride, refit=given.refit
     )
     _print_scores(backtest)
+
+
+def _forecaster(folder: str) -> Any:
+    """The forecaster that is saved there, and no model of another task."""
+    from gatewise import Forecaster, load
+
+    model = load(folder)
+    if not isinstance(model, Forecaster):
+        raise OptionError(
+            f"'{folder}' holds a {type(model).__name__}; this verb takes a Forecaster"
+        )
+    return model
 
 
 def _cells(verbs: Any) -> None:

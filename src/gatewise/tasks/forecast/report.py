@@ -322,7 +322,7 @@ def _data_facts(summary: DataSummary) -> dict[str, str]:
 
 def _model_facts(forecaster: Forecaster) -> dict[str, str]:
     shape, history = forecaster.shape_, forecaster.history_
-    inputs = [*forecaster.past, *forecaster.known, *forecaster.static]
+    inputs = [*forecaster.past_, *forecaster.known_, *forecaster.static_]
     rounds = _count(len(history.validation), "round")
     return {
         "horizon": _count(shape.horizon, "step"),
@@ -331,7 +331,7 @@ def _model_facts(forecaster: Forecaster) -> dict[str, str]:
         "season": _count(forecaster.season_, "step"),
         "hidden units": f"{shape.hidden} × {_count(shape.layers, 'layer')}",
         "parameters": f"{sum(p.numel() for p in forecaster.network_.parameters()):,}",
-        "quantiles": ", ".join(f"{level:g}" for level in forecaster.quantiles) or "none",
+        "quantiles": ", ".join(f"{level:g}" for level in forecaster.quantiles_) or "none",
         "intervals": "conformal" if forecaster.conformal else "as learned",
         "covariates": _listed(inputs) if inputs else "none",
         "calendar": "seen" if forecaster.calendar else "not seen",
