@@ -354,17 +354,17 @@ def test_each_sequence_alone_with_every_option(cell):
         spoilt[b, n:] = torch.nan
     output, state = layer(spoilt, lengths=lengths)
     with torch.no_grad():
-        torch.testing.assert_close(layer(spoilt, lengths=lengths)[0], output, rtol=0, atol=1e-6)
+        torch.testing.assert_close(layer(spoilt, lengths=lengths)[0], output, rtol=1e-6, atol=1e-6)
     for b, n in enumerate(lengths):
         alone, end = layer(x[b, :n])
-        torch.testing.assert_close(output[b, :n], alone, rtol=0, atol=1e-6)
+        torch.testing.assert_close(output[b, :n], alone, rtol=1e-6, atol=1e-6)
         assert not output[b, n:].any()
         pairs = zip(state, end, strict=True) if isinstance(end, tuple) else [(state, end)]
         for mine, its in pairs:
-            torch.testing.assert_close(mine[:, b], its, rtol=0, atol=1e-6)
+            torch.testing.assert_close(mine[:, b], its, rtol=1e-6, atol=1e-6)
     packed = layer(pack_sequence([x[0], x[3, :4]]))[0].data
     steps = [row for t in range(7) for b in (0, 3) if t < lengths[b] for row in [output[b, t]]]
-    torch.testing.assert_close(packed, torch.stack(steps), rtol=0, atol=1e-6)
+    torch.testing.assert_close(packed, torch.stack(steps), rtol=1e-6, atol=1e-6)
 
 
 EACH = {
