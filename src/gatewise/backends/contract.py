@@ -146,6 +146,11 @@ def check_lengths(lengths: Tensor, steps: int) -> None:
         raise ShapeError(f"length {int(lengths[b])} of sequence {b} is not in 0…{steps}")
 
 
+def differentiated(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a gradient may be asked for of what is made of these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 # The types of tensor that are plain arrays of numbers: no fake, functional or user's tensor.
 PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _PLAIN_OR_NONE = frozenset({*PLAIN, type(None)})

@@ -14,7 +14,7 @@ import keras
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Outcome, Weights
+from gatewise.backends.contract import Masks, Outcome, Weights, differentiated
 from gatewise.backends.registry import run
 from gatewise.cells.language import Cell
 from gatewise.keras.activations import name_of
@@ -163,8 +163,7 @@ def _run(
         dtype=x.dtype,
         device=x.device,
         recurrent_dropout=factor is not None,
-        differentiated=torch.is_grad_enabled()
-        and any(t is not None and t.requires_grad for t in given),
+        differentiated=differentiated(given),
     )
     masks = Masks(lengths=steps.lengths, recurrent=factor)
     return run("auto", fields, x, state, weights, lambda spec: masks)

@@ -27,6 +27,7 @@ from gatewise.nn.checks import (
     shape_of,
 )
 from gatewise.nn.sequences import State, reset_reversed, stacked
+from gatewise.nn.states import states_given
 from gatewise.nn.trace import Trace
 
 
@@ -213,12 +214,7 @@ class ConvRecurrent(nn.Module):
         shape = (stack, x.shape[1], self.hidden_channels, *x.shape[-2:])
         if hx is None:
             return tuple(x.new_zeros(shape) for _ in names)
-        states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        if len(states) != len(names):
-            raise ShapeError(
-                f"{self.cell.name} has the states ({', '.join(names)}); {len(states)} were given"
-            )
-        states = tuple(_under_autocast(state, x) for state in states)
+        states = tuple(_under_autocast(state, x) for state in states_given(self.cell, hx))
         expected = shape if batched else (shape[0], *shape[2:])
         for name, state in zip(names, states, strict=True):
             check_tensor(f"the initial state {name}", state, expected, x)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from gatewise.backends.contract import Weights
+from gatewise.backends.contract import Weights, differentiated
 from gatewise.backends.native.network import Network
 from gatewise.backends.registry import check_name, chosen, run
 from gatewise.cells.catalogue import find
@@ -381,8 +381,7 @@ class Recurrent(TorchNames, nn.Module):
             if self.recurrent_dropout
             else False,  # not `and`: dynamo
             zoneout=any(self.zoneout),
-            differentiated=torch.is_grad_enabled()
-            and any(t is not None and t.requires_grad for t in given),
+            differentiated=differentiated(given),
         )
 
     def _layers(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import check_tensor
+from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
 from gatewise.nn.checks import shape_of
 from gatewise.nn.parameters import parameter_beside
@@ -37,11 +38,7 @@ def initial_states(
         return tuple(_learned(layer, name, x, dtype) for name in names)
     if hx is None:
         return tuple(x.new_zeros(shape) for shape in shapes)
-    given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-    if len(given) != len(shapes):
-        raise ShapeError(
-            f"{layer.cell.name} has the states ({', '.join(names)}); {len(given)} were given"
-        )
+    given = states_given(layer.cell, hx)
     states = given
     if not batched:
         states = tuple(s.unsqueeze(1) if s.dim() == 2 else s for s in given)
@@ -52,6 +49,20 @@ def initial_states(
             raise ShapeError(f"the initial state {name} has the shape {found}, expected {expected}")
         check_tensor(f"the initial state {name}", state, shape, x)
     return states
+
+
+def states_given(cell: Cell, hx: State) -> tuple[Tensor, ...]:
+    """One tensor for each state of the cell.
+
+    Raises:
+        ShapeError: there are more or fewer.
+    """
+    given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    if len(given) != len(cell.state):
+        raise ShapeError(
+            f"{cell.name} has the states ({', '.join(cell.state)}); {len(given)} were given"
+        )
+    return given
 
 
 def _learned(layer: Recurrent, name: str, x: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.backends.aten import STEPS
-from gatewise.backends.contract import Masks, Spec, Weights, check_tensor
+from gatewise.backends.contract import Masks, Spec, Weights, check_tensor, differentiated
 from gatewise.backends.native.network import Network
 from gatewise.backends.registry import check_name, chosen, run, transformed
 from gatewise.cells.catalogue import find
@@ -20,6 +20,7 @@ from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import check_flag, check_input, check_parameter_names, check_sizes, shape_of
 from gatewise.nn.parameters import step_shapes, weights_of
 from gatewise.nn.sequences import State
+from gatewise.nn.states import states_given
 from gatewise.nn.structure import structure
 
 
@@ -177,8 +178,7 @@ class RecurrentCell(nn.Module):
             dtype=x.dtype,
             device=x.device,
             layer_norm=self.layer_norm,
-            differentiated=torch.is_grad_enabled()
-            and any(t is not None and t.requires_grad for t in given),
+            differentiated=differentiated(given),
         )
 
     def _states(self, hx: State | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
@@ -186,11 +186,7 @@ class RecurrentCell(nn.Module):
         names, shape = self.cell.state, (len(x), self.hidden_size)
         if hx is None:
             return tuple(x.new_zeros(shape) for _ in names)
-        given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        if len(given) != len(names):
-            raise ShapeError(
-                f"{self.cell.name} has the states ({', '.join(names)}); {len(given)} were given"
-            )
+        given = states_given(self.cell, hx)
         expected = shape if batched else shape[1:]
         for name, state in zip(names, given, strict=True):
             check_tensor(f"the state {name}", state, expected, x)

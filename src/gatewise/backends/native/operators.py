@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Spec, Weights, check_lengths, check_tensor
+from gatewise.backends.contract import (
+    Masks,
+    Spec,
+    Weights,
+    check_lengths,
+    check_tensor,
+    differentiated,
+)
 from gatewise.backends.native import calls
 from gatewise.backends.native.calls import STORAGES, Job
 from gatewise.backends.native.cells import unusable
@@ -184,7 +191,7 @@ def _run_differentiably(*given: Any) -> list[Tensor]:
     """``run`` for whoever may ask for a gradient."""
     o = Operands(*given)
     tensors = o.differentiable()
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if differentiated(tensors):
         return list(Run.apply(_Operators, o.job(), o.masks(), *tensors))
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.gatewise.run(*given)

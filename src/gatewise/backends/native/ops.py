@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Spec, Weights, recorded
+from gatewise.backends.contract import Masks, Spec, Weights, differentiated, recorded
 from gatewise.backends.native import calls, operators
 from gatewise.backends.native.calls import Job
 from gatewise.backends.native.gradient import Core, Run
@@ -23,7 +23,7 @@ def run(
     tensors = (x, *state, *flat)
     if recorded(tensors):
         output, *final = torch.ops.gatewise.run(*operators.operands(spec, x, state, flat, masks))
-    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    elif differentiated(tensors):
         output, *final = Run.apply(Core, _job(spec), masks, *tensors)
     else:
         output, *final = calls.forward(_job(spec), x, state, flat, masks, None)
