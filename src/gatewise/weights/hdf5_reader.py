@@ -11,9 +11,8 @@ from typing import Any
 
 import h5py
 
-_TIMES = (
-    100  # an array that says to be this many times as large as the file was made to fill the memory
-)
+# An array that says to be this many times as large as the file was made to fill the memory.
+_TIMES = 100
 
 
 def _found(file: Any, names: list[str]) -> Any:

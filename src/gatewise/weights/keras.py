@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gatewise.cells.activations import KERAS, KERAS_2, Activation
 from gatewise.cells.language import Cell
+from gatewise.cells.variants import gru_cell, lstm_cell, rnn_cell
 from gatewise.errors import ModelFileError, near
-from gatewise.weights.cells import gru_cell, lstm_cell, rnn_cell
 from gatewise.weights.checks import as_tensor, check_shape, chosen, existing_file, reading
 from gatewise.weights.directions import BothWays, Layer, Reversed
 from gatewise.weights.keras_file import KIND, KerasFile, opened

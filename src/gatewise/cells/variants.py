@@ -1,4 +1,5 @@
-"""The cell of a node or layer from elsewhere: the catalogue's where it is one, else made from its equations."""
+"""LSTMs, GRUs and simple networks with other activations than usual, or bounds, as Keras and ONNX have
+them: the catalogue's cells where they are these, else made from their equations."""
 
 from __future__ import annotations
 
