@@ -27,7 +27,7 @@ import torch
 
 import gatewise as gw
 from gatewise.tasks.forecast.metrics import scores
-from gatewise.tasks.forecast.training import Run
+from gatewise.train.fitting import Run
 
 VARIABLES = ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
 PART = 2880  # four months of hours

@@ -18,8 +18,9 @@ import gatewise as gw
 from gatewise.errors import DataError, ModelFileError, OptionError, TrainingError
 from gatewise.tasks.forecast import baselines, files
 from gatewise.tasks.forecast.metrics import scores, seasonal_error
-from gatewise.tasks.forecast.training import Batches, Run
+from gatewise.tasks.forecast.training import Batches
 from gatewise.train import checkpoint
+from gatewise.train.fitting import Run
 
 QUICK = dict(steps=90, hidden=16, batch=64, context=72)
 

@@ -16,7 +16,7 @@ from gatewise.gates.picture import gate_map
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.tasks.forecast.report import DataSummary, forecast_picture, report
-from gatewise.tasks.forecast.training import History
+from gatewise.train.fitting import History
 
 HOSTILE = '<script>alert("$x$ & $$")</script>'
 
@@ -32,6 +32,7 @@ def made(
     sizes = dict(past=0, known=0, calendar=0, static=0, hidden=32, layers=1, dropout=0.2)
     shape = Shape(context, horizon, patch, len(levels), **sizes)
     forecaster = Forecaster(horizon, targets, series="place" if len(names) > 1 else None)
+    forecaster._resolve()
     forecaster.shape_, forecaster.network_, forecaster.season_ = shape, PatchLSTM(shape), 24
     train = [1.9, 0.8, 0.65, 0.6, 0.57, 0.55]
     forecaster.history_ = History(train, [0.82, 0.7, 0.66, 0.64, 0.65, 0.67], 3, 48.2)

@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 
 import gatewise as gw
 from gatewise.errors import DataError, GatewiseError, ModelFileError, OptionError, TrainingError
-from gatewise.tasks.forecast.files import load
+from gatewise.tasks.saved import load
 from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor, estimators
 
 pytestmark = pytest.mark.usefixtures("one_thread")

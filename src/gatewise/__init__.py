@@ -33,7 +33,7 @@ from gatewise.nn.trace import Trace
 
 if TYPE_CHECKING:
     from gatewise.tasks.forecast import Forecaster
-    from gatewise.tasks.forecast.files import load
+    from gatewise.tasks.saved import load
     from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor
     from gatewise.weights.cudnn import from_cudnn
     from gatewise.weights.keras import from_keras
@@ -57,7 +57,7 @@ _LATER = {
     "from_cudnn": "gatewise.weights.cudnn",
     "from_keras": "gatewise.weights.keras",
     "from_onnx": "gatewise.weights.onnx",
-    "load": "gatewise.tasks.forecast.files",
+    "load": "gatewise.tasks.saved",
 }
 
 __all__ = [

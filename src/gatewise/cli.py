@@ -104,7 +104,7 @@ def _fit(verbs: Any) -> None:
 
 def _run_fit(given: argparse.Namespace) -> None:
     from gatewise import Forecaster
-    from gatewise.tasks.forecast.training import Run
+    from gatewise.train.fitting import Run
 
     options = {
         name: getattr(given, name)
@@ -375,7 +375,7 @@ def _demo(verbs: Any) -> None:
 def _run_demo(given: argparse.Namespace) -> None:
     from gatewise import Forecaster
     from gatewise.tasks.forecast.files import write_table
-    from gatewise.tasks.forecast.training import Run
+    from gatewise.train.fitting import Run
 
     print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
     with as_file(files("gatewise.data") / "examples" / "co2.csv") as data:

@@ -12,24 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
-from sklearn.exceptions import NotFittedError
 
 from gatewise.data.panel import Panel
 from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Scaling, Windows
-from gatewise.errors import DataError, GatewiseError, OptionError, need
+from gatewise.errors import DataError, OptionError, need
 from gatewise.tasks.forecast import baselines
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.metrics import seasonal_error
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
-from gatewise.tasks.forecast.training import Recipe, Run, spread, train
+from gatewise.tasks.forecast.training import spread, train
+from gatewise.tasks.unfitted import UnfittedError
+from gatewise.train.fitting import Recipe, Run
 
 Array = np.ndarray
 Columns = str | Sequence[str]
-
-
-class UnfittedError(GatewiseError, NotFittedError):
-    """A model was asked for something before ``fit``."""
 
 
 class Forecaster(BaseEstimator):

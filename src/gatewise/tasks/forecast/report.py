@@ -23,9 +23,9 @@ from gatewise.gates.picture import gate_map, stamps
 from gatewise.ink import INK, MUTED, RULE, quiet
 from gatewise.nn.trace import Trace
 from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.files import write_whole
 from gatewise.tasks.forecast.forecaster import Forecaster
-from gatewise.tasks.forecast.training import History
+from gatewise.tasks.saved import write_whole
+from gatewise.train.fitting import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

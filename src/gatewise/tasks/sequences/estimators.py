@@ -22,11 +22,11 @@ from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import DataError, OptionError, unknown
 from gatewise.nn.trace import Trace
-from gatewise.tasks.forecast.forecaster import UnfittedError
-from gatewise.tasks.forecast.training import Recipe
 from gatewise.tasks.sequences.arrays import Scale, Sequences, as_array, masked, padded, ragged
 from gatewise.tasks.sequences.network import POOLINGS, Shape
 from gatewise.tasks.sequences.training import Examples, Loss, held_out, train
+from gatewise.tasks.unfitted import UnfittedError
+from gatewise.train.fitting import Recipe
 
 Array = np.ndarray
 

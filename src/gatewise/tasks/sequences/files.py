@@ -11,10 +11,10 @@ import torch
 
 from gatewise.cells.language import from_signature
 from gatewise.errors import CellError, ModelFileError
-from gatewise.tasks.forecast.files import read_tensors, write_model
-from gatewise.tasks.forecast.training import History
+from gatewise.tasks.saved import tensors_of, write_model
 from gatewise.tasks.sequences.arrays import Scale
 from gatewise.tasks.sequences.network import Reader, Shape
+from gatewise.train.fitting import History
 
 if TYPE_CHECKING:
     from gatewise.tasks.sequences.estimators import SequenceClassifier, SequenceRegressor
@@ -61,10 +61,25 @@ def read(folder: Path, described: dict[str, Any]) -> SequenceClassifier | Sequen
     Raises:
         ModelFileError: a file is damaged.
     """
+    with tensors_of(folder, described["mark"]) as tensors:
+        estimator = _untrained(folder, described)
+        estimator.held_out_ = tensors.pop("held_out_").numpy()
+        for name in _SCALES:
+            parts = {part: f"{name}.{part}" for part in ("location", "spread")}
+            if parts["location"] in tensors:
+                setattr(
+                    estimator, name, Scale(**{k: tensors.pop(v).numpy() for k, v in parts.items()})
+                )
+        estimator.network_.load_state_dict(tensors)
+    estimator.network_.eval()
+    return estimator
+
+
+def _untrained(folder: Path, described: dict[str, Any]) -> SequenceClassifier | SequenceRegressor:
+    """The estimator as model.json has it, its network yet without the weights."""
     from gatewise.tasks.sequences.estimators import SequenceClassifier, SequenceRegressor
 
     kinds = {kind.task: kind for kind in (SequenceClassifier, SequenceRegressor)}
-    tensors = read_tensors(folder, described["mark"])
     try:
         options, learned = described["options"], described["learned"]
         if isinstance(options["cell"], dict):
@@ -85,18 +100,4 @@ def read(folder: Path, described: dict[str, Any]) -> SequenceClassifier | Sequen
         estimator.network_ = Reader(estimator.cell, estimator.shape_)
     except (KeyError, TypeError, AttributeError, ValueError, CellError) as error:
         raise ModelFileError(f"{folder}/model.json is damaged: {error}") from error
-    try:
-        estimator.held_out_ = tensors.pop("held_out_").numpy()
-        for name in _SCALES:
-            parts = {part: f"{name}.{part}" for part in ("location", "spread")}
-            if parts["location"] in tensors:
-                setattr(
-                    estimator, name, Scale(**{k: tensors.pop(v).numpy() for k, v in parts.items()})
-                )
-        estimator.network_.load_state_dict(tensors)
-    except (KeyError, RuntimeError) as error:
-        raise ModelFileError(
-            f"{folder}/model.safetensors does not fit model.json: {error}"
-        ) from error
-    estimator.network_.eval()
     return estimator

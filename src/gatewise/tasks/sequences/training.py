@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gatewise.cells.language import Cell
-from gatewise.tasks.forecast.training import Fitting, History, Recipe, Run, fit
 from gatewise.tasks.sequences.arrays import padded
 from gatewise.tasks.sequences.network import Reader, Shape
+from gatewise.train.fitting import Fitting, History, Recipe, Run, fit
 
 Array = np.ndarray
 Loss = Callable[[Tensor, Tensor], Tensor]
