@@ -2,12 +2,13 @@
 
 import json
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+import pages
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
@@ -19,7 +20,7 @@ from gatewise.keras.activations import name_of  # noqa: E402
 from gatewise.keras.steps import steps_of  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "keras.md").read_text()
+PAGE = pages.text("keras.md")
 NAMES = ("LSTM", "GRU", "SimpleRNN")
 B, T, F, H = 4, 7, 3, 5
 CLOSE = dict(rtol=1e-5, atol=1e-6)
@@ -353,11 +354,8 @@ def test_the_registered_names_are_ours_and_kerass_stay_its_own():
 
 
 def test_the_code_of_the_page():
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(blocks) > 1
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "docs/keras.md", "exec"), names)
+    assert len(pages.blocks("keras.md")) > 1
+    names = pages.run("keras.md")
     assert type(names["model"].layers[0]) is gk.LSTM
     assert names["history"].history["loss"][1] < names["history"].history["loss"][0]
 

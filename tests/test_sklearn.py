@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -21,6 +20,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator
 
 import gatewise as gw
+import pages
 from gatewise.errors import OptionError
 from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor
 
@@ -203,13 +203,9 @@ def test_out_of_fold_probabilities_go_into_another_model():
 
 
 def test_the_pages_code_runs(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[1] / "docs/scikit-learn.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(pages.blocks("scikit-learn.md")) == 4
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "scikit-learn.md", "exec"), names)
+    names = pages.run("scikit-learn.md")
     assert (tmp_path / "runs/walks/model.json").exists()
     assert names["scores"].mean() > 0.6
 

@@ -1,19 +1,17 @@
 """docs/onnx.md: its examples run as they stand, and its lists are those of the code."""
 
 import os
-import re
-from pathlib import Path
 
 import pytest
 
+import pages
 from gatewise.cells.activations import KERAS
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 for module in ("onnx", "keras", "h5py"):
     pytest.importorskip(module)
 
-PAGE = (Path(__file__).parents[1] / "docs" / "onnx.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+EXAMPLES = pages.blocks("onnx.md")
 
 
 def test_there_are_examples_of_each():
