@@ -16,7 +16,8 @@ import torch
 
 import gatewise as gw
 from gatewise.errors import DataError, ModelFileError, OptionError, TrainingError
-from gatewise.tasks.forecast import baselines, files
+from gatewise.tasks import saved
+from gatewise.tasks.forecast import baselines
 from gatewise.tasks.forecast.metrics import scores, seasonal_error
 from gatewise.tasks.forecast.training import Batches
 from gatewise.train import checkpoint
@@ -308,7 +309,7 @@ def test_a_full_disk_leaves_the_old_model_whole(fitted, hourly, tmp_path, monkey
     def full(descriptor):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(saved.os, "fsync", full)
     with pytest.raises(ModelFileError, match="No space left"):
         fitted.save(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
