@@ -9,7 +9,7 @@ from gatewise.backends.native import cells
 from gatewise.backends.native.calls import STORAGES
 from gatewise.backends.native.library import core, loaded_level
 from gatewise.backends.native.ops import run, traced
-from gatewise.emit.cpp import layout
+from gatewise.emit.steps import layout
 from gatewise.errors import BackendError
 
 

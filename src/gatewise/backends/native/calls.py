@@ -18,7 +18,7 @@ from gatewise.backends.contract import Masks, Weights
 from gatewise.backends.native.cells import address
 from gatewise.backends.native.library import core
 from gatewise.cells.language import Cell
-from gatewise.emit.cpp import layout
+from gatewise.emit.steps import layout
 
 # As enum Storage in csrc/kernels.h.
 STORAGES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}

@@ -28,7 +28,7 @@ from gatewise.backends.native.cells import unusable
 from gatewise.backends.native.gradient import Core, Run
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell, from_signature
-from gatewise.emit.cpp import layout
+from gatewise.emit.steps import layout
 from gatewise.errors import BackendError, CellError, ShapeError
 
 

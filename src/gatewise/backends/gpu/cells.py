@@ -1,0 +1,28 @@
+"""A cell's functions as Triton has them, made of the emitted text."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+from functools import cache
+from types import SimpleNamespace
+
+import triton
+
+from gatewise.backends.gpu.maths import OPERATIONS
+from gatewise.cells.language import Cell
+from gatewise.emit.triton import source
+
+
+@cache
+def functions(cell: Cell) -> SimpleNamespace:
+    """``step``, ``back``, ``early`` and ``back_late``; the last two None where there is no late gate."""
+    text = source(cell)
+    # Triton reads a function's text from the file that it is in; this one is in memory alone
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    name = f"<gatewise cell {cell.name} {digest}>"
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    # `__name__` becomes part of what Triton keeps compiled kernels under
+    within = {"jit": triton.jit, "tl": triton.language, "__name__": f"gatewise_cell_{digest}", **OPERATIONS}
+    exec(compile(text, name, "exec"), within)
+    return SimpleNamespace(**{k: within.get(k) for k in ("step", "back", "early", "back_late")})

@@ -1,0 +1,672 @@
+"""The time loops, written once for every cell and option: one program a tile of sequences and a slice
+of units, all steps in one launch.
+
+A program keeps its slice of the recurrent weights on chip. Where one slice has all units, what is fed
+back stays on chip too, and programs know nothing of each other. Else the slices of a tile exchange it
+through memory (in fact the second-level cache) and meet once a step, and once more for each further
+round of products: such programs must all run at once.
+
+Sums are float32, and so is every state but the output, which is rounded to what it is stored as. Sums
+stand in the order of ``emit.steps.Layout``: ``NX`` of input parts alone, ``NW`` of whole gates, ``NH``
+of recurrent parts alone, ``NL`` of late gates. ``FED`` are the places of the states fed back, ``FROM``
+the columns at which their weights begin, of ``F`` in all. A block has ``BT`` sequences and ``US``
+units. A product over K numbers is formed in chunks of ``NK * KC``: ``NK`` parts side by side where it
+is more than one, which Triton gives to different warps. A state's history has one place more than
+there are steps: what is after step t is at t + 1, or at t where the steps are taken in reverse; where
+``RING``, it has two places that are used in turns.
+
+What a call does without (lengths, resets, …) is None and its code is left out.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Blocks --------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def along_k(k, NK: tl.constexpr, KC: tl.constexpr):
+    """The numbers of a chunk that begins at k, for blocks of sequences × numbers."""
+    if NK == 1:
+        return (k + tl.arange(0, KC))[None, :]
+    return k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, None, :]
+
+
+@triton.jit
+def down(of, NK: tl.constexpr, BT: tl.constexpr):
+    """What each sequence has one of, for blocks of sequences × numbers."""
+    if NK == 1:
+        return tl.reshape(of, (BT, 1))
+    return tl.reshape(of, (1, BT, 1))
+
+
+@triton.jit
+def zeros_of(N: tl.constexpr, NK: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):
+    """N sums to begin with."""
+    zeros = ()
+    for _ in tl.static_range(N):
+        if NK == 1:
+            zeros = zeros + (tl.zeros((BT, US), tl.float32),)
+        else:
+            zeros = zeros + (tl.zeros((NK, BT, US), tl.float32),)
+    return zeros
+
+
+@triton.jit
+def added_up(sums, N: tl.constexpr, NK: tl.constexpr):
+    """Each sum as one, of its parts side by side."""
+    whole = ()
+    for k in tl.static_range(N):
+        if NK == 1:
+            whole = whole + (sums[k],)
+        else:
+            whole = whole + (tl.sum(sums[k], axis=0),)
+    return whole
+
+
+# Products ------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def weight_tile(weights, k, K, step_k, unit, units, step_u, NK: tl.constexpr, KC: tl.constexpr):
+    """A chunk of weights on their way to a program's units."""
+    if NK == 1:
+        rows = (k + tl.arange(0, KC))[:, None]
+        columns = unit[None, :]
+    else:
+        rows = k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, :, None]
+        columns = unit[None, None, :]
+    inside = (rows < K) & (columns < units)
+    return tl.load(weights + rows * step_k + columns * step_u, mask=inside, other=0.0)
+
+
+@triton.jit
+def weight_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, unit, units,
+                 step_u, NK: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr):  # fmt: skip
+    """All chunks of M matrices, if they are to be kept on chip."""
+    tiles = ()
+    if KEPT:
+        for m in tl.static_range(M):
+            for c in tl.static_range(CHUNKS):
+                start = weights + m * step_m
+                tile = weight_tile(start, c * NK * KC, K, step_k, unit, units, step_u, NK, KC)
+                tiles = tiles + (tile,)
+    return tiles
+
+
+@triton.jit
+def read_chunk(rows, valid, k, K, factor, cleared, NK: tl.constexpr, KC: tl.constexpr,
+               BT: tl.constexpr, DT: tl.constexpr):  # fmt: skip
+    """A chunk of what each sequence's row in memory holds, as a product takes it."""
+    column = along_k(k, NK, KC)
+    inside = down(valid, NK, BT) & (column < K)
+    # other programs have written it: not to be had from this multiprocessor's own cache
+    values = tl.load(down(rows, NK, BT) + column, mask=inside, other=0.0, cache_modifier=".cg")
+    if factor is not None:
+        factors = tl.load(down(factor, NK, BT) + column, mask=inside, other=0.0)
+        values = values.to(tl.float32) * factors.to(tl.float32)
+    if cleared is not None:
+        values = tl.where(down(cleared, NK, BT), 0.0, values)
+    return values.to(DT)
+
+
+@triton.jit
+def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, factor, cleared,
+               tiles, weights, step_m, step_k, unit, units, step_u, KEPT: tl.constexpr,
+               NK: tl.constexpr, KC: tl.constexpr, BT: tl.constexpr, DT: tl.constexpr,
+               PRECISION: tl.constexpr):  # fmt: skip
+    """M sums, with the products added of what ``rows`` point at and of M matrices, whose tiles begin
+    at the place ``at``."""
+    for c in tl.static_range(CHUNKS):
+        values = read_chunk(rows, valid, c * NK * KC, K, factor, cleared, NK, KC, BT, DT)
+        more = ()
+        for m in tl.static_range(M):
+            if KEPT:
+                tile = tiles[at + m * CHUNKS + c]
+            else:
+                start = weights + m * step_m
+                tile = weight_tile(start, c * NK * KC, K, step_k, unit, units, step_u, NK, KC)
+            more = more + (tl.dot(values, tile, sums[m], input_precision=PRECISION),)
+        sums = more
+    return sums
+
+
+# Programs that wait for each other -----------------------------------------------------------------
+
+
+@triton.jit
+def meet(counter, times, SLICES: tl.constexpr):
+    """Returns when every slice of this tile has come here that many times."""
+    tl.debug_barrier()
+    if SLICES > 1:
+        tl.atomic_add(counter, 1, sem="release", scope="gpu")
+        while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * SLICES:
+            pass
+
+
+@triton.jit
+def shared_out(first, second, place, row, valid, batch, slice_):
+    """Two numbers of each sequence of this slice, for the others."""
+    mine = place + (slice_ * batch + row) * 2
+    tl.store(mine, first, mask=valid)
+    tl.store(mine + 1, second, mask=valid)
+
+
+@triton.jit
+def units_of(slice_, H: tl.constexpr, US: tl.constexpr):
+    """How many units a slice has."""
+    return tl.maximum(tl.minimum(H - slice_ * US, US), 0).to(tl.float32)
+
+
+@triton.jit
+def of_slice(place, k, row, valid, batch):
+    theirs = place + (k * batch + row) * 2
+    first = tl.load(theirs, mask=valid, other=0.0, cache_modifier=".cg")
+    return first, tl.load(theirs + 1, mask=valid, other=0.0, cache_modifier=".cg")
+
+
+# Layer normalisation -------------------------------------------------------------------------------
+
+
+@triton.jit
+def normalised(sums, N: tl.constexpr, inside, place, row, valid, batch, slice_, counter, times, epsilon,
+               H: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, BT: tl.constexpr):  # fmt: skip
+    """The sums less their mean over all N * H of a sequence, by their deviation; and one over that."""
+    total = tl.zeros((BT,), tl.float32)
+    for k in tl.static_range(N):
+        total += tl.sum(tl.where(inside, sums[k], 0.0), axis=1)
+    own = total / tl.maximum(N * units_of(slice_, H, US), 1.0)
+    squares = tl.zeros((BT,), tl.float32)
+    for k in tl.static_range(N):
+        off = tl.where(inside, sums[k] - own[:, None], 0.0)
+        squares += tl.sum(off * off, axis=1)
+    mean = own
+    if SLICES > 1:
+        shared_out(total, squares, place, row, valid, batch, slice_)
+        meet(counter, times, SLICES)
+        total = tl.zeros((BT,), tl.float32)
+        for k in range(SLICES):
+            first, _ = of_slice(place, k, row, valid, batch)
+            total += first
+        mean = total / (N * H)
+        squares = tl.zeros((BT,), tl.float32)
+        for k in range(SLICES):
+            first, second = of_slice(place, k, row, valid, batch)
+            number = N * units_of(slice_ * 0 + k, H, US)
+            off = first / tl.maximum(number, 1.0) - mean
+            squares += second + number * off * off
+    scale = 1.0 / tl.sqrt(squares / (N * H) + epsilon)
+    done = ()
+    for k in tl.static_range(N):
+        done = done + ((sums[k] - mean[:, None]) * scale[:, None],)
+    return done, scale
+
+
+@triton.jit
+def before_norm(grads, normal, gain, scale, N: tl.constexpr, inside, place, row, valid, batch, slice_,
+                counter, times, H: tl.constexpr, SLICES: tl.constexpr, BT: tl.constexpr):  # fmt: skip
+    """From the gradients of gain * n to those of what was normalised."""
+    along = tl.zeros((BT,), tl.float32)
+    total = tl.zeros((BT,), tl.float32)
+    for k in tl.static_range(N):
+        scaled = tl.where(inside, grads[k] * gain[k], 0.0)
+        total += tl.sum(scaled, axis=1)
+        along += tl.sum(scaled * normal[k], axis=1)
+    if SLICES > 1:
+        shared_out(total, along, place, row, valid, batch, slice_)
+        meet(counter, times, SLICES)
+        along = tl.zeros((BT,), tl.float32)
+        total = tl.zeros((BT,), tl.float32)
+        for k in range(SLICES):
+            first, second = of_slice(place, k, row, valid, batch)
+            total += first
+            along += second
+    total = (total / (N * H))[:, None]
+    along = (along / (N * H))[:, None]
+    back = ()
+    for k in tl.static_range(N):
+        value = (grads[k] * gain[k] - total - normal[k] * along) * scale[:, None]
+        back = back + (tl.where(inside, value, 0.0),)
+    return back
+
+
+# The way forward -----------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["steps", "batch"])
+def forward(
+    gx, bias, weights, projection, gain, params, initial, hist, final, saved, late_fed, unprojected,
+    normal, scales, values, lengths, order, reset, factor, zoneout, zone_steps, places, counters,
+    steps, batch, first_row, epsilon,
+    STEP: tl.constexpr, EARLY: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr, NH: tl.constexpr,
+    NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr, SAVED: tl.constexpr,
+    VALUES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr, FROM: tl.constexpr, F: tl.constexpr,
+    H: tl.constexpr, P: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr, REVERSE: tl.constexpr,
+    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr,
+    CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Every step of a tile of sequences, for a slice of the units."""
+    tile = tl.program_id(0)
+    slice_ = tl.program_id(1)
+    NS: tl.constexpr = NW + NH
+    NG: tl.constexpr = NX + NW + NL
+    counter = counters + tile
+    position = first_row + tile * BT + tl.arange(0, BT)
+    there = position < batch
+    row = position
+    count = tl.where(there, steps, 0)
+    if lengths is not None:
+        row = tl.load(order + position, mask=there, other=0)
+        count = tl.load(lengths + row, mask=there, other=0).to(tl.int32)
+        steps = tl.max(count, axis=0)
+    row = row.to(tl.int64)
+    last = tl.zeros((BT,), tl.int32) if REVERSE else count - 1
+    unit = slice_ * US + tl.arange(0, US)
+    zero = tl.zeros((BT, US), tl.float32)
+
+    state = ()
+    for k in tl.static_range(STATES):
+        width = P if k == 0 else H
+        inside = there[:, None] & (unit < width)[None, :]
+        at = row[:, None] * width + unit[None, :]
+        state = state + (tl.load(initial[k] + at, mask=inside, other=0.0).to(tl.float32),)
+    inside = there[:, None] & (unit < H)[None, :]
+    biases = ()
+    for k in tl.static_range(NX + NW + NH + NL):
+        value = tl.load(bias + k * H + unit, mask=unit < H, other=0.0)
+        biases = biases + (value.to(tl.float32)[None, :],)
+    gains = ()
+    if gain is not None:
+        for k in tl.static_range(NS):
+            value = tl.load(gain + k * H + unit, mask=unit < H, other=0.0)
+            gains = gains + (value.to(tl.float32)[None, :],)
+    p = ()
+    for k in tl.static_range(PARAMS):
+        value = tl.load(params[k] + unit, mask=unit < H, other=0.0)
+        p = p + (value.to(tl.float32)[None, :],)
+
+    early_tiles = ()
+    for f in tl.static_range(FEDS):
+        width = P if FED[f] == 0 else H
+        early_tiles = early_tiles + weight_tiles(
+            weights + FROM[f], NS, H * F, width, CHUNKS, 1, unit, H, F, NK, KC, KEPT
+        )
+    late_tiles = weight_tiles(
+        weights + NS * H * F, NL, H * F, H, CHUNKS, 1, unit, H, F, NK, KC, KEPT
+    )
+    out_tiles = ()
+    if projection is not None:
+        out_tiles = weight_tiles(projection, 1, 0, H, CHUNKS, 1, unit, P, H, NK, KC, KEPT)
+
+    met = 0
+    for j in range(0, steps):
+        t = steps - 1 - j if REVERSE else tile * 0 + j
+        t64 = tl.cast(t, tl.int64)
+        before = t + 1 if REVERSE else t
+        after = t if REVERSE else t + 1
+        valid = t < count
+        here = valid[:, None] & (unit < H)[None, :]
+        at = (t64 * batch + row)[:, None]
+        xs = ()
+        for k in tl.static_range(NG):
+            value = tl.load(gx + at * (NG * H) + k * H + unit[None, :], mask=here, other=0.0)
+            xs = xs + (value.to(tl.float32),)
+        cleared = None
+        old = state
+        if reset is not None:
+            cleared = tl.load(reset + t64 * batch + row, mask=valid, other=0) != 0
+            old = ()
+            for k in tl.static_range(STATES):
+                old = old + (tl.where(cleared[:, None], 0.0, state[k]),)
+
+        sums = zeros_of(NS, NK, BT, US)
+        for f in tl.static_range(FEDS):
+            width = P if FED[f] == 0 else H
+            factors = None
+            if factor is not None:
+                factors = factor + row * F + FROM[f]
+            if SLICES == 1:
+                fed = old[FED[f]]
+                if factor is not None:
+                    has = there[:, None] & (unit < width)[None, :]
+                    fed = fed * tl.load(factors[:, None] + unit[None, :], mask=has, other=0.0)
+                more = ()
+                for m in tl.static_range(NS):
+                    w = early_tiles[f * NS + m]
+                    more = more + (tl.dot(fed.to(DT), w, sums[m], input_precision=PRECISION),)
+                sums = more
+            else:
+                place = tl.cast(before % 2 if RING[FED[f]] else before, tl.int64)
+                rows = hist[FED[f]] + (place * batch + row) * width
+                sums = multiplied(
+                    sums, NS, f * NS * CHUNKS, rows, valid, width, CHUNKS, factors, cleared,
+                    early_tiles, weights + FROM[f], H * F, 1, unit, H, F, KEPT, NK, KC, BT, DT,
+                    PRECISION,
+                )  # fmt: skip
+        sums = added_up(sums, NS, NK)
+        if gain is not None:
+            met += 1
+            sums, scale = normalised(
+                sums, NS, inside, places, row, valid, batch, slice_, counter, met, epsilon, H, US,
+                SLICES, BT,
+            )  # fmt: skip
+            if normal is not None:
+                for k in tl.static_range(NS):
+                    tl.store(normal + at * (NS * H) + k * H + unit[None, :], sums[k], mask=here)
+                if slice_ == 0:
+                    tl.store(scales + t64 * batch + row, scale, mask=valid)
+            done = ()
+            for k in tl.static_range(NS):
+                done = done + (sums[k] * gains[k],)
+            sums = done
+        a = ()
+        for k in tl.static_range(NX + NW + NH):
+            value = biases[k] + zero
+            if k < NX + NW:
+                value += xs[k]
+            if k >= NX:
+                value += sums[k - NX]
+            a = a + (value,)
+        if NL > 0:
+            (fed,) = EARLY(a, old, p, zero)
+            fed = tl.where(here, fed, 0.0)
+            if factor is not None:
+                fed = fed * tl.load(factor + row[:, None] * F + unit[None, :], mask=inside, other=0.0)
+            late_at = at * H + unit[None, :]
+            if late_fed is not None:
+                tl.store(late_fed + late_at, fed.to(DT), mask=here)
+            late = zeros_of(NL, NK, BT, US)
+            if SLICES == 1:
+                more = ()
+                for m in tl.static_range(NL):
+                    w = late_tiles[m]
+                    more = more + (tl.dot(fed.to(DT), w, late[m], input_precision=PRECISION),)
+                late = more
+            else:
+                met += 1
+                meet(counter, met, SLICES)
+                rows = late_fed + (t64 * batch + row) * H
+                late = multiplied(
+                    late, NL, 0, rows, valid, H, CHUNKS, None, None, late_tiles,
+                    weights + NS * H * F, H * F, 1, unit, H, F, KEPT, NK, KC, BT, DT, PRECISION,
+                )  # fmt: skip
+            late = added_up(late, NL, NK)
+            for k in tl.static_range(NL):
+                a = a + (biases[NX + NW + NH + k] + xs[NX + NW + k] + late[k],)
+
+        new, kept, named = STEP(a, old, p, zero)
+        if saved is not None:
+            for k in tl.static_range(SAVED):
+                tl.store(saved + at * (SAVED * H) + k * H + unit[None, :], kept[k], mask=here)
+        if values is not None:
+            for k in tl.static_range(VALUES):
+                tl.store(values + at * (VALUES * H) + k * H + unit[None, :], named[k], mask=here)
+        output = new[0]
+        if projection is not None:
+            inner = tl.where(here, output, 0.0).to(DT)
+            if unprojected is not None:
+                tl.store(unprojected + at * H + unit[None, :], inner, mask=here)
+            out = zeros_of(1, NK, BT, US)
+            if SLICES == 1:
+                out = (tl.dot(inner, out_tiles[0], out[0], input_precision=PRECISION),)
+            else:
+                met += 1
+                meet(counter, met, SLICES)
+                rows = unprojected + (t64 * batch + row) * H
+                out = multiplied(
+                    out, 1, 0, rows, valid, H, CHUNKS, None, None, out_tiles, projection, 0, 1,
+                    unit, P, H, KEPT, NK, KC, BT, DT, PRECISION,
+                )  # fmt: skip
+            (output,) = added_up(out, 1, NK)
+
+        ahead = ()
+        for k in tl.static_range(STATES):
+            width = P if k == 0 else H
+            has = valid[:, None] & (unit < width)[None, :]
+            value = output if k == 0 else new[k]
+            if zoneout is not None:
+                share = zoneout[k] + t64 * zone_steps[2 * k] + row * zone_steps[2 * k + 1]
+                share = tl.load(share[:, None] + unit[None, :], mask=has, other=0.0).to(tl.float32)
+                value = share * old[k] + (1.0 - share) * value
+            if k == 0:
+                value = value.to(DT).to(tl.float32)
+            place = tl.cast(after % 2 if RING[k] else after, tl.int64)
+            own = row[:, None] * width + unit[None, :]
+            if STORE[k]:
+                tl.store(hist[k] + place * batch * width + own, value, mask=has)
+            tl.store(final[k] + own, value, mask=has & (t == last)[:, None])
+            # no number of a unit that is not there may reach a product
+            ahead = ahead + (tl.where(has, value, state[k]),)
+        state = ahead
+        if SLICES > 1:
+            met += 1
+            meet(counter, met, SLICES)
+
+
+# The way back --------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["steps", "batch"])
+def backward(
+    weights, projection, gain, params, hist, saved, normal, scales, grad_output, grad_final, da,
+    before_normal, grad_projected, grad_initial, grad_params, lengths, order, reset, factor, zoneout,
+    zone_steps, places, counters, steps, batch, first_row,
+    BACK: tl.constexpr, BACK_LATE: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr,
+    NH: tl.constexpr, NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr,
+    SAVED: tl.constexpr, USES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr,
+    FROM: tl.constexpr, F: tl.constexpr, H: tl.constexpr, P: tl.constexpr, REVERSE: tl.constexpr,
+    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr,
+    CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradients of a tile of sequences, for a slice of the units, from the last step to the first.
+
+    Those of all sums go to ``da``, for the large products that come after. Of a fed-back state the
+    gradient is the product of the sums' gradients and the weights read the other way.
+    """
+    tile = tl.program_id(0)
+    slice_ = tl.program_id(1)
+    NS: tl.constexpr = NW + NH
+    A: tl.constexpr = NX + NW + NH + NL
+    counter = counters + tile
+    position = first_row + tile * BT + tl.arange(0, BT)
+    there = position < batch
+    row = position
+    count = tl.where(there, steps, 0)
+    if lengths is not None:
+        row = tl.load(order + position, mask=there, other=0)
+        count = tl.load(lengths + row, mask=there, other=0).to(tl.int32)
+        steps = tl.max(count, axis=0)
+    row = row.to(tl.int64)
+    unit = slice_ * US + tl.arange(0, US)
+    inside = there[:, None] & (unit < H)[None, :]
+    zero = tl.zeros((BT, US), tl.float32)
+
+    grads = ()
+    for k in tl.static_range(STATES):
+        width = P if k == 0 else H
+        has = there[:, None] & (unit < width)[None, :]
+        at = row[:, None] * width + unit[None, :]
+        grads = grads + (tl.load(grad_final[k] + at, mask=has, other=0.0).to(tl.float32),)
+    gains = ()
+    if gain is not None:
+        for k in tl.static_range(NS):
+            value = tl.load(gain + k * H + unit, mask=unit < H, other=0.0)
+            gains = gains + (value.to(tl.float32)[None, :],)
+    p = ()
+    of_params = ()
+    for k in tl.static_range(PARAMS):
+        value = tl.load(params[k] + unit, mask=unit < H, other=0.0)
+        p = p + (value.to(tl.float32)[None, :],)
+        of_params = of_params + (zero,)
+
+    tiles = ()
+    for f in tl.static_range(FEDS):
+        width = P if FED[f] == 0 else H
+        tiles = tiles + weight_tiles(
+            weights + FROM[f], NS, H * F, H, CHUNKS, F, unit, width, 1, NK, KC, KEPT
+        )
+    late_weights = weights + NS * H * F
+    late_tiles = weight_tiles(late_weights, NL, H * F, H, CHUNKS, F, unit, H, 1, NK, KC, KEPT)
+    in_tiles = ()
+    if projection is not None:
+        in_tiles = weight_tiles(projection, 1, 0, P, CHUNKS, H, unit, H, 1, NK, KC, KEPT)
+
+    met = 0
+    for j in range(0, steps):
+        t = tile * 0 + j if REVERSE else steps - 1 - j
+        t64 = tl.cast(t, tl.int64)
+        before = t64 + 1 if REVERSE else t64
+        valid = t < count
+        here = valid[:, None] & (unit < H)[None, :]
+        at = (t64 * batch + row)[:, None]
+        cleared = None
+        if reset is not None:
+            cleared = tl.load(reset + t64 * batch + row, mask=valid, other=0) != 0
+        old = ()
+        for k in tl.static_range(STATES):
+            value = zero
+            if USES[k]:
+                width = P if k == 0 else H
+                has = valid[:, None] & (unit < width)[None, :]
+                own = (before * batch + row)[:, None] * width + unit[None, :]
+                value = tl.load(hist[k] + own, mask=has, other=0.0).to(tl.float32)
+                if reset is not None:
+                    value = tl.where(cleared[:, None], 0.0, value)
+            old = old + (value,)
+        kept = ()
+        for k in tl.static_range(SAVED):
+            value = tl.load(saved + at * (SAVED * H) + k * H + unit[None, :], mask=here, other=0.0)
+            kept = kept + (value,)
+
+        seeds = ()
+        skipped = ()
+        for k in tl.static_range(STATES):
+            width = P if k == 0 else H
+            has = valid[:, None] & (unit < width)[None, :]
+            seed = grads[k]
+            if k == 0 and grad_output is not None:
+                out = tl.load(grad_output + at * P + unit[None, :], mask=has, other=0.0)
+                seed += out.to(tl.float32)
+            passed = zero
+            if zoneout is not None:
+                share = zoneout[k] + t64 * zone_steps[2 * k] + row * zone_steps[2 * k + 1]
+                share = tl.load(share[:, None] + unit[None, :], mask=has, other=0.0).to(tl.float32)
+                passed = share * seed
+            seeds = seeds + (seed - passed,)
+            skipped = skipped + (passed,)
+        if projection is not None:
+            has = valid[:, None] & (unit < P)[None, :]
+            inner = seeds[0].to(DT)
+            tl.store(grad_projected + at * P + unit[None, :], inner, mask=has)
+            out = zeros_of(1, NK, BT, US)
+            if SLICES == 1:
+                out = (tl.dot(inner, in_tiles[0], out[0], input_precision=PRECISION),)
+            else:
+                met += 1
+                meet(counter, met, SLICES)
+                rows = grad_projected + (t64 * batch + row) * P
+                out = multiplied(
+                    out, 1, 0, rows, valid, P, CHUNKS, None, None, in_tiles, projection, 0, H,
+                    unit, H, 1, KEPT, NK, KC, BT, DT, PRECISION,
+                )  # fmt: skip
+            more = added_up(out, 1, NK)
+            for k in tl.static_range(1, STATES):
+                more = more + (seeds[k],)
+            seeds = more
+        if NL > 0:
+            of_late = BACK_LATE(kept, old, p, seeds, zero)
+            fed = zeros_of(1, NK, BT, US)
+            for k in tl.static_range(NL):
+                late_at = at * (A * H) + (NX + NW + NH + k) * H
+                value = tl.where(here, of_late[k], 0.0).to(DT)
+                if SLICES == 1:
+                    fed = (tl.dot(value, late_tiles[k], fed[0], input_precision=PRECISION),)
+                else:
+                    tl.store(da + late_at + unit[None, :], value, mask=here)
+            if SLICES > 1:
+                met += 1
+                meet(counter, met, SLICES)
+                for k in tl.static_range(NL):
+                    rows = da + (t64 * batch + row) * (A * H) + (NX + NW + NH + k) * H
+                    fed = multiplied(
+                        fed, 1, k * CHUNKS, rows, valid, H, CHUNKS, None, None, late_tiles,
+                        late_weights + k * H * F, 0, F, unit, H, 1, KEPT, NK, KC, BT, DT, PRECISION,
+                    )  # fmt: skip
+            (late_seed,) = added_up(fed, 1, NK)
+            if factor is not None:
+                own = factor + row[:, None] * F + unit[None, :]
+                late_seed = late_seed * tl.load(own, mask=inside, other=0.0)
+            seeds = seeds + (late_seed,)
+
+        of_sums, of_state, of_param = BACK(kept, old, p, seeds, zero)
+        more = ()
+        for k in tl.static_range(PARAMS):
+            more = more + (of_params[k] + tl.where(here, of_param[k], 0.0),)
+        of_params = more
+        for k in tl.static_range(A):
+            own = da + at * (A * H) + k * H + unit[None, :]
+            tl.store(own, of_sums[k].to(DT), mask=here)
+        into = ()
+        for k in tl.static_range(NS):
+            into = into + (tl.where(here, of_sums[NX + k], 0.0),)
+        if gain is not None:
+            normals = ()
+            for k in tl.static_range(NS):
+                own = normal + at * (NS * H) + k * H + unit[None, :]
+                normals = normals + (tl.load(own, mask=here, other=0.0),)
+            scale = tl.load(scales + t64 * batch + row, mask=valid, other=0.0)
+            met += 1
+            into = before_norm(
+                into, normals, gains, scale, NS, here, places, row, valid, batch, slice_, counter,
+                met, H, SLICES, BT,
+            )  # fmt: skip
+            for k in tl.static_range(NS):
+                own = before_normal + at * (NS * H) + k * H + unit[None, :]
+                tl.store(own, into[k].to(DT), mask=here)
+        if SLICES > 1:
+            met += 1
+            meet(counter, met, SLICES)
+
+        ahead = ()
+        for k in tl.static_range(STATES):
+            width = P if k == 0 else H
+            value = of_state[k] + skipped[k]
+            for f in tl.static_range(FEDS):
+                if FED[f] == k:
+                    fed = zeros_of(1, NK, BT, US)
+                    for m in tl.static_range(NS):
+                        if SLICES == 1:
+                            w = tiles[f * NS + m]
+                            dot = tl.dot(into[m].to(DT), w, fed[0], input_precision=PRECISION)
+                            fed = (dot,)
+                        else:
+                            if gain is not None:
+                                rows = before_normal + (t64 * batch + row) * (NS * H) + m * H
+                            else:
+                                rows = da + (t64 * batch + row) * (A * H) + (NX + m) * H
+                            fed = multiplied(
+                                fed, 1, (f * NS + m) * CHUNKS, rows, valid, H, CHUNKS, None, None,
+                                tiles, weights + FROM[f] + m * H * F, 0, F, unit, width, 1, KEPT,
+                                NK, KC, BT, DT, PRECISION,
+                            )  # fmt: skip
+                    (through,) = added_up(fed, 1, NK)
+                    if factor is not None:
+                        has = there[:, None] & (unit < width)[None, :]
+                        own = factor + row[:, None] * F + FROM[f] + unit[None, :]
+                        through = through * tl.load(own, mask=has, other=0.0)
+                    value += through
+            if reset is not None:
+                value = tl.where(cleared[:, None], 0.0, value)
+            has = valid[:, None] & (unit < width)[None, :]
+            ahead = ahead + (tl.where(has, value, grads[k]),)
+        grads = ahead
+
+    for k in tl.static_range(STATES):
+        width = P if k == 0 else H
+        has = there[:, None] & (unit < width)[None, :]
+        tl.store(grad_initial[k] + row[:, None] * width + unit[None, :], grads[k], mask=has)
+    for k in tl.static_range(PARAMS):
+        total = tl.sum(of_params[k], axis=0)
+        tl.store(grad_params[k] + (first_row // BT + tile) * H + unit, total, mask=unit < H)
