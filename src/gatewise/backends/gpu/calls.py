@@ -6,7 +6,7 @@ take it is brought to that here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,8 +18,9 @@ from torch.nn.functional import layer_norm, linear
 
 from gatewise.backends.contract import NORM_EPSILON, Masks
 from gatewise.backends.gpu import loops
+from gatewise.backends.gpu import plan as plans
 from gatewise.backends.gpu.cells import functions
-from gatewise.backends.gpu.plan import Plan, plan
+from gatewise.backends.gpu.plan import Chip, Plan
 from gatewise.backends.native.calls import Job, hidden_size
 from gatewise.cells.language import Cell, topological
 from gatewise.emit.steps import Layout, layout
@@ -68,7 +69,8 @@ class _Call:
     """What both directions of a call are given."""
 
     def __init__(
-        self, job: Job, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None], masks: Masks
+        self, job: Job, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None], masks: Masks,
+        divide: Callable[[plans.Job, Chip], Plan],
     ) -> None:
         self.job, self.cell, self.shape = job, job.cell, shape_of(job.cell)
         self.x, self.state = x, state
@@ -83,7 +85,7 @@ class _Call:
         gain = self.w["gain"]
         self.gain = None if gain is None else _rows(gain, self.shape.of_state, self.H)
         self.F = self.recurrent.shape[1]
-        self.plan = self._plan()
+        self.plan = self._plan(divide)
         self.lengths = self.order = None
         if masks.lengths is not None:
             self.lengths = masks.lengths.to(x.device)
@@ -98,11 +100,11 @@ class _Call:
             self.zoneout = tuple(whole)
             self.zone_steps = tuple(step for z in whole for step in z.stride()[:2])
 
-    def _plan(self) -> Plan:
-        rows = max(1, len(self.shape.of_state))
-        width = max(self.H, self.P)
-        processors = _processors(self.x.device)
-        return plan(width, rows, self.F, self.batch, self.x.element_size(), processors)
+    def _plan(self, divide: Callable[[plans.Job, Chip], Plan]) -> Plan:
+        s = self.shape
+        beside = s.NL + (self.projection is not None)
+        sizes = (max(self.H, self.P), self.batch, self.x.element_size())
+        return divide(plans.Job(*sizes, len(s.FED), s.NW + s.NH, beside), chip(self.x.device))
 
     @property
     def sums(self) -> int:
@@ -127,6 +129,7 @@ class _Call:
             F=self.F,
             H=self.H,
             P=self.P,
+            WIDTHS=tuple(widths),
             REVERSE=self.job.reverse,
             DT=DTYPES[self.x.dtype],
             PRECISION=precision(),
@@ -151,10 +154,10 @@ class _Call:
         return tape[f"state {k}"]
 
 
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 4
-    return torch.cuda.get_device_properties(device).multi_processor_count
+@cache
+def chip(device: torch.device) -> Chip:
+    given = torch.cuda.get_device_properties(device)
+    return Chip(given.multi_processor_count, given.shared_memory_per_block_optin)
 
 
 def precision() -> str:
@@ -247,7 +250,7 @@ def forward(
     traced: bool = False,
 ) -> tuple[list[Tensor], Tensor | None, dict[str, Tensor]]:
     """The output and each state at its end; the tape; every named value, T×B×(its width)."""
-    call = _Call(job, x, state, weights, masks)
+    call = _Call(job, x, state, weights, masks, plans.forward)
     tape = None
     views: dict[str, Tensor] = {}
     if taped:
@@ -299,6 +302,7 @@ def forward(
             STORE=tuple(store),
             RING=tuple(ring),
             **call.constants(),
+            SIDE=plan.SIDE,
             **_cooperative(plan),
         )
     output = _through_time(call, hist[0])
@@ -348,7 +352,7 @@ def backward(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of x, the states and the weights, in that order; None where not ``wanted``."""
-    call = _Call(job, x, state, weights, masks)
+    call = _Call(job, x, state, weights, masks, plans.backward)
     views = _views(call, tape)
     s, plan, T, B, H = call.shape, call.plan, call.steps, call.batch, call.H
     like = dict(device=x.device)

@@ -30,16 +30,16 @@ import triton.language as tl
 def along_k(k, NK: tl.constexpr, KC: tl.constexpr):
     """The numbers of a chunk that begins at k, for blocks of sequences × numbers."""
     if NK == 1:
-        return (k + tl.arange(0, KC))[None, :]
-    return k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, None, :]
+        numbers = (k + tl.arange(0, KC))[None, :]
+    else:
+        numbers = k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, None, :]
+    return numbers
 
 
 @triton.jit
-def down(of, NK: tl.constexpr, BT: tl.constexpr):
+def down(of, NK: tl.constexpr):
     """What each sequence has one of, for blocks of sequences × numbers."""
-    if NK == 1:
-        return tl.reshape(of, (BT, 1))
-    return tl.reshape(of, (1, BT, 1))
+    return of[:, None] if NK == 1 else of[None, :, None]
 
 
 @triton.jit
@@ -66,34 +66,92 @@ def added_up(sums, N: tl.constexpr, NK: tl.constexpr):
     return whole
 
 
+@triton.jit
+def vectors(of, N: tl.constexpr, H: tl.constexpr, unit):
+    """N numbers of each unit, one after the other in memory, for all sequences."""
+    read = ()
+    for k in tl.static_range(N):
+        value = tl.load(of + k * H + unit, mask=unit < H, other=0.0)
+        read = read + (value.to(tl.float32)[None, :],)
+    return read
+
+
+@triton.jit
+def parameters(of, N: tl.constexpr, H: tl.constexpr, unit):
+    """The same of N tensors."""
+    read = ()
+    for k in tl.static_range(N):
+        read = read + vectors(of[k], 1, H, unit)
+    return read
+
+
+@triton.jit
+def states(of, STATES: tl.constexpr, WIDTHS: tl.constexpr, row, there, unit):
+    """Each state of these sequences and units."""
+    read = ()
+    for k in tl.static_range(STATES):
+        inside = there[:, None] & (unit < WIDTHS[k])[None, :]
+        at = row[:, None] * WIDTHS[k] + unit[None, :]
+        read = read + (tl.load(of[k] + at, mask=inside, other=0.0).to(tl.float32),)
+    return read
+
+
 # Products ------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def weight_tile(weights, k, K, step_k, unit, units, step_u, NK: tl.constexpr, KC: tl.constexpr):
-    """A chunk of weights on their way to a program's units."""
-    if NK == 1:
-        rows = (k + tl.arange(0, KC))[:, None]
-        columns = unit[None, :]
-    else:
-        rows = k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, :, None]
-        columns = unit[None, None, :]
-    inside = (rows < K) & (columns < units)
-    return tl.load(weights + rows * step_k + columns * step_u, mask=inside, other=0.0)
+def columns(slice_, US: tl.constexpr, SIDE: tl.constexpr, M: tl.constexpr, step_m, units, step_u):
+    """Where the columns of a product begin in memory and which there are: a unit each, or SIDE for
+    each unit, of which the first M are those of M matrices."""
+    column = tl.arange(0, US * SIDE)
+    unit = slice_ * US + column // SIDE
+    matrix = column % SIDE
+    return matrix * step_m + unit * step_u, (unit < units) & (matrix < M)
 
 
 @triton.jit
-def weight_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, unit, units,
-                 step_u, NK: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr):  # fmt: skip
+def weight_tile(weights, k, K, step_k, column, there, NK: tl.constexpr, KC: tl.constexpr):
+    """A chunk of weights on their way to a program's units."""
+    if NK == 1:
+        rows = (k + tl.arange(0, KC))[:, None]
+        tile = tl.load(weights + rows * step_k + column[None, :], mask=(rows < K) & there[None, :], other=0.0)
+    else:
+        rows = k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, :, None]
+        inside = (rows < K) & there[None, None, :]
+        tile = tl.load(weights + rows * step_k + column[None, None, :], mask=inside, other=0.0)
+    return tile
+
+
+@triton.jit
+def weight_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
+                 NK: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr):  # fmt: skip
     """All chunks of M matrices, if they are to be kept on chip."""
     tiles = ()
     if KEPT:
         for m in tl.static_range(M):
             for c in tl.static_range(CHUNKS):
                 start = weights + m * step_m
-                tile = weight_tile(start, c * NK * KC, K, step_k, unit, units, step_u, NK, KC)
+                tile = weight_tile(start, c * NK * KC, K, step_k, column, there, NK, KC)
                 tiles = tiles + (tile,)
     return tiles
+
+
+@triton.jit
+def separated(wide, N: tl.constexpr, SIDE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):
+    """Of a block with SIDE columns a unit, the first N of each as blocks of their own."""
+    blocks = (tl.reshape(wide, (BT, US, SIDE)),)
+    # each round halves the columns of a block: first those of odd places from those of even ones
+    if SIDE == 2:
+        blocks = tl.split(blocks[0])
+    elif SIDE == 4:
+        even, odd = tl.split(tl.reshape(wide, (BT, US, 2, 2)))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        blocks = (first, second, third, fourth)
+    found = ()
+    for k in tl.static_range(N):
+        found = found + (blocks[k],)
+    return found
 
 
 @triton.jit
@@ -101,49 +159,75 @@ def read_chunk(rows, valid, k, K, factor, cleared, NK: tl.constexpr, KC: tl.cons
                BT: tl.constexpr, DT: tl.constexpr):  # fmt: skip
     """A chunk of what each sequence's row in memory holds, as a product takes it."""
     column = along_k(k, NK, KC)
-    inside = down(valid, NK, BT) & (column < K)
+    inside = down(valid, NK) & (column < K)
     # other programs have written it: not to be had from this multiprocessor's own cache
-    values = tl.load(down(rows, NK, BT) + column, mask=inside, other=0.0, cache_modifier=".cg")
+    values = tl.load(down(rows, NK) + column, mask=inside, other=0.0, cache_modifier=".cg")
     if factor is not None:
-        factors = tl.load(down(factor, NK, BT) + column, mask=inside, other=0.0)
+        factors = tl.load(down(factor, NK) + column, mask=inside, other=0.0)
         values = values.to(tl.float32) * factors.to(tl.float32)
     if cleared is not None:
-        values = tl.where(down(cleared, NK, BT), 0.0, values)
+        values = tl.where(down(cleared, NK), 0.0, values)
     return values.to(DT)
 
 
 @triton.jit
 def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, factor, cleared,
-               tiles, weights, step_m, step_k, unit, units, step_u, KEPT: tl.constexpr,
-               NK: tl.constexpr, KC: tl.constexpr, BT: tl.constexpr, DT: tl.constexpr,
+               tiles, weights, step_m, step_k, column, there, KEPT: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr, BT: tl.constexpr, DT: tl.constexpr,
                PRECISION: tl.constexpr):  # fmt: skip
     """M sums, with the products added of what ``rows`` point at and of M matrices, whose tiles begin
     at the place ``at``."""
-    for c in tl.static_range(CHUNKS):
-        values = read_chunk(rows, valid, c * NK * KC, K, factor, cleared, NK, KC, BT, DT)
-        more = ()
-        for m in tl.static_range(M):
-            if KEPT:
+    if KEPT:
+        for c in tl.static_range(CHUNKS):
+            values = read_chunk(rows, valid, c * NK * KC, K, factor, cleared, NK, KC, BT, DT)
+            more = ()
+            for m in tl.static_range(M):
                 tile = tiles[at + m * CHUNKS + c]
-            else:
+                more = more + (tl.dot(values, tile, sums[m], input_precision=PRECISION),)
+            sums = more
+    else:
+        for c in range(CHUNKS):
+            read = read_chunk(rows, valid, c * NK * KC, K, factor, cleared, NK, KC, BT, DT)
+            added = ()
+            for m in tl.static_range(M):
                 start = weights + m * step_m
-                tile = weight_tile(start, c * NK * KC, K, step_k, unit, units, step_u, NK, KC)
-            more = more + (tl.dot(values, tile, sums[m], input_precision=PRECISION),)
-        sums = more
+                w = weight_tile(start, c * NK * KC, K, step_k, column, there, NK, KC)
+                added = added + (tl.dot(read, w, sums[m], input_precision=PRECISION),)
+            sums = added
     return sums
 
 
 # Programs that wait for each other -----------------------------------------------------------------
 
 
-@triton.jit
-def meet(counter, times, SLICES: tl.constexpr):
-    """Returns when every slice of this tile has come here that many times."""
-    tl.debug_barrier()
-    if SLICES > 1:
-        tl.atomic_add(counter, 1, sem="release", scope="gpu")
-        while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * SLICES:
-            pass
+import os
+
+if os.environ.get("GW_MEET"):
+
+    @triton.jit
+    def seen(counter):
+        return tl.inline_asm_elementwise(
+            "ld.acquire.gpu.global.s32 $0, [$1];", "=r,l", [counter.to(tl.uint64, bitcast=True)], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+    @triton.jit
+    def meet(counter, times, SLICES: tl.constexpr):
+        """Returns when every slice of this tile has come here that many times."""
+        tl.debug_barrier()
+        if SLICES > 1:
+            tl.atomic_add(counter, 1, sem="release", scope="gpu")
+            while seen(counter) < times * SLICES:
+                pass
+
+else:
+
+    @triton.jit
+    def meet(counter, times, SLICES: tl.constexpr):
+        """Returns when every slice of this tile has come here that many times."""
+        tl.debug_barrier()
+        if SLICES > 1:
+            tl.atomic_add(counter, 1, sem="release", scope="gpu")
+            while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * SLICES:
+                pass
 
 
 @triton.jit
@@ -195,8 +279,8 @@ def normalised(sums, N: tl.constexpr, inside, place, row, valid, batch, slice_, 
         for k in range(SLICES):
             first, second = of_slice(place, k, row, valid, batch)
             number = N * units_of(slice_ * 0 + k, H, US)
-            off = first / tl.maximum(number, 1.0) - mean
-            squares += second + number * off * off
+            apart = first / tl.maximum(number, 1.0) - mean
+            squares += second + number * apart * apart
     scale = 1.0 / tl.sqrt(squares / (N * H) + epsilon)
     done = ()
     for k in tl.static_range(N):
@@ -232,19 +316,75 @@ def before_norm(grads, normal, gain, scale, N: tl.constexpr, inside, place, row,
     return back
 
 
+# What a step is given ------------------------------------------------------------------------------
+
+
+@triton.jit
+def resets_at(t64, valid, reset, row, batch):
+    cleared = valid & False
+    if reset is not None:
+        cleared = tl.load(reset + t64 * batch + row, mask=valid, other=0) != 0
+    return cleared
+
+
+@triton.jit
+def inputs(t, valid, gx, reset, row, batch, unit, N: tl.constexpr, H: tl.constexpr):
+    """The input's share of N sums, and which sequences start afresh."""
+    t64 = tl.cast(t, tl.int64)
+    start = (t64 * batch + row)[:, None] * (N * H) + unit[None, :]
+    here = valid[:, None] & (unit < H)[None, :]
+    shares = ()
+    for k in tl.static_range(N):
+        shares = shares + (tl.load(gx + start + k * H, mask=here, other=0.0).to(tl.float32),)
+    return shares, resets_at(t64, valid, reset, row, batch)
+
+
+@triton.jit
+def remembered(t, valid, hist, saved, grad_output, reset, row, batch, unit, USES: tl.constexpr,
+               STATES: tl.constexpr, WIDTHS: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
+               REVERSE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):  # fmt: skip
+    """Of the way forward the states before the step and what was saved; the output's own gradient; and
+    which sequences started afresh."""
+    t64 = tl.cast(t, tl.int64)
+    cleared = resets_at(t64, valid, reset, row, batch)
+    before = t64 + 1 if REVERSE else t64
+    old = ()
+    for k in tl.static_range(STATES):
+        value = tl.zeros((BT, US), tl.float32)
+        has = valid[:, None] & (unit < WIDTHS[k])[None, :]
+        if USES[k]:
+            own = (before * batch + row)[:, None] * WIDTHS[k] + unit[None, :]
+            if reset is not None:
+                has = has & (cleared == 0)[:, None]
+            value = tl.load(hist[k] + own, mask=has, other=0.0).to(tl.float32)
+        old = old + (value,)
+    at = (t64 * batch + row)[:, None]
+    here = valid[:, None] & (unit < H)[None, :]
+    kept = ()
+    for k in tl.static_range(SAVED):
+        own = saved + at * (SAVED * H) + k * H + unit[None, :]
+        kept = kept + (tl.load(own, mask=here, other=0.0),)
+    output = tl.zeros((BT, US), tl.float32)
+    if grad_output is not None:
+        own = grad_output + at * WIDTHS[0] + unit[None, :]
+        has = valid[:, None] & (unit < WIDTHS[0])[None, :]
+        output = tl.load(own, mask=has, other=0.0).to(tl.float32)
+    return old, kept, output, cleared
+
+
 # The way forward -----------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["steps", "batch"])
+@triton.jit(do_not_specialize=["steps", "batch", "first_row"])
 def forward(
-    gx, bias, weights, projection, gain, params, initial, hist, final, saved, late_fed, unprojected,
+    gx, bias, weights, projection, gain, per_unit, initial, hist, final, saved, late_fed, unprojected,
     normal, scales, values, lengths, order, reset, factor, zoneout, zone_steps, places, counters,
     steps, batch, first_row, epsilon,
     STEP: tl.constexpr, EARLY: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr, NH: tl.constexpr,
     NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr, SAVED: tl.constexpr,
     VALUES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr, FROM: tl.constexpr, F: tl.constexpr,
-    H: tl.constexpr, P: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr, REVERSE: tl.constexpr,
-    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr,
+    H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr, REVERSE: tl.constexpr,
+    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, SIDE: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr,
     CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Every step of a tile of sequences, for a slice of the units."""
@@ -266,90 +406,81 @@ def forward(
     unit = slice_ * US + tl.arange(0, US)
     zero = tl.zeros((BT, US), tl.float32)
 
-    state = ()
-    for k in tl.static_range(STATES):
-        width = P if k == 0 else H
-        inside = there[:, None] & (unit < width)[None, :]
-        at = row[:, None] * width + unit[None, :]
-        state = state + (tl.load(initial[k] + at, mask=inside, other=0.0).to(tl.float32),)
-    inside = there[:, None] & (unit < H)[None, :]
-    biases = ()
-    for k in tl.static_range(NX + NW + NH + NL):
-        value = tl.load(bias + k * H + unit, mask=unit < H, other=0.0)
-        biases = biases + (value.to(tl.float32)[None, :],)
+    state = states(initial, STATES, WIDTHS, row, there, unit)
+    biases = vectors(bias, NX + NW + NH + NL, H, unit)
+    p = parameters(per_unit, PARAMS, H, unit)
     gains = ()
     if gain is not None:
-        for k in tl.static_range(NS):
-            value = tl.load(gain + k * H + unit, mask=unit < H, other=0.0)
-            gains = gains + (value.to(tl.float32)[None, :],)
-    p = ()
-    for k in tl.static_range(PARAMS):
-        value = tl.load(params[k] + unit, mask=unit < H, other=0.0)
-        p = p + (value.to(tl.float32)[None, :],)
+        gains = vectors(gain, NS, H, unit)
 
+    MATRICES: tl.constexpr = NS if SIDE == 1 else 1
+    column, column_there = columns(slice_, US, SIDE, NS, H * F, H, F)
     early_tiles = ()
     for f in tl.static_range(FEDS):
-        width = P if FED[f] == 0 else H
         early_tiles = early_tiles + weight_tiles(
-            weights + FROM[f], NS, H * F, width, CHUNKS, 1, unit, H, F, NK, KC, KEPT
-        )
+            weights + FROM[f], MATRICES, H * F, WIDTHS[FED[f]], CHUNKS, 1, column, column_there,
+            NK, KC, KEPT,
+        )  # fmt: skip
+    late_column, late_there = columns(slice_, US, 1, 1, 0, H, F)
+    late_weights = weights + NS * H * F
     late_tiles = weight_tiles(
-        weights + NS * H * F, NL, H * F, H, CHUNKS, 1, unit, H, F, NK, KC, KEPT
+        late_weights, NL, H * F, H, CHUNKS, 1, late_column, late_there, NK, KC, KEPT
     )
+    out_column, out_there = columns(slice_, US, 1, 1, 0, P, H)
     out_tiles = ()
     if projection is not None:
-        out_tiles = weight_tiles(projection, 1, 0, H, CHUNKS, 1, unit, P, H, NK, KC, KEPT)
+        out_tiles = weight_tiles(
+            projection, 1, 0, H, CHUNKS, 1, out_column, out_there, NK, KC, KEPT
+        )
 
+    t = steps - 1 if REVERSE else tile * 0
+    xs, resets = inputs(t, t < count, gx, reset, row, batch, unit, NG, H)
     met = 0
     for j in range(0, steps):
-        t = steps - 1 - j if REVERSE else tile * 0 + j
         t64 = tl.cast(t, tl.int64)
         before = t + 1 if REVERSE else t
         after = t if REVERSE else t + 1
         valid = t < count
         here = valid[:, None] & (unit < H)[None, :]
         at = (t64 * batch + row)[:, None]
-        xs = ()
-        for k in tl.static_range(NG):
-            value = tl.load(gx + at * (NG * H) + k * H + unit[None, :], mask=here, other=0.0)
-            xs = xs + (value.to(tl.float32),)
         cleared = None
         old = state
         if reset is not None:
-            cleared = tl.load(reset + t64 * batch + row, mask=valid, other=0) != 0
+            cleared = resets
             old = ()
             for k in tl.static_range(STATES):
                 old = old + (tl.where(cleared[:, None], 0.0, state[k]),)
 
-        sums = zeros_of(NS, NK, BT, US)
+        sums = zeros_of(MATRICES, NK, BT, US * SIDE)
         for f in tl.static_range(FEDS):
-            width = P if FED[f] == 0 else H
             factors = None
             if factor is not None:
                 factors = factor + row * F + FROM[f]
             if SLICES == 1:
                 fed = old[FED[f]]
                 if factor is not None:
-                    has = there[:, None] & (unit < width)[None, :]
+                    has = there[:, None] & (unit < WIDTHS[FED[f]])[None, :]
                     fed = fed * tl.load(factors[:, None] + unit[None, :], mask=has, other=0.0)
                 more = ()
-                for m in tl.static_range(NS):
-                    w = early_tiles[f * NS + m]
+                for m in tl.static_range(MATRICES):
+                    w = early_tiles[f * MATRICES + m]
                     more = more + (tl.dot(fed.to(DT), w, sums[m], input_precision=PRECISION),)
                 sums = more
             else:
                 place = tl.cast(before % 2 if RING[FED[f]] else before, tl.int64)
-                rows = hist[FED[f]] + (place * batch + row) * width
+                rows = hist[FED[f]] + (place * batch + row) * WIDTHS[FED[f]]
                 sums = multiplied(
-                    sums, NS, f * NS * CHUNKS, rows, valid, width, CHUNKS, factors, cleared,
-                    early_tiles, weights + FROM[f], H * F, 1, unit, H, F, KEPT, NK, KC, BT, DT,
-                    PRECISION,
+                    sums, MATRICES, f * MATRICES * CHUNKS, rows, valid, WIDTHS[FED[f]], CHUNKS,
+                    factors, cleared, early_tiles, weights + FROM[f], H * F, 1, column, column_there,
+                    KEPT, NK, KC, BT, DT, PRECISION,
                 )  # fmt: skip
-        sums = added_up(sums, NS, NK)
+        sums = added_up(sums, MATRICES, NK)
+        if SIDE > 1:
+            sums = separated(sums[0], NS, SIDE, BT, US)
         if gain is not None:
             met += 1
             sums, scale = normalised(
-                sums, NS, inside, places, row, valid, batch, slice_, counter, met, epsilon, H, US,
+                sums, NS, here, places, row, valid, batch, slice_, counter, met, epsilon, H, US,
                 SLICES, BT,
             )  # fmt: skip
             if normal is not None:
@@ -373,7 +504,7 @@ def forward(
             (fed,) = EARLY(a, old, p, zero)
             fed = tl.where(here, fed, 0.0)
             if factor is not None:
-                fed = fed * tl.load(factor + row[:, None] * F + unit[None, :], mask=inside, other=0.0)
+                fed = fed * tl.load(factor + row[:, None] * F + unit[None, :], mask=here, other=0.0)
             late_at = at * H + unit[None, :]
             if late_fed is not None:
                 tl.store(late_fed + late_at, fed.to(DT), mask=here)
@@ -390,7 +521,7 @@ def forward(
                 rows = late_fed + (t64 * batch + row) * H
                 late = multiplied(
                     late, NL, 0, rows, valid, H, CHUNKS, None, None, late_tiles,
-                    weights + NS * H * F, H * F, 1, unit, H, F, KEPT, NK, KC, BT, DT, PRECISION,
+                    late_weights, H * F, 1, late_column, late_there, KEPT, NK, KC, BT, DT, PRECISION,
                 )  # fmt: skip
             late = added_up(late, NL, NK)
             for k in tl.static_range(NL):
@@ -417,14 +548,13 @@ def forward(
                 rows = unprojected + (t64 * batch + row) * H
                 out = multiplied(
                     out, 1, 0, rows, valid, H, CHUNKS, None, None, out_tiles, projection, 0, 1,
-                    unit, P, H, KEPT, NK, KC, BT, DT, PRECISION,
+                    out_column, out_there, KEPT, NK, KC, BT, DT, PRECISION,
                 )  # fmt: skip
             (output,) = added_up(out, 1, NK)
 
         ahead = ()
         for k in tl.static_range(STATES):
-            width = P if k == 0 else H
-            has = valid[:, None] & (unit < width)[None, :]
+            has = valid[:, None] & (unit < WIDTHS[k])[None, :]
             value = output if k == 0 else new[k]
             if zoneout is not None:
                 share = zoneout[k] + t64 * zone_steps[2 * k] + row * zone_steps[2 * k + 1]
@@ -433,13 +563,17 @@ def forward(
             if k == 0:
                 value = value.to(DT).to(tl.float32)
             place = tl.cast(after % 2 if RING[k] else after, tl.int64)
-            own = row[:, None] * width + unit[None, :]
+            own = row[:, None] * WIDTHS[k] + unit[None, :]
             if STORE[k]:
-                tl.store(hist[k] + place * batch * width + own, value, mask=has)
+                tl.store(hist[k] + place * batch * WIDTHS[k] + own, value, mask=has)
             tl.store(final[k] + own, value, mask=has & (t == last)[:, None])
             # no number of a unit that is not there may reach a product
             ahead = ahead + (tl.where(has, value, state[k]),)
         state = ahead
+        # what the next step needs and nobody has to wait for
+        t = t - 1 if REVERSE else t + 1
+        coming = (t < count) & (j + 1 < steps)
+        xs, resets = inputs(t, coming, gx, reset, row, batch, unit, NG, H)
         if SLICES > 1:
             met += 1
             meet(counter, met, SLICES)
@@ -448,15 +582,15 @@ def forward(
 # The way back --------------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["steps", "batch"])
+@triton.jit(do_not_specialize=["steps", "batch", "first_row"])
 def backward(
-    weights, projection, gain, params, hist, saved, normal, scales, grad_output, grad_final, da,
+    weights, projection, gain, per_unit, hist, saved, normal, scales, grad_output, grad_final, da,
     before_normal, grad_projected, grad_initial, grad_params, lengths, order, reset, factor, zoneout,
     zone_steps, places, counters, steps, batch, first_row,
     BACK: tl.constexpr, BACK_LATE: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr,
     NH: tl.constexpr, NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr,
     SAVED: tl.constexpr, USES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr,
-    FROM: tl.constexpr, F: tl.constexpr, H: tl.constexpr, P: tl.constexpr, REVERSE: tl.constexpr,
+    FROM: tl.constexpr, F: tl.constexpr, H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, REVERSE: tl.constexpr,
     BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr,
     CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -483,72 +617,45 @@ def backward(
     inside = there[:, None] & (unit < H)[None, :]
     zero = tl.zeros((BT, US), tl.float32)
 
-    grads = ()
-    for k in tl.static_range(STATES):
-        width = P if k == 0 else H
-        has = there[:, None] & (unit < width)[None, :]
-        at = row[:, None] * width + unit[None, :]
-        grads = grads + (tl.load(grad_final[k] + at, mask=has, other=0.0).to(tl.float32),)
+    grads = states(grad_final, STATES, WIDTHS, row, there, unit)
+    p = parameters(per_unit, PARAMS, H, unit)
+    of_params = zeros_of(PARAMS, 1, BT, US)
     gains = ()
     if gain is not None:
-        for k in tl.static_range(NS):
-            value = tl.load(gain + k * H + unit, mask=unit < H, other=0.0)
-            gains = gains + (value.to(tl.float32)[None, :],)
-    p = ()
-    of_params = ()
-    for k in tl.static_range(PARAMS):
-        value = tl.load(params[k] + unit, mask=unit < H, other=0.0)
-        p = p + (value.to(tl.float32)[None, :],)
-        of_params = of_params + (zero,)
+        gains = vectors(gain, NS, H, unit)
 
     tiles = ()
     for f in tl.static_range(FEDS):
-        width = P if FED[f] == 0 else H
         tiles = tiles + weight_tiles(
-            weights + FROM[f], NS, H * F, H, CHUNKS, F, unit, width, 1, NK, KC, KEPT
+            weights + FROM[f], NS, H * F, H, CHUNKS, F, unit, unit < WIDTHS[FED[f]], NK, KC, KEPT
         )
     late_weights = weights + NS * H * F
-    late_tiles = weight_tiles(late_weights, NL, H * F, H, CHUNKS, F, unit, H, 1, NK, KC, KEPT)
+    late_tiles = weight_tiles(
+        late_weights, NL, H * F, H, CHUNKS, F, unit, unit < H, NK, KC, KEPT
+    )
     in_tiles = ()
     if projection is not None:
-        in_tiles = weight_tiles(projection, 1, 0, P, CHUNKS, H, unit, H, 1, NK, KC, KEPT)
+        in_tiles = weight_tiles(projection, 1, 0, P, CHUNKS, H, unit, unit < H, NK, KC, KEPT)
 
+    t = tile * 0 if REVERSE else steps - 1
+    old, kept, of_output, resets = remembered(
+        t, t < count, hist, saved, grad_output, reset, row, batch, unit, USES, STATES, WIDTHS, SAVED, H,
+        REVERSE, BT, US,
+    )  # fmt: skip
     met = 0
     for j in range(0, steps):
-        t = tile * 0 + j if REVERSE else steps - 1 - j
         t64 = tl.cast(t, tl.int64)
-        before = t64 + 1 if REVERSE else t64
         valid = t < count
         here = valid[:, None] & (unit < H)[None, :]
         at = (t64 * batch + row)[:, None]
-        cleared = None
-        if reset is not None:
-            cleared = tl.load(reset + t64 * batch + row, mask=valid, other=0) != 0
-        old = ()
-        for k in tl.static_range(STATES):
-            value = zero
-            if USES[k]:
-                width = P if k == 0 else H
-                has = valid[:, None] & (unit < width)[None, :]
-                own = (before * batch + row)[:, None] * width + unit[None, :]
-                value = tl.load(hist[k] + own, mask=has, other=0.0).to(tl.float32)
-                if reset is not None:
-                    value = tl.where(cleared[:, None], 0.0, value)
-            old = old + (value,)
-        kept = ()
-        for k in tl.static_range(SAVED):
-            value = tl.load(saved + at * (SAVED * H) + k * H + unit[None, :], mask=here, other=0.0)
-            kept = kept + (value,)
-
+        cleared = resets
         seeds = ()
         skipped = ()
         for k in tl.static_range(STATES):
-            width = P if k == 0 else H
-            has = valid[:, None] & (unit < width)[None, :]
+            has = valid[:, None] & (unit < WIDTHS[k])[None, :]
             seed = grads[k]
-            if k == 0 and grad_output is not None:
-                out = tl.load(grad_output + at * P + unit[None, :], mask=has, other=0.0)
-                seed += out.to(tl.float32)
+            if k == 0:
+                seed += of_output
             passed = zero
             if zoneout is not None:
                 share = zoneout[k] + t64 * zone_steps[2 * k] + row * zone_steps[2 * k + 1]
@@ -569,7 +676,7 @@ def backward(
                 rows = grad_projected + (t64 * batch + row) * P
                 out = multiplied(
                     out, 1, 0, rows, valid, P, CHUNKS, None, None, in_tiles, projection, 0, H,
-                    unit, H, 1, KEPT, NK, KC, BT, DT, PRECISION,
+                    unit, unit < H, KEPT, NK, KC, BT, DT, PRECISION,
                 )  # fmt: skip
             more = added_up(out, 1, NK)
             for k in tl.static_range(1, STATES):
@@ -592,7 +699,8 @@ def backward(
                     rows = da + (t64 * batch + row) * (A * H) + (NX + NW + NH + k) * H
                     fed = multiplied(
                         fed, 1, k * CHUNKS, rows, valid, H, CHUNKS, None, None, late_tiles,
-                        late_weights + k * H * F, 0, F, unit, H, 1, KEPT, NK, KC, BT, DT, PRECISION,
+                        late_weights + k * H * F, 0, F, unit, unit < H, KEPT, NK, KC, BT, DT,
+                        PRECISION,
                     )  # fmt: skip
             (late_seed,) = added_up(fed, 1, NK)
             if factor is not None:
@@ -625,13 +733,18 @@ def backward(
             for k in tl.static_range(NS):
                 own = before_normal + at * (NS * H) + k * H + unit[None, :]
                 tl.store(own, into[k].to(DT), mask=here)
+        t = t + 1 if REVERSE else t - 1
+        coming = (t < count) & (j + 1 < steps)
+        old, kept, of_output, resets = remembered(
+            t, coming, hist, saved, grad_output, reset, row, batch, unit, USES, STATES, WIDTHS, SAVED,
+            H, REVERSE, BT, US,
+        )  # fmt: skip
         if SLICES > 1:
             met += 1
             meet(counter, met, SLICES)
 
         ahead = ()
         for k in tl.static_range(STATES):
-            width = P if k == 0 else H
             value = of_state[k] + skipped[k]
             for f in tl.static_range(FEDS):
                 if FED[f] == k:
@@ -648,25 +761,24 @@ def backward(
                                 rows = da + (t64 * batch + row) * (A * H) + (NX + m) * H
                             fed = multiplied(
                                 fed, 1, (f * NS + m) * CHUNKS, rows, valid, H, CHUNKS, None, None,
-                                tiles, weights + FROM[f] + m * H * F, 0, F, unit, width, 1, KEPT,
-                                NK, KC, BT, DT, PRECISION,
+                                tiles, weights + FROM[f] + m * H * F, 0, F, unit,
+                                unit < WIDTHS[k], KEPT, NK, KC, BT, DT, PRECISION,
                             )  # fmt: skip
                     (through,) = added_up(fed, 1, NK)
                     if factor is not None:
-                        has = there[:, None] & (unit < width)[None, :]
+                        has = there[:, None] & (unit < WIDTHS[k])[None, :]
                         own = factor + row[:, None] * F + FROM[f] + unit[None, :]
                         through = through * tl.load(own, mask=has, other=0.0)
                     value += through
             if reset is not None:
                 value = tl.where(cleared[:, None], 0.0, value)
-            has = valid[:, None] & (unit < width)[None, :]
+            has = valid[:, None] & (unit < WIDTHS[k])[None, :]
             ahead = ahead + (tl.where(has, value, grads[k]),)
         grads = ahead
 
     for k in tl.static_range(STATES):
-        width = P if k == 0 else H
-        has = there[:, None] & (unit < width)[None, :]
-        tl.store(grad_initial[k] + row[:, None] * width + unit[None, :], grads[k], mask=has)
+        has = there[:, None] & (unit < WIDTHS[k])[None, :]
+        tl.store(grad_initial[k] + row[:, None] * WIDTHS[k] + unit[None, :], grads[k], mask=has)
     for k in tl.static_range(PARAMS):
         total = tl.sum(of_params[k], axis=0)
         tl.store(grad_params[k] + (first_row // BT + tile) * H + unit, total, mask=unit < H)

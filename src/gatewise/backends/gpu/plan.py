@@ -1,20 +1,52 @@
-"""How a call is divided: sequences into tiles, units into slices, and what stays on chip."""
+"""How a call is divided: sequences into tiles, units into slices, and what stays on chip.
+
+What is chosen was measured on an H200 in bfloat16 (benchmarks/NOTES.md). A step's time is mostly
+waiting, for memory and for each other, so that many small slices beat a few large ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-# A multiprocessor's registers hold 256 KiB; what weights may take of them.
-_KEPT_BYTES = 136 * 1024
+# Of a multiprocessor's shared memory, what the exchange of blocks between threads takes beside.
+_BESIDE = 8 * 1024
+# Weights that stay in the registers of the one program that has them all.
+_IN_REGISTERS = 64 * 1024
+_TILES = (16, 32, 64)
+_SLICES = (8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Multiprocessors, and the shared memory that a program may have of one, in bytes."""
+
+    processors: int
+    shared: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be divided. ``width``: units, or outputs if these are more. Of one unit: ``wide``
+    matrices of which each is a row of ``width`` weights for every sum, and ``sums`` of these at once;
+    ``beside`` further rows."""
+
+    width: int
+    batch: int
+    itemsize: int
+    fed: int
+    sums: int
+    beside: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The loops' block sizes (see loops.py), and how many tiles a launch has."""
+    """The loops' block sizes (see loops.py), the warps of a program, and the tiles of a launch."""
 
     BT: int
     US: int
     SLICES: int
+    SIDE: int
     NK: int
     KC: int
     CHUNKS: int
@@ -29,39 +61,73 @@ class Plan:
 
 def power_of_two(number: int) -> int:
     """The least power of two that is not below ``number``."""
-    return 1 << (number - 1).bit_length()
+    return 1 << max(number - 1, 0).bit_length()
 
 
-def plan(width: int, rows: int, columns: int, batch: int, itemsize: int, processors: int) -> Plan:
-    """For ``width`` units (or outputs, if more) of which each has ``rows`` sums of products with
-    ``columns`` numbers, and ``batch`` sequences, on so many multiprocessors."""
-    units = max(power_of_two(width), 16)
-    if max(rows, 1) * units * max(columns, units) * itemsize <= _KEPT_BYTES and units <= 128:
-        return _one_slice(units, batch, rows)
-    return _sliced(width, rows, columns, batch, itemsize, processors)
+def forward(job: Job, chip: Chip) -> Plan:
+    """For the way forward: the sums of a unit come out of one product, side by side."""
+    side = power_of_two(job.sums) if 1 < job.sums <= 4 else 1
+    units = power_of_two(job.width)
+    most = _most_at_once(job, 512 if units == job.width else 256)
+    return _one_slice(job) or _sliced(job, chip, side, 1, max(min(units, most), 16), 4)
 
 
-def _one_slice(units: int, batch: int, rows: int) -> Plan:
-    warps = 8 if units * max(rows, 1) >= 512 else 4
-    return Plan(16, units, 1, 1, units, 1, True, warps, -(-batch // 16))
+def backward(job: Job, chip: Chip) -> Plan:
+    """For the way back: one sum, of as many products as the way forward has sums."""
+    if one := _one_slice(job):
+        return one
+    if job.width <= 512:
+        chunk = min(power_of_two(job.width), _most_at_once(job, 256))
+        return _sliced(job, chip, 1, 1, max(chunk, 16), 4)
+    return _sliced(job, chip, 1, 8, 32, 8)
 
 
-def _sliced(
-    width: int, rows: int, columns: int, batch: int, itemsize: int, processors: int
-) -> Plan:
-    tile = 16
-    while tile < 64 and -(-batch // tile) * -(-width // 64) > processors:
-        tile *= 2
-    for units in (64, 32, 16, 8):
-        slices = -(-width // units)
-        kept = rows * columns * units * itemsize <= _KEPT_BYTES
-        if slices > processors:
-            units, slices = units * 2, -(-width // (units * 2))
-            kept = False
-            break
-        if kept:
-            break
-    parts, chunk = 8, 32
-    chunks = -(-width // (parts * chunk))
-    tiles = max(1, min(-(-batch // tile), processors // slices))
-    return Plan(tile, units, slices, parts, chunk, chunks, kept, 8, tiles)
+def _most_at_once(job: Job, of_halves: int) -> int:
+    """How many numbers a product takes at once; of float32 each in three, which need registers."""
+    return of_halves if job.itemsize == 2 else 64
+
+
+def _one_slice(job: Job) -> Plan | None:
+    """All units in one program, if these are few: nobody waits for another."""
+    units = max(power_of_two(job.width), 16)
+    matrices = job.fed * job.sums + job.beside
+    if units > 64 or (units > 16 and matrices * units * units * job.itemsize > _IN_REGISTERS):
+        return None
+    warps = 8 if units == 64 else 4
+    return Plan(16, units, 1, 1, 1, units, 1, True, warps, max(-(-job.batch // 16), 1))
+
+
+def _sliced(job: Job, chip: Chip, side: int, parts: int, whole: int, warps: int) -> Plan:
+    whole_chunks = -(-job.width // (parts * whole))
+    kept_bytes = 2 if job.itemsize == 2 else 8  # float32 in two parts, for three products
+    rows = job.fed * (side if side > 1 else job.sums) + job.beside
+
+    def plan(tile: int, units: int, kept: bool) -> Plan:
+        chunk, chunks = whole, whole_chunks
+        if not kept:  # a chunk of weights is in registers on its way
+            chunk = min(chunk, 64)
+            chunks = -(-job.width // (parts * chunk))
+        slices = -(-job.width // units)
+        tiles = max(1, min(-(-job.batch // tile), chip.processors // slices))
+        more = 2 if units * side > 64 else 1
+        sizes = (tile, units, slices, side, parts, chunk, chunks)
+        return Plan(*sizes, kept, min(warps * more, 8), tiles)
+
+    def fitting() -> Iterator[Plan]:
+        for tile in _TILES:
+            for units in _SLICES:
+                weights = rows * whole_chunks * parts * whole * units * kept_bytes
+                chunk_bytes = tile * parts * whole * job.itemsize
+                enough = weights + chunk_bytes + _BESIDE <= chip.shared
+                if enough and units * side >= 16 and 1 < -(-job.width // units) <= chip.processors:
+                    yield plan(tile, units, True)
+
+    def launches(plan: Plan) -> int:
+        return -(-job.batch // (plan.tiles * plan.BT))
+
+    # the fewest launches, then the smallest tile, then the smallest slice
+    best = min(fitting(), key=launches, default=None)
+    if best is None:  # the weights are read again at every step
+        units = next((u for u in _SLICES[1:] if -(-job.width // u) <= chip.processors), 64)
+        best = plan(16, units, False)
+    return best
