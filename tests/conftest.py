@@ -7,6 +7,10 @@ import polars as pl
 import pytest
 import torch
 
+# Triton looks when it is first imported: without a GPU its kernels are interpreted (test_triton.py)
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_configure(config):
     # the tests' own cells are compiled once, and not into the user's cache

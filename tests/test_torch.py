@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations
 import gatewise as gw
 from cases import ALL, case
 from cells import OWN_CELLS, own_peephole
-from gatewise.backends.native import operators
+from gatewise.backends import operators
 from gatewise.cells.language import from_signature
 from gatewise.errors import BackendError, CellError, ShapeError
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights
-from gatewise.backends.native import cells
-from gatewise.backends.native.calls import STORAGES
+from gatewise.backends.native import calls, cells
 from gatewise.backends.native.library import core, loaded_level
-from gatewise.backends.native.ops import run, traced
+from gatewise.backends.ops import run
 from gatewise.emit.steps import layout
 from gatewise.errors import BackendError
 
@@ -16,7 +15,7 @@ from gatewise.errors import BackendError
 def supports(spec: Spec) -> str | None:
     if spec.device.type != "cpu":
         return f"runs on the CPU, not on '{spec.device.type}'"
-    if spec.dtype not in STORAGES:
+    if spec.dtype not in calls.DTYPES:
         return f"computes in float32, float64 and bfloat16, not in {spec.dtype}"
     if spec.transformed:
         return "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace"
@@ -49,9 +48,4 @@ def describe(spec: Spec) -> str:
 def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
-    if not spec.trace:
-        return Outcome(*run(spec, x, state, weights, masks))
-    output, final, trace = traced(spec, x, state, weights, masks)
-    if spec.proj_size:
-        trace[spec.cell.state[0]] = output
-    return Outcome(output, final, trace)
+    return run(calls, spec, x, state, weights, masks)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-import gatewise.backends.native.operators  # noqa: F401  a saved graph may hold them
+import gatewise.backends.operators  # noqa: F401  a saved graph may hold them
 from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights
 from gatewise.errors import BackendError, unknown
 
 # In order of preference; each is a module of this package, imported when first asked.
-BACKENDS = ("cpu", "aten", "scan", "reference")
+BACKENDS = ("cpu", "scan", "triton", "aten", "reference")
 
 # Those that were, by name.
 LOADED: dict[str, Backend] = {}
@@ -78,7 +78,7 @@ def run(
 # How torch.compile sees it: a choice is made while it traces and is constant in what it makes. The
 # backends whose work is in operators it traces through; of the others it has a call in its graph, and
 # what they do is seen one level below, where Python runs as it is.
-_BY_OPERATORS = ("cpu",)
+_BY_OPERATORS = ("cpu", "triton")
 _RUNS: list[tuple[str, Spec]] = []
 _OPAQUE: list[Callable[..., Any]] = []
 

@@ -7,9 +7,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Outcome, Spec, Weights, differentiated
-from gatewise.backends.native.calls import Job, flat
-from gatewise.backends.native.gradient import Run
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights
+from gatewise.backends.ops import run
 from gatewise.emit.steps import layout
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,7 +30,9 @@ def unfit(spec: Spec) -> str | None:
         return "does not differentiate what it traces"
     plan = layout(spec.cell)
     if spec.layer_norm and spec.cell.late:
-        return f"does not normalise the gates of '{spec.cell.name}' that take a value of the same step"
+        return (
+            f"does not normalise the gates of '{spec.cell.name}' that take a value of the same step"
+        )
     if spec.layer_norm and not plan.from_input == plan.from_state == len(spec.cell.gates):
         return f"normalises every part of every gate, and '{spec.cell.name}' does not use them all"
     return None
@@ -47,33 +48,9 @@ def describe(spec: Spec) -> str:
     return f"gatewise's kernels, {spec.cell.name} compiled by Triton"
 
 
-class _Gpu:
-    """What gradient.Run calls."""
-
-    @staticmethod
-    def taped(job: Job, x, state, weights, masks):  # type: ignore[no-untyped-def]
-        from gatewise.backends.gpu import calls
-
-        outcome, tape, _ = calls.forward(job, x, state, weights, masks, taped=True)
-        return [*outcome, tape]
-
-    @staticmethod
-    def back(*given):  # type: ignore[no-untyped-def]
-        from gatewise.backends.gpu import calls
-
-        return calls.backward(*given)
-
-
 def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
     from gatewise.backends.gpu import calls
 
-    job = Job(spec.cell, spec.proj_size, spec.reverse, 1)
-    given = flat(weights, spec.cell)
-    tensors = (x, *state, *given)
-    if not spec.trace and differentiated(tensors):
-        output, *final = Run.apply(_Gpu, job, masks, *tensors)
-        return Outcome(output, tuple(final))
-    (output, *final), _, trace = calls.forward(job, x, state, given, masks, traced=spec.trace)
-    return Outcome(output, tuple(final), trace)
+    return run(calls, spec, x, state, weights, masks)

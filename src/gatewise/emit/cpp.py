@@ -12,6 +12,7 @@ from gatewise.errors import CellError
 # What csrc/cell.h has room for.
 LIMITS = {"states": 8, "accumulators": 32, "params": 16, "values": 64}
 
+
 def source(cell: Cell, symbol: str) -> str:
     """A C++ translation unit that defines ``symbol``, the cell's ``gw::Cell``.
 

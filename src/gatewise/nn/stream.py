@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gatewise.backends.engine import Job, flat
 from gatewise.backends.native import calls
-from gatewise.backends.native.calls import Job
 from gatewise.backends.native.cells import unusable
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn.parameters import weights_of
@@ -63,7 +63,7 @@ class Stream:
                 Job(layer.cell, layer.proj_size, False, torch.get_num_threads()),
                 [layer._layer_input_size(k) for k in range(stack)],
                 [[s[k] for s in self._state] for k in range(stack)],
-                [calls.flat(weights_of(layer, f"_l{k}"), layer.cell) for k in range(stack)],
+                [flat(weights_of(layer, f"_l{k}"), layer.cell) for k in range(stack)],
                 zoneout,
             )
 

@@ -23,6 +23,11 @@ def functions(cell: Cell) -> SimpleNamespace:
     name = f"<gatewise cell {cell.name} {digest}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     # `__name__` becomes part of what Triton keeps compiled kernels under
-    within = {"jit": triton.jit, "tl": triton.language, "__name__": f"gatewise_cell_{digest}", **OPERATIONS}
+    within = {
+        "jit": triton.jit,
+        "tl": triton.language,
+        "__name__": f"gatewise_cell_{digest}",
+        **OPERATIONS,
+    }
     exec(compile(text, name, "exec"), within)
     return SimpleNamespace(**{k: within.get(k) for k in ("step", "back", "early", "back_late")})

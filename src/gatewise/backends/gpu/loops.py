@@ -114,7 +114,9 @@ def weight_tile(weights, k, K, step_k, column, there, NK: tl.constexpr, KC: tl.c
     """A chunk of weights on their way to a program's units."""
     if NK == 1:
         rows = (k + tl.arange(0, KC))[:, None]
-        tile = tl.load(weights + rows * step_k + column[None, :], mask=(rows < K) & there[None, :], other=0.0)
+        tile = tl.load(
+            weights + rows * step_k + column[None, :], mask=(rows < K) & there[None, :], other=0.0
+        )
     else:
         rows = k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, :, None]
         inside = (rows < K) & there[None, None, :]
@@ -172,8 +174,8 @@ def read_chunk(rows, valid, k, K, factor, cleared, NK: tl.constexpr, KC: tl.cons
 
 @triton.jit
 def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, factor, cleared,
-               tiles, weights, step_m, step_k, column, there, KEPT: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr, BT: tl.constexpr, DT: tl.constexpr,
-               PRECISION: tl.constexpr):  # fmt: skip
+               tiles, weights, step_m, step_k, column, there, KEPT: tl.constexpr, NK: tl.constexpr,
+               KC: tl.constexpr, BT: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """M sums, with the products added of what ``rows`` point at and of M matrices, whose tiles begin
     at the place ``at``."""
     if KEPT:
@@ -199,35 +201,14 @@ def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, 
 # Programs that wait for each other -----------------------------------------------------------------
 
 
-import os
-
-if os.environ.get("GW_MEET"):
-
-    @triton.jit
-    def seen(counter):
-        return tl.inline_asm_elementwise(
-            "ld.acquire.gpu.global.s32 $0, [$1];", "=r,l", [counter.to(tl.uint64, bitcast=True)], dtype=tl.int32, is_pure=False, pack=1
-        )
-
-    @triton.jit
-    def meet(counter, times, SLICES: tl.constexpr):
-        """Returns when every slice of this tile has come here that many times."""
-        tl.debug_barrier()
-        if SLICES > 1:
-            tl.atomic_add(counter, 1, sem="release", scope="gpu")
-            while seen(counter) < times * SLICES:
-                pass
-
-else:
-
-    @triton.jit
-    def meet(counter, times, SLICES: tl.constexpr):
-        """Returns when every slice of this tile has come here that many times."""
-        tl.debug_barrier()
-        if SLICES > 1:
-            tl.atomic_add(counter, 1, sem="release", scope="gpu")
-            while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * SLICES:
-                pass
+@triton.jit
+def meet(counter, times, SLICES: tl.constexpr):
+    """Returns when every slice of this tile has come here that many times."""
+    tl.debug_barrier()
+    if SLICES > 1:
+        tl.atomic_add(counter, 1, sem="release", scope="gpu")
+        while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * SLICES:
+            pass
 
 
 @triton.jit
@@ -378,14 +359,15 @@ def remembered(t, valid, hist, saved, grad_output, reset, row, batch, unit, USES
 @triton.jit(do_not_specialize=["steps", "batch", "first_row"])
 def forward(
     gx, bias, weights, projection, gain, per_unit, initial, hist, final, saved, late_fed, unprojected,
-    normal, scales, values, lengths, order, reset, factor, zoneout, zone_steps, places, counters,
-    steps, batch, first_row, epsilon,
+    normal, scales, values, lengths, order, reset, factor, zoneout, zone_steps, epsilon, places,
+    counters, steps, batch, first_row,
     STEP: tl.constexpr, EARLY: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr, NH: tl.constexpr,
     NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr, SAVED: tl.constexpr,
     VALUES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr, FROM: tl.constexpr, F: tl.constexpr,
-    H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr, REVERSE: tl.constexpr,
-    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, SIDE: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr,
-    CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+    H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr,
+    REVERSE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr,
+    SIDE: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
+    DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Every step of a tile of sequences, for a slice of the units."""
     tile = tl.program_id(0)
@@ -630,9 +612,7 @@ def backward(
             weights + FROM[f], NS, H * F, H, CHUNKS, F, unit, unit < WIDTHS[FED[f]], NK, KC, KEPT
         )
     late_weights = weights + NS * H * F
-    late_tiles = weight_tiles(
-        late_weights, NL, H * F, H, CHUNKS, F, unit, unit < H, NK, KC, KEPT
-    )
+    late_tiles = weight_tiles(late_weights, NL, H * F, H, CHUNKS, F, unit, unit < H, NK, KC, KEPT)
     in_tiles = ()
     if projection is not None:
         in_tiles = weight_tiles(projection, 1, 0, P, CHUNKS, H, unit, unit < H, NK, KC, KEPT)

@@ -7,14 +7,15 @@ takes, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Weights
+from gatewise.backends.contract import Masks
+from gatewise.backends.engine import Job, hidden_size
+from gatewise.backends.native import cells
 from gatewise.backends.native.cells import address
 from gatewise.backends.native.library import core
 from gatewise.cells.language import Cell
@@ -29,28 +30,14 @@ _COMPUTED_IN = {
 }
 
 
+DTYPES = tuple(STORAGES)
 # Tapes of so many numbers: mapping their pages anew takes longer than asking for kept ones.
 _WORTH_KEEPING = 1 << 18
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a call needs beside tensors."""
-
-    cell: Cell
-    proj_size: int
-    reverse: bool
-    threads: int
-
-
-def flat(weights: Weights, cell: Cell) -> list[Tensor | None]:
-    """The weights in the core's order: contract.Weights, the per-unit parameters last."""
-    return [*weights[:7], *(weights.per_unit[name] for name in cell.params)]
-
-
-def hidden_size(weights: Sequence[Tensor | None], cell: Cell) -> int:
-    """H, as the input's weights, which are always there, have it."""
-    return weights[0].shape[0] // len(cell.gates)  # type: ignore[union-attr]
+def unusable(cell: Cell) -> str | None:
+    """Why the core cannot have the cell, as the end of the sentence "it ...", or None."""
+    return cells.unusable(cell)
 
 
 def _call(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Any:
@@ -144,7 +131,7 @@ def tape_like(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor:
     return x.new_empty(numbers, dtype=_COMPUTED_IN[x.dtype])
 
 
-def kept_tape(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Tensor:
+def _kept_tape(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Any:
     """The same in memory of the core's, which keeps it for the next tape when it is let go."""
     numbers = _tape_numbers(job, x, weights, fed_factor)
     if numbers < _WORTH_KEEPING:
@@ -172,9 +159,31 @@ def forward(
     state: Sequence[Tensor],
     weights: Sequence[Tensor | None],
     masks: Masks,
+) -> list[Tensor]:
+    """The output and each state at its end."""
+    return _forward(job, x, state, weights, masks, None)
+
+
+def taped(
+    job: Job,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    masks: Masks,
+) -> list[Any]:
+    """The same, and the tape."""
+    tape = _kept_tape(job, x, weights, masks.recurrent is not None)
+    return [*_forward(job, x, state, weights, masks, tape), tape]
+
+
+def _forward(
+    job: Job,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    masks: Masks,
     tape: Any,
 ) -> list[Tensor]:
-    """The output and each state at its end; ``tape`` is filled where it is given."""
     given = _Given(job, x, state, weights, masks)
     output, final = _outcome(job, x, state, weights)
     _fill(given, output, final, tape)

@@ -1,4 +1,4 @@
-"""The core's calls as operators of torch's dispatcher: what torch.compile and export put in a graph.
+"""An engine's calls as operators of torch's dispatcher: what torch.compile and export put in a graph.
 
 ``gatewise::run`` is a run; where a gradient is asked for it becomes ``run_taped``, with
 ``run_back`` for its gradient. ``run_traced`` also gives the named values. A graph may be kept in a
@@ -22,10 +22,8 @@ from gatewise.backends.contract import (
     check_tensor,
     differentiated,
 )
-from gatewise.backends.native import calls
-from gatewise.backends.native.calls import STORAGES, Job
-from gatewise.backends.native.cells import unusable
-from gatewise.backends.native.gradient import Core, Run
+from gatewise.backends.engine import Engine, Job, engine_for, hidden_size
+from gatewise.backends.gradient import Run
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell, from_signature
 from gatewise.emit.steps import layout
@@ -45,6 +43,13 @@ class Operands(NamedTuple):
     cell: str
     proj_size: int
     reverse: bool
+
+    @property
+    def engine(self) -> Engine:
+        engine = engine_for(self.x.device)
+        if engine is None:
+            raise BackendError(f"gatewise::run has no kernels for the device '{self.x.device}'")
+        return engine
 
     def job(self) -> Job:
         return Job(_cell(self.cell), self.proj_size, self.reverse, torch.get_num_threads())
@@ -88,21 +93,22 @@ def _cell(key: str) -> Cell:
 
 
 def _checked(*given: Any) -> Operands:
-    """The operands, which the core can be given.
+    """The operands, which their engine can be given.
 
     Raises:
         ShapeError: a tensor does not fit.
-        BackendError: the core cannot run these here.
+        BackendError: it cannot run these.
     """
     operands = Operands(*given)
     x, cell = operands.x, _cell(operands.cell)
-    if x.dim() != 3 or x.dtype not in STORAGES or x.device.type != "cpu":
+    engine = operands.engine
+    if x.dim() != 3 or x.dtype not in engine.DTYPES:
         raise ShapeError(
-            f"gatewise::run takes T×B×I numbers of {', '.join(map(str, STORAGES))} on the CPU; given "
-            f"was {x.dtype} on '{x.device}' of shape {tuple(x.shape)}"
+            f"gatewise::run takes T×B×I numbers of {', '.join(map(str, engine.DTYPES))} on "
+            f"'{x.device.type}'; given was {x.dtype} of shape {tuple(x.shape)}"
         )
-    if reason := unusable(cell):
-        raise BackendError(f"the backend 'cpu' {reason}")
+    if reason := engine.unusable(cell):
+        raise BackendError(f"the kernels on '{x.device.type}' cannot run this: it {reason}")
     expected = list(_expected(operands, cell))
     for name, tensor, shape in expected:
         if tensor is not None:
@@ -124,7 +130,7 @@ def _expected(given: Operands, cell: Cell) -> Iterator[tuple[str, Tensor | None,
             f"{', '.join(cell.state)} and the weights {', '.join(names)}; given were "
             f"{len(given.state)} states and {[n for n, t in zip(names, there, strict=False) if t]}"
         )
-    units, batch = calls.hidden_size(given.weights, cell), given.x.shape[1]
+    units, batch = hidden_size(given.weights, cell), given.x.shape[1]
     stacked = len(cell.gates) * units
     sizes = [given.proj_size or units, *[units] * (len(cell.state) - 1)]
     fed = sum(sizes[cell.state.index(name)] for name in cell.feedback)
@@ -138,10 +144,10 @@ def _expected(given: Operands, cell: Cell) -> Iterator[tuple[str, Tensor | None,
 def _check_masks(given: Operands, cell: Cell) -> None:
     (steps, batch, _), sizes = given.x.shape, [s.shape[1] for s in given.state]
     if given.lengths is not None:
-        check_tensor("lengths", given.lengths.long(), (batch,), torch.empty(0, dtype=torch.int64))
+        check_tensor("lengths", given.lengths.long(), (batch,), given.x.new_empty(0, dtype=torch.int64))
         check_lengths(given.lengths, steps)
     if given.reset is not None:
-        check_tensor("reset", given.reset, (steps, batch), torch.empty(0, dtype=torch.bool))
+        check_tensor("reset", given.reset, (steps, batch), given.x.new_empty(0, dtype=torch.bool))
     if given.recurrent is not None:
         fed = sum(sizes[cell.state.index(name)] for name in cell.feedback)
         check_tensor("the recurrent factors", given.recurrent, (batch, fed), given.x)
@@ -155,7 +161,7 @@ def _check_masks(given: Operands, cell: Cell) -> None:
     plan = layout(cell)
     parts = (plan.from_input, plan.from_state)
     if given.weights[5] is not None and parts != (len(cell.gates),) * 2:
-        raise BackendError(f"the backend 'cpu' cannot normalise the parts of '{cell.name}'")
+        raise BackendError(f"the kernels cannot normalise the parts of '{cell.name}'")
 
 
 # The operators -------------------------------------------------------------------------------------
@@ -170,14 +176,20 @@ _LIBRARY = torch.library.Library("gatewise", "DEF")
 
 def _define(name: str, takes: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
     _LIBRARY.define(f"{name}({takes}) -> Tensor[]", tags=torch.Tag.pt2_compliant_tag)
-    _LIBRARY.impl(name, kernel, "CPU")
+    for device in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, kernel, device)
     torch.library.register_fake(f"gatewise::{name}", fake, lib=_LIBRARY)
 
 
 def _run(*given: Any) -> list[Tensor]:
     """The output and the final states."""
     o = _checked(*given)
-    return calls.forward(o.job(), o.x, o.state, o.weights, o.masks(), None)
+    return _apart(o.engine.forward(o.job(), o.x, o.state, o.weights, o.masks()))
+
+
+def _apart(results: list[Tensor]) -> list[Tensor]:
+    """The results of an operator, of which none may be part of what another holds."""
+    return [r.clone() if r._is_view() else r for r in results]
 
 
 def _run_fake(*given: Any) -> list[Tensor]:
@@ -205,7 +217,7 @@ class _Operators:
         return torch.ops.gatewise.run_taped(*operands(job, *given))
 
     @staticmethod
-    def back(
+    def backward(
         job: Job,
         x: Tensor,
         state: Sequence[Tensor],
@@ -223,7 +235,7 @@ class _Operators:
 def _run_taped(*given: Any) -> list[Tensor]:
     """The output, the final states and the tape."""
     o = _checked(*given)
-    return Core.taped(o.job(), o.x, o.state, o.weights, o.masks())
+    return _apart(o.engine.taped(o.job(), o.x, o.state, o.weights, o.masks()))
 
 
 def _run_taped_fake(*given: Any) -> list[Tensor]:
@@ -231,7 +243,7 @@ def _run_taped_fake(*given: Any) -> list[Tensor]:
 
 
 def _tape(o: Operands) -> Tensor:
-    return calls.tape_like(o.job(), o.x, o.weights, o.recurrent is not None)
+    return o.engine.tape_like(o.job(), o.x, o.weights, o.recurrent is not None)
 
 
 def _run_back(
@@ -245,7 +257,7 @@ def _run_back(
         if grad is not None:
             check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
     plain = [None if g is None else g.resolve_neg() for g in grads]
-    found = calls.backward(o.job(), o.x, o.state, o.weights, o.masks(), tape, plain, wanted)
+    found = o.engine.backward(o.job(), o.x, o.state, o.weights, o.masks(), tape, plain, wanted)
     return [g for g in found if g is not None]
 
 
@@ -257,14 +269,14 @@ def _run_back_fake(grads: Any, tape: Tensor, wanted: list[bool], *given: Any) ->
 def _run_traced(*given: Any) -> list[Tensor]:
     """The output, the final states, and the named values one after the other."""
     o = _checked(*given)
-    outcome, trace = calls.traced(o.job(), o.x, o.state, o.weights, o.masks())
-    return [*outcome, torch.stack(list(trace.values()))]
+    outcome, trace = o.engine.traced(o.job(), o.x, o.state, o.weights, o.masks())
+    return [*_apart(outcome), torch.stack(list(trace.values()))]
 
 
 def _run_traced_fake(*given: Any) -> list[Tensor]:
     o, cell = Operands(*given), _cell(Operands(*given).cell)
     steps, batch, _ = o.x.shape
-    values = o.x.new_empty(len(cell.values), steps, batch, calls.hidden_size(o.weights, cell))
+    values = o.x.new_empty(len(cell.values), steps, batch, hidden_size(o.weights, cell))
     return [*_run_fake(*given), values]
 
 

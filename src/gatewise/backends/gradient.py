@@ -1,4 +1,4 @@
-"""A run's gradient: the core's own, and the reference's where a gradient of the gradient is asked for."""
+"""A run's gradient: an engine's own, and the reference's where a gradient of the gradient is asked for."""
 
 from __future__ import annotations
 
@@ -10,29 +10,11 @@ from torch import Tensor
 
 from gatewise.backends import reference
 from gatewise.backends.contract import Masks, Spec, Weights
-from gatewise.backends.native import calls
-from gatewise.backends.native.calls import Job
-
-
-class Core:
-    """What :class:`Run` calls: here the core at once, in operators.py the dispatcher."""
-
-    @staticmethod
-    def taped(
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
-    ) -> list[Tensor]:
-        tape = calls.kept_tape(job, x, weights, masks.recurrent is not None)
-        return [*calls.forward(job, x, state, weights, masks, tape), tape]
-
-    back = staticmethod(calls.backward)
+from gatewise.backends.engine import Job, hidden_size
 
 
 class Run(torch.autograd.Function):
-    """A differentiable run. ``how`` has the two calls, ``taped`` and ``back``."""
+    """A differentiable run. ``how`` is an engine, or has its calls ``taped`` and ``backward``."""
 
     @staticmethod
     def forward(ctx: Any, how: Any, job: Job, masks: Masks, *tensors: Tensor | None) -> Any:
@@ -52,7 +34,7 @@ class Run(torch.autograd.Function):
             found = _reference_gradients(ctx.job, masks, tensors, grads, wanted)
         else:
             plain = [None if g is None else g.resolve_neg() for g in grads]
-            found = ctx.how.back(ctx.job, *_parts(ctx.job, tensors), masks, tape, plain, wanted)
+            found = ctx.how.backward(ctx.job, *_parts(ctx.job, tensors), masks, tape, plain, wanted)
         return None, None, None, *found
 
 
@@ -103,7 +85,7 @@ def _reference_gradients(
 
 
 def _spec(job: Job, x: Tensor, weights: Sequence[Tensor | None], masks: Masks) -> Spec:
-    units = calls.hidden_size(weights, job.cell)
+    units = hidden_size(weights, job.cell)
     return Spec(
         *(job.cell, x.shape[2], units, job.proj_size, job.reverse, masks.lengths is not None),
         trace=False,

@@ -1,0 +1,421 @@
+"""The kernels on a GPU: right at full size, free of races, and how fast beside cuDNN and torch.compile.
+
+    python benchmarks/gpu.py [--workers 12] [--out benchmarks/results/gpu.json] [--only times]
+
+One command, under ten minutes. Kernels are first compiled, by several processes side by side. Times are
+of whole calls of the modules, by events, taken by turns; medians. Ends with a short table; the JSON has
+every row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import gatewise as gw
+from gatewise.bench.machine import describe
+
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
+CUDNN = {"LSTM": nn.LSTM, "GRU": nn.GRU}
+ROUNDS = 7
+SECTIONS = ("right", "races", "times", "lengths", "memory", "compiled")
+
+
+@dataclass(frozen=True)
+class Row:
+    cell: str  # LSTM, GRU, peephole or "LSTM, normalised"
+    dtype: str
+    T: int
+    B: int
+    H: int
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.dtype} T {self.T} B {self.B} H {self.H}"
+
+    def layer(self, **named: Any) -> nn.Module:
+        named |= dict(device="cuda", dtype=DTYPES[self.dtype])
+        torch.manual_seed(0)
+        if self.cell == "peephole":
+            return gw.Recurrent("peephole", self.H, self.H, **named)
+        if self.cell == "LSTM, normalised":
+            return gw.LSTM(self.H, self.H, layer_norm=True, **named)
+        return getattr(gw, self.cell)(self.H, self.H, **named)
+
+    def input(self) -> Tensor:
+        generator = torch.Generator("cuda").manual_seed(1)
+        shape = (self.T, self.B, self.H)
+        return torch.randn(shape, generator=generator, device="cuda", dtype=DTYPES[self.dtype])
+
+
+def timed_rows() -> Iterator[Row]:
+    sizes = (64, 128, 256, 512, 768, 1024, 1536)
+    for cell in CUDNN:
+        for H in sizes:
+            yield from (Row(cell, "bf16", 256, B, H) for B in (1, 16, 64, 256))
+        for H in (256, 768, 1024):
+            yield from (Row(cell, "bf16", 1024, B, H) for B in (16, 64))
+        for H in (64, 256, 512, 1024):
+            yield from (Row(cell, "fp32", 256, B, H) for B in (16, 64))
+    for cell in ("peephole", "LSTM, normalised"):
+        for H in (64, 256, 512, 1024):
+            yield from (Row(cell, "bf16", 256, B, H) for B in (16, 64))
+
+
+# Calls ---------------------------------------------------------------------------------------------
+
+
+def inference(layer: nn.Module, x: Tensor, **named: Any) -> Callable[[], Any]:
+    def call() -> Any:
+        with torch.no_grad():
+            return layer(x, **named)
+
+    return call
+
+
+def training(layer: nn.Module, x: Tensor, **named: Any) -> Callable[[], Any]:
+    given = x.clone().requires_grad_()
+    leaves = [given, *layer.parameters()]
+    generator = torch.Generator("cuda").manual_seed(2)
+    seed = torch.randn(layer(given, **named)[0].shape, generator=generator, device="cuda").to(
+        x.dtype
+    )
+
+    def call() -> Any:
+        return torch.autograd.grad(layer(given, **named)[0], leaves, seed)
+
+    return call
+
+
+MODES = {"inference": inference, "training": training}
+
+
+def milliseconds(calls: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Each call's median, taken by turns."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            found[name].append(start.elapsed_time(end))
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+# Compiling -----------------------------------------------------------------------------------------
+
+
+def compile_kernels(row: Row) -> str | None:
+    try:
+        short = Row(row.cell, row.dtype, 3, row.B, row.H)
+        layer, x = short.layer(backend="triton"), short.input()
+        for mode in MODES.values():
+            mode(layer, x)()
+        torch.cuda.synchronize()
+    except Exception as error:
+        return f"{row}: {error!r}"[:300]
+    return None
+
+
+def compile_all(rows: list[Row], workers: int) -> list[str]:
+    """Every kernel that the rows need; what could not be compiled or run."""
+    largest_first = sorted(set(rows), key=lambda row: -row.H)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        return [told for told in pool.imap_unordered(compile_kernels, largest_first) if told]
+
+
+# Sections ------------------------------------------------------------------------------------------
+
+
+def right() -> dict[str, Any]:
+    """‖found - reference‖ / ‖reference‖ of outputs and gradients, the reference in float64."""
+    found = {}
+    for cell in ("LSTM", "GRU", "peephole", "LSTM, normalised"):
+        for H, B in ((64, 16), (512, 16), (1024, 64)):
+            for dtype in DTYPES:
+                row = Row(cell, dtype, 64, B, H)
+                found[str(row)] = worst_error(row)
+    return found
+
+
+def worst_error(row: Row) -> dict[str, float]:
+    layer, x = row.layer(backend="triton"), row.input()
+    exact = row.layer(backend="reference").double()
+    exact.load_state_dict(layer.state_dict())
+    results = []
+    for module, given in ((layer, x), (exact, x.double())):
+        given = given.clone().requires_grad_()
+        output = module(given)[0]
+        # the loss of what each gives, so that rounding in the output is in the gradient too
+        grads = torch.autograd.grad(output, [given, *module.parameters()], torch.ones_like(output))
+        results.append((output.detach(), *grads))
+    torch.cuda.synchronize()
+    errors = [float((a.double() - b).norm() / b.norm()) for a, b in zip(*results, strict=True)]
+    return {"output": errors[0], "gradients": max(errors[1:])}
+
+
+def races() -> dict[str, Any]:
+    """Whether runs repeat bit by bit; and what compute-sanitizer says of a small one."""
+    rows = [
+        Row("LSTM", "bf16", 64, 40, 300),
+        Row("GRU", "fp32", 64, 16, 512),
+        Row("LSTM, normalised", "bf16", 32, 64, 1024),
+    ]
+    different = 0
+    for row in rows:
+        call = training(row.layer(backend="triton"), row.input())
+        first = call()
+        for _ in range(20):
+            different += any(not torch.equal(a, b) for a, b in zip(first, call(), strict=True))
+    found: dict[str, Any] = {"runs": 20 * len(rows), "different": different}
+    if sanitizer := shutil.which("compute-sanitizer") or shutil.which(
+        "/usr/local/cuda/bin/compute-sanitizer"
+    ):
+        for tool in ("memcheck", "racecheck"):
+            found[tool] = sanitized(sanitizer, tool)
+    return found
+
+
+SMALL = (
+    "import torch, gatewise as gw; l = gw.LSTM(8, 70, backend='triton').cuda().bfloat16(); "
+    "x = torch.randn(3, 5, 8, device='cuda', dtype=torch.bfloat16); l(x)[0].sum().backward(); torch.cuda.synchronize()"
+)
+
+
+def sanitized(sanitizer: str, tool: str) -> str:
+    command = [sanitizer, "--tool", tool, "--kernel-regex", "kns=ward", sys.executable, "-c", SMALL]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    except subprocess.TimeoutExpired:
+        return "not done after 100 s"
+    lines = [
+        line
+        for line in (run.stdout + run.stderr).splitlines()
+        if "SUMMARY" in line or "rror" in line
+    ]
+    return "; ".join(lines[-3:]) or f"ended with {run.returncode}"
+
+
+def times(deadline: float) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for row in timed_rows():
+        if time.monotonic() > deadline:
+            print(f"out of time before {row}", flush=True)
+            break
+        x = row.input()
+        modules = {"gatewise": row.layer(backend="triton")}
+        if row.cell in CUDNN:
+            theirs = CUDNN[row.cell](row.H, row.H).to("cuda", DTYPES[row.dtype])
+            theirs.flatten_parameters()
+            modules["cudnn"] = theirs
+        for mode, of in MODES.items():
+            try:
+                found[f"{row} {mode}"] = milliseconds(
+                    {name: of(m, x) for name, m in modules.items()}
+                )
+            except Exception as error:
+                found[f"{row} {mode}"] = {"error": repr(error)[:300]}
+    return found
+
+
+def lengths() -> dict[str, Any]:
+    """A batch of sequences of which most are short: with lengths, padded, and cuDNN's packed run."""
+    found = {}
+    for H in (256, 512):
+        row = Row("LSTM", "bf16", 512, 64, H)
+        x, layer = row.input(), row.layer(backend="triton")
+        given = (
+            torch.rand(row.B, generator=torch.Generator().manual_seed(3)) ** 2 * row.T
+        ).long() + 1
+        theirs = nn.LSTM(H, H).to("cuda", DTYPES[row.dtype])
+        theirs.flatten_parameters()
+        packed = nn.utils.rnn.pack_padded_sequence(x, given, enforce_sorted=False)
+        on_chip = given.cuda()
+        found[f"{row} inference"] = milliseconds(
+            {
+                "lengths": inference(layer, x, lengths=on_chip),
+                "padded": inference(layer, x),
+                "cudnn packed": inference(theirs, packed),
+                "cudnn padded": inference(theirs, x),
+            }
+        )
+        found[f"{row} training"] = milliseconds(
+            {
+                "lengths": training(layer, x, lengths=on_chip),
+                "padded": training(layer, x),
+                "cudnn padded": training(theirs, x),
+            }
+        )
+    return found
+
+
+def memory() -> dict[str, Any]:
+    """Bytes that a training step takes at most, beside what was there before."""
+    found: dict[str, Any] = {}
+    for H in (256, 1024):
+        row = Row("LSTM", "bf16", 512, 64, H)
+        x = row.input()
+        theirs = nn.LSTM(H, H).to("cuda", DTYPES[row.dtype])
+        for name, module in (("gatewise", row.layer(backend="triton")), ("cudnn", theirs)):
+            call = training(module, x)
+            call()
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            call()
+            torch.cuda.synchronize()
+            found.setdefault(str(row), {})[name] = torch.cuda.max_memory_allocated() - before
+    return found
+
+
+def compiled() -> dict[str, Any]:
+    """A peephole LSTM as a loop under torch.compile; T is short, since it is compiled step by step."""
+    row = Row("peephole", "bf16", 32, 16, 256)
+    layer, x = row.layer(backend="triton"), row.input()
+    w = {name.removesuffix("_l0"): value.detach() for name, value in layer.named_parameters()}
+
+    def loop(x: Tensor) -> Tensor:
+        inputs = x @ w["weight_ih"].T + w["bias_ih"] + w["bias_hh"]
+        h = c = x.new_zeros(row.B, row.H)
+        outputs = []
+        for step in inputs:
+            i, f, g, o = (step + h @ w["weight_hh"].T).chunk(4, -1)
+            i, f = torch.sigmoid(i + w["pi"] * c), torch.sigmoid(f + w["pf"] * c)
+            c = f * c + i * torch.tanh(g)
+            h = torch.sigmoid(o + w["po"] * c) * torch.tanh(c)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    start = time.monotonic()
+    made = torch.compile(loop)
+    error = float((made(x) - layer(x)[0]).detach().float().abs().max())
+    seconds = time.monotonic() - start
+    calls = {"gatewise": inference(layer, x), "compiled": lambda: made(x), "loop": lambda: loop(x)}
+    found: dict[str, Any] = {f"{row} inference": milliseconds(calls)}
+    return found | {"compiling": {"seconds": seconds, "largest difference": error}}
+
+
+# The whole -----------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    import triton
+
+    chip = torch.cuda.get_device_properties(0)
+    return describe() | {
+        "gpu": chip.name,
+        "multiprocessors": chip.multi_processor_count,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "triton": triton.__version__,
+        "bf16_tflops": rate(),
+        "copy_tb_s": bandwidth(),
+    }
+
+
+def rate() -> float:
+    """What a large product of random numbers runs at."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    return 2 * 8192**3 / milliseconds({"product": lambda: a @ a})["product"] / 1e9
+
+
+def bandwidth() -> float:
+    a = torch.randn(1 << 29, device="cuda")
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / milliseconds({"copy": lambda: b.copy_(a)})["copy"] / 1e9
+
+
+def floor(row: Row, mode: str, chip: dict[str, Any]) -> float:
+    """Milliseconds below which no bf16 run goes: its products at the rate of a large one."""
+    gates = 3 if row.cell == "GRU" else 4
+    products = 2 * row.T * row.B * 2 * row.H * gates * row.H * (3 if mode == "training" else 1)
+    return products / chip["bf16_tflops"] / 1e9
+
+
+def table(report: dict[str, Any]) -> None:
+    print(
+        f"\n{report['machine']['gpu']}, torch {torch.__version__}; milliseconds, cuDNN's over ours, and the floor"
+    )
+    for name, row in report.get("times", {}).items():
+        if "error" in row:
+            print(f"{name:48} {row['error'][:90]}")
+            continue
+        ratio = (
+            f"{row['cudnn']:9.2f} {row['cudnn'] / row['gatewise']:6.2f}"
+            if "cudnn" in row
+            else " " * 16
+        )
+        print(f"{name:48} {row['gatewise']:9.2f} {ratio} {row['floor']:9.3f}")
+    for section in ("lengths", "memory", "compiled", "races", "right"):
+        for name, row in report.get(section, {}).items():
+            print(f"{section}: {name} {json.dumps(row)[:150]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workers", type=int, default=12, help="processes that compile")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--minutes", type=float, default=8, help="after which no further row is timed"
+    )
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("this benchmark needs an NVIDIA GPU")
+    start = time.monotonic()
+    report: dict[str, Any] = {"machine": machine()}
+
+    def keep(name: str, found: Any) -> None:
+        report[name] = found
+        report["seconds"] = time.monotonic() - start
+        print(f"{name} done after {report['seconds']:.0f} s", flush=True)
+        if given.out:
+            given.out.write_text(json.dumps(report, indent=1) + "\n")
+
+    if "times" in given.only:
+        keep("not compiled", compile_all(list(timed_rows()), given.workers))
+    for name, section in (
+        ("right", right),
+        ("lengths", lengths),
+        ("memory", memory),
+        ("races", races),
+        ("compiled", compiled),
+    ):
+        if name == "races" and "times" in given.only:
+            found = times(start + 60 * given.minutes)
+            for key, row in found.items():
+                parts, mode = key.rsplit(" ", 1)
+                row["floor"] = floor(
+                    next(r for r in timed_rows() if str(r) == parts), mode, report["machine"]
+                )
+            keep("times", found)
+        if name in given.only:
+            try:
+                keep(name, section())
+            except Exception as error:  # what was measured before is kept
+                keep(name, {"error": {"what": repr(error)[:500]}})
+    table(report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""What runs a cell through time in one call: the native core on the CPU, the time loops on a GPU."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from gatewise.backends.contract import Masks, Spec, Weights
+from gatewise.cells.language import Cell
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a call needs beside tensors. ``threads`` is for the CPU."""
+
+    cell: Cell
+    proj_size: int
+    reverse: bool
+    threads: int
+
+
+def job_of(spec: Spec) -> Job:
+    return Job(spec.cell, spec.proj_size, spec.reverse, torch.get_num_threads())
+
+
+def flat(weights: Weights, cell: Cell) -> list[Tensor | None]:
+    """The weights as a call takes them: in the order of contract.Weights, the per-unit ones last."""
+    return [*weights[:7], *(weights.per_unit[name] for name in cell.params)]
+
+
+def hidden_size(weights: Sequence[Tensor | None], cell: Cell) -> int:
+    """H, as the input's weights, which are always there, have it."""
+    return weights[0].shape[0] // len(cell.gates)  # type: ignore[union-attr]
+
+
+class Engine(Protocol):
+    """Calls on tensors that fit each other; what they give has no gradient of its own."""
+
+    @property
+    def DTYPES(self) -> tuple[torch.dtype, ...]:  # noqa: N802  a constant of a module
+        """What it computes in."""
+
+    def unusable(self, cell: Cell) -> str | None:
+        """Why it cannot have the cell, as the end of the sentence "it ...", or None."""
+
+    def forward(
+        self,
+        job: Job,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        masks: Masks,
+    ) -> list[Tensor]:
+        """The output and each state at its end."""
+
+    def taped(
+        self,
+        job: Job,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        masks: Masks,
+    ) -> list[Tensor]:
+        """The same, and the tape that ``backward`` needs."""
+
+    def traced(
+        self,
+        job: Job,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        masks: Masks,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The output and the states, and every named value, each T×B×H."""
+
+    def tape_like(
+        self, job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool
+    ) -> Tensor:
+        """An empty tape for a run over ``x``; its size alone matters, so ``x`` may be a fake tensor."""
+
+    def backward(
+        self,
+        job: Job,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        masks: Masks,
+        tape: Tensor,
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """The gradients of x, the states and the weights, in that order; None where not ``wanted``.
+
+        ``grads`` are those of the output and of the final states."""
+
+
+_ENGINES = {"cpu": "native.calls", "cuda": "gpu.calls"}
+
+
+def engine_for(device: torch.device) -> Engine | None:
+    """The engine of a kind of device, imported when first asked for."""
+    if device.type not in _ENGINES:
+        return None
+    module = importlib.import_module(f"gatewise.backends.{_ENGINES[device.type]}")
+    return cast(Engine, module)

@@ -1,0 +1,162 @@
+"""What both directions of a call are given, laid out as the time loops take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gatewise.backends.contract import Masks
+from gatewise.backends.engine import Job, hidden_size
+from gatewise.backends.gpu import plan as plans
+from gatewise.backends.gpu.plan import Chip, Plan
+from gatewise.backends.gpu.sums import rows, shape_of
+from gatewise.backends.gpu.tape import Sizes, widths
+
+TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+class Given(NamedTuple):
+    """The weights by name; the last is the gain of the recurrent product's normalisation."""
+
+    input: Tensor
+    recurrent: Tensor
+    input_bias: Tensor | None
+    recurrent_bias: Tensor | None
+    projection: Tensor | None
+    norm_input: Tensor | None
+    norm_recurrent: Tensor | None
+
+
+class Call:
+    """A call, and how it is divided. What comes without ``lengths`` has None for them."""
+
+    def __init__(
+        self,
+        job: Job,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        masks: Masks,
+        divide: Callable[[plans.Job, Chip], Plan],
+    ) -> None:
+        self.job, self.shape, self.x, self.state = job, shape_of(job.cell), x, state
+        self.weights = Given(*weights[:7])  # type: ignore[arg-type]
+        self.sizes = sizes_of(job, x, weights)
+        self.widths = widths(self.shape, self.sizes)
+        of_state, H = self.shape.of_state, self.sizes.H
+        gain, projection = self.weights.norm_recurrent, self.weights.projection
+        self.recurrent = rows(self.weights.recurrent, of_state, H)
+        self.gain = None if gain is None else rows(gain, of_state, H)
+        self.projection = None if projection is None else projection.contiguous()
+        self.per_unit = tuple(w.contiguous() for w in weights[7:] if w is not None)
+        self.plan = divide(self._to_divide(), chip(x.device))
+        self._take(masks)
+
+    def _to_divide(self) -> plans.Job:
+        shape, sizes = self.shape, self.sizes
+        beside = shape.NL + sizes.projected
+        of_unit = (len(shape.FED), shape.NW + shape.NH, beside)
+        return plans.Job(max(sizes.H, sizes.P), sizes.B, sizes.dtype.itemsize, *of_unit)
+
+    def _take(self, masks: Masks) -> None:
+        T, B, device = self.sizes.T, self.sizes.B, self.x.device
+        self.lengths = self.order = self.valid = None
+        if masks.lengths is not None:
+            self.lengths = masks.lengths.to(device)
+            # longest first, so that a tile of short ones is done early
+            self.order = self.lengths.argsort(descending=True).to(torch.int32)
+            self.valid = (torch.arange(T, device=device)[:, None] < self.lengths)[..., None]
+        reset, factor = masks.reset, masks.recurrent
+        self.reset = None if reset is None else reset.contiguous().view(torch.uint8)
+        self.factor = None if factor is None else factor.contiguous()
+        self.zoneout: tuple[Tensor, ...] | None = None
+        self.zone_steps: tuple[int, ...] = ()
+        if masks.zoneout is not None:
+            shares = [z.contiguous().expand(T, B, z.shape[-1]) for z in masks.zoneout]
+            self.zoneout = tuple(shares)
+            self.zone_steps = tuple(step for z in shares for step in z.stride()[:2])
+
+    def real(self, of: Tensor) -> Tensor:
+        """T×B×… with zeros beyond each sequence's length: NaN there would reach the weights."""
+        return of if self.valid is None else torch.where(self.valid, of, 0)
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Room for what the loops write, which do not write beyond a sequence's length."""
+        make = torch.empty if self.valid is None else torch.zeros
+        return make(shape, dtype=dtype or self.sizes.dtype, device=self.x.device)
+
+    def constants(self) -> dict[str, Any]:
+        """What both loops are compiled for."""
+        shape, sizes = self.shape, self.sizes
+        fed = [self.widths[k] for k in shape.FED]
+        return dict(
+            **shape.counts(),
+            **self.plan.blocks(),
+            FED=shape.FED,
+            FEDS=len(shape.FED),
+            FROM=tuple(sum(fed[:f]) for f in range(len(fed))),
+            F=sum(fed),
+            H=sizes.H,
+            P=sizes.P,
+            WIDTHS=self.widths,
+            REVERSE=self.job.reverse,
+            DT=TYPES[sizes.dtype],
+            PRECISION=precision(),
+            num_warps=self.plan.warps,
+        )
+
+    def launch(self, loop: Any, *given: Any, **constants: Any) -> None:
+        """Runs a loop over all sequences: several times where its programs cannot all run at once."""
+        T, B = self.sizes.T, self.sizes.B
+        constants |= self.constants()
+        if self.plan.SLICES > 1:  # they wait for each other, so that all must run: this sees to it
+            constants["launch_cooperative_grid"] = True
+        with _on(self.x.device):
+            for first, tiles in self._tiles() if T else ():
+                counters = torch.zeros(tiles, dtype=torch.int32, device=self.x.device)
+                loop[tiles, self.plan.SLICES](
+                    *given, self.places(), counters, T, B, first, **constants
+                )
+
+    def _tiles(self) -> Iterator[tuple[int, int]]:
+        """Each launch's first sequence, and its tiles."""
+        B, of_tile = self.sizes.B, self.plan.BT
+        for first in range(0, B, self.plan.tiles * of_tile):
+            yield first, min(self.plan.tiles, -(-(B - first) // of_tile))
+
+    def places(self) -> Tensor | None:
+        """Where slices tell each other two numbers of each sequence."""
+        if self.gain is None or self.plan.SLICES == 1:
+            return None
+        size = (self.plan.SLICES, self.sizes.B, 2)
+        return torch.empty(size, dtype=torch.float32, device=self.x.device)
+
+
+def sizes_of(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Sizes:
+    H = hidden_size(weights, job.cell)
+    projected, normalised = weights[4] is not None, weights[6] is not None
+    T, B, _ = x.shape
+    return Sizes(T, B, H, job.proj_size or H, x.dtype, projected, normalised)
+
+
+@cache
+def chip(device: torch.device) -> Chip:
+    index = torch.cuda.current_device() if device.index is None else device.index
+    found = triton.runtime.driver.active.utils.get_device_properties(index)
+    return Chip(found["multiprocessor_count"], found["max_shared_mem"])
+
+
+def precision() -> str:
+    """How float32 is multiplied: in TF32 where torch may, else in three products of its parts."""
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+
+
+def _on(device: torch.device) -> torch.cuda.device:
+    """Where Triton launches."""
+    return torch.cuda.device(device if device.type == "cuda" else -1)

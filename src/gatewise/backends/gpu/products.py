@@ -1,0 +1,128 @@
+"""The large products before and after the time loops: single ones over all steps, torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear
+
+from gatewise.backends.contract import NORM_EPSILON
+from gatewise.backends.gpu.call import Call
+from gatewise.backends.gpu.sums import in_gates, rows
+
+
+def input_sums(call: Call) -> Tensor:
+    """T×B×(sums with an input part)·H, normalised where that is asked for; without biases."""
+    of_input, H = call.shape.of_input, call.sizes.H
+    sums = linear(call.real(call.x), rows(call.weights.input, of_input, H))
+    if (gain := call.weights.norm_input) is not None:
+        gain = rows(gain, of_input, H)
+        sums = layer_norm(sums, gain.shape, gain, None, NORM_EPSILON)
+    return sums.contiguous()
+
+
+def biases(call: Call) -> Tensor:
+    """(sums)·H in float32: that of each part, and both for a whole gate."""
+    shape, H = call.shape, call.sizes.H
+    total = torch.zeros(shape.sums, H, dtype=torch.float32, device=call.x.device)
+    for bias, first, gates in (
+        (call.weights.input_bias, 0, shape.of_input),
+        (call.weights.recurrent_bias, shape.NX, shape.of_state),
+    ):
+        if bias is not None and gates:
+            total[first : first + len(gates)] += rows(bias, gates, H).view(-1, H)
+    return total
+
+
+def gradients(
+    call: Call,
+    tape: Mapping[str, Tensor],
+    of_sums: Tensor,
+    before_norm: Tensor | None,
+    projected: Tensor | None,
+    initial: Sequence[Tensor],
+    per_unit: Sequence[Tensor],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """From the gradients of every step's sums (T×B×(sums)·H), and of what the recurrent product's
+    normalisation and the projection were given, to those of x, the states and the weights."""
+    shape, H, w, x = call.shape, call.sizes.H, call.weights, call.real(call.x)
+    of_x = of_sums[..., : len(shape.of_input) * H]
+    of_h = of_sums[..., shape.NX * H :]
+    want_x, want = wanted[0], dict(zip(w._fields, wanted[1 + shape.STATES :], strict=False))
+    matrix = rows(w.input, shape.of_input, H)
+    found: dict[str, Tensor | None] = {}
+    into = of_x
+    if w.norm_input is not None:
+        gain = rows(w.norm_input, shape.of_input, H)
+        into, found["norm_input"] = _before_norm(of_x, linear(x, matrix), gain)
+    if want["input"]:
+        found["input"] = _flat(into).T @ _flat(x)
+    if want["input_bias"]:
+        found["input_bias"] = _over_steps(of_x)
+    if want["recurrent_bias"]:
+        found["recurrent_bias"] = _over_steps(of_h)
+    if want["recurrent"]:
+        found["recurrent"] = _of_recurrent(call, tape, of_h if before_norm is None else before_norm)
+    if want["norm_recurrent"] and before_norm is not None:
+        found["norm_recurrent"] = (of_h.float() * tape["normal"]).sum((0, 1))
+    if want["projection"] and projected is not None:
+        found["projection"] = _flat(projected).T @ _flat(tape["unprojected"])
+    for names, gates in (
+        (("input", "input_bias", "norm_input"), shape.of_input),
+        (("recurrent", "recurrent_bias", "norm_recurrent"), shape.of_state),
+    ):
+        for name in names:
+            weight, gradient = getattr(w, name), found.get(name)
+            if gradient is not None and weight is not None:
+                found[name] = in_gates(gradient, gates, weight, H)
+    of_input = (into @ matrix) if want_x else None
+    results = [of_input, *initial, *map(found.get, w._fields), *per_unit]
+    given = [call.x, *call.state, *w, *call.per_unit]
+    each = zip(results, given, wanted, strict=True)
+    return [
+        r.to(of.dtype) if asked and r is not None and of is not None else None
+        for r, of, asked in each
+    ]
+
+
+def _flat(of: Tensor) -> Tensor:
+    return of.flatten(0, 1)
+
+
+def _over_steps(of: Tensor) -> Tensor:
+    return of.sum((0, 1), dtype=torch.float32)
+
+
+def _of_recurrent(call: Call, tape: Mapping[str, Tensor], into: Tensor) -> Tensor:
+    """(sums with a recurrent part)·H×F: each step's gradients by what was fed back to it."""
+    shape, x = call.shape, call.x
+    early = (shape.NW + shape.NH) * call.sizes.H
+    fed = [_fed_back(call, tape[f"state {k}"]) for k in shape.FED]
+    beside = fed[0] if len(fed) == 1 else torch.cat([x.new_empty(*x.shape[:2], 0), *fed], -1)
+    if call.reset is not None:
+        beside = torch.where(call.reset[..., None] != 0, 0, beside)
+    if call.factor is not None:
+        beside = beside * call.factor
+    found = _flat(into[..., :early]).T @ _flat(beside)
+    if shape.NL:
+        found = torch.cat([found, _flat(into[..., early:]).T @ _flat(tape["late"])])
+    return found
+
+
+def _fed_back(call: Call, history: Tensor) -> Tensor:
+    """Each step's old state, as a product takes it."""
+    return (history[1:] if call.job.reverse else history[:-1]).to(call.x.dtype)
+
+
+def _before_norm(grads: Tensor, product: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """From the gradient of gain * n(product) to those of the product and of the gain."""
+    product, scaled = product.float(), grads.float() * gain.float()
+    centred = product - product.mean(-1, keepdim=True)
+    deviation = (centred.square().mean(-1, keepdim=True) + NORM_EPSILON).sqrt()
+    n = centred / deviation
+    along = (scaled * n).mean(-1, keepdim=True)
+    back = (scaled - scaled.mean(-1, keepdim=True) - n * along) / deviation
+    return back.to(grads.dtype), (grads.float() * n).sum((0, 1))

@@ -1,0 +1,81 @@
+"""A cell's sums and states as the time loops count them, and rows in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gatewise.cells.language import Cell, topological
+from gatewise.emit.steps import layout
+
+
+@dataclass(frozen=True)
+class Shape:
+    """See loops.py. ``uses``: the states that the equations read; ``of_input`` and ``of_state``: of each
+    sum with such a part its gate's place."""
+
+    NX: int
+    NW: int
+    NH: int
+    NL: int
+    STATES: int
+    PARAMS: int
+    SAVED: int
+    FED: tuple[int, ...]
+    uses: tuple[bool, ...]
+    values: int
+    gates: int
+    of_input: tuple[int, ...]
+    of_state: tuple[int, ...]
+
+    @property
+    def sums(self) -> int:
+        return self.NX + self.NW + self.NH + self.NL
+
+    def counts(self) -> dict[str, int]:
+        names = ("NX", "NW", "NH", "NL", "STATES", "PARAMS", "SAVED")
+        return {name: getattr(self, name) for name in names}
+
+
+@cache
+def shape_of(cell: Cell) -> Shape:
+    sums = layout(cell).accumulators
+    parts = [a.part for a in sums]
+    gates = [cell.gates.index(a.gate) for a in sums]
+    read = {node.name for node in topological(cell.values.values()) if node.op == "state"}
+    return Shape(
+        NX=parts.count("gate.x"),
+        NW=parts.count("gate"),
+        NH=parts.count("gate.h"),
+        NL=parts.count("late"),
+        STATES=len(cell.state),
+        PARAMS=len(cell.params),
+        SAVED=len(layout(cell).saved),
+        FED=tuple(cell.state.index(name) for name in cell.feedback),
+        uses=tuple(name in read for name in cell.state),
+        values=len(cell.values),
+        gates=len(cell.gates),
+        of_input=tuple(g for g, part in zip(gates, parts, strict=True) if part != "gate.h"),
+        of_state=tuple(g for g, part in zip(gates, parts, strict=True) if part != "gate.x"),
+    )
+
+
+def rows(of: Tensor, gates: tuple[int, ...], H: int) -> Tensor:
+    """Of rows in the order of gates, H each, those of the sums that belong to ``gates``."""
+    if gates == tuple(range(of.shape[0] // H)):
+        return of.contiguous()
+    each = of.split(H)
+    return torch.cat([each[g] for g in gates]) if gates else of[:0]
+
+
+def in_gates(found: Tensor, gates: tuple[int, ...], like: Tensor, H: int) -> Tensor:
+    """The other way round; zero where a gate has no such sum."""
+    if gates == tuple(range(like.shape[0] // H)):
+        return found
+    whole = found.new_zeros(like.shape)
+    for place, g in enumerate(gates):
+        whole[g * H : (g + 1) * H] = found[place * H : (place + 1) * H]
+    return whole

@@ -1,0 +1,58 @@
+"""An engine's calls as torch operations: with a gradient, and whole to torch.compile and export.
+
+In eager mode an autograd.Function calls the engine directly. What torch traces calls the operator
+``gatewise::run`` (see operators.py) instead: one node in the graph, whatever the number of steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatewise.backends import operators
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights, differentiated, recorded
+from gatewise.backends.engine import Engine, flat, job_of
+from gatewise.backends.gradient import Run
+
+
+def run(
+    engine: Engine,
+    spec: Spec,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Weights,
+    masks: Masks,
+) -> Outcome:
+    """What comes out; differentiable, unless it is traced."""
+    given = flat(weights, spec.cell)
+    tensors = (x, *state, *given)
+    traced = recorded(tensors)
+    if spec.trace:
+        return _traced(engine, spec, x, state, given, masks, traced)
+    if traced:
+        output, *final = torch.ops.gatewise.run(*operators.operands(spec, x, state, given, masks))
+    elif differentiated(tensors):
+        output, *final = Run.apply(engine, job_of(spec), masks, *tensors)
+    else:
+        output, *final = engine.forward(job_of(spec), x, state, given, masks)
+    return Outcome(output, tuple(final))
+
+
+def _traced(
+    engine: Engine,
+    spec: Spec,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: list[Tensor | None],
+    masks: Masks,
+    recorded: bool,
+) -> Outcome:
+    if recorded:
+        given = operators.operands(spec, x, state, weights, masks)
+        output, *final, values = torch.ops.gatewise.run_traced(*given)
+        trace = dict(zip(spec.cell.values, values, strict=True))
+    else:
+        (output, *final), trace = engine.traced(job_of(spec), x, state, weights, masks)
+    if spec.proj_size:
+        trace[spec.cell.state[0]] = output
+    return Outcome(output, tuple(final), trace)

@@ -1,0 +1,308 @@
+"""The GPU's time loops without a GPU: through Triton's interpreter against the reference, and compiled
+for chips that are not there.
+
+Held against the reference in double precision like the CPU's kernels (test_cpu.py). The interpreter
+works each operation out with NumPy, so that sizes are small; what a chip does is in test_gpu.py.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import gatewise as gw
+from cases import ALL, alone_and_chunked, assert_within, case, uses_every_part
+from cells import OWN_CELLS, PROJECTABLE
+from gatewise import CELLS
+from gatewise.backends import reference, triton
+from gatewise.backends.contract import Spec
+from gatewise.emit.triton import source
+from gatewise.errors import BackendError
+
+if torch.cuda.is_available():
+    pytest.skip("there is a GPU: test_gpu.py runs on it", allow_module_level=True)
+pytest.importorskip("triton", reason="Triton has no build for this machine")
+
+import triton_interpreter
+from gatewise.backends.gpu import call, plan
+from gatewise.backends.gpu.plan import Chip, Job, Plan
+
+EVERY = {**CELLS, **OWN_CELLS}
+LENGTHS = (3, 0, 2, 3, 1)
+SIZES = dict(T=3, B=5, inputs=3, H=17, dtype=torch.float32)
+CHIPS = {80: Chip(108, 166912), 90: Chip(132, 232448)}
+TOLERANCE = {torch.float32: 5e-5, torch.float16: 4e-3}
+
+# Ways to divide a call of up to 64 units: each alone, sums from one product, in parts, weights read
+# again at every step, and more tiles than one launch has room for.
+PLANS = {
+    "one slice": lambda job: Plan(16, max(plan.power_of_two(job.width), 16), 1, 1, 1,
+                                  max(plan.power_of_two(job.width), 16), 1, True, 4, 2),
+    "slices": lambda job: sliced(job, 8, 1, 1, 32, True),
+    "side by side": lambda job: sliced(job, 8, 4, 1, 16, True),
+    "parts": lambda job: sliced(job, 16, 1, 2, 16, True),
+    "read again": lambda job: sliced(job, 16, 1, 1, 16, False),
+}  # fmt: skip
+
+
+def sliced(job, units, side, parts, chunk, kept):
+    chunks = -(-job.width // (parts * chunk))
+    fits = side if 1 < job.sums <= side else 1
+    return Plan(16, units, -(-job.width // units), fits, parts, chunk, chunks, kept, 4, 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def interpreted():
+    triton_interpreter.install()
+    torch.use_deterministic_algorithms(True)  # so that what torch.empty gives holds NaN
+    patch = pytest.MonkeyPatch()
+    patch.setattr(call, "chip", lambda device: CHIPS[90])
+    yield
+    patch.undo()
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def divided(monkeypatch, request):
+    """Both ways are divided as the parameter says."""
+    divide = PLANS[request.param]
+    monkeypatch.setattr(plan, "forward", lambda job, chip: divide(job))
+    monkeypatch.setattr(plan, "backward", lambda job, chip: replace(divide(job), SIDE=1))
+    return request.param
+
+
+def check(given):
+    assert triton.unfit(given.spec) is None
+    found, expected = given.gradients(triton), given.in_double().gradients(reference)
+    for value in (*found[0], *found[1].values()):
+        assert value.dtype == given.dtype
+    assert_within(found, expected, TOLERANCE[given.dtype])
+
+
+def options(cell):
+    """A cell with all at once that the loops have to heed; then, slow, with less."""
+    norm = uses_every_part(cell) and not cell.late
+    every = dict(ALL, layer_norm=norm, lengths=LENGTHS)
+    yield dict(every, reverse=True, zoneout=(1, 5)), ()
+    yield {}, () if cell.name in ("lstm", "gru", "peephole") else pytest.mark.slow
+    yield dict(lengths=LENGTHS, bias=False), pytest.mark.slow
+    if cell.name in PROJECTABLE:
+        yield dict(every, P=11), () if cell.name in ("lstm", "rnn_tanh") else pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("cell", "given"),
+    [
+        pytest.param(cell, given, marks=marks, id=f"{cell.name}-{'-'.join(given) or 'plain'}")
+        for cell in EVERY.values()
+        for given, marks in options(cell)
+    ],
+)
+def test_every_cell(cell, given):
+    check(case(cell, **SIZES | given))
+
+
+EXCHANGES = [
+    ("lstm", dict(ALL, P=11, lengths=LENGTHS)),
+    ("gru", dict(layer_norm=True, lengths=LENGTHS, reverse=True)),
+    ("gru_2014", dict(reset=True, recurrent_dropout=True, lengths=LENGTHS, reverse=True)),
+    ("both_fed_back", dict(recurrent_dropout=True, P=7)),
+]
+MORE = [
+    ("lstm", {}),
+    ("gru", dict(reset=True, recurrent_dropout=True, zoneout=True, reverse=True)),
+    ("two_fed_late", dict(zoneout=True)),
+    ("fgr", dict(lengths=LENGTHS)),
+    ("rnn_tanh", dict(lengths=LENGTHS, reverse=True)),
+]
+
+
+@pytest.mark.parametrize(
+    "divided", ["slices", "side by side", "parts", "read again"], indirect=True
+)
+@pytest.mark.parametrize(
+    ("name", "given"), EXCHANGES + [pytest.param(*each, marks=pytest.mark.slow) for each in MORE]
+)
+def test_slices_that_wait_for_each_other(divided, name, given):
+    check(case(EVERY[name], **SIZES | given))
+
+
+@pytest.mark.parametrize("divided", ["one slice", "side by side"], indirect=True)
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 17, 2, 16), (3, 17, 5, 33)])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_awkward_sizes(divided, name, sizes):
+    if divided == "side by side" and sizes[-1] <= 8:
+        pytest.skip("one slice has all the units")
+    T, B, inputs, H = sizes
+    check(case(CELLS[name], T=T, B=B, inputs=inputs, H=H, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("empty", [dict(T=0), dict(B=0), dict(T=0, B=0)])
+def test_nothing_to_run(empty):
+    given = case(CELLS["lstm"], **SIZES | empty)
+    found, expected = given.gradients(triton), given.in_double().gradients(reference)
+    assert_within(found, expected, 1e-6)
+
+
+@pytest.mark.parametrize("divided", ["one slice", "side by side"], indirect=True)
+@pytest.mark.parametrize("name", ["lstm", "gru", "slstm"])
+def test_halves(divided, name):
+    """The interpreter does not compute in bfloat16; test_gpu.py does."""
+    check(case(CELLS[name], **SIZES | dict(dtype=torch.float16, lengths=LENGTHS)))
+
+
+@pytest.mark.parametrize("divided", ["one slice", "side by side"], indirect=True)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_sequence_alone_and_in_chunks(divided, reverse):
+    given = case(CELLS["lstm"], **SIZES | dict(T=5, lengths=(5, 0, 4, 2, 1), reverse=reverse))
+    whole = given.forward(triton)
+    alone, chunked = alone_and_chunked(triton, given, 2, 4, (1, 3))
+    for b_alone, b_chunked, w in zip(alone, chunked, whole, strict=True):
+        of_whole = w[:4, 2:3] if w.dim() == 3 else w[2:3]
+        torch.testing.assert_close(b_alone, of_whole, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(b_chunked, of_whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("divided", ["one slice", "slices"], indirect=True)
+@pytest.mark.parametrize("name", ["lstm", "gru_2014", "fgr"])
+def test_a_trace(divided, name):
+    given = case(CELLS[name], **SIZES | dict(lengths=LENGTHS, reverse=True, zoneout=True))
+    traced = replace(given, spec=replace(given.spec, trace=True))
+    with torch.no_grad():
+        found = triton.forward(traced.spec, *traced.arguments())
+        expected = reference.forward(traced.in_double().spec, *traced.in_double().arguments())
+    assert found.trace.keys() == expected.trace.keys()
+    for value, true in expected.trace.items():
+        torch.testing.assert_close(found.trace[value].double(), true, rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_of_any_layout():
+    given = case(CELLS["peephole"], **SIZES)
+    strided = {name: v.repeat_interleave(2, -1)[..., ::2] for name, v in given.tensors.items()}
+    assert not strided["x"].is_contiguous()
+    check(replace(given, tensors=strided))
+
+
+def test_the_input_in_the_padding_is_never_looked_at():
+    given = case(CELLS["lstm"], **SIZES | dict(lengths=LENGTHS))
+    expected = given.gradients(triton)
+    for b, length in enumerate(LENGTHS):
+        given.tensors["x"][length:, b] = float("nan")
+    found = given.gradients(triton)
+    assert_within(found, expected, 1e-12)
+
+
+def test_a_second_derivative():
+    given = case(CELLS["lstm"], T=2, B=2, inputs=2, H=3, dtype=torch.float32)
+    leaves = given.leaves()
+    out = given.forward(triton, *leaves)[0]
+    (first,) = torch.autograd.grad(out.square().sum(), leaves[0], create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), leaves[0])
+    again = given.leaves()
+    out = given.forward(reference, *again)[0]
+    (first,) = torch.autograd.grad(out.square().sum(), again[0], create_graph=True)
+    (expected,) = torch.autograd.grad(first.square().sum(), again[0])
+    torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-5)
+
+
+# The emitted text, and what refuses ------------------------------------------------------------------
+
+
+def test_a_planted_fault_is_seen(monkeypatch):
+    """i and f change places in what is emitted: the comparison must notice."""
+    from gatewise.backends.gpu import cells
+
+    swapped = source(CELLS["lstm"]).replace("a[0]", "a[?]").replace("a[1]", "a[0]")
+    monkeypatch.setattr(cells, "source", lambda cell: swapped.replace("a[?]", "a[1]"))
+    cells.functions.cache_clear()
+    try:
+        with pytest.raises(AssertionError, match="result 0"):
+            check(case(CELLS["lstm"], **SIZES))
+    finally:
+        cells.functions.cache_clear()
+
+
+def spec(**changed):
+    given = dict(cell=CELLS["lstm"], input_size=3, hidden_size=4, proj_size=0, reverse=False)
+    given |= dict(lengths=False, trace=False, dtype=torch.float32, device=torch.device("cuda"))
+    return Spec(**given | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (dict(device=torch.device("cpu")), "runs on NVIDIA GPUs, not on 'cpu'"),
+        (dict(dtype=torch.float64), "not in torch.float64"),
+        (dict(transformed=True), "no rule for vmap"),
+        (dict(trace=True, differentiated=True), "does not differentiate what it traces"),
+        (dict(cell=CELLS["gru_2014"], layer_norm=True), "take a value of the same step"),
+        (dict(cell=CELLS["mingru"], layer_norm=True), "does not use them all"),
+    ],
+)
+def test_what_it_cannot_do_it_says(changed, reason):
+    assert reason in triton.supports(spec(**changed))
+
+
+def test_asked_for_by_name_on_a_processor():
+    layer = gw.LSTM(2, 3, backend="triton")
+    with pytest.raises(BackendError, match="'triton' was asked for, but it runs on NVIDIA GPUs"):
+        layer(torch.zeros(1, 1, 2))
+
+
+# How a call is divided -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("width", [1, 16, 64, 65, 300, 768, 1024, 1536, 2000, 4096])
+@pytest.mark.parametrize("batch", [0, 1, 64, 1000])
+def test_programs_that_wait_for_each_other_have_room_to_run_at_once(chip, itemsize, width, batch):
+    for sums, beside in ((1, 0), (3, 0), (4, 1), (9, 2)):
+        job = Job(width, batch, itemsize, 1, sums, beside)
+        for divide in (plan.forward, plan.backward):
+            found = divide(job, chip)
+            assert width <= found.US * found.SLICES
+            assert width <= found.NK * found.KC * found.CHUNKS
+            assert found.tiles * found.BT >= 1
+            if found.SLICES > 1:
+                assert found.SLICES * found.tiles <= chip.processors
+                side = found.SIDE if found.SIDE > 1 else sums
+                weights = (side + beside) * found.CHUNKS * found.NK * found.KC * found.US * itemsize
+                assert not found.KEPT or weights <= chip.shared
+
+
+# Compiled for chips that are not there ---------------------------------------------------------------
+
+AHEAD = Path(__file__).parent / "triton_ahead.py"
+
+
+def ahead(chip, *wanted):
+    """What triton_ahead.py says of kernels compiled for a chip: without the interpreter, so elsewhere."""
+    run = subprocess.run(
+        [sys.executable, str(AHEAD), str(chip), json.dumps(wanted)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", CHIPS)
+def test_every_cell_compiles(chip):
+    plain = [(name, 150, "bfloat16", {}) for name in CELLS]
+    every = [(name, 20, "float16", dict(reset=True, zoneout=True)) for name in CELLS]
+    compiled = ahead(chip, *plain, *every)
+    assert len(compiled) == 2 * len(plain + every)  # the way forward and the way back
+    for kernel in compiled:
+        assert kernel["shared"] <= CHIPS[chip].shared, kernel
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_some_cells_compile(chip):
+    wanted = [("lstm", 64, "bfloat16", {}), ("gru", 300, "float32", {})]
+    for kernel in ahead(chip, *wanted):
+        assert kernel["shared"] <= CHIPS[chip].shared, kernel
+        assert kernel["instructions"] > 100

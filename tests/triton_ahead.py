@@ -1,0 +1,63 @@
+"""Compiles the time loops for a chip that need not be there: python triton_ahead.py 90 '[["lstm", 64, "bfloat16", {}]]'
+
+For each cell, number of units, type and options: the way forward as training has it, and the way back.
+A line of JSON for each kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from cases import case
+from gatewise import CELLS
+from gatewise.backends import triton
+from gatewise.backends.gpu import call
+from gatewise.backends.gpu.plan import Chip
+
+SHARED = {80: Chip(108, 166912), 90: Chip(132, 232448)}
+
+
+class Absent:
+    """What Triton asks a driver for before it compiles."""
+
+    def __init__(self, chip):
+        self.chip = chip
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.chip, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=0):
+        return 0
+
+
+def main(chip, wanted):
+    driver.set_active(Absent(chip))
+    call.chip = lambda device: SHARED[chip]
+    run = JITFunction.run
+
+    def compiled(function, *given, grid, warmup, **named):
+        kernel = run(function, *given, grid=grid, warmup=True, **named)
+        text = kernel.asm["ptx"]
+        made = dict(cell=name, units=units, loop=function.fn.__name__)
+        made |= dict(shared=kernel.metadata.shared, instructions=text.count(";"))
+        print(json.dumps(made), flush=True)
+
+    JITFunction.run = compiled
+    for name, units, dtype, options in wanted:
+        sizes = dict(T=2, B=40, inputs=4, H=units, dtype=getattr(torch, dtype))
+        case(CELLS[name], **sizes, **options).gradients(triton)
+
+
+main(int(sys.argv[1]), json.loads(sys.argv[2]))

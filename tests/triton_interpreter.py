@@ -1,0 +1,85 @@
+"""Triton's interpreter as the tests need it: programs that wait for each other run side by side.
+
+Triton reads TRITON_INTERPRET when it is first imported; conftest.py sets it where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+
+import numpy as np
+from triton.runtime import interpreter
+
+_local = threading.local()
+_SECONDS = (
+    120  # longer than any test's programs take: one that still runs waits for what never comes
+)
+
+
+def install():
+    """From here on a launch runs each of its programs in a thread of its own."""
+    builder = type(interpreter.interpreter_builder)
+    if isinstance(vars(builder).get("grid_idx"), property):
+        return
+    builder.grid_idx = property(
+        lambda _: getattr(_local, "index", None), lambda _, index: setattr(_local, "index", index)
+    )
+    interpreter.GridExecutor.__call__ = _launch
+    as_before = interpreter._patch_lang_tensor
+
+    def patched(tensor, scope):
+        as_before(tensor, scope)
+        # NumPy 2.4 makes no number of an array of one number
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched
+
+
+def _launch(executor, *given, **named):
+    known = inspect.getfullargspec(executor.fn).args
+    named = {name: value for name, value in named.items() if name in known}
+    given_here, named_here = executor._init_args_hst(given, named)
+    scope = interpreter._patch_lang(executor.fn)
+    failures: list[BaseException] = []
+    try:
+        arguments = {
+            name: value if name in executor.constexprs else interpreter._implicit_cvt(value)
+            for name, value in inspect.getcallargs(executor.fn, *given_here, **named_here).items()
+        }
+        grid = tuple(executor.grid) + (1,) * (3 - len(executor.grid))
+        interpreter.interpreter_builder.set_grid_dim(*grid)
+
+        def program(index):
+            _local.index = index
+            try:
+                with np.errstate(all="ignore"):  # as on a chip
+                    executor.fn(**arguments)
+            except BaseException as failure:
+                failures.append(failure)
+
+        _run([(program, (x, y, 0)) for x in range(grid[0]) for y in range(grid[1])])
+    finally:
+        scope.restore()
+    if failures:
+        raise failures[0]
+    executor._restore_args_dev(given, given_here, named, named_here)
+
+
+def _run(programs):
+    if len(programs) == 1:
+        program, index = programs[0]
+        program(index)
+        return
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # a program that waits gives way soon
+    try:
+        threads = [threading.Thread(target=p, args=(i,), daemon=True) for p, i in programs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(_SECONDS)
+        assert not any(thread.is_alive() for thread in threads), "a program waits for ever"
+    finally:
+        sys.setswitchinterval(before)
