@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ warnings.filterwarnings("ignore", message="RNN module weights are not part of si
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 CUDNN = {"LSTM": nn.LSTM, "GRU": nn.GRU}
-ROUNDS = 7
+ROUNDS = 5
 SECTIONS = ("right", "races", "times", "lengths", "memory", "compiled")
 
 
@@ -68,9 +68,9 @@ def timed_rows() -> Iterator[Row]:
     for cell in CUDNN:
         for H in sizes:
             yield from (Row(cell, "bf16", 256, B, H) for B in (1, 16, 64, 256))
-        for H in (256, 768, 1024):
+        for H in (256, 1024):
             yield from (Row(cell, "bf16", 1024, B, H) for B in (16, 64))
-        for H in (64, 256, 512, 1024):
+        for H in (64, 256, 1024):
             yield from (Row(cell, "fp32", 256, B, H) for B in (16, 64))
     for cell in ("peephole", "LSTM, normalised"):
         for H in (64, 256, 512, 1024):
@@ -127,8 +127,7 @@ def milliseconds(calls: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> d
 
 def compile_kernels(row: Row) -> str | None:
     try:
-        short = Row(row.cell, row.dtype, 3, row.B, row.H)
-        layer, x = short.layer(backend="triton"), short.input()
+        layer, x = row.layer(backend="triton"), row.input()
         for mode in MODES.values():
             mode(layer, x)()
         torch.cuda.synchronize()
@@ -147,15 +146,15 @@ def compile_all(rows: list[Row], workers: int) -> list[str]:
 # Sections ------------------------------------------------------------------------------------------
 
 
-def right() -> dict[str, Any]:
-    """‖found - reference‖ / ‖reference‖ of outputs and gradients, the reference in float64."""
-    found = {}
+def checked_rows() -> Iterator[Row]:
     for cell in ("LSTM", "GRU", "peephole", "LSTM, normalised"):
         for H, B in ((64, 16), (512, 16), (1024, 64)):
-            for dtype in DTYPES:
-                row = Row(cell, dtype, 64, B, H)
-                found[str(row)] = worst_error(row)
-    return found
+            yield from (Row(cell, dtype, 64, B, H) for dtype in DTYPES)
+
+
+def right() -> dict[str, Any]:
+    """‖found - reference‖ / ‖reference‖ of outputs and gradients, the reference in float64."""
+    return {str(row): worst_error(row) for row in checked_rows()}
 
 
 def worst_error(row: Row) -> dict[str, float]:
@@ -205,9 +204,9 @@ SMALL = (
 def sanitized(sanitizer: str, tool: str) -> str:
     command = [sanitizer, "--tool", tool, "--kernel-regex", "kns=ward", sys.executable, "-c", SMALL]
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=45)
     except subprocess.TimeoutExpired:
-        return "not done after 100 s"
+        return "not done after 45 s"
     lines = [
         line
         for line in (run.stdout + run.stderr).splitlines()
@@ -382,6 +381,8 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs an NVIDIA GPU")
+    # cuDNN multiplies float32 in TF32 by default, which the kernels do only if matrices may be
+    torch.backends.cudnn.allow_tf32 = False
     start = time.monotonic()
     report: dict[str, Any] = {"machine": machine()}
 
@@ -392,8 +393,10 @@ def main() -> None:
         if given.out:
             given.out.write_text(json.dumps(report, indent=1) + "\n")
 
-    if "times" in given.only:
-        keep("not compiled", compile_all(list(timed_rows()), given.workers))
+    needed = [*timed_rows()] if "times" in given.only else []
+    needed += [*checked_rows()] if "right" in given.only else []
+    if needed:
+        keep("not compiled", compile_all([replace(row, T=3) for row in needed], given.workers))
     for name, section in (
         ("right", right),
         ("lengths", lengths),

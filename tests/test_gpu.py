@@ -45,7 +45,9 @@ class OnGpu:
 def check(given):
     assert triton.supports(replace(given.spec, device=torch.device("cuda"))) is None
     found, expected = given.gradients(OnGpu), given.in_double().gradients(reference)
-    assert_within(found, expected, TOLERANCE[given.dtype])
+    # an ill-conditioned case may be off by twice what torch's own operations in this type are
+    beside = None if given.dtype == torch.float32 else given.gradients(reference)
+    assert_within(found, expected, TOLERANCE[given.dtype], beside)
 
 
 def options(cell):
@@ -110,7 +112,8 @@ def layer_and_input(cls=gw.LSTM, **named):
 
 
 @pytest.mark.parametrize("cls", [gw.LSTM, gw.GRU])
-def test_a_layer_equals_torchs(cls):
+def test_a_layer_equals_torchs(cls, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     ours, x = layer_and_input(cls, bidirectional=True)
     theirs = getattr(torch.nn, cls.__name__)(8, 70, num_layers=2, bidirectional=True).cuda()
     theirs.load_state_dict(ours.state_dict())

@@ -22,6 +22,8 @@ import gatewise as gw
 from cases import ALL, case
 from cells import OWN_CELLS, own_peephole
 from gatewise.backends import operators
+from gatewise.backends.engine import flat
+from gatewise.backends.native import calls
 from gatewise.cells.language import from_signature
 from gatewise.errors import BackendError, CellError, ShapeError
 
@@ -291,7 +293,7 @@ def test_an_exported_program_can_be_trained():
 
 def test_no_tape_is_made_where_none_is_needed(monkeypatch):
     model = exported(Model(gw.LSTM(3, 6), ("lengths",))).module()
-    monkeypatch.setattr(operators.calls, "tape_like", lambda *_: pytest.fail("a tape"))
+    monkeypatch.setattr(calls, "tape_like", lambda *_: pytest.fail("a tape"))
     with torch.no_grad():
         model(*example(7, 3))
 
@@ -356,8 +358,8 @@ def test_a_cell_that_this_gatewise_lacks():
 
 def operators_arguments(given, differentiable=False):
     x, state, weights, masks = given.arguments(*(given.leaves() if differentiable else ()))
-    flat = operators.calls.flat(weights, given.spec.cell)
-    return list(operators.operands(given.spec, x, state, flat, masks))
+    given_weights = flat(weights, given.spec.cell)
+    return list(operators.operands(given.spec, x, state, given_weights, masks))
 
 
 OPTION_SETS = {

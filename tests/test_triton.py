@@ -31,6 +31,7 @@ import triton_interpreter
 from gatewise.backends.gpu import call, plan
 from gatewise.backends.gpu.plan import Chip, Job, Plan
 
+ROOT = Path(__file__).parents[1]
 EVERY = {**CELLS, **OWN_CELLS}
 LENGTHS = (3, 0, 2, 3, 1)
 SIZES = dict(T=3, B=5, inputs=3, H=17, dtype=torch.float32)
@@ -251,6 +252,24 @@ def test_asked_for_by_name_on_a_processor():
     layer = gw.LSTM(2, 3, backend="triton")
     with pytest.raises(BackendError, match="'triton' was asked for, but it runs on NVIDIA GPUs"):
         layer(torch.zeros(1, 1, 2))
+
+
+# Which is faster -------------------------------------------------------------------------------------
+
+MEASURED = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text())["times"]
+BESIDE_CUDNN = {name: row for name, row in MEASURED.items() if "cudnn" in row}
+
+
+@pytest.mark.parametrize("name", BESIDE_CUDNN)
+def test_auto_is_never_far_behind_cudnn_where_it_was_measured(name):
+    cell, dtype, _, _, _, batch, _, units, _ = name.split()
+    types = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    asked = dict(cell=CELLS[cell.lower()], hidden_size=int(units), batch=int(batch))
+    leaves = triton.outrun(spec(**asked, dtype=types[dtype]))
+    times_as_fast = BESIDE_CUDNN[name]["cudnn"] / BESIDE_CUDNN[name]["gatewise"]
+    assert leaves or times_as_fast >= 0.95
+    assert not leaves or leaves[0] == "aten"
+    assert not leaves or times_as_fast < 1.2
 
 
 # How a call is divided -------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ A backend is a module with
 * ``supports(spec) -> str | None``: ``None``, or the reason why it cannot run ``spec``, as the end
   of the sentence "it ...";
 * ``forward(spec, x, state, weights, masks) -> Outcome``, whose results carry their gradient;
-* ``describe(spec) -> str``: what it runs, in a few words.
+* ``describe(spec) -> str``: what it runs, in a few words;
+* where there is one, ``outrun(spec) -> tuple[str, str] | None``: the name of a backend that is faster
+  here if it can run ``spec``, and the reason, as the end of the sentence "it ...".
 
 Shapes: T time, B batch, I input size, H hidden size, P projection size (H where there is none),
 G gates, F states fed back.
@@ -42,6 +44,7 @@ class Spec:
     recurrent_dropout: bool = False
     zoneout: bool = False
     differentiated: bool = False  # a gradient may be asked for
+    batch: int = 0  # on a GPU, where it is known: which backend is faster rests on it
     transformed: bool = False  # by torch.func (vmap, jvp, grad, …) or torch.jit.trace
 
     @property

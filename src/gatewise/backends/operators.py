@@ -144,7 +144,9 @@ def _expected(given: Operands, cell: Cell) -> Iterator[tuple[str, Tensor | None,
 def _check_masks(given: Operands, cell: Cell) -> None:
     (steps, batch, _), sizes = given.x.shape, [s.shape[1] for s in given.state]
     if given.lengths is not None:
-        check_tensor("lengths", given.lengths.long(), (batch,), given.x.new_empty(0, dtype=torch.int64))
+        check_tensor(
+            "lengths", given.lengths.long(), (batch,), given.x.new_empty(0, dtype=torch.int64)
+        )
         check_lengths(given.lengths, steps)
     if given.reset is not None:
         check_tensor("reset", given.reset, (steps, batch), given.x.new_empty(0, dtype=torch.bool))

@@ -14,8 +14,12 @@ import gatewise.backends.operators  # noqa: F401  a saved graph may hold them
 from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights
 from gatewise.errors import BackendError, unknown
 
-# In order of preference; each is a module of this package, imported when first asked.
-BACKENDS = ("cpu", "scan", "triton", "aten", "reference")
+# Each is a module of this package, imported when first asked.
+BACKENDS = ("cpu", "triton", "aten", "scan", "reference")
+
+# In order of preference, by kind of device.
+_PREFERRED = {"cuda": ("scan", "triton", "aten", "reference")}
+_ELSEWHERE = ("cpu", "aten", "scan", "reference")
 
 # Those that were, by name.
 LOADED: dict[str, Backend] = {}
@@ -41,9 +45,9 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
             raise BackendError(f"the backend '{name}' was asked for, but it {reason}")
         return backend, f"{name}: {backend.describe(spec)}; asked for by name"
     passed_over: list[str] = []
-    for candidate in BACKENDS:
+    for candidate in _PREFERRED.get(spec.device.type, _ELSEWHERE):
         backend = _load(candidate)
-        reason = backend.supports(spec)
+        reason = backend.supports(spec) or _outrun(backend, spec)
         if reason is None:
             why = "; ".join(passed_over) or "the first in order of preference"
             return backend, f"{candidate}: {backend.describe(spec)}; {why}"
@@ -51,12 +55,20 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
     raise BackendError(f"no backend can run this: {'; '.join(passed_over)}")
 
 
-def chosen(name: str, **fields: Any) -> tuple[str, Spec, str]:
-    """The name of the backend for the Spec of these fields, the Spec, and the sentence that says
-    why. What torch.compile makes holds them fast, for as long as the fields are the same."""
+def _outrun(backend: Backend, spec: Spec) -> str | None:
+    """Why a backend that can run ``spec`` leaves it to another that can too, or None."""
+    of = getattr(backend, "outrun", None)
+    found = of(spec) if of else None
+    return found[1] if found and _load(found[0]).supports(spec) is None else None
+
+
+def chosen(name: str, **fields: Any) -> tuple[str, bool, str]:
+    """The name of the backend for the Spec of these fields, whether it is ``transformed``, and the
+    sentence that says why. What torch.compile makes holds them fast, for as long as the fields are the
+    same."""
     spec = Spec(**fields, transformed=transformed())
     _, why = choose(spec, name)
-    return why.partition(":")[0], spec, why
+    return why.partition(":")[0], spec.transformed, why
 
 
 def run(
@@ -68,7 +80,8 @@ def run(
     masks: Callable[[Spec], Masks],
 ) -> Outcome:
     """What the backend chosen for these fields gives. ``masks`` makes them for the Spec."""
-    backend, spec, _ = chosen(name, **fields)
+    backend, transformed, _ = chosen(name, **fields)
+    spec = Spec(**fields, transformed=transformed)
     if backend in _BY_OPERATORS or not torch.compiler.is_dynamo_compiling():
         return LOADED[backend].forward(spec, x, state, weights, masks(spec))
     place = int(_kept(name, **fields))
@@ -88,7 +101,8 @@ def _kept(name: str, **fields: Any) -> str:
     constant such as this for a number."""
     if not _OPAQUE:
         _OPAQUE.append(torch._dynamo.nonstrict_trace(_opaque))
-    run = chosen(name, **fields)[:2]
+    backend, transformed, _ = chosen(name, **fields)
+    run = backend, Spec(**fields, transformed=transformed)
     if run not in _RUNS:
         _RUNS.append(run)
     return str(_RUNS.index(run))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from gatewise.backends.contract import Masks, Outcome, Spec, Weights
 from gatewise.backends.ops import run
 from gatewise.emit.steps import layout
 
+_KEPT_BY_CUDNN = 192  # units
+_TRITON = 3, 6
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -38,9 +41,29 @@ def unfit(spec: Spec) -> str | None:
     return None
 
 
+@cache
 def _missing() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "needs Triton: pip install triton"
+    if torch.version.hip:
+        return "runs on NVIDIA GPUs, and this torch is built for AMD's"
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        found = "none"
+    if found == "none" or tuple(map(int, found.split(".")[:2])) < _TRITON:
+        least = ".".join(map(str, _TRITON))
+        return f"needs Triton {least} or newer, here is {found}: pip install 'gatewise[gpu]'"
+    return None
+
+
+def outrun(spec: Spec) -> tuple[str, str] | None:
+    """cuDNN was faster in float32 where it keeps small weights on chip, and where the sequences are so
+    many that the loops have to run one launch after the other: see benchmarks/results/gpu.json."""
+    if spec.dtype == torch.float32 and spec.hidden_size <= _KEPT_BY_CUDNN:
+        return "aten", "is slower than cuDNN in float32 at so few units"
+    from gatewise.backends.gpu.call import launches
+
+    if spec.batch and launches(spec) > (2 if spec.dtype == torch.float32 else 1):
+        return "aten", "is slower than cuDNN for so many sequences of so many units"
     return None
 
 

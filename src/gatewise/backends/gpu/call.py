@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.backends.contract import Masks
+from gatewise.backends.contract import Masks, Spec
 from gatewise.backends.engine import Job, hidden_size
 from gatewise.backends.gpu import plan as plans
 from gatewise.backends.gpu.plan import Chip, Plan
@@ -115,11 +115,14 @@ class Call:
         """Runs a loop over all sequences: several times where its programs cannot all run at once."""
         T, B = self.sizes.T, self.sizes.B
         constants |= self.constants()
-        if self.plan.SLICES > 1:  # they wait for each other, so that all must run: this sees to it
+        waits = self.plan.SLICES > 1
+        if waits:  # they wait for each other, so that all must run: this sees to it
             constants["launch_cooperative_grid"] = True
         with _on(self.x.device):
             for first, tiles in self._tiles() if T else ():
-                counters = torch.zeros(tiles, dtype=torch.int32, device=self.x.device)
+                counters = (
+                    torch.zeros(tiles, dtype=torch.int32, device=self.x.device) if waits else None
+                )
                 loop[tiles, self.plan.SLICES](
                     *given, self.places(), counters, T, B, first, **constants
                 )
@@ -136,6 +139,16 @@ class Call:
             return None
         size = (self.plan.SLICES, self.sizes.B, 2)
         return torch.empty(size, dtype=torch.float32, device=self.x.device)
+
+
+def launches(spec: Spec) -> int:
+    """How many launches after each other a training step of ``spec`` has on its way forward."""
+    shape = shape_of(spec.cell)
+    sums, beside = shape.NW + shape.NH, shape.NL + bool(spec.proj_size)
+    width = max(spec.hidden_size, spec.output_size)
+    job = plans.Job(width, spec.batch, spec.dtype.itemsize, len(shape.FED), sums, beside)
+    divided = plans.forward(job, chip(spec.device))
+    return -(-spec.batch // (divided.tiles * divided.BT))
 
 
 def sizes_of(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Sizes:

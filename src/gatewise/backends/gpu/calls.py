@@ -81,9 +81,10 @@ class _Forward:
         self.call = call = Call(job, x, state, weights, masks, plan.forward)
         shape, (T, B, H, *_) = call.shape, call.sizes
         types = [x.dtype, *[torch.float32] * (shape.STATES - 1)]
-        self.final = [s.to(t, copy=True, memory_format=torch.contiguous_format)
-                      for s, t in zip(state, types, strict=True)]  # fmt: skip
-        initial = tuple(f.clone() for f in self.final)
+        initial = tuple(s.to(t).contiguous() for s, t in zip(state, types, strict=True))
+        # an empty sequence's final state is its initial one, and no step writes it
+        copied = call.lengths is not None or T == 0
+        self.final = [s.clone() if copied else torch.empty_like(s) for s in initial]
         exchanged = call.plan.SLICES > 1
         needed = [k == 0 or traced or (exchanged and k in shape.FED) for k in range(shape.STATES)]
         whole = [k == 0 or traced for k in range(shape.STATES)]

@@ -374,7 +374,9 @@ def forward(
     slice_ = tl.program_id(1)
     NS: tl.constexpr = NW + NH
     NG: tl.constexpr = NX + NW + NL
-    counter = counters + tile
+    counter = counters
+    if SLICES > 1:
+        counter += tile
     position = first_row + tile * BT + tl.arange(0, BT)
     there = position < batch
     row = position
@@ -585,7 +587,9 @@ def backward(
     slice_ = tl.program_id(1)
     NS: tl.constexpr = NW + NH
     A: tl.constexpr = NX + NW + NH + NL
-    counter = counters + tile
+    counter = counters
+    if SLICES > 1:
+        counter += tile
     position = first_row + tile * BT + tl.arange(0, BT)
     there = position < batch
     row = position

@@ -26,10 +26,15 @@ def input_sums(call: Call) -> Tensor:
 def biases(call: Call) -> Tensor:
     """(sums)·H in float32: that of each part, and both for a whole gate."""
     shape, H = call.shape, call.sizes.H
+    of_x, of_h = call.weights.input_bias, call.weights.recurrent_bias
+    every = tuple(range(shape.gates))
+    in_order = every == shape.of_input == shape.of_state and shape.NX == 0
+    if of_x is not None and of_h is not None and in_order:  # all gates are whole
+        return of_x.float() + of_h
     total = torch.zeros(shape.sums, H, dtype=torch.float32, device=call.x.device)
     for bias, first, gates in (
-        (call.weights.input_bias, 0, shape.of_input),
-        (call.weights.recurrent_bias, shape.NX, shape.of_state),
+        (of_x, 0, shape.of_input),
+        (of_h, shape.NX, shape.of_state),
     ):
         if bias is not None and gates:
             total[first : first + len(gates)] += rows(bias, gates, H).view(-1, H)
