@@ -370,6 +370,28 @@ def table(report: dict[str, Any]) -> None:
             print(f"{section}: {name} {json.dumps(row)[:150]}")
 
 
+def page(report: dict[str, Any]) -> str:
+    """The table of docs/gpu.md."""
+    lines = [
+        "| | B | H | inference | cuDNN | | training | cuDNN | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in timed_rows():
+        both = [report["times"].get(f"{row} {mode}", {}) for mode in MODES]
+        if row.B not in (16, 64) or row.T != 256 or not all(both):
+            continue
+        cells = [f"{row.cell} {row.dtype}", str(row.B), str(row.H)]
+        for times in both:
+            cells.append(f"{times['gatewise']:.2f}")
+            cells += (
+                [f"{times['cudnn']:.2f}", f"{times['cudnn'] / times['gatewise']:.1f}"]
+                if "cudnn" in times
+                else ["", ""]
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workers", type=int, default=12, help="processes that compile")

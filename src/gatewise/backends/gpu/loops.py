@@ -6,14 +6,18 @@ back stays on chip too, and programs know nothing of each other. Else the slices
 through memory (in fact the second-level cache) and meet once a step, and once more for each further
 round of products: such programs must all run at once.
 
-Sums are float32, and so is every state but the output, which is rounded to what it is stored as. Sums
-stand in the order of ``emit.steps.Layout``: ``NX`` of input parts alone, ``NW`` of whole gates, ``NH``
-of recurrent parts alone, ``NL`` of late gates. ``FED`` are the places of the states fed back, ``FROM``
-the columns at which their weights begin, of ``F`` in all. A block has ``BT`` sequences and ``US``
-units. A product over K numbers is formed in chunks of ``NK * KC``: ``NK`` parts side by side where it
-is more than one, which Triton gives to different warps. A state's history has one place more than
-there are steps: what is after step t is at t + 1, or at t where the steps are taken in reverse; where
-``RING``, it has two places that are used in turns.
+Sums are float32, and so is every state but the output, which is rounded to what it is stored as. Names:
+
+* sums stand in the order of ``emit.steps.Layout``: ``NX`` of input parts alone, ``NW`` of whole gates,
+  ``NH`` of recurrent parts alone, ``NL`` of late gates;
+* ``FED`` are the places of the states fed back, ``FROM`` the columns at which their weights begin, of
+  ``F`` in all;
+* a block has ``BT`` sequences and ``US`` units; ``ROOM`` is the power of two with room for the slices;
+* the columns of ``SIDE`` gates stand side by side in one product, where that is more than one;
+* a product over K numbers is formed in ``CHUNKS`` of ``NK * KC``: ``NK`` parts side by side where that
+  is more than one, which Triton gives to different warps; the weights are ``KEPT``, or read again;
+* a state's history has one place more than there are steps: what is after step t is at t + 1, or at t
+  where the steps are taken in reverse; where ``RING``, it has two places that are used in turns.
 
 What a call does without (lengths, resets, …) is None and its code is left out.
 """
@@ -226,10 +230,13 @@ def units_of(slice_, H: tl.constexpr, US: tl.constexpr):
 
 
 @triton.jit
-def of_slice(place, k, row, valid, batch):
-    theirs = place + (k * batch + row) * 2
-    first = tl.load(theirs, mask=valid, other=0.0, cache_modifier=".cg")
-    return first, tl.load(theirs + 1, mask=valid, other=0.0, cache_modifier=".cg")
+def of_slices(place, row, valid, batch, SLICES: tl.constexpr, ROOM: tl.constexpr):
+    """The two numbers of all slices, each sequences × ROOM."""
+    k = tl.arange(0, ROOM)
+    theirs = place + (k[None, :] * batch + row[:, None]) * 2
+    inside = valid[:, None] & (k < SLICES)[None, :]
+    first = tl.load(theirs, mask=inside, other=0.0, cache_modifier=".cg")
+    return first, tl.load(theirs + 1, mask=inside, other=0.0, cache_modifier=".cg")
 
 
 # Layer normalisation -------------------------------------------------------------------------------
@@ -237,7 +244,8 @@ def of_slice(place, k, row, valid, batch):
 
 @triton.jit
 def normalised(sums, N: tl.constexpr, inside, place, row, valid, batch, slice_, counter, times, epsilon,
-               H: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, BT: tl.constexpr):  # fmt: skip
+               H: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
+               BT: tl.constexpr):  # fmt: skip
     """The sums less their mean over all N * H of a sequence, by their deviation; and one over that."""
     total = tl.zeros((BT,), tl.float32)
     for k in tl.static_range(N):
@@ -251,17 +259,11 @@ def normalised(sums, N: tl.constexpr, inside, place, row, valid, batch, slice_, 
     if SLICES > 1:
         shared_out(total, squares, place, row, valid, batch, slice_)
         meet(counter, times, SLICES)
-        total = tl.zeros((BT,), tl.float32)
-        for k in range(SLICES):
-            first, _ = of_slice(place, k, row, valid, batch)
-            total += first
-        mean = total / (N * H)
-        squares = tl.zeros((BT,), tl.float32)
-        for k in range(SLICES):
-            first, second = of_slice(place, k, row, valid, batch)
-            number = N * units_of(slice_ * 0 + k, H, US)
-            apart = first / tl.maximum(number, 1.0) - mean
-            squares += second + number * apart * apart
+        first, second = of_slices(place, row, valid, batch, SLICES, ROOM)
+        mean = tl.sum(first, axis=1) / (N * H)
+        number = (N * units_of(tl.arange(0, ROOM), H, US))[None, :]
+        apart = first / tl.maximum(number, 1.0) - mean[:, None]
+        squares = tl.sum(second + number * apart * apart, axis=1)
     scale = 1.0 / tl.sqrt(squares / (N * H) + epsilon)
     done = ()
     for k in tl.static_range(N):
@@ -271,7 +273,8 @@ def normalised(sums, N: tl.constexpr, inside, place, row, valid, batch, slice_, 
 
 @triton.jit
 def before_norm(grads, normal, gain, scale, N: tl.constexpr, inside, place, row, valid, batch, slice_,
-                counter, times, H: tl.constexpr, SLICES: tl.constexpr, BT: tl.constexpr):  # fmt: skip
+                counter, times, H: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
+                BT: tl.constexpr):  # fmt: skip
     """From the gradients of gain * n to those of what was normalised."""
     along = tl.zeros((BT,), tl.float32)
     total = tl.zeros((BT,), tl.float32)
@@ -282,12 +285,9 @@ def before_norm(grads, normal, gain, scale, N: tl.constexpr, inside, place, row,
     if SLICES > 1:
         shared_out(total, along, place, row, valid, batch, slice_)
         meet(counter, times, SLICES)
-        along = tl.zeros((BT,), tl.float32)
-        total = tl.zeros((BT,), tl.float32)
-        for k in range(SLICES):
-            first, second = of_slice(place, k, row, valid, batch)
-            total += first
-            along += second
+        first, second = of_slices(place, row, valid, batch, SLICES, ROOM)
+        total = tl.sum(first, axis=1)
+        along = tl.sum(second, axis=1)
     total = (total / (N * H))[:, None]
     along = (along / (N * H))[:, None]
     back = ()
@@ -365,7 +365,7 @@ def forward(
     NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr, SAVED: tl.constexpr,
     VALUES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr, FROM: tl.constexpr, F: tl.constexpr,
     H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr,
-    REVERSE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr,
+    REVERSE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
     SIDE: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
     DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -465,7 +465,7 @@ def forward(
             met += 1
             sums, scale = normalised(
                 sums, NS, here, places, row, valid, batch, slice_, counter, met, epsilon, H, US,
-                SLICES, BT,
+                SLICES, ROOM, BT,
             )  # fmt: skip
             if normal is not None:
                 for k in tl.static_range(NS):
@@ -575,8 +575,9 @@ def backward(
     NH: tl.constexpr, NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr,
     SAVED: tl.constexpr, USES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr,
     FROM: tl.constexpr, F: tl.constexpr, H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, REVERSE: tl.constexpr,
-    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr,
-    CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr, NK: tl.constexpr,
+    KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of sequences, for a slice of the units, from the last step to the first.
 
@@ -712,7 +713,7 @@ def backward(
             met += 1
             into = before_norm(
                 into, normals, gains, scale, NS, here, places, row, valid, batch, slice_, counter,
-                met, H, SLICES, BT,
+                met, H, SLICES, ROOM, BT,
             )  # fmt: skip
             for k in tl.static_range(NS):
                 own = before_normal + at * (NS * H) + k * H + unit[None, :]

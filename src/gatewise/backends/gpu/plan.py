@@ -56,7 +56,7 @@ class Plan:
 
     def blocks(self) -> dict[str, int | bool]:
         names = ("BT", "US", "SLICES", "NK", "KC", "CHUNKS", "KEPT")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"ROOM": power_of_two(self.SLICES)}
 
 
 def power_of_two(number: int) -> int:
