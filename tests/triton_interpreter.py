@@ -13,9 +13,7 @@ import numpy as np
 from triton.runtime import interpreter
 
 _local = threading.local()
-_SECONDS = (
-    120  # longer than any test's programs take: one that still runs waits for what never comes
-)
+_SECONDS = 120  # more than any test takes: what still runs then waits for what never comes
 
 
 def install():
@@ -27,14 +25,34 @@ def install():
         lambda _: getattr(_local, "index", None), lambda _, index: setattr(_local, "index", index)
     )
     interpreter.GridExecutor.__call__ = _launch
-    as_before = interpreter._patch_lang_tensor
+    tensors, rmw = interpreter._patch_lang_tensor, builder.create_atomic_rmw
 
-    def patched(tensor, scope):
-        as_before(tensor, scope)
-        # NumPy 2.4 makes no number of an array of one number
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+    def patch_tensors(tensor, scope):
+        tensors(tensor, _Scope(scope))
 
-    interpreter._patch_lang_tensor = patched
+    def create_atomic_rmw(self, *given):
+        if getattr(_local, "failures", None):  # of the programs that this one may be waiting for
+            raise RuntimeError("another program failed")
+        return rmw(self, *given)
+
+    interpreter._patch_lang_tensor = patch_tensors
+    builder.create_atomic_rmw = create_atomic_rmw
+
+
+class _Scope:
+    """Passes on what is patched, but for what NumPy 2.4 cannot: a number of an array of one number."""
+
+    def __init__(self, scope):
+        self.scope = scope
+
+    def set_attr(self, of, name, value):
+        if name == "__index__":
+            value = _number
+        self.scope.set_attr(of, name, value)
+
+
+def _number(tensor):
+    return int(tensor.handle.data.item())
 
 
 def _launch(executor, *given, **named):
@@ -52,7 +70,7 @@ def _launch(executor, *given, **named):
         interpreter.interpreter_builder.set_grid_dim(*grid)
 
         def program(index):
-            _local.index = index
+            _local.index, _local.failures = index, failures
             try:
                 with np.errstate(all="ignore"):  # as on a chip
                     executor.fn(**arguments)
