@@ -120,6 +120,10 @@ def test_a_layer_equals_torchs(cls, monkeypatch):
     torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
+    reason="torch 2.11's compiler stops at a layer whose cell is not a constant to it",
+)
 def test_under_compile():
     layer, x = layer_and_input()
     x.requires_grad_()
@@ -164,6 +168,16 @@ def test_auto_says_what_it_took():
     x = torch.randn(9, 5, 8, device="cuda")
     assert layer.explain_backend(x).startswith("triton: gatewise's kernels, peephole")
     assert gw.LSTM(8, 70, dtype=torch.float64).cuda().explain_backend(x.double()).startswith("aten")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_training_whatever_auto_takes(dtype):
+    for batch in (5, 600):
+        layer = gw.LSTM(8, 64, dtype=dtype).cuda()
+        x = torch.randn(9, batch, 8, device="cuda", dtype=dtype, requires_grad=True)
+        layer(x)[0].sum().backward()
+        assert x.grad.abs().sum() > 0
+        assert layer.weight_hh_l0.grad.abs().sum() > 0
 
 
 def test_weights_as_cudnn_itself_lays_them_out():

@@ -29,7 +29,7 @@ pytest.importorskip("triton", reason="Triton has no build for this machine")
 
 import triton_interpreter
 from gatewise.backends.gpu import call, plan
-from gatewise.backends.gpu.plan import Chip, Job, Plan
+from gatewise.backends.gpu.plan import Chip, Plan, Work
 
 ROOT = Path(__file__).parents[1]
 EVERY = {**CELLS, **OWN_CELLS}
@@ -41,19 +41,19 @@ TOLERANCE = {torch.float32: 5e-5, torch.float16: 4e-3}
 # Ways to divide a call of up to 64 units: each alone, sums from one product, in parts, weights read
 # again at every step, and more tiles than one launch has room for.
 PLANS = {
-    "one slice": lambda job: Plan(16, max(plan.power_of_two(job.width), 16), 1, 1, 1,
-                                  max(plan.power_of_two(job.width), 16), 1, True, 4, 2),
-    "slices": lambda job: sliced(job, 8, 1, 1, 32, True),
-    "side by side": lambda job: sliced(job, 8, 4, 1, 16, True),
-    "parts": lambda job: sliced(job, 16, 1, 2, 16, True),
-    "read again": lambda job: sliced(job, 16, 1, 1, 16, False),
+    "one slice": lambda work: Plan(16, max(plan.power_of_two(work.width), 16), 1, 1, 1,
+                                  max(plan.power_of_two(work.width), 16), 1, True, 4, 2),
+    "slices": lambda work: sliced(work, 8, 1, 1, 32, True),
+    "side by side": lambda work: sliced(work, 8, 4, 1, 16, True),
+    "parts": lambda work: sliced(work, 16, 1, 2, 16, True),
+    "read again": lambda work: sliced(work, 16, 1, 1, 16, False),
 }  # fmt: skip
 
 
-def sliced(job, units, side, parts, chunk, kept):
-    chunks = -(-job.width // (parts * chunk))
-    fits = side if 1 < job.sums <= side else 1
-    return Plan(16, units, -(-job.width // units), fits, parts, chunk, chunks, kept, 4, 1)
+def sliced(work, units, side, parts, chunk, kept):
+    chunks = -(-work.width // (parts * chunk))
+    fits = side if 1 < work.sums <= side else 1
+    return Plan(16, units, -(-work.width // units), fits, parts, chunk, chunks, kept, 4, 1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,8 +71,8 @@ def interpreted():
 def divided(monkeypatch, request):
     """Both ways are divided as the parameter says."""
     divide = PLANS[request.param]
-    monkeypatch.setattr(plan, "forward", lambda job, chip: divide(job))
-    monkeypatch.setattr(plan, "backward", lambda job, chip: replace(divide(job), SIDE=1))
+    monkeypatch.setattr(plan, "forward", lambda work, chip: divide(work))
+    monkeypatch.setattr(plan, "backward", lambda work, chip: replace(divide(work), SIDE=1))
     return request.param
 
 
@@ -107,7 +107,9 @@ def test_every_cell(cell, given):
     check(case(cell, **SIZES | given))
 
 
+MANY = (*(b % 4 for b in range(36)), 0)  # three tiles, of which the last is all empty
 EXCHANGES = [
+    ("peephole", dict(reset=True, zoneout=True, layer_norm=True, lengths=MANY, B=37)),
     ("lstm", dict(ALL, P=11, lengths=LENGTHS)),
     ("gru", dict(layer_norm=True, lengths=LENGTHS, reverse=True)),
     ("gru_2014", dict(reset=True, recurrent_dropout=True, lengths=LENGTHS, reverse=True)),
@@ -154,6 +156,34 @@ def test_nothing_to_run(empty):
 def test_halves(divided, name):
     """The interpreter does not compute in bfloat16; test_gpu.py does."""
     check(case(CELLS[name], **SIZES | dict(dtype=torch.float16, lengths=LENGTHS)))
+
+
+@pytest.mark.parametrize("divided", ["one slice", "slices"], indirect=True)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sequences_without_a_step(divided, reverse):
+    """In one tile and beside others; what is read where there is no step would be out of bounds."""
+    empty = tuple(3 if b < 2 else 0 for b in range(20))
+    for lengths in ((0,) * 5, empty):
+        given = dict(lengths=lengths, B=len(lengths), reverse=reverse, reset=True)
+        check(case(CELLS["lstm"], **SIZES | given))
+
+
+def test_the_output_is_ones_own():
+    given = case(CELLS["lstm"], **SIZES)
+    output = given.forward(triton, *given.leaves())[0]
+    assert output.untyped_storage().nbytes() == output.nbytes
+    output.detach().relu_()
+    output.mul_(2).sum().backward()
+
+
+def test_an_operator_traces_what_is_projected():
+    from gatewise.backends.engine import flat, job_of
+    from gatewise.backends.gpu import calls
+
+    given = case(CELLS["lstm"], **SIZES | dict(P=5))
+    x, state, weights, masks = given.arguments()
+    _, trace = calls.traced(job_of(given.spec), x, state, flat(weights, given.spec.cell), masks)
+    assert {value.shape for value in trace.values()} == {(3, 5, 17)}
 
 
 @pytest.mark.parametrize("divided", ["one slice", "side by side"], indirect=True)
@@ -275,22 +305,23 @@ def test_auto_is_never_far_behind_cudnn_where_it_was_measured(name):
 # How a call is divided -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+@pytest.mark.parametrize("chip", [*CHIPS.values(), Chip(24, 101376)], ids=[*CHIPS, "small"])
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("width", [1, 16, 64, 65, 300, 768, 1024, 1536, 2000, 4096])
 @pytest.mark.parametrize("batch", [0, 1, 64, 1000])
 def test_programs_that_wait_for_each_other_have_room_to_run_at_once(chip, itemsize, width, batch):
     for sums, beside in ((1, 0), (3, 0), (4, 1), (9, 2)):
-        job = Job(width, batch, itemsize, 1, sums, beside)
+        work = Work(width, batch, itemsize, 1, sums, beside)
         for divide in (plan.forward, plan.backward):
-            found = divide(job, chip)
+            found = divide(work, chip)
             assert width <= found.US * found.SLICES
             assert width <= found.NK * found.KC * found.CHUNKS
             assert found.tiles * found.BT >= 1
             if found.SLICES > 1:
                 assert found.SLICES * found.tiles <= chip.processors
                 side = found.SIDE if found.SIDE > 1 else sums
-                weights = (side + beside) * found.CHUNKS * found.NK * found.KC * found.US * itemsize
+                numbers = (side + beside) * found.CHUNKS * found.NK * found.KC * found.US
+                weights = numbers * (2 if itemsize == 2 else 8)  # float32 in two parts
                 assert not found.KEPT or weights <= chip.shared
 
 

@@ -162,7 +162,7 @@ def _check_masks(given: Operands, cell: Cell) -> None:
         check_tensor("zoneout's share", share, (*broadcast, size), given.x)
     plan = layout(cell)
     parts = (plan.from_input, plan.from_state)
-    if given.weights[5] is not None and parts != (len(cell.gates),) * 2:
+    if given.weights[5] is not None and (cell.late or parts != (len(cell.gates),) * 2):
         raise BackendError(f"the kernels cannot normalise the parts of '{cell.name}'")
 
 
@@ -186,12 +186,7 @@ def _define(name: str, takes: str, kernel: Callable[..., Any], fake: Callable[..
 def _run(*given: Any) -> list[Tensor]:
     """The output and the final states."""
     o = _checked(*given)
-    return _apart(o.engine.forward(o.job(), o.x, o.state, o.weights, o.masks()))
-
-
-def _apart(results: list[Tensor]) -> list[Tensor]:
-    """The results of an operator, of which none may be part of what another holds."""
-    return [r.clone() if r._is_view() else r for r in results]
+    return o.engine.forward(o.job(), o.x, o.state, o.weights, o.masks())
 
 
 def _run_fake(*given: Any) -> list[Tensor]:
@@ -237,7 +232,7 @@ class _Operators:
 def _run_taped(*given: Any) -> list[Tensor]:
     """The output, the final states and the tape."""
     o = _checked(*given)
-    return _apart(o.engine.taped(o.job(), o.x, o.state, o.weights, o.masks()))
+    return o.engine.taped(o.job(), o.x, o.state, o.weights, o.masks())
 
 
 def _run_taped_fake(*given: Any) -> list[Tensor]:
@@ -272,7 +267,7 @@ def _run_traced(*given: Any) -> list[Tensor]:
     """The output, the final states, and the named values one after the other."""
     o = _checked(*given)
     outcome, trace = o.engine.traced(o.job(), o.x, o.state, o.weights, o.masks())
-    return [*_apart(outcome), torch.stack(list(trace.values()))]
+    return [*outcome, torch.stack(list(trace.values()))]
 
 
 def _run_traced_fake(*given: Any) -> list[Tensor]:

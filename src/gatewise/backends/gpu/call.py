@@ -14,8 +14,8 @@ from torch import Tensor
 from gatewise.backends.contract import Masks, Spec
 from gatewise.backends.engine import Job, hidden_size
 from gatewise.backends.gpu import plan as plans
-from gatewise.backends.gpu.plan import Chip, Plan
-from gatewise.backends.gpu.sums import rows, shape_of
+from gatewise.backends.gpu.plan import Chip, Plan, Work
+from gatewise.backends.gpu.sums import Shape, rows, shape_of
 from gatewise.backends.gpu.tape import Sizes, widths
 
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -43,7 +43,7 @@ class Call:
         state: Sequence[Tensor],
         weights: Sequence[Tensor | None],
         masks: Masks,
-        divide: Callable[[plans.Job, Chip], Plan],
+        divide: Callable[[Work, Chip], Plan],
     ) -> None:
         self.job, self.shape, self.x, self.state = job, shape_of(job.cell), x, state
         self.weights = Given(*weights[:7])  # type: ignore[arg-type]
@@ -55,14 +55,8 @@ class Call:
         self.gain = None if gain is None else rows(gain, of_state, H)
         self.projection = None if projection is None else projection.contiguous()
         self.per_unit = tuple(w.contiguous() for w in weights[7:] if w is not None)
-        self.plan = divide(self._to_divide(), chip(x.device))
+        self.plan = divide(work(self.shape, self.sizes), chip(x.device))
         self._take(masks)
-
-    def _to_divide(self) -> plans.Job:
-        shape, sizes = self.shape, self.sizes
-        beside = shape.NL + sizes.projected
-        of_unit = (len(shape.FED), shape.NW + shape.NH, beside)
-        return plans.Job(max(sizes.H, sizes.P), sizes.B, sizes.dtype.itemsize, *of_unit)
 
     def _take(self, masks: Masks) -> None:
         T, B, device = self.sizes.T, self.sizes.B, self.x.device
@@ -141,13 +135,18 @@ class Call:
         return torch.empty(size, dtype=torch.float32, device=self.x.device)
 
 
+def work(shape: Shape, sizes: Sizes) -> Work:
+    """What is to be divided."""
+    sums, beside = shape.NW + shape.NH, shape.NL + sizes.projected
+    width = max(sizes.H, sizes.P)
+    return Work(width, sizes.B, sizes.dtype.itemsize, len(shape.FED), sums, beside)
+
+
 def launches(spec: Spec) -> int:
-    """How many launches after each other a training step of ``spec`` has on its way forward."""
-    shape = shape_of(spec.cell)
-    sums, beside = shape.NW + shape.NH, shape.NL + bool(spec.proj_size)
-    width = max(spec.hidden_size, spec.output_size)
-    job = plans.Job(width, spec.batch, spec.dtype.itemsize, len(shape.FED), sums, beside)
-    divided = plans.forward(job, chip(spec.device))
+    """How many launches after each other ``spec`` has on its way forward."""
+    given = (spec.batch, spec.hidden_size, spec.output_size, spec.dtype)
+    sizes = Sizes(1, *given, spec.proj_size > 0, spec.layer_norm)
+    divided = plans.forward(work(shape_of(spec.cell), sizes), chip(spec.device))
     return -(-spec.batch // (divided.tiles * divided.BT))
 
 
@@ -158,16 +157,22 @@ def sizes_of(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Sizes:
     return Sizes(T, B, H, job.proj_size or H, x.dtype, projected, normalised)
 
 
-@cache
 def chip(device: torch.device) -> Chip:
-    index = torch.cuda.current_device() if device.index is None else device.index
+    return _chip(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _chip(index: int) -> Chip:
     found = triton.runtime.driver.active.utils.get_device_properties(index)
     return Chip(found["multiprocessor_count"], found["max_shared_mem"])
 
 
 def precision() -> str:
-    """How float32 is multiplied: in TF32 where torch may, else in three products of its parts."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    """How float32 is multiplied: in TF32 where torch's products may, else in three of its parts."""
+    matmul = torch.backends.cuda.matmul
+    # the newer setting reflects the older one, which cannot be read once the newer was written
+    newer = getattr(matmul, "fp32_precision", None)
+    return "tf32" if newer == "tf32" or (newer is None and matmul.allow_tf32) else "tf32x3"
 
 
 def _on(device: torch.device) -> torch.cuda.device:

@@ -43,11 +43,11 @@ def taped(
 ) -> list[Tensor]:
     make = torch.empty if masks.lengths is None else torch.zeros  # as in Call.empty
     sizes, shape = sizes_of(job, x, weights), shape_of(job.cell)
-    kept = make(size_of(shape, sizes), dtype=torch.uint8, device=x.device)
-    return [
-        *_Forward(job, x, state, weights, masks, views(kept, shape, sizes)).outcome(),
-        kept,
-    ]
+    tape = make(size_of(shape, sizes), dtype=torch.uint8, device=x.device)
+    kept = views(tape, shape, sizes)
+    output, *final = _Forward(job, x, state, weights, masks, kept).outcome()
+    # its own: whoever writes into the output must not spoil the tape, nor keep it alive
+    return [output.clone(), *final, tape]
 
 
 def tape_like(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Tensor:
@@ -153,7 +153,9 @@ class _Forward:
         assert self.values is not None
         values = self.values.view(T, B, len(cell.values), H).unbind(2)
         trace = dict(zip(cell.values, values, strict=True))
-        trace |= {name: self._through_time(k) for k, name in enumerate(cell.state)}
+        for k, name in enumerate(cell.state):
+            if k or self.call.projection is None:  # the output stands for what is projected
+                trace[name] = self._through_time(k)
         return {name: value.to(self.call.x.dtype) for name, value in trace.items()}
 
 
@@ -178,9 +180,7 @@ def backward(
         for g, s in zip(grads[1:], state, strict=True)
     )
     of_output = None if grads[0] is None else grads[0].contiguous()
-    of_initial = tuple(g.float() for g in of_final)
-    if T:
-        of_initial = tuple(torch.empty_like(g) for g in of_initial)
+    of_initial = tuple(g.to(torch.float32, copy=True) for g in of_final)
     tiles = -(-B // call.plan.BT)
     per_unit = tuple(
         torch.zeros(tiles, H, dtype=torch.float32, device=x.device) for _ in call.per_unit

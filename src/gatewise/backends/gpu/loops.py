@@ -209,10 +209,9 @@ def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, 
 def meet(counter, times, SLICES: tl.constexpr):
     """Returns when every slice of this tile has come here that many times."""
     tl.debug_barrier()
-    if SLICES > 1:
-        tl.atomic_add(counter, 1, sem="release", scope="gpu")
-        while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * SLICES:
-            pass
+    tl.atomic_add(counter, 1, sem="release", scope="gpu")
+    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * SLICES:
+        pass
 
 
 @triton.jit
@@ -418,7 +417,7 @@ def forward(
         )
 
     t = steps - 1 if REVERSE else tile * 0
-    xs, resets = inputs(t, t < count, gx, reset, row, batch, unit, NG, H)
+    xs, resets = inputs(t, (t >= 0) & (t < count), gx, reset, row, batch, unit, NG, H)
     met = 0
     for j in range(0, steps):
         t64 = tl.cast(t, tl.int64)
@@ -624,7 +623,7 @@ def backward(
 
     t = tile * 0 if REVERSE else steps - 1
     old, kept, of_output, resets = remembered(
-        t, t < count, hist, saved, grad_output, reset, row, batch, unit, USES, STATES, WIDTHS, SAVED, H,
+        t, (t >= 0) & (t < count), hist, saved, grad_output, reset, row, batch, unit, USES, STATES, WIDTHS, SAVED, H,
         REVERSE, BT, US,
     )  # fmt: skip
     met = 0
@@ -698,7 +697,8 @@ def backward(
         for k in tl.static_range(PARAMS):
             more = more + (of_params[k] + tl.where(here, of_param[k], 0.0),)
         of_params = more
-        for k in tl.static_range(A):
+        # those of late gates are there already, and others may be reading them
+        for k in tl.static_range(A if SLICES == 1 else A - NL):
             own = da + at * (A * H) + k * H + unit[None, :]
             tl.store(own, of_sums[k].to(DT), mask=here)
         into = ()

@@ -26,10 +26,9 @@ class Chip:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be divided. ``width``: units, or outputs if these are more. Of one unit: ``wide``
-    matrices of which each is a row of ``width`` weights for every sum, and ``sums`` of these at once;
-    ``beside`` further rows."""
+class Work:
+    """What is to be divided. ``width``: units, or outputs if these are more. A unit has ``sums``, each of
+    a row of ``width`` weights for each of the ``fed`` states, and ``beside`` further such rows."""
 
     width: int
     batch: int
@@ -64,51 +63,51 @@ def power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-def forward(job: Job, chip: Chip) -> Plan:
+def forward(work: Work, chip: Chip) -> Plan:
     """For the way forward: the sums of a unit come out of one product, side by side."""
-    side = power_of_two(job.sums) if 1 < job.sums <= 4 else 1
-    units = power_of_two(job.width)
-    most = _most_at_once(job, 512 if units == job.width else 256)
-    return _one_slice(job) or _sliced(job, chip, side, 1, max(min(units, most), 16), 4)
+    side = power_of_two(work.sums) if 1 < work.sums <= 4 else 1
+    units = power_of_two(work.width)
+    most = _most_at_once(work, 512 if units == work.width else 256)
+    return _one_slice(work) or _sliced(work, chip, side, 1, max(min(units, most), 16), 4)
 
 
-def backward(job: Job, chip: Chip) -> Plan:
+def backward(work: Work, chip: Chip) -> Plan:
     """For the way back: one sum, of as many products as the way forward has sums."""
-    if one := _one_slice(job):
+    if one := _one_slice(work):
         return one
-    if job.width <= 512:
-        chunk = min(power_of_two(job.width), _most_at_once(job, 256))
-        return _sliced(job, chip, 1, 1, max(chunk, 16), 4)
-    return _sliced(job, chip, 1, 8, 32, 8)
+    if work.width <= 512:
+        chunk = min(power_of_two(work.width), _most_at_once(work, 256))
+        return _sliced(work, chip, 1, 1, max(chunk, 16), 4)
+    return _sliced(work, chip, 1, 8, 32, 8)
 
 
-def _most_at_once(job: Job, of_halves: int) -> int:
+def _most_at_once(work: Work, of_halves: int) -> int:
     """How many numbers a product takes at once; of float32 each in three, which need registers."""
-    return of_halves if job.itemsize == 2 else 64
+    return of_halves if work.itemsize == 2 else 64
 
 
-def _one_slice(job: Job) -> Plan | None:
+def _one_slice(work: Work) -> Plan | None:
     """All units in one program, if these are few: nobody waits for another."""
-    units = max(power_of_two(job.width), 16)
-    matrices = job.fed * job.sums + job.beside
-    if units > 64 or (units > 16 and matrices * units * units * job.itemsize > _IN_REGISTERS):
+    units = max(power_of_two(work.width), 16)
+    matrices = work.fed * work.sums + work.beside
+    if units > 64 or (units > 16 and matrices * units * units * work.itemsize > _IN_REGISTERS):
         return None
     warps = 8 if units == 64 else 4
-    return Plan(16, units, 1, 1, 1, units, 1, True, warps, max(-(-job.batch // 16), 1))
+    return Plan(16, units, 1, 1, 1, units, 1, True, warps, max(-(-work.batch // 16), 1))
 
 
-def _sliced(job: Job, chip: Chip, side: int, parts: int, whole: int, warps: int) -> Plan:
-    whole_chunks = -(-job.width // (parts * whole))
-    kept_bytes = 2 if job.itemsize == 2 else 8  # float32 in two parts, for three products
-    rows = job.fed * (side if side > 1 else job.sums) + job.beside
+def _sliced(work: Work, chip: Chip, side: int, parts: int, whole: int, warps: int) -> Plan:
+    whole_chunks = -(-work.width // (parts * whole))
+    kept_bytes = 2 if work.itemsize == 2 else 8  # float32 in two parts, for three products
+    rows = work.fed * (side if side > 1 else work.sums) + work.beside
 
     def plan(tile: int, units: int, kept: bool) -> Plan:
         chunk, chunks = whole, whole_chunks
         if not kept:  # a chunk of weights is in registers on its way
             chunk = min(chunk, 64)
-            chunks = -(-job.width // (parts * chunk))
-        slices = -(-job.width // units)
-        tiles = max(1, min(-(-job.batch // tile), chip.processors // slices))
+            chunks = -(-work.width // (parts * chunk))
+        slices = -(-work.width // units)
+        tiles = max(1, min(-(-work.batch // tile), chip.processors // slices))
         more = 2 if units * side > 64 else 1
         sizes = (tile, units, slices, side, parts, chunk, chunks)
         return Plan(*sizes, kept, min(warps * more, 8), tiles)
@@ -117,17 +116,19 @@ def _sliced(job: Job, chip: Chip, side: int, parts: int, whole: int, warps: int)
         for tile in _TILES:
             for units in _SLICES:
                 weights = rows * whole_chunks * parts * whole * units * kept_bytes
-                chunk_bytes = tile * parts * whole * job.itemsize
+                chunk_bytes = tile * parts * whole * work.itemsize
                 enough = weights + chunk_bytes + _BESIDE <= chip.shared
-                if enough and units * side >= 16 and 1 < -(-job.width // units) <= chip.processors:
+                if enough and units * side >= 16 and 1 < -(-work.width // units) <= chip.processors:
                     yield plan(tile, units, True)
 
     def launches(plan: Plan) -> int:
-        return -(-job.batch // (plan.tiles * plan.BT))
+        return -(-work.batch // (plan.tiles * plan.BT))
 
     # the fewest launches, then the smallest tile, then the smallest slice
     best = min(fitting(), key=launches, default=None)
     if best is None:  # the weights are read again at every step
-        units = next((u for u in _SLICES[1:] if -(-job.width // u) <= chip.processors), 64)
+        units = _SLICES[1]
+        while -(-work.width // units) > chip.processors:
+            units *= 2
         best = plan(16, units, False)
     return best
