@@ -87,15 +87,15 @@ def _run(
     flat = [w for w in (*given, weights.projection) if w is not None]
     states = [s[None].contiguous() for s in state]
     bias = weights.input_bias is not None
-    given = (x, states if spec.cell == lstm else states[0], flat, bias, 1, 0.0)
+    arguments = (x, states if spec.cell == lstm else states[0], flat, bias, 1, 0.0)
     if spec.device.type != "cuda":
-        output, *new = _FUNCTIONS[spec.cell](*given, False, False, False)
+        output, *new = _FUNCTIONS[spec.cell](*arguments, False, False, False)
     else:
         with warnings.catch_warnings():
             # cuDNN copies weights that do not lie in one piece: ours may be anywhere
             warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
             # without its training mode cuDNN has no way back
-            output, *new = _FUNCTIONS[spec.cell](*given, spec.differentiated, False, False)
+            output, *new = _FUNCTIONS[spec.cell](*arguments, spec.differentiated, False, False)
     return output, tuple(s[0] for s in new)
 
 
