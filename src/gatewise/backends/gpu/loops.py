@@ -31,6 +31,20 @@ import triton.language as tl
 
 
 @triton.jit
+def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
+    """The places of a tile's sequences, which of them there are, their lengths, and the longest."""
+    position = first + tl.arange(0, BT)
+    there = position < batch
+    row = position
+    count = tl.where(there, steps, 0)
+    if lengths is not None:
+        row = tl.load(order + position, mask=there, other=0)
+        count = tl.load(lengths + row, mask=there, other=0).to(tl.int32)
+        steps = tl.max(count, axis=0)
+    return row.to(tl.int64), there, count, steps
+
+
+@triton.jit
 def along_k(k, NK: tl.constexpr, KC: tl.constexpr):
     """The numbers of a chunk that begins at k, for blocks of sequences × numbers."""
     if NK == 1:
@@ -376,15 +390,7 @@ def forward(
     counter = counters
     if SLICES > 1:
         counter += tile
-    position = first_row + tile * BT + tl.arange(0, BT)
-    there = position < batch
-    row = position
-    count = tl.where(there, steps, 0)
-    if lengths is not None:
-        row = tl.load(order + position, mask=there, other=0)
-        count = tl.load(lengths + row, mask=there, other=0).to(tl.int32)
-        steps = tl.max(count, axis=0)
-    row = row.to(tl.int64)
+    row, there, count, steps = sequences(first_row + tile * BT, batch, steps, lengths, order, BT)
     last = tl.zeros((BT,), tl.int32) if REVERSE else count - 1
     unit = slice_ * US + tl.arange(0, US)
     zero = tl.zeros((BT, US), tl.float32)
@@ -590,15 +596,7 @@ def backward(
     counter = counters
     if SLICES > 1:
         counter += tile
-    position = first_row + tile * BT + tl.arange(0, BT)
-    there = position < batch
-    row = position
-    count = tl.where(there, steps, 0)
-    if lengths is not None:
-        row = tl.load(order + position, mask=there, other=0)
-        count = tl.load(lengths + row, mask=there, other=0).to(tl.int32)
-        steps = tl.max(count, axis=0)
-    row = row.to(tl.int64)
+    row, there, count, steps = sequences(first_row + tile * BT, batch, steps, lengths, order, BT)
     unit = slice_ * US + tl.arange(0, US)
     inside = there[:, None] & (unit < H)[None, :]
     zero = tl.zeros((BT, US), tl.float32)
