@@ -22,6 +22,8 @@ def supports(spec: Spec) -> str | None:
         return f"runs on NVIDIA GPUs, not on '{spec.device.type}'"
     if spec.dtype not in _DTYPES:
         return f"computes in float32, bfloat16 and float16, not in {spec.dtype}"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(spec.device) < (8, 0):
+        return "runs on GPUs of compute capability 8.0 (A100) and newer"
     return unfit(spec) or _missing()
 
 

@@ -48,7 +48,7 @@ class Plan:
     shapes: tuple[Shape, ...] = DEFAULT
     modes: tuple[str, ...] = MODES
     peers: tuple[str, ...] = tuple(name for name, peer in PEERS.items() if peer.usual)
-    backends: tuple[str, ...] = tuple(name for name in BACKENDS if name != "reference")
+    backends: tuple[str, ...] = tuple(n for n in BACKENDS if n not in ("reference", "triton"))
     dtype: str = "float32"
     threads: int | None = None
     budget: Budget = field(default_factory=Budget)
