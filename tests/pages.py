@@ -1,9 +1,12 @@
-"""The pages of docs/, and the Python that they show."""
+"""The pages of docs/, the Python that they show, and the benchmarks that write them."""
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def text(page):
@@ -20,3 +23,14 @@ def run(page):
     for block in blocks(page):
         exec(compile(block, page, "exec"), names)
     return names
+
+
+def benchmark(name):
+    """A file of benchmarks/ as a module."""
+    place = importlib.util.spec_from_file_location(
+        f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(place)
+    sys.modules[place.name] = module  # dataclasses look a module up by its name
+    place.loader.exec_module(module)
+    return module

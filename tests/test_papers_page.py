@@ -1,22 +1,18 @@
 """docs/papers.md holds what benchmarks/results say."""
 
-import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
+
+import pages
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def papers_page():
-    spec = importlib.util.spec_from_file_location(
-        "papers_page", ROOT / "benchmarks" / "papers_page.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return pages.benchmark("papers_page")
 
 
 def test_the_page_is_that_of_the_results(papers_page):

@@ -20,6 +20,7 @@ from cells import OWN_CELLS, PROJECTABLE
 from gatewise import CELLS
 from gatewise.backends import reference, triton
 from gatewise.backends.contract import Spec
+from gatewise.backends.engine import flat, job_of, unfit
 from gatewise.emit.triton import source
 from gatewise.errors import BackendError
 
@@ -77,7 +78,7 @@ def divided(monkeypatch, request):
 
 
 def check(given):
-    assert triton.unfit(given.spec) is None
+    assert unfit(given.spec) is None
     found, expected = given.gradients(triton), given.in_double().gradients(reference)
     for value in (*found[0], *found[1].values()):
         assert value.dtype == given.dtype
@@ -177,7 +178,6 @@ def test_the_output_is_ones_own():
 
 
 def test_an_operator_traces_what_is_projected():
-    from gatewise.backends.engine import flat, job_of
     from gatewise.backends.gpu import calls
 
     given = case(CELLS["lstm"], **SIZES | dict(P=5))
@@ -270,7 +270,10 @@ def spec(**changed):
         (dict(dtype=torch.float64), "not in torch.float64"),
         (dict(transformed=True), "no rule for vmap"),
         (dict(trace=True, differentiated=True), "does not differentiate what it traces"),
-        (dict(cell=CELLS["gru_2014"], layer_norm=True), "take a value of the same step"),
+        (
+            dict(cell=CELLS["gru_2014"], layer_norm=True),
+            "takes that of n later, with a value of the same step",
+        ),
         (dict(cell=CELLS["mingru"], layer_norm=True), "does not use them all"),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gatewise.backends.contract import Masks, Spec, Weights
 from gatewise.cells.language import Cell
+from gatewise.emit.steps import layout
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,28 @@ def flat(weights: Weights, cell: Cell) -> list[Tensor | None]:
 def hidden_size(weights: Sequence[Tensor | None], cell: Cell) -> int:
     """H, as the input's weights, which are always there, have it."""
     return weights[0].shape[0] // len(cell.gates)  # type: ignore[union-attr]
+
+
+def unfit(spec: Spec) -> str | None:
+    """What no engine can do, as the end of the sentence "it ...", or None."""
+    if spec.transformed:
+        return "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace"
+    if spec.trace and spec.differentiated:
+        return "does not differentiate what it traces"
+    return unnormalised(spec.cell) if spec.layer_norm else None
+
+
+def unnormalised(cell: Cell) -> str | None:
+    """Why no engine can normalise the cell's sums, likewise."""
+    if cell.late:
+        return (
+            f"normalises the recurrent product of all gates at once, and '{cell.name}' takes that of "
+            f"{', '.join(cell.late)} later, with a value of the same step"
+        )
+    plan = layout(cell)
+    if not plan.from_input == plan.from_state == len(cell.gates):
+        return f"normalises every part of every gate, and '{cell.name}' does not use them all"
+    return None
 
 
 class Engine(Protocol):

@@ -22,11 +22,10 @@ from gatewise.backends.contract import (
     check_tensor,
     differentiated,
 )
-from gatewise.backends.engine import Engine, Job, engine_for, hidden_size
+from gatewise.backends.engine import Engine, Job, engine_for, hidden_size, unnormalised
 from gatewise.backends.gradient import Run
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell, from_signature
-from gatewise.emit.steps import layout
 from gatewise.errors import BackendError, CellError, ShapeError
 
 
@@ -160,9 +159,7 @@ def _check_masks(given: Operands, cell: Cell) -> None:
             of if n == of else 1 for n, of in zip(share.shape, (steps, batch), strict=False)
         ]
         check_tensor("zoneout's share", share, (*broadcast, size), given.x)
-    plan = layout(cell)
-    parts = (plan.from_input, plan.from_state)
-    if given.weights[5] is not None and (cell.late or parts != (len(cell.gates),) * 2):
+    if given.weights[5] is not None and unnormalised(cell):
         raise BackendError(f"the kernels cannot normalise the parts of '{cell.name}'")
 
 

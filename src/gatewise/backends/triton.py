@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights
+from gatewise.backends.engine import unfit
 from gatewise.backends.ops import run
-from gatewise.emit.steps import layout
 
 _KEPT_BY_CUDNN = 192  # units
 _TRITON = 3, 6
@@ -25,22 +25,6 @@ def supports(spec: Spec) -> str | None:
     if torch.cuda.is_available() and torch.cuda.get_device_capability(spec.device) < (8, 0):
         return "runs on GPUs of compute capability 8.0 (A100) and newer"
     return unfit(spec) or _missing()
-
-
-def unfit(spec: Spec) -> str | None:
-    """What the loops cannot do, wherever they run."""
-    if spec.transformed:
-        return "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace"
-    if spec.trace and spec.differentiated:
-        return "does not differentiate what it traces"
-    plan = layout(spec.cell)
-    if spec.layer_norm and spec.cell.late:
-        return (
-            f"does not normalise the gates of '{spec.cell.name}' that take a value of the same step"
-        )
-    if spec.layer_norm and not plan.from_input == plan.from_state == len(spec.cell.gates):
-        return f"normalises every part of every gate, and '{spec.cell.name}' does not use them all"
-    return None
 
 
 @cache

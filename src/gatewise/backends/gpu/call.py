@@ -147,7 +147,7 @@ def launches(spec: Spec) -> int:
     given = (spec.batch, spec.hidden_size, spec.output_size, spec.dtype)
     sizes = Sizes(1, *given, spec.proj_size > 0, spec.layer_norm)
     divided = plans.forward(work(shape_of(spec.cell), sizes), chip(spec.device))
-    return -(-spec.batch // (divided.tiles * divided.BT))
+    return divided.launches(spec.batch)
 
 
 def sizes_of(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Sizes:

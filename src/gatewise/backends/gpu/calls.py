@@ -31,7 +31,7 @@ def forward(
     weights: Sequence[Tensor | None],
     masks: Masks,
 ) -> list[Tensor]:
-    return _Forward(job, x, state, weights, masks, {}).outcome()
+    return _Forward(job, x, state, weights, masks).outcome()
 
 
 def taped(
@@ -41,13 +41,10 @@ def taped(
     weights: Sequence[Tensor | None],
     masks: Masks,
 ) -> list[Tensor]:
-    make = torch.empty if masks.lengths is None else torch.zeros  # as in Call.empty
-    sizes, shape = sizes_of(job, x, weights), shape_of(job.cell)
-    tape = make(size_of(shape, sizes), dtype=torch.uint8, device=x.device)
-    kept = views(tape, shape, sizes)
-    output, *final = _Forward(job, x, state, weights, masks, kept).outcome()
+    run = _Forward(job, x, state, weights, masks, taped=True)
+    output, *final = run.outcome()
     # its own: whoever writes into the output must not spoil the tape, nor keep it alive
-    return [output.clone(), *final, tape]
+    return [output.clone(), *final, run.tape]
 
 
 def tape_like(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Tensor:
@@ -61,12 +58,12 @@ def traced(
     weights: Sequence[Tensor | None],
     masks: Masks,
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    run = _Forward(job, x, state, weights, masks, {}, traced=True)
+    run = _Forward(job, x, state, weights, masks, traced=True)
     return run.outcome(), run.trace()
 
 
 class _Forward:
-    """A run: ``kept`` is what its tape has room for, if it has one."""
+    """A run; its ``tape`` is empty where none is asked for."""
 
     def __init__(
         self,
@@ -75,11 +72,14 @@ class _Forward:
         state: Sequence[Tensor],
         weights: Sequence[Tensor | None],
         masks: Masks,
-        kept: dict[str, Tensor],
+        taped: bool = False,
         traced: bool = False,
     ) -> None:
         self.call = call = Call(job, x, state, weights, masks, plan.forward)
         shape, (T, B, H, *_) = call.shape, call.sizes
+        size = size_of(shape, call.sizes) if taped else 0
+        self.tape = call.empty(size, dtype=torch.uint8)
+        kept = views(self.tape, shape, call.sizes) if taped else {}
         types = [x.dtype, *[torch.float32] * (shape.STATES - 1)]
         initial = tuple(s.to(t).contiguous() for s, t in zip(state, types, strict=True))
         # an empty sequence's final state is its initial one, and no step writes it

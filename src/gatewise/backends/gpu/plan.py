@@ -53,6 +53,10 @@ class Plan:
     warps: int
     tiles: int
 
+    def launches(self, batch: int) -> int:
+        """How many launches after each other so many sequences take."""
+        return -(-batch // (self.tiles * self.BT))
+
     def blocks(self) -> dict[str, int | bool]:
         names = ("BT", "US", "SLICES", "NK", "KC", "CHUNKS", "KEPT")
         return {name: getattr(self, name) for name in names} | {"ROOM": power_of_two(self.SLICES)}
@@ -121,11 +125,8 @@ def _sliced(work: Work, chip: Chip, side: int, parts: int, whole: int, warps: in
                 if enough and units * side >= 16 and 1 < -(-work.width // units) <= chip.processors:
                     yield plan(tile, units, True)
 
-    def launches(plan: Plan) -> int:
-        return -(-work.batch // (plan.tiles * plan.BT))
-
     # the fewest launches, then the smallest tile, then the smallest slice
-    best = min(fitting(), key=launches, default=None)
+    best = min(fitting(), key=lambda plan: plan.launches(work.batch), default=None)
     if best is None:  # the weights are read again at every step
         units = _SLICES[1]
         while -(-work.width // units) > chip.processors:
