@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# one process for each processor, each in one thread; the tests of threads set their own
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
 READY := $(VENV)/.ready
 
 .PHONY: setup demo check format test test-all sanitize clean
@@ -28,10 +30,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test: setup
-	$(BIN)/pytest -q
+	$(TESTS)
 
 test-all: setup
-	$(BIN)/pytest -q -m ''
+	$(TESTS) -m ''
 
 # The tests of the CPU backend on a core that checks its own memory accesses and arithmetic; users'
 # cells are compiled likewise. Leaks are not looked for: Python leaves much behind.
