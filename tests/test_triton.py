@@ -39,22 +39,24 @@ SIZES = dict(T=3, B=5, inputs=3, H=17, dtype=torch.float32)
 CHIPS = {80: Chip(108, 166912), 90: Chip(132, 232448)}
 TOLERANCE = {torch.float32: 5e-5, torch.float16: 4e-3}
 
-# Ways to divide a call of up to 64 units: each alone, sums from one product, in parts, weights read
-# again at every step, and more tiles than one launch has room for.
+# Ways to divide a call of up to 64 units: each alone, sums from one product, sums of which slices have
+# a share each, weights read again at every step, and more tiles than one launch has room for.
 PLANS = {
     "one slice": lambda work: Plan(16, max(plan.power_of_two(work.width), 16), 1, 1, 1,
                                   max(plan.power_of_two(work.width), 16), 1, True, 4, 2),
     "slices": lambda work: sliced(work, 8, 1, 1, 32, True),
     "side by side": lambda work: sliced(work, 8, 4, 1, 16, True),
-    "parts": lambda work: sliced(work, 16, 1, 2, 16, True),
+    "parts": lambda work: sliced(work, 8, 1, 2, 16, True),
+    "four parts": lambda work: sliced(work, 8, 4, 4, 32, True),
     "read again": lambda work: sliced(work, 16, 1, 1, 16, False),
+    "parts read again": lambda work: sliced(work, 8, 1, 4, 16, False),
 }  # fmt: skip
 
 
 def sliced(work, units, side, parts, chunk, kept):
-    chunks = -(-work.width // (parts * chunk))
+    slices, chunks = parts * -(-work.width // (units * parts)), -(-work.width // chunk)
     fits = side if 1 < work.sums <= side else 1
-    return Plan(16, units, -(-work.width // units), fits, parts, chunk, chunks, kept, 4, 1)
+    return Plan(16, units, slices, fits, parts, chunk, chunks, kept, 4, 1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,7 +74,7 @@ def interpreted():
 def divided(monkeypatch, request):
     """Both ways are divided as the parameter says."""
     divide = PLANS[request.param]
-    monkeypatch.setattr(plan, "forward", lambda work, chip: divide(work))
+    monkeypatch.setattr(plan, "forward", lambda work, chip: replace(divide(work), PARTS=1))
     monkeypatch.setattr(plan, "backward", lambda work, chip: replace(divide(work), SIDE=1))
     return request.param
 
@@ -125,9 +127,10 @@ MORE = [
 ]
 
 
-@pytest.mark.parametrize(
-    "divided", ["slices", "side by side", "parts", "read again"], indirect=True
-)
+WAITING = ["slices", "side by side", "parts", "four parts", "read again", "parts read again"]
+
+
+@pytest.mark.parametrize("divided", WAITING, indirect=True)
 @pytest.mark.parametrize(
     ("name", "given"), EXCHANGES + [pytest.param(*each, marks=pytest.mark.slow) for each in MORE]
 )
@@ -318,12 +321,14 @@ def test_programs_that_wait_for_each_other_have_room_to_run_at_once(chip, itemsi
         for divide in (plan.forward, plan.backward):
             found = divide(work, chip)
             assert width <= found.US * found.SLICES
-            assert width <= found.NK * found.KC * found.CHUNKS
+            assert width <= found.KC * found.CHUNKS
             assert found.tiles * found.BT >= 1
             if found.SLICES > 1:
                 assert found.SLICES * found.tiles <= chip.processors
+                assert found.SLICES % found.PARTS == 0
                 side = found.SIDE if found.SIDE > 1 else sums
-                numbers = (side + beside) * found.CHUNKS * found.NK * found.KC * found.US
+                chunks = sum(-(-m * found.CHUNKS // found.PARTS) for m in (side, *[1] * beside))
+                numbers = chunks * found.KC * found.US * found.PARTS
                 weights = numbers * (2 if itemsize == 2 else 8)  # float32 in two parts
                 assert not found.KEPT or weights <= chip.shared
 

@@ -114,12 +114,15 @@ class Call:
             constants["launch_cooperative_grid"] = True
         with _on(self.x.device):
             for first, tiles in self._tiles() if T else ():
-                counters = (
-                    torch.zeros(tiles, dtype=torch.int32, device=self.x.device) if waits else None
-                )
+                counters = self._counters(tiles) if waits else None
                 loop[tiles, self.plan.SLICES](
                     *given, self.places(), counters, T, B, first, **constants
                 )
+
+    def _counters(self, tiles: int) -> Tensor:
+        """One for the slices of each tile, then one for each group of slices of each tile."""
+        number = tiles * (1 + self.plan.SLICES // self.plan.PARTS)
+        return torch.zeros(number, dtype=torch.int32, device=self.x.device)
 
     def _tiles(self) -> Iterator[tuple[int, int]]:
         """Each launch's first sequence, and its tiles."""

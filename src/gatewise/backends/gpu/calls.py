@@ -185,17 +185,31 @@ def backward(
     per_unit = tuple(
         torch.zeros(tiles, H, dtype=torch.float32, device=x.device) for _ in call.per_unit
     )
+    plan_, partial = call.plan, None
+    if plan_.PARTS > 1:  # shares of what each fed-back state is given, and each sequence
+        size = (len(shape.FED), plan_.PARTS, B, plan_.SLICES * plan_.US)
+        partial = torch.empty(size, dtype=torch.float32, device=x.device)
     histories = tuple(kept.get(f"state {k}", of_initial[k]) for k in range(shape.STATES))
     own = functions(job.cell)
     call.launch(
         loops.backward,
         *(call.recurrent, call.projection, call.gain, call.per_unit, histories, kept["saved"]),
         *(kept.get("normal"), kept.get("scales"), of_output, of_final, of_sums, before_norm),
-        *(projected, of_initial, per_unit, call.lengths, call.order, call.reset, call.factor),
+        *(
+            projected,
+            of_initial,
+            per_unit,
+            partial,
+            call.lengths,
+            call.order,
+            call.reset,
+            call.factor,
+        ),
         *(call.zoneout, call.zone_steps),
         BACK=own.back,
         BACK_LATE=own.back_late,
         USES=shape.uses,
+        PARTS=call.plan.PARTS,
     )
     of_params = [p.sum(0) for p in per_unit]
     return gradients(call, kept, of_sums, before_norm, projected, of_initial, of_params, wanted)

@@ -14,8 +14,10 @@ Sums are float32, and so is every state but the output, which is rounded to what
   ``F`` in all;
 * a block has ``BT`` sequences and ``US`` units; ``ROOM`` is the power of two with room for the slices;
 * the columns of ``SIDE`` gates stand side by side in one product, where that is more than one;
-* a product over K numbers is formed in ``CHUNKS`` of ``NK * KC``: ``NK`` parts side by side where that
-  is more than one, which Triton gives to different warps; the weights are ``KEPT``, or read again;
+* a product over K numbers is formed in ``CHUNKS`` of ``KC``; the weights are ``KEPT``, or read again;
+* on the way back a sum is of as many products as there are sums on the way forward. ``PARTS`` slices
+  that follow each other form a group, which divides these chunks: each slice adds up its share for all
+  units of the group, and the slices of a group exchange what they have;
 * a state's history has one place more than there are steps: what is after step t is at t + 1, or at t
   where the steps are taken in reverse; where ``RING``, it has two places that are used in turns.
 
@@ -45,43 +47,12 @@ def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
 
 
 @triton.jit
-def along_k(k, NK: tl.constexpr, KC: tl.constexpr):
-    """The numbers of a chunk that begins at k, for blocks of sequences × numbers."""
-    if NK == 1:
-        numbers = (k + tl.arange(0, KC))[None, :]
-    else:
-        numbers = k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, None, :]
-    return numbers
-
-
-@triton.jit
-def down(of, NK: tl.constexpr):
-    """What each sequence has one of, for blocks of sequences × numbers."""
-    return of[:, None] if NK == 1 else of[None, :, None]
-
-
-@triton.jit
-def zeros_of(N: tl.constexpr, NK: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):
+def zeros_of(N: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):
     """N sums to begin with."""
     zeros = ()
     for _ in tl.static_range(N):
-        if NK == 1:
-            zeros = zeros + (tl.zeros((BT, US), tl.float32),)
-        else:
-            zeros = zeros + (tl.zeros((NK, BT, US), tl.float32),)
+        zeros = zeros + (tl.zeros((BT, US), tl.float32),)
     return zeros
-
-
-@triton.jit
-def added_up(sums, N: tl.constexpr, NK: tl.constexpr):
-    """Each sum as one, of its parts side by side."""
-    whole = ()
-    for k in tl.static_range(N):
-        if NK == 1:
-            whole = whole + (sums[k],)
-        else:
-            whole = whole + (tl.sum(sums[k], axis=0),)
-    return whole
 
 
 @triton.jit
@@ -128,30 +99,22 @@ def columns(slice_, US: tl.constexpr, SIDE: tl.constexpr, M: tl.constexpr, step_
 
 
 @triton.jit
-def weight_tile(weights, k, K, step_k, column, there, NK: tl.constexpr, KC: tl.constexpr):
+def weight_tile(weights, k, K, step_k, column, there, KC: tl.constexpr):
     """A chunk of weights on their way to a program's units."""
-    if NK == 1:
-        rows = (k + tl.arange(0, KC))[:, None]
-        tile = tl.load(
-            weights + rows * step_k + column[None, :], mask=(rows < K) & there[None, :], other=0.0
-        )
-    else:
-        rows = k + tl.arange(0, NK)[:, None, None] * KC + tl.arange(0, KC)[None, :, None]
-        inside = (rows < K) & there[None, None, :]
-        tile = tl.load(weights + rows * step_k + column[None, None, :], mask=inside, other=0.0)
-    return tile
+    rows = (k + tl.arange(0, KC))[:, None]
+    inside = (rows < K) & there[None, :]
+    return tl.load(weights + rows * step_k + column[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
 def weight_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
-                 NK: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr):  # fmt: skip
+                 KC: tl.constexpr, KEPT: tl.constexpr):  # fmt: skip
     """All chunks of M matrices, if they are to be kept on chip."""
     tiles = ()
     if KEPT:
         for m in tl.static_range(M):
             for c in tl.static_range(CHUNKS):
-                start = weights + m * step_m
-                tile = weight_tile(start, c * NK * KC, K, step_k, column, there, NK, KC)
+                tile = weight_tile(weights + m * step_m, c * KC, K, step_k, column, there, KC)
                 tiles = tiles + (tile,)
     return tiles
 
@@ -175,30 +138,29 @@ def separated(wide, N: tl.constexpr, SIDE: tl.constexpr, BT: tl.constexpr, US: t
 
 
 @triton.jit
-def read_chunk(rows, valid, k, K, factor, cleared, NK: tl.constexpr, KC: tl.constexpr,
-               BT: tl.constexpr, DT: tl.constexpr):  # fmt: skip
+def read_chunk(rows, valid, k, K, factor, cleared, KC: tl.constexpr, DT: tl.constexpr):
     """A chunk of what each sequence's row in memory holds, as a product takes it."""
-    column = along_k(k, NK, KC)
-    inside = down(valid, NK) & (column < K)
+    column = (k + tl.arange(0, KC))[None, :]
+    inside = valid[:, None] & (column < K)
     # other programs have written it: not to be had from this multiprocessor's own cache
-    values = tl.load(down(rows, NK) + column, mask=inside, other=0.0, cache_modifier=".cg")
+    values = tl.load(rows[:, None] + column, mask=inside, other=0.0, cache_modifier=".cg")
     if factor is not None:
-        factors = tl.load(down(factor, NK) + column, mask=inside, other=0.0)
+        factors = tl.load(factor[:, None] + column, mask=inside, other=0.0)
         values = values.to(tl.float32) * factors.to(tl.float32)
     if cleared is not None:
-        values = tl.where(down(cleared, NK), 0.0, values)
+        values = tl.where(cleared[:, None], 0.0, values)
     return values.to(DT)
 
 
 @triton.jit
 def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, factor, cleared,
-               tiles, weights, step_m, step_k, column, there, KEPT: tl.constexpr, NK: tl.constexpr,
-               KC: tl.constexpr, BT: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+               tiles, weights, step_m, step_k, column, there, KEPT: tl.constexpr, KC: tl.constexpr,
+               DT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """M sums, with the products added of what ``rows`` point at and of M matrices, whose tiles begin
     at the place ``at``."""
     if KEPT:
         for c in tl.static_range(CHUNKS):
-            values = read_chunk(rows, valid, c * NK * KC, K, factor, cleared, NK, KC, BT, DT)
+            values = read_chunk(rows, valid, c * KC, K, factor, cleared, KC, DT)
             more = ()
             for m in tl.static_range(M):
                 tile = tiles[at + m * CHUNKS + c]
@@ -206,11 +168,10 @@ def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, 
             sums = more
     else:
         for c in range(CHUNKS):
-            read = read_chunk(rows, valid, c * NK * KC, K, factor, cleared, NK, KC, BT, DT)
+            read = read_chunk(rows, valid, c * KC, K, factor, cleared, KC, DT)
             added = ()
             for m in tl.static_range(M):
-                start = weights + m * step_m
-                w = weight_tile(start, c * NK * KC, K, step_k, column, there, NK, KC)
+                w = weight_tile(weights + m * step_m, c * KC, K, step_k, column, there, KC)
                 added = added + (tl.dot(read, w, sums[m], input_precision=PRECISION),)
             sums = added
     return sums
@@ -250,6 +211,68 @@ def of_slices(place, row, valid, batch, SLICES: tl.constexpr, ROOM: tl.constexpr
     inside = valid[:, None] & (k < SLICES)[None, :]
     first = tl.load(theirs, mask=inside, other=0.0, cache_modifier=".cg")
     return first, tl.load(theirs + 1, mask=inside, other=0.0, cache_modifier=".cg")
+
+
+# Sums of which a group of slices has a share each ----------------------------------------------------
+
+
+@triton.jit
+def chunk_of(part, n, M: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, EACH: tl.constexpr):
+    """Of the chunks of M products, ``EACH`` to a part, the part's n-th: its product, where in that it
+    begins, and whether there is such a chunk."""
+    chunk = part * EACH + n
+    return tl.cast(chunk // CHUNKS, tl.int64), chunk % CHUNKS * KC, chunk < M * CHUNKS
+
+
+@triton.jit
+def shared_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
+                 part, PARTS: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr):  # fmt: skip
+    """A part's chunks of M matrices, if they are to be kept on chip."""
+    EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
+    tiles = ()
+    if KEPT:
+        for n in tl.static_range(EACH):
+            m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
+            tile = weight_tile(weights + m * step_m, k, K, step_k, column, there & is_one, KC)
+            tiles = tiles + (tile,)
+    return tiles
+
+
+@triton.jit
+def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, at, tiles, weights,
+               step_m, step_k, column, there, part, group, partial, plane, row, batch, counter, times,
+               SLICES: tl.constexpr, PARTS: tl.constexpr, KEPT: tl.constexpr, KC: tl.constexpr,
+               BT: tl.constexpr, US: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """For a slice's units, the sum over M products of what ``rows`` and each further ``step_row`` point
+    at; the tiles of this part begin at the place ``at``. Sums with nothing between them in which all
+    slices meet need planes of their own, so that none is written over while another slice reads it."""
+    EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
+    total = tl.zeros((BT, US * PARTS), tl.float32)
+    if KEPT:
+        for n in tl.static_range(EACH):
+            m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
+            values = read_chunk(rows + m * step_row, valid & is_one, k, K, None, None, KC, DT)
+            total = tl.dot(values, tiles[at + n], total, input_precision=PRECISION)
+    else:
+        for n in range(EACH):
+            m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
+            read = read_chunk(rows + m * step_row, valid & is_one, k, K, None, None, KC, DT)
+            w = weight_tile(weights + m * step_m, k, K, step_k, column, there & is_one, KC)
+            total = tl.dot(read, w, total, input_precision=PRECISION)
+    if PARTS == 1:
+        own = total
+    else:
+        first = group * US * PARTS
+        theirs = first + tl.arange(0, US * PARTS)[None, :]
+        place = partial + ((plane * PARTS + part) * batch + row)[:, None] * (SLICES * US)
+        tl.store(place + theirs, total, mask=valid[:, None])
+        meet(counter, times, PARTS)
+        mine = first + part * US + tl.arange(0, US)[None, :]
+        own = tl.zeros((BT, US), tl.float32)
+        for k in tl.static_range(PARTS):
+            place = partial + ((plane * PARTS + k) * batch + row)[:, None] * (SLICES * US)
+            own += tl.load(place + mine, mask=valid[:, None], other=0.0, cache_modifier=".cg")
+    return own
 
 
 # Layer normalisation -------------------------------------------------------------------------------
@@ -379,7 +402,7 @@ def forward(
     VALUES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr, FROM: tl.constexpr, F: tl.constexpr,
     H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr,
     REVERSE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
-    SIDE: tl.constexpr, NK: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
+    SIDE: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
     DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Every step of a tile of sequences, for a slice of the units."""
@@ -408,19 +431,17 @@ def forward(
     for f in tl.static_range(FEDS):
         early_tiles = early_tiles + weight_tiles(
             weights + FROM[f], MATRICES, H * F, WIDTHS[FED[f]], CHUNKS, 1, column, column_there,
-            NK, KC, KEPT,
+            KC, KEPT,
         )  # fmt: skip
     late_column, late_there = columns(slice_, US, 1, 1, 0, H, F)
     late_weights = weights + NS * H * F
     late_tiles = weight_tiles(
-        late_weights, NL, H * F, H, CHUNKS, 1, late_column, late_there, NK, KC, KEPT
+        late_weights, NL, H * F, H, CHUNKS, 1, late_column, late_there, KC, KEPT
     )
     out_column, out_there = columns(slice_, US, 1, 1, 0, P, H)
     out_tiles = ()
     if projection is not None:
-        out_tiles = weight_tiles(
-            projection, 1, 0, H, CHUNKS, 1, out_column, out_there, NK, KC, KEPT
-        )
+        out_tiles = weight_tiles(projection, 1, 0, H, CHUNKS, 1, out_column, out_there, KC, KEPT)
 
     t = steps - 1 if REVERSE else tile * 0
     xs, resets = inputs(t, (t >= 0) & (t < count), gx, reset, row, batch, unit, NG, H)
@@ -440,7 +461,7 @@ def forward(
             for k in tl.static_range(STATES):
                 old = old + (tl.where(cleared[:, None], 0.0, state[k]),)
 
-        sums = zeros_of(MATRICES, NK, BT, US * SIDE)
+        sums = zeros_of(MATRICES, BT, US * SIDE)
         for f in tl.static_range(FEDS):
             factors = None
             if factor is not None:
@@ -461,9 +482,8 @@ def forward(
                 sums = multiplied(
                     sums, MATRICES, f * MATRICES * CHUNKS, rows, valid, WIDTHS[FED[f]], CHUNKS,
                     factors, cleared, early_tiles, weights + FROM[f], H * F, 1, column, column_there,
-                    KEPT, NK, KC, BT, DT, PRECISION,
+                    KEPT, KC, DT, PRECISION,
                 )  # fmt: skip
-        sums = added_up(sums, MATRICES, NK)
         if SIDE > 1:
             sums = separated(sums[0], NS, SIDE, BT, US)
         if gain is not None:
@@ -497,7 +517,7 @@ def forward(
             late_at = at * H + unit[None, :]
             if late_fed is not None:
                 tl.store(late_fed + late_at, fed.to(DT), mask=here)
-            late = zeros_of(NL, NK, BT, US)
+            late = zeros_of(NL, BT, US)
             if SLICES == 1:
                 more = ()
                 for m in tl.static_range(NL):
@@ -510,9 +530,8 @@ def forward(
                 rows = late_fed + (t64 * batch + row) * H
                 late = multiplied(
                     late, NL, 0, rows, valid, H, CHUNKS, None, None, late_tiles,
-                    late_weights, H * F, 1, late_column, late_there, KEPT, NK, KC, BT, DT, PRECISION,
+                    late_weights, H * F, 1, late_column, late_there, KEPT, KC, DT, PRECISION,
                 )  # fmt: skip
-            late = added_up(late, NL, NK)
             for k in tl.static_range(NL):
                 a = a + (biases[NX + NW + NH + k] + xs[NX + NW + k] + late[k],)
 
@@ -528,7 +547,7 @@ def forward(
             inner = tl.where(here, output, 0.0).to(DT)
             if unprojected is not None:
                 tl.store(unprojected + at * H + unit[None, :], inner, mask=here)
-            out = zeros_of(1, NK, BT, US)
+            out = zeros_of(1, BT, US)
             if SLICES == 1:
                 out = (tl.dot(inner, out_tiles[0], out[0], input_precision=PRECISION),)
             else:
@@ -537,9 +556,9 @@ def forward(
                 rows = unprojected + (t64 * batch + row) * H
                 out = multiplied(
                     out, 1, 0, rows, valid, H, CHUNKS, None, None, out_tiles, projection, 0, 1,
-                    out_column, out_there, KEPT, NK, KC, BT, DT, PRECISION,
+                    out_column, out_there, KEPT, KC, DT, PRECISION,
                 )  # fmt: skip
-            (output,) = added_up(out, 1, NK)
+            output = out[0]
 
         ahead = ()
         for k in tl.static_range(STATES):
@@ -574,14 +593,14 @@ def forward(
 @triton.jit(do_not_specialize=["steps", "batch", "first_row"])
 def backward(
     weights, projection, gain, per_unit, hist, saved, normal, scales, grad_output, grad_final, da,
-    before_normal, grad_projected, grad_initial, grad_params, lengths, order, reset, factor, zoneout,
+    before_normal, grad_projected, grad_initial, grad_params, partial, lengths, order, reset, factor, zoneout,
     zone_steps, places, counters, steps, batch, first_row,
     BACK: tl.constexpr, BACK_LATE: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr,
     NH: tl.constexpr, NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr,
     SAVED: tl.constexpr, USES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr,
     FROM: tl.constexpr, F: tl.constexpr, H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, REVERSE: tl.constexpr,
-    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr, NK: tl.constexpr,
-    KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr,
+    BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
+    PARTS: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of sequences, for a slice of the units, from the last step to the first.
@@ -594,30 +613,41 @@ def backward(
     NS: tl.constexpr = NW + NH
     A: tl.constexpr = NX + NW + NH + NL
     counter = counters
+    group_counter = counters
     if SLICES > 1:
         counter += tile
+        group_counter += tl.num_programs(0) + tile * (SLICES // PARTS) + slice_ // PARTS
     row, there, count, steps = sequences(first_row + tile * BT, batch, steps, lengths, order, BT)
     unit = slice_ * US + tl.arange(0, US)
+    group = slice_ // PARTS
+    part = slice_ % PARTS
+    groups = group * US * PARTS + tl.arange(0, US * PARTS)
     inside = there[:, None] & (unit < H)[None, :]
     zero = tl.zeros((BT, US), tl.float32)
 
     grads = states(grad_final, STATES, WIDTHS, row, there, unit)
     p = parameters(per_unit, PARAMS, H, unit)
-    of_params = zeros_of(PARAMS, 1, BT, US)
+    of_params = zeros_of(PARAMS, BT, US)
     gains = ()
     if gain is not None:
         gains = vectors(gain, NS, H, unit)
 
     tiles = ()
     for f in tl.static_range(FEDS):
-        tiles = tiles + weight_tiles(
-            weights + FROM[f], NS, H * F, H, CHUNKS, F, unit, unit < WIDTHS[FED[f]], NK, KC, KEPT
-        )
+        tiles = tiles + shared_tiles(
+            weights + FROM[f], NS, H * F, H, CHUNKS, F, groups, groups < WIDTHS[FED[f]], part, PARTS,
+            KC, KEPT,
+        )  # fmt: skip
+    OF_FED: tl.constexpr = (NS * CHUNKS + PARTS - 1) // PARTS
     late_weights = weights + NS * H * F
-    late_tiles = weight_tiles(late_weights, NL, H * F, H, CHUNKS, F, unit, unit < H, NK, KC, KEPT)
+    late_tiles = shared_tiles(
+        late_weights, NL, H * F, H, CHUNKS, F, groups, groups < H, part, PARTS, KC, KEPT
+    )
     in_tiles = ()
     if projection is not None:
-        in_tiles = weight_tiles(projection, 1, 0, P, CHUNKS, H, unit, unit < H, NK, KC, KEPT)
+        in_tiles = shared_tiles(
+            projection, 1, 0, P, CHUNKS, H, groups, groups < H, part, PARTS, KC, KEPT
+        )
 
     t = tile * 0 if REVERSE else steps - 1
     old, kept, of_output, resets = remembered(
@@ -625,6 +655,7 @@ def backward(
         REVERSE, BT, US,
     )  # fmt: skip
     met = 0
+    met_group = 0
     for j in range(0, steps):
         t64 = tl.cast(t, tl.int64)
         valid = t < count
@@ -649,42 +680,42 @@ def backward(
             has = valid[:, None] & (unit < P)[None, :]
             inner = seeds[0].to(DT)
             tl.store(grad_projected + at * P + unit[None, :], inner, mask=has)
-            out = zeros_of(1, NK, BT, US)
             if SLICES == 1:
-                out = (tl.dot(inner, in_tiles[0], out[0], input_precision=PRECISION),)
+                more = (tl.dot(inner, in_tiles[0], zero, input_precision=PRECISION),)
             else:
                 met += 1
+                met_group += 1
                 meet(counter, met, SLICES)
                 rows = grad_projected + (t64 * batch + row) * P
-                out = multiplied(
-                    out, 1, 0, rows, valid, P, CHUNKS, None, None, in_tiles, projection, 0, H,
-                    unit, unit < H, KEPT, NK, KC, BT, DT, PRECISION,
+                out = shared_sum(
+                    rows, 0, 1, P, CHUNKS, valid, 0, in_tiles, projection, 0, H, groups, groups < H,
+                    part, group, partial, 0, row, batch, group_counter, met_group, SLICES, PARTS, KEPT,
+                    KC, BT, US, DT, PRECISION,
                 )  # fmt: skip
-            more = added_up(out, 1, NK)
+                more = (out,)
             for k in tl.static_range(1, STATES):
                 more = more + (seeds[k],)
             seeds = more
         if NL > 0:
             of_late = BACK_LATE(kept, old, p, seeds, zero)
-            fed = zeros_of(1, NK, BT, US)
+            late_seed = zero
             for k in tl.static_range(NL):
                 late_at = at * (A * H) + (NX + NW + NH + k) * H
                 value = tl.where(here, of_late[k], 0.0).to(DT)
                 if SLICES == 1:
-                    fed = (tl.dot(value, late_tiles[k], fed[0], input_precision=PRECISION),)
+                    late_seed = tl.dot(value, late_tiles[k], late_seed, input_precision=PRECISION)
                 else:
                     tl.store(da + late_at + unit[None, :], value, mask=here)
             if SLICES > 1:
                 met += 1
+                met_group += 1
                 meet(counter, met, SLICES)
-                for k in tl.static_range(NL):
-                    rows = da + (t64 * batch + row) * (A * H) + (NX + NW + NH + k) * H
-                    fed = multiplied(
-                        fed, 1, k * CHUNKS, rows, valid, H, CHUNKS, None, None, late_tiles,
-                        late_weights + k * H * F, 0, F, unit, unit < H, KEPT, NK, KC, BT, DT,
-                        PRECISION,
-                    )  # fmt: skip
-            (late_seed,) = added_up(fed, 1, NK)
+                rows = da + (t64 * batch + row) * (A * H) + (NX + NW + NH) * H
+                late_seed = shared_sum(
+                    rows, H, NL, H, CHUNKS, valid, 0, late_tiles, late_weights, H * F, F, groups,
+                    groups < H, part, group, partial, 0, row, batch, group_counter, met_group, SLICES,
+                    PARTS, KEPT, KC, BT, US, DT, PRECISION,
+                )  # fmt: skip
             if factor is not None:
                 own = factor + row[:, None] * F + unit[None, :]
                 late_seed = late_seed * tl.load(own, mask=inside, other=0.0)
@@ -731,23 +762,22 @@ def backward(
             value = of_state[k] + skipped[k]
             for f in tl.static_range(FEDS):
                 if FED[f] == k:
-                    fed = zeros_of(1, NK, BT, US)
-                    for m in tl.static_range(NS):
-                        if SLICES == 1:
+                    through = zero
+                    if SLICES == 1:
+                        for m in tl.static_range(NS):
                             w = tiles[f * NS + m]
-                            dot = tl.dot(into[m].to(DT), w, fed[0], input_precision=PRECISION)
-                            fed = (dot,)
+                            through = tl.dot(into[m].to(DT), w, through, input_precision=PRECISION)
+                    else:
+                        if gain is not None:
+                            rows = before_normal + (t64 * batch + row) * (NS * H)
                         else:
-                            if gain is not None:
-                                rows = before_normal + (t64 * batch + row) * (NS * H) + m * H
-                            else:
-                                rows = da + (t64 * batch + row) * (A * H) + (NX + m) * H
-                            fed = multiplied(
-                                fed, 1, (f * NS + m) * CHUNKS, rows, valid, H, CHUNKS, None, None,
-                                tiles, weights + FROM[f] + m * H * F, 0, F, unit,
-                                unit < WIDTHS[k], KEPT, NK, KC, BT, DT, PRECISION,
-                            )  # fmt: skip
-                    (through,) = added_up(fed, 1, NK)
+                            rows = da + (t64 * batch + row) * (A * H) + NX * H
+                        met_group += 1
+                        through = shared_sum(
+                            rows, H, NS, H, CHUNKS, valid, f * OF_FED, tiles, weights + FROM[f], H * F,
+                            F, groups, groups < WIDTHS[k], part, group, partial, f, row, batch,
+                            group_counter, met_group, SLICES, PARTS, KEPT, KC, BT, US, DT, PRECISION,
+                        )  # fmt: skip
                     if factor is not None:
                         has = there[:, None] & (unit < WIDTHS[k])[None, :]
                         own = factor + row[:, None] * F + FROM[f] + unit[None, :]

@@ -46,7 +46,7 @@ class Plan:
     US: int
     SLICES: int
     SIDE: int
-    NK: int
+    PARTS: int
     KC: int
     CHUNKS: int
     KEPT: bool
@@ -58,7 +58,7 @@ class Plan:
         return -(-batch // (self.tiles * self.BT))
 
     def blocks(self) -> dict[str, int | bool]:
-        names = ("BT", "US", "SLICES", "NK", "KC", "CHUNKS", "KEPT")
+        names = ("BT", "US", "SLICES", "KC", "CHUNKS", "KEPT")
         return {name: getattr(self, name) for name in names} | {"ROOM": power_of_two(self.SLICES)}
 
 
@@ -70,24 +70,21 @@ def power_of_two(number: int) -> int:
 def forward(work: Work, chip: Chip) -> Plan:
     """For the way forward: the sums of a unit come out of one product, side by side."""
     side = power_of_two(work.sums) if 1 < work.sums <= 4 else 1
-    units = power_of_two(work.width)
-    most = _most_at_once(work, 512 if units == work.width else 256)
-    return _one_slice(work) or _sliced(work, chip, side, 1, max(min(units, most), 16), 4)
+    whole = _most_at_once(work, 512 if power_of_two(work.width) == work.width else 256)
+    return _one_slice(work) or _sliced(work, chip, side, 1, whole)
 
 
 def backward(work: Work, chip: Chip) -> Plan:
-    """For the way back: one sum, of as many products as the way forward has sums."""
-    if one := _one_slice(work):
-        return one
-    if work.width <= 512:
-        chunk = min(power_of_two(work.width), _most_at_once(work, 256))
-        return _sliced(work, chip, 1, 1, max(chunk, 16), 4)
-    return _sliced(work, chip, 1, 8, 32, 8)
+    """For the way back: one sum, of as many products as the way forward has sums. To read all that it
+    is formed of takes longest where units are many: there four slices read a quarter each."""
+    parts = 4 if work.width > 512 else 1
+    return _one_slice(work) or _sliced(work, chip, 1, parts, _most_at_once(work, 256))
 
 
 def _most_at_once(work: Work, of_halves: int) -> int:
     """How many numbers a product takes at once; of float32 each in three, which need registers."""
-    return of_halves if work.itemsize == 2 else 64
+    most = of_halves if work.itemsize == 2 else 64
+    return max(min(power_of_two(work.width), most), 16)
 
 
 def _one_slice(work: Work) -> Plan | None:
@@ -100,36 +97,40 @@ def _one_slice(work: Work) -> Plan | None:
     return Plan(16, units, 1, 1, 1, units, 1, True, warps, max(-(-work.batch // 16), 1))
 
 
-def _sliced(work: Work, chip: Chip, side: int, parts: int, whole: int, warps: int) -> Plan:
-    whole_chunks = -(-work.width // (parts * whole))
+def _sliced(work: Work, chip: Chip, side: int, parts: int, whole: int) -> Plan:
+    whole_chunks = -(-work.width // whole)
     kept_bytes = 2 if work.itemsize == 2 else 8  # float32 in two parts, for three products
-    rows = work.fed * (side if side > 1 else work.sums) + work.beside
+    early = work.fed * _share(side if side > 1 else work.sums, whole_chunks, parts)
+    kept_chunks = early + work.beside * _share(1, whole_chunks, parts)
+
+    def slices(units: int) -> int:
+        return -(-work.width // (units * parts)) * parts
 
     def plan(tile: int, units: int, kept: bool) -> Plan:
-        chunk, chunks = whole, whole_chunks
-        if not kept:  # a chunk of weights is in registers on its way
-            chunk = min(chunk, 64)
-            chunks = -(-work.width // (parts * chunk))
-        slices = -(-work.width // units)
-        tiles = max(1, min(-(-work.batch // tile), chip.processors // slices))
-        more = 2 if units * side > 64 else 1
-        sizes = (tile, units, slices, side, parts, chunk, chunks)
-        return Plan(*sizes, kept, min(warps * more, 8), tiles)
+        chunk = whole if kept else min(whole, 64)  # what is read again is in registers on its way
+        tiles = max(1, min(-(-work.batch // tile), chip.processors // slices(units)))
+        sizes = (tile, units, slices(units), side, parts, chunk, -(-work.width // chunk))
+        return Plan(*sizes, kept, 8 if units * side * parts > 64 else 4, tiles)
 
     def fitting() -> Iterator[Plan]:
         for tile in _TILES:
             for units in _SLICES:
-                weights = rows * whole_chunks * parts * whole * units * kept_bytes
-                chunk_bytes = tile * parts * whole * work.itemsize
-                enough = weights + chunk_bytes + _BESIDE <= chip.shared
-                if enough and units * side >= 16 and 1 < -(-work.width // units) <= chip.processors:
+                weights = kept_chunks * whole * units * parts * kept_bytes
+                enough = weights + tile * whole * work.itemsize + _BESIDE <= chip.shared
+                columns = units * side * parts
+                if enough and columns >= 16 and 1 < slices(units) <= chip.processors:
                     yield plan(tile, units, True)
 
     # the fewest launches, then the smallest tile, then the smallest slice
     best = min(fitting(), key=lambda plan: plan.launches(work.batch), default=None)
     if best is None:  # the weights are read again at every step
         units = _SLICES[1]
-        while -(-work.width // units) > chip.processors:
+        while slices(units) > chip.processors:
             units *= 2
         best = plan(16, units, False)
     return best
+
+
+def _share(products: int, chunks: int, parts: int) -> int:
+    """How many chunks of so many products each part has at most."""
+    return -(-products * chunks // parts)
