@@ -180,6 +180,13 @@ def test_the_output_is_ones_own():
     output.mul_(2).sum().backward()
 
 
+def test_each_gradient_has_memory_of_its_own():
+    given = case(CELLS["lstm"], **SIZES)
+    leaves = given.leaves()
+    grads = torch.autograd.grad(given.forward(triton, *leaves)[0].sum(), leaves)
+    assert len({grad.untyped_storage().data_ptr() for grad in grads}) == len(grads)
+
+
 def test_an_operator_traces_what_is_projected():
     from gatewise.backends.gpu import calls
 

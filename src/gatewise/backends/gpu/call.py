@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -85,30 +85,11 @@ class Call:
         make = torch.empty if self.valid is None else torch.zeros
         return make(shape, dtype=dtype or self.sizes.dtype, device=self.x.device)
 
-    def constants(self) -> dict[str, Any]:
-        """What both loops are compiled for."""
-        shape, sizes = self.shape, self.sizes
-        fed = [self.widths[k] for k in shape.FED]
-        return dict(
-            **shape.counts(),
-            **self.plan.blocks(),
-            FED=shape.FED,
-            FEDS=len(shape.FED),
-            FROM=tuple(sum(fed[:f]) for f in range(len(fed))),
-            F=sum(fed),
-            H=sizes.H,
-            P=sizes.P,
-            WIDTHS=self.widths,
-            REVERSE=self.job.reverse,
-            DT=TYPES[sizes.dtype],
-            PRECISION=precision(),
-            num_warps=self.plan.warps,
-        )
-
     def launch(self, loop: Any, *given: Any, **constants: Any) -> None:
         """Runs a loop over all sequences: several times where its programs cannot all run at once."""
-        T, B = self.sizes.T, self.sizes.B
-        constants |= self.constants()
+        sizes, T, B = self.sizes, self.sizes.T, self.sizes.B
+        constants |= _constants(self.shape, self.plan, sizes.H, sizes.P, self.widths, sizes.dtype)
+        constants |= dict(REVERSE=self.job.reverse, PRECISION=precision())
         waits = self.plan.SLICES > 1
         if waits:  # they wait for each other, so that all must run: this sees to it
             constants["launch_cooperative_grid"] = True
@@ -136,6 +117,27 @@ class Call:
             return None
         size = (self.plan.SLICES, self.sizes.B, 2)
         return torch.empty(size, dtype=torch.float32, device=self.x.device)
+
+
+@lru_cache(1024)
+def _constants(
+    shape: Shape, plan: Plan, H: int, P: int, widths: tuple[int, ...], dtype: torch.dtype
+) -> dict[str, Any]:
+    """What both loops are compiled for, but for the direction and the precision."""
+    fed = [widths[k] for k in shape.FED]
+    return dict(
+        **shape.counts(),
+        **plan.blocks(),
+        FED=shape.FED,
+        FEDS=len(shape.FED),
+        FROM=tuple(sum(fed[:f]) for f in range(len(fed))),
+        F=sum(fed),
+        H=H,
+        P=P,
+        WIDTHS=widths,
+        DT=TYPES[dtype],
+        num_warps=plan.warps,
+    )
 
 
 def work(shape: Shape, sizes: Sizes) -> Work:

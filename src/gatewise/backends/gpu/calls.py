@@ -12,9 +12,9 @@ from gatewise.backends.engine import Job
 from gatewise.backends.gpu import loops, plan
 from gatewise.backends.gpu.call import TYPES, Call, sizes_of
 from gatewise.backends.gpu.cells import functions
-from gatewise.backends.gpu.products import biases, gradients, input_sums
+from gatewise.backends.gpu.products import gradients, input_sums
 from gatewise.backends.gpu.sums import shape_of
-from gatewise.backends.gpu.tape import size_of, views
+from gatewise.backends.gpu.tape import parts, views
 from gatewise.cells.language import Cell
 
 DTYPES = tuple(TYPES)
@@ -48,7 +48,8 @@ def taped(
 
 
 def tape_like(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Tensor:
-    return x.new_empty(size_of(shape_of(job.cell), sizes_of(job, x, weights)), dtype=torch.uint8)
+    size = parts(shape_of(job.cell), sizes_of(job, x, weights))[1]
+    return x.new_empty(size, dtype=torch.uint8)
 
 
 def traced(
@@ -77,11 +78,11 @@ class _Forward:
     ) -> None:
         self.call = call = Call(job, x, state, weights, masks, plan.forward)
         shape, (T, B, H, *_) = call.shape, call.sizes
-        size = size_of(shape, call.sizes) if taped else 0
+        size = parts(shape, call.sizes)[1] if taped else 0
         self.tape = call.empty(size, dtype=torch.uint8)
         kept = views(self.tape, shape, call.sizes) if taped else {}
         types = [x.dtype, *[torch.float32] * (shape.STATES - 1)]
-        initial = tuple(s.to(t).contiguous() for s, t in zip(state, types, strict=True))
+        initial = tuple(s.contiguous() for s in state)
         # an empty sequence's final state is its initial one, and no step writes it
         copied = call.lengths is not None or T == 0
         self.final = [s.clone() if copied else torch.empty_like(s) for s in initial]
@@ -93,8 +94,6 @@ class _Forward:
             history = kept.get(f"state {k}")
             if history is None and needed[k]:
                 history = call.empty(T + 1 if whole[k] else 2, B, width, dtype=dtype)
-            if history is not None:
-                self._start(history, initial[k])
             self.histories.append(history)
         self.values = None
         if traced:
@@ -105,35 +104,35 @@ class _Forward:
         if exchanged and call.projection is not None and unprojected is None:
             unprojected = call.empty(T, B, H)
         own = functions(job.cell)
-        given = (input_sums(call), biases(call), call.recurrent, call.projection, call.gain)
+        w = call.weights
+        given = (input_sums(call), w.input_bias, w.recurrent_bias, call.recurrent)
         there = [h is not None for h in self.histories]
         places = tuple(
             f if h is None else h for h, f in zip(self.histories, self.final, strict=True)
         )
         call.launch(
             loops.forward,
-            *(*given, call.per_unit, initial, places, tuple(self.final)),
+            *(
+                *given,
+                call.projection,
+                call.gain,
+                call.per_unit,
+                initial,
+                places,
+                tuple(self.final),
+            ),
             *(kept.get("saved"), late, unprojected, kept.get("normal"), kept.get("scales")),
             *(self.values, call.lengths, call.order, call.reset, call.factor),
             *(call.zoneout, call.zone_steps, NORM_EPSILON),
             STEP=own.step,
             EARLY=own.early,
+            OF_X=shape.of_input,
+            OF_H=shape.of_state,
             VALUES=shape.values,
             STORE=tuple(there),
             RING=tuple(h is not None and len(h) != T + 1 for h in self.histories),
             SIDE=call.plan.SIDE,
         )
-
-    def _start(self, history: Tensor, initial: Tensor) -> None:
-        """Puts the initial state where each sequence's first step looks for it."""
-        call, T = self.call, self.call.sizes.T
-        if not call.job.reverse:
-            history[0] = initial
-        elif call.lengths is None:
-            history[T if len(history) == T + 1 else T % 2] = initial
-        else:
-            places = call.lengths if len(history) == T + 1 else call.lengths % 2
-            history[places, torch.arange(call.sizes.B, device=initial.device)] = initial
 
     def _through_time(self, k: int) -> Tensor:
         """A state after each step, zero beyond a sequence's length."""
@@ -145,7 +144,7 @@ class _Forward:
 
     def outcome(self) -> list[Tensor]:
         """The output and the final states."""
-        return [self._through_time(0), *(f.to(self.call.x.dtype) for f in self.final)]
+        return [self._through_time(0), *self.final]
 
     def trace(self) -> dict[str, Tensor]:
         """Every named value; a state is what the next step sees."""
@@ -175,12 +174,13 @@ def backward(
     of_sums = call.empty(T, B, shape.sums * H)
     before_norm = call.empty(T, B, len(shape.of_state) * H) if call.gain is not None else None
     projected = call.empty(T, B, P) if call.projection is not None else None
-    of_final = tuple(
-        torch.zeros_like(s, memory_format=torch.contiguous_format) if g is None else g.contiguous()
-        for g, s in zip(grads[1:], state, strict=True)
-    )
+    of_final = tuple(None if g is None else g.contiguous() for g in grads[1:])
     of_output = None if grads[0] is None else grads[0].contiguous()
-    of_initial = tuple(g.to(torch.float32, copy=True) for g in of_final)
+    if T:
+        of_initial = tuple(s.new_empty(s.shape) for s in state)
+    else:  # the final states are the initial ones
+        each = zip(of_final, state, strict=True)
+        of_initial = tuple(torch.zeros_like(s) if g is None else g.clone() for g, s in each)
     tiles = -(-B // call.plan.BT)
     per_unit = tuple(
         torch.zeros(tiles, H, dtype=torch.float32, device=x.device) for _ in call.per_unit

@@ -75,13 +75,35 @@ def parameters(of, N: tl.constexpr, H: tl.constexpr, unit):
 
 
 @triton.jit
+def biases_of(of_x, of_h, OF_X: tl.constexpr, OF_H: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr,
+              NH: tl.constexpr, NL: tl.constexpr, H: tl.constexpr, unit):  # fmt: skip
+    """Each sum's: that of each part, and both for a whole gate. ``OF_X`` and ``OF_H`` are the gates of
+    the sums with an input part and of those with a recurrent part."""
+    found = ()
+    for k in tl.static_range(NX + NW + NH + NL):
+        bias = tl.zeros_like(unit).to(tl.float32)[None, :]
+        if of_x is not None:
+            if k < NX + NW:
+                bias += vectors(of_x + OF_X[k] * H, 1, H, unit)[0]
+            elif k >= NX + NW + NH:
+                bias += vectors(of_x + OF_X[k - NH] * H, 1, H, unit)[0]
+        if of_h is not None and k >= NX:
+            bias += vectors(of_h + OF_H[k - NX] * H, 1, H, unit)[0]
+        found = found + (bias,)
+    return found
+
+
+@triton.jit
 def states(of, STATES: tl.constexpr, WIDTHS: tl.constexpr, row, there, unit):
-    """Each state of these sequences and units."""
+    """Each state of these sequences and units; zero where there is none."""
     read = ()
     for k in tl.static_range(STATES):
         inside = there[:, None] & (unit < WIDTHS[k])[None, :]
         at = row[:, None] * WIDTHS[k] + unit[None, :]
-        read = read + (tl.load(of[k] + at, mask=inside, other=0.0).to(tl.float32),)
+        if of[k] is None:
+            read = read + (tl.zeros_like(at).to(tl.float32),)
+        else:
+            read = read + (tl.load(of[k] + at, mask=inside, other=0.0).to(tl.float32),)
     return read
 
 
@@ -394,10 +416,11 @@ def remembered(t, valid, hist, saved, grad_output, reset, row, batch, unit, USES
 
 @triton.jit(do_not_specialize=["steps", "batch", "first_row"])
 def forward(
-    gx, bias, weights, projection, gain, per_unit, initial, hist, final, saved, late_fed, unprojected,
+    gx, bias_x, bias_h, weights, projection, gain, per_unit, initial, hist, final, saved, late_fed, unprojected,
     normal, scales, values, lengths, order, reset, factor, zoneout, zone_steps, epsilon, places,
     counters, steps, batch, first_row,
-    STEP: tl.constexpr, EARLY: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr, NH: tl.constexpr,
+    STEP: tl.constexpr, EARLY: tl.constexpr, OF_X: tl.constexpr, OF_H: tl.constexpr,
+    NX: tl.constexpr, NW: tl.constexpr, NH: tl.constexpr,
     NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr, SAVED: tl.constexpr,
     VALUES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr, FROM: tl.constexpr, F: tl.constexpr,
     H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr,
@@ -419,7 +442,7 @@ def forward(
     zero = tl.zeros((BT, US), tl.float32)
 
     state = states(initial, STATES, WIDTHS, row, there, unit)
-    biases = vectors(bias, NX + NW + NH + NL, H, unit)
+    biases = biases_of(bias_x, bias_h, OF_X, OF_H, NX, NW, NH, NL, H, unit)
     p = parameters(per_unit, PARAMS, H, unit)
     gains = ()
     if gain is not None:
@@ -443,9 +466,19 @@ def forward(
     if projection is not None:
         out_tiles = weight_tiles(projection, 1, 0, H, CHUNKS, 1, out_column, out_there, KC, KEPT)
 
+    met = 0
+    for k in tl.static_range(STATES):
+        if STORE[k]:
+            start = count if REVERSE else count * 0
+            start = start % 2 if RING[k] else start
+            has = there[:, None] & (unit < WIDTHS[k])[None, :]
+            own = (start.to(tl.int64) * batch + row)[:, None] * WIDTHS[k] + unit[None, :]
+            tl.store(hist[k] + own, state[k], mask=has)
     t = steps - 1 if REVERSE else tile * 0
     xs, resets = inputs(t, (t >= 0) & (t < count), gx, reset, row, batch, unit, NG, H)
-    met = 0
+    if SLICES > 1:
+        met += 1
+        meet(counter, met, SLICES)
     for j in range(0, steps):
         t64 = tl.cast(t, tl.int64)
         before = t + 1 if REVERSE else t

@@ -23,24 +23,6 @@ def input_sums(call: Call) -> Tensor:
     return sums.contiguous()
 
 
-def biases(call: Call) -> Tensor:
-    """(sums)·H in float32: that of each part, and both for a whole gate."""
-    shape, H = call.shape, call.sizes.H
-    of_x, of_h = call.weights.input_bias, call.weights.recurrent_bias
-    every = tuple(range(shape.gates))
-    in_order = every == shape.of_input == shape.of_state and shape.NX == 0
-    if of_x is not None and of_h is not None and in_order:  # all gates are whole
-        return of_x.float() + of_h
-    total = torch.zeros(shape.sums, H, dtype=torch.float32, device=call.x.device)
-    for bias, first, gates in (
-        (of_x, 0, shape.of_input),
-        (of_h, shape.NX, shape.of_state),
-    ):
-        if bias is not None and gates:
-            total[first : first + len(gates)] += rows(bias, gates, H).view(-1, H)
-    return total
-
-
 def gradients(
     call: Call,
     tape: Mapping[str, Tensor],
@@ -65,10 +47,10 @@ def gradients(
         into, found["norm_input"] = _before_norm(of_x, linear(x, matrix), gain)
     if want["input"]:
         found["input"] = _flat(into).T @ _flat(x)
-    if want["input_bias"]:
-        found["input_bias"] = _over_steps(of_x)
-    if want["recurrent_bias"]:
-        found["recurrent_bias"] = _over_steps(of_h)
+    if want["input_bias"] or want["recurrent_bias"]:
+        of_biases = of_sums.sum((0, 1), dtype=torch.float32)
+        found["input_bias"] = of_biases[: len(shape.of_input) * H]
+        found["recurrent_bias"] = of_biases[shape.NX * H :].clone()  # a gradient has its own memory
     if want["recurrent"]:
         found["recurrent"] = _of_recurrent(call, tape, of_h if before_norm is None else before_norm)
     if want["norm_recurrent"] and before_norm is not None:
@@ -97,10 +79,6 @@ def _flat(of: Tensor) -> Tensor:
     return of.flatten(0, 1)
 
 
-def _over_steps(of: Tensor) -> Tensor:
-    return of.sum((0, 1), dtype=torch.float32)
-
-
 def _of_recurrent(call: Call, tape: Mapping[str, Tensor], into: Tensor) -> Tensor:
     """(sums with a recurrent part)·H×F: each step's gradients by what was fed back to it."""
     shape, x = call.shape, call.x
@@ -124,10 +102,8 @@ def _fed_back(call: Call, history: Tensor) -> Tensor:
 
 def _before_norm(grads: Tensor, product: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
     """From the gradient of gain * n(product) to those of the product and of the gain."""
-    product, scaled = product.float(), grads.float() * gain.float()
-    centred = product - product.mean(-1, keepdim=True)
-    deviation = (centred.square().mean(-1, keepdim=True) + NORM_EPSILON).sqrt()
-    n = centred / deviation
-    along = (scaled * n).mean(-1, keepdim=True)
-    back = (scaled - scaled.mean(-1, keepdim=True) - n * along) / deviation
-    return back.to(grads.dtype), (grads.float() * n).sum((0, 1))
+    shape = gain.shape
+    _, mean, scale = torch.native_layer_norm(product, shape, gain, None, NORM_EPSILON)
+    given = (grads.contiguous(), product, shape, mean, scale, gain, None, [True, True, False])
+    of_product, of_gain, _ = torch.ops.aten.native_layer_norm_backward(*given)
+    return of_product, of_gain

@@ -75,7 +75,8 @@ def in_gates(found: Tensor, gates: tuple[int, ...], like: Tensor, H: int) -> Ten
     """The other way round; zero where a gate has no such sum."""
     if gates == tuple(range(like.shape[0] // H)):
         return found
-    whole = found.new_zeros(like.shape)
-    for place, g in enumerate(gates):
-        whole[g * H : (g + 1) * H] = found[place * H : (place + 1) * H]
-    return whole
+    each = dict(zip(gates, found.split(H) if gates else (), strict=True))
+    every = range(like.shape[0] // H)
+    if len(each) < len(every):
+        each = dict.fromkeys(every, found.new_zeros(H, *like.shape[1:])) | each
+    return torch.cat([each[g] for g in every])

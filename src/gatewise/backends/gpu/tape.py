@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -25,7 +26,13 @@ class Sizes(NamedTuple):
     normalised: bool
 
 
-Parts = dict[str, tuple[tuple[int, ...], torch.dtype]]
+class Part(NamedTuple):
+    """A tensor of a tape, and where it begins, in numbers of its type."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    start: int
 
 
 def widths(shape: Shape, sizes: Sizes) -> tuple[int, ...]:
@@ -33,10 +40,11 @@ def widths(shape: Shape, sizes: Sizes) -> tuple[int, ...]:
     return (sizes.P, *[sizes.H] * (shape.STATES - 1))
 
 
-def parts(shape: Shape, sizes: Sizes) -> Parts:
-    """Each tensor's shape and type by name; see loops.py."""
+@lru_cache(1024)
+def parts(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
+    """Each tensor by name, see loops.py; and the tape's length in bytes."""
     T, B, H, _, dtype, projected, normalised = sizes
-    found: Parts = {}
+    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for k, width in enumerate(widths(shape, sizes)):
         if k == 0 or shape.uses[k] or k in shape.FED:
             found[f"state {k}"] = (T + 1, B, width), dtype if k == 0 else torch.float32
@@ -48,22 +56,18 @@ def parts(shape: Shape, sizes: Sizes) -> Parts:
     if normalised:
         found["normal"] = (T, B, len(shape.of_state) * H), torch.float32
         found["scales"] = (T, B), torch.float32
-    return found
-
-
-def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return -(-prod(shape) * dtype.itemsize // _ALIGNED) * _ALIGNED
-
-
-def size_of(shape: Shape, sizes: Sizes) -> int:
-    """A tape's length in bytes."""
-    return sum(_bytes(*part) for part in parts(shape, sizes).values())
+    placed, end = {}, 0
+    for name, (of, kind) in found.items():
+        strides = tuple(prod(of[k + 1 :]) for k in range(len(of)))
+        placed[name] = Part(of, strides, kind, end // kind.itemsize)
+        end += -(-prod(of) * kind.itemsize // _ALIGNED) * _ALIGNED
+    return placed, end
 
 
 def views(tape: Tensor, shape: Shape, sizes: Sizes) -> dict[str, Tensor]:
     """The tensors in a tape."""
-    found, at = {}, 0
-    for name, (of, dtype) in parts(shape, sizes).items():
-        found[name] = tape[at : at + prod(of) * dtype.itemsize].view(dtype).view(of)
-        at += _bytes(of, dtype)
-    return found
+    as_type = {dtype: tape.view(dtype) for dtype in {sizes.dtype, torch.float32}}
+    return {
+        name: as_type[dtype].as_strided(of, strides, start)
+        for name, (of, strides, dtype, start) in parts(shape, sizes)[0].items()
+    }
