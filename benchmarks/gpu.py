@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore", message="RNN module weights are not part of si
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 CUDNN = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 ROUNDS = 15
-SECTIONS = ("right", "races", "times", "lengths", "memory", "compiled")
+SECTIONS = ("right", "races", "times", "lengths", "memory", "host", "compiled")
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,31 @@ def memory() -> dict[str, Any]:
     return found
 
 
+def host() -> dict[str, Any]:
+    """Milliseconds until a call returns, whatever the GPU is still at: medians, taken by turns."""
+    found: dict[str, Any] = {}
+    for cell, theirs in CUDNN.items():
+        row = Row(cell, "bf16", 256, 16, 256)
+        x = row.input()
+        modules = {
+            "gatewise": row.layer(backend="triton"),
+            "cudnn": theirs(row.H, row.H).to("cuda", DTYPES[row.dtype]),
+        }
+        for mode, of in MODES.items():
+            calls = {name: of(module, x) for name, module in modules.items()}
+            taken: dict[str, list[float]] = {name: [] for name in calls}
+            for _ in range(ROUNDS + 1):  # the first compiles
+                for name, call in calls.items():
+                    torch.cuda.synchronize()
+                    start = time.perf_counter()
+                    call()
+                    taken[name].append(1e3 * (time.perf_counter() - start))
+            medians = {name: statistics.median(each[1:]) for name, each in taken.items()}
+            found[f"{row} {mode}"] = medians
+    torch.cuda.synchronize()
+    return found
+
+
 def compiled() -> dict[str, Any]:
     """A peephole LSTM as a loop under torch.compile; T is short, since it is compiled step by step."""
     row = Row("peephole", "bf16", 32, 16, 256)
@@ -368,7 +393,7 @@ def table(report: dict[str, Any]) -> None:
             else " " * 16
         )
         print(f"{name:48} {row['gatewise']:9.2f} {ratio} {row['floor']:9.3f}")
-    for section in ("lengths", "memory", "compiled", "races", "right"):
+    for section in ("lengths", "memory", "host", "compiled", "races", "right"):
         for name, row in report.get(section, {}).items():
             print(f"{section}: {name} {json.dumps(row)[:150]}")
 
@@ -426,6 +451,7 @@ def main() -> None:
         ("right", right),
         ("lengths", lengths),
         ("memory", memory),
+        ("host", host),
         ("races", races),
         ("compiled", compiled),
     ):
