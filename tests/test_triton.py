@@ -18,7 +18,7 @@ import gatewise as gw
 from cases import ALL, alone_and_chunked, assert_within, case, uses_every_part
 from cells import OWN_CELLS, PROJECTABLE
 from gatewise import CELLS
-from gatewise.backends import reference, triton
+from gatewise.backends import engine, reference, triton
 from gatewise.backends.contract import Spec
 from gatewise.backends.engine import flat, job_of, unfit
 from gatewise.emit.triton import source
@@ -248,6 +248,26 @@ def test_a_second_derivative():
     (first,) = torch.autograd.grad(out.square().sum(), again[0], create_graph=True)
     (expected,) = torch.autograd.grad(first.square().sum(), again[0])
     torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled(monkeypatch):
+    """With the loops in the place of the CPU's kernels; torch.compile is the first to see the cell."""
+
+    @gw.cell(gates="i n")
+    def seen_first(a, s):
+        i = gw.sigmoid(a.i)
+        return dict(i=i, h=i * s.h + (1 - i) * gw.tanh(a.n))
+
+    monkeypatch.setattr(triton, "supports", lambda spec: None)
+    monkeypatch.setitem(engine._ENGINES, "cpu", "gpu.calls")
+    layer = gw.Recurrent(seen_first, 3, 17, num_layers=2, backend="triton")
+    x = torch.randn(3, 5, 3, requires_grad=True)
+    results = []
+    for run in (torch.compile(layer, fullgraph=True, backend="aot_eager"), layer):
+        output, _ = run(x)
+        results.append([output, *torch.autograd.grad(output.sum(), [x, *layer.parameters()])])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 # The emitted text, and what refuses ------------------------------------------------------------------

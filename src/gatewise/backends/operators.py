@@ -78,6 +78,10 @@ def _key(cell: Cell) -> str:
     return f"{cell.name if cell.name.isidentifier() else 'cell'}\n{cell.signature}"
 
 
+# constant in what torch.compile makes, as registry's are
+setattr(_key, "_dynamo_marked_constant", True)  # noqa: B010  for mypy
+
+
 @lru_cache(maxsize=256)
 def _cell(key: str) -> Cell:
     name, _, signature = key.partition("\n")

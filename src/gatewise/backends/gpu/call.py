@@ -54,6 +54,8 @@ class Call:
         self.recurrent = rows(self.weights.recurrent, of_state, H)
         self.gain = None if gain is None else rows(gain, of_state, H)
         self.projection = None if projection is None else projection.contiguous()
+        biases = self.weights.input_bias, self.weights.recurrent_bias
+        self.biases = tuple(None if bias is None else bias.contiguous() for bias in biases)
         self.per_unit = tuple(w.contiguous() for w in weights[7:] if w is not None)
         self.plan = divide(work(self.shape, self.sizes), chip(x.device))
         self._take(masks)

@@ -104,8 +104,8 @@ class _Forward:
         if exchanged and call.projection is not None and unprojected is None:
             unprojected = call.empty(T, B, H)
         own = functions(job.cell)
-        w = call.weights
-        given = (input_sums(call), w.input_bias, w.recurrent_bias, call.recurrent)
+        of_x, of_h = call.biases
+        given = (input_sums(call), of_x, of_h, call.recurrent)
         there = [h is not None for h in self.histories]
         places = tuple(
             f if h is None else h for h, f in zip(self.histories, self.final, strict=True)
