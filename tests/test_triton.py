@@ -20,7 +20,7 @@ from cells import OWN_CELLS, PROJECTABLE
 from gatewise import CELLS
 from gatewise.backends import engine, reference, triton
 from gatewise.backends.contract import Spec
-from gatewise.backends.engine import flat, job_of, unfit
+from gatewise.backends.engine import Given, flat, job_of, unfit
 from gatewise.emit.triton import source
 from gatewise.errors import BackendError
 
@@ -192,7 +192,9 @@ def test_an_operator_traces_what_is_projected():
 
     given = case(CELLS["lstm"], **SIZES | dict(P=5))
     x, state, weights, masks = given.arguments()
-    _, trace = calls.traced(job_of(given.spec), x, state, flat(weights, given.spec.cell), masks)
+    _, trace = calls.traced(
+        Given(job_of(given.spec), x, state, flat(weights, given.spec.cell), masks)
+    )
     assert {value.shape for value in trace.values()} == {(3, 5, 17)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,16 +17,29 @@ from gatewise.emit.steps import layout
 
 @dataclass(frozen=True)
 class Job:
-    """What a call needs beside tensors. ``threads`` is for the CPU."""
+    """What a call needs beside tensors."""
 
     cell: Cell
     proj_size: int
     reverse: bool
-    threads: int
+
+
+class Given(NamedTuple):
+    """What a call is given: tensors that fit each other, the weights as ``flat`` has them."""
+
+    job: Job
+    x: Tensor
+    state: Sequence[Tensor]
+    weights: Sequence[Tensor | None]
+    masks: Masks
+
+    def tensors(self) -> list[Tensor | None]:
+        """All of which a gradient may be asked for."""
+        return [self.x, *self.state, *self.weights]
 
 
 def job_of(spec: Spec) -> Job:
-    return Job(spec.cell, spec.proj_size, spec.reverse, torch.get_num_threads())
+    return Job(spec.cell, spec.proj_size, spec.reverse)
 
 
 def flat(weights: Weights, cell: Cell) -> list[Tensor | None]:
@@ -71,48 +84,21 @@ class Engine(Protocol):
     def unusable(self, cell: Cell) -> str | None:
         """Why it cannot have the cell, as the end of the sentence "it ...", or None."""
 
-    def forward(
-        self,
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
-    ) -> list[Tensor]:
+    def forward(self, given: Given) -> list[Tensor]:
         """The output and each state at its end."""
 
-    def taped(
-        self,
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
-    ) -> list[Tensor]:
+    def taped(self, given: Given) -> list[Tensor]:
         """The same, and the tape that ``backward`` needs."""
 
-    def traced(
-        self,
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def traced(self, given: Given) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The output and the states, and every named value, each T×B×H."""
 
-    def tape_like(
-        self, job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool
-    ) -> Tensor:
-        """An empty tape for a run over ``x``; its size alone matters, so ``x`` may be a fake tensor."""
+    def tape_like(self, given: Given) -> Tensor:
+        """An empty tape for a run; its size alone matters, so that what is given may be fake tensors."""
 
     def backward(
         self,
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
+        given: Given,
         tape: Tensor,
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatewise.backends import reference
 from gatewise.backends.contract import Masks, Spec, Weights
-from gatewise.backends.engine import Job, hidden_size
+from gatewise.backends.engine import Given, Job, hidden_size
 
 
 class Run(torch.autograd.Function):
@@ -18,7 +18,7 @@ class Run(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, how: Any, job: Job, masks: Masks, *tensors: Tensor | None) -> Any:
-        *outcome, tape = how.taped(job, *_parts(job, tensors), masks)
+        *outcome, tape = how.taped(_given(job, tensors, masks))
         ctx.how, ctx.job, ctx.tensors = how, job, len(tensors)
         ctx.save_for_backward(*tensors, tape, *masks[:3], *(masks.zoneout or ()))
         ctx.set_materialize_grads(False)
@@ -34,7 +34,7 @@ class Run(torch.autograd.Function):
             found = _reference_gradients(ctx.job, masks, tensors, grads, wanted)
         else:
             plain = [None if g is None else g.resolve_neg() for g in grads]
-            found = ctx.how.backward(ctx.job, *_parts(ctx.job, tensors), masks, tape, plain, wanted)
+            found = ctx.how.backward(_given(ctx.job, tensors, masks), tape, plain, wanted)
         return None, None, None, *found
 
 
@@ -44,11 +44,9 @@ def _batched(grads: Sequence[Tensor | None]) -> bool:
     return any("Batched" in key or "ZeroTensor" in key for key in keys)
 
 
-def _parts(
-    job: Job, tensors: Sequence[Tensor | None]
-) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+def _given(job: Job, tensors: Sequence[Tensor | None], masks: Masks) -> Given:
     end = 1 + len(job.cell.state)
-    return tensors[0], list(tensors[1:end]), list(tensors[end:])  # type: ignore[return-value,arg-type]
+    return Given(job, tensors[0], tensors[1:end], tensors[end:], masks)  # type: ignore[arg-type]
 
 
 def _reference_gradients(
@@ -62,10 +60,10 @@ def _reference_gradients(
     with torch.enable_grad():
         # a view of each, so that a tensor given twice has a gradient for each place
         views = [None if t is None else t.view_as(t) for t in tensors]
-        x, state, flat = _parts(job, views)
-        per_unit = dict(zip(job.cell.params, flat[7:], strict=True))
-        weights = Weights(*flat[:7], per_unit)  # type: ignore[call-arg,arg-type]
-        outcome = reference.forward(_spec(job, x, flat, masks), x, tuple(state), weights, masks)
+        given = _given(job, views, masks)
+        per_unit = dict(zip(job.cell.params, given.weights[7:], strict=True))
+        weights = Weights(*given.weights[:7], per_unit)  # type: ignore[call-arg,arg-type]
+        outcome = reference.forward(_spec(given), given.x, tuple(given.state), weights, masks)
     each = zip((outcome.output, *outcome.state), grads, strict=True)
     # a state that the cell cuts the gradient of rests on nothing
     pairs = [(o, g) for o, g in each if g is not None and o.requires_grad]
@@ -84,10 +82,10 @@ def _reference_gradients(
     return found
 
 
-def _spec(job: Job, x: Tensor, weights: Sequence[Tensor | None], masks: Masks) -> Spec:
-    units = hidden_size(weights, job.cell)
+def _spec(given: Given) -> Spec:
+    job, x, units = given.job, given.x, hidden_size(given.weights, given.job.cell)
     return Spec(
-        *(job.cell, x.shape[2], units, job.proj_size, job.reverse, masks.lengths is not None),
+        *(job.cell, x.shape[2], units, job.proj_size, job.reverse, given.masks.lengths is not None),
         trace=False,
         dtype=x.dtype,
         device=x.device,

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from gatewise.backends.contract import (
     Masks,
-    Spec,
     Weights,
     check_lengths,
     check_tensor,
     differentiated,
 )
-from gatewise.backends.engine import Engine, Job, engine_for, hidden_size, unnormalised
+from gatewise.backends.engine import Engine, Given, Job, engine_for, hidden_size, unnormalised
 from gatewise.backends.gradient import Run
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell, from_signature
@@ -50,25 +49,16 @@ class Operands(NamedTuple):
             raise BackendError(f"gatewise::run has no kernels for the device '{self.x.device}'")
         return engine
 
-    def job(self) -> Job:
-        return Job(_cell(self.cell), self.proj_size, self.reverse, torch.get_num_threads())
-
-    def masks(self) -> Masks:
-        return Masks(self.lengths, self.reset, self.recurrent, tuple(self.zoneout) or None)
-
-    def differentiable(self) -> list[Tensor | None]:
-        return [self.x, *self.state, *self.weights]
+    def given(self) -> Given:
+        job = Job(_cell(self.cell), self.proj_size, self.reverse)
+        masks = Masks(self.lengths, self.reset, self.recurrent, tuple(self.zoneout) or None)
+        return Given(job, self.x, self.state, self.weights, masks)
 
 
-def operands(
-    job: Job | Spec,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-) -> Operands:
-    given = (x, list(state), list(weights), *masks[:3], list(masks.zoneout or ()))
-    return Operands(*given, _key(job.cell), job.proj_size, job.reverse)
+def operands(given: Given) -> Operands:
+    job, x, state, weights, masks = given
+    tensors = (x, list(state), list(weights), *masks[:3], list(masks.zoneout or ()))
+    return Operands(*tensors, _key(job.cell), job.proj_size, job.reverse)
 
 
 def _key(cell: Cell) -> str:
@@ -187,7 +177,7 @@ def _define(name: str, takes: str, kernel: Callable[..., Any], fake: Callable[..
 def _run(*given: Any) -> list[Tensor]:
     """The output and the final states."""
     o = _checked(*given)
-    return o.engine.forward(o.job(), o.x, o.state, o.weights, o.masks())
+    return o.engine.forward(o.given())
 
 
 def _run_fake(*given: Any) -> list[Tensor]:
@@ -199,10 +189,10 @@ def _run_fake(*given: Any) -> list[Tensor]:
 
 def _run_differentiably(*given: Any) -> list[Tensor]:
     """``run`` for whoever may ask for a gradient."""
-    o = Operands(*given)
-    tensors = o.differentiable()
+    asked = Operands(*given).given()
+    tensors = asked.tensors()
     if differentiated(tensors):
-        return list(Run.apply(_Operators, o.job(), o.masks(), *tensors))
+        return list(Run.apply(_Operators, asked.job, asked.masks, *tensors))
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.gatewise.run(*given)
 
@@ -211,37 +201,26 @@ class _Operators:
     """What gradient.Run calls while torch traces."""
 
     @staticmethod
-    def taped(job: Job, *given: Any) -> list[Tensor]:
-        return torch.ops.gatewise.run_taped(*operands(job, *given))
+    def taped(given: Given) -> list[Tensor]:
+        return torch.ops.gatewise.run_taped(*operands(given))
 
     @staticmethod
     def backward(
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
-        tape: Tensor,
-        grads: Sequence[Tensor | None],
-        wanted: Sequence[bool],
+        given: Given, tape: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
     ) -> list[Tensor | None]:
-        given = operands(job, x, state, weights, masks)
-        found = iter(torch.ops.gatewise.run_back(grads, tape, wanted, *given))
+        found = iter(torch.ops.gatewise.run_back(grads, tape, wanted, *operands(given)))
         return [next(found) if want else None for want in wanted]
 
 
 def _run_taped(*given: Any) -> list[Tensor]:
     """The output, the final states and the tape."""
     o = _checked(*given)
-    return o.engine.taped(o.job(), o.x, o.state, o.weights, o.masks())
+    return o.engine.taped(o.given())
 
 
 def _run_taped_fake(*given: Any) -> list[Tensor]:
-    return [*_run_fake(*given), _tape(Operands(*given))]
-
-
-def _tape(o: Operands) -> Tensor:
-    return o.engine.tape_like(o.job(), o.x, o.weights, o.recurrent is not None)
+    o = Operands(*given)
+    return [*_run_fake(*given), o.engine.tape_like(o.given())]
 
 
 def _run_back(
@@ -249,25 +228,25 @@ def _run_back(
 ) -> list[Tensor]:
     """The gradients of those of x, the states and the weights that are ``wanted``."""
     o = _checked(*given)
-    like = _tape(o)
+    like = o.engine.tape_like(o.given())
     check_tensor("the tape", tape, tuple(like.shape), like)
     for k, (grad, outcome) in enumerate(zip(grads, _run_fake(*o), strict=True)):
         if grad is not None:
             check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
     plain = [None if g is None else g.resolve_neg() for g in grads]
-    found = o.engine.backward(o.job(), o.x, o.state, o.weights, o.masks(), tape, plain, wanted)
+    found = o.engine.backward(o.given(), tape, plain, wanted)
     return [g for g in found if g is not None]
 
 
 def _run_back_fake(grads: Any, tape: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
-    each = zip(Operands(*given).differentiable(), wanted, strict=True)
+    each = zip(Operands(*given).given().tensors(), wanted, strict=True)
     return [t.new_empty(t.shape) for t, want in each if t is not None and want]
 
 
 def _run_traced(*given: Any) -> list[Tensor]:
     """The output, the final states, and the named values one after the other."""
     o = _checked(*given)
-    outcome, trace = o.engine.traced(o.job(), o.x, o.state, o.weights, o.masks())
+    outcome, trace = o.engine.traced(o.given())
     return [*outcome, torch.stack(list(trace.values()))]
 
 

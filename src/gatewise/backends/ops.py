@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gatewise.backends import operators
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights, differentiated, recorded
-from gatewise.backends.engine import Engine, flat, job_of
+from gatewise.backends.engine import Engine, Given, flat, job_of
 from gatewise.backends.gradient import Run
 
 
@@ -24,35 +24,26 @@ def run(
     masks: Masks,
 ) -> Outcome:
     """What comes out; differentiable, unless it is traced."""
-    given = flat(weights, spec.cell)
-    tensors = (x, *state, *given)
+    given = Given(job_of(spec), x, state, flat(weights, spec.cell), masks)
+    tensors = given.tensors()
     traced = recorded(tensors)
     if spec.trace:
-        return _traced(engine, spec, x, state, given, masks, traced)
+        return _traced(engine, spec, given, traced)
     if traced:
-        output, *final = torch.ops.gatewise.run(*operators.operands(spec, x, state, given, masks))
+        output, *final = torch.ops.gatewise.run(*operators.operands(given))
     elif differentiated(tensors):
-        output, *final = Run.apply(engine, job_of(spec), masks, *tensors)
+        output, *final = Run.apply(engine, given.job, masks, *tensors)
     else:
-        output, *final = engine.forward(job_of(spec), x, state, given, masks)
+        output, *final = engine.forward(given)
     return Outcome(output, tuple(final))
 
 
-def _traced(
-    engine: Engine,
-    spec: Spec,
-    x: Tensor,
-    state: tuple[Tensor, ...],
-    weights: list[Tensor | None],
-    masks: Masks,
-    recorded: bool,
-) -> Outcome:
+def _traced(engine: Engine, spec: Spec, given: Given, recorded: bool) -> Outcome:
     if recorded:
-        given = operators.operands(spec, x, state, weights, masks)
-        output, *final, values = torch.ops.gatewise.run_traced(*given)
+        output, *final, values = torch.ops.gatewise.run_traced(*operators.operands(given))
         trace = dict(zip(spec.cell.values, values, strict=True))
     else:
-        (output, *final), trace = engine.traced(job_of(spec), x, state, weights, masks)
+        (output, *final), trace = engine.traced(given)
     if spec.proj_size:
         trace[spec.cell.state[0]] = output
     return Outcome(output, tuple(final), trace)

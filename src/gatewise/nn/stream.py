@@ -60,7 +60,7 @@ class Stream:
                 pairs = zip(layer.zoneout, sizes, strict=True)
                 zoneout = tuple(weight.new_full((1, 1, n), p) for p, n in pairs)
             self._native, self._kept = calls.stream(
-                Job(layer.cell, layer.proj_size, False, torch.get_num_threads()),
+                Job(layer.cell, layer.proj_size, False),
                 [layer._layer_input_size(k) for k in range(stack)],
                 [[s[k] for s in self._state] for k in range(stack)],
                 [flat(weights_of(layer, f"_l{k}"), layer.cell) for k in range(stack)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gatewise.backends.contract import Masks, Spec
-from gatewise.backends.engine import Job, hidden_size
+from gatewise.backends.engine import Given, hidden_size
 from gatewise.backends.gpu import plan as plans
 from gatewise.backends.gpu.plan import Chip, Plan, Work
 from gatewise.backends.gpu.sums import Shape, rows, shape_of
@@ -21,7 +21,7 @@ from gatewise.backends.gpu.tape import Sizes, widths
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-class Given(NamedTuple):
+class Named(NamedTuple):
     """The weights by name; the last is the gain of the recurrent product's normalisation."""
 
     input: Tensor
@@ -36,18 +36,11 @@ class Given(NamedTuple):
 class Call:
     """A call, and how it is divided. What comes without ``lengths`` has None for them."""
 
-    def __init__(
-        self,
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
-        divide: Callable[[Work, Chip], Plan],
-    ) -> None:
+    def __init__(self, given: Given, divide: Callable[[Work, Chip], Plan]) -> None:
+        job, x, state, weights, masks = given
         self.job, self.shape, self.x, self.state = job, shape_of(job.cell), x, state
-        self.weights = Given(*weights[:7])  # type: ignore[arg-type]
-        self.sizes = sizes_of(job, x, weights)
+        self.weights = Named(*weights[:7])  # type: ignore[arg-type]
+        self.sizes = sizes_of(given)
         self.widths = widths(self.shape, self.sizes)
         of_state, H = self.shape.of_state, self.sizes.H
         gain, projection = self.weights.norm_recurrent, self.weights.projection
@@ -157,7 +150,8 @@ def launches(spec: Spec) -> int:
     return divided.launches(spec.batch)
 
 
-def sizes_of(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Sizes:
+def sizes_of(given: Given) -> Sizes:
+    job, x, _, weights, _ = given
     H = hidden_size(weights, job.cell)
     projected, normalised = weights[4] is not None, weights[6] is not None
     T, B, _ = x.shape

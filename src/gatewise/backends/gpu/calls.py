@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import NORM_EPSILON, Masks
-from gatewise.backends.engine import Job
+from gatewise.backends.contract import NORM_EPSILON
+from gatewise.backends.engine import Given
 from gatewise.backends.gpu import loops, plan
 from gatewise.backends.gpu.call import TYPES, Call, sizes_of
 from gatewise.backends.gpu.cells import functions
@@ -24,65 +24,38 @@ def unusable(cell: Cell) -> str | None:
     return None
 
 
-def forward(
-    job: Job,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-) -> list[Tensor]:
-    return _Forward(job, x, state, weights, masks).outcome()
+def forward(given: Given) -> list[Tensor]:
+    return _Forward(given).outcome()
 
 
-def taped(
-    job: Job,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-) -> list[Tensor]:
-    run = _Forward(job, x, state, weights, masks, taped=True)
+def taped(given: Given) -> list[Tensor]:
+    run = _Forward(given, taped=True)
     output, *final = run.outcome()
     # its own: whoever writes into the output must not spoil the tape, nor keep it alive
     return [output.clone(), *final, run.tape]
 
 
-def tape_like(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Tensor:
-    size = parts(shape_of(job.cell), sizes_of(job, x, weights))[1]
-    return x.new_empty(size, dtype=torch.uint8)
+def tape_like(given: Given) -> Tensor:
+    size = parts(shape_of(given.job.cell), sizes_of(given))[1]
+    return given.x.new_empty(size, dtype=torch.uint8)
 
 
-def traced(
-    job: Job,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    run = _Forward(job, x, state, weights, masks, traced=True)
+def traced(given: Given) -> tuple[list[Tensor], dict[str, Tensor]]:
+    run = _Forward(given, traced=True)
     return run.outcome(), run.trace()
 
 
 class _Forward:
     """A run; its ``tape`` is empty where none is asked for."""
 
-    def __init__(
-        self,
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
-        taped: bool = False,
-        traced: bool = False,
-    ) -> None:
-        self.call = call = Call(job, x, state, weights, masks, plan.forward)
+    def __init__(self, given: Given, taped: bool = False, traced: bool = False) -> None:
+        self.call = call = Call(given, plan.forward)
         shape, (T, B, H, *_) = call.shape, call.sizes
         size = parts(shape, call.sizes)[1] if taped else 0
         self.tape = call.empty(size, dtype=torch.uint8)
         kept = views(self.tape, shape, call.sizes) if taped else {}
-        types = [x.dtype, *[torch.float32] * (shape.STATES - 1)]
-        initial = tuple(s.contiguous() for s in state)
+        types = [given.x.dtype, *[torch.float32] * (shape.STATES - 1)]
+        initial = tuple(s.contiguous() for s in given.state)
         # an empty sequence's final state is its initial one, and no step writes it
         copied = call.lengths is not None or T == 0
         self.final = [s.clone() if copied else torch.empty_like(s) for s in initial]
@@ -103,24 +76,15 @@ class _Forward:
             late = call.empty(T, B, H)
         if exchanged and call.projection is not None and unprojected is None:
             unprojected = call.empty(T, B, H)
-        own = functions(job.cell)
-        of_x, of_h = call.biases
-        given = (input_sums(call), of_x, of_h, call.recurrent)
+        own = functions(given.job.cell)
         there = [h is not None for h in self.histories]
         places = tuple(
             f if h is None else h for h, f in zip(self.histories, self.final, strict=True)
         )
         call.launch(
             loops.forward,
-            *(
-                *given,
-                call.projection,
-                call.gain,
-                call.per_unit,
-                initial,
-                places,
-                tuple(self.final),
-            ),
+            *(input_sums(call), *call.biases, call.recurrent, call.projection, call.gain),
+            *(call.per_unit, initial, places, tuple(self.final)),
             *(kept.get("saved"), late, unprojected, kept.get("normal"), kept.get("scales")),
             *(self.values, call.lengths, call.order, call.reset, call.factor),
             *(call.zoneout, call.zone_steps, NORM_EPSILON),
@@ -159,16 +123,9 @@ class _Forward:
 
 
 def backward(
-    job: Job,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-    tape: Tensor,
-    grads: Sequence[Tensor | None],
-    wanted: Sequence[bool],
+    given: Given, tape: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    call = Call(job, x, state, weights, masks, plan.backward)
+    x, state, call = given.x, given.state, Call(given, plan.backward)
     shape, (T, B, H, P, *_) = call.shape, call.sizes
     kept = views(tape, shape, call.sizes)
     of_sums = call.empty(T, B, shape.sums * H)
@@ -185,27 +142,18 @@ def backward(
     per_unit = tuple(
         torch.zeros(tiles, H, dtype=torch.float32, device=x.device) for _ in call.per_unit
     )
-    plan_, partial = call.plan, None
-    if plan_.PARTS > 1:  # shares of what each fed-back state is given, and each sequence
-        size = (len(shape.FED), plan_.PARTS, B, plan_.SLICES * plan_.US)
+    partial = None
+    if (parts_ := call.plan.PARTS) > 1:  # of what each fed-back state's gradient is added up of
+        size = (max(len(shape.FED), 1), parts_, B, call.plan.SLICES * call.plan.US)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
     histories = tuple(kept.get(f"state {k}", of_initial[k]) for k in range(shape.STATES))
-    own = functions(job.cell)
+    own = functions(given.job.cell)
     call.launch(
         loops.backward,
         *(call.recurrent, call.projection, call.gain, call.per_unit, histories, kept["saved"]),
         *(kept.get("normal"), kept.get("scales"), of_output, of_final, of_sums, before_norm),
-        *(
-            projected,
-            of_initial,
-            per_unit,
-            partial,
-            call.lengths,
-            call.order,
-            call.reset,
-            call.factor,
-        ),
-        *(call.zoneout, call.zone_steps),
+        *(projected, of_initial, per_unit, partial, call.lengths, call.order),
+        *(call.reset, call.factor, call.zoneout, call.zone_steps),
         BACK=own.back,
         BACK_LATE=own.back_late,
         USES=shape.uses,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Masks
-from gatewise.backends.engine import Job, hidden_size
+from gatewise.backends.engine import Given, Job, hidden_size
 from gatewise.backends.native import cells
 from gatewise.backends.native.cells import address
 from gatewise.backends.native.library import core
@@ -40,12 +40,12 @@ def unusable(cell: Cell) -> str | None:
     return cells.unusable(cell)
 
 
-def _call(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Any:
+def _native(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Any:
     steps, batch, inputs = x.shape
     units = hidden_size(weights, job.cell)
     return core().Call(
         *(address(job.cell), STORAGES[x.dtype], steps, batch, inputs, units),
-        *(job.proj_size, job.reverse, job.threads),
+        *(job.proj_size, job.reverse, torch.get_num_threads()),
     )
 
 
@@ -68,21 +68,15 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-class _Given:
+class _Call:
     """A call filled in with what goes into both directions. It keeps alive what it points at."""
 
-    def __init__(
-        self,
-        job: Job,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor | None],
-        masks: Masks,
-    ) -> None:
+    def __init__(self, given: Given) -> None:
+        job, x, state, weights, masks = given
         self.x = _dense(x)
         self.weights = [None if w is None else w.contiguous() for w in weights]
         self.state = [_dense(s) for s in state]
-        self.call = call = _call(job, self.x, self.weights)
+        self.native = call = _native(job, self.x, self.weights)
         call.x(_steps(self.x))
         call.weights(_addresses(self.weights))
         call.state([_rows(s) for s in self.state])
@@ -117,29 +111,29 @@ def stream(
     for inputs, state, each in zip(input_sizes, states, weights, strict=True):
         batch = state[0].shape[0]
         like = state[0].new_empty(1, batch, inputs)
-        one = _Given(job, like, state, each, Masks(zoneout=zoneout))
-        one.call.final_state([_rows(s) for s in one.state])
-        one.call.output((0, batch * state[0].shape[1], state[0].shape[1]))
+        one = _Call(Given(job, like, state, each, Masks(zoneout=zoneout)))
+        one.native.final_state([_rows(s) for s in one.state])
+        one.native.output((0, batch * state[0].shape[1], state[0].shape[1]))
         given.append(one)
-    native = core().Stream([one.call for one in given])
+    native = core().Stream([one.native for one in given])
     return native, given  # the zoneout shares must live as long
 
 
-def tape_like(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Tensor:
-    """An empty tape for a run over ``x``; its size alone matters, so ``x`` may be a fake tensor."""
-    numbers = _tape_numbers(job, x, weights, fed_factor)
-    return x.new_empty(numbers, dtype=_COMPUTED_IN[x.dtype])
+def tape_like(given: Given) -> Tensor:
+    """An empty tape for a run; its size alone matters, so that what is given may be fake tensors."""
+    return given.x.new_empty(_tape_numbers(given), dtype=_COMPUTED_IN[given.x.dtype])
 
 
-def _kept_tape(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> Any:
+def _kept_tape(given: Given) -> Any:
     """The same in memory of the core's, which keeps it for the next tape when it is let go."""
-    numbers = _tape_numbers(job, x, weights, fed_factor)
+    numbers, dtype = _tape_numbers(given), _COMPUTED_IN[given.x.dtype]
     if numbers < _WORTH_KEEPING:
-        return x.new_empty(numbers, dtype=_COMPUTED_IN[x.dtype])
-    return core().tape(numbers, _COMPUTED_IN[x.dtype] == torch.float64)
+        return given.x.new_empty(numbers, dtype=dtype)
+    return core().tape(numbers, dtype == torch.float64)
 
 
-def _tape_numbers(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_factor: bool) -> int:
+def _tape_numbers(given: Given) -> int:
+    job, x, _, weights, masks = given
     steps, batch = x.shape[:2]
     units = hidden_size(weights, job.cell)
     call = core().Call(
@@ -147,88 +141,53 @@ def _tape_numbers(job: Job, x: Tensor, weights: Sequence[Tensor | None], fed_fac
         *(job.proj_size, job.reverse, 1),
     )
     call.weights([0 if w is None else 1 for w in weights])
-    if fed_factor:
+    if masks.recurrent is not None:
         call.fed_factor((1, 0))
     row, beside = call.tape_size()
     return (steps + 1) * batch * row + beside
 
 
-def forward(
-    job: Job,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-) -> list[Tensor]:
+def forward(given: Given) -> list[Tensor]:
     """The output and each state at its end."""
-    return _forward(job, x, state, weights, masks, None)
+    return _run(given, _Call(given))
 
 
-def taped(
-    job: Job,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-) -> list[Any]:
+def taped(given: Given) -> list[Any]:
     """The same, and the tape."""
-    tape = _kept_tape(job, x, weights, masks.recurrent is not None)
-    return [*_forward(job, x, state, weights, masks, tape), tape]
+    tape, call = _kept_tape(given), _Call(given)
+    call.native.tape(tape.data_ptr())
+    return [*_run(given, call), tape]
 
 
-def _forward(
-    job: Job,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-    tape: Any,
-) -> list[Tensor]:
-    given = _Given(job, x, state, weights, masks)
-    output, final = _outcome(job, x, state, weights)
-    _fill(given, output, final, tape)
-    given.call.forward()
+def _run(given: Given, call: _Call) -> list[Tensor]:
+    x, state = given.x, given.state
+    output = x.new_empty(*x.shape[:2], state[0].shape[1])
+    final = [s.new_empty(s.shape) for s in state]
+    call.native.output(_steps(output))
+    call.native.final_state([_rows(s) for s in final])
+    call.native.forward()
     return [output, *final]
 
 
-def _outcome(
-    job: Job, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None]
-) -> tuple[Tensor, list[Tensor]]:
-    steps, batch = x.shape[:2]
-    final = [s.new_empty(s.shape) for s in state]
-    return x.new_empty(steps, batch, state[0].shape[1]), final
-
-
-def _fill(given: _Given, output: Tensor, final: Sequence[Tensor], tape: Any) -> None:
-    given.call.output(_steps(output))
-    given.call.final_state([_rows(s) for s in final])
-    if tape is not None:
-        given.call.tape(tape.data_ptr())
-
-
-def traced(
-    job: Job, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor | None], masks: Masks
-) -> tuple[list[Tensor], dict[str, Tensor]]:
+def traced(given: Given) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The output and the states, and every named value, each T×B×H."""
-    given = _Given(job, x, state, weights, masks)
-    output, final = _outcome(job, x, state, weights)
-    _fill(given, output, final, None)
+    x, cell, lengths = given.x, given.job.cell, given.masks.lengths
     steps, batch = x.shape[:2]
-    names = list(job.cell.values)
-    units = hidden_size(weights, job.cell)
+    units = hidden_size(given.weights, cell)
     dtype = _COMPUTED_IN[x.dtype]
     lanes = core().vector_bytes() // dtype.itemsize
     padded = -(-units // lanes) * lanes
-    make = torch.empty if masks.lengths is None else torch.zeros
-    values = make(len(names), steps, batch, padded, dtype=dtype)
-    given.call.trace(values.data_ptr())
-    given.call.forward()
-    if masks.lengths is not None:
+    make = torch.empty if lengths is None else torch.zeros
+    values = make(len(cell.values), steps, batch, padded, dtype=dtype)
+    call = _Call(given)
+    call.native.trace(values.data_ptr())
+    outcome = _run(given, call)
+    if lengths is not None:
         order = torch.empty(batch, dtype=torch.int64)
-        given.call.order(order.data_ptr())
+        call.native.order(order.data_ptr())
         values = values.index_select(2, order.argsort())
     values = values[..., :units].to(x.dtype)
-    return [output, *final], dict(zip(names, values, strict=True))
+    return outcome, dict(zip(cell.values, values, strict=True))
 
 
 @cache
@@ -241,32 +200,25 @@ def _gradient_of_weights(cell: Cell) -> Callable[..., Tensor]:
 
 
 def backward(
-    job: Job,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    masks: Masks,
-    tape: Any,
-    grads: Sequence[Tensor | None],
-    wanted: Sequence[bool],
+    given: Given, tape: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of x, the states and the weights, in that order; None where not ``wanted``.
 
     ``grads`` are those of the output and of the final states.
     """
-    given = _Given(job, x, state, weights, masks)
-    call = given.call
+    filled = _Call(given)
+    call = filled.native
     call.tape(tape.data_ptr())
     kept = [None if g is None else _dense(g) for g in grads]
     if kept[0] is not None:
         call.grad_output(_steps(kept[0]))
     call.grad_final([(0, 0) if g is None else _rows(g) for g in kept[1:]])
-    inputs = [x, *state, *weights]
-    first = 1 + len(state)
-    makes = [torch.empty] * first + [_gradient_of_weights(job.cell)] * len(weights)
+    first = 1 + len(given.state)
+    of_weights = _gradient_of_weights(given.job.cell)
+    makes = [torch.empty] * first + [of_weights] * len(given.weights)
     results = [
         make(t.shape, dtype=t.dtype) if want and t is not None else None
-        for make, t, want in zip(makes, inputs, wanted, strict=True)
+        for make, t, want in zip(makes, given.tensors(), wanted, strict=True)
     ]
     if results[0] is not None:
         call.grad_x(_steps(results[0]))
