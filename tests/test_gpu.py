@@ -82,6 +82,19 @@ def test_sizes(name, sizes, dtype):
     check(case(CELLS[name], T=T, B=B, inputs=3, H=H, dtype=dtype))
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("lstm", dict(ALL, P=300, lengths=LENGTHS)),
+        ("gru_2014", dict(reset=True, recurrent_dropout=True, lengths=LENGTHS, reverse=True)),
+        ("both_fed_back", dict(recurrent_dropout=True, P=600)),
+        ("peephole", dict(layer_norm=True, zoneout=True, lengths=LENGTHS)),
+    ],
+)
+def test_many_units_with_options(name, given):
+    check(case(EVERY[name], **dict(T=9, B=5, inputs=3, H=520, dtype=torch.bfloat16) | given))
+
+
 def test_the_same_bits_again():
     given = case(CELLS["lstm"], T=50, B=40, inputs=8, H=300, dtype=torch.bfloat16)
     first = given.gradients(OnGpu)

@@ -33,7 +33,16 @@ from gatewise.backends.gpu import call, plan
 from gatewise.backends.gpu.plan import Chip, Plan, Work
 
 ROOT = Path(__file__).parents[1]
-EVERY = {**CELLS, **OWN_CELLS}
+
+
+@gw.cell(gates="f g o", state="h c")
+def nothing_fed(a, s):
+    f = gw.sigmoid(a.f.x)
+    c = f * s.c + (1 - f) * gw.tanh(a.g.x)
+    return dict(c=c, h=gw.sigmoid(a.o.x) * gw.tanh(c))
+
+
+EVERY = {**CELLS, **OWN_CELLS, "nothing_fed": nothing_fed}
 LENGTHS = (3, 0, 2, 3, 1)
 SIZES = dict(T=3, B=5, inputs=3, H=17, dtype=torch.float32)
 CHIPS = {80: Chip(108, 166912), 90: Chip(132, 232448)}
@@ -46,17 +55,17 @@ PLANS = {
                                   max(plan.power_of_two(work.width), 16), 1, True, 4, 2),
     "slices": lambda work: sliced(work, 8, 1, 1, 32, True),
     "side by side": lambda work: sliced(work, 8, 4, 1, 16, True),
-    "parts": lambda work: sliced(work, 8, 1, 2, 16, True),
+    "parts": lambda work: sliced(work, 8, 1, 2, 16, True, tiles=2),
     "four parts": lambda work: sliced(work, 8, 4, 4, 32, True),
     "read again": lambda work: sliced(work, 16, 1, 1, 16, False),
     "parts read again": lambda work: sliced(work, 8, 1, 4, 16, False),
 }  # fmt: skip
 
 
-def sliced(work, units, side, parts, chunk, kept):
+def sliced(work, units, side, parts, chunk, kept, tiles=1):
     slices, chunks = parts * -(-work.width // (units * parts)), -(-work.width // chunk)
     fits = side if 1 < work.sums <= side else 1
-    return Plan(16, units, slices, fits, parts, chunk, chunks, kept, 4, 1)
+    return Plan(16, units, slices, fits, parts, chunk, chunks, kept, 4, tiles)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -117,6 +126,7 @@ EXCHANGES = [
     ("gru", dict(layer_norm=True, lengths=LENGTHS, reverse=True)),
     ("gru_2014", dict(reset=True, recurrent_dropout=True, lengths=LENGTHS, reverse=True)),
     ("both_fed_back", dict(recurrent_dropout=True, P=7)),
+    ("nothing_fed", dict(P=11)),
 ]
 MORE = [
     ("lstm", {}),
@@ -155,7 +165,7 @@ def test_nothing_to_run(empty):
     assert_within(found, expected, 1e-6)
 
 
-@pytest.mark.parametrize("divided", ["one slice", "side by side"], indirect=True)
+@pytest.mark.parametrize("divided", ["one slice", "side by side", "four parts"], indirect=True)
 @pytest.mark.parametrize("name", ["lstm", "gru", "slstm"])
 def test_halves(divided, name):
     """The interpreter does not compute in bfloat16; test_gpu.py does."""
@@ -170,6 +180,35 @@ def test_sequences_without_a_step(divided, reverse):
     for lengths in ((0,) * 5, empty):
         given = dict(lengths=lengths, B=len(lengths), reverse=reverse, reset=True)
         check(case(CELLS["lstm"], **SIZES | given))
+
+
+@pytest.mark.parametrize(("of", "T"), [(0, 3), (2, 3), (2, 0)])
+def test_a_loss_of_one_result_alone(of, T):
+    given = case(CELLS["lstm"], **SIZES | dict(T=T, lengths=tuple(min(T, n) for n in LENGTHS)))
+    grads = []
+    for each, backend in ((given, triton), (given.in_double(), reference)):
+        leaves = each.leaves()
+        loss = each.forward(backend, *leaves)[of].square().sum()
+        grads.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tape_may_be_a_part_of_another_tensor():
+    from gatewise.backends.gpu import calls
+
+    given = case(CELLS["lstm"], **SIZES)
+    x, state, weights, masks = given.arguments()
+    asked = Given(job_of(given.spec), x, state, flat(weights, given.spec.cell), masks)
+    *outcome, tape = calls.taped(asked)
+    grads, wanted = (
+        [torch.ones_like(o) for o in outcome],
+        [True] * 3 + [t is not None for t in asked.weights],
+    )
+    expected = calls.backward(asked, tape, grads, wanted)
+    found = calls.backward(asked, torch.cat([tape, tape])[len(tape) :], grads, wanted)
+    for a, b in zip(found, expected, strict=True):
+        assert a is b is None or torch.equal(a, b)
 
 
 def test_the_output_is_ones_own():
@@ -252,7 +291,8 @@ def test_a_second_derivative():
     torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_compiled(monkeypatch):
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiled(monkeypatch, dynamic):
     """With the loops in the place of the CPU's kernels; torch.compile is the first to see the cell."""
 
     @gw.cell(gates="i n")
@@ -263,13 +303,15 @@ def test_compiled(monkeypatch):
     monkeypatch.setattr(triton, "supports", lambda spec: None)
     monkeypatch.setitem(engine._ENGINES, "cpu", "gpu.calls")
     layer = gw.Recurrent(seen_first, 3, 17, num_layers=2, backend="triton")
-    x = torch.randn(3, 5, 3, requires_grad=True)
-    results = []
-    for run in (torch.compile(layer, fullgraph=True, backend="aot_eager"), layer):
-        output, _ = run(x)
-        results.append([output, *torch.autograd.grad(output.sum(), [x, *layer.parameters()])])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for T in (3, 4):
+        x = torch.randn(T, 5, 3, requires_grad=True)
+        results = []
+        for run in (compiled, layer):
+            output, _ = run(x)
+            results.append([output, *torch.autograd.grad(output.sum(), [x, *layer.parameters()])])
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected)
 
 
 # The emitted text, and what refuses ------------------------------------------------------------------
@@ -390,6 +432,7 @@ def test_every_cell_compiles(chip):
 @pytest.mark.parametrize("chip", CHIPS)
 def test_some_cells_compile(chip):
     wanted = [("lstm", 64, "bfloat16", {}), ("gru", 300, "float32", {})]
+    wanted += [("lstm", 1024, "bfloat16", {})]
     for kernel in ahead(chip, *wanted):
         assert kernel["shared"] <= CHIPS[chip].shared, kernel
         assert kernel["instructions"] > 100

@@ -14,7 +14,7 @@ from gatewise.backends.gpu.call import TYPES, Call, sizes_of
 from gatewise.backends.gpu.cells import functions
 from gatewise.backends.gpu.products import gradients, input_sums
 from gatewise.backends.gpu.sums import shape_of
-from gatewise.backends.gpu.tape import parts, views
+from gatewise.backends.gpu.tape import laid_out, size_of, views
 from gatewise.cells.language import Cell
 
 DTYPES = tuple(TYPES)
@@ -36,7 +36,7 @@ def taped(given: Given) -> list[Tensor]:
 
 
 def tape_like(given: Given) -> Tensor:
-    size = parts(shape_of(given.job.cell), sizes_of(given))[1]
+    size = laid_out(shape_of(given.job.cell), sizes_of(given))[1]
     return given.x.new_empty(size, dtype=torch.uint8)
 
 
@@ -51,7 +51,7 @@ class _Forward:
     def __init__(self, given: Given, taped: bool = False, traced: bool = False) -> None:
         self.call = call = Call(given, plan.forward)
         shape, (T, B, H, *_) = call.shape, call.sizes
-        size = parts(shape, call.sizes)[1] if taped else 0
+        size = size_of(shape, call.sizes) if taped else 0
         self.tape = call.empty(size, dtype=torch.uint8)
         kept = views(self.tape, shape, call.sizes) if taped else {}
         types = [given.x.dtype, *[torch.float32] * (shape.STATES - 1)]
@@ -143,8 +143,9 @@ def backward(
         torch.zeros(tiles, H, dtype=torch.float32, device=x.device) for _ in call.per_unit
     )
     partial = None
-    if (parts_ := call.plan.PARTS) > 1:  # of what each fed-back state's gradient is added up of
-        size = (max(len(shape.FED), 1), parts_, B, call.plan.SLICES * call.plan.US)
+    if call.plan.PARTS > 1:  # of what each fed-back state's gradient is added up of
+        width = call.plan.SLICES * call.plan.US
+        size = (max(len(shape.FED), 1), call.plan.PARTS, B, width)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
     histories = tuple(kept.get(f"state {k}", of_initial[k]) for k in range(shape.STATES))
     own = functions(given.job.cell)

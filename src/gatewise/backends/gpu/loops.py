@@ -3,8 +3,8 @@ of units, all steps in one launch.
 
 A program keeps its slice of the recurrent weights on chip. Where one slice has all units, what is fed
 back stays on chip too, and programs know nothing of each other. Else the slices of a tile exchange it
-through memory (in fact the second-level cache) and meet once a step, and once more for each further
-round of products: such programs must all run at once.
+through memory (in fact the second-level cache) and meet before the first step and after each, and once more for
+each further round of products: such programs must all run at once.
 
 Sums are float32, and so is every state but the output, which is rounded to what it is stored as. Names:
 
@@ -203,11 +203,11 @@ def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, 
 
 
 @triton.jit
-def meet(counter, times, SLICES: tl.constexpr):
-    """Returns when every slice of this tile has come here that many times."""
+def meet(counter, times, NUMBER: tl.constexpr):
+    """Returns when each of so many programs has come here that many times."""
     tl.debug_barrier()
     tl.atomic_add(counter, 1, sem="release", scope="gpu")
-    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * SLICES:
+    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * NUMBER:
         pass
 
 
@@ -262,7 +262,7 @@ def shared_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step
 
 @triton.jit
 def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, at, tiles, weights,
-               step_m, step_k, column, there, part, group, partial, plane, row, batch, counter, times,
+               step_m, step_k, column, there, unit, part, partial, plane, row, batch, counter, times,
                SLICES: tl.constexpr, PARTS: tl.constexpr, KEPT: tl.constexpr, KC: tl.constexpr,
                BT: tl.constexpr, US: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """For a slice's units, the sum over M products of what ``rows`` and each further ``step_row`` point
@@ -284,16 +284,15 @@ def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, 
     if PARTS == 1:
         own = total
     else:
-        first = group * US * PARTS
-        theirs = first + tl.arange(0, US * PARTS)[None, :]
         place = partial + ((plane * PARTS + part) * batch + row)[:, None] * (SLICES * US)
-        tl.store(place + theirs, total, mask=valid[:, None])
+        tl.store(place + column[None, :], total, mask=valid[:, None])
         meet(counter, times, PARTS)
-        mine = first + part * US + tl.arange(0, US)[None, :]
         own = tl.zeros((BT, US), tl.float32)
         for k in tl.static_range(PARTS):
             place = partial + ((plane * PARTS + k) * batch + row)[:, None] * (SLICES * US)
-            own += tl.load(place + mine, mask=valid[:, None], other=0.0, cache_modifier=".cg")
+            own += tl.load(
+                place + unit[None, :], mask=valid[:, None], other=0.0, cache_modifier=".cg"
+            )
     return own
 
 
@@ -646,15 +645,15 @@ def backward(
     NS: tl.constexpr = NW + NH
     A: tl.constexpr = NX + NW + NH + NL
     counter = counters
+    group = slice_ // PARTS
+    part = slice_ % PARTS
+    of_group = group * US * PARTS + tl.arange(0, US * PARTS)
     group_counter = counters
     if SLICES > 1:
         counter += tile
-        group_counter += tl.num_programs(0) + tile * (SLICES // PARTS) + slice_ // PARTS
+        group_counter += tl.num_programs(0) + tile * (SLICES // PARTS) + group
     row, there, count, steps = sequences(first_row + tile * BT, batch, steps, lengths, order, BT)
     unit = slice_ * US + tl.arange(0, US)
-    group = slice_ // PARTS
-    part = slice_ % PARTS
-    groups = group * US * PARTS + tl.arange(0, US * PARTS)
     inside = there[:, None] & (unit < H)[None, :]
     zero = tl.zeros((BT, US), tl.float32)
 
@@ -668,18 +667,18 @@ def backward(
     tiles = ()
     for f in tl.static_range(FEDS):
         tiles = tiles + shared_tiles(
-            weights + FROM[f], NS, H * F, H, CHUNKS, F, groups, groups < WIDTHS[FED[f]], part, PARTS,
+            weights + FROM[f], NS, H * F, H, CHUNKS, F, of_group, of_group < WIDTHS[FED[f]], part, PARTS,
             KC, KEPT,
         )  # fmt: skip
     OF_FED: tl.constexpr = (NS * CHUNKS + PARTS - 1) // PARTS
     late_weights = weights + NS * H * F
     late_tiles = shared_tiles(
-        late_weights, NL, H * F, H, CHUNKS, F, groups, groups < H, part, PARTS, KC, KEPT
+        late_weights, NL, H * F, H, CHUNKS, F, of_group, of_group < H, part, PARTS, KC, KEPT
     )
     in_tiles = ()
     if projection is not None:
         in_tiles = shared_tiles(
-            projection, 1, 0, P, CHUNKS, H, groups, groups < H, part, PARTS, KC, KEPT
+            projection, 1, 0, P, CHUNKS, H, of_group, of_group < H, part, PARTS, KC, KEPT
         )
 
     t = tile * 0 if REVERSE else steps - 1
@@ -721,8 +720,8 @@ def backward(
                 meet(counter, met, SLICES)
                 rows = grad_projected + (t64 * batch + row) * P
                 out = shared_sum(
-                    rows, 0, 1, P, CHUNKS, valid, 0, in_tiles, projection, 0, H, groups, groups < H,
-                    part, group, partial, 0, row, batch, group_counter, met_group, SLICES, PARTS, KEPT,
+                    rows, 0, 1, P, CHUNKS, valid, 0, in_tiles, projection, 0, H, of_group, of_group < H,
+                    unit, part, partial, 0, row, batch, group_counter, met_group, SLICES, PARTS, KEPT,
                     KC, BT, US, DT, PRECISION,
                 )  # fmt: skip
                 more = (out,)
@@ -745,8 +744,8 @@ def backward(
                 meet(counter, met, SLICES)
                 rows = da + (t64 * batch + row) * (A * H) + (NX + NW + NH) * H
                 late_seed = shared_sum(
-                    rows, H, NL, H, CHUNKS, valid, 0, late_tiles, late_weights, H * F, F, groups,
-                    groups < H, part, group, partial, 0, row, batch, group_counter, met_group, SLICES,
+                    rows, H, NL, H, CHUNKS, valid, 0, late_tiles, late_weights, H * F, F, of_group,
+                    of_group < H, unit, part, partial, 0, row, batch, group_counter, met_group, SLICES,
                     PARTS, KEPT, KC, BT, US, DT, PRECISION,
                 )  # fmt: skip
             if factor is not None:
@@ -808,7 +807,7 @@ def backward(
                         met_group += 1
                         through = shared_sum(
                             rows, H, NS, H, CHUNKS, valid, f * OF_FED, tiles, weights + FROM[f], H * F,
-                            F, groups, groups < WIDTHS[k], part, group, partial, f, row, batch,
+                            F, of_group, of_group < WIDTHS[k], unit, part, partial, f, row, batch,
                             group_counter, met_group, SLICES, PARTS, KEPT, KC, BT, US, DT, PRECISION,
                         )  # fmt: skip
                     if factor is not None:

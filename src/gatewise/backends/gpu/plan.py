@@ -80,8 +80,9 @@ def forward(work: Work, chip: Chip) -> Plan:
 @lru_cache(_REMEMBERED)
 def backward(work: Work, chip: Chip) -> Plan:
     """For the way back: one sum, of as many products as the way forward has sums. To read all that it
-    is formed of takes longest where units are many: there four slices read a quarter each."""
-    parts = 4 if work.width > 512 else 1
+    is formed of takes longest where units are many: there four slices read a quarter each, which was
+    not measured yet."""
+    parts = 4 if work.width * work.itemsize > 1024 else 1
     return _one_slice(work) or _sliced(work, chip, 1, parts, _most_at_once(work, 256))
 
 
@@ -114,7 +115,8 @@ def _sliced(work: Work, chip: Chip, side: int, parts: int, whole: int) -> Plan:
         chunk = whole if kept else min(whole, 64)  # what is read again is in registers on its way
         tiles = max(1, min(-(-work.batch // tile), chip.processors // slices(units)))
         sizes = (tile, units, slices(units), side, parts, chunk, -(-work.width // chunk))
-        return Plan(*sizes, kept, 8 if units * side * parts > 64 else 4, tiles)
+        many = units * side * parts > 64 or (parts > 1 and tile > 32)
+        return Plan(*sizes, kept, 8 if many else 4, tiles)
 
     def fitting() -> Iterator[Plan]:
         for tile in _TILES:

@@ -40,9 +40,8 @@ def widths(shape: Shape, sizes: Sizes) -> tuple[int, ...]:
     return (sizes.P, *[sizes.H] * (shape.STATES - 1))
 
 
-@lru_cache(1024)
-def parts(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
-    """Each tensor by name, see loops.py; and the tape's length in bytes."""
+def laid_out(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
+    """Each tensor by name, see loops.py; and the tape's length in bytes. Sizes may be symbols."""
     T, B, H, _, dtype, projected, normalised = sizes
     found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for k, width in enumerate(widths(shape, sizes)):
@@ -64,10 +63,19 @@ def parts(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
     return placed, end
 
 
+_remembered = lru_cache(1024)(laid_out)
+
+
 def views(tape: Tensor, shape: Shape, sizes: Sizes) -> dict[str, Tensor]:
     """The tensors in a tape."""
     as_type = {dtype: tape.view(dtype) for dtype in {sizes.dtype, torch.float32}}
-    return {
-        name: as_type[dtype].as_strided(of, strides, start)
-        for name, (of, strides, dtype, start) in parts(shape, sizes)[0].items()
-    }
+    found = {}
+    for name, (of, strides, dtype, start) in _remembered(shape, sizes)[0].items():
+        typed = as_type[dtype]
+        found[name] = typed.as_strided(of, strides, typed.storage_offset() + start)
+    return found
+
+
+def size_of(shape: Shape, sizes: Sizes) -> int:
+    """A tape's length in bytes."""
+    return _remembered(shape, sizes)[1]
