@@ -4,7 +4,7 @@
         [--out benchmarks/results/paper_1997.json]
 
 Without an experiment's name all are run: some hours. Those of long sequences have --few trials. A row is
-written as soon as its trials have ended, beside those that the file holds already.
+written as each of its trials ends, beside those that the file holds already.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def main() -> None:
         orders = [Order(name, seed, given.most, truncated) for seed in range(count)]
         begun = time.perf_counter()
         trials = []
+        key = name if truncated else f"{name} whole gradient"
         for _, trial in side_by_side(orders, given.processes):
             trials.append(trial)
             came = "solved" if trial.solved else "given up"
             print(f"  {name} {trial.seed}: {came} after {trial.sequences:,}", flush=True)
-        trials.sort(key=lambda t: t.seed)
-        row = summary(name, trials) | {
-            "each": [asdict(t) for t in trials],
-            "processes": given.processes,
-            "machine": describe(),
-        }
-        key = name if truncated else f"{name} whole gradient"
-        rows[key] = row
-        _write(given.out, key, row)
+            trials.sort(key=lambda t: t.seed)
+            row = summary(name, trials) | {
+                "each": [asdict(t) for t in trials],
+                "processes": given.processes,
+                "machine": describe(),
+            }
+            rows[key] = row
+            _write(given.out, key, row)
         print(f"{key}: {time.perf_counter() - begun:.0f} s", flush=True)
         print(table({key: row}), flush=True)
     print(table(rows))
