@@ -73,6 +73,7 @@ def timed_rows() -> Iterator[Row]:
             yield from (Row(cell, "bf16", 1024, B, H) for B in (16, 64))
         for H in (64, 256, 1024):
             yield from (Row(cell, "fp32", 256, B, H) for B in (16, 64))
+        yield from (Row(cell, "bf16", T, 16, 256) for T in (1, 8, 16, 32))
     for cell in ("peephole", "LSTM, normalised"):
         for H in (64, 256, 512, 1024):
             yield from (Row(cell, "bf16", 256, B, H) for B in (16, 64))

@@ -369,14 +369,21 @@ BESIDE_CUDNN = {name: row for name, row in MEASURED.items() if "cudnn" in row}
 
 @pytest.mark.parametrize("name", BESIDE_CUDNN)
 def test_auto_is_never_far_behind_cudnn_where_it_was_measured(name):
-    cell, dtype, _, _, _, batch, _, units, _ = name.split()
+    cell, dtype, _, steps, _, batch, _, units, _ = name.split()
     types = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    asked = dict(cell=CELLS[cell.lower()], hidden_size=int(units), batch=int(batch))
+    asked = dict(cell=CELLS[cell.lower()], hidden_size=int(units))
+    asked |= dict(steps=int(steps), batch=int(batch))
     leaves = triton.outrun(spec(**asked, dtype=types[dtype]))
     times_as_fast = BESIDE_CUDNN[name]["cudnn"] / BESIDE_CUDNN[name]["gatewise"]
     assert leaves or times_as_fast >= 0.95
     assert not leaves or leaves[0] == "aten"
     assert not leaves or times_as_fast < 1.2
+
+
+def test_auto_leaves_few_steps_to_cudnn():
+    for steps, left in ((1, True), (15, True), (16, False), (0, False)):  # 0: any number
+        asked = spec(hidden_size=256, dtype=torch.bfloat16, steps=steps, batch=16)
+        assert (triton.outrun(asked) is not None) == left
 
 
 # How a call is divided -------------------------------------------------------------------------------

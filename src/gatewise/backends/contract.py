@@ -44,7 +44,8 @@ class Spec:
     recurrent_dropout: bool = False
     zoneout: bool = False
     differentiated: bool = False  # a gradient may be asked for
-    batch: int = 0  # on a GPU, where it is known: which backend is faster rests on it
+    steps: int = 0  # on a GPU, where they are known: which backend is faster rests on them
+    batch: int = 0
     transformed: bool = False  # by torch.func (vmap, jvp, grad, …) or torch.jit.trace
 
     @property

@@ -382,7 +382,8 @@ class Recurrent(TorchNames, nn.Module):
             else False,  # not `and`: dynamo
             zoneout=any(self.zoneout),
             differentiated=differentiated(given),
-            # a graph is for any number of sequences
+            # a graph is for any number of them
+            steps=x.shape[0] if x.is_cuda and not torch.compiler.is_compiling() else 0,
             batch=x.shape[1] if x.is_cuda and not torch.compiler.is_compiling() else 0,
         )
 
