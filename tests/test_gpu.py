@@ -87,7 +87,7 @@ def test_sizes(name, sizes, dtype):
     [
         ("lstm", dict(ALL, P=300, lengths=LENGTHS)),
         ("gru_2014", dict(reset=True, recurrent_dropout=True, lengths=LENGTHS, reverse=True)),
-        ("both_fed_back", dict(recurrent_dropout=True, P=600)),
+        ("both_fed_back", dict(recurrent_dropout=True, P=400)),
         ("peephole", dict(layer_norm=True, zoneout=True, lengths=LENGTHS)),
     ],
 )
