@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Spec
+from gatewise.backends.contract import Masks, Spec, valid_steps
 from gatewise.backends.engine import Given, hidden_size
 from gatewise.backends.gpu import plan as plans
 from gatewise.backends.gpu.plan import Chip, Plan, Work
@@ -55,12 +55,11 @@ class Call:
 
     def _take(self, masks: Masks) -> None:
         T, B, device = self.sizes.T, self.sizes.B, self.x.device
-        self.lengths = self.order = self.valid = None
+        self.lengths = self.order = None
         if masks.lengths is not None:
             self.lengths = masks.lengths.to(device)
             # longest first, so that a tile of short ones is done early
-            self.order = self.lengths.argsort(descending=True).to(torch.int32)
-            self.valid = (torch.arange(T, device=device)[:, None] < self.lengths)[..., None]
+            self.order = self.lengths.argsort(descending=True)
         reset, factor = masks.reset, masks.recurrent
         self.reset = None if reset is None else reset.contiguous().view(torch.uint8)
         self.factor = None if factor is None else factor.contiguous()
@@ -73,11 +72,13 @@ class Call:
 
     def real(self, of: Tensor) -> Tensor:
         """T×B×… with zeros beyond each sequence's length: NaN there would reach the weights."""
-        return of if self.valid is None else torch.where(self.valid, of, 0)
+        if self.lengths is None:
+            return of
+        return torch.where(valid_steps(len(of), self.lengths)[..., None], of, 0)
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Room for what the loops write, which do not write beyond a sequence's length."""
-        make = torch.empty if self.valid is None else torch.zeros
+        make = torch.empty if self.lengths is None else torch.zeros
         return make(shape, dtype=dtype or self.sizes.dtype, device=self.x.device)
 
     def launch(self, loop: Any, *given: Any, **constants: Any) -> None:

@@ -14,9 +14,10 @@ from gatewise.backends.gpu.sums import in_gates, rows
 
 
 def input_sums(call: Call) -> Tensor:
-    """T×B×(sums with an input part)·H, normalised where that is asked for; without biases."""
+    """T×B×(sums with an input part)·H, normalised where that is asked for; without biases. What stands
+    beyond a sequence's length comes of anything, and the loop does not read it."""
     of_input, H = call.shape.of_input, call.sizes.H
-    sums = linear(call.real(call.x), rows(call.weights.input, of_input, H))
+    sums = linear(call.x, rows(call.weights.input, of_input, H))
     if (gain := call.weights.norm_input) is not None:
         gain = rows(gain, of_input, H)
         sums = layer_norm(sums, gain.shape, gain, None, NORM_EPSILON)
