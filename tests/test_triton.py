@@ -137,13 +137,22 @@ MORE = [
 ]
 
 
-WAITING = ["slices", "side by side", "parts", "four parts", "read again", "parts read again"]
+WAITING = [how for how in PLANS if how != "one slice"]
+QUICK = {"side by side", "four parts"}
+ALSO_QUICK = {
+    *(("lstm", how) for how in ("slices", "read again", "parts read again")),
+    *(("gru_2014", "slices"), ("peephole", "parts"), ("nothing_fed", "parts")),
+}
 
 
-@pytest.mark.parametrize("divided", WAITING, indirect=True)
-@pytest.mark.parametrize(
-    ("name", "given"), EXCHANGES + [pytest.param(*each, marks=pytest.mark.slow) for each in MORE]
-)
+def exchanges():
+    for name, given in EXCHANGES + MORE:
+        for how in WAITING:
+            quick = (name, given) in EXCHANGES and (how in QUICK or (name, how) in ALSO_QUICK)
+            yield pytest.param(how, name, given, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("divided", "name", "given"), [*exchanges()], indirect=["divided"])
 def test_slices_that_wait_for_each_other(divided, name, given):
     check(case(EVERY[name], **SIZES | given))
 
