@@ -13,6 +13,7 @@ import numpy as np
 from triton.runtime import interpreter
 
 _local = threading.local()
+_rewriting = threading.Lock()  # CPython 3.11 cannot parse in two threads at once
 _SECONDS = 120  # more than any test takes: what still runs then waits for what never comes
 
 
@@ -35,6 +36,13 @@ def install():
             raise RuntimeError("another program failed")
         return rmw(self, *given)
 
+    rewrite = interpreter.InterpretedFunction.rewrite
+
+    def rewrite_alone(function):
+        with _rewriting:
+            return rewrite(function)
+
+    interpreter.InterpretedFunction.rewrite = rewrite_alone
     interpreter._patch_lang_tensor = patch_tensors
     builder.create_atomic_rmw = create_atomic_rmw
 
