@@ -109,20 +109,35 @@ def training(layer: nn.Module, x: Tensor, **named: Any) -> Callable[[], Any]:
 MODES = {"inference": inference, "training": training}
 
 
-def milliseconds(calls: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+def on_the_gpu(call: Callable[[], Any]) -> float:
+    """Milliseconds by events."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def on_the_host(call: Callable[[], Any]) -> float:
+    """Milliseconds until the call returns, whatever the GPU is still at."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def milliseconds(
+    calls: dict[str, Callable[[], Any]], taken: Callable[[Callable[[], Any]], float] = on_the_gpu
+) -> dict[str, float]:
     """Each call's median, taken by turns."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, call in calls.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            start.record()
-            call()
-            end.record()
-            end.synchronize()
-            found[name].append(start.elapsed_time(end))
+            found[name].append(taken(call))
     return {name: statistics.median(times) for name, times in found.items()}
 
 
@@ -291,7 +306,7 @@ def memory() -> dict[str, Any]:
 
 
 def host() -> dict[str, Any]:
-    """Milliseconds until a call returns, whatever the GPU is still at: medians, taken by turns."""
+    """What a call takes of the host."""
     found: dict[str, Any] = {}
     for cell, theirs in CUDNN.items():
         row = Row(cell, "bf16", 256, 16, 256)
@@ -302,16 +317,7 @@ def host() -> dict[str, Any]:
         }
         for mode, of in MODES.items():
             calls = {name: of(module, x) for name, module in modules.items()}
-            taken: dict[str, list[float]] = {name: [] for name in calls}
-            for _ in range(ROUNDS + 1):  # the first compiles
-                for name, call in calls.items():
-                    torch.cuda.synchronize()
-                    start = time.perf_counter()
-                    call()
-                    taken[name].append(1e3 * (time.perf_counter() - start))
-            medians = {name: statistics.median(each[1:]) for name, each in taken.items()}
-            found[f"{row} {mode}"] = medians
-    torch.cuda.synchronize()
+            found[f"{row} {mode}"] = milliseconds(calls, on_the_host)
     return found
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 
 from gatewise.backends.contract import Masks, Spec, Weights
+from gatewise.backends.engine import Given, flat, job_of
 from gatewise.cells.language import topological
 
 WEIGHTS = Weights._fields[:-1]  # all but the per-unit ones
@@ -32,6 +33,11 @@ class Case:
         state = tuple(given["0" + name] for name in cell.state)
         per_unit = {name: given[name] for name in cell.params}
         return given["x"], state, Weights(*map(given.get, WEIGHTS), per_unit), self.masks
+
+    def asked(self, *values):
+        """The same as an engine is given it."""
+        x, state, weights, masks = self.arguments(*values)
+        return Given(job_of(self.spec), x, state, flat(weights, self.spec.cell), masks)
 
     def forward(self, backend, *values):
         """Output and final states of ``backend``, as a function of every tensor."""

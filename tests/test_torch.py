@@ -22,7 +22,6 @@ import gatewise as gw
 from cases import ALL, case
 from cells import OWN_CELLS, own_peephole
 from gatewise.backends import operators
-from gatewise.backends.engine import Given, flat, job_of
 from gatewise.backends.native import calls
 from gatewise.cells.language import from_signature
 from gatewise.errors import BackendError, CellError, ShapeError
@@ -357,9 +356,7 @@ def test_a_cell_that_this_gatewise_lacks():
 
 
 def operators_arguments(given, differentiable=False):
-    x, state, weights, masks = given.arguments(*(given.leaves() if differentiable else ()))
-    given_weights = flat(weights, given.spec.cell)
-    return list(operators.operands(Given(job_of(given.spec), x, state, given_weights, masks)))
+    return list(operators.operands(given.asked(*(given.leaves() if differentiable else ()))))
 
 
 OPTION_SETS = {

@@ -20,7 +20,7 @@ from cells import OWN_CELLS, PROJECTABLE
 from gatewise import CELLS
 from gatewise.backends import engine, reference, triton
 from gatewise.backends.contract import Spec
-from gatewise.backends.engine import Given, flat, job_of, unfit
+from gatewise.backends.engine import unfit
 from gatewise.emit.triton import source
 from gatewise.errors import BackendError
 
@@ -207,8 +207,7 @@ def test_a_tape_may_be_a_part_of_another_tensor():
     from gatewise.backends.gpu import calls
 
     given = case(CELLS["lstm"], **SIZES)
-    x, state, weights, masks = given.arguments()
-    asked = Given(job_of(given.spec), x, state, flat(weights, given.spec.cell), masks)
+    asked = given.asked()
     *outcome, tape = calls.taped(asked)
     grads, wanted = (
         [torch.ones_like(o) for o in outcome],
@@ -239,10 +238,7 @@ def test_an_operator_traces_what_is_projected():
     from gatewise.backends.gpu import calls
 
     given = case(CELLS["lstm"], **SIZES | dict(P=5))
-    x, state, weights, masks = given.arguments()
-    _, trace = calls.traced(
-        Given(job_of(given.spec), x, state, flat(weights, given.spec.cell), masks)
-    )
+    _, trace = calls.traced(given.asked())
     assert {value.shape for value in trace.values()} == {(3, 5, 17)}
 
 

@@ -15,9 +15,9 @@ G gates, F states fed back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -174,3 +174,13 @@ def recorded(tensors: Iterable[Tensor | None]) -> bool:
         or not in_memory(tensors)
         or any(t is not None and t.is_neg() for t in tensors)
     )
+
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def constant(function: _Function) -> _Function:
+    """What it gives is constant in what torch.compile makes: as torch.compiler.assume_constant_result
+    does, but without importing the compiler."""
+    setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  for mypy
+    return function

@@ -19,6 +19,7 @@ from gatewise.backends.contract import (
     Weights,
     check_lengths,
     check_tensor,
+    constant,
     differentiated,
 )
 from gatewise.backends.engine import Engine, Given, Job, engine_for, hidden_size, unnormalised
@@ -61,15 +62,12 @@ def operands(given: Given) -> Operands:
     return Operands(*tensors, _key(job.cell), job.proj_size, job.reverse)
 
 
+@constant
 def _key(cell: Cell) -> str:
     """A text that stands for ``cell`` in a graph: the name of a built-in one, else its equations."""
     if CELLS.get(cell.name) == cell:
         return cell.name
     return f"{cell.name if cell.name.isidentifier() else 'cell'}\n{cell.signature}"
-
-
-# constant in what torch.compile makes, as registry's are
-setattr(_key, "_dynamo_marked_constant", True)  # noqa: B010  for mypy
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import gatewise.backends.operators  # noqa: F401  a saved graph may hold them
-from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights
+from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights, constant
 from gatewise.errors import BackendError, unknown
 
 # Each is a module of this package, imported when first asked.
@@ -62,6 +62,7 @@ def _outrun(backend: Backend, spec: Spec) -> str | None:
     return found[1] if found and _load(found[0]).supports(spec) is None else None
 
 
+@constant
 def chosen(name: str, **fields: Any) -> tuple[str, bool, str]:
     """The name of the backend for the Spec of these fields, whether it is ``transformed``, and the
     sentence that says why. What torch.compile makes holds them fast, for as long as the fields are the
@@ -96,6 +97,7 @@ _RUNS: list[tuple[str, Spec]] = []
 _OPAQUE: list[Callable[..., Any]] = []
 
 
+@constant
 def _kept(name: str, **fields: Any) -> str:
     """The place in _RUNS of what is chosen for these fields; as text, since a graph may not take a
     constant such as this for a number."""
@@ -125,11 +127,6 @@ def _opaque(
     given = Weights(**weights), Masks(**masks)
     outcome = LOADED[backend].forward(spec, x, state, *given)
     return outcome.output, outcome.state, dict(outcome.trace)
-
-
-# as torch.compiler.assume_constant_result does, but without importing the compiler
-for _function in (chosen, _kept):
-    setattr(_function, "_dynamo_marked_constant", True)  # noqa: B010  for mypy
 
 
 _interpreters = torch._C._functorch.peek_interpreter_stack

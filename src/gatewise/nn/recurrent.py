@@ -364,6 +364,9 @@ class Recurrent(TorchNames, nn.Module):
         trace: bool,
     ) -> dict[str, Any]:
         """What a run's Spec is made of."""
+        # a graph is for any number of them
+        known = x.is_cuda and not torch.compiler.is_compiling()
+        steps, batch = x.shape[:2] if known else (0, 0)
         given = (x, *state, *weights[:7], *weights.per_unit.values())
         return dict(
             cell=self.cell,
@@ -382,9 +385,8 @@ class Recurrent(TorchNames, nn.Module):
             else False,  # not `and`: dynamo
             zoneout=any(self.zoneout),
             differentiated=differentiated(given),
-            # a graph is for any number of them
-            steps=x.shape[0] if x.is_cuda and not torch.compiler.is_compiling() else 0,
-            batch=x.shape[1] if x.is_cuda and not torch.compiler.is_compiling() else 0,
+            steps=steps,
+            batch=batch,
         )
 
     def _layers(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Spec, valid_steps
+from gatewise.backends.contract import Masks, Spec, Weights, valid_steps
 from gatewise.backends.engine import Given, hidden_size
 from gatewise.backends.gpu import plan as plans
 from gatewise.backends.gpu.plan import Chip, Plan, Work
@@ -21,25 +21,14 @@ from gatewise.backends.gpu.tape import Sizes, widths
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-class Named(NamedTuple):
-    """The weights by name; the last is the gain of the recurrent product's normalisation."""
-
-    input: Tensor
-    recurrent: Tensor
-    input_bias: Tensor | None
-    recurrent_bias: Tensor | None
-    projection: Tensor | None
-    norm_input: Tensor | None
-    norm_recurrent: Tensor | None
-
-
 class Call:
-    """A call, and how it is divided. What comes without ``lengths`` has None for them."""
+    """A call, and how it is divided. What comes without ``lengths`` has None for them. Per-unit weights
+    stand by themselves, in the cell's order."""
 
     def __init__(self, given: Given, divide: Callable[[Work, Chip], Plan]) -> None:
         job, x, state, weights, masks = given
         self.job, self.shape, self.x, self.state = job, shape_of(job.cell), x, state
-        self.weights = Named(*weights[:7])  # type: ignore[arg-type]
+        self.weights = Weights(*weights[:7])  # type: ignore[arg-type]
         self.sizes = sizes_of(given)
         self.widths = widths(self.shape, self.sizes)
         of_state, H = self.shape.of_state, self.sizes.H

@@ -39,7 +39,8 @@ def gradients(
     shape, H, w, x = call.shape, call.sizes.H, call.weights, call.real(call.x)
     of_x = of_sums[..., : len(shape.of_input) * H]
     of_h = of_sums[..., shape.NX * H :]
-    want_x, want = wanted[0], dict(zip(w._fields, wanted[1 + shape.STATES :], strict=False))
+    names = w._fields[:7]  # less the per-unit ones
+    want_x, want = wanted[0], dict(zip(names, wanted[1 + shape.STATES :], strict=False))
     matrix = rows(w.input, shape.of_input, H)
     found: dict[str, Tensor | None] = {}
     into = of_x
@@ -58,17 +59,17 @@ def gradients(
         found["norm_recurrent"] = (of_h.float() * tape["normal"]).sum((0, 1))
     if want["projection"] and projected is not None:
         found["projection"] = _flat(projected).T @ _flat(tape["unprojected"])
-    for names, gates in (
+    for of_part, gates in (
         (("input", "input_bias", "norm_input"), shape.of_input),
         (("recurrent", "recurrent_bias", "norm_recurrent"), shape.of_state),
     ):
-        for name in names:
+        for name in of_part:
             weight, gradient = getattr(w, name), found.get(name)
             if gradient is not None and weight is not None:
                 found[name] = in_gates(gradient, gates, weight, H)
     of_input = (into @ matrix) if want_x else None
-    results = [of_input, *initial, *map(found.get, w._fields), *per_unit]
-    given = [call.x, *call.state, *w, *call.per_unit]
+    results = [of_input, *initial, *map(found.get, names), *per_unit]
+    given = [call.x, *call.state, *w[:7], *call.per_unit]
     each = zip(results, given, wanted, strict=True)
     return [
         r.to(of.dtype) if asked and r is not None and of is not None else None
