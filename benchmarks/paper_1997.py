@@ -1,10 +1,11 @@
 """The tables of Hochreiter & Schmidhuber 1997, section 5, on gatewise's cells: trials side by side.
 
     python benchmarks/paper_1997.py [EXPERIMENT ...] [--trials 10] [--processes N] [--whole-gradient]
-        [--out benchmarks/results/paper_1997.json]
+        [--most N] [--missing] [--out benchmarks/results/paper_1997.json]
 
 Without an experiment's name all are run: some hours. Those of long sequences have --few trials. A row is
-written as each of its trials ends, beside those that the file holds already.
+written as each of its trials ends, beside those that the file holds already; with --missing only the trials
+are run that the file lacks or gave up sooner.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from gatewise.bench.machine import cores, describe
-from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, find
+from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, find
 from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
 
 
@@ -25,33 +26,48 @@ def main() -> None:
     given = _arguments()
     names = [key for name in given.experiments for key in find(name)] or list(EXPERIMENTS)
     rows: dict[str, Any] = {}
+    machine = describe() | {"processes": given.processes}
     for name in dict.fromkeys(names):
         count = given.few if EXPERIMENTS[name].thorough else given.trials
         truncated = not given.whole_gradient
-        orders = [Order(name, seed, given.most, truncated) for seed in range(count)]
-        begun = time.perf_counter()
-        trials = []
         key = name if truncated else f"{name} whole gradient"
+        most = given.most or EXPERIMENTS[name].most
+        old = _read(given.out).get(key) if given.missing else None
+        each = {t["seed"]: t for t in old["each"]} if old else {}
+        machines = old["machines"] if old else []
+        if machine not in machines:
+            machines.append(machine)
+        orders = [
+            Order(name, seed, most, truncated)
+            for seed in range(count)
+            if seed not in each or not (each[seed]["solved"] or each[seed]["sequences"] >= most)
+        ]
+        begun = time.perf_counter()
         for _, trial in side_by_side(orders, given.processes):
-            trials.append(trial)
             came = "solved" if trial.solved else "given up"
             print(f"  {name} {trial.seed}: {came} after {trial.sequences:,}", flush=True)
-            trials.sort(key=lambda t: t.seed)
-            row = summary(name, trials) | {
-                "each": [asdict(t) for t in trials],
-                "processes": given.processes,
-                "machine": describe(),
+            each[trial.seed] = asdict(trial) | {"machine": machines.index(machine)}
+            trials = [each[seed] for seed in sorted(each)]
+            rows[key] = summary(name, [_trial(t) for t in trials]) | {
+                "each": trials,
+                "machines": machines,
             }
-            rows[key] = row
-            _write(given.out, key, row)
+            _write(given.out, key, rows[key])
         print(f"{key}: {time.perf_counter() - begun:.0f} s", flush=True)
-        print(table({key: row}), flush=True)
     print(table(rows))
+
+
+def _trial(record: dict[str, Any]) -> Trial:
+    return Trial(**{field.name: record[field.name] for field in fields(Trial)})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}  # type: ignore[no-any-return]
 
 
 def _write(path: Path, key: str, row: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows = _read(path)
     order = [k + of for k in EXPERIMENTS for of in ("", " whole gradient")]
     rows = {**rows, key: row}
     path.write_text(json.dumps({k: rows[k] for k in order if k in rows}, indent=1) + "\n")
@@ -63,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--few", type=int, default=3, help="trials of the long sequences")
     parser.add_argument("--most", type=int, help="training sequences after which a trial fails")
+    parser.add_argument("--missing", action="store_true", help="keep the trials that the file has")
     parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--whole-gradient", action="store_true", help="nothing is cut")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/paper_1997.json"))
