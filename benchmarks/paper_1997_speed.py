@@ -26,7 +26,7 @@ from gatewise.bench.shapes import Shape
 from gatewise.bench.timing import Budget, interleave_calls
 from gatewise.cells.catalogue import lstm_1997_truncated
 from gatewise.papers.lstm_1997.experiments import EXPERIMENTS
-from gatewise.papers.lstm_1997.network import Network
+from gatewise.papers.lstm_1997.network import Network, Topology
 
 RATE = 1e-4  # so small that what is timed stays the same
 
@@ -34,7 +34,7 @@ RATE = 1e-4  # so small that what is timed stays the same
 def on_line(steps: int) -> Callable[[], object]:
     experiment, rng = EXPERIMENTS[f"4-{steps}"], np.random.default_rng(0)
     task = experiment.task(0)
-    assert experiment.topology is not None
+    assert isinstance(experiment.topology, Topology)
     network = Network(experiment.topology, task, experiment.spread, rng)
     drawn = task.draw(rng, 1)
     return lambda: network.learn(drawn, 0, RATE)

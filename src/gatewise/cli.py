@@ -344,9 +344,10 @@ def _run_paper(given: argparse.Namespace) -> None:
     from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
 
     if given.experiment is None:
+        width = max(map(len, EXPERIMENTS))
         for name, experiment in EXPERIMENTS.items():
             needed = f"{experiment.paper.sequences:,}"
-            print(f"{name:<13} {experiment.title}; in the paper {needed} sequences")
+            print(f"{name:<{width}} {experiment.title}; in the paper {needed} sequences")
         return
     names = find(given.experiment)
     for option in ("trials", "processes", "most"):

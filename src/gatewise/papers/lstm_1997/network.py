@@ -190,17 +190,27 @@ def logistic(x: np.ndarray) -> np.ndarray:
     return 0.5 * np.tanh(0.5 * x) + 0.5
 
 
+@dataclass(frozen=True)
+class Direct:
+    """The network of experiments 2a and 2b. input_gate: the middle of the input gate's first weights
+    (it has no bias); errors_at_end: whether the last step alone is learned from."""
+
+    input_gate: float = 0.0
+    errors_at_end: bool = False
+
+
 class DirectNetwork:
     """Experiments 2a and 2b's network: inputs go straight to the outputs, and once the error falls no
     longer, through one cell with an input gate as well. No biases."""
 
-    def __init__(self, task: Task, spread: float, rng: np.random.Generator) -> None:
-        self.task = task
-        direct, width = task.outputs * task.inputs, task.inputs
-        self.weights = rng.uniform(-spread, spread, direct + task.outputs + 2 * width)
+    def __init__(self, direct: Direct, task: Task, spread: float, rng: np.random.Generator) -> None:
+        self.task, self._errors_at_end = task, direct.errors_at_end
+        count, width = task.outputs * task.inputs, task.inputs
+        self.weights = rng.uniform(-spread, spread, count + task.outputs + 2 * width)
+        self.weights[-2 * width : -width] += direct.input_gate
         self.weights = self.weights.astype(np.float32)
-        self._direct = self.weights[:direct].reshape(task.outputs, width)
-        self._from_cell = self.weights[direct : direct + task.outputs]
+        self._direct = self.weights[:count].reshape(task.outputs, width)
+        self._from_cell = self.weights[count : count + task.outputs]
         self._run = Online(memory, width, 1, task.longest)
         self._run.weights["input"][...] = self.weights[-2 * width :].reshape(2, width)
         self.with_cell = False
@@ -215,6 +225,8 @@ class DirectNetwork:
             net += hidden * self._from_cell
         output = logistic(net)
         slope = (output - sequences.targets[k, :steps]) * output * (1 - output)
+        if self._errors_at_end:
+            slope[:-1] = 0
         if self.with_cell:
             run.grad_output[:steps, 0] = slope @ self._from_cell
             run.backward(steps)
