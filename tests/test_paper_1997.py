@@ -357,7 +357,27 @@ def test_the_criterion_of_the_grammar():
     assert not Grammar(task).all_right(outputs(spoilt=17))
 
 
-@pytest.mark.parametrize(("name", "most"), [("3a-100-3", 60_000), ("6a", 100_000)])
+def test_errors_reach_the_cells_whose_input_gates_begin_closed():
+    """Elsewhere the state of 500 steps has drifted to where its squashing is flat (docs/papers.md)."""
+
+    def learned(name):
+        changes = []
+        for seed in range(5):
+            e, rng = EXPERIMENTS[name], np.random.default_rng(seed)
+            task = e.task(seed)
+            network = Network(e.topology, task, e.spread, rng)
+            before, cells = network.weights.copy(), network.places.hidden[-2:]
+            network.learn(task.draw(rng, 1), 0, 1.0)
+            changes.append(np.abs(network.weights - before)[cells].max(1))
+        return np.median(changes)
+
+    assert learned("2c-500-500") < 1e-6
+    assert learned("2c-500-500-closed") > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("3a-100-3", 60_000), ("6a", 100_000), ("2c-50-50-closed", 30_000)]
+)
 def test_solved_as_in_the_paper(name, most):
     trial = run(EXPERIMENTS[name], 0, most)
     assert trial.solved
