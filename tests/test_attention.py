@@ -327,3 +327,16 @@ def test_dot_names_the_keys_where_there_is_no_weight():
 def test_states_that_do_not_fit(states, options, message):
     with pytest.raises(ShapeError, match=re.escape(message)):
         AttentionPooling(3)(states, **options)
+
+
+def test_pooling_of_the_states_that_a_mask_allows():
+    pool, x = AttentionPooling(3), torch.randn(5, 2, 3)
+    mask = torch.tensor([[True, False, True, True, False], [True] * 5])
+    spoilt = x.clone()
+    spoilt[1, 0] = torch.nan
+    vector, weights = pool(spoilt, mask=mask, lengths=[5, 4], trace=True)
+    first, of_first = pool(x[[0, 2, 3], 0], trace=True)
+    torch.testing.assert_close(vector, torch.stack([first, pool(x[:4, 1])]))
+    torch.testing.assert_close(weights[0, mask[0]], of_first)
+    assert not weights[0, ~mask[0]].any()
+    torch.testing.assert_close(pool(spoilt[:, 0], mask=mask[0]), first)

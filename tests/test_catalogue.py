@@ -595,3 +595,17 @@ def test_a_misspelt_cell(asked, meant):
     message = rf"no cell '{asked}' \(did you mean '{meant}'\?\); there are: {', '.join(gw.CELLS)}$"
     with pytest.raises(OptionError, match=message):
         gw.Recurrent(asked, 2, 3)
+
+
+@pytest.mark.parametrize("name", sorted(set(gw.CELLS) - {"rnn_relu"}))
+def test_halves_and_huge_inputs_stay_finite(name):
+    """rnn_relu alone may grow without end."""
+    layer = gw.Recurrent(name, 3, 5, dtype=torch.float16)
+    assert layer(torch.randn(6, 2, 3).half())[0].isfinite().all()
+    for backend in BACKENDS:
+        layer = gw.Recurrent(name, 3, 5, backend=backend)
+        x = (1000 * torch.randn(6, 2, 3)).requires_grad_()
+        output, _ = layer(x)
+        output.sum().backward()
+        assert output.isfinite().all()
+        assert x.grad.isfinite().all()

@@ -86,8 +86,8 @@ WORK = {
     "gru_2014": (5, 3),
     "mgu": (5, 2),
     "mingru": (4, 1),
-    "minlstm": (6, 2),  # f + i once
-    # log f: -softplus(-a) 2; + m; - 1e9 (1 - [n > 0]) 4; max; a - m; - m; c 3, n 2, o c / n 2
+    "minlstm": (7, 5),  # two signs, their difference, 1 - kept; kept h + (1 - kept) n
+    # log f: -softplus(-a) 2; + m; - 3e4 (1 - [n > 0]) 4; max; a - m; - m; c 3, n 2, o c / n 2
     "slstm": (17, 5),
     "lem": (8, 4),
 }

@@ -403,3 +403,18 @@ def test_the_recurrence_keeps_its_backend():
     block = HybridBlock(6, 2, backend="reference")
     assert block.recurrent.explain_backend(X).startswith("reference")
     assert repr(block).startswith("HybridBlock(\n  order='recurrence-first', batch_first=False")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_weights_of_self_attention_are_torchs(causal):
+    ours, torchs = gw.SelfAttention(8, 2, causal), nn.MultiheadAttention(8, 2)
+    torchs.load_state_dict(ours.state_dict())
+    x = torch.randn(6, 3, 8)
+    before = torch.ones(6, 6).triu(1).bool() if causal else None
+    beyond = torch.arange(6) >= torch.tensor([6, 2, 4])[:, None]
+    y, weights = ours(x, lengths=[6, 2, 4], need_weights=True)
+    options = dict(attn_mask=before, key_padding_mask=beyond, average_attn_weights=False)
+    expected, of_torch = torchs(x, x, x, **options)
+    torch.testing.assert_close(weights, of_torch * ~beyond[:, None, :, None])
+    torch.testing.assert_close(y, expected * ~beyond.T[..., None])
+    torch.testing.assert_close(ours(x[:2, 1], need_weights=True)[1], weights[1, :, :2, :2])

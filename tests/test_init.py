@@ -250,8 +250,8 @@ def test_orthogonal_where_weights_are_structured():
     for gate in block.weight_hh_l0.detach().split([2, 6, 2]):
         assert gate.shape[1] == 6 + 2 + 2
         assert is_orthogonal(gate)
-    none = gw.Recurrent("mingru", 3, 6)
-    assert not changed(init.orthogonal_, none)[2]
+    with pytest.raises(OptionError, match="mingru has none"):
+        init.orthogonal_(gw.Recurrent("mingru", 3, 6))
     half = init.orthogonal_(gw.LSTM(3, 6, dtype=torch.bfloat16)).weight_hh_l0.detach()
     assert is_orthogonal(half[:6].float(), tolerance=0.02)
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 import gatewise as gw
 from gatewise import sigmoid, tanh
 from gatewise.backends.native.library import loaded_level
-from gatewise.errors import BackendError, OptionError, ShapeError
+from gatewise.errors import BackendError, CellError, OptionError, ShapeError
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -361,19 +361,23 @@ def test_reset_of_a_single_sequence():
     torch.testing.assert_close(layer(x, reset=reset[:] & False)[0], layer(x)[0], **CLOSE)
 
 
-EXTRAS = dict(layer_norm=True, recurrent_dropout=0.4, zoneout=0.3)
+def extras(cell):
+    """Of states that say something only together none is kept alone."""
+    cell = gw.CELLS.get(cell, cell)
+    zoneout = [0.0 if name in cell.together else 0.3 for name in cell.state]
+    return dict(layer_norm=True, recurrent_dropout=0.4, zoneout=zoneout)
 
 
 @pytest.mark.parametrize("cell", [*gw.CELLS, minimal], ids=str)
 def test_each_sequence_alone_with_every_option(cell):
     """In evaluation nothing is random: alone, in a batch and in chunks, the same."""
-    layer = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True, **EXTRAS).eval()
+    layer = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True, **extras(cell)).eval()
     x, reset, lengths = torch.randn(8, 3, 3), torch.rand(8, 3) < 0.3, (8, 0, 5)
     output, _ = layer(x, lengths=lengths, reset=reset)
     for b, n in enumerate(lengths):
         alone, _ = layer(x[:n, b], reset=reset[:n, b])
         torch.testing.assert_close(output[:n, b], alone, rtol=0, atol=1e-6)
-    one_way = gw.Recurrent(cell, 3, 6, num_layers=2, **EXTRAS).eval()
+    one_way = gw.Recurrent(cell, 3, 6, num_layers=2, **extras(cell)).eval()
     whole, final = one_way(x, reset=reset)
     first, state = one_way(x[:3], reset=reset[:3])
     second, end = one_way(x[3:], state, reset=reset[3:])
@@ -429,7 +433,7 @@ def test_the_gains_come_last_of_torchs_names_and_leave_the_draws_alone():
 
 
 def test_the_options_are_shown():
-    assert repr(gw.GRU(3, 6, **EXTRAS)) == (
+    assert repr(gw.GRU(3, 6, **extras("gru"))) == (
         "GRU(3, 6, layer_norm=True, recurrent_dropout=0.4, zoneout=(0.3,))"
     )
     assert repr(gw.LSTM(3, 6, zoneout=[0.5, 0.05])) == "LSTM(3, 6, zoneout=(0.5, 0.05))"
@@ -686,7 +690,17 @@ def test_absent_kernels_asked_for_by_name():
         (lambda: gw.LSTM(3, 6, zoneout=[0.1]), "zoneout has 1 probabilities; lstm has 2 states (h, c)"),
         (lambda: gw.RNN(3, 6, zoneout=(0.1, 0.2)), "has 2 probabilities; rnn_tanh has 1 states (h)"),
         (lambda: gw.Recurrent(misnamed, 3, 6), "misnamed has a parameter 'norm_ih', which is a name of"),
-        (lambda: gw.LSTM(3, 6, proj_size=6), "must be from 0 to below hidden_size=6, not 6"),
+        (lambda: gw.LSTM(3, 6, proj_size=6), "a whole number from 0 to below hidden_size=6, not 6"),
+        (lambda: gw.LSTM(3, 6, proj_size=2.0), "a whole number from 0 to below hidden_size=6, not 2.0"),
+        (lambda: gw.LSTM(3, 6, proj_size=True), "a whole number from 0 to below hidden_size=6, not True"),
+        (lambda: gw.LSTM(3, 6, bidirectional=2), "bidirectional must be True or False, not 2"),
+        (lambda: gw.LSTM(3, 6, forget_bias=math.nan), "forget_bias must be a finite number, not nan"),
+        (lambda: gw.LSTM(3, 6, forget_bias="a"), "forget_bias must be a finite number, not 'a'"),
+        (lambda: gw.Recurrent(None, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
+        (lambda: gw.RecurrentCell(3, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
+        (lambda: gw.Recurrent("mlstm", 3, 6), "is no cell but a layer of its own, gw.MLSTM"),
+        (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m say something only together; give "
+            "one for each state, as zoneout=(0.1, 0.0, 0.0, 0.0)"),
         (lambda: gw.GRU(3, 6, proj_size=2), "GRU takes no proj_size"),
         (lambda: gw.RNN(3, 6, proj_size=2), "RNN takes no proj_size"),
         (lambda: gw.RNN(3, 6, nonlinearity="elu"), "must be 'tanh' or 'relu', not 'elu'"),
@@ -745,7 +759,7 @@ def test_autocast(kind, lengths, backend):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_autocast_with_every_option(training):
-    layer = gw.LSTM(3, 6, num_layers=2, bidirectional=True, **EXTRAS).train(training)
+    layer = gw.LSTM(3, 6, num_layers=2, bidirectional=True, **extras("lstm")).train(training)
     x, reset = torch.randn(5, 2, 3), torch.rand(5, 2) < 0.3
     torch.manual_seed(0)
     expected, _ = layer(x, lengths=(5, 2), reset=reset)
@@ -881,3 +895,30 @@ def test_lengths_and_resets_of_other_kinds():
         layer(x, reset=part.T)
     with pytest.raises(ShapeError, match="reset must be boolean"):
         layer(x, reset=part.int())
+
+
+def test_inputs_and_states_that_are_no_tensors():
+    x = torch.zeros(5, 2, 3)
+    for layer, given in ((gw.LSTM(3, 6), x), (gw.LSTMCell(3, 6), x[0]), (gw.MLSTM(3, 6), x)):
+        with pytest.raises(
+            ShapeError, match="input is a ndarray, expected a tensor; for sequences"
+        ):
+            layer(given.numpy())
+    with pytest.raises(ShapeError, match=r"hx has a NoneType where lstm's states \(h, c\) are"):
+        gw.LSTM(3, 6)(x, (torch.zeros(1, 2, 6), None))
+
+
+def test_states_that_say_something_only_together():
+    """Of the sLSTM's c, n and m none is learned or kept alone; from n = 0 nothing would be."""
+    layer = gw.Recurrent("slstm", 3, 6, learn_initial=True, zoneout=(0.3, 0, 0, 0))
+    assert [n for n, _ in layer.named_parameters() if "initial" in n] == ["initial_h_l0"]
+    nn.init.normal_(layer.initial_h_l0)
+    x = torch.randn(5, 2, 3)
+    layer(x)[0].square().sum().backward()
+    assert layer.initial_h_l0.grad.abs().min() > 0
+    layer.eval()
+    zero = torch.zeros(1, 2, 6)
+    start = layer.initial_h_l0.detach().expand(1, 2, 6)
+    torch.testing.assert_close(layer(x)[0], layer(x, (start, zero, zero, zero))[0])
+    with pytest.raises(CellError, match="'odd': together 'k' is not one of its states"):
+        gw.cell(gates="i", together="k", name="odd")(lambda a, s: dict(h=a.i))

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -440,7 +441,7 @@ C, N, M = torch.zeros(2, 2, 3, 3), torch.zeros(2, 2, 3), torch.zeros(2, 2)
             "has the shape (5, 2, 4): its last dimension must be input_size=3",
         ),
         ((torch.zeros(3),), "input needs 2 or 3 dimensions, this has the shape (3,)"),
-        (([X],), "input is list, expected a tensor; for sequences of several lengths give"),
+        (([X],), "input is a list, expected a tensor; for sequences of unlike lengths give"),
         ((X.double(),), "input is torch.float64, the layer's weights are torch.float32"),
         ((X, C), "hx is one tensor, expected the three of MLSTMState: C, n and m"),
         ((X, (C, N)), "hx is 2 tensors, expected the three of MLSTMState: C, n and m"),
@@ -470,3 +471,25 @@ def test_lengths_out_of_range():
 
 def test_it_says_what_it_is():
     assert repr(drawn(forget="exp", bias=False)) == "MLSTM(3, 6, heads=2, forget=exp, bias=False)"
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_reset_equals_pieces(chunk):
+    layer = MLSTM(6, 8, heads=2, chunk=chunk).double()
+    nn.init.normal_(layer.weight, std=0.5)  # gates that see the input
+    x = torch.randn(20, 3, 6, dtype=torch.float64, requires_grad=True)
+    reset, lengths = torch.zeros(20, 3, dtype=torch.bool), (20, 7, 0)
+    reset[[0, 2, 3, 5, 14]] = True
+    y, state = layer(x, lengths=lengths, reset=reset)
+    (of_x,) = torch.autograd.grad(y.square().sum(), x)
+    for b, n in enumerate(lengths[:2]):
+        ends = [0, *(t for t in range(1, n) if reset[t, b]), n]
+        pieces = [layer(x[i:j, b]) for i, j in pairwise(ends)]
+        apart = torch.cat([piece for piece, _ in pieces])
+        torch.testing.assert_close(y[:n, b], apart)
+        (alone,) = torch.autograd.grad(apart.square().sum(), x)
+        torch.testing.assert_close(of_x[:, b], alone[:, b])
+        of_last = pieces[-1][1]  # exp(m) C is the paper's
+        scale = torch.exp(state.m[b] - of_last.m)[:, None, None]
+        torch.testing.assert_close(scale * state.C[b], of_last.C)
+    assert of_x.isfinite().all()

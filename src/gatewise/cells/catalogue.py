@@ -21,7 +21,7 @@ from gatewise.cells.language import (
     softplus,
     tanh,
 )
-from gatewise.errors import unknown
+from gatewise.errors import OptionError, unknown
 
 
 @cell(gates="h")
@@ -312,14 +312,16 @@ def minlstm(a, s):
 
     Source: Feng et al. 2024, "Were RNNs All We Needed?", section 3.2.
 
-    This is the paper's plain form, with the gates scaled to a sum of one. Its log-space form passes
+    This is the paper's plain form, with the gates scaled to a sum of one: kept is f / (f + i), of the
+    gates' logarithms, so that two gates that are all but shut still share out one. Its log-space form passes
     the candidate through a positive function g, which is not here: its weights do not carry over.
     Unlike an LSTM it has no cell state and no output gate, and nothing squashes h."""
     f, i, n = sigmoid(a.f.x), sigmoid(a.i.x), a.n.x
-    return dict(f=f, i=i, n=n, h=f / (f + i) * s.h + i / (f + i) * n)
+    kept = sigmoid(softplus(-a.i.x) - softplus(-a.f.x))
+    return dict(f=f, i=i, n=n, kept=kept, h=kept * s.h + (1 - kept) * n)
 
 
-@cell(gates="i f g o", state="h c n m")
+@cell(gates="i f g o", state="h c n m", together="c n m")
 def slstm(a, s):
     """sLSTM: exponential input gate, a normaliser n and a stabiliser m.
 
@@ -331,7 +333,7 @@ def slstm(a, s):
     sequence's first step alone, which then counts whole, whatever its input gate: h = o g; that is
     what the term with greater(n, 0) is for. So an initial state with n = 0 is no memory, whatever its
     c and m. The paper's heads are the layer's ``recurrent_blocks``."""
-    before = -softplus(-a.f) + s.m - 1e9 * (1 - greater(s.n, 0))
+    before = -softplus(-a.f) + s.m - 3e4 * (1 - greater(s.n, 0))
     m = maximum(before, a.i)
     i, f = exp(a.i - m), exp(before - m)
     g, o = tanh(a.g), sigmoid(a.o)
@@ -384,6 +386,10 @@ def find(name: str) -> Cell:
     Raises:
         OptionError: there is none; the message lists those there are.
     """
+    if name == "mlstm":
+        raise OptionError(
+            "mLSTM has a matrix for its memory and is no cell but a layer of its own, gw.MLSTM"
+        )
     if name not in CELLS:
         raise unknown("cell", name, CELLS)
     return CELLS[name]

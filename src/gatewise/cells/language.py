@@ -218,7 +218,7 @@ def topological(outputs: Iterable[Value]) -> list[Value]:
 
 
 # What a cell's signature begins with, and after these "fed".
-_LISTS = ("gates", "state", "params", "feedback", "shared")
+_LISTS = ("gates", "state", "params", "feedback", "shared", "together")
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +237,7 @@ class Cell:
             on.
         fed: for each fed-back state, the gates whose recurrent weights take it; nearly always all.
         shared: gates of which the cells of a block have one in common, where a layer has blocks.
+        together: states that say something only with each other.
         doc: the docstring of the function it was written as.
 
     Two cells are equal if their graphs and names are, whatever file they were written in.
@@ -250,6 +251,7 @@ class Cell:
     values: Mapping[str, Value]
     fed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shared: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
     doc: str = field(default="", repr=False)
 
     @property
@@ -320,6 +322,7 @@ def cell(
     params: str = "",
     feedback: str | Mapping[str, str] = "",
     shared: str = "",
+    together: str = "",
     name: str | None = None,
 ) -> Callable[[Callable[..., Mapping[str, Value]]], Cell]:
     """Make a cell of a function that states one step's equations.
@@ -343,6 +346,9 @@ def cell(
             that it is connected to.
         shared: gates of which the cells of one block have one in common, as in the 1997 paper,
             where the layer has a ``block_size``.
+        together: states that say something only with each other, as one that is scaled by another:
+            a layer leaves them out of what acts on each state for itself (``zoneout``,
+            ``learn_initial``).
         name: the cell's name; the function's if not given.
 
     Raises:
@@ -359,6 +365,7 @@ def cell(
             if isinstance(feedback, str)
             else " ".join(feedback),
             shared=shared,
+            together=together,
         )
         lists = {kind: tuple(text.split()) for kind, text in names.items()}
         lists["feedback"] = lists["feedback"] or lists["state"][:1]
@@ -431,6 +438,9 @@ def _parsed(name: str, lines: list[str]) -> Cell:
     return Cell(name, **lists, values=values, fed=fed)  # type: ignore[arg-type]
 
 
+_PLURAL = {"gates": "gates", "state": "states"}
+
+
 def _check_names(title: str, lists: Mapping[str, tuple[str, ...]]) -> None:
     if not lists["gates"] or not lists["state"]:
         raise CellError(f"cell '{title}' needs at least one gate and one state")
@@ -438,12 +448,10 @@ def _check_names(title: str, lists: Mapping[str, tuple[str, ...]]) -> None:
         for name in names:
             if not name.isidentifier() or names.count(name) > 1:
                 raise CellError(f"cell '{title}': {kind} '{name}' is repeated or not an identifier")
-    for name in lists["feedback"]:
-        if name not in lists["state"]:
-            raise CellError(f"cell '{title}': feedback '{name}' is not one of its states")
-    for name in lists["shared"]:
-        if name not in lists["gates"]:
-            raise CellError(f"cell '{title}': shared '{name}' is not one of its gates")
+    for kind, of in (("feedback", "state"), ("shared", "gates"), ("together", "state")):
+        for name in lists[kind]:
+            if name not in lists[of]:
+                raise CellError(f"cell '{title}': {kind} '{name}' is not one of its {_PLURAL[of]}")
 
 
 def _check_fed(title: str, gates: tuple[str, ...], fed: Mapping[str, tuple[str, ...]]) -> None:

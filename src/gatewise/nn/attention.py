@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gatewise.backends.contract import check_tensor, valid_steps
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
-from gatewise.nn.checks import check_flag, check_sizes, checked_lengths, shape_of
+from gatewise.nn.checks import check_flag, check_sizes, checked_lengths, not_a_tensor, shape_of
 
 
 class AdditiveAttention(nn.Module):
@@ -212,6 +212,7 @@ class AttentionPooling(nn.Module):
         states: Tensor,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        mask: Tensor | None = None,
         trace: bool = False,
     ) -> Any:
         """Pool each sequence.
@@ -220,15 +221,19 @@ class AttentionPooling(nn.Module):
             states: T×B×D (B×T×D if ``batch_first``), or T×D for a single sequence.
             lengths: B whole numbers from 0 to T: how much of each sequence is real. What lies
                 beyond has weight 0 and is never looked at.
+            mask: booleans B×T (T for a single sequence), true where a state counts; others have
+                weight 0 and are never looked at.
             trace: also return the weights.
 
         Returns:
-            B×D (D for a single sequence), zero for a sequence of length 0; and where ``trace`` was
+            B×D (D for a single sequence), zero for a sequence of which nothing counts; and where ``trace`` was
             asked for the weights, B×T (T).
 
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
         """
+        if not isinstance(states, Tensor):
+            raise not_a_tensor(states, "states")
         if states.dim() not in (2, 3):
             raise ShapeError(
                 f"states need 2 or 3 dimensions, these have the shape {shape_of(states)}"
@@ -236,7 +241,7 @@ class AttentionPooling(nn.Module):
         single = states.dim() == 2
         x = states[None] if single else states if self.batch_first else states.transpose(0, 1)
         _check_values("states", x, self.size, self.project.weight, "the layer's weight")
-        mask = _allowed(x, lengths, None, 1)
+        mask = _allowed(x, lengths, mask[None] if single and mask is not None else mask, 1)
         x = _cleared(x, mask)
         scores = torch.tanh(self.project(x)) @ self.score_weight
         weights = _softmax(scores[:, None], mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from numbers import Real
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import check_lengths, recorded
+from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, topological
 from gatewise.errors import OptionError, ShapeError, near
 
@@ -35,6 +37,10 @@ def check_flag(name: str, value: bool) -> None:
         raise OptionError(f"{name} must be True or False, not {value!r}")
 
 
+def is_finite_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_probability(name: str, p: float) -> None:
     if not isinstance(p, Real) or isinstance(p, bool) or not 0 <= p <= 1:
         raise OptionError(f"{name} must be a probability from 0 to 1, not {p!r}")
@@ -48,6 +54,17 @@ def check_parameter_names(cell: Cell) -> None:
                 f"{cell.name} has a parameter '{name}', which is a name of the layer's own "
                 f"({', '.join(own)}); call it something else"
             )
+
+
+def checked_cell(cell: Cell | str) -> Cell:
+    """The cell, or the built-in one of that name."""
+    if isinstance(cell, str):
+        return find(cell)
+    if not isinstance(cell, Cell):
+        raise OptionError(
+            f"cell must be a cell, made by @gw.cell, or the name of a built-in one, not {cell!r}"
+        )
+    return cell
 
 
 def check_connect(connect: str, num_layers: int) -> None:
@@ -91,9 +108,11 @@ def check_blocks(
 
 def check_projection(cell: Cell, hidden_size: int, proj_size: int) -> None:
     """A projected state is narrower than the units, so no equation may combine the two."""
-    if not 0 <= proj_size < hidden_size:
+    whole = isinstance(proj_size, int) and not isinstance(proj_size, bool)
+    if not whole or not 0 <= proj_size < hidden_size:
         raise OptionError(
-            f"proj_size must be from 0 to below hidden_size={hidden_size}, not {proj_size}"
+            f"proj_size must be a whole number from 0 to below hidden_size={hidden_size}, not "
+            f"{proj_size!r}"
         )
     if proj_size and cell.late:
         raise OptionError(
@@ -113,7 +132,7 @@ def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float
     """One probability for each state of the cell."""
     if not isinstance(zoneout, Sequence) or isinstance(zoneout, str):
         check_probability("zoneout", zoneout)
-        return (float(zoneout),) * len(cell.state)
+        zoneout = (float(zoneout),) * len(cell.state)
     if len(zoneout) != len(cell.state):
         raise OptionError(
             f"zoneout has {len(zoneout)} probabilities; {cell.name} has {len(cell.state)} "
@@ -121,7 +140,20 @@ def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float
         )
     for name, p in zip(cell.state, zoneout, strict=True):
         check_probability(f"zoneout of the state {name}", p)
+        if p and name in cell.together:
+            alone = tuple(0.0 if of in cell.together else p for of in cell.state)
+            raise OptionError(
+                f"zoneout keeps each state for itself, and {cell.name}'s {', '.join(cell.together)} say "
+                f"something only together; give one for each state, as zoneout={alone}"
+            )
     return tuple(map(float, zoneout))
+
+
+def not_a_tensor(input: object, name: str = "input") -> ShapeError:
+    return ShapeError(
+        f"{name} is a {type(input).__name__}, expected a tensor; for sequences of unlike lengths give "
+        f"the padded tensor and lengths="
+    )
 
 
 def check_input(x: Tensor, weight: Tensor) -> None:

@@ -24,6 +24,7 @@ from gatewise.nn.checks import (
     check_sizes,
     checked_lengths,
     checked_reset,
+    not_a_tensor,
     shape_of,
 )
 from gatewise.nn.sequences import State, reset_reversed, stacked
@@ -188,10 +189,7 @@ class ConvRecurrent(nn.Module):
 
     def _check_input(self, input: Tensor) -> None:
         if not isinstance(input, Tensor):
-            raise ShapeError(
-                f"input is a {type(input).__name__}, expected a tensor; for sequences of unlike "
-                f"lengths give the padded tensor and lengths="
-            )
+            raise not_a_tensor(input)
         if input.dim() not in (4, 5):
             raise ShapeError(
                 f"input needs 4 dimensions (T×I×h×w) or 5 (with B), this has the shape "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,8 @@ class SelfAttention(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
-    ) -> Tensor:
+        need_weights: bool = False,
+    ) -> Any:
         """Each step's view of the others.
 
         Args:
@@ -103,9 +105,12 @@ class SelfAttention(nn.Module):
                 beyond is never looked at, and the output there is zero.
             reset: booleans of the input's shape less its last dimension; where true, a piece
                 begins. Steps draw on those of their own piece only.
+            need_weights: also return how much each step drew on each other, which torch's fused
+                attention doesn't tell: time and memory grow with T².
 
         Returns:
-            The shape of the input.
+            The shape of the input; and where they were asked for the weights, B×heads×T×T (heads×T×T
+            for a single sequence): a row for each step, without any dropout, zero for padding.
 
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
@@ -116,17 +121,38 @@ class SelfAttention(nn.Module):
         x = as_batch_first(input, self.batch_first)
         given = checked_lengths(lengths, x.transpose(0, 1))
         resets = checked_reset(reset, input, not self.batch_first)
-        y = self._attend(cleared(x, given), self._mask(x.shape[1], given, resets))
-        return laid_out(cleared(y, given), input, self.batch_first)
+        mask = self._mask(x.shape[1], given, resets)
+        q, k, v = self._parts(cleared(x, given))
+        y = laid_out(cleared(self._attend(q, k, v, mask), given), input, self.batch_first)
+        if not need_weights:
+            return y
+        weights = self._weights(q, k, mask, given)
+        return y, weights if input.dim() == 3 else weights[0]
 
     def extra_repr(self) -> str:
         defaults = dict(causal=False, dropout=0.0, batch_first=False)
         shown = [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
         return ", ".join([f"{self.size}, {self.heads}", *shown])
 
-    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _parts(self, x: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values, each B×heads×T×(D / heads)."""
         parts = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = parts.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return parts.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """What :meth:`_attend` weighs the values with."""
+        steps = q.shape[-2]
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        if mask is None and self.causal:
+            mask = torch.ones(steps, steps, dtype=torch.bool, device=q.device).tril()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        weights = scores.softmax(-1)
+        if lengths is None:
+            return weights
+        return torch.where(valid_steps(steps, lengths).T[:, None, :, None], weights, 0)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         p = self.dropout if self.training else 0.0
         alone = self.causal and mask is None
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=alone)
@@ -196,6 +222,11 @@ class HybridBlock(nn.Module):
         if order not in ORDERS:
             raise OptionError(
                 f"order must be one of {', '.join(ORDERS)}, not {order!r}{near(str(order), ORDERS)}"
+            )
+        if isinstance(recurrent, nn.Module) and not isinstance(recurrent, Recurrent):
+            raise OptionError(
+                f"recurrent must be a cell, a cell's name or a Recurrent, not a "
+                f"{type(recurrent).__name__}"
             )
         if not isinstance(recurrent, Recurrent):
             recurrent = Recurrent(recurrent, size, size, backend=backend, **made)

@@ -18,6 +18,7 @@ from gatewise.backends.contract import Masks, Spec, Weights
 from gatewise.backends.registry import choose
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError
+from gatewise.nn.checks import is_finite_number
 from gatewise.nn.recurrent import Recurrent
 
 _FAR = 30.0  # a pre-activation at which a gate is fully open or, negative, shut
@@ -35,7 +36,7 @@ def forget_bias_(layer: Recurrent, value: float) -> Recurrent:
         OptionError: the layer has no biases, or its cell no forget gate.
     """
     _check_layer("forget_bias_", layer, biased=True)
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise OptionError(f"forget_bias_ takes a finite number, not {value!r}")
     for gate, sign in forget_gates(layer.cell).items():
         for suffix in layer._expected:
@@ -78,8 +79,13 @@ def orthogonal_(layer: Recurrent, gain: float = 1.0) -> Recurrent:
     of Learning in Deep Linear Neural Networks").
 
     Each block of ``recurrent_blocks`` is a matrix of its own; what is not connected stays zero.
+
+    Raises:
+        OptionError: the cell has no recurrent weights.
     """
     _check_layer("orthogonal_", layer)
+    if not layer.cell.feedback:
+        raise OptionError(f"orthogonal_ is for recurrent weights, and {layer.cell.name} has none")
     for weight in _stored(layer, "weight_hh"):
         for rows, columns in layer._structure.dense():
             if columns:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from gatewise.errors import OptionError
+from gatewise.nn.checks import is_finite_number
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.step import RecurrentCell
 
@@ -24,6 +25,8 @@ class LSTM(Recurrent):
     def __init__(
         self, *args: Any, forget_bias: float | None = None, backend: str = "auto", **options: Any
     ) -> None:
+        if forget_bias is not None and not is_finite_number(forget_bias):
+            raise OptionError(f"forget_bias must be a finite number, not {forget_bias!r}")
         self.forget_bias = forget_bias
         if forget_bias is not None and not (
             options.get("bias", True) if len(args) < 4 else args[3]

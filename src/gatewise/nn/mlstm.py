@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from gatewise.backends.contract import check_tensor, valid_steps
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype, cast
-from gatewise.nn.checks import check_flag, check_input, check_sizes, checked_lengths
+from gatewise.nn.checks import (
+    check_flag,
+    check_input,
+    check_sizes,
+    checked_lengths,
+    checked_reset,
+    not_a_tensor,
+)
 from gatewise.nn.sequences import as_time_major, check_width
 
 # The logarithm of the forget gate of its pre-activation (equation 26).
@@ -195,7 +202,7 @@ class MLSTM(nn.Module):
         if forget not in _LOG_FORGET:
             raise OptionError(f"forget must be 'sigmoid' or 'exp', not {forget!r}")
         self.input_size = input_size
-        self.hidden_size = hidden_size
+        self.hidden_size = self.output_size = hidden_size
         self.heads = heads
         self.batch_first = batch_first
         self.chunk = chunk
@@ -225,6 +232,7 @@ class MLSTM(nn.Module):
         hx: tuple[Tensor, Tensor, Tensor] | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
     ) -> tuple[Tensor, MLSTMState]:
         """Run the layer over a batch of sequences.
 
@@ -235,6 +243,7 @@ class MLSTM(nn.Module):
             lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
                 What lies beyond is never looked at, the output there is zero, and the final state
                 is that after the real part.
+            reset: booleans T×B (B×T if ``batch_first``): where the sequence starts afresh, from zero.
 
         Returns:
             ``output, state``: T×B×H, laid out as the input was, and the final :class:`MLSTMState`.
@@ -243,15 +252,13 @@ class MLSTM(nn.Module):
             ShapeError: a tensor does not fit; the message has both shapes.
         """
         if not isinstance(input, Tensor):
-            raise ShapeError(
-                f"input is {type(input).__name__}, expected a tensor; for sequences of several "
-                f"lengths give the padded tensor and lengths="
-            )
+            raise not_a_tensor(input)
         if (dtype := autocast_dtype(input)) is None:
-            return self._forward(input, self.weight, self.bias, hx, lengths)
+            return self._forward(input, self.weight, self.bias, hx, lengths, reset)
         with torch.autocast(input.device.type, enabled=False):  # exponents are no matter of 8 bits
             bias = None if self.bias is None else cast(self.bias, dtype)
-            return self._forward(cast(input, dtype), cast(self.weight, dtype), bias, hx, lengths)
+            weight = cast(self.weight, dtype)
+            return self._forward(cast(input, dtype), weight, bias, hx, lengths, reset)
 
     def _forward(
         self,
@@ -260,15 +267,17 @@ class MLSTM(nn.Module):
         bias: Tensor | None,
         hx: tuple[Tensor, Tensor, Tensor] | None,
         lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
     ) -> tuple[Tensor, MLSTMState]:
         check_width(input, self.input_size)
         x = as_time_major(input, self.batch_first)
         check_input(x, weight)
         given = checked_lengths(lengths, x)
+        resets = checked_reset(reset, input, not self.batch_first)
         state = self._initial_state(hx, x, batched=input.dim() == 3)
         output = x.new_zeros(*x.shape[:2], self.hidden_size)
         if len(x):
-            output, state = self._run(x, weight, bias, state, given)
+            output, state = self._run(x, weight, bias, state, given, resets)
         if input.dim() == 2:
             return output.squeeze(1), MLSTMState(*(s.squeeze(0) for s in state))
         return output.transpose(0, 1) if self.batch_first else output, state
@@ -280,12 +289,15 @@ class MLSTM(nn.Module):
         bias: Tensor | None,
         state: MLSTMState,
         lengths: Tensor | None,
+        reset: Tensor | None,
     ) -> tuple[Tensor, MLSTMState]:
         valid = None if lengths is None else valid_steps(len(x), lengths)[..., None]
         if valid is not None:  # or a NaN in the padding would reach the weight's gradient
             x = torch.where(valid, x, 0)
         q, k, v, o, i, f = self._projections(x, weight, bias)
         i, log_f = i.to(state.m.dtype), _LOG_FORGET[self.forget](f.to(state.m.dtype))
+        if reset is not None:  # nothing before the step is kept
+            log_f = log_f.masked_fill(reset[..., None], -torch.inf)
         if valid is not None:
             i, log_f = torch.where(valid, i, -torch.inf), torch.where(valid, log_f, 0)
         q, k, v = (self._by_head(each.to(state.m.dtype)) for each in (q, k, v))

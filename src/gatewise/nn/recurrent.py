@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from gatewise.backends.contract import Weights, differentiated
 from gatewise.backends.native.network import Network
 from gatewise.backends.registry import check_name, chosen, run
-from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.at_once import run_at_once
@@ -30,9 +29,11 @@ from gatewise.nn.checks import (
     check_probability,
     check_projection,
     check_sizes,
+    checked_cell,
     checked_lengths,
     checked_reset,
     checked_zoneout,
+    not_a_tensor,
 )
 from gatewise.nn.masks import masks_of
 from gatewise.nn.parameters import parameter_beside, shapes_beside, step_shapes, weights_of
@@ -86,7 +87,7 @@ class Recurrent(TorchNames, nn.Module):
             carried whole. States and traces are the cells' own.
         learn_initial: whether the states that a sequence starts from are learned, where a call is
             given none: a vector ``initial_{state}_l0``, zero at first, for each state, layer and
-            direction.
+            direction. Those that the cell says are one thing together start from zero.
         block_size: cells in a block, which have in common the gates that the cell says are shared:
             such a gate has H / block_size rows of weights and biases, and a fed-back state that
             rests on shared gates alone as many columns (Hochreiter & Schmidhuber 1997, figure 2).
@@ -134,14 +135,16 @@ class Recurrent(TorchNames, nn.Module):
         recurrent_blocks: int = 1,
     ) -> None:
         super().__init__()
-        self.cell = find(cell) if isinstance(cell, str) else cell
+        self.cell = checked_cell(cell)
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         check_probability("dropout", dropout)
         check_projection(self.cell, hidden_size, proj_size)
         check_name(backend)
         check_parameter_names(self.cell)
-        for name, flag in dict(bias=bias, batch_first=batch_first, layer_norm=layer_norm).items():
-            check_flag(name, flag)
+        check_flag("bias", bias)
+        check_flag("batch_first", batch_first)
+        check_flag("bidirectional", bidirectional)
+        check_flag("layer_norm", layer_norm)
         check_probability("recurrent_dropout", recurrent_dropout)
         check_probability("weight_drop", weight_drop)
         check_flag("locked_dropout", locked_dropout)
@@ -257,7 +260,8 @@ class Recurrent(TorchNames, nn.Module):
                     "reset= has no place in a PackedSequence; give the padded input and lengths="
                 )
             input, lengths = pad_packed_sequence(packed)
-        assert isinstance(input, Tensor)
+        if not isinstance(input, Tensor):
+            raise not_a_tensor(input)
         batched = input.dim() == 3
         time_major = packed is not None or not self.batch_first
         check_width(input, self.input_size)

@@ -10,13 +10,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from gatewise.backends.contract import valid_steps
 from gatewise.errors import ShapeError
-from gatewise.nn.checks import shape_of
+from gatewise.nn.checks import not_a_tensor, shape_of
 
 State = Tensor | tuple[Tensor, ...]
 
 
 def check_width(input: Tensor, size: int, called: str = "input_size") -> None:
     """Raises ShapeError unless input is T×B×size or T×size; ``called`` is what the layer calls it."""
+    if not isinstance(input, Tensor):
+        raise not_a_tensor(input)
     if input.dim() not in (2, 3):
         raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)}")
     if input.shape[-1] != size:

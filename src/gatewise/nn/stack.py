@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.checks import check_flag, check_probability, checked_lengths
+from gatewise.nn.mlstm import MLSTM
 from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
 
 # Initial bias of a highway's gates: below zero, so that a layer begins by passing its input on.
@@ -21,8 +22,9 @@ HIGHWAY_BIAS = -1.0
 class Stack(nn.Module):
     """Recurrent layers of any cells, sizes and directions, each fed with the one before.
 
-    A layer is a :class:`gatewise.Recurrent`, or any module that is called like one (a
-    :class:`gatewise.HybridBlock`, another Stack) and has ``input_size`` and ``output_size``.
+    A layer is a :class:`gatewise.Recurrent`, a :class:`gatewise.MLSTM`, or any module that is called
+    like the former (a :class:`gatewise.HybridBlock`, another Stack) and has ``input_size`` and
+    ``output_size``.
 
     Args:
         layers: at least one; the first takes the input.
@@ -90,7 +92,8 @@ class Stack(nn.Module):
 
         Returns:
             ``output, state``, and the traces where they were asked for: the last layer's output,
-            with what goes round it; a tuple of each layer's state; a tuple of each layer's trace.
+            with what goes round it; a tuple of each layer's state; a tuple of each layer's trace,
+            None for an MLSTM, which has none.
 
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
@@ -99,10 +102,13 @@ class Stack(nn.Module):
         states, traces = [], []
         for k, (layer, state) in enumerate(zip(self.layers, self._states(hx), strict=True)):
             read = F.dropout(x, self.dropout, self.training) if k else x
-            y, state, *traced = layer(read, state, lengths=lengths, reset=reset, trace=trace)
+            asked: dict[str, Any] = dict(lengths=lengths, reset=reset)
+            if not isinstance(layer, MLSTM):
+                asked["trace"] = trace
+            y, state, *traced = layer(read, state, **asked)
             x = self._with_way_round(k, x, y)
             states.append(state)
-            traces += traced
+            traces.append(traced[0] if traced else None)
         return (x, tuple(states), tuple(traces)) if trace else (x, tuple(states))
 
     def extra_repr(self) -> str:
@@ -120,11 +126,6 @@ class Stack(nn.Module):
 
     def _checked(self, input: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor:
         """The input; its padding cleared where that would go round the first layer."""
-        if not isinstance(input, Tensor):
-            raise ShapeError(
-                f"input is a {type(input).__name__}, expected a tensor; for sequences of unlike "
-                f"lengths give the padded tensor and lengths="
-            )
         check_width(input, self.input_size)
         if not (self.residual or self.highway):
             return input

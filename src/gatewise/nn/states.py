@@ -35,7 +35,10 @@ def initial_states(
     batch, stack = x.shape[1], layer.num_layers * (1 + layer.bidirectional)
     shapes = [(stack, batch, size) for size in layer._state_sizes()]
     if hx is None and layer.learn_initial:
-        return tuple(_learned(layer, name, x, dtype) for name in names)
+        return tuple(
+            x.new_zeros(shape) if name in layer.cell.together else _learned(layer, name, x, dtype)
+            for name, shape in zip(names, shapes, strict=True)
+        )
     if hx is None:
         return tuple(x.new_zeros(shape) for shape in shapes)
     given = states_given(layer.cell, hx)
@@ -58,6 +61,12 @@ def states_given(cell: Cell, hx: State) -> tuple[Tensor, ...]:
         ShapeError: there are more or fewer.
     """
     given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    for state in given:
+        if not isinstance(state, Tensor):
+            raise ShapeError(
+                f"hx has a {type(state).__name__} where {cell.name}'s states "
+                f"({', '.join(cell.state)}) are tensors"
+            )
     if len(given) != len(cell.state):
         raise ShapeError(
             f"{cell.name} has the states ({', '.join(cell.state)}); {len(given)} were given"

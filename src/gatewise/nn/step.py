@@ -12,12 +12,19 @@ from gatewise.backends.aten import STEPS
 from gatewise.backends.contract import Masks, Spec, Weights, check_tensor, differentiated
 from gatewise.backends.native.network import Network
 from gatewise.backends.registry import check_name, chosen, run, transformed
-from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
 from gatewise.nn.at_once import step_at_once
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
-from gatewise.nn.checks import check_flag, check_input, check_parameter_names, check_sizes, shape_of
+from gatewise.nn.checks import (
+    check_flag,
+    check_input,
+    check_parameter_names,
+    check_sizes,
+    checked_cell,
+    not_a_tensor,
+    shape_of,
+)
 from gatewise.nn.parameters import step_shapes, weights_of
 from gatewise.nn.sequences import State
 from gatewise.nn.states import states_given
@@ -61,7 +68,7 @@ class RecurrentCell(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.cell = find(cell) if isinstance(cell, str) else cell
+        self.cell = checked_cell(cell)
         check_sizes(input_size=input_size, hidden_size=hidden_size)
         check_flag("bias", bias)
         check_flag("layer_norm", layer_norm)
@@ -112,6 +119,8 @@ class RecurrentCell(nn.Module):
             ShapeError: a tensor does not fit; the message has both shapes.
             BackendError: the backend asked for by name cannot do this.
         """
+        if not isinstance(input, Tensor):
+            raise not_a_tensor(input)
         batched = input.dim() == 2
         if not batched and input.dim() != 1:
             raise ShapeError(f"input needs 1 or 2 dimensions, this has the shape {shape_of(input)}")

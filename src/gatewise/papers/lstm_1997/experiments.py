@@ -277,16 +277,16 @@ def run(
     begin = time.perf_counter()
     task = experiment.task(seed)
     rng = np.random.default_rng([1997, seed])
+    most = experiment.most if most is None else most
     network: Network | DirectNetwork
     if isinstance(experiment.topology, Direct):
         network = DirectNetwork(experiment.topology, task, experiment.spread, rng)
-        seen = _train_direct(network, experiment.rate, rng)
+        seen = _train_direct(network, experiment.rate, rng, most)
         outputs = _no_outputs
     else:
         network, seen = Network(experiment.topology, task, experiment.spread, rng, truncated), 0
         outputs = network.outputs
     criterion = experiment.criterion(task, rng)
-    most = experiment.most if most is None else most
     while seen < most and criterion.solved is None:
         drawn = task.draw(rng, _AT_ONCE)
         for k in range(_AT_ONCE):
@@ -314,11 +314,13 @@ def _no_outputs(sequences: Any) -> np.ndarray:
     raise AssertionError("2a and 2b are judged in training")
 
 
-def _train_direct(network: DirectNetwork, rate: float, rng: Random, window: int = 100) -> int:
+def _train_direct(
+    network: DirectNetwork, rate: float, rng: Random, most: int, window: int = 100
+) -> int:
     """2a and 2b before the cell is there: until the error of ``window`` sequences has fallen by less
     than a hundredth from that of those before. Gives the number of sequences; the cell is added."""
     seen, before = 0, np.inf
-    while True:
+    while seen < most:
         drawn, error = network.task.draw(rng, window), 0.0
         for k in range(window):
             off = network.learn(drawn, k, rate) - drawn.targets[k]
