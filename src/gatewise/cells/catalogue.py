@@ -313,9 +313,9 @@ def minlstm(a, s):
     Source: Feng et al. 2024, "Were RNNs All We Needed?", section 3.2.
 
     This is the paper's plain form, with the gates scaled to a sum of one: kept is f / (f + i), of the
-    gates' logarithms, so that two gates that are all but shut still share out one. Its log-space form passes
-    the candidate through a positive function g, which is not here: its weights do not carry over.
-    Unlike an LSTM it has no cell state and no output gate, and nothing squashes h."""
+    gates' logarithms, so that two gates that are all but shut still share out one. Its log-space form
+    passes the candidate through a positive function g, which is not here: its weights do not carry
+    over. Unlike an LSTM it has no cell state and no output gate, and nothing squashes h."""
     f, i, n = sigmoid(a.f.x), sigmoid(a.i.x), a.n.x
     kept = sigmoid(softplus(-a.i.x) - softplus(-a.f.x))
     return dict(f=f, i=i, n=n, kept=kept, h=kept * s.h + (1 - kept) * n)

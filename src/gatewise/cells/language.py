@@ -438,9 +438,6 @@ def _parsed(name: str, lines: list[str]) -> Cell:
     return Cell(name, **lists, values=values, fed=fed)  # type: ignore[arg-type]
 
 
-_PLURAL = {"gates": "gates", "state": "states"}
-
-
 def _check_names(title: str, lists: Mapping[str, tuple[str, ...]]) -> None:
     if not lists["gates"] or not lists["state"]:
         raise CellError(f"cell '{title}' needs at least one gate and one state")
@@ -448,10 +445,11 @@ def _check_names(title: str, lists: Mapping[str, tuple[str, ...]]) -> None:
         for name in names:
             if not name.isidentifier() or names.count(name) > 1:
                 raise CellError(f"cell '{title}': {kind} '{name}' is repeated or not an identifier")
-    for kind, of in (("feedback", "state"), ("shared", "gates"), ("together", "state")):
+    states, gates = (lists["state"], "states"), (lists["gates"], "gates")
+    for kind, (known, called) in dict(feedback=states, shared=gates, together=states).items():
         for name in lists[kind]:
-            if name not in lists[of]:
-                raise CellError(f"cell '{title}': {kind} '{name}' is not one of its {_PLURAL[of]}")
+            if name not in known:
+                raise CellError(f"cell '{title}': {kind} '{name}' is not one of its {called}")
 
 
 def _check_fed(title: str, gates: tuple[str, ...], fed: Mapping[str, tuple[str, ...]]) -> None:

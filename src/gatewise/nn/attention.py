@@ -226,8 +226,8 @@ class AttentionPooling(nn.Module):
             trace: also return the weights.
 
         Returns:
-            B×D (D for a single sequence), zero for a sequence of which nothing counts; and where ``trace`` was
-            asked for the weights, B×T (T).
+            B×D (D for a single sequence), zero for a sequence of which nothing counts; and where
+            ``trace`` was asked for the weights, B×T (T).
 
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
