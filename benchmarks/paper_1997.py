@@ -39,9 +39,11 @@ def main() -> None:
             machines.append(machine)
         orders = [
             Order(name, seed, most, truncated)
-            for seed in range(count)
+            for seed in sorted({*range(count), *each})
             if seed not in each or not (each[seed]["solved"] or each[seed]["sequences"] >= most)
         ]
+        if old:
+            rows[key] = old
         begun = time.perf_counter()
         for _, trial in side_by_side(orders, given.processes):
             came = "solved" if trial.solved else "given up"

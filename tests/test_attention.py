@@ -340,3 +340,13 @@ def test_pooling_of_the_states_that_a_mask_allows():
     torch.testing.assert_close(weights[0, mask[0]], of_first)
     assert not weights[0, ~mask[0]].any()
     torch.testing.assert_close(pool(spoilt[:, 0], mask=mask[0]), first)
+    expected = r"mask must be a boolean tensor \(2, 5\), true where a state counts, not "
+    for wrong, found in (
+        (mask[:, :4], r"\(2, 4\)"),
+        (mask.long(), ".*int64"),
+        ([True] * 5, "list"),
+    ):
+        with pytest.raises(ShapeError, match=expected + found):
+            pool(x, mask=wrong)
+    with pytest.raises(ShapeError, match=r"tensor \(5,\), true where a state counts, not \(1, 5\)"):
+        pool(x[:, 0], mask=mask[:1])

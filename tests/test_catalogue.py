@@ -604,8 +604,23 @@ def test_halves_and_huge_inputs_stay_finite(name):
     assert layer(torch.randn(6, 2, 3).half())[0].isfinite().all()
     for backend in BACKENDS:
         layer = gw.Recurrent(name, 3, 5, backend=backend)
-        x = (1000 * torch.randn(6, 2, 3)).requires_grad_()
+        x = (1e5 * torch.randn(6, 2, 3)).requires_grad_()
         output, _ = layer(x)
         output.sum().backward()
         assert output.isfinite().all()
         assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_slstm_without_a_memory_begins_with_its_candidate(backend):
+    """n = 0: h = o g, whatever c and m are."""
+    layer, x = gw.Recurrent("slstm", 3, 5, backend=backend), torch.randn(1, 2, 3)
+    zero = torch.zeros(1, 2, 5)
+    with torch.no_grad():
+        _, state, trace = layer(x, trace=True)
+    torch.testing.assert_close(
+        state[0], trace.o[0][0].transpose(0, 1) * trace.g[0][0].transpose(0, 1)
+    )
+    for m in (-4e4, 4e4, 1e30):
+        other = layer(x, (zero, zero + 7, zero, zero + m))[1]
+        torch.testing.assert_close(other[0], state[0])

@@ -87,8 +87,9 @@ WORK = {
     "mgu": (5, 2),
     "mingru": (4, 1),
     "minlstm": (7, 5),  # two signs, their difference, 1 - kept; kept h + (1 - kept) n
-    # log f: -softplus(-a) 2; + m; - 3e4 (1 - [n > 0]) 4; max; a - m; - m; c 3, n 2, o c / n 2
-    "slstm": (17, 5),
+    # log f: -softplus(-a) 2, + m; n > 0; m: 2 products, their sum, 1 - n > 0, max; a - m; f: - m, 2 products;
+    # c 3, n 2, o c / n 2
+    "slstm": (20, 5),
     "lem": (8, 4),
 }
 

@@ -418,3 +418,15 @@ def test_the_weights_of_self_attention_are_torchs(causal):
     torch.testing.assert_close(weights, of_torch * ~beyond[:, None, :, None])
     torch.testing.assert_close(y, expected * ~beyond.T[..., None])
     torch.testing.assert_close(ours(x[:2, 1], need_weights=True)[1], weights[1, :, :2, :2])
+
+
+def test_weights_of_self_attention_in_halves():
+    """A product of queries and keys beyond float16's 65,504, and what is left of it within."""
+    layer = gw.SelfAttention(8, 2)
+    for rows in layer.in_proj_weight.detach().split(8)[:2]:
+        nn.init.eye_(rows)
+    x = torch.zeros(3, 1, 8)
+    x[0] = 160.0  # 4 · 160² = 102,400, half of it where it is scaled
+    y, weights = layer.half()(x.half(), need_weights=True)
+    assert y.isfinite().all()
+    assert weights.isfinite().all()

@@ -701,6 +701,8 @@ def test_absent_kernels_asked_for_by_name():
         (lambda: gw.Recurrent("mlstm", 3, 6), "is no cell but a layer of its own, gw.MLSTM"),
         (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m say something only together; give "
             "one for each state, as zoneout=(0.1, 0.0, 0.0, 0.0)"),
+        (lambda: gw.Recurrent("slstm", 3, 6, zoneout=(0.3, 0.1, 0, 0)), "zoneout=(0.3, 0.0, 0.0, 0.0)"),
+        (lambda: gw.ConvRecurrent(None, 3, 6, 3), "cell must be a cell, made by @gw.cell, or the name of a"),
         (lambda: gw.GRU(3, 6, proj_size=2), "GRU takes no proj_size"),
         (lambda: gw.RNN(3, 6, proj_size=2), "RNN takes no proj_size"),
         (lambda: gw.RNN(3, 6, nonlinearity="elu"), "must be 'tanh' or 'relu', not 'elu'"),
@@ -904,8 +906,14 @@ def test_inputs_and_states_that_are_no_tensors():
             ShapeError, match="input is a ndarray, expected a tensor; for sequences"
         ):
             layer(given.numpy())
-    with pytest.raises(ShapeError, match=r"hx has a NoneType where lstm's states \(h, c\) are"):
-        gw.LSTM(3, 6)(x, (torch.zeros(1, 2, 6), None))
+    for enabled in (False, True):
+        with (
+            torch.autocast("cpu", enabled=enabled),
+            pytest.raises(ShapeError, match=r"hx has a NoneType where lstm's states \(h, c\) are"),
+        ):
+            gw.LSTM(3, 6)(x, (torch.zeros(1, 2, 6), None))
+    with pytest.raises(ShapeError, match="hx is a int, expected lstm's states as tensors"):
+        gw.LSTM(3, 6)(x, 5)
 
 
 def test_states_that_say_something_only_together():

@@ -493,3 +493,13 @@ def test_reset_equals_pieces(chunk):
         scale = torch.exp(state.m[b] - of_last.m)[:, None, None]
         torch.testing.assert_close(scale * state.C[b], of_last.C)
     assert of_x.isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [1, 9])
+def test_a_reset_before_an_input_gate_that_is_shut(steps):
+    layer = MLSTM(6, 8, heads=2)
+    nn.init.constant_(layer.bias[32:34], -200.0)
+    x = torch.randn(steps, 3, 6, requires_grad=True)
+    layer(x, reset=torch.ones(steps, 3, dtype=torch.bool))[0].sum().backward()
+    assert x.grad.isfinite().all()
+    assert layer.weight.grad.isfinite().all()

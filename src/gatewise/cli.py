@@ -346,8 +346,8 @@ def _run_paper(given: argparse.Namespace) -> None:
     if given.experiment is None:
         width = max(map(len, EXPERIMENTS))
         for name, experiment in EXPERIMENTS.items():
-            needed = f"{experiment.paper.sequences:,}"
-            print(f"{name:<{width}} {experiment.title}; in the paper {needed} sequences")
+            needed = f"the paper's network needs {experiment.paper.sequences:,} sequences"
+            print(f"{name:<{width}} {experiment.title}; {needed}")
         return
     names = find(given.experiment)
     for option in ("trials", "processes", "most"):

@@ -329,13 +329,13 @@ def slstm(a, s):
     sigmoid of the two forget gates that equation 13 allows.
 
     i and f are the stabilised gates of equations 16 and 17; neither is what its pre-activation alone
-    says. -softplus(-a) is the logarithm of sigmoid(a). n is zero before a
-    sequence's first step alone, which then counts whole, whatever its input gate: h = o g; that is
-    what the term with greater(n, 0) is for. So an initial state with n = 0 is no memory, whatever its
-    c and m. The paper's heads are the layer's ``recurrent_blocks``."""
-    before = -softplus(-a.f) + s.m - 3e4 * (1 - greater(s.n, 0))
-    m = maximum(before, a.i)
-    i, f = exp(a.i - m), exp(before - m)
+    says. -softplus(-a) is the logarithm of sigmoid(a). n is zero before a sequence's first step alone,
+    which then counts whole, whatever its input gate: h = o g; that is what greater(n, 0) is for, where
+    the paper has m as the greater of the two logarithms. So an initial state with n = 0 is no memory,
+    whatever its c and m. The paper's heads are the layer's ``recurrent_blocks``."""
+    kept, old = -softplus(-a.f) + s.m, greater(s.n, 0)
+    m = maximum(a.i, old * kept + (1 - old) * a.i)
+    i, f = exp(a.i - m), old * exp(old * (kept - m))
     g, o = tanh(a.g), sigmoid(a.o)
     c, n = f * s.c + i * g, f * s.n + i
     return dict(i=i, f=f, g=g, o=o, c=c, n=n, m=m, h=o * (c / n))

@@ -63,6 +63,9 @@ def _roles(cell: Cell, state: str) -> list[str]:
         roles.append(f"fed back to {', '.join(fed)}")
     if any((v.op, v.name) == ("state", state) for v in topological(cell.values.values())):
         roles.append("a unit sees its own of the step before")
+    if state in cell.together:
+        others = [name for name in cell.together if name != state]
+        roles.append(f"says something only with {', '.join(others)}")
     return roles or ["kept for the caller"]
 
 
@@ -163,6 +166,7 @@ def record(cell: Cell, inputs: int, units: int) -> dict[str, Any]:
         "parameters": list(cell.params),
         "feedback": {state: list(gates) for state, gates in cell.fed.items()},
         "shared": list(cell.shared),
+        "together": list(cell.together),
         "traced": list(cell.values),
         "equations": {"text": text(cell), "latex": latex(cell)},
         "inputs": inputs,

@@ -241,7 +241,10 @@ class AttentionPooling(nn.Module):
         single = states.dim() == 2
         x = states[None] if single else states if self.batch_first else states.transpose(0, 1)
         _check_values("states", x, self.size, self.project.weight, "the layer's weight")
-        mask = _allowed(x, lengths, mask[None] if single and mask is not None else mask, 1)
+        if mask is not None:
+            _check_states_mask(mask, states.shape[:1] if single else x.shape[:2])
+            mask = mask[None] if single else mask
+        mask = _allowed(x, lengths, mask, 1)
         x = _cleared(x, mask)
         scores = torch.tanh(self.project(x)) @ self.score_weight
         weights = _softmax(scores[:, None], mask)
@@ -324,6 +327,18 @@ def _allowed(
         )
     mask = (mask if mask.dim() == 3 else mask[:, None]).to(keys.device)
     return mask if allowed is None else mask & allowed
+
+
+def _check_states_mask(mask: Tensor, expected: torch.Size) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != expected:
+        found = (
+            f"{shape_of(mask)} of {mask.dtype}"
+            if isinstance(mask, Tensor)
+            else f"{type(mask).__name__}"
+        )
+        raise ShapeError(
+            f"mask must be a boolean tensor {tuple(expected)}, true where a state counts, not {found}"
+        )
 
 
 def _cleared(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ def cast_states(
     hx: Tensor | tuple[Tensor, ...] | None, dtype: torch.dtype
 ) -> Tensor | tuple[Tensor, ...] | None:
     """Initial states as a layer is given them: one, several or none."""
-    if hx is None or isinstance(hx, Tensor):
-        return hx if hx is None else cast(hx, dtype)
-    return tuple(cast(state, dtype) for state in hx)
+    if isinstance(hx, Tensor):
+        return cast(hx, dtype)
+    if not isinstance(hx, Sequence):  # None, or what is refused where states are looked at
+        return hx
+    return tuple(cast(state, dtype) if isinstance(state, Tensor) else state for state in hx)

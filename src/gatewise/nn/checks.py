@@ -141,7 +141,8 @@ def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float
     for name, p in zip(cell.state, zoneout, strict=True):
         check_probability(f"zoneout of the state {name}", p)
         if p and name in cell.together:
-            alone = tuple(0.0 if of in cell.together else p for of in cell.state)
+            pairs = zip(cell.state, zoneout, strict=True)
+            alone = tuple(0.0 if of in cell.together else float(own) for of, own in pairs)
             raise OptionError(
                 f"zoneout keeps each state for itself, and {cell.name}'s {', '.join(cell.together)} say "
                 f"something only together; give one for each state, as zoneout={alone}"

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gatewise.backends.contract import Masks, check_tensor, valid_steps
 from gatewise.backends.operations import TORCH
-from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, Value, topological
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
@@ -22,6 +21,7 @@ from gatewise.nn.checks import (
     check_parameter_names,
     check_probability,
     check_sizes,
+    checked_cell,
     checked_lengths,
     checked_reset,
     not_a_tensor,
@@ -83,7 +83,7 @@ class ConvRecurrent(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.cell = find(cell) if isinstance(cell, str) else cell
+        self.cell = checked_cell(cell)
         _check_cell(self.cell, size)
         check_sizes(
             input_channels=input_channels, hidden_channels=hidden_channels, num_layers=num_layers

@@ -142,7 +142,7 @@ class SelfAttention(nn.Module):
     def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
         """What :meth:`_attend` weighs the values with."""
         steps = q.shape[-2]
-        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        scores = (q / math.sqrt(q.shape[-1])) @ k.mT
         if mask is None and self.causal:
             mask = torch.ones(steps, steps, dtype=torch.bool, device=q.device).tril()
         if mask is not None:

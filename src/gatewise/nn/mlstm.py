@@ -106,9 +106,9 @@ def chunkwise(
 
 def _normalised(read: Tensor, normaliser: Tensor, m: Tensor) -> Tensor:
     """Equation 21's quotient; its max{|n q|, 1} has been divided by exp(m) like C and n."""
-    # exp(-m) may be too small for a number; 0 / 0 is not what the paper's 0 / 1 is
-    least = math.sqrt(torch.finfo(m.dtype).tiny)
-    return read / torch.maximum(normaliser.abs(), torch.exp(-m).clamp(min=least)[..., None])
+    # exp(-m) may be too small for a number, and 0 / 0 is not what the paper's 0 / 1 is, or too large
+    far = -math.log(torch.finfo(m.dtype).tiny) / 2
+    return read / torch.maximum(normaliser.abs(), torch.exp((-m).clamp(-far, far))[..., None])
 
 
 def _in_chunks(parts: Sequence[Tensor], chunk: int) -> list[Tensor]:
@@ -243,7 +243,8 @@ class MLSTM(nn.Module):
             lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
                 What lies beyond is never looked at, the output there is zero, and the final state
                 is that after the real part.
-            reset: booleans T×B (B×T if ``batch_first``): where the sequence starts afresh, from zero.
+            reset: booleans T×B (B×T if ``batch_first``), or T: where the sequence starts afresh, from
+                zero. What isn't a number before it is not forgotten.
 
         Returns:
             ``output, state``: T×B×H, laid out as the input was, and the final :class:`MLSTMState`.

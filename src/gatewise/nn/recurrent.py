@@ -73,7 +73,7 @@ class Recurrent(TorchNames, nn.Module):
         zoneout: probability that a unit keeps its old value of a state, one for all states or one
             for each, in the cell's order (Krueger et al. 2017): in training drawn for each step and
             sequence; else the new value is the mean over the draws. A traced state is what the next
-            step sees.
+            step sees. Not for states that the cell says are one thing together.
         weight_drop: probability, in training, of dropping a recurrent weight: one draw a call, layer
             and direction, for all steps and sequences (Merity et al. 2018, "Regularizing and
             Optimizing LSTM Language Models", section 2).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,6 +61,8 @@ def states_given(cell: Cell, hx: State) -> tuple[Tensor, ...]:
     Raises:
         ShapeError: there are more or fewer.
     """
+    if not isinstance(hx, Tensor | Sequence):
+        raise ShapeError(f"hx is a {type(hx).__name__}, expected {cell.name}'s states as tensors")
     given = (hx,) if isinstance(hx, Tensor) else tuple(hx)
     for state in given:
         if not isinstance(state, Tensor):

@@ -45,7 +45,8 @@ class Paper:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of the paper's tables.
+    """One row of the paper's tables, or the same task with another network than the paper's: rows of
+    1-8x4 and those called closed.
 
     Attributes:
         title: the row in words.
@@ -240,7 +241,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 
 
 def find(name: str) -> dict[str, Experiment]:
-    """The experiments whose name begins like that: "3" has all of the third, "3a-100-1" is one row.
+    """The experiments whose name begins like that: "3" has all of the third; a whole name, as
+    "3a-100-1" or "2a", is that row alone.
 
     Raises:
         OptionError: there is none.
@@ -321,7 +323,8 @@ def _train_direct(
     network: DirectNetwork, rate: float, rng: Random, most: int, window: int = 100
 ) -> int:
     """2a and 2b before the cell is there: until the error of ``window`` sequences has fallen by less
-    than a hundredth from that of those before. Gives the number of sequences; the cell is added."""
+    than a hundredth from that of those before, or ``most`` were seen. Gives the number of sequences;
+    the cell is added."""
     seen, before = 0, np.inf
     while seen < most:
         drawn, error = network.task.draw(rng, window), 0.0

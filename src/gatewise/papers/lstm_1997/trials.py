@@ -42,7 +42,7 @@ def summary(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
         "solved": len(solved),
         "sequences": _spread(needed),
         "wrong_of_2560": float(np.mean(wrong)) if wrong else None,
-        "given_up_after": max((t.sequences for t in trials if not t.solved), default=None),
+        "given_up_after": min((t.sequences for t in trials if not t.solved), default=None),
         "seconds_a_trial": round(float(np.mean([t.seconds for t in trials])), 2),
         "paper": {
             "solved": paper.success,
