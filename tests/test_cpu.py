@@ -505,7 +505,8 @@ def test_gradcheck_through_a_layer(cell, every):
     """Of parameters, input and states, by finite differences."""
     P = 2 if every and cell.name in PROJECTABLE else 0
     normal = every and uses_every_part(cell)
-    layer, _ = layers(cell, P, layer_norm=normal, zoneout=0.3 if every else 0)
+    zoneout = [0.3 if every and state not in cell.together else 0 for state in cell.state]
+    layer, _ = layers(cell, P, layer_norm=normal, zoneout=zoneout)
     reset = torch.tensor([[0, 0, 0], [1, 0, 1], [0, 0, 1]]) > 0 if every else None
     run, inputs = function_of_all(layer.eval(), lengths=(3, 0, 2) if every else None, reset=reset)
     assert gradcheck(run, inputs, fast_mode=True)
