@@ -3,7 +3,7 @@
     python benchmarks/paper_1997.py [EXPERIMENT ...] [--trials 10] [--processes N] [--whole-gradient]
         [--most N] [--missing] [--out benchmarks/results/paper_1997.json]
 
-Without an experiment's name all are run: some hours. Those of long sequences have --few trials. A row is
+Without an experiment's name all are run: half a day and more. Those of long sequences have --few trials. A row is
 written as each of its trials ends, beside those that the file holds already; with --missing only the trials
 are run that the file lacks or gave up sooner.
 """
@@ -64,14 +64,14 @@ def _trial(record: dict[str, Any]) -> Trial:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}  # type: ignore[no-any-return]
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return rows
 
 
 def _write(path: Path, key: str, row: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = _read(path)
     order = [k + of for k in EXPERIMENTS for of in ("", " whole gradient")]
-    rows = {**rows, key: row}
+    rows = {**_read(path), key: row}
     path.write_text(json.dumps({k: rows[k] for k in order if k in rows}, indent=1) + "\n")
 
 

@@ -223,11 +223,6 @@ class HybridBlock(nn.Module):
             raise OptionError(
                 f"order must be one of {', '.join(ORDERS)}, not {order!r}{near(str(order), ORDERS)}"
             )
-        if isinstance(recurrent, nn.Module) and not isinstance(recurrent, Recurrent):
-            raise OptionError(
-                f"recurrent must be a cell, a cell's name or a Recurrent, not a "
-                f"{type(recurrent).__name__}"
-            )
         if not isinstance(recurrent, Recurrent):
             recurrent = Recurrent(recurrent, size, size, backend=backend, **made)
         elif backend != "auto":
