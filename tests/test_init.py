@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -298,6 +299,40 @@ def test_keras():
     assert not alone.bias_ih_l0.any()
 
 
+@pytest.mark.parametrize(
+    "function", [partial(init.chrono_, longest=9), init.keras_, init.orthogonal_]
+)
+def test_a_single_step_begins_as_a_layer_of_one(function):
+    step, layer = gw.LSTMCell(3, 6), gw.LSTM(3, 6)
+    for each in (step, layer):
+        torch.nn.init.zeros_(each.bias_ih if each is step else each.bias_ih_l0)
+        torch.manual_seed(5)
+        assert function(each) is each
+    changed_by_it = "weight_hh" if function is init.orthogonal_ else "bias_ih"
+    assert torch.equal(getattr(step, changed_by_it), getattr(layer, changed_by_it + "_l0"))
+    assert getattr(step, changed_by_it).any()
+
+
+def test_convolutions():
+    layer = gw.ConvLSTM(2, 6, 3, num_layers=2, bidirectional=True, peephole=True)
+    _, after, names = changed(init.forget_bias_, layer, 2.0)
+    assert names == {n for n in after if n.startswith("bias")}
+    for n in names:
+        assert (after[n][6:12] == (2.0 if "ih" in n else 0.0)).all()
+    _, after, _ = changed(init.chrono_, layer, 20)
+    for suffix in ("_l0", "_l0_reverse", "_l1", "_l1_reverse"):
+        kept = after["bias_ih" + suffix][6:12]
+        assert torch.equal(after["bias_ih" + suffix][:6], -kept)
+        assert (kept >= 0).all()
+        assert (kept <= math.log(19)).all()
+    _, after, names = changed(init.xavier_input_, layer)
+    assert names == {n for n in after if n.startswith("weight_ih")}
+    for n in names:
+        bound = math.sqrt(6 / (9 * (6 + after[n].shape[1])))
+        assert after[n].abs().max() <= bound
+        assert after[n].abs().max() > 0.9 * bound
+
+
 X = torch.nn.utils.parametrizations
 
 
@@ -307,9 +342,12 @@ X = torch.nn.utils.parametrizations
         (lambda: init.forget_bias_(gw.LSTM(3, 6, bias=False), 1), "forget_bias_ sets biases, and LSTM(3, "
             "6, bias=False) was made with bias=False"),
         (lambda: init.chrono_(gw.GRU(3, 6, bias=False), 9), "chrono_ sets biases, and GRU(3, 6, bias="),
-        (lambda: init.forget_bias_(nn.LSTM(3, 6), 1), "takes a gatewise.Recurrent layer, not LSTM"),
-        (lambda: init.orthogonal_(torch.zeros(3)), "orthogonal_ takes a gatewise.Recurrent layer, not "
-            "Tensor"),
+        (lambda: init.forget_bias_(nn.LSTM(3, 6), 1), "takes a Recurrent layer or a RecurrentCell, or a "
+            "ConvRecurrent, not LSTM"),
+        (lambda: init.orthogonal_(torch.zeros(3)), "orthogonal_ takes a Recurrent layer or a "
+            "RecurrentCell, not Tensor"),
+        (lambda: init.orthogonal_(gw.ConvLSTM(1, 2, 3)), "RecurrentCell, not ConvLSTM"),
+        (lambda: init.keras_(gw.ConvLSTM(1, 2, 3)), "keras_ takes a Recurrent layer or a RecurrentCell, not "),
         (lambda: init.forget_bias_(gw.LSTM(3, 6), math.nan), "takes a finite number, not nan"),
         (lambda: init.forget_bias_(gw.LSTM(3, 6), "1"), "takes a finite number, not '1'"),
         (lambda: init.chrono_(gw.LSTM(3, 6), 1.5), "longest is a number of steps, 2 or more, over which "

@@ -29,6 +29,7 @@ from gatewise.nn.checks import (
 )
 from gatewise.nn.sequences import State, reset_reversed, stacked
 from gatewise.nn.states import states_given
+from gatewise.nn.structure import structure
 from gatewise.nn.trace import Trace
 
 
@@ -101,11 +102,16 @@ class ConvRecurrent(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.size = None if size is None else _checked_pair("size", size)
-        for layer in range(num_layers):
-            for suffix in self._suffixes(layer):
-                for name, shape in self._shapes(layer).items():
-                    empty = torch.empty(shape, device=device, dtype=dtype)
-                    self.register_parameter(name + suffix, nn.Parameter(empty))
+        self._structure = structure(self.cell, hidden_channels, hidden_channels, 1, 1)
+        self._expected = {
+            suffix: self._shapes(layer)
+            for layer in range(num_layers)
+            for suffix in self._suffixes(layer)
+        }
+        for suffix, shapes in self._expected.items():
+            for name, shape in shapes.items():
+                empty = torch.empty(shape, device=device, dtype=dtype)
+                self.register_parameter(name + suffix, nn.Parameter(empty))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -256,7 +262,7 @@ class ConvRecurrent(nn.Module):
         if reset is not None:
             reset = reset_reversed(reset, masks.lengths) if reverse else reset
             reset = reset[..., None, None, None]
-        weights = {name: getattr(self, name + suffix) for name in self._shapes(0)}
+        weights = {name: getattr(self, name + suffix) for name in self._expected[suffix]}
         from_input = _convolved(x.flatten(0, 1), weights["weight_ih"], weights.get("bias_ih"))
         from_input = from_input.unflatten(0, x.shape[:2])
         seen: list[dict[str, Tensor]] = [{} for _ in range(steps)]

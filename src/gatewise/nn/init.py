@@ -1,6 +1,7 @@
 """How a layer's weights begin: initialisations of the literature, for any cell.
 
-Each function changes a layer in place and returns it. Which gate is a forget gate is read off the
+Each function changes a layer in place and returns it: a ``Recurrent``, a single step (``RecurrentCell``)
+or, where it does not ask for matrices, a ``ConvRecurrent``. Which gate is a forget gate is read off the
 cell's equations: see :func:`forget_gates`.
 """
 
@@ -10,6 +11,7 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from numbers import Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +21,20 @@ from gatewise.backends.registry import choose
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError
 from gatewise.nn.checks import is_finite_number
+from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.recurrent import Recurrent
+from gatewise.nn.step import RecurrentCell
+
+_Dense = Recurrent | RecurrentCell  # whose weights are matrices
+_Layer = _Dense | ConvRecurrent
+Dense = TypeVar("Dense", bound=_Dense)
+Layer = TypeVar("Layer", bound=_Layer)
 
 _FAR = 30.0  # a pre-activation at which a gate is fully open or, negative, shut
 _BEFORE = 0.5  # what the states are before the step that a cell is looked at in
 
 
-def forget_bias_(layer: Recurrent, value: float) -> Recurrent:
+def forget_bias_(layer: Layer, value: float) -> Layer:
     """Let every forget gate start from the pre-activation ``value`` (Gers et al. 2000; Jozefowicz et
     al. 2015 recommend 1): the greater, the longer is kept.
 
@@ -38,13 +47,14 @@ def forget_bias_(layer: Recurrent, value: float) -> Recurrent:
     _check_layer("forget_bias_", layer, biased=True)
     if not is_finite_number(value):
         raise OptionError(f"forget_bias_ takes a finite number, not {value!r}")
+    units = layer._structure.units
     for gate, sign in forget_gates(layer.cell).items():
         for suffix in layer._expected:
-            _set_bias(layer, gate, suffix, torch.full((layer.hidden_size,), sign * float(value)))
+            _set_bias(layer, gate, suffix, torch.full((units,), sign * float(value)))
     return layer
 
 
-def chrono_(layer: Recurrent, longest: float) -> Recurrent:
+def chrono_(layer: Layer, longest: float) -> Layer:
     """Let the units' memories last from one step to ``longest`` steps (Tallec & Ollivier 2018, "Can
     Recurrent Neural Networks Warp Time?", section 3).
 
@@ -65,7 +75,7 @@ def chrono_(layer: Recurrent, longest: float) -> Recurrent:
         )
     forget, write = forget_gates(layer.cell), input_gates(layer.cell)
     for suffix in layer._expected:
-        kept = torch.empty(layer.hidden_size).uniform_(1, float(longest) - 1).log()
+        kept = torch.empty(layer._structure.units).uniform_(1, float(longest) - 1).log()
         for gate, sign in forget.items():
             _set_bias(layer, gate, suffix, sign * kept)
         for gate, sign in write.items():
@@ -73,7 +83,7 @@ def chrono_(layer: Recurrent, longest: float) -> Recurrent:
     return layer
 
 
-def orthogonal_(layer: Recurrent, gain: float = 1.0) -> Recurrent:
+def orthogonal_(layer: Dense, gain: float = 1.0) -> Dense:
     """Make each gate's recurrent weights, H×F, orthogonal: rows or columns, whichever are fewer, of
     length ``gain`` and at right angles (Saxe et al. 2014, "Exact Solutions to the Nonlinear Dynamics
     of Learning in Deep Linear Neural Networks").
@@ -83,7 +93,7 @@ def orthogonal_(layer: Recurrent, gain: float = 1.0) -> Recurrent:
     Raises:
         OptionError: the cell has no recurrent weights.
     """
-    _check_layer("orthogonal_", layer)
+    _check_layer("orthogonal_", layer, dense=True)
     if not layer.cell.feedback:
         raise OptionError(f"orthogonal_ is for recurrent weights, and {layer.cell.name} has none")
     for weight in _stored(layer, "weight_hh"):
@@ -94,9 +104,10 @@ def orthogonal_(layer: Recurrent, gain: float = 1.0) -> Recurrent:
     return layer
 
 
-def xavier_input_(layer: Recurrent) -> Recurrent:
+def xavier_input_(layer: Layer) -> Layer:
     """Draw each gate's input weights, H×I, from U(-b, b) with b = √(6 / (H + I)) (Glorot & Bengio 2010,
-    "Understanding the Difficulty of Training Deep Feedforward Neural Networks", equation 16)."""
+    "Understanding the Difficulty of Training Deep Feedforward Neural Networks", equation 16); a
+    convolution's with H and I times its kernel's size."""
     _check_layer("xavier_input_", layer)
     for weight in _stored(layer, "weight_ih"):
         for gate in weight.detach().split(layer._structure.rows):
@@ -104,7 +115,7 @@ def xavier_input_(layer: Recurrent) -> Recurrent:
     return layer
 
 
-def keras_(layer: Recurrent) -> Recurrent:
+def keras_(layer: Dense) -> Dense:
     """Start as Keras's layers do.
 
     Input weights are drawn as Glorot & Bengio 2010 say for one matrix of all gates, I×G·H (so with
@@ -115,7 +126,7 @@ def keras_(layer: Recurrent) -> Recurrent:
     Raises:
         OptionError: the recurrent weights are stored otherwise than as G·H×F; Keras has no such layer.
     """
-    _check_layer("keras_", layer)
+    _check_layer("keras_", layer, dense=True)
     if layer._structured:
         raise OptionError(
             f"keras_ is for plain recurrent weights; those of {layer!r} with the cell "
@@ -226,14 +237,16 @@ def _slopes(cell: Cell, state: str, gate: str, at: float) -> tuple[float, dict[s
     return float(grads[1 + place]), dict(zip(cell.gates, grads[0].flatten().tolist(), strict=True))
 
 
-def _check_layer(name: str, layer: Recurrent, biased: bool = False) -> None:
-    if not isinstance(layer, Recurrent):
-        raise OptionError(f"{name} takes a gatewise.Recurrent layer, not {type(layer).__name__}")
+def _check_layer(name: str, layer: _Layer, biased: bool = False, dense: bool = False) -> None:
+    """``dense``: whether the weights have to be matrices."""
+    if not isinstance(layer, _Dense if dense else _Layer):
+        taken = "a Recurrent layer or a RecurrentCell" + ("" if dense else ", or a ConvRecurrent")
+        raise OptionError(f"{name} takes {taken}, not {type(layer).__name__}")
     if biased and not layer.bias:
         raise OptionError(f"{name} sets biases, and {layer!r} was made with bias=False")
 
 
-def _stored(layer: Recurrent, name: str) -> list[nn.Parameter]:
+def _stored(layer: _Layer, name: str) -> list[nn.Parameter]:
     """The parameter of that name of each layer and direction; none where the cell has no such."""
     return [
         _parameter(layer, name + suffix)
@@ -242,7 +255,7 @@ def _stored(layer: Recurrent, name: str) -> list[nn.Parameter]:
     ]
 
 
-def _parameter(layer: Recurrent, name: str) -> nn.Parameter:
+def _parameter(layer: _Layer, name: str) -> nn.Parameter:
     found = layer._parameters.get(name)
     if found is None:
         raise OptionError(
@@ -253,12 +266,12 @@ def _parameter(layer: Recurrent, name: str) -> nn.Parameter:
 
 
 @torch.no_grad()
-def _set_bias(layer: Recurrent, gate: str, suffix: str, values: Tensor) -> None:
+def _set_bias(layer: _Layer, gate: str, suffix: str, values: Tensor) -> None:
     """Both biases of a gate; ``values`` has one for each unit, of which a shared gate takes each
     block's first."""
     sizes, k = layer._structure.rows, layer.cell.gates.index(gate)
     rows = slice(sum(sizes[:k]), sum(sizes[: k + 1]))
-    _parameter(layer, "bias_ih" + suffix)[rows] = values[:: layer.hidden_size // sizes[k]]
+    _parameter(layer, "bias_ih" + suffix)[rows] = values[:: layer._structure.units // sizes[k]]
     if layer.cell.feedback:
         _parameter(layer, "bias_hh" + suffix)[rows] = 0
 
