@@ -1,11 +1,11 @@
 """The tables of Hochreiter & Schmidhuber 1997, section 5, on gatewise's cells: trials side by side.
 
     python benchmarks/paper_1997.py [EXPERIMENT ...] [--trials 10] [--processes N] [--whole-gradient]
-        [--most N] [--missing] [--out benchmarks/results/paper_1997.json]
+        [--most N] [--again] [--out benchmarks/results/paper_1997.json]
 
-Without an experiment's name all are run: half a day and more. Those of long sequences have --few trials. A row is
-written as each of its trials ends, beside those that the file holds already; with --missing only the trials
-are run that the file lacks or gave up sooner.
+Without an experiment's name all are run: half a day and more. Those of long sequences have --few trials. Only the
+trials are run that the file lacks or gave up sooner, with --again all of them; a row is written as each of its
+trials ends, beside those that the file holds already. So another --out is a reproduction from nothing.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from gatewise.bench.machine import cores, describe
+from gatewise.errors import OptionError
 from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, find
+from gatewise.papers.lstm_1997.network import Direct
 from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
 
 
 def main() -> None:
     given = _arguments()
-    names = [key for name in given.experiments for key in find(name)] or list(EXPERIMENTS)
     rows: dict[str, Any] = {}
     machine = describe() | {"processes": given.processes}
-    for name in dict.fromkeys(names):
+    truncated = not given.whole_gradient
+    for name in given.experiments:
         count = given.few if EXPERIMENTS[name].thorough else given.trials
-        truncated = not given.whole_gradient
         key = name if truncated else f"{name} whole gradient"
         most = given.most or EXPERIMENTS[name].most
-        old = _read(given.out).get(key) if given.missing else None
+        old = None if given.again else _read(given.out).get(key)
         each = {t["seed"]: t for t in old["each"]} if old else {}
         machines = old["machines"] if old else []
         if machine not in machines:
@@ -72,20 +73,39 @@ def _write(path: Path, key: str, row: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     order = [k + of for k in EXPERIMENTS for of in ("", " whole gradient")]
     rows = {**_read(path), key: row}
-    path.write_text(json.dumps({k: rows[k] for k in order if k in rows}, indent=1) + "\n")
+    text = json.dumps({k: rows[k] for k in order if k in rows}, indent=1) + "\n"
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("experiments", nargs="*", help="names, or their beginnings: 3, 4-100, …")
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--few", type=int, default=3, help="trials of the long sequences")
-    parser.add_argument("--most", type=int, help="training sequences after which a trial fails")
-    parser.add_argument("--missing", action="store_true", help="keep the trials that the file has")
-    parser.add_argument("--processes", type=int, default=cores())
+    parser.add_argument("--trials", type=_count, default=10)
+    parser.add_argument("--few", type=_count, default=3, help="trials of the long sequences")
+    parser.add_argument("--most", type=_count, help="training sequences after which a trial fails")
+    parser.add_argument("--again", action="store_true", help="also run what the file has already")
+    parser.add_argument("--processes", type=_count, default=cores())
     parser.add_argument("--whole-gradient", action="store_true", help="nothing is cut")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/paper_1997.json"))
-    return parser.parse_args()
+    given = parser.parse_args()
+    try:
+        named = {key: e for name in given.experiments for key, e in find(name).items()}
+    except OptionError as error:
+        parser.error(str(error))
+    given.experiments = [
+        key
+        for key, experiment in (named or EXPERIMENTS).items()
+        if not (given.whole_gradient and isinstance(experiment.topology, Direct))  # nothing is cut
+    ]
+    return given
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number, 1 or more; not {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

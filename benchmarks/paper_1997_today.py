@@ -23,7 +23,7 @@ import numpy as np
 from gatewise.bench.machine import cores, describe
 from gatewise.papers.lstm_1997.pictures import draw
 from gatewise.papers.lstm_1997.today import ROWS, Result, Setting, run
-from gatewise.papers.processes import spread
+from gatewise.papers.processes import in_processes
 
 SHORT = [name for name, row in ROWS.items() if row.task(0).longest < 500]
 # what is learned from before a trial is given up; 3c-100-1's noisy targets took the paper most of all
@@ -45,7 +45,7 @@ def main() -> None:
         for cell in given.cells.split(","):
             most = given.most or LONGER.get(name, MOST)
             orders = [(name, cell, seed, most, setting) for seed in range(given.trials)]
-            results = sorted(spread(_run, orders, given.processes), key=lambda r: r.seed)
+            results = sorted(in_processes(_run, orders, given.processes), key=lambda r: r.seed)
             row = summary(results, setting)
             row |= {"processes": given.processes, "machine": describe()}
             other = "" if setting == Setting() else f" rate {given.rate}"
@@ -78,7 +78,7 @@ def summary(results: Sequence[Result], setting: Setting) -> dict[str, Any]:
             if needed
             else None
         ),
-        "given_up_after": max((r.sequences for r in results if not r.solved), default=None),
+        "given_up_after": min((r.sequences for r in results if not r.solved), default=None),
         "wrong_of_2560": float(np.mean(wrong)) if wrong else None,
         "seconds_a_trial": round(float(np.mean([r.seconds for r in results])), 2),
         "paper": {"sequences": paper.sequences, "wrong_of_2560": paper.wrong},

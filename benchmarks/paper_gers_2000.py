@@ -96,6 +96,7 @@ def row(name: str, networks: int, seed: int, seconds: float) -> dict[str, Any]:
     outcomes = trial.run(seconds)
     return {
         "title": trial.row.title,
+        "machine": describe(),
         "seed": seed,
         "weights": trial.row.design.weights,
         "seconds": time.process_time() - used,

@@ -147,9 +147,9 @@ def _greff(found: Row) -> list[str]:
         (
             (
                 f"{row['variant']}: {_VARIANTS[row['variant']]}",
-                f"{row['mean']:.3f}",
-                f"{row['spread']:.3f}",
-                "" if row["variant"] == "peephole" else f"{row['more']:.3f}",
+                _optional(row["mean"], ".3f"),
+                _optional(row["spread"], ".3f"),
+                "" if row["variant"] == "peephole" else _optional(row["more"], ".3f"),
                 "" if row["variant"] == "peephole" else chance(row["p"]),
                 f"{row['weights']:,}",
             )

@@ -309,10 +309,13 @@ def test_a_run_ends_when_validation_gets_no_better(monkeypatch):
     assert (run.valid, run.test, run.best, run.epochs) == (8.0, 2.5, 2, 5)
 
 
+IMPATIENT = replace(PROTOCOLS["adam"], patience=4)
+
+
 @pytest.mark.parametrize(("loss", "epochs"), [(math.nan, 1), (math.inf, 1), (IGNORANCE + 1, 4)])
 def test_a_run_that_knows_less_than_nothing_found_nothing(monkeypatch, loss, epochs):
     monkeypatch.setattr(experiment, "nll", lambda model, rolls: loss)
-    run = train("np", 2, small(), PROTOCOLS["adam"], 0.01, 0, 9)
+    run = train("np", 2, small(), IMPATIENT, 0.01, 0, 9)
     assert run.epochs == epochs
     assert run.valid == run.test == math.inf
 
@@ -320,7 +323,7 @@ def test_a_run_that_knows_less_than_nothing_found_nothing(monkeypatch, loss, epo
 def test_a_run_may_come_back(monkeypatch):
     losses = iter([100.0, 9.0, 1.5, math.nan])
     monkeypatch.setattr(experiment, "nll", lambda model, rolls: next(losses))
-    run = train("np", 2, small(), PROTOCOLS["adam"], 0.01, 0, 9)
+    run = train("np", 2, small(), IMPATIENT, 0.01, 0, 9)
     assert (run.valid, run.test, run.best, run.epochs) == (9.0, 1.5, 2, 3)
 
 

@@ -356,7 +356,9 @@ def _run_paper(given: argparse.Namespace) -> None:
     truncated = not given.whole_gradient
     orders = [Order(n, seed, given.most, truncated) for n in names for seed in range(given.trials)]
     found: dict[str, list[Any]] = {name: [] for name in names}
-    for order, trial in side_by_side(orders, given.processes or min(cores(), len(orders))):
+    each = "one trial" if given.trials == 1 else f"{given.trials} trials"
+    print(f"{', '.join(names)}: {each} each", file=sys.stderr)
+    for order, trial in side_by_side(orders, given.processes or cores()):
         found[order.name].append(trial)
         what = "solved after" if trial.solved else "not solved in"
         print(
@@ -364,7 +366,8 @@ def _run_paper(given: argparse.Namespace) -> None:
             f"{trial.seconds:.1f} s",
             file=sys.stderr,
         )
-    print(table({name: summary(name, trials) for name, trials in found.items()}))
+    of = "" if truncated else " whole gradient"
+    print(table({name + of: summary(name, trials) for name, trials in found.items()}))
 
 
 def _demo(verbs: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -13,8 +13,8 @@ Order = TypeVar("Order")
 Result = TypeVar("Result")
 
 
-def spread(
-    work: Callable[[Order], Result], orders: Iterable[Order], processes: int
+def in_processes(
+    work: Callable[[Order], Result], orders: Sequence[Order], processes: int
 ) -> Iterator[Result]:
     """``work`` of each order, as each ends; with one process here and in turn.
 
@@ -22,7 +22,8 @@ def spread(
         work: a module's function, so that other processes find it.
     """
     alone = partial(_in_one_thread, work)
-    if processes == 1:
+    processes = min(processes, len(orders))
+    if processes <= 1:
         yield from map(alone, orders)
         return
     # spawned: a forked child inherits thread pools that have lost their threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gatewise.errors import unknown
+from gatewise.errors import OptionError, unknown
 from gatewise.papers.lstm_1997.criteria import (
     Criterion,
     Grammar,
@@ -73,11 +74,14 @@ class Experiment:
     thorough: bool = False
 
 
+_OTHER = " (not the paper's network)"
+
+
 def _reber(blocks: int, size: int, rate: float, paper: Paper, apart: float = 1.0) -> Experiment:
-    """apart: how far the output gates' biases are from each other, from -1 down."""
+    """apart: how far the output gates' biases are from each other, from -1 down (the paper's: 1)."""
     biases = tuple(-1.0 - apart * k for k in range(blocks))
     return Experiment(
-        f"embedded Reber grammar, {blocks} blocks of {size}, rate {rate}",
+        f"embedded Reber grammar, {blocks} blocks of {size}, rate {rate}" + (apart != 1) * _OTHER,
         lambda seed: Reber(seed % 3),  # the paper's three data sets
         lambda task, rng: Grammar(task),  # type: ignore[arg-type]
         rate,
@@ -88,7 +92,7 @@ def _reber(blocks: int, size: int, rate: float, paper: Paper, apart: float = 1.0
     )
 
 
-_CLOSED = ", input gates closed at first"
+_CLOSED = ", input gates closed at first" + _OTHER
 
 
 def _two_sequences(random: bool, paper: Paper, closed: bool = False) -> Experiment:
@@ -241,16 +245,16 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 
 
 def find(name: str) -> dict[str, Experiment]:
-    """The experiments whose name begins like that: "3" has all of the third; a whole name, as
-    "3a-100-1" or "2a", is that row alone.
+    """The experiments whose name begins like that: "3" has all of the third, "3a" all of its first
+    part; a whole name, as "3a-100-1" or "2a", is that row alone.
 
     Raises:
         OptionError: there is none.
     """
     if name in EXPERIMENTS:
         return {name: EXPERIMENTS[name]}
-    found = {key: e for key, e in EXPERIMENTS.items() if f"{key}-".startswith(f"{name}-")}
-    found = found or {key: e for key, e in EXPERIMENTS.items() if name and key.startswith(name)}
+    begins = re.compile(re.escape(name) + ("[a-c]?" if name.isdigit() else "") + "(-|$)")
+    found = {key: e for key, e in EXPERIMENTS.items() if begins.match(key)}
     if not found:
         raise unknown("experiment", name, EXPERIMENTS)
     return found
@@ -270,19 +274,31 @@ class Trial:
 _AT_ONCE = 256  # sequences drawn together
 
 
+def checked_most(most: int | None, experiment: Experiment) -> int:
+    """After how many training sequences a trial has failed: ``most``, or the experiment's own number."""
+    most = experiment.most if most is None else most
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise OptionError(f"most is the number of training sequences, 1 or more; not {most!r}")
+    return most
+
+
 def run(
     experiment: Experiment, seed: int, most: int | None = None, truncated: bool = True
 ) -> Trial:
     """Trains one network from ``seed`` until the paper's criterion is met, or for ``most`` sequences.
 
     Args:
+        most: the experiment's own if not given.
         truncated: whether the gradient is cut as the paper's is; 2a's and 2b's network has nothing to
             cut.
+
+    Raises:
+        OptionError: ``most`` is less than 1.
     """
     begin = time.perf_counter()
     task = experiment.task(seed)
     rng = np.random.default_rng([1997, seed])
-    most = experiment.most if most is None else most
+    most = checked_most(most, experiment)
     network: Network | DirectNetwork
     if isinstance(experiment.topology, Direct):
         network = DirectNetwork(experiment.topology, task, experiment.spread, rng)
@@ -293,8 +309,8 @@ def run(
         outputs = network.outputs
     criterion = experiment.criterion(task, rng)
     while seen < most and criterion.solved is None:
-        drawn = task.draw(rng, _AT_ONCE)
-        for k in range(_AT_ONCE):
+        drawn = task.draw(rng, min(_AT_ONCE, most - seen))
+        for k in range(len(drawn)):
             output = network.learn(drawn, k, experiment.rate)
             seen += 1
             if criterion.see(seen, output, _target(task, drawn, k), outputs):
@@ -327,11 +343,11 @@ def _train_direct(
     the cell is added."""
     seen, before = 0, np.inf
     while seen < most:
-        drawn, error = network.task.draw(rng, window), 0.0
-        for k in range(window):
+        drawn, error = network.task.draw(rng, min(window, most - seen)), 0.0
+        for k in range(len(drawn)):
             off = network.learn(drawn, k, rate) - drawn.targets[k]
             error += float((off**2).sum())
-        seen += window
+        seen += len(drawn)
         if error > 0.99 * before:
             break
         before = error

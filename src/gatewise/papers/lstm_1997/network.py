@@ -123,7 +123,7 @@ class Network:
         self._layer = Recurrent(of_units, topology.inputs, topology.cells)
 
     def learn(self, sequences: Sequences, k: int, rate: float) -> np.ndarray:
-        """One step down the truncated gradient of half the squared error of sequence k.
+        """One step down the gradient of half the squared error of sequence k.
 
         Returns:
             the outputs before it: O of the last step, or T×O of each where each has a target.

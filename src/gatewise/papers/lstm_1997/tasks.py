@@ -214,7 +214,7 @@ class SignalAndNoise:
 @dataclass
 class TwoMarked:
     """Experiments 4 (adding) and 5 (multiplication): pairs of a value and a marker; two values are
-    marked with 1, one of the first ten and one of the first T/2 - 1 left; the first and the last pair
+    marked with 1, one of the first ten and then one of the first T/2 - 1 left; the first and the last pair
     have the marker -1, and where the first is a marked one, its value counts as 0 (5: as 1). Target at
     the end: 0.5 + (X1 + X2)/4 of values in [-1, 1], or X1 X2 of values in [0, 1]."""
 
@@ -233,7 +233,7 @@ class TwoMarked:
         pairs[..., 0] = rng.uniform(0.0 if self.multiply else -1.0, 1.0, (n, self.longest))
         each = np.arange(n)
         first = rng.integers(10, size=n)
-        second = rng.integers(self.steps // 2 - 2, size=n)
+        second = rng.integers(self.steps // 2 - 1, size=n)
         second += second >= first  # one of those that are left
         pairs[each, first, 1] = pairs[each, second, 1] = 1
         pairs[:, 0, 1] = pairs[each, lengths - 1, 1] = -1  # so that a mark on the first isn't seen

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.errors import OptionError, unknown
+from gatewise.errors import unknown
 from gatewise.nn.init import chrono_, orthogonal_
 from gatewise.nn.layers import Recurrent
 from gatewise.papers.lstm_1997.criteria import Criterion, OnFreshSequences, wrong_of
-from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Experiment
+from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Experiment, checked_most
 from gatewise.papers.lstm_1997.tasks import (
     Sequences,
     SignalAndNoise,
@@ -225,9 +225,7 @@ def train(
 ) -> tuple[Model, Result]:
     """:func:`run`, with the network that came of it."""
     row, setting = _row(experiment), setting or Setting()
-    most = row.most if most is None else most
-    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        raise OptionError(f"most is the number of training sequences, 1 or more; not {most!r}")
+    most = checked_most(most, row)
     begin = time.perf_counter()
     rng = np.random.default_rng([2026, seed])
     model = untrained(experiment, cell, seed, setting)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, run
-from gatewise.papers.processes import spread
+from gatewise.papers.processes import in_processes
 
 
 class Order(NamedTuple):
@@ -20,9 +20,9 @@ class Order(NamedTuple):
     truncated: bool
 
 
-def side_by_side(orders: Iterable[Order], processes: int) -> Iterator[tuple[Order, Trial]]:
+def side_by_side(orders: Sequence[Order], processes: int) -> Iterator[tuple[Order, Trial]]:
     """Runs all, each in one thread, and gives each as it ends."""
-    return spread(_run, orders, processes)
+    return in_processes(_run, orders, processes)
 
 
 def _run(order: Order) -> tuple[Order, Trial]:
@@ -40,7 +40,7 @@ def summary(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
         "weights": trials[0].details["weights"],
         "trials": len(trials),
         "solved": len(solved),
-        "sequences": _spread(needed),
+        "sequences": _needed(needed),
         "wrong_of_2560": float(np.mean(wrong)) if wrong else None,
         "given_up_after": min((t.sequences for t in trials if not t.solved), default=None),
         "seconds_a_trial": round(float(np.mean([t.seconds for t in trials])), 2),
@@ -53,11 +53,12 @@ def summary(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def _spread(needed: np.ndarray) -> dict[str, int] | None:
-    if not len(needed):
+def _needed(sequences: np.ndarray) -> dict[str, int] | None:
+    if not len(sequences):
         return None
-    found = {"mean": needed.mean(), "deviation": needed.std(), "least": needed.min()}
-    return {key: round(float(of)) for key, of in (found | {"most": needed.max()}).items()}
+    found = {"mean": sequences.mean(), "deviation": sequences.std()}
+    found |= {"least": sequences.min(), "most": sequences.max()}
+    return {key: round(float(of)) for key, of in found.items()}
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -71,7 +72,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{row['weights']}",
                 f"{row['solved']} of {row['trials']}",
                 f"{paper['solved']:.0%}",
-                f"{needed['mean']:,}" if needed else "-",
+                f"{needed['mean']:,}" if needed else f">{row['given_up_after']:,}",
                 f"{needed['least']:,} to {needed['most']:,}" if needed else "-",
                 f"{paper['sequences']:,}",
                 "-" if row["wrong_of_2560"] is None else f"{row['wrong_of_2560']:.1f}",
@@ -90,6 +91,6 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 _HEAD = (
-    *("experiment", "weights", "solved", "paper's", "sequences", "range", "paper's"),
-    *("wrong/2560", "paper's", "s/trial"),
+    *("experiment", "weights", "solved", "paper", "sequences", "range", "paper"),
+    *("wrong/2560", "paper", "s/trial"),
 )
