@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
 import torch
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Order = TypeVar("Order")
 Result = TypeVar("Result")
@@ -26,8 +29,17 @@ def in_processes(
     if processes <= 1:
         yield from map(alone, orders)
         return
-    # spawned: a forked child inherits thread pools that have lost their threads
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    # spawned: a forked child inherits thread pools that have lost their threads. NumPy's products read
+    # how many threads they have from the environment when they are loaded.
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        pool = multiprocessing.get_context("spawn").Pool(processes)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
+    with pool:
         yield from pool.imap_unordered(alone, orders)
 
 

@@ -114,9 +114,9 @@ def _adam(parameters: list[Parameter], rate: float) -> torch.optim.Optimizer:
 PROTOCOLS: Mapping[str, Protocol] = {
     # the paper's: a step after each sequence, Nesterov's momentum, rates up to 1e-2, nothing clipped; from
     # its random search there are the rates alone
-    "paper": Protocol(_nesterov, (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 1, None, 15, 150),
+    "paper": Protocol(_nesterov, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 1, None, 60, 150),
     # as it is done today
-    "adam": Protocol(_adam, (1e-3, 3e-3, 1e-2, 3e-2), 16, 60.0, 40, 200),
+    "adam": Protocol(_adam, (1e-3, 3e-3, 1e-2, 3e-2), 16, 60.0, 60, 200),
 }
 
 
