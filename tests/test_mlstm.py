@@ -300,6 +300,35 @@ def test_nothing_in_the_padding_is_looked_at(T):
     torch.testing.assert_close(found, results(layer, layer, x, hx, lengths=lengths), **CLOSE)
 
 
+@pytest.mark.parametrize("forget", FORGETS)
+def test_a_trace_has_what_the_equations_have(forget):
+    layer, (T, B, H, heads) = drawn(forget=forget, batch_first=True), (5, 3, 6, 2)
+    x = torch.randn(B, T, 3, dtype=torch.float64)
+    reset = torch.zeros(B, T, dtype=torch.bool)
+    reset[1, 2] = True
+    given = dict(lengths=[5, 4, 0], reset=reset)
+    y, state, trace = layer(x, trace=True, **given)
+    plain = layer(x, **given)
+    assert torch.equal(y, plain[0])
+    assert all(map(torch.equal, state, plain[1]))
+    assert set(trace.names) == {"q", "k", "v", "o", "f", "log_i", "read", "h"}
+    assert trace.lengths.tolist() == [5, 4, 0]
+    pre = x @ layer.weight.T + layer.bias
+    q, k, v, o, i, f = pre.split([H] * 4 + [heads] * 2, -1)
+    k = (k - layer.bias[H : 2 * H]) / math.sqrt(H // heads) + layer.bias[H : 2 * H]
+    f = torch.sigmoid(f) if forget == "sigmoid" else torch.exp(f)
+    f[1, 2] = 0  # nothing from before is kept
+    wanted = dict(q=q, k=k, v=v, o=torch.sigmoid(o), f=f, log_i=i, h=y)
+    for name, value in wanted.items():
+        (found,) = trace[name][0]
+        real = value.clone()
+        real[1, 4:] = real[2] = 0
+        torch.testing.assert_close(found, real, **CLOSE)
+    torch.testing.assert_close(trace.o[0][0] * trace.read[0][0], y, **CLOSE)
+    single = layer(x[0], trace=True)
+    torch.testing.assert_close(single[2].f[0][0][0], f[0], **CLOSE)
+
+
 def test_layouts():
     """Batch first, a strided input, a single sequence, the initial state left out: one truth."""
     layer = drawn(chunk=4)

@@ -298,13 +298,13 @@ def test_shapes_that_do_not_fit(way, given, options, message):
 
 
 def test_an_xlstm():
-    """sLSTM and mLSTM on each other (Beck et al. 2024); the mLSTM has no trace."""
+    """sLSTM and mLSTM on each other (Beck et al. 2024)."""
     slstm, mlstm = gw.Recurrent("slstm", 4, 8, recurrent_blocks=2), gw.MLSTM(8, 8, heads=2)
     x, reset = torch.randn(5, 3, 4), torch.rand(5, 3) < 0.3
     options = dict(lengths=[5, 0, 2], reset=reset)
-    y, states, (trace, none) = gw.Stack(slstm, mlstm)(x, trace=True, **options)
+    y, states, (trace, other) = gw.Stack(slstm, mlstm)(x, trace=True, **options)
     middle, first = slstm(x, **options)
     expected, second = mlstm(middle, **options)
     torch.testing.assert_close((y, *states), (expected, first, second))
-    assert none is None
+    torch.testing.assert_close(other.h[0][0].transpose(0, 1), expected)
     assert trace.h[0][0].shape == (3, 5, 8)

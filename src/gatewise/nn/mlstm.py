@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from gatewise.nn.checks import (
     not_a_tensor,
 )
 from gatewise.nn.sequences import as_time_major, check_width
+from gatewise.nn.trace import Trace
 
 # The logarithm of the forget gate of its pre-activation (equation 26).
 _LOG_FORGET: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -154,6 +155,11 @@ def _memory_at_edges(
     return torch.stack(edges, -3)
 
 
+def _real(value: Tensor, valid: Tensor | None) -> Tensor:
+    """T×B×…, zero beyond the lengths."""
+    return value if valid is None else torch.where(valid, value, 0)
+
+
 class MLSTM(nn.Module):
     """A layer of mLSTM cells: matrix memory, exponential input gate, no recurrent weights.
 
@@ -233,7 +239,8 @@ class MLSTM(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
-    ) -> tuple[Tensor, MLSTMState]:
+        trace: bool = False,
+    ) -> Any:
         """Run the layer over a batch of sequences.
 
         Args:
@@ -245,9 +252,14 @@ class MLSTM(nn.Module):
                 is that after the real part.
             reset: booleans T×B (B×T if ``batch_first``), or T: where the sequence starts afresh, from
                 zero. What isn't a number before it is not forgotten.
+            trace: also return every step's values but the memory.
 
         Returns:
-            ``output, state``: T×B×H, laid out as the input was, and the final :class:`MLSTMState`.
+            ``output, state``: T×B×H, laid out as the input was, and the final :class:`MLSTMState`; and a
+            :class:`gatewise.Trace` where it was asked for. It has, of one layer and direction, ``q``,
+            ``k``, ``v``, the output gate ``o``, what was ``read`` from the memory before it, and the
+            output ``h``, all B×T×H; and B×T×heads the forget gate ``f`` and the logarithm of the input
+            gate, ``log_i`` (the gate itself has no bound).
 
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
@@ -255,11 +267,11 @@ class MLSTM(nn.Module):
         if not isinstance(input, Tensor):
             raise not_a_tensor(input)
         if (dtype := autocast_dtype(input)) is None:
-            return self._forward(input, self.weight, self.bias, hx, lengths, reset)
+            return self._forward(input, self.weight, self.bias, hx, lengths, reset, trace)
         with torch.autocast(input.device.type, enabled=False):  # exponents are no matter of 8 bits
             bias = None if self.bias is None else cast(self.bias, dtype)
             weight = cast(self.weight, dtype)
-            return self._forward(cast(input, dtype), weight, bias, hx, lengths, reset)
+            return self._forward(cast(input, dtype), weight, bias, hx, lengths, reset, trace)
 
     def _forward(
         self,
@@ -269,19 +281,25 @@ class MLSTM(nn.Module):
         hx: tuple[Tensor, Tensor, Tensor] | None,
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
-    ) -> tuple[Tensor, MLSTMState]:
+        trace: bool,
+    ) -> Any:
         check_width(input, self.input_size)
         x = as_time_major(input, self.batch_first)
         check_input(x, weight)
         given = checked_lengths(lengths, x)
         resets = checked_reset(reset, input, not self.batch_first)
         state = self._initial_state(hx, x, batched=input.dim() == 3)
-        output = x.new_zeros(*x.shape[:2], self.hidden_size)
-        if len(x):
-            output, state = self._run(x, weight, bias, state, given, resets)
+        valid = None if given is None else valid_steps(len(x), given)[..., None]
+        values, state = self._run(x, weight, bias, state, valid, resets)
+        output = _real(values["h"], valid)
         if input.dim() == 2:
-            return output.squeeze(1), MLSTMState(*(s.squeeze(0) for s in state))
-        return output.transpose(0, 1) if self.batch_first else output, state
+            output, state = output.squeeze(1), MLSTMState(*(s.squeeze(0) for s in state))
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+        if not trace:
+            return output, state
+        real = {name: _real(value, valid).transpose(0, 1) for name, value in values.items()}
+        return output, state, Trace({name: [[value]] for name, value in real.items()}, given)
 
     def _run(
         self,
@@ -289,26 +307,28 @@ class MLSTM(nn.Module):
         weight: Tensor,
         bias: Tensor | None,
         state: MLSTMState,
-        lengths: Tensor | None,
+        valid: Tensor | None,
         reset: Tensor | None,
-    ) -> tuple[Tensor, MLSTMState]:
-        valid = None if lengths is None else valid_steps(len(x), lengths)[..., None]
+    ) -> tuple[dict[str, Tensor], MLSTMState]:
+        """Every value of :meth:`forward`'s trace, each T×B×…, and the final state."""
         if valid is not None:  # or a NaN in the padding would reach the weight's gradient
             x = torch.where(valid, x, 0)
         q, k, v, o, i, f = self._projections(x, weight, bias)
         i, log_f = i.to(state.m.dtype), _LOG_FORGET[self.forget](f.to(state.m.dtype))
         if reset is not None:  # nothing before the step is kept
             log_f = log_f.masked_fill(reset[..., None], -torch.inf)
+        values = dict(q=q, k=k, v=v, o=torch.sigmoid(o), f=log_f.exp(), log_i=i)
         if valid is not None:
             i, log_f = torch.where(valid, i, -torch.inf), torch.where(valid, log_f, 0)
         q, k, v = (self._by_head(each.to(state.m.dtype)) for each in (q, k, v))
         i, log_f = i.permute(1, 2, 0), log_f.permute(1, 2, 0)
-        if len(x) == 1:
+        if len(x) <= 1:
             read, state = recurrent(q, k, v, i, log_f, state)
         else:
             read, state = chunkwise(q, k, v, i, log_f, state, min(self.chunk, len(x)))
-        output = torch.sigmoid(o) * read.permute(2, 0, 1, 3).flatten(-2).to(o.dtype)
-        return output if valid is None else torch.where(valid, output, 0), state
+        values["read"] = read.permute(2, 0, 1, 3).flatten(-2).to(o.dtype)
+        values["h"] = values["o"] * values["read"]
+        return values, state
 
     def _projections(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
         """Equations 22 to 27 before their gates: q, k, v and o, each T×B×H; i and f, T×B×heads."""

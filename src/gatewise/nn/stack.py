@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.checks import check_flag, check_probability, checked_lengths
-from gatewise.nn.mlstm import MLSTM
 from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
 
 # Initial bias of a highway's gates: below zero, so that a layer begins by passing its input on.
@@ -92,8 +91,7 @@ class Stack(nn.Module):
 
         Returns:
             ``output, state``, and the traces where they were asked for: the last layer's output,
-            with what goes round it; a tuple of each layer's state; a tuple of each layer's trace,
-            None for an MLSTM, which has none.
+            with what goes round it; a tuple of each layer's state; a tuple of each layer's trace.
 
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
@@ -102,13 +100,10 @@ class Stack(nn.Module):
         states, traces = [], []
         for k, (layer, state) in enumerate(zip(self.layers, self._states(hx), strict=True)):
             read = F.dropout(x, self.dropout, self.training) if k else x
-            asked: dict[str, Any] = dict(lengths=lengths, reset=reset)
-            if not isinstance(layer, MLSTM):
-                asked["trace"] = trace
-            y, state, *traced = layer(read, state, **asked)
+            y, state, *traced = layer(read, state, lengths=lengths, reset=reset, trace=trace)
             x = self._with_way_round(k, x, y)
             states.append(state)
-            traces.append(traced[0] if traced else None)
+            traces += traced
         return (x, tuple(states), tuple(traces)) if trace else (x, tuple(states))
 
     def extra_repr(self) -> str:
