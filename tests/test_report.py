@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gatewise import LSTM, Forecaster
+from gatewise import LSTM, MLSTM, Forecaster
 from gatewise.data.timeline import Timeline
 from gatewise.errors import OptionError, ShapeError
 from gatewise.gates.picture import gate_map
@@ -173,6 +173,15 @@ def test_forecast_picture_draws_one_window():
     }
     axis = figure.add_subplot()
     assert forecast_picture(backtest, 2, axis) is figure
+
+
+def test_gate_map_of_an_mlstm_has_a_row_for_each_head():
+    with torch.no_grad():
+        _, _, trace = MLSTM(3, 8, heads=2)(torch.randn(5, 1, 3), trace=True)
+    maps = gate_map(trace).axes[: len(trace.names)]
+    rows = dict(zip(trace.names, (axis.images[0].get_array() for axis in maps), strict=True))
+    np.testing.assert_array_equal(rows["f"], trace.f[0][0][0].T.numpy())
+    assert {name: len(row) for name, row in rows.items() if len(row) != 8} == {"f": 2, "log_i": 2}
 
 
 def test_gate_map_has_a_map_for_every_value():

@@ -47,7 +47,8 @@ def gate_map(
     """A heat map, units × steps, of each traced value of one sequence.
 
     Values that go below 0 are shown about 0, gates from 0 (shut) to 1 (open). The units stand in the
-    same order in every map: those whose cell state took a similar course stand together.
+    same order in every map: those whose cell state took a similar course stand together. What has
+    another number of rows (an mLSTM's gates, one of each head) stands as it is.
 
     Args:
         values: the series itself, drawn above the maps; any number of values for each step.
@@ -74,7 +75,7 @@ def gate_map(
         _series(axes[0], values, steps)
     order = _order(maps.get("c", list(maps.values())[-1]))
     for axis, (name, value) in zip(axes[above:], maps.items(), strict=True):
-        _heat(figure, axis, name, value[order])
+        _heat(figure, axis, name, value[order] if len(value) == len(order) else value)
     axes[-1].set_ylabel(f"{units} units", fontsize=7.5, color=MUTED)
     axes[-1].tick_params(labelbottom=True)
     _steps(axes[-1], steps, step_labels)
