@@ -14,7 +14,7 @@ from torch import Tensor
 from gatewise.backends.contract import Masks, Spec, Weights, valid_steps
 from gatewise.backends.engine import Given, hidden_size
 from gatewise.backends.gpu import plan as plans
-from gatewise.backends.gpu.plan import Chip, Plan, Work
+from gatewise.backends.gpu.plan import REMEMBERED, Chip, Plan, Work
 from gatewise.backends.gpu.sums import Shape, rows, shape_of
 from gatewise.backends.gpu.tape import Sizes, widths
 
@@ -104,7 +104,7 @@ class Call:
         return torch.empty(size, dtype=torch.float32, device=self.x.device)
 
 
-@lru_cache(1024)
+@lru_cache(REMEMBERED)
 def _constants(
     shape: Shape, plan: Plan, H: int, P: int, widths: tuple[int, ...], dtype: torch.dtype
 ) -> dict[str, Any]:

@@ -16,7 +16,7 @@ _BESIDE = 8 * 1024
 _IN_REGISTERS = 64 * 1024
 _TILES = (16, 32, 64)
 _SLICES = (8, 16, 32, 64)
-_REMEMBERED = 1024  # plans: batches differ in size
+REMEMBERED = 1024  # sizes of calls that are worked out once: batches differ in size
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(REMEMBERED)
 def forward(work: Work, chip: Chip) -> Plan:
     """For the way forward: the sums of a unit come out of one product, side by side."""
     side = power_of_two(work.sums) if 1 < work.sums <= 4 else 1
@@ -77,7 +77,7 @@ def forward(work: Work, chip: Chip) -> Plan:
     return _one_slice(work) or _sliced(work, chip, side, 1, whole)
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(REMEMBERED)
 def backward(work: Work, chip: Chip) -> Plan:
     """For the way back: one sum, of as many products as the way forward has sums. To read all that it
     is formed of takes longest where units are many: there four slices read a quarter each, which was

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gatewise.backends.gpu.plan import REMEMBERED
 from gatewise.backends.gpu.sums import Shape
 
 _ALIGNED = 256  # bytes
@@ -63,7 +64,7 @@ def laid_out(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
     return placed, end
 
 
-_remembered = lru_cache(1024)(laid_out)
+_remembered = lru_cache(REMEMBERED)(laid_out)
 
 
 def views(tape: Tensor, shape: Shape, sizes: Sizes) -> dict[str, Tensor]:
