@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import gatewise as gw
 from gatewise.cells.activations import KERAS
 from gatewise.errors import DataError, GatewiseError, ModelFileError, OptionError, ShapeError
+from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.weights import hdf5
-from gatewise.weights.directions import BothWays, Reversed
 from gatewise.weights.keras import from_keras
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -117,7 +117,7 @@ def test_equals_keras(layer, options, backwards, kind, tmp_path):
 def test_both_ways(layer, merge, kind, tmp_path):
     inner = layer(H, return_sequences=True, return_state=True)
     found = check(L.Bidirectional(inner, merge_mode=merge), tmp_path, kind)
-    assert isinstance(found, BothWays if merge != "concat" else gw.Recurrent)
+    assert isinstance(found, Bidirectional if merge != "concat" else gw.Recurrent)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -127,7 +127,7 @@ def test_both_ways_with_a_backward_layer_of_its_own(kind, tmp_path):
         L.LSTM(H, name="one", **common),
         backward_layer=L.LSTM(H, activation="relu", go_backwards=True, name="two", **common),
     )
-    assert isinstance(check(theirs, tmp_path, kind), BothWays)
+    assert isinstance(check(theirs, tmp_path, kind), Bidirectional)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -14,7 +14,7 @@ from torch import nn
 
 import gatewise as gw
 from gatewise.errors import DataError, GatewiseError, ModelFileError, OptionError, ShapeError
-from gatewise.weights.directions import BothWays, Reversed
+from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.weights.onnx import from_onnx, run_node
 
 onnx = pytest.importorskip("onnx")
@@ -256,7 +256,7 @@ def test_directions_of_unlike_activations(lengths):
     inputs = ("X", *(["sequence_lens"] if lengths else []), *STATES["LSTM"])
     check_against_runtime("LSTM", "bidirectional", inputs, arrays, activations=activations)
     model = model_of("LSTM", arrays, direction="bidirectional", activations=activations)
-    assert isinstance(from_onnx(model)["layer"], BothWays)
+    assert isinstance(from_onnx(model)["layer"], Bidirectional)
 
 
 def test_a_cell_of_its_own_is_compiled_and_differentiates():

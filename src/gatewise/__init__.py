@@ -23,6 +23,7 @@ from gatewise.nn import init
 from gatewise.nn.attention import AdditiveAttention, AttentionPooling, MultiplicativeAttention
 from gatewise.nn.convert import convert
 from gatewise.nn.convolution import ConvLSTM, ConvRecurrent
+from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.nn.hybrid import HybridBlock, SelfAttention
 from gatewise.nn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from gatewise.nn.mlstm import MLSTM, MLSTMState
@@ -68,6 +69,7 @@ __all__ = [
     "RNN",
     "AdditiveAttention",
     "AttentionPooling",
+    "Bidirectional",
     "Cell",
     "ConvLSTM",
     "ConvRecurrent",
@@ -81,6 +83,7 @@ __all__ = [
     "RNNCell",
     "Recurrent",
     "RecurrentCell",
+    "Reversed",
     "SelfAttention",
     "SequenceClassifier",
     "SequenceRegressor",

@@ -65,7 +65,7 @@ class Stack(nn.Module):
             _gate(layer, size) for layer, (size, _) in zip(layers, sizes, strict=True) if highway
         )
         self.input_size, self.output_size = sizes[0][0], sizes[-1][1]
-        self.batch_first = _batch_first(layers[0])
+        self.batch_first = batch_first(layers[0])
         self.residual = residual
         self.highway = highway
         self.dropout = float(dropout)
@@ -155,7 +155,8 @@ def widths(layer: nn.Module) -> tuple[int, int]:
     )
 
 
-def _batch_first(layer: nn.Module) -> bool:
+def batch_first(layer: nn.Module) -> bool:
+    """Whether a layer takes B×T×…."""
     return bool(getattr(layer, "batch_first", False))
 
 
@@ -174,10 +175,10 @@ def _check_fit(layers: Sequence[nn.Module], sizes: Sequence[tuple[int, int]]) ->
                 f"layer {k - 1} ({type(layers[k - 1]).__name__}) gives {gives} values a step, and "
                 f"layer {k} ({type(layers[k]).__name__}) takes {takes}; they must be the same"
             )
-        if _batch_first(layers[k]) != _batch_first(layers[0]):
+        if batch_first(layers[k]) != batch_first(layers[0]):
             raise OptionError(
-                f"layer {k} has batch_first={_batch_first(layers[k])} and layer 0 "
-                f"batch_first={_batch_first(layers[0])}; they must be the same"
+                f"layer {k} has batch_first={batch_first(layers[k])} and layer 0 "
+                f"batch_first={batch_first(layers[0])}; they must be the same"
             )
 
 

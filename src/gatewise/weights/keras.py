@@ -15,10 +15,10 @@ from gatewise.cells.activations import KERAS, KERAS_2, Activation
 from gatewise.cells.language import Cell
 from gatewise.cells.variants import gru_cell, lstm_cell, rnn_cell
 from gatewise.errors import ModelFileError, near
+from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.weights.checks import as_tensor, check_shape, chosen, existing_file, reading
-from gatewise.weights.directions import BothWays, Layer, Reversed
 from gatewise.weights.keras_file import KIND, KerasFile, opened
-from gatewise.weights.layers import Part, gates_of, recurrent, split_gates
+from gatewise.weights.layers import Layer, Part, gates_of, recurrent, split_gates
 
 # Gates in the order of their columns, as cells call them.
 _GATES = {"LSTM": "i f g o", "GRU": "z r n", "SimpleRNN": "h"}
@@ -190,7 +190,7 @@ def _both_ways(file: KerasFile, found: _Found) -> Layer:
     if same and shapes[0] == shapes[1] and merge == "concat":
         return recurrent([parts], not time_major[0])
     one, other = (recurrent([[part]], not t) for part, t in zip(parts, time_major, strict=True))
-    return BothWays(one, other, merge).eval()
+    return Bidirectional(one, other, merge).eval()
 
 
 def _named(layer: Any, prefix: str) -> str:

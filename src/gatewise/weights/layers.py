@@ -11,8 +11,11 @@ from torch import Tensor
 
 from gatewise.cells.language import Cell
 from gatewise.errors import DataError
+from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.nn.layers import GRU, LSTM, RNN
 from gatewise.nn.recurrent import Recurrent
+
+Layer = Recurrent | Reversed | Bidirectional  # what a file's layer becomes
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from gatewise.cells.activations import ONNX, Activation
 from gatewise.cells.language import Cell
 from gatewise.cells.variants import gru_cell, lstm_cell, rnn_cell
 from gatewise.errors import ModelFileError, ShapeError, near, need, unknown
+from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.weights.checks import as_tensor, check_shape, chosen, existing_file, reading
-from gatewise.weights.directions import BothWays, Layer, Reversed
-from gatewise.weights.layers import Part, gates_of, recurrent, split_gates
+from gatewise.weights.layers import Layer, Part, gates_of, recurrent, split_gates
 from gatewise.weights.onnx_constants import Constants
 
 _KIND = "an ONNX model"
@@ -185,6 +185,7 @@ def run_node(
         assert like is not None
         states = [torch.zeros_like(like) if each is None else each for each in given]
         states = [each.transpose(0, 1) if batch_first else each for each in states]
+        assert layer.cell is not None
         hx = tuple(states) if len(layer.cell.state) == 2 else states[0]
     output, state = layer(X, hx, lengths=sequence_lens)
     finals = [state] if isinstance(state, Tensor) else list(state)
@@ -252,7 +253,7 @@ def _layer(node: _Node) -> Layer:
     batch_first = node.flag("layout")
     if len({part.cell for part in parts}) > 1:
         ahead, back = (recurrent([[part]], batch_first) for part in parts)
-        return BothWays(ahead, back).eval()
+        return Bidirectional(ahead, back).eval()
     layer = recurrent([parts], batch_first)
     return Reversed(layer).eval() if direction == "reverse" else layer
 

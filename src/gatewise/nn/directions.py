@@ -1,24 +1,26 @@
-"""Directions that a layer of gatewise doesn't have by itself: from the end alone, and two unlike ones."""
+"""Directions that a layer doesn't have by itself: from the end alone, and both ways, with any layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.checks import checked_lengths, checked_reset
+from gatewise.nn.checks import check_flag, checked_lengths, checked_reset
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.sequences import (
-    State,
     as_time_major,
     check_width,
     cleared,
     laid_out,
     reset_reversed,
 )
+from gatewise.nn.stack import batch_first, widths
 from gatewise.nn.trace import Trace
 
 _MERGES = ("concat", "sum", "mul", "ave")
@@ -28,7 +30,8 @@ class Reversed(nn.Module):
     """A layer that reads each sequence from its end; called as the layer itself is.
 
     Args:
-        layer: of one layer and one direction.
+        layer: a :class:`gatewise.Recurrent` of one layer and one direction, or any module that is called
+            like one and has ``input_size`` and ``output_size`` (:class:`gatewise.MLSTM`, a Stack).
         as_read: whether the output is in the order in which it was read, as Keras's ``go_backwards``
             has it; else, as in ONNX, what belongs to a step of the input stands at that step.
 
@@ -36,19 +39,20 @@ class Reversed(nn.Module):
         OptionError: the layer is not as it must be.
     """
 
-    def __init__(self, layer: Recurrent, as_read: bool = False) -> None:
+    def __init__(self, layer: nn.Module, as_read: bool = False) -> None:
         super().__init__()
         _check_one_way(layer)
+        check_flag("as_read", as_read)
         self.layer = layer
-        self.cell = layer.cell
+        self.cell: Cell | None = getattr(layer, "cell", None)  # a Recurrent's
         self.as_read = as_read
-        self.input_size, self.output_size = layer.input_size, layer.output_size
-        self.batch_first = layer.batch_first
+        self.input_size, self.output_size = widths(layer)
+        self.batch_first = batch_first(layer)
 
     def forward(
         self,
         input: Tensor,
-        hx: State | None = None,
+        hx: Any = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
@@ -71,19 +75,22 @@ class Reversed(nn.Module):
             steps = as_time_major(output, self.batch_first)
             back = cleared(_taken(steps, order).transpose(0, 1), given)
             output = laid_out(back, output, self.batch_first)
-            traced = [_turned(each, order, given) for each in traced]
+            traced = [_of_each(lambda t: _turned(t, order, given), each) for each in traced]
         return output, state, *traced
 
     def extra_repr(self) -> str:
         return "as_read=True" if self.as_read else ""
 
 
-class BothWays(nn.Module):
+class Bidirectional(nn.Module):
     """Two layers, one of which reads from the end; called as a bidirectional layer is.
 
+    For the cells of a :class:`gatewise.Recurrent` ``bidirectional=True`` is the same in one call.
+
     Args:
-        forward_layer: of one layer and one direction.
-        backward_layer: the same, with as many units and states.
+        forward_layer: what :class:`Reversed` takes.
+        backward_layer: the same with as many inputs and outputs, and not the same module. Without it, a
+            copy with weights of its own (``reset_parameters``).
         merge: what is made of their outputs: "concat", side by side; "sum", "mul" or "ave".
 
     Raises:
@@ -91,7 +98,10 @@ class BothWays(nn.Module):
     """
 
     def __init__(
-        self, forward_layer: Recurrent, backward_layer: Recurrent, merge: str = "concat"
+        self,
+        forward_layer: nn.Module,
+        backward_layer: nn.Module | None = None,
+        merge: str = "concat",
     ) -> None:
         super().__init__()
         if merge not in _MERGES:
@@ -99,49 +109,51 @@ class BothWays(nn.Module):
                 f"merge must be one of {', '.join(map(repr, _MERGES))}, not {merge!r}"
             )
         _check_one_way(forward_layer)
-        for name in ("input_size", "output_size", "hidden_size", "batch_first"):
-            one, other = getattr(forward_layer, name), getattr(backward_layer, name)
-            if one != other:
-                raise OptionError(f"the two directions have {name}={one} and {other}")
-        if forward_layer.cell.state != backward_layer.cell.state:
-            raise OptionError(
-                f"the two directions have the states {forward_layer.cell.state} and "
-                f"{backward_layer.cell.state}; they must be the same"
-            )
+        if backward_layer is None:
+            backward_layer = _another(forward_layer)
+        one, other = _facts(forward_layer), _facts(backward_layer)
+        for name in one:
+            if one[name] != other.get(name):
+                raise OptionError(
+                    f"the two directions have {name}={one[name]} and {other.get(name)}"
+                )
         self.forward_layer = forward_layer
         self.backward_layer = Reversed(backward_layer)
-        self.cell = forward_layer.cell
+        self.cell: Cell | None = getattr(forward_layer, "cell", None)  # a Recurrent's
         self.merge = merge
-        self.input_size, self.batch_first = forward_layer.input_size, forward_layer.batch_first
-        self.output_size = forward_layer.output_size * (2 if merge == "concat" else 1)
+        self.input_size, each = widths(forward_layer)
+        self.output_size = each * (2 if merge == "concat" else 1)
+        self.batch_first = batch_first(forward_layer)
+        self._recurrent = isinstance(forward_layer, Recurrent)
 
     def forward(
         self,
         input: Tensor,
-        hx: State | None = None,
+        hx: Any = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         trace: bool = False,
     ) -> Any:
-        """See :meth:`Recurrent.forward`: a state is 2×B×H, and a trace has two directions."""
+        """See :meth:`Recurrent.forward`: a trace has two directions, and a state is 2×B×H; of other
+        layers than a Recurrent it is a pair, each as its layer has it."""
         asked = dict(lengths=lengths, reset=reset, trace=trace)
         ahead, back = self._states(hx)
         output, state, *traced = self.forward_layer(input, ahead, **asked)
         other, end, *also = self.backward_layer(input, back, **asked)
-        if isinstance(state, Tensor):
-            final: State = torch.cat([state, end])
-        else:
-            final = tuple(torch.cat(each) for each in zip(state, end, strict=True))
-        both = [_side_by_side(*each) for each in zip(traced, also, strict=True)]
-        return self._merged(output, other), final, *both
+        both = [_of_each(_side_by_side, *each) for each in zip(traced, also, strict=True)]
+        return self._merged(output, other), self._joined(state, end), *both
 
     def extra_repr(self) -> str:
         return "" if self.merge == "concat" else f"merge={self.merge!r}"
 
-    def _states(self, hx: State | None) -> tuple[State | None, State | None]:
+    def _states(self, hx: Any) -> tuple[Any, Any]:
         if hx is None:
             return None, None
+        if not self._recurrent:
+            if isinstance(hx, Tensor) or len(hx) != 2:
+                raise ShapeError("hx is one state, expected a pair: one for each direction")
+            return hx[0], hx[1]
         for each in (hx,) if isinstance(hx, Tensor) else hx:
             if len(each) != 2:
                 raise ShapeError(
@@ -151,6 +163,13 @@ class BothWays(nn.Module):
         if isinstance(hx, Tensor):
             return hx[:1], hx[1:]
         return tuple(s[:1] for s in hx), tuple(s[1:] for s in hx)
+
+    def _joined(self, state: Any, end: Any) -> Any:
+        if not self._recurrent:
+            return state, end
+        if isinstance(state, Tensor):
+            return torch.cat([state, end])
+        return tuple(torch.cat(each) for each in zip(state, end, strict=True))
 
     def _merged(self, ahead: Tensor, back: Tensor) -> Tensor:
         match self.merge:
@@ -163,11 +182,30 @@ class BothWays(nn.Module):
         return (ahead + back) / 2
 
 
-Layer = Recurrent | Reversed | BothWays
+def _another(layer: nn.Module) -> nn.Module:
+    """A copy with weights of its own."""
+    made = copy.deepcopy(layer)
+    draw = getattr(made, "reset_parameters", None)
+    if not callable(draw):
+        raise OptionError(
+            f"{type(layer).__name__} has no reset_parameters(); give the backward_layer"
+        )
+    draw()
+    return made
 
 
-def _check_one_way(layer: Recurrent) -> None:
-    if layer.num_layers != 1 or layer.bidirectional:
+def _facts(layer: nn.Module) -> dict[str, Any]:
+    """What both directions have in common."""
+    given, gives = widths(layer)
+    found = dict(input_size=given, output_size=gives, batch_first=batch_first(layer))
+    if not isinstance(layer, Recurrent):
+        return found
+    return found | {"hidden_size": layer.hidden_size, "states": layer.cell.state}
+
+
+def _check_one_way(layer: nn.Module) -> None:
+    widths(layer)
+    if isinstance(layer, Recurrent) and (layer.num_layers != 1 or layer.bidirectional):
         raise OptionError(
             f"a layer of one layer and one direction is needed, this has num_layers="
             f"{layer.num_layers} and bidirectional={layer.bidirectional}"
@@ -187,9 +225,18 @@ def _taken(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(0, order[..., None].expand(x.shape))
 
 
+def _of_each(function: Callable[..., Trace], *traces: Any) -> Any:
+    """The function of a layer's trace, or of each that a Stack has."""
+    if isinstance(traces[0], Trace):
+        return function(*traces)
+    return tuple(_of_each(function, *each) for each in zip(*traces, strict=True))
+
+
 def _turned(trace: Trace, order: Tensor, lengths: Tensor | None) -> Trace:
     values = {
-        name: [[_taken(v.transpose(0, 1), order).transpose(0, 1)] for (v,) in trace[name]]
+        name: [
+            [_taken(v.transpose(0, 1), order).transpose(0, 1) for v in each] for each in trace[name]
+        ]
         for name in trace
     }
     return Trace(values, lengths)
@@ -197,5 +244,9 @@ def _turned(trace: Trace, order: Tensor, lengths: Tensor | None) -> Trace:
 
 def _side_by_side(ahead: Trace, back: Trace) -> Trace:
     """What both directions' cells name."""
-    values = {name: [[*ahead[name][0], *back[name][0]]] for name in ahead if name in back.names}
+    values = {
+        name: [[*one, *other] for one, other in zip(ahead[name], back[name], strict=True)]
+        for name in ahead
+        if name in back.names
+    }
     return Trace(values, ahead.lengths)
