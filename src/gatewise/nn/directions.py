@@ -89,8 +89,8 @@ class Bidirectional(nn.Module):
 
     Args:
         forward_layer: what :class:`Reversed` takes.
-        backward_layer: the same with as many inputs and outputs, and not the same module. Without it, a
-            copy with weights of its own (``reset_parameters``).
+        backward_layer: the same, with as many inputs and outputs. Without it, a copy of the first with
+            weights of its own (``reset_parameters``).
         merge: what is made of their outputs: "concat", side by side; "sum", "mul" or "ave".
 
     Raises:
