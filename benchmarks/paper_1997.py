@@ -19,8 +19,7 @@ from typing import Any
 
 from gatewise.bench.machine import cores, describe
 from gatewise.errors import OptionError
-from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, find
-from gatewise.papers.lstm_1997.network import Direct
+from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, cut_otherwise, find
 from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
 
 
@@ -91,14 +90,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/paper_1997.json"))
     given = parser.parse_args()
     try:
-        named = {key: e for name in given.experiments for key, e in find(name).items()}
+        named = [key for name in given.experiments for key in find(name)] or list(EXPERIMENTS)
+        given.experiments = (
+            cut_otherwise(named) if given.whole_gradient else list(dict.fromkeys(named))
+        )
     except OptionError as error:
         parser.error(str(error))
-    given.experiments = [
-        key
-        for key, experiment in (named or EXPERIMENTS).items()
-        if not (given.whole_gradient and isinstance(experiment.topology, Direct))  # nothing is cut
-    ]
     return given
 
 

@@ -61,6 +61,8 @@ def test_two_directions_are_a_bidirectional_layer(kind, batch_first, given):
     )
     for name in one:
         torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=1e-6)
+    assert (other.lengths is None) == ("lengths" not in given)
+    assert other.lengths is None or other.lengths.tolist() == given["lengths"]
 
 
 @pytest.mark.parametrize("reset", [None, GIVEN["reset"]["reset"][:, 0]])
@@ -75,9 +77,13 @@ def test_a_single_sequence(reset):
 def test_as_read():
     _, _, back = halves()
     x = torch.randn(T, B, N)
-    output, state = Reversed(back, as_read=True)(x)
+    output, state, trace = Reversed(back, as_read=True)(x, trace=True)
     expected, final = back(x.flip(0))
-    torch.testing.assert_close([output, *state], [expected, *final], rtol=0, atol=0)
+    torch.testing.assert_close([output, *state], [expected, *final])
+    torch.testing.assert_close(trace.h[0][0].transpose(0, 1), expected)
+    _, _, turned = Reversed(back)(x, lengths=[6, 2, 6], trace=True)
+    assert turned.lengths.tolist() == [6, 2, 6]
+    torch.testing.assert_close(turned.h[0][0][0], expected[:, 0].flip(0))
 
 
 MERGES = {
@@ -146,8 +152,34 @@ def test_an_mlstm_both_ways(batch_first):
             torch.testing.assert_close(found[b], wanted, rtol=1e-5, atol=1e-6)
     alone = ahead(x.transpose(0, 1) if batch_first else x, **asked)
     assert all(map(torch.equal, first, alone[1]))
-    again = both(x[:, :1].transpose(0, 1) if batch_first else x[:, :1], (None, None))[0]
-    assert again.shape[-1] == 2 * H
+
+
+@pytest.mark.parametrize("make", [lambda: gw.MLSTM(N, H, heads=2), lambda: gw.Stack(gw.GRU(N, H))])
+def test_a_pair_of_states_goes_on(make):
+    torch.manual_seed(2)
+    ahead, back = make(), make()
+    both, x, y = gw.Bidirectional(ahead, back), torch.randn(T, B, N), torch.randn(T, B, N)
+    _, state = both(x)
+    output, ends = both(y, state)
+    expected = [ahead(y, state[0]), back(y.flip(0), state[1])]
+    torch.testing.assert_close(output[..., :H], expected[0][0])
+    torch.testing.assert_close(output[..., H:], expected[1][0].flip(0))
+    torch.testing.assert_close(ends, (expected[0][1], expected[1][1]))
+
+
+def test_unlike_directions():
+    torch.manual_seed(3)
+    x = torch.randn(T, B, N)
+    lstm, peephole, mlstm = gw.LSTM(N, H), gw.Recurrent("peephole", N, H), gw.MLSTM(N, H)
+    _, _, trace = gw.Bidirectional(peephole, lstm)(x, trace=True)
+    torch.testing.assert_close(trace.f[0][0], peephole(x, trace=True)[2].f[0][0])
+    torch.testing.assert_close(trace.f[0][1], lstm(x.flip(0), trace=True)[2].f[0][0].flip(1))
+    for pair in ((mlstm, lstm), (lstm, mlstm)):
+        output, state, trace = gw.Bidirectional(*pair)(x, trace=True)
+        torch.testing.assert_close(output[..., :H], pair[0](x)[0])
+        torch.testing.assert_close(output[..., H:], pair[1](x.flip(0))[0].flip(0))
+        assert set(trace.names) == {"o", "f", "h"}
+        torch.testing.assert_close(state, (pair[0](x)[1], pair[1](x.flip(0))[1]))
 
 
 def test_the_second_direction_is_a_copy_with_weights_of_its_own():
@@ -198,7 +230,22 @@ def test_what_is_refused():
         Bidirectional(gw.Stack(plain))
     with pytest.raises(OptionError, match="Linear has input_size=None"):
         Reversed(torch.nn.Linear(2, 3))
+    with pytest.raises(OptionError, match="layers=1 and 2"):
+        Bidirectional(gw.MLSTM(N, H), gw.Stack(gw.GRU(N, H), gw.GRU(H, H)))
     with pytest.raises(
-        ShapeError, match="hx is one state, expected a pair: one for each direction"
+        OptionError, match="a Reversed reads from the end already; give the layer in it"
     ):
-        Bidirectional(gw.MLSTM(N, H))(torch.zeros(T, B, N), torch.zeros(2, B, H))
+        Bidirectional(plain, Reversed(gw.LSTM(N, H)))
+    shared = torch.nn.utils.parametrizations.weight_norm(gw.MLSTM(N, H), "weight")
+    with pytest.raises(OptionError, match="is parametrized; give the backward_layer"):
+        Bidirectional(shared)
+    pair, x = gw.Bidirectional(gw.MLSTM(N, H)), torch.zeros(T, B, N)
+    for hx, what in ((5, "int"), (torch.zeros(2), "Tensor"), ((), "tuple of 0"), ("ab", "str")):
+        with pytest.raises(
+            ShapeError, match=f"hx is a {what}, expected a pair of states, one for each"
+        ):
+            pair(x, hx)
+    both = gw.Bidirectional(plain)
+    for hx in (5, (None, None), (1, 2, 3), "ab", torch.tensor(1.0), (torch.tensor(1.0),) * 2):
+        with pytest.raises(ShapeError):
+            both(x, hx)

@@ -308,9 +308,12 @@ def test_a_single_step_begins_as_a_layer_of_one(function):
         torch.nn.init.zeros_(each.bias_ih if each is step else each.bias_ih_l0)
         torch.manual_seed(5)
         assert function(each) is each
-    changed_by_it = "weight_hh" if function is init.orthogonal_ else "bias_ih"
-    assert torch.equal(getattr(step, changed_by_it), getattr(layer, changed_by_it + "_l0"))
-    assert getattr(step, changed_by_it).any()
+    changed_by_it = {
+        init.orthogonal_: ["weight_hh"],
+        init.keras_: ["weight_ih", "weight_hh", "bias_ih", "bias_hh"],
+    }.get(function, ["bias_ih"])
+    for name in changed_by_it:
+        assert torch.equal(getattr(step, name), getattr(layer, name + "_l0"))
 
 
 def test_convolutions():
@@ -342,12 +345,12 @@ X = torch.nn.utils.parametrizations
         (lambda: init.forget_bias_(gw.LSTM(3, 6, bias=False), 1), "forget_bias_ sets biases, and LSTM(3, "
             "6, bias=False) was made with bias=False"),
         (lambda: init.chrono_(gw.GRU(3, 6, bias=False), 9), "chrono_ sets biases, and GRU(3, 6, bias="),
-        (lambda: init.forget_bias_(nn.LSTM(3, 6), 1), "takes a Recurrent layer or a RecurrentCell, or a "
+        (lambda: init.forget_bias_(nn.LSTM(3, 6), 1), "takes a Recurrent, a RecurrentCell or a "
             "ConvRecurrent, not LSTM"),
-        (lambda: init.orthogonal_(torch.zeros(3)), "orthogonal_ takes a Recurrent layer or a "
+        (lambda: init.orthogonal_(torch.zeros(3)), "orthogonal_ takes a Recurrent or a "
             "RecurrentCell, not Tensor"),
         (lambda: init.orthogonal_(gw.ConvLSTM(1, 2, 3)), "RecurrentCell, not ConvLSTM"),
-        (lambda: init.keras_(gw.ConvLSTM(1, 2, 3)), "keras_ takes a Recurrent layer or a RecurrentCell, not "),
+        (lambda: init.keras_(gw.ConvLSTM(1, 2, 3)), "keras_ takes a Recurrent or a RecurrentCell, not "),
         (lambda: init.forget_bias_(gw.LSTM(3, 6), math.nan), "takes a finite number, not nan"),
         (lambda: init.forget_bias_(gw.LSTM(3, 6), "1"), "takes a finite number, not '1'"),
         (lambda: init.chrono_(gw.LSTM(3, 6), 1.5), "longest is a number of steps, 2 or more, over which "

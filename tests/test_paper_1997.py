@@ -91,6 +91,10 @@ FROM_THE_PAPER = {
 }  # fmt: skip
 
 
+def test_no_row_of_the_paper_is_missing():
+    assert set(FROM_THE_PAPER) <= set(EXPERIMENTS)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_row_is_the_papers(name):
     e = EXPERIMENTS[name]
@@ -584,6 +588,8 @@ def test_the_command_line(capsys):
     assert re.search(r"6a +156 +0 of 2 +100% +>256 +- +31,390", shown.out)
     assert main([*given, "--whole-gradient"]) == 0
     assert re.search(r"6a whole gradient +156 ", capsys.readouterr().out)
+    assert main(["paper", "1997", "2a", "--whole-gradient"]) == 2
+    assert "nothing of its gradient is cut" in capsys.readouterr().err
     assert main(["paper", "1997", "9"]) == 2
     assert "no experiment '9'" in capsys.readouterr().err
     assert main(["paper", "1997", "6a", "--trials", "0"]) == 2

@@ -340,7 +340,7 @@ def _paper(verbs: Any) -> None:
 
 def _run_paper(given: argparse.Namespace) -> None:
     from gatewise.bench.machine import cores
-    from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, find
+    from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, cut_otherwise, find
     from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
 
     if given.experiment is None:
@@ -349,11 +349,11 @@ def _run_paper(given: argparse.Namespace) -> None:
             needed = f"the paper's network needs {experiment.paper.sequences:,} sequences"
             print(f"{name:<{width}} {experiment.title}; {needed}")
         return
-    names = find(given.experiment)
+    truncated = not given.whole_gradient
+    names = list(find(given.experiment)) if truncated else cut_otherwise(find(given.experiment))
     for option in ("trials", "processes", "most"):
         if (value := getattr(given, option)) is not None and value < 1:
             raise OptionError(f"--{option} must be 1 or more, not {value}")
-    truncated = not given.whole_gradient
     orders = [Order(n, seed, given.most, truncated) for n in names for seed in range(given.trials)]
     found: dict[str, list[Any]] = {name: [] for name in names}
     each = "one trial" if given.trials == 1 else f"{given.trials} trials"

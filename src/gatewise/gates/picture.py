@@ -55,7 +55,7 @@ def gate_map(
         step_labels: T, a name or stamp for each step; without them the steps are counted.
 
     Raises:
-        OptionError: the trace has no such layer, direction or sequence.
+        OptionError: the trace has no such layer, direction or sequence, or the sequence no steps.
         ShapeError: there are not T ``step_labels``.
         MissingExtraError: matplotlib is not installed.
     """
@@ -93,6 +93,8 @@ def _maps(trace: Trace, layer: int, direction: int, sequence: int) -> dict[str, 
         if not -size <= given < size:
             raise OptionError(f"{name}={given}, and the trace has {size}")
     end = None if trace.lengths is None else int(trace.lengths[sequence])
+    if end == 0 or not whole[0][0].shape[1]:
+        raise OptionError(f"sequence={sequence} has no steps to show")
     return {
         name: trace[name][layer][direction][sequence, :end].detach().float().cpu().numpy().T
         for name in trace.names

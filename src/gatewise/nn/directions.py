@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.checks import check_flag, checked_lengths, checked_reset
+from gatewise.nn.checks import check_flag, checked_lengths, checked_reset, shape_of
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.sequences import (
     as_time_major,
@@ -20,7 +21,8 @@ from gatewise.nn.sequences import (
     laid_out,
     reset_reversed,
 )
-from gatewise.nn.stack import batch_first, widths
+from gatewise.nn.stack import Stack, batch_first, widths
+from gatewise.nn.states import states_given
 from gatewise.nn.trace import Trace
 
 _MERGES = ("concat", "sum", "mul", "ave")
@@ -41,7 +43,7 @@ class Reversed(nn.Module):
 
     def __init__(self, layer: nn.Module, as_read: bool = False) -> None:
         super().__init__()
-        _check_one_way(layer)
+        _check_forward(layer)
         check_flag("as_read", as_read)
         self.layer = layer
         self.cell: Cell | None = getattr(layer, "cell", None)  # a Recurrent's
@@ -70,7 +72,7 @@ class Reversed(nn.Module):
             reset = reset.squeeze(1) if input.dim() == 2 else reset
             reset = reset.T if input.dim() == 3 and self.batch_first else reset
         read = laid_out(_taken(time_major, order).transpose(0, 1), input, self.batch_first)
-        output, state, *traced = self.layer(read, hx, lengths=given, reset=reset, trace=trace)
+        output, state, *traced = self.layer(read, hx, lengths=lengths, reset=reset, trace=trace)
         if not self.as_read:
             steps = as_time_major(output, self.batch_first)
             back = cleared(_taken(steps, order).transpose(0, 1), given)
@@ -83,14 +85,16 @@ class Reversed(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """Two layers, one of which reads from the end; called as a bidirectional layer is.
+    """Two layers, one of which reads from the end; called as a bidirectional layer is, but for a
+    PackedSequence.
 
     For the cells of a :class:`gatewise.Recurrent` ``bidirectional=True`` is the same in one call.
 
     Args:
         forward_layer: what :class:`Reversed` takes.
-        backward_layer: the same, with as many inputs and outputs. Without it, a copy of the first with
-            weights of its own (``reset_parameters``).
+        backward_layer: the same, with as many inputs and outputs; of two Recurrents with as many units
+            and the same states. Without it, a copy of the first with weights of its own, of a layer
+            that has ``reset_parameters`` (a Stack has not).
         merge: what is made of their outputs: "concat", side by side; "sum", "mul" or "ave".
 
     Raises:
@@ -108,15 +112,13 @@ class Bidirectional(nn.Module):
             raise OptionError(
                 f"merge must be one of {', '.join(map(repr, _MERGES))}, not {merge!r}"
             )
-        _check_one_way(forward_layer)
+        _check_forward(forward_layer)
         if backward_layer is None:
             backward_layer = _another(forward_layer)
         one, other = _facts(forward_layer), _facts(backward_layer)
         for name in one:
-            if one[name] != other.get(name):
-                raise OptionError(
-                    f"the two directions have {name}={one[name]} and {other.get(name)}"
-                )
+            if name in other and one[name] != other[name]:
+                raise OptionError(f"the two directions have {name}={one[name]} and {other[name]}")
         self.forward_layer = forward_layer
         self.backward_layer = Reversed(backward_layer)
         self.cell: Cell | None = getattr(forward_layer, "cell", None)  # a Recurrent's
@@ -124,7 +126,8 @@ class Bidirectional(nn.Module):
         self.input_size, each = widths(forward_layer)
         self.output_size = each * (2 if merge == "concat" else 1)
         self.batch_first = batch_first(forward_layer)
-        self._recurrent = isinstance(forward_layer, Recurrent)
+        both = (forward_layer, backward_layer)
+        self._recurrent = all(isinstance(layer, Recurrent) for layer in both)
 
     def forward(
         self,
@@ -135,8 +138,8 @@ class Bidirectional(nn.Module):
         reset: Tensor | None = None,
         trace: bool = False,
     ) -> Any:
-        """See :meth:`Recurrent.forward`: a trace has two directions, and a state is 2×B×H; of other
-        layers than a Recurrent it is a pair, each as its layer has it."""
+        """See :meth:`Recurrent.forward`: a trace has two directions, and a state is 2×B×H; of others
+        than two Recurrents it is a pair, each as its layer has it."""
         asked = dict(lengths=lengths, reset=reset, trace=trace)
         ahead, back = self._states(hx)
         output, state, *traced = self.forward_layer(input, ahead, **asked)
@@ -151,18 +154,24 @@ class Bidirectional(nn.Module):
         if hx is None:
             return None, None
         if not self._recurrent:
-            if isinstance(hx, Tensor) or len(hx) != 2:
-                raise ShapeError("hx is one state, expected a pair: one for each direction")
-            return hx[0], hx[1]
-        for each in (hx,) if isinstance(hx, Tensor) else hx:
-            if len(each) != 2:
+            if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+                many = f" of {len(hx)}" if isinstance(hx, (tuple, list)) else ""
                 raise ShapeError(
-                    f"a state has the shape {tuple(each.shape)}, expected 2 at the front, one for "
-                    f"each direction"
+                    f"hx is a {type(hx).__name__}{many}, expected a pair of states, one for each "
+                    f"direction"
+                )
+            return hx[0], hx[1]
+        assert self.cell is not None
+        given = states_given(self.cell, hx)
+        for each in given:
+            if not each.dim() or len(each) != 2:
+                raise ShapeError(
+                    f"a state has the shape {shape_of(each)}, expected 2 at the front, one for each "
+                    f"direction"
                 )
         if isinstance(hx, Tensor):
             return hx[:1], hx[1:]
-        return tuple(s[:1] for s in hx), tuple(s[1:] for s in hx)
+        return tuple(s[:1] for s in given), tuple(s[1:] for s in given)
 
     def _joined(self, state: Any, end: Any) -> Any:
         if not self._recurrent:
@@ -184,27 +193,29 @@ class Bidirectional(nn.Module):
 
 def _another(layer: nn.Module) -> nn.Module:
     """A copy with weights of its own."""
-    made = copy.deepcopy(layer)
-    draw = getattr(made, "reset_parameters", None)
-    if not callable(draw):
-        raise OptionError(
-            f"{type(layer).__name__} has no reset_parameters(); give the backward_layer"
-        )
-    draw()
+    why = "is parametrized" if parametrize.is_parametrized(layer) else "has no reset_parameters()"
+    if parametrize.is_parametrized(layer) or not hasattr(layer, "reset_parameters"):
+        raise OptionError(f"{type(layer).__name__} {why}; give the backward_layer")
+    made: Any = copy.deepcopy(layer)
+    made.reset_parameters()
     return made
 
 
 def _facts(layer: nn.Module) -> dict[str, Any]:
-    """What both directions have in common."""
+    """What both directions have in common, as far as both have it."""
     given, gives = widths(layer)
-    found = dict(input_size=given, output_size=gives, batch_first=batch_first(layer))
-    if not isinstance(layer, Recurrent):
-        return found
-    return found | {"hidden_size": layer.hidden_size, "states": layer.cell.state}
+    found: dict[str, Any] = dict(input_size=given, output_size=gives)
+    found |= dict(batch_first=batch_first(layer))
+    found |= dict(layers=len(layer.layers) if isinstance(layer, Stack) else 1)
+    if isinstance(layer, Recurrent):
+        found |= dict(hidden_size=layer.hidden_size, states=layer.cell.state)
+    return found
 
 
-def _check_one_way(layer: nn.Module) -> None:
+def _check_forward(layer: nn.Module) -> None:
     widths(layer)
+    if isinstance(layer, Reversed):
+        raise OptionError("a Reversed reads from the end already; give the layer in it")
     if isinstance(layer, Recurrent) and (layer.num_layers != 1 or layer.bidirectional):
         raise OptionError(
             f"a layer of one layer and one direction is needed, this has num_layers="

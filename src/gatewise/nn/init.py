@@ -30,6 +30,7 @@ _Layer = _Dense | ConvRecurrent
 Dense = TypeVar("Dense", bound=_Dense)
 Layer = TypeVar("Layer", bound=_Layer)
 
+_ANY = "a Recurrent, a RecurrentCell or a ConvRecurrent"
 _FAR = 30.0  # a pre-activation at which a gate is fully open or, negative, shut
 _BEFORE = 0.5  # what the states are before the step that a cell is looked at in
 
@@ -240,7 +241,7 @@ def _slopes(cell: Cell, state: str, gate: str, at: float) -> tuple[float, dict[s
 def _check_layer(name: str, layer: _Layer, biased: bool = False, dense: bool = False) -> None:
     """``dense``: whether the weights have to be matrices."""
     if not isinstance(layer, _Dense if dense else _Layer):
-        taken = "a Recurrent layer or a RecurrentCell" + ("" if dense else ", or a ConvRecurrent")
+        taken = "a Recurrent or a RecurrentCell" if dense else _ANY
         raise OptionError(f"{name} takes {taken}, not {type(layer).__name__}")
     if biased and not layer.bias:
         raise OptionError(f"{name} sets biases, and {layer!r} was made with bias=False")

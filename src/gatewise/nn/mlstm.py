@@ -311,8 +311,7 @@ class MLSTM(nn.Module):
         reset: Tensor | None,
     ) -> tuple[dict[str, Tensor], MLSTMState]:
         """Every value of :meth:`forward`'s trace, each T×B×…, and the final state."""
-        if valid is not None:  # or a NaN in the padding would reach the weight's gradient
-            x = torch.where(valid, x, 0)
+        x = _real(x, valid)  # a NaN in the padding would reach the weight's gradient
         q, k, v, o, i, f = self._projections(x, weight, bias)
         i, log_f = i.to(state.m.dtype), _LOG_FORGET[self.forget](f.to(state.m.dtype))
         if reset is not None:  # nothing before the step is kept

@@ -37,8 +37,10 @@ def in_processes(
         pool = multiprocessing.get_context("spawn").Pool(processes)
     finally:
         for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({} if value is None else {name: value})
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
     with pool:
         yield from pool.imap_unordered(alone, orders)
 

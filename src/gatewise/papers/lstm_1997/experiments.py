@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -257,6 +257,20 @@ def find(name: str) -> dict[str, Experiment]:
     found = {key: e for key, e in EXPERIMENTS.items() if begins.match(key)}
     if not found:
         raise unknown("experiment", name, EXPERIMENTS)
+    return found
+
+
+def cut_otherwise(names: Iterable[str]) -> list[str]:
+    """Those experiments of which the whole gradient is another than the paper's.
+
+    Raises:
+        OptionError: there are none: in 2a and 2b nothing is cut.
+    """
+    found = [n for n in dict.fromkeys(names) if isinstance(EXPERIMENTS[n].topology, Topology)]
+    if not found:
+        raise OptionError(
+            "the network of 2a and 2b has no recurrent weights, so that nothing of its gradient is cut"
+        )
     return found
 
 
