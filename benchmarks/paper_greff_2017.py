@@ -69,7 +69,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     torch.set_num_threads(1)  # one chorale's step is too small for two
-    data = read(given.data)
+    data, machine = read(given.data), describe()
     older = json.loads(given.out.read_text())["protocols"] if given.out.exists() else {}
     results: dict[str, Any] = {"published": PUBLISHED, "protocols": older}
     for name in given.protocols:
@@ -85,7 +85,7 @@ def main() -> None:
                 lambda s: print(s, flush=True),
             )
             results["protocols"][name] = _plain({
-                "machine": describe(),
+                "machine": machine,
                 "units": given.units,
                 "seeds": given.seeds,
                 "seconds": time.perf_counter() - begin,
