@@ -40,14 +40,14 @@ def main() -> None:
         return
     names = given.experiments or (list(ROWS) if given.thorough else SHORT)
     setting = replace(Setting(), rate=given.rate)
-    begun, rows = time.perf_counter(), []
+    begun, rows, machine = time.perf_counter(), [], describe()
     for name in names:
         for cell in given.cells.split(","):
             most = given.most or LONGER.get(name, MOST)
             orders = [(name, cell, seed, most, setting) for seed in range(given.trials)]
             results = sorted(in_processes(_run, orders, given.processes), key=lambda r: r.seed)
             row = summary(results, setting)
-            row |= {"processes": given.processes, "machine": describe()}
+            row |= {"processes": given.processes, "machine": machine}
             other = "" if setting == Setting() else f" rate {given.rate}"
             _write(given.out, f"{name} {cell}{other}", row)
             rows.append(line(row))
