@@ -140,7 +140,7 @@ def _gers(found: Row) -> list[str]:
 
 def _greff(found: Row) -> list[str]:
     def chance(p: float | None) -> str:
-        return "" if p is None else f"{p:.2f}".removeprefix("0")
+        return "" if p is None else "< .01" if p < 0.01 else f"{p:.2f}".removeprefix("0")
 
     return _table(
         "variant | test | deviation | from vanilla | p | weights",
