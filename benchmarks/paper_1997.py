@@ -90,10 +90,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/paper_1997.json"))
     given = parser.parse_args()
     try:
-        named = [key for name in given.experiments for key in find(name)] or list(EXPERIMENTS)
-        given.experiments = (
-            cut_otherwise(named) if given.whole_gradient else list(dict.fromkeys(named))
+        named = (
+            dict.fromkeys(key for name in given.experiments for key in find(name)) or EXPERIMENTS
         )
+        given.experiments = cut_otherwise(named) if given.whole_gradient else list(named)
     except OptionError as error:
         parser.error(str(error))
     return given

@@ -35,7 +35,7 @@ from gatewise.papers.processes import in_processes
 # Each row's network (blocks, cells of a block, what is biased, biases of input and of output gates), rate, initial
 # weights, criterion, and the paper's figures: success, trials, sequences, wrong of 2560. Typed from the paper.
 OUT = (-1.0, -2.0, -3.0, -4.0)
-NOISE = ((3, 1, "hidden", (-1.0, -3.0, -5.0), (-2.0, -4.0, -6.0)), 0.1)
+NOISE = (3, 1, "hidden", (-1.0, -3.0, -5.0), (-2.0, -4.0, -6.0))
 ADD = (
     (2, 2, "all", (-3.0, -6.0), None),
     0.5,
@@ -49,7 +49,8 @@ ST_A, ST_B, ST_C = (
     dict(within=within, allowed=allowed, mean=mean)
     for within, allowed, mean in ((0.2, 1, 0.01), (0.2, 6, 0.04), (0.1, 1, 0.015))
 )
-A, B, C = ((NOISE[0], rate, NOISE[1]) for rate in (1.0, 1.0, 0.1))
+A = B = (NOISE, 1.0, 0.1)
+C = (NOISE, 0.1, 0.1)
 FROM_THE_PAPER = {
     "1-4x1-0.1": ((4, 1, "gates", None, OUT), 0.1, 0.2, {}, (1.0, 30, 39_740, None)),
     "1-3x2-0.1": ((3, 2, "gates", None, OUT[:3]), 0.1, 0.2, {}, (1.0, 30, 21_730, None)),

@@ -14,13 +14,7 @@ from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.checks import check_flag, checked_lengths, checked_reset, shape_of
 from gatewise.nn.recurrent import Recurrent
-from gatewise.nn.sequences import (
-    as_time_major,
-    check_width,
-    cleared,
-    laid_out,
-    reset_reversed,
-)
+from gatewise.nn.sequences import as_time_major, check_width, cleared, laid_out, reset_reversed
 from gatewise.nn.stack import Stack, batch_first, widths
 from gatewise.nn.states import states_given
 from gatewise.nn.trace import Trace
@@ -193,8 +187,12 @@ class Bidirectional(nn.Module):
 
 def _another(layer: nn.Module) -> nn.Module:
     """A copy with weights of its own."""
-    why = "is parametrized" if parametrize.is_parametrized(layer) else "has no reset_parameters()"
-    if parametrize.is_parametrized(layer) or not hasattr(layer, "reset_parameters"):
+    why = None
+    if parametrize.is_parametrized(layer):
+        why = "is parametrized"
+    elif not hasattr(layer, "reset_parameters"):
+        why = "has no reset_parameters()"
+    if why:
         raise OptionError(f"{type(layer).__name__} {why}; give the backward_layer")
     made: Any = copy.deepcopy(layer)
     made.reset_parameters()
@@ -204,9 +202,12 @@ def _another(layer: nn.Module) -> nn.Module:
 def _facts(layer: nn.Module) -> dict[str, Any]:
     """What both directions have in common, as far as both have it."""
     given, gives = widths(layer)
-    found: dict[str, Any] = dict(input_size=given, output_size=gives)
-    found |= dict(batch_first=batch_first(layer))
-    found |= dict(layers=len(layer.layers) if isinstance(layer, Stack) else 1)
+    found: dict[str, Any] = dict(
+        input_size=given,
+        output_size=gives,
+        batch_first=batch_first(layer),
+        layers=len(layer.layers) if isinstance(layer, Stack) else 1,
+    )
     if isinstance(layer, Recurrent):
         found |= dict(hidden_size=layer.hidden_size, states=layer.cell.state)
     return found

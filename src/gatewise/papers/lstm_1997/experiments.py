@@ -266,7 +266,7 @@ def cut_otherwise(names: Iterable[str]) -> list[str]:
     Raises:
         OptionError: there are none: in 2a and 2b nothing is cut.
     """
-    found = [n for n in dict.fromkeys(names) if isinstance(EXPERIMENTS[n].topology, Topology)]
+    found = [name for name in names if isinstance(EXPERIMENTS[name].topology, Topology)]
     if not found:
         raise OptionError(
             "the network of 2a and 2b has no recurrent weights, so that nothing of its gradient is cut"
