@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore", message="RNN module weights are not part of si
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 CUDNN = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 ROUNDS = 15
-SECTIONS = ("right", "races", "times", "lengths", "memory", "host", "compiled")
+SECTIONS = ("right", "races", "times", "lengths", "memory", "host", "graphs", "compiled")
 
 
 @dataclass(frozen=True)
@@ -259,8 +259,8 @@ def times(deadline: float) -> dict[str, Any]:
 def lengths() -> dict[str, Any]:
     """A batch of sequences of which most are short: with lengths, padded, and cuDNN's packed run."""
     found = {}
-    for H in (256, 512):
-        row = Row("LSTM", "bf16", 512, 64, H)
+    for B, H in ((64, 256), (64, 512), (512, 1024)):
+        row = Row("LSTM", "bf16", 512, B, H)
         x, layer = row.input(), row.layer(backend="triton")
         given = (
             torch.rand(row.B, generator=torch.Generator().manual_seed(3)) ** 2 * row.T
@@ -319,6 +319,38 @@ def host() -> dict[str, Any]:
             calls = {name: of(module, x) for name, module in modules.items()}
             found[f"{row} {mode}"] = milliseconds(calls, on_the_host)
     return found
+
+
+def graphs() -> dict[str, Any]:
+    """Calls captured in a CUDA graph and replayed, which leaves nothing to the host."""
+    found: dict[str, Any] = {}
+    for row in (Row("LSTM", "bf16", T, 16, H) for H in (256, 1024) for T in (16, 256)):
+        x = row.input()
+        theirs = nn.LSTM(row.H, row.H).to("cuda", DTYPES[row.dtype])
+        theirs.flatten_parameters()
+        modules = {"gatewise": row.layer(backend="triton"), "cudnn": theirs}
+        for mode, of in MODES.items():
+            calls = {name: captured(of(module, x)) for name, module in modules.items()}
+            found[f"{row} {mode}"] = milliseconds(calls)
+    return found
+
+
+def captured(call: Callable[[], Any]) -> Callable[[], Any]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+
+    def replay() -> Callable[[], Any]:
+        graph.replay()
+        return call  # whose weights the graph reads
+
+    return replay
 
 
 def compiled() -> dict[str, Any]:
@@ -399,7 +431,7 @@ def table(report: dict[str, Any]) -> None:
             else " " * 16
         )
         print(f"{name:48} {row['gatewise']:9.2f} {ratio} {row['floor']:9.3f}")
-    for section in ("lengths", "memory", "host", "compiled", "races", "right"):
+    for section in ("lengths", "memory", "host", "graphs", "compiled", "races", "right"):
         for name, row in report.get(section, {}).items():
             print(f"{section}: {name} {json.dumps(row)[:150]}")
 
@@ -458,6 +490,7 @@ def main() -> None:
         ("lengths", lengths),
         ("memory", memory),
         ("host", host),
+        ("graphs", graphs),
         ("races", races),
         ("compiled", compiled),
     ):

@@ -74,7 +74,8 @@ def test_every_cell(cell, given, units, dtype):
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
-    "sizes", [(1, 1, 1), (7, 33, 65), (5, 70, 520), (3, 17, 1030), (3, 80, 1536)]
+    "sizes",
+    [(1, 1, 1), (7, 33, 65), (5, 70, 520), (3, 17, 1030), (3, 80, 1536), (2, 200, 1024)],
 )
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_sizes(name, sizes, dtype):
@@ -145,6 +146,31 @@ def test_under_compile():
     found = torch.autograd.grad(compiled(x)[0].sum(), [x, *layer.parameters()])
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_in_a_cuda_graph():
+    """Captured once, then replayed on other numbers: without what the host does for a call."""
+    layer, x = layer_and_input(dtype=torch.bfloat16)
+    x = x.bfloat16().requires_grad_()
+    leaves = [x, *layer.parameters()]
+
+    def step():
+        output = layer(x)[0]
+        return output, *torch.autograd.grad(output.float().square().sum(), leaves)
+
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # compiles, and allocates what stays
+        step()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    for found, expected in zip(captured, step(), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_autocast():

@@ -15,6 +15,8 @@ Sums are float32, and so is every state but the output, which is rounded to what
 * a block has ``BT`` sequences and ``US`` units; ``ROOM`` is the power of two with room for the slices;
 * the columns of ``SIDE`` gates stand side by side in one product, where that is more than one;
 * a product over K numbers is formed in ``CHUNKS`` of ``KC``; the weights are ``KEPT``, or read again;
+* where ``TURNED``, weights stand on the left, a row for each column of before, and sequences are the
+  columns: from 64 such rows on, Hopper's tensor cores read both sides from shared memory;
 * on the way back a sum is of as many products as there are sums on the way forward. ``PARTS`` slices
   that follow each other form a group, which divides these chunks: each slice adds up its share for all
   units of the group, and the slices of a group exchange what they have;
@@ -47,12 +49,32 @@ def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
 
 
 @triton.jit
-def zeros_of(N: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):
+def block_of_zeros(BT: tl.constexpr, US: tl.constexpr, TURNED: tl.constexpr = False):
+    if TURNED:
+        zeros = tl.zeros((US, BT), tl.float32)
+    else:
+        zeros = tl.zeros((BT, US), tl.float32)
+    return zeros
+
+
+@triton.jit
+def zeros_of(N: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, TURNED: tl.constexpr = False):
     """N sums to begin with."""
     zeros = ()
     for _ in tl.static_range(N):
-        zeros = zeros + (tl.zeros((BT, US), tl.float32),)
+        zeros = zeros + (block_of_zeros(BT, US, TURNED),)
     return zeros
+
+
+@triton.jit
+def turned_back(sums, N: tl.constexpr, TURNED: tl.constexpr):
+    """The sums with a sequence in each row."""
+    if TURNED:
+        found = ()
+        for k in tl.static_range(N):
+            found = found + (tl.trans(sums[k]),)
+        sums = found
+    return sums
 
 
 @triton.jit
@@ -121,22 +143,25 @@ def columns(slice_, US: tl.constexpr, SIDE: tl.constexpr, M: tl.constexpr, step_
 
 
 @triton.jit
-def weight_tile(weights, k, K, step_k, column, there, KC: tl.constexpr):
+def weight_tile(weights, k, K, step_k, column, there, KC: tl.constexpr, TURNED: tl.constexpr):
     """A chunk of weights on their way to a program's units."""
-    rows = (k + tl.arange(0, KC))[:, None]
-    inside = (rows < K) & there[None, :]
-    return tl.load(weights + rows * step_k + column[None, :], mask=inside, other=0.0)
+    along: tl.constexpr = 0 if TURNED else 1
+    numbers = tl.expand_dims(k + tl.arange(0, KC), along)
+    inside = (numbers < K) & tl.expand_dims(there, 1 - along)
+    places = numbers * step_k + tl.expand_dims(column, 1 - along)
+    return tl.load(weights + places, mask=inside, other=0.0)
 
 
 @triton.jit
 def weight_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
-                 KC: tl.constexpr, KEPT: tl.constexpr):  # fmt: skip
+                 KC: tl.constexpr, KEPT: tl.constexpr, TURNED: tl.constexpr):  # fmt: skip
     """All chunks of M matrices, if they are to be kept on chip."""
     tiles = ()
     if KEPT:
         for m in tl.static_range(M):
             for c in tl.static_range(CHUNKS):
-                tile = weight_tile(weights + m * step_m, c * KC, K, step_k, column, there, KC)
+                of = weights + m * step_m
+                tile = weight_tile(of, c * KC, K, step_k, column, there, KC, TURNED)
                 tiles = tiles + (tile,)
     return tiles
 
@@ -175,9 +200,19 @@ def read_chunk(rows, valid, k, K, factor, cleared, KC: tl.constexpr, DT: tl.cons
 
 
 @triton.jit
+def added(total, values, weights, TURNED: tl.constexpr, PRECISION: tl.constexpr):
+    """The total and the product of a chunk."""
+    if TURNED:
+        total = tl.dot(weights, tl.trans(values), total, input_precision=PRECISION)
+    else:
+        total = tl.dot(values, weights, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
 def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, factor, cleared,
                tiles, weights, step_m, step_k, column, there, KEPT: tl.constexpr, KC: tl.constexpr,
-               DT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+               DT: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """M sums, with the products added of what ``rows`` point at and of M matrices, whose tiles begin
     at the place ``at``."""
     if KEPT:
@@ -186,16 +221,17 @@ def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, 
             more = ()
             for m in tl.static_range(M):
                 tile = tiles[at + m * CHUNKS + c]
-                more = more + (tl.dot(values, tile, sums[m], input_precision=PRECISION),)
+                more = more + (added(sums[m], values, tile, TURNED, PRECISION),)
             sums = more
     else:
         for c in range(CHUNKS):
             read = read_chunk(rows, valid, c * KC, K, factor, cleared, KC, DT)
-            added = ()
+            further = ()
             for m in tl.static_range(M):
-                w = weight_tile(weights + m * step_m, c * KC, K, step_k, column, there, KC)
-                added = added + (tl.dot(read, w, sums[m], input_precision=PRECISION),)
-            sums = added
+                of = weights + m * step_m
+                w = weight_tile(of, c * KC, K, step_k, column, there, KC, TURNED)
+                further = further + (added(sums[m], read, w, TURNED, PRECISION),)
+            sums = further
     return sums
 
 
@@ -203,12 +239,23 @@ def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, 
 
 
 @triton.jit
-def meet(counter, times, NUMBER: tl.constexpr):
-    """Returns when each of so many programs has come here that many times."""
+def arrive(counter):
+    """Tells the others that what was written so far is there."""
     tl.debug_barrier()
     tl.atomic_add(counter, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(counter, times, NUMBER: tl.constexpr):
+    """Returns when each of so many programs has arrived that many times."""
     while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * NUMBER:
         pass
+
+
+@triton.jit
+def meet(counter, times, NUMBER: tl.constexpr):
+    arrive(counter)
+    wait(counter, times, NUMBER)
 
 
 @triton.jit
@@ -248,14 +295,16 @@ def chunk_of(part, n, M: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, E
 
 @triton.jit
 def shared_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
-                 part, PARTS: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr):  # fmt: skip
+                 part, PARTS: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr,
+                 TURNED: tl.constexpr):  # fmt: skip
     """A part's chunks of M matrices, if they are to be kept on chip."""
     EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
     tiles = ()
     if KEPT:
         for n in tl.static_range(EACH):
             m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
-            tile = weight_tile(weights + m * step_m, k, K, step_k, column, there & is_one, KC)
+            of = weights + m * step_m
+            tile = weight_tile(of, k, K, step_k, column, there & is_one, KC, TURNED)
             tiles = tiles + (tile,)
     return tiles
 
@@ -264,23 +313,27 @@ def shared_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step
 def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, at, tiles, weights,
                step_m, step_k, column, there, unit, part, partial, plane, row, batch, counter, times,
                SLICES: tl.constexpr, PARTS: tl.constexpr, KEPT: tl.constexpr, KC: tl.constexpr,
-               BT: tl.constexpr, US: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+               BT: tl.constexpr, US: tl.constexpr, DT: tl.constexpr, TURNED: tl.constexpr,
+               PRECISION: tl.constexpr):  # fmt: skip
     """For a slice's units, the sum over M products of what ``rows`` and each further ``step_row`` point
     at; the tiles of this part begin at the place ``at``. Sums with nothing between them in which all
     slices meet need planes of their own, so that none is written over while another slice reads it."""
     EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
-    total = tl.zeros((BT, US * PARTS), tl.float32)
+    total = block_of_zeros(BT, US * PARTS, TURNED)
     if KEPT:
         for n in tl.static_range(EACH):
             m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
             values = read_chunk(rows + m * step_row, valid & is_one, k, K, None, None, KC, DT)
-            total = tl.dot(values, tiles[at + n], total, input_precision=PRECISION)
+            total = added(total, values, tiles[at + n], TURNED, PRECISION)
     else:
         for n in range(EACH):
             m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
             read = read_chunk(rows + m * step_row, valid & is_one, k, K, None, None, KC, DT)
-            w = weight_tile(weights + m * step_m, k, K, step_k, column, there & is_one, KC)
-            total = tl.dot(read, w, total, input_precision=PRECISION)
+            of = weights + m * step_m
+            w = weight_tile(of, k, K, step_k, column, there & is_one, KC, TURNED)
+            total = added(total, read, w, TURNED, PRECISION)
+    if TURNED:
+        total = tl.trans(total)
     if PARTS == 1:
         own = total
     else:
@@ -425,7 +478,7 @@ def forward(
     H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr,
     REVERSE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
     SIDE: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
-    DT: tl.constexpr, PRECISION: tl.constexpr,
+    TURNED: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Every step of a tile of sequences, for a slice of the units."""
     tile = tl.program_id(0)
@@ -453,17 +506,19 @@ def forward(
     for f in tl.static_range(FEDS):
         early_tiles = early_tiles + weight_tiles(
             weights + FROM[f], MATRICES, H * F, WIDTHS[FED[f]], CHUNKS, 1, column, column_there,
-            KC, KEPT,
+            KC, KEPT, TURNED,
         )  # fmt: skip
     late_column, late_there = columns(slice_, US, 1, 1, 0, H, F)
     late_weights = weights + NS * H * F
     late_tiles = weight_tiles(
-        late_weights, NL, H * F, H, CHUNKS, 1, late_column, late_there, KC, KEPT
+        late_weights, NL, H * F, H, CHUNKS, 1, late_column, late_there, KC, KEPT, False
     )
     out_column, out_there = columns(slice_, US, 1, 1, 0, P, H)
     out_tiles = ()
     if projection is not None:
-        out_tiles = weight_tiles(projection, 1, 0, H, CHUNKS, 1, out_column, out_there, KC, KEPT)
+        out_tiles = weight_tiles(
+            projection, 1, 0, H, CHUNKS, 1, out_column, out_there, KC, KEPT, False
+        )
 
     met = 0
     for k in tl.static_range(STATES):
@@ -493,7 +548,7 @@ def forward(
             for k in tl.static_range(STATES):
                 old = old + (tl.where(cleared[:, None], 0.0, state[k]),)
 
-        sums = zeros_of(MATRICES, BT, US * SIDE)
+        sums = zeros_of(MATRICES, BT, US * SIDE, TURNED)
         for f in tl.static_range(FEDS):
             factors = None
             if factor is not None:
@@ -514,8 +569,9 @@ def forward(
                 sums = multiplied(
                     sums, MATRICES, f * MATRICES * CHUNKS, rows, valid, WIDTHS[FED[f]], CHUNKS,
                     factors, cleared, early_tiles, weights + FROM[f], H * F, 1, column, column_there,
-                    KEPT, KC, DT, PRECISION,
+                    KEPT, KC, DT, TURNED, PRECISION,
                 )  # fmt: skip
+        sums = turned_back(sums, MATRICES, TURNED)
         if SIDE > 1:
             sums = separated(sums[0], NS, SIDE, BT, US)
         if gain is not None:
@@ -562,18 +618,12 @@ def forward(
                 rows = late_fed + (t64 * batch + row) * H
                 late = multiplied(
                     late, NL, 0, rows, valid, H, CHUNKS, None, None, late_tiles,
-                    late_weights, H * F, 1, late_column, late_there, KEPT, KC, DT, PRECISION,
+                    late_weights, H * F, 1, late_column, late_there, KEPT, KC, DT, False, PRECISION,
                 )  # fmt: skip
             for k in tl.static_range(NL):
                 a = a + (biases[NX + NW + NH + k] + xs[NX + NW + k] + late[k],)
 
         new, kept, named = STEP(a, old, p, zero)
-        if saved is not None:
-            for k in tl.static_range(SAVED):
-                tl.store(saved + at * (SAVED * H) + k * H + unit[None, :], kept[k], mask=here)
-        if values is not None:
-            for k in tl.static_range(VALUES):
-                tl.store(values + at * (VALUES * H) + k * H + unit[None, :], named[k], mask=here)
         output = new[0]
         if projection is not None:
             inner = tl.where(here, output, 0.0).to(DT)
@@ -588,7 +638,7 @@ def forward(
                 rows = unprojected + (t64 * batch + row) * H
                 out = multiplied(
                     out, 1, 0, rows, valid, H, CHUNKS, None, None, out_tiles, projection, 0, 1,
-                    out_column, out_there, KEPT, KC, DT, PRECISION,
+                    out_column, out_there, KEPT, KC, DT, False, PRECISION,
                 )  # fmt: skip
             output = out[0]
 
@@ -610,13 +660,21 @@ def forward(
             # no number of a unit that is not there may reach a product
             ahead = ahead + (tl.where(has, value, state[k]),)
         state = ahead
-        # what the next step needs and nobody has to wait for
+        if SLICES > 1:
+            arrive(counter)
+        # what is kept, and what the next step needs: nobody has to wait for these
+        if saved is not None:
+            for k in tl.static_range(SAVED):
+                tl.store(saved + at * (SAVED * H) + k * H + unit[None, :], kept[k], mask=here)
+        if values is not None:
+            for k in tl.static_range(VALUES):
+                tl.store(values + at * (VALUES * H) + k * H + unit[None, :], named[k], mask=here)
         t = t - 1 if REVERSE else t + 1
         coming = (t < count) & (j + 1 < steps)
         xs, resets = inputs(t, coming, gx, reset, row, batch, unit, NG, H)
         if SLICES > 1:
             met += 1
-            meet(counter, met, SLICES)
+            wait(counter, met, SLICES)
 
 
 # The way back --------------------------------------------------------------------------------------
@@ -632,8 +690,8 @@ def backward(
     SAVED: tl.constexpr, USES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr,
     FROM: tl.constexpr, F: tl.constexpr, H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, REVERSE: tl.constexpr,
     BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
-    PARTS: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr, DT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PARTS: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
+    TURNED: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of sequences, for a slice of the units, from the last step to the first.
 
@@ -668,17 +726,17 @@ def backward(
     for f in tl.static_range(FEDS):
         tiles = tiles + shared_tiles(
             weights + FROM[f], NS, H * F, H, CHUNKS, F, of_group, of_group < WIDTHS[FED[f]], part, PARTS,
-            KC, KEPT,
+            KC, KEPT, TURNED,
         )  # fmt: skip
     OF_FED: tl.constexpr = (NS * CHUNKS + PARTS - 1) // PARTS
     late_weights = weights + NS * H * F
     late_tiles = shared_tiles(
-        late_weights, NL, H * F, H, CHUNKS, F, of_group, of_group < H, part, PARTS, KC, KEPT
+        late_weights, NL, H * F, H, CHUNKS, F, of_group, of_group < H, part, PARTS, KC, KEPT, TURNED
     )
     in_tiles = ()
     if projection is not None:
         in_tiles = shared_tiles(
-            projection, 1, 0, P, CHUNKS, H, of_group, of_group < H, part, PARTS, KC, KEPT
+            projection, 1, 0, P, CHUNKS, H, of_group, of_group < H, part, PARTS, KC, KEPT, TURNED
         )
 
     t = tile * 0 if REVERSE else steps - 1
@@ -722,7 +780,7 @@ def backward(
                 out = shared_sum(
                     rows, 0, 1, P, CHUNKS, valid, 0, in_tiles, projection, 0, H, of_group, of_group < H,
                     unit, part, partial, 0, row, batch, group_counter, met_group, SLICES, PARTS, KEPT,
-                    KC, BT, US, DT, PRECISION,
+                    KC, BT, US, DT, TURNED, PRECISION,
                 )  # fmt: skip
                 more = (out,)
             for k in tl.static_range(1, STATES):
@@ -746,7 +804,7 @@ def backward(
                 late_seed = shared_sum(
                     rows, H, NL, H, CHUNKS, valid, 0, late_tiles, late_weights, H * F, F, of_group,
                     of_group < H, unit, part, partial, 0, row, batch, group_counter, met_group, SLICES,
-                    PARTS, KEPT, KC, BT, US, DT, PRECISION,
+                    PARTS, KEPT, KC, BT, US, DT, TURNED, PRECISION,
                 )  # fmt: skip
             if factor is not None:
                 own = factor + row[:, None] * F + unit[None, :]
@@ -779,6 +837,8 @@ def backward(
             for k in tl.static_range(NS):
                 own = before_normal + at * (NS * H) + k * H + unit[None, :]
                 tl.store(own, into[k].to(DT), mask=here)
+        if SLICES > 1:
+            arrive(counter)
         t = t + 1 if REVERSE else t - 1
         coming = (t < count) & (j + 1 < steps)
         old, kept, of_output, resets = remembered(
@@ -787,7 +847,7 @@ def backward(
         )  # fmt: skip
         if SLICES > 1:
             met += 1
-            meet(counter, met, SLICES)
+            wait(counter, met, SLICES)
 
         ahead = ()
         for k in tl.static_range(STATES):
@@ -808,7 +868,8 @@ def backward(
                         through = shared_sum(
                             rows, H, NS, H, CHUNKS, valid, f * OF_FED, tiles, weights + FROM[f], H * F,
                             F, of_group, of_group < WIDTHS[k], unit, part, partial, f, row, batch,
-                            group_counter, met_group, SLICES, PARTS, KEPT, KC, BT, US, DT, PRECISION,
+                            group_counter, met_group, SLICES, PARTS, KEPT, KC, BT, US, DT, TURNED,
+                            PRECISION,
                         )  # fmt: skip
                     if factor is not None:
                         has = there[:, None] & (unit < WIDTHS[k])[None, :]

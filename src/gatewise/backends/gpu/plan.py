@@ -1,12 +1,12 @@
 """How a call is divided: sequences into tiles, units into slices, and what stays on chip.
 
-What is chosen was measured on an H200 in bfloat16 (benchmarks/NOTES.md). A step's time is mostly
-waiting, for memory and for each other, so that many small slices beat a few large ones.
+What is chosen was measured on an H200 and an H100 in bfloat16 (benchmarks/NOTES.md). A step's time is
+mostly waiting, for memory and for each other, so that many small slices beat a few large ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,8 +14,12 @@ from functools import lru_cache
 _BESIDE = 8 * 1024
 # Weights that stay in the registers of the one program that has them all.
 _IN_REGISTERS = 64 * 1024
-_TILES = (16, 32, 64)
+_TILES = (16, 32, 64, 128)
 _SLICES = (8, 16, 32, 64)
+# Rows of weights that a group of four warps multiplies out of shared memory (see TURNED in loops.py).
+_ROWS = 64
+# A chunk takes as long beside its product as so many numbers more.
+_OF_A_CHUNK = 64
 REMEMBERED = 1024  # sizes of calls that are worked out once: batches differ in size
 
 
@@ -52,6 +56,7 @@ class Plan:
     KC: int
     CHUNKS: int
     KEPT: bool
+    TURNED: bool
     warps: int
     tiles: int
 
@@ -60,7 +65,7 @@ class Plan:
         return -(-batch // (self.tiles * self.BT))
 
     def blocks(self) -> dict[str, int | bool]:
-        names = ("BT", "US", "SLICES", "KC", "CHUNKS", "KEPT")
+        names = ("BT", "US", "SLICES", "KC", "CHUNKS", "KEPT", "TURNED")
         return {name: getattr(self, name) for name in names} | {"ROOM": power_of_two(self.SLICES)}
 
 
@@ -73,23 +78,15 @@ def power_of_two(number: int) -> int:
 def forward(work: Work, chip: Chip) -> Plan:
     """For the way forward: the sums of a unit come out of one product, side by side."""
     side = power_of_two(work.sums) if 1 < work.sums <= 4 else 1
-    whole = _most_at_once(work, 512 if power_of_two(work.width) == work.width else 256)
-    return _one_slice(work) or _sliced(work, chip, side, 1, whole)
+    return _one_slice(work) or _sliced(work, chip, side, lambda units: 1)
 
 
 @lru_cache(REMEMBERED)
 def backward(work: Work, chip: Chip) -> Plan:
     """For the way back: one sum, of as many products as the way forward has sums. To read all that it
-    is formed of takes longest where units are many: there four slices read a quarter each, which was
-    not measured yet."""
-    parts = 4 if work.width * work.itemsize > 1024 else 1
-    return _one_slice(work) or _sliced(work, chip, 1, parts, _most_at_once(work, 256))
-
-
-def _most_at_once(work: Work, of_halves: int) -> int:
-    """How many numbers a product takes at once; of float32 each in three, which need registers."""
-    most = of_halves if work.itemsize == 2 else 64
-    return max(min(power_of_two(work.width), most), 16)
+    is formed of takes longest, so that several slices read a part each."""
+    parts = (lambda units: max(_ROWS // units, 2)) if work.itemsize == 2 else (lambda units: 4)
+    return _one_slice(work) or _sliced(work, chip, 1, parts)
 
 
 def _one_slice(work: Work) -> Plan | None:
@@ -98,43 +95,72 @@ def _one_slice(work: Work) -> Plan | None:
     matrices = work.fed * work.sums + work.beside
     if units > 64 or (units > 16 and matrices * units * units * work.itemsize > _IN_REGISTERS):
         return None
-    warps = 8 if units == 64 else 4
-    return Plan(16, units, 1, 1, 1, units, 1, True, warps, max(-(-work.batch // 16), 1))
+    warps, tiles = 8 if units == 64 else 4, max(-(-work.batch // 16), 1)
+    return Plan(16, units, 1, 1, 1, units, 1, True, False, warps, tiles)
 
 
-def _sliced(work: Work, chip: Chip, side: int, parts: int, whole: int) -> Plan:
-    whole_chunks = -(-work.width // whole)
-    kept_bytes = 2 if work.itemsize == 2 else 8  # float32 in two parts, for three products
-    early = work.fed * _share(side if side > 1 else work.sums, whole_chunks, parts)
-    kept_chunks = early + work.beside * _share(1, whole_chunks, parts)
-
+def _sliced(work: Work, chip: Chip, side: int, parts_of: Callable[[int], int]) -> Plan:
     def slices(units: int) -> int:
+        parts = parts_of(units)
         return -(-work.width // (units * parts)) * parts
 
-    def plan(tile: int, units: int, kept: bool) -> Plan:
-        chunk = whole if kept else min(whole, 64)  # what is read again is in registers on its way
+    def plan(tile: int, units: int, chunk: int, kept: bool, turned: bool) -> Plan:
+        parts = parts_of(units)
         tiles = max(1, min(-(-work.batch // tile), chip.processors // slices(units)))
         sizes = (tile, units, slices(units), side, parts, chunk, -(-work.width // chunk))
-        many = units * side * parts > 64 or (parts > 1 and tile > 32)
-        return Plan(*sizes, kept, 8 if many else 4, tiles)
+        warps = 8 if units * side * parts > _ROWS or tile * work.itemsize > 64 else 4
+        return Plan(*sizes, kept, turned, warps, tiles)
 
     def fitting() -> Iterator[Plan]:
         for tile in _TILES:
             for units in _SLICES:
-                weights = kept_chunks * whole * units * parts * kept_bytes
-                enough = weights + tile * whole * work.itemsize + _BESIDE <= chip.shared
-                columns = units * side * parts
-                if enough and columns >= 16 and 1 < slices(units) <= chip.processors:
-                    yield plan(tile, units, True)
+                columns = units * side * parts_of(units)
+                turned = work.itemsize == 2 and columns >= _ROWS
+                if columns < 16 or not 1 < slices(units) <= chip.processors:
+                    continue
+                if tile > (32 if work.itemsize == 4 else 128 if turned else 64):
+                    continue  # more do not fit into the registers
+                for chunk in _chunks(work, tile, side, parts_of(units)):
+                    if _shared(work, tile, units, side, parts_of(units), chunk) <= chip.shared:
+                        yield plan(tile, units, chunk, True, turned)
+                        break
 
     # the fewest launches, then the smallest tile, then the smallest slice
     best = min(fitting(), key=lambda plan: plan.launches(work.batch), default=None)
-    if best is None:  # the weights are read again at every step
+    if best is None:  # the weights are read again at every step, and are in registers on their way
         units = _SLICES[1]
         while slices(units) > chip.processors:
             units *= 2
-        best = plan(16, units, False)
+        best = plan(16, units, _chunks(work, 128, side, 1)[0], False, False)
     return best
+
+
+def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
+    """How many numbers a product may take at once: what takes least time first."""
+    if work.itemsize == 4:
+        most = 64  # in three products, which need registers
+    elif tile == 16 or (tile <= 64 and work.width <= 512):
+        most = 512
+    else:
+        most = 64 if tile > 64 else 256
+    most = max(min(power_of_two(work.width), most), 16)
+    least = min(most, 64)
+    sizes = [most >> k for k in range(power_of_two(most // least).bit_length())]
+
+    def time(chunk: int) -> int:
+        products = 1 if side > 1 else work.sums
+        return _share(products, -(-work.width // chunk), parts) * (chunk + _OF_A_CHUNK)
+
+    return sorted(sizes, key=time)
+
+
+def _shared(work: Work, tile: int, units: int, side: int, parts: int, chunk: int) -> int:
+    """Bytes of shared memory that weights and a chunk take."""
+    of_weight = 2 if work.itemsize == 2 else 8  # float32 in two parts, for three products
+    chunks = -(-work.width // chunk)
+    kept = work.fed * _share(side if side > 1 else work.sums, chunks, parts)
+    kept += work.beside * _share(1, chunks, parts)
+    return kept * chunk * units * parts * of_weight + tile * chunk * work.itemsize + _BESIDE
 
 
 def _share(products: int, chunks: int, parts: int) -> int:
