@@ -45,9 +45,13 @@ class OnGpu:
 def check(given):
     assert triton.supports(replace(given.spec, device=torch.device("cuda"))) is None
     found, expected = given.gradients(OnGpu), given.in_double().gradients(reference)
-    # an ill-conditioned case may be off by twice what torch's own operations in this type are
-    beside = None if given.dtype == torch.float32 else given.gradients(reference)
-    assert_within(found, expected, TOLERANCE[given.dtype], beside)
+    # an ill-conditioned case may be off by twice what torch's own operations in this type are, or what
+    # a rounding of all that is given makes: near a kink of relu or max a gradient jumps
+    beside = []
+    if given.dtype != torch.float32:
+        nearby = [given.nearby(seed) for seed in range(4)]
+        beside = [run.gradients(reference) for run in (given, *nearby)]
+    assert_within(found, expected, TOLERANCE[given.dtype], beside, most=0.25)
 
 
 def options(cell):

@@ -376,10 +376,10 @@ BESIDE_CUDNN = {name: row for name, row in MEASURED.items() if "cudnn" in row}
 
 @pytest.mark.parametrize("name", BESIDE_CUDNN)
 def test_auto_is_never_far_behind_cudnn_where_it_was_measured(name):
-    cell, dtype, _, steps, _, batch, _, units, _ = name.split()
+    cell, dtype, _, steps, _, batch, _, units, mode = name.split()
     types = {"bf16": torch.bfloat16, "fp32": torch.float32}
     asked = dict(cell=CELLS[cell.lower()], hidden_size=int(units))
-    asked |= dict(steps=int(steps), batch=int(batch))
+    asked |= dict(steps=int(steps), batch=int(batch), differentiated=mode == "training")
     leaves = triton.outrun(spec(**asked, dtype=types[dtype]))
     times_as_fast = BESIDE_CUDNN[name]["cudnn"] / BESIDE_CUDNN[name]["gatewise"]
     assert leaves or times_as_fast >= 0.95
@@ -388,9 +388,11 @@ def test_auto_is_never_far_behind_cudnn_where_it_was_measured(name):
 
 
 def test_auto_leaves_few_steps_to_cudnn():
-    for steps, left in ((1, True), (15, True), (16, False), (0, False)):  # 0: any number
-        asked = spec(hidden_size=256, dtype=torch.bfloat16, steps=steps, batch=16)
-        assert (triton.outrun(asked) is not None) == left
+    asked = dict(hidden_size=256, dtype=torch.bfloat16, batch=16)
+    for steps, inference, training in ((1, 1, 1), (15, 1, 1), (16, 0, 1), (32, 0, 0), (0, 0, 0)):
+        for differentiated, left in ((False, inference), (True, training)):  # 0 steps: any number
+            given = spec(**asked, steps=steps, differentiated=differentiated)
+            assert (triton.outrun(given) is not None) == bool(left)
 
 
 # How a call is divided -------------------------------------------------------------------------------

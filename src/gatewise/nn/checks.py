@@ -179,7 +179,9 @@ def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor
         given = torch.ops.gatewise.lengths_within(given, steps)
     else:
         check_lengths(_all_values(given), steps)
-    return given.to(device=x.device, dtype=torch.long)
+    # out of memory that is not pinned they are read before this returns, whatever the GPU is still at
+    ahead = x.is_cuda and given.is_cpu and not given.is_pinned()
+    return given.to(device=x.device, dtype=torch.long, non_blocking=ahead)
 
 
 @torch.library.custom_op("gatewise::lengths_within", mutates_args=())

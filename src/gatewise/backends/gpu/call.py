@@ -47,8 +47,8 @@ class Call:
         self.lengths = self.order = None
         if masks.lengths is not None:
             self.lengths = masks.lengths.to(device)
-            # longest first, so that a tile of short ones is done early
-            self.order = self.lengths.argsort(descending=True)
+            if self.plan.launches(B) > 1:  # the longest first, so that the last are done early
+                self.order = self.lengths.argsort(descending=True)
         reset, factor = masks.reset, masks.recurrent
         self.reset = None if reset is None else reset.contiguous().view(torch.uint8)
         self.factor = None if factor is None else factor.contiguous()

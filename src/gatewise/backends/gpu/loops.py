@@ -42,7 +42,8 @@ def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
     row = position
     count = tl.where(there, steps, 0)
     if lengths is not None:
-        row = tl.load(order + position, mask=there, other=0)
+        if order is not None:
+            row = tl.load(order + position, mask=there, other=0)
         count = tl.load(lengths + row, mask=there, other=0).to(tl.int32)
         steps = tl.max(count, axis=0)
     return row.to(tl.int64), there, count, steps

@@ -67,6 +67,13 @@ def laid_out(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
 _remembered = lru_cache(REMEMBERED)(laid_out)
 
 
+@lru_cache(REMEMBERED)
+def read_whole(shape: Shape) -> frozenset[str]:
+    """What is read at every step by all sequences: the output, and what large products take."""
+    states = (f"state {k}" for k in (0, *shape.FED))
+    return frozenset({"late", "unprojected", "normal", *states})
+
+
 def views(tape: Tensor, shape: Shape, sizes: Sizes) -> dict[str, Tensor]:
     """The tensors in a tape."""
     as_type = {dtype: tape.view(dtype) for dtype in {sizes.dtype, torch.float32}}
