@@ -336,6 +336,7 @@ def graphs() -> dict[str, Any]:
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call as one launch of a graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -348,7 +349,7 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
 
     def replay() -> Callable[[], Any]:
         graph.replay()
-        return call  # whose weights the graph reads
+        return call  # so that its input and its weights, which the graph reads, stay
 
     return replay
 

@@ -12,12 +12,14 @@ from cells import OWN_CELLS, PROJECTABLE
 from gatewise import CELLS
 from gatewise.backends import reference, triton
 from gatewise.backends.contract import Weights
+from gatewise.cells.language import topological
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 EVERY = {**CELLS, **OWN_CELLS}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 8e-3}
 LENGTHS = (9, 0, 4, 9, 1)
+KINKED = {"relu", "maximum", "minimum"}
 
 
 class OnGpu:
@@ -45,13 +47,14 @@ class OnGpu:
 def check(given):
     assert triton.supports(replace(given.spec, device=torch.device("cuda"))) is None
     found, expected = given.gradients(OnGpu), given.in_double().gradients(reference)
-    # an ill-conditioned case may be off by twice what torch's own operations in this type are, or what
-    # a rounding of all that is given makes: near a kink of relu or max a gradient jumps
+    # an ill-conditioned case may be off by twice what torch's own operations in this type are; near a
+    # kink, where a gradient jumps, by twice what a rounding of all that is given makes
     beside = []
     if given.dtype != torch.float32:
-        nearby = [given.nearby(seed) for seed in range(4)]
+        ops = {node.op for node in topological(given.spec.cell.values.values())}
+        nearby = [given.nearby(seed) for seed in range(4) if ops & KINKED]
         beside = [run.gradients(reference) for run in (given, *nearby)]
-    assert_within(found, expected, TOLERANCE[given.dtype], beside, most=0.25)
+    assert_within(found, expected, TOLERANCE[given.dtype], beside)
 
 
 def options(cell):
@@ -94,6 +97,9 @@ def test_sizes(name, sizes, dtype):
         ("gru_2014", dict(reset=True, recurrent_dropout=True, lengths=LENGTHS, reverse=True)),
         ("both_fed_back", dict(recurrent_dropout=True, P=400)),
         ("peephole", dict(layer_norm=True, zoneout=True, lengths=LENGTHS)),
+        # large tiles, one launch after the other, the longest sequences first
+        ("lstm", dict(T=3, B=600, H=300, lengths=[b % 4 for b in range(600)])),
+        ("gru", dict(T=3, B=600, H=768, lengths=[b % 4 for b in range(600)])),
     ],
 )
 def test_many_units_with_options(name, given):
@@ -150,10 +156,12 @@ def test_under_compile():
     found = torch.autograd.grad(compiled(x)[0].sum(), [x, *layer.parameters()])
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    lengths = torch.tensor(LENGTHS)
+    torch.testing.assert_close(compiled(x, lengths=lengths)[0], layer(x, lengths=lengths)[0])
 
 
 def test_in_a_cuda_graph():
-    """Captured once, then replayed on other numbers: without what the host does for a call."""
+    """Captured once, then replayed on other numbers, twice: without what the host does for a call."""
     layer, x = layer_and_input(dtype=torch.bfloat16)
     x = x.bfloat16().requires_grad_()
     leaves = [x, *layer.parameters()]
@@ -170,11 +178,12 @@ def test_in_a_cuda_graph():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
-    with torch.no_grad():
-        x.copy_(torch.randn_like(x))
-    graph.replay()
-    for found, expected in zip(captured, step(), strict=True):
-        assert torch.equal(found, expected)
+    for _ in range(2):
+        with torch.no_grad():
+            x.copy_(torch.randn_like(x))
+        graph.replay()
+        for found, expected in zip(captured, step(), strict=True):
+            assert torch.equal(found, expected)
 
 
 def test_autocast():

@@ -13,8 +13,8 @@ from gatewise.backends.engine import unfit
 from gatewise.backends.ops import run
 
 _KEPT_BY_CUDNN = 192  # units
-# As many steps as take cuDNN the time by which a call of ours begins later, without a gradient and with.
-_FEW_STEPS = 16, 32
+# As many steps as take cuDNN the time by which a call of ours begins later (measured at 256 units, B = 16).
+_FEW_STEPS, _FEW_IN_TRAINING = 16, 32
 _TRITON = 3, 6
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -47,7 +47,7 @@ def outrun(spec: Spec) -> tuple[str, str] | None:
     """cuDNN was faster in float32 where it keeps small weights on chip, and where the sequences are so
     many that the loops have to run one launch after the other: see benchmarks/results/gpu.json. Where
     steps are few, what counts is what the host does before the first."""
-    if 0 < spec.steps < _FEW_STEPS[spec.differentiated]:
+    if 0 < spec.steps < (_FEW_IN_TRAINING if spec.differentiated else _FEW_STEPS):
         return "aten", "is slower than cuDNN for so few steps"
     if spec.dtype == torch.float32 and spec.hidden_size <= _KEPT_BY_CUDNN:
         return "aten", "is slower than cuDNN in float32 at so few units"

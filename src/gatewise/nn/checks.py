@@ -179,8 +179,9 @@ def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor
         given = torch.ops.gatewise.lengths_within(given, steps)
     else:
         check_lengths(_all_values(given), steps)
-    # out of memory that is not pinned they are read before this returns, whatever the GPU is still at
-    ahead = x.is_cuda and given.is_cpu and not given.is_pinned()
+    ahead = x.is_cuda and given.is_cpu
+    if ahead:  # from memory of its own, not pinned, what is copied is read before this returns
+        given = given.to(torch.long, copy=True)
     return given.to(device=x.device, dtype=torch.long, non_blocking=ahead)
 
 

@@ -14,7 +14,7 @@ from gatewise.backends.gpu.call import TYPES, Call, sizes_of
 from gatewise.backends.gpu.cells import functions
 from gatewise.backends.gpu.products import gradients, input_sums
 from gatewise.backends.gpu.sums import shape_of
-from gatewise.backends.gpu.tape import laid_out, read_whole, size_of, views
+from gatewise.backends.gpu.tape import laid_out, size_of, views
 from gatewise.cells.language import Cell
 
 DTYPES = tuple(TYPES)
@@ -53,10 +53,8 @@ class _Forward:
         shape, (T, B, H, *_) = call.shape, call.sizes
         size = size_of(shape, call.sizes) if taped else 0
         self.tape = given.x.new_empty(size, dtype=torch.uint8)
-        kept = views(self.tape, shape, call.sizes) if taped else {}
-        if call.lengths is not None:  # beyond them large products read what no step writes
-            for name in kept.keys() & read_whole(shape):
-                kept[name].zero_()
+        clear = call.lengths is not None
+        kept = views(self.tape, shape, call.sizes, clear) if taped else {}
         types = [given.x.dtype, *[torch.float32] * (shape.STATES - 1)]
         initial = tuple(s.contiguous() for s in given.state)
         # an empty sequence's final state is its initial one, and no step writes it

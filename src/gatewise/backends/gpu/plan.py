@@ -18,7 +18,8 @@ _TILES = (16, 32, 64, 128)
 _SLICES = (8, 16, 32, 64)
 # Rows of weights that a group of four warps multiplies out of shared memory (see TURNED in loops.py).
 _ROWS = 64
-# A chunk takes as long beside its product as so many numbers more.
+# A chunk takes as long beside its product as so many numbers more (3.79 and 3.91 µs a step where one
+# chunk of 512 numbers became two of 256).
 _OF_A_CHUNK = 64
 REMEMBERED = 1024  # sizes of calls that are worked out once: batches differ in size
 
@@ -64,6 +65,10 @@ class Plan:
         """How many launches after each other so many sequences take."""
         return -(-batch // (self.tiles * self.BT))
 
+    def at_once(self, batch: int, chip: Chip) -> bool:
+        """Whether there is a multiprocessor for each program of so many sequences."""
+        return -(-batch // self.BT) * self.SLICES <= chip.processors
+
     def blocks(self) -> dict[str, int | bool]:
         names = ("BT", "US", "SLICES", "KC", "CHUNKS", "KEPT", "TURNED")
         return {name: getattr(self, name) for name in names} | {"ROOM": power_of_two(self.SLICES)}
@@ -83,8 +88,8 @@ def forward(work: Work, chip: Chip) -> Plan:
 
 @lru_cache(REMEMBERED)
 def backward(work: Work, chip: Chip) -> Plan:
-    """For the way back: one sum, of as many products as the way forward has sums. To read all that it
-    is formed of takes longest, so that several slices read a part each."""
+    """For the way back: one sum, of as many products as the way forward has sums, of which several
+    slices form a part each."""
     parts = (lambda units: max(_ROWS // units, 2)) if work.itemsize == 2 else (lambda units: 4)
     return _one_slice(work) or _sliced(work, chip, 1, parts)
 
@@ -95,8 +100,9 @@ def _one_slice(work: Work) -> Plan | None:
     matrices = work.fed * work.sums + work.beside
     if units > 64 or (units > 16 and matrices * units * units * work.itemsize > _IN_REGISTERS):
         return None
+    sizes = (16, units, 1, 1, 1, units, 1)
     warps, tiles = 8 if units == 64 else 4, max(-(-work.batch // 16), 1)
-    return Plan(16, units, 1, 1, 1, units, 1, True, False, warps, tiles)
+    return Plan(*sizes, KEPT=True, TURNED=False, warps=warps, tiles=tiles)
 
 
 def _sliced(work: Work, chip: Chip, side: int, parts_of: Callable[[int], int]) -> Plan:
@@ -104,25 +110,30 @@ def _sliced(work: Work, chip: Chip, side: int, parts_of: Callable[[int], int]) -
         parts = parts_of(units)
         return -(-work.width // (units * parts)) * parts
 
-    def plan(tile: int, units: int, chunk: int, kept: bool, turned: bool) -> Plan:
+    def plan(tile: int, units: int, chunk: int, kept: bool) -> Plan:
         parts = parts_of(units)
-        tiles = max(1, min(-(-work.batch // tile), chip.processors // slices(units)))
+        columns = units * side * parts
         sizes = (tile, units, slices(units), side, parts, chunk, -(-work.width // chunk))
-        warps = 8 if units * side * parts > _ROWS or tile * work.itemsize > 64 else 4
-        return Plan(*sizes, kept, turned, warps, tiles)
+        return Plan(
+            *sizes,
+            KEPT=kept,
+            TURNED=kept and work.itemsize == 2 and columns >= _ROWS,
+            warps=8 if columns > _ROWS or tile * work.itemsize > 64 else 4,
+            tiles=max(1, min(-(-work.batch // tile), chip.processors // slices(units))),
+        )
 
     def fitting() -> Iterator[Plan]:
         for tile in _TILES:
             for units in _SLICES:
                 columns = units * side * parts_of(units)
-                turned = work.itemsize == 2 and columns >= _ROWS
                 if columns < 16 or not 1 < slices(units) <= chip.processors:
                     continue
-                if tile > (32 if work.itemsize == 4 else 128 if turned else 64):
-                    continue  # more do not fit into the registers
+                if tile > _rows_in_registers(work.itemsize, columns):
+                    continue
                 for chunk in _chunks(work, tile, side, parts_of(units)):
-                    if _shared(work, tile, units, side, parts_of(units), chunk) <= chip.shared:
-                        yield plan(tile, units, chunk, True, turned)
+                    found = plan(tile, units, chunk, True)
+                    if shared(work, found) <= chip.shared:
+                        yield found
                         break
 
     # the fewest launches, then the smallest tile, then the smallest slice
@@ -131,21 +142,26 @@ def _sliced(work: Work, chip: Chip, side: int, parts_of: Callable[[int], int]) -
         units = _SLICES[1]
         while slices(units) > chip.processors:
             units *= 2
-        best = plan(16, units, _chunks(work, 128, side, 1)[0], False, False)
+        best = plan(16, units, 64, False)
     return best
+
+
+def _rows_in_registers(itemsize: int, columns: int) -> int:
+    """Of how many sequences a tile is at most."""
+    if itemsize == 4:
+        return 32
+    return 128 if columns >= _ROWS else 64
 
 
 def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
     """How many numbers a product may take at once: what takes least time first."""
-    if work.itemsize == 4:
-        most = 64  # in three products, which need registers
-    elif tile == 16 or (tile <= 64 and work.width <= 512):
-        most = 512
-    else:
-        most = 64 if tile > 64 else 256
+    most = 512 if tile == 16 or work.width <= 512 else 256
+    if work.itemsize == 4 or tile > 64:  # float32 is multiplied in three products
+        most = 64
     most = max(min(power_of_two(work.width), most), 16)
-    least = min(most, 64)
-    sizes = [most >> k for k in range(power_of_two(most // least).bit_length())]
+    sizes = [most]
+    while sizes[-1] > 64:
+        sizes.append(sizes[-1] // 2)
 
     def time(chunk: int) -> int:
         products = 1 if side > 1 else work.sums
@@ -154,13 +170,17 @@ def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
     return sorted(sizes, key=time)
 
 
-def _shared(work: Work, tile: int, units: int, side: int, parts: int, chunk: int) -> int:
-    """Bytes of shared memory that weights and a chunk take."""
+def shared(work: Work, plan: Plan) -> int:
+    """Bytes of shared memory that a plan takes which keeps its weights there, at most. Beside them there
+    is a chunk of what is fed back, and later, in its place, what a product makes."""
     of_weight = 2 if work.itemsize == 2 else 8  # float32 in two parts, for three products
-    chunks = -(-work.width // chunk)
-    kept = work.fed * _share(side if side > 1 else work.sums, chunks, parts)
-    kept += work.beside * _share(1, chunks, parts)
-    return kept * chunk * units * parts * of_weight + tile * chunk * work.itemsize + _BESIDE
+    chunks = (
+        work.fed * _share(1 if plan.SIDE > 1 else work.sums, plan.CHUNKS, plan.PARTS) * plan.SIDE
+    )
+    chunks += work.beside * _share(1, plan.CHUNKS, plan.PARTS)
+    weights = chunks * plan.KC * plan.US * plan.PARTS * of_weight
+    made = plan.BT * plan.US * plan.SIDE * plan.PARTS * 4
+    return weights + max(plan.BT * plan.KC * work.itemsize + _BESIDE, made)
 
 
 def _share(products: int, chunks: int, parts: int) -> int:

@@ -28,12 +28,14 @@ class Sizes(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A tensor of a tape, and where it begins, in numbers of its type."""
+    """A tensor of a tape, where it begins, in numbers of its type, and whether large products read it
+    beyond the sequences' lengths too."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
     start: int
+    whole: bool
 
 
 def widths(shape: Shape, sizes: Sizes) -> tuple[int, ...]:
@@ -44,22 +46,23 @@ def widths(shape: Shape, sizes: Sizes) -> tuple[int, ...]:
 def laid_out(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
     """Each tensor by name, see loops.py; and the tape's length in bytes. Sizes may be symbols."""
     T, B, H, _, dtype, projected, normalised = sizes
-    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    found: dict[str, tuple[tuple[int, ...], torch.dtype, bool]] = {}
     for k, width in enumerate(widths(shape, sizes)):
         if k == 0 or shape.uses[k] or k in shape.FED:
-            found[f"state {k}"] = (T + 1, B, width), dtype if k == 0 else torch.float32
-    found["saved"] = (T, B, shape.SAVED * H), torch.float32
+            kind = dtype if k == 0 else torch.float32
+            found[f"state {k}"] = (T + 1, B, width), kind, k == 0 or k in shape.FED
+    found["saved"] = (T, B, shape.SAVED * H), torch.float32, False
     if shape.NL:
-        found["late"] = (T, B, H), dtype
+        found["late"] = (T, B, H), dtype, True
     if projected:
-        found["unprojected"] = (T, B, H), dtype
+        found["unprojected"] = (T, B, H), dtype, True
     if normalised:
-        found["normal"] = (T, B, len(shape.of_state) * H), torch.float32
-        found["scales"] = (T, B), torch.float32
+        found["normal"] = (T, B, len(shape.of_state) * H), torch.float32, True
+        found["scales"] = (T, B), torch.float32, False
     placed, end = {}, 0
-    for name, (of, kind) in found.items():
+    for name, (of, kind, whole) in found.items():
         strides = tuple(prod(of[k + 1 :]) for k in range(len(of)))
-        placed[name] = Part(of, strides, kind, end // kind.itemsize)
+        placed[name] = Part(of, strides, kind, end // kind.itemsize, whole)
         end += -(-prod(of) * kind.itemsize // _ALIGNED) * _ALIGNED
     return placed, end
 
@@ -67,20 +70,15 @@ def laid_out(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
 _remembered = lru_cache(REMEMBERED)(laid_out)
 
 
-@lru_cache(REMEMBERED)
-def read_whole(shape: Shape) -> frozenset[str]:
-    """What is read at every step by all sequences: the output, and what large products take."""
-    states = (f"state {k}" for k in (0, *shape.FED))
-    return frozenset({"late", "unprojected", "normal", *states})
-
-
-def views(tape: Tensor, shape: Shape, sizes: Sizes) -> dict[str, Tensor]:
-    """The tensors in a tape."""
+def views(tape: Tensor, shape: Shape, sizes: Sizes, clear: bool = False) -> dict[str, Tensor]:
+    """The tensors in a tape. ``clear`` makes zero what is read where no step has written."""
     as_type = {dtype: tape.view(dtype) for dtype in {sizes.dtype, torch.float32}}
     found = {}
-    for name, (of, strides, dtype, start) in _remembered(shape, sizes)[0].items():
+    for name, (of, strides, dtype, start, whole) in _remembered(shape, sizes)[0].items():
         typed = as_type[dtype]
         found[name] = typed.as_strided(of, strides, typed.storage_offset() + start)
+        if clear and whole:
+            found[name].zero_()
     return found
 
 
