@@ -51,6 +51,7 @@ def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
 
 @triton.jit
 def block_of_zeros(BT: tl.constexpr, US: tl.constexpr, TURNED: tl.constexpr = False):
+    """A row for each sequence, or a column."""
     if TURNED:
         zeros = tl.zeros((US, BT), tl.float32)
     else:
@@ -255,6 +256,7 @@ def wait(counter, times, NUMBER: tl.constexpr):
 
 @triton.jit
 def meet(counter, times, NUMBER: tl.constexpr):
+    """Arrives, and returns when all have."""
     arrive(counter)
     wait(counter, times, NUMBER)
 
