@@ -58,6 +58,11 @@ class Row:
             return gw.LSTM(self.H, self.H, layer_norm=True, **named)
         return getattr(gw, self.cell)(self.H, self.H, **named)
 
+    def cudnn(self) -> nn.Module:
+        theirs = CUDNN[self.cell](self.H, self.H).to("cuda", DTYPES[self.dtype])
+        theirs.flatten_parameters()
+        return theirs
+
     def input(self) -> Tensor:
         generator = torch.Generator("cuda").manual_seed(1)
         shape = (self.T, self.B, self.H)
@@ -243,9 +248,7 @@ def times(deadline: float) -> dict[str, Any]:
         x = row.input()
         modules = {"gatewise": row.layer(backend="triton")}
         if row.cell in CUDNN:
-            theirs = CUDNN[row.cell](row.H, row.H).to("cuda", DTYPES[row.dtype])
-            theirs.flatten_parameters()
-            modules["cudnn"] = theirs
+            modules["cudnn"] = row.cudnn()
         for mode, of in MODES.items():
             try:
                 found[f"{row} {mode}"] = milliseconds(
@@ -265,8 +268,7 @@ def lengths() -> dict[str, Any]:
         given = (
             torch.rand(row.B, generator=torch.Generator().manual_seed(3)) ** 2 * row.T
         ).long() + 1
-        theirs = nn.LSTM(H, H).to("cuda", DTYPES[row.dtype])
-        theirs.flatten_parameters()
+        theirs = row.cudnn()
         packed = nn.utils.rnn.pack_padded_sequence(x, given, enforce_sorted=False)
         found[f"{row} inference"] = milliseconds(
             {
@@ -292,8 +294,8 @@ def memory() -> dict[str, Any]:
     for H in (256, 1024):
         row = Row("LSTM", "bf16", 512, 64, H)
         x = row.input()
-        theirs = nn.LSTM(H, H).to("cuda", DTYPES[row.dtype])
-        for name, module in (("gatewise", row.layer(backend="triton")), ("cudnn", theirs)):
+        modules = {"gatewise": row.layer(backend="triton"), "cudnn": row.cudnn()}
+        for name, module in modules.items():
             call = training(module, x)
             call()
             torch.cuda.synchronize()
@@ -308,27 +310,27 @@ def memory() -> dict[str, Any]:
 def host() -> dict[str, Any]:
     """What a call takes of the host."""
     found: dict[str, Any] = {}
-    for cell, theirs in CUDNN.items():
+    for cell in CUDNN:
         row = Row(cell, "bf16", 256, 16, 256)
         x = row.input()
-        modules = {
-            "gatewise": row.layer(backend="triton"),
-            "cudnn": theirs(row.H, row.H).to("cuda", DTYPES[row.dtype]),
-        }
+        modules = {"gatewise": row.layer(backend="triton"), "cudnn": row.cudnn()}
         for mode, of in MODES.items():
             calls = {name: of(module, x) for name, module in modules.items()}
             found[f"{row} {mode}"] = milliseconds(calls, on_the_host)
     return found
 
 
+def graph_rows() -> Iterator[Row]:
+    for H in (256, 1024):
+        yield from (Row("LSTM", "bf16", T, 16, H) for T in (16, 256))
+
+
 def graphs() -> dict[str, Any]:
     """Calls captured in a CUDA graph and replayed, which leaves nothing to the host."""
     found: dict[str, Any] = {}
-    for row in (Row("LSTM", "bf16", T, 16, H) for H in (256, 1024) for T in (16, 256)):
+    for row in graph_rows():
         x = row.input()
-        theirs = nn.LSTM(row.H, row.H).to("cuda", DTYPES[row.dtype])
-        theirs.flatten_parameters()
-        modules = {"gatewise": row.layer(backend="triton"), "cudnn": theirs}
+        modules = {"gatewise": row.layer(backend="triton"), "cudnn": row.cudnn()}
         for mode, of in MODES.items():
             calls = {name: captured(of(module, x)) for name, module in modules.items()}
             found[f"{row} {mode}"] = milliseconds(calls)
@@ -435,6 +437,21 @@ def table(report: dict[str, Any]) -> None:
     for section in ("lengths", "memory", "host", "graphs", "compiled", "races", "right"):
         for name, row in report.get(section, {}).items():
             print(f"{section}: {name} {json.dumps(row)[:150]}")
+
+
+def graphs_page(report: dict[str, Any]) -> str:
+    """The table of docs/gpu.md of calls captured in graphs."""
+    lines = [
+        "| T | H | inference | cuDNN | | training | cuDNN | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in graph_rows():
+        cells = [str(row.T), str(row.H)]
+        for times in (report["graphs"][f"{row} {mode}"] for mode in MODES):
+            ours, theirs = times["gatewise"], times["cudnn"]
+            cells += [f"{ours:.3f}", f"{theirs:.3f}", f"{theirs / ours:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def page(report: dict[str, Any]) -> str:

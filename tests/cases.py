@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -153,7 +154,7 @@ def uses_every_part(cell):
     return all(("gate", g) in used or {("gate.x", g), ("gate.h", g)} <= used for g in cell.gates)
 
 
-def assert_within(found, expected, tolerance, beside=(), most=0.25):
+def assert_within(found, expected, tolerance, beside=(), most=math.inf):
     """Every number within ``tolerance`` of the largest of its tensor, or of a thousandth if that is
     less (what should be zero may be rounding alone): results and gradients. Where a run of ``beside``
     is further off in a tensor, this one may be off by twice as much, at ``most`` by this share of the

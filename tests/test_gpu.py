@@ -54,7 +54,7 @@ def check(given):
         ops = {node.op for node in topological(given.spec.cell.values.values())}
         nearby = [given.nearby(seed) for seed in range(4) if ops & KINKED]
         beside = [run.gradients(reference) for run in (given, *nearby)]
-    assert_within(found, expected, TOLERANCE[given.dtype], beside)
+    assert_within(found, expected, TOLERANCE[given.dtype], beside, most=0.25)
 
 
 def options(cell):

@@ -415,6 +415,7 @@ def test_programs_that_wait_for_each_other_have_room_to_run_at_once(chip, itemsi
             found = divide(work, chip)
             assert width <= found.US * found.SLICES
             assert width <= found.KC * found.CHUNKS
+            assert found.tiles * found.BT >= 1
             if found.SLICES > 1:
                 assert found.SLICES * found.tiles <= chip.processors
                 assert found.SLICES % found.PARTS == 0

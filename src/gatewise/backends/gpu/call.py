@@ -39,8 +39,7 @@ class Call:
         biases = self.weights.input_bias, self.weights.recurrent_bias
         self.biases = tuple(None if bias is None else bias.contiguous() for bias in biases)
         self.per_unit = tuple(w.contiguous() for w in weights[7:] if w is not None)
-        self.chip = chip(x.device)
-        self.plan = divide(work(self.shape, self.sizes), self.chip)
+        self.plan = divide(work(self.shape, self.sizes), chip(x.device))
         self._take(masks)
 
     def _take(self, masks: Masks) -> None:
@@ -48,9 +47,8 @@ class Call:
         self.lengths = self.order = None
         if masks.lengths is not None:
             self.lengths = masks.lengths.to(device)
-            if not self.plan.at_once(
-                B, self.chip
-            ):  # the longest first, that the last are done early
+            # where tiles follow each other the longest come first, so that the last are done early
+            if not self.plan.at_once(B, chip(device)):
                 self.order = self.lengths.argsort(descending=True)
         reset, factor = masks.reset, masks.recurrent
         self.reset = None if reset is None else reset.contiguous().view(torch.uint8)

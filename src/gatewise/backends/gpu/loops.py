@@ -50,21 +50,11 @@ def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
 
 
 @triton.jit
-def block_of_zeros(BT: tl.constexpr, US: tl.constexpr, TURNED: tl.constexpr = False):
-    """A row for each sequence, or a column."""
-    if TURNED:
-        zeros = tl.zeros((US, BT), tl.float32)
-    else:
-        zeros = tl.zeros((BT, US), tl.float32)
-    return zeros
-
-
-@triton.jit
 def zeros_of(N: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, TURNED: tl.constexpr = False):
     """N sums to begin with."""
     zeros = ()
     for _ in tl.static_range(N):
-        zeros = zeros + (block_of_zeros(BT, US, TURNED),)
+        zeros = zeros + (tl.zeros((US, BT) if TURNED else (BT, US), tl.float32),)
     return zeros
 
 
@@ -322,7 +312,7 @@ def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, 
     at; the tiles of this part begin at the place ``at``. Sums with nothing between them in which all
     slices meet need planes of their own, so that none is written over while another slice reads it."""
     EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
-    total = block_of_zeros(BT, US * PARTS, TURNED)
+    total = zeros_of(1, BT, US * PARTS, TURNED)[0]
     if KEPT:
         for n in tl.static_range(EACH):
             m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
@@ -335,8 +325,7 @@ def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, 
             of = weights + m * step_m
             w = weight_tile(of, k, K, step_k, column, there & is_one, KC, TURNED)
             total = added(total, read, w, TURNED, PRECISION)
-    if TURNED:
-        total = tl.trans(total)
+    total = turned_back((total,), 1, TURNED)[0]
     if PARTS == 1:
         own = total
     else:

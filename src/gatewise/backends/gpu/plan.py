@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 # Of a multiprocessor's shared memory, what the exchange of blocks between threads takes beside.
 _BESIDE = 8 * 1024
@@ -65,6 +66,11 @@ class Plan:
         """How many launches after each other so many sequences take."""
         return -(-batch // (self.tiles * self.BT))
 
+    @property
+    def columns(self) -> int:
+        """Of what a product makes."""
+        return self.US * self.SIDE * self.PARTS
+
     def at_once(self, batch: int, chip: Chip) -> bool:
         """Whether there is a multiprocessor for each program of so many sequences."""
         return -(-batch // self.BT) * self.SLICES <= chip.processors
@@ -110,7 +116,7 @@ def _sliced(work: Work, chip: Chip, side: int, parts_of: Callable[[int], int]) -
         parts = parts_of(units)
         return -(-work.width // (units * parts)) * parts
 
-    def plan(tile: int, units: int, chunk: int, kept: bool) -> Plan:
+    def plan(tile: int, units: int, kept: bool, chunk: int) -> Plan:
         parts = parts_of(units)
         columns = units * side * parts
         sizes = (tile, units, slices(units), side, parts, chunk, -(-work.width // chunk))
@@ -125,16 +131,9 @@ def _sliced(work: Work, chip: Chip, side: int, parts_of: Callable[[int], int]) -
     def fitting() -> Iterator[Plan]:
         for tile in _TILES:
             for units in _SLICES:
-                columns = units * side * parts_of(units)
-                if columns < 16 or not 1 < slices(units) <= chip.processors:
-                    continue
-                if tile > _rows_in_registers(work.itemsize, columns):
-                    continue
-                for chunk in _chunks(work, tile, side, parts_of(units)):
-                    found = plan(tile, units, chunk, True)
-                    if shared(work, found) <= chip.shared:
-                        yield found
-                        break
+                chunks = _chunks(work, tile, side, parts_of(units))
+                plans = (plan(tile, units, True, chunk) for chunk in chunks)
+                yield from islice((p for p in plans if _fits(work, chip, p)), 1)
 
     # the fewest launches, then the smallest tile, then the smallest slice
     best = min(fitting(), key=lambda plan: plan.launches(work.batch), default=None)
@@ -142,15 +141,15 @@ def _sliced(work: Work, chip: Chip, side: int, parts_of: Callable[[int], int]) -
         units = _SLICES[1]
         while slices(units) > chip.processors:
             units *= 2
-        best = plan(16, units, 64, False)
+        best = plan(16, units, False, 64)
     return best
 
 
-def _rows_in_registers(itemsize: int, columns: int) -> int:
-    """Of how many sequences a tile is at most."""
-    if itemsize == 4:
-        return 32
-    return 128 if columns >= _ROWS else 64
+def _fits(work: Work, chip: Chip, plan: Plan) -> bool:
+    """Whether its programs can all run at once, and have room for what they keep."""
+    in_registers = 32 if work.itemsize == 4 else 128 if plan.TURNED else 64
+    can_run = plan.columns >= 16 and 1 < plan.SLICES <= chip.processors
+    return can_run and in_registers >= plan.BT and shared(work, plan) <= chip.shared
 
 
 def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
@@ -164,8 +163,8 @@ def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
         sizes.append(sizes[-1] // 2)
 
     def time(chunk: int) -> int:
-        products = 1 if side > 1 else work.sums
-        return _share(products, -(-work.width // chunk), parts) * (chunk + _OF_A_CHUNK)
+        chunks = _share(_products(work, side), -(-work.width // chunk), parts)
+        return chunks * (chunk + _OF_A_CHUNK)
 
     return sorted(sizes, key=time)
 
@@ -174,13 +173,16 @@ def shared(work: Work, plan: Plan) -> int:
     """Bytes of shared memory that a plan takes which keeps its weights there, at most. Beside them there
     is a chunk of what is fed back, and later, in its place, what a product makes."""
     of_weight = 2 if work.itemsize == 2 else 8  # float32 in two parts, for three products
-    chunks = (
-        work.fed * _share(1 if plan.SIDE > 1 else work.sums, plan.CHUNKS, plan.PARTS) * plan.SIDE
-    )
+    chunks = work.fed * _share(_products(work, plan.SIDE), plan.CHUNKS, plan.PARTS) * plan.SIDE
     chunks += work.beside * _share(1, plan.CHUNKS, plan.PARTS)
     weights = chunks * plan.KC * plan.US * plan.PARTS * of_weight
-    made = plan.BT * plan.US * plan.SIDE * plan.PARTS * 4
+    made = plan.BT * plan.columns * 4
     return weights + max(plan.BT * plan.KC * work.itemsize + _BESIDE, made)
+
+
+def _products(work: Work, side: int) -> int:
+    """How many a sum is of, or how many sums' products are formed apart."""
+    return 1 if side > 1 else work.sums
 
 
 def _share(products: int, chunks: int, parts: int) -> int:
