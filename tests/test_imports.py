@@ -11,7 +11,7 @@ import gatewise
 
 ROOT = Path(gatewise.__file__).parent
 HEAVY = (
-    *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton"),
+    *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton", "cuda"),
     *("keras", "h5py", "onnx", "sklearn", "scipy"),
 )
 ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "papers", "cli", "keras", "weights")

@@ -210,7 +210,7 @@ def test_a_loss_of_one_result_alone(of, T):
 
 
 def test_a_tape_may_be_a_part_of_another_tensor():
-    from gatewise.backends.gpu import calls
+    from gatewise.backends.gpu.call import engine as calls
 
     given = case(CELLS["lstm"], **SIZES)
     asked = given.asked()
@@ -241,7 +241,7 @@ def test_each_gradient_has_memory_of_its_own():
 
 
 def test_an_operator_traces_what_is_projected():
-    from gatewise.backends.gpu import calls
+    from gatewise.backends.gpu.call import engine as calls
 
     given = case(CELLS["lstm"], **SIZES | dict(P=5))
     _, trace = calls.traced(given.asked())
@@ -312,7 +312,7 @@ def test_compiled(monkeypatch, dynamic):
         return dict(i=i, h=i * s.h + (1 - i) * gw.tanh(a.n))
 
     monkeypatch.setattr(triton, "supports", lambda spec: None)
-    monkeypatch.setitem(engine._ENGINES, "cpu", "gpu.calls")
+    monkeypatch.setitem(engine._ENGINES, "cpu", "gpu.call")
     layer = gw.Recurrent(seen_first, 3, 17, num_layers=2, backend="triton")
     compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for T in (3, 4):

@@ -108,7 +108,7 @@ class Engine(Protocol):
         ``grads`` are those of the output and of the final states."""
 
 
-_ENGINES = {"cpu": "native.calls", "cuda": "gpu.calls"}
+_ENGINES = {"cpu": "native.calls", "cuda": "gpu.call"}
 
 
 def engine_for(device: torch.device) -> Engine | None:
@@ -116,4 +116,4 @@ def engine_for(device: torch.device) -> Engine | None:
     if device.type not in _ENGINES:
         return None
     module = importlib.import_module(f"gatewise.backends.{_ENGINES[device.type]}")
-    return cast(Engine, module)
+    return cast(Engine, getattr(module, "engine", module))

@@ -15,7 +15,7 @@ from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights, c
 from gatewise.errors import BackendError, unknown
 
 # Each is a module of this package, imported when first asked.
-BACKENDS = ("cpu", "triton", "aten", "scan", "reference")
+BACKENDS = ("cpu", "triton", "cuda", "aten", "scan", "reference")
 
 # In order of preference, by kind of device.
 _PREFERRED = {"cuda": ("scan", "triton", "aten", "reference")}

@@ -65,6 +65,6 @@ def describe(spec: Spec) -> str:
 def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
-    from gatewise.backends.gpu import calls
+    from gatewise.backends.gpu.call import engine
 
-    return run(calls, spec, x, state, weights, masks)
+    return run(engine, spec, x, state, weights, masks)

@@ -48,7 +48,9 @@ class Plan:
     shapes: tuple[Shape, ...] = DEFAULT
     modes: tuple[str, ...] = MODES
     peers: tuple[str, ...] = tuple(name for name, peer in PEERS.items() if peer.usual)
-    backends: tuple[str, ...] = tuple(n for n in BACKENDS if n not in ("reference", "triton"))
+    backends: tuple[str, ...] = tuple(
+        n for n in BACKENDS if n not in ("reference", "triton", "cuda")
+    )
     dtype: str = "float32"
     threads: int | None = None
     budget: Budget = field(default_factory=Budget)

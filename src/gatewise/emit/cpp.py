@@ -21,7 +21,7 @@ def source(cell: Cell, symbol: str) -> str:
     """
     if reason := too_large(cell):
         raise CellError(f"cell '{cell.name}' {reason}")
-    return f'#include "cell.h"\n\n{_struct(cell)}\n{_TABLE.format(symbol=symbol, name=cell.name)}'
+    return f'#include "cell.h"\n\n{equations(cell)}\n{_TABLE.format(symbol=symbol, name=cell.name)}'
 
 
 _TABLE = """\
@@ -44,7 +44,8 @@ def too_large(cell: Cell) -> str | None:
     return None
 
 
-def _struct(cell: Cell) -> str:
+def equations(cell: Cell) -> str:
+    """The struct ``Equations``: a cell's numbers of each thing, its ``step`` and its ``back``."""
     plan = layout(cell)
     nodes = topological(cell.values.values())
     read = {node.name for node in nodes if node.op == "state"}

@@ -7,60 +7,68 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import NORM_EPSILON
 from gatewise.backends.engine import Given
-from gatewise.backends.gpu import loops, plan
-from gatewise.backends.gpu.call import TYPES, Call, sizes_of
-from gatewise.backends.gpu.cells import functions
+from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, sizes_of
 from gatewise.backends.gpu.products import gradients, input_sums
 from gatewise.backends.gpu.sums import shape_of
 from gatewise.backends.gpu.tape import laid_out, size_of, views
 from gatewise.cells.language import Cell
 
-DTYPES = tuple(TYPES)
+
+class Calls:
+    """An engine of the loops that a kind of call runs. The tape is the same for all."""
+
+    DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+    def __init__(self, call: type[Prepared]) -> None:
+        self._call = call
+
+    def unusable(self, cell: Cell) -> str | None:
+        return None
+
+    def forward(self, given: Given) -> list[Tensor]:
+        return _Run(self._call(given, back=False)).outcome()
+
+    def taped(self, given: Given) -> list[Tensor]:
+        run = _Run(self._call(given, back=False), taped=True)
+        output, *final = run.outcome()
+        # its own: whoever writes into the output must not spoil the tape, nor keep it alive
+        return [output.clone(), *final, run.tape]
+
+    def traced(self, given: Given) -> tuple[list[Tensor], dict[str, Tensor]]:
+        run = _Run(self._call(given, back=False), traced=True)
+        return run.outcome(), run.trace()
+
+    def tape_like(self, given: Given) -> Tensor:
+        size = laid_out(shape_of(given.job.cell), sizes_of(given))[1]
+        return given.x.new_empty(size, dtype=torch.uint8)
+
+    def backward(
+        self,
+        given: Given,
+        tape: Tensor,
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        return _back(self._call(given, back=True), tape, grads, wanted)
 
 
-def unusable(cell: Cell) -> str | None:
-    return None
+class _Run:
+    """A run on its way forward; its ``tape`` is empty where none is asked for."""
 
-
-def forward(given: Given) -> list[Tensor]:
-    return _Forward(given).outcome()
-
-
-def taped(given: Given) -> list[Tensor]:
-    run = _Forward(given, taped=True)
-    output, *final = run.outcome()
-    # its own: whoever writes into the output must not spoil the tape, nor keep it alive
-    return [output.clone(), *final, run.tape]
-
-
-def tape_like(given: Given) -> Tensor:
-    size = laid_out(shape_of(given.job.cell), sizes_of(given))[1]
-    return given.x.new_empty(size, dtype=torch.uint8)
-
-
-def traced(given: Given) -> tuple[list[Tensor], dict[str, Tensor]]:
-    run = _Forward(given, traced=True)
-    return run.outcome(), run.trace()
-
-
-class _Forward:
-    """A run; its ``tape`` is empty where none is asked for."""
-
-    def __init__(self, given: Given, taped: bool = False, traced: bool = False) -> None:
-        self.call = call = Call(given, plan.forward)
+    def __init__(self, call: Prepared, taped: bool = False, traced: bool = False) -> None:
+        self.call = call
         shape, (T, B, H, *_) = call.shape, call.sizes
         size = size_of(shape, call.sizes) if taped else 0
-        self.tape = given.x.new_empty(size, dtype=torch.uint8)
+        self.tape = call.x.new_empty(size, dtype=torch.uint8)
         clear = call.lengths is not None
         kept = views(self.tape, shape, call.sizes, clear) if taped else {}
-        types = [given.x.dtype, *[torch.float32] * (shape.STATES - 1)]
-        initial = tuple(s.contiguous() for s in given.state)
+        types = [call.x.dtype, *[torch.float32] * (shape.STATES - 1)]
+        initial = tuple(s.contiguous() for s in call.state)
         # an empty sequence's final state is its initial one, and no step writes it
         copied = call.lengths is not None or T == 0
         self.final = [s.clone() if copied else torch.empty_like(s) for s in initial]
-        exchanged = call.plan.SLICES > 1
+        exchanged = call.exchanged
         needed = [k == 0 or traced or (exchanged and k in shape.FED) for k in range(shape.STATES)]
         whole = [k == 0 or traced for k in range(shape.STATES)]
         self.histories: list[Tensor | None] = []
@@ -77,26 +85,12 @@ class _Forward:
             late = call.empty(T, B, H)
         if exchanged and call.projection is not None and unprojected is None:
             unprojected = call.empty(T, B, H)
-        own = functions(given.job.cell)
-        there = [h is not None for h in self.histories]
-        places = tuple(
-            f if h is None else h for h, f in zip(self.histories, self.final, strict=True)
-        )
-        call.launch(
-            loops.forward,
-            *(input_sums(call), *call.biases, call.recurrent, call.projection, call.gain),
-            *(call.per_unit, initial, places, tuple(self.final)),
-            *(kept.get("saved"), late, unprojected, kept.get("normal"), kept.get("scales")),
-            *(self.values, call.lengths, call.order, call.reset, call.factor),
-            *(call.zoneout, call.zone_steps, NORM_EPSILON),
-            STEP=own.step,
-            EARLY=own.early,
-            OF_X=shape.of_input,
-            OF_H=shape.of_state,
-            VALUES=shape.values,
-            STORE=tuple(there),
-            RING=tuple(h is not None and len(h) != T + 1 for h in self.histories),
-            SIDE=call.plan.SIDE,
+        call.forward(
+            Forward(
+                *(input_sums(call), initial, tuple(self.histories), tuple(self.final)),
+                *(kept.get("saved"), late, unprojected, kept.get("normal"), kept.get("scales")),
+                self.values,
+            )
         )
 
     def _through_time(self, k: int) -> Tensor:
@@ -123,10 +117,10 @@ class _Forward:
         return {name: value.to(self.call.x.dtype) for name, value in trace.items()}
 
 
-def backward(
-    given: Given, tape: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
+def _back(
+    call: Prepared, tape: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    x, state, call = given.x, given.state, Call(given, plan.backward)
+    x, state = call.x, call.state
     shape, (T, B, H, P, *_) = call.shape, call.sizes
     kept = views(tape, shape, call.sizes)
     of_sums = call.empty(T, B, shape.sums * H)
@@ -143,23 +137,19 @@ def backward(
     per_unit = tuple(
         torch.zeros(tiles, H, dtype=torch.float32, device=x.device) for _ in call.per_unit
     )
-    partial = None
-    if call.plan.PARTS > 1:  # of what each fed-back state's gradient is added up of
-        width = call.plan.SLICES * call.plan.US
-        size = (max(len(shape.FED), 1), call.plan.PARTS, B, width)
-        partial = torch.empty(size, dtype=torch.float32, device=x.device)
     histories = tuple(kept.get(f"state {k}", of_initial[k]) for k in range(shape.STATES))
-    own = functions(given.job.cell)
-    call.launch(
-        loops.backward,
-        *(call.recurrent, call.projection, call.gain, call.per_unit, histories, kept["saved"]),
-        *(kept.get("normal"), kept.get("scales"), of_output, of_final, of_sums, before_norm),
-        *(projected, of_initial, per_unit, partial, call.lengths, call.order),
-        *(call.reset, call.factor, call.zoneout, call.zone_steps),
-        BACK=own.back,
-        BACK_LATE=own.back_late,
-        USES=shape.uses,
-        PARTS=call.plan.PARTS,
+    call.backward(
+        Backward(
+            *(
+                histories,
+                kept["saved"],
+                kept.get("normal"),
+                kept.get("scales"),
+                of_output,
+                of_final,
+            ),
+            *(of_sums, before_norm, projected, of_initial, per_unit),
+        )
     )
     of_params = [p.sum(0) for p in per_unit]
     return gradients(call, kept, of_sums, before_norm, projected, of_initial, of_params, wanted)

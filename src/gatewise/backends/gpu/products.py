@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
 from gatewise.backends.contract import NORM_EPSILON
-from gatewise.backends.gpu.call import Call
+from gatewise.backends.gpu.prepared import Prepared
 from gatewise.backends.gpu.sums import in_gates, rows
 
 
-def input_sums(call: Call) -> Tensor:
+def input_sums(call: Prepared) -> Tensor:
     """T×B×(sums with an input part)·H, normalised where that is asked for; without biases. What stands
     beyond a sequence's length comes of anything, and the loop does not read it."""
     of_input, H = call.shape.of_input, call.sizes.H
@@ -25,7 +25,7 @@ def input_sums(call: Call) -> Tensor:
 
 
 def gradients(
-    call: Call,
+    call: Prepared,
     tape: Mapping[str, Tensor],
     of_sums: Tensor,
     before_norm: Tensor | None,
@@ -81,7 +81,7 @@ def _flat(of: Tensor) -> Tensor:
     return of.flatten(0, 1)
 
 
-def _of_recurrent(call: Call, tape: Mapping[str, Tensor], into: Tensor) -> Tensor:
+def _of_recurrent(call: Prepared, tape: Mapping[str, Tensor], into: Tensor) -> Tensor:
     """(sums with a recurrent part)·H×F: each step's gradients by what was fed back to it."""
     shape, x = call.shape, call.x
     early = (shape.NW + shape.NH) * call.sizes.H
@@ -97,7 +97,7 @@ def _of_recurrent(call: Call, tape: Mapping[str, Tensor], into: Tensor) -> Tenso
     return found
 
 
-def _fed_back(call: Call, history: Tensor) -> Tensor:
+def _fed_back(call: Prepared, history: Tensor) -> Tensor:
     """Each step's old state, as a product takes it."""
     return (history[1:] if call.job.reverse else history[:-1]).to(call.x.dtype)
 

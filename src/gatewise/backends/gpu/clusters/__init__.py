@@ -1,0 +1,1 @@
+"""Time loops in CUDA C++, whose programs form clusters; compiled by NVRTC."""

@@ -1,0 +1,139 @@
+// What the chip does for the loops: sixteen bytes copied in the background, tensor cores, threads and
+// programs that wait for each other, and the shared memory of the other programs of a cluster (sm_90).
+// The rest of the loops is plain C++; tests/clusters has the same functions for a CPU.
+#pragma once
+
+#define GW_INLINE __forceinline__
+#define GW_KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
+
+namespace gw {
+
+// Sixteen bytes: what a thread reads or copies at once.
+struct alignas(16) Piece {
+    unsigned word[4];
+};
+
+// Numbers ----------------------------------------------------------------------------------------
+
+struct half {
+    unsigned short bits;
+};
+struct bfloat16 {
+    unsigned short bits;
+};
+
+GW_INLINE float wide(float x) { return x; }
+GW_INLINE float wide(bfloat16 x) { return __uint_as_float(unsigned(x.bits) << 16); }
+GW_INLINE float wide(half x) {
+    float found;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(found) : "h"(x.bits));
+    return found;
+}
+
+GW_INLINE void narrow(float x, float& to) { to = x; }
+GW_INLINE void narrow(float x, bfloat16& to) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
+GW_INLINE void narrow(float x, half& to) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
+
+// Within two roundings, with no branches; zero divided by what is infinite.
+GW_INLINE float divide(float x, float y) {
+    float found;
+    asm("div.full.f32 %0, %1, %2;" : "=f"(found) : "f"(x), "f"(y));
+    return found;
+}
+
+// Where this is --------------------------------------------------------------------------------------
+
+GW_INLINE int thread() { return threadIdx.x; }
+GW_INLINE int slice() { return blockIdx.x; }
+GW_INLINE int tile() { return blockIdx.y; }
+
+GW_INLINE unsigned char* memory() {
+    extern __shared__ __align__(16) unsigned char own[];
+    return own;
+}
+
+// Copies ---------------------------------------------------------------------------------------------
+
+// Begins to copy a piece from global to shared memory, past this multiprocessor's own cache: others may
+// have written it. Zeros where there is none.
+GW_INLINE void copy(Piece* to, const void* from, bool there) {
+    const unsigned at = unsigned(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+
+// The copies begun since the last such call are a group.
+GW_INLINE void group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Until this thread's copies are there, but for the last so many groups.
+template <int later>
+GW_INLINE void copied() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(later) : "memory");
+}
+
+// Products -------------------------------------------------------------------------------------------
+
+// By a warp: to 16 rows by 8 columns of sums is added the product of 16 rows of weights and 8 columns,
+// along 16 numbers (of float32: 8). a: words of the rows g and g + 8 of a thread, first those of the
+// first half, then those of the second; b: those of its column.
+GW_INLINE void multiply(bfloat16, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+GW_INLINE void multiply(half, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+GW_INLINE void multiply_tf32(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The nearest TF32 number, as float32's bits.
+GW_INLINE unsigned tf32(float x) {
+    unsigned found;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(found) : "f"(x));
+    return found;
+}
+GW_INLINE float as_float(unsigned bits) { return __uint_as_float(bits); }
+
+// Waiting --------------------------------------------------------------------------------------------
+
+GW_INLINE void sync() { __syncthreads(); }
+
+// Tells the other programs that what this one has written is there.
+GW_INLINE void arrive(unsigned* counter) {
+    __syncthreads();
+    if (thread() == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+
+// Until programs have arrived so many times.
+GW_INLINE void wait(const unsigned* counter, unsigned times) {
+    if (thread() == 0) {
+        unsigned found;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(found) : "l"(counter) : "memory");
+        while (found < times);
+    }
+    __syncthreads();
+}
+
+// All threads of the cluster's programs meet, and see what each has written.
+GW_INLINE void meet() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Where in the cluster's shared memory another of its programs has what this one has at a place.
+GW_INLINE unsigned of_peer(const float* mine, int peer) {
+    unsigned found;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(found) : "r"(unsigned(__cvta_generic_to_shared(mine))), "r"(peer));
+    return found;
+}
+GW_INLINE float read_peer(unsigned at, int offset) {
+    float found;
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(found) : "r"(at + offset * 4) : "memory");
+    return found;
+}
+
+}  // namespace gw

@@ -1,0 +1,549 @@
+// The time loops in CUDA C++, for weights that Triton cannot keep on chip: clusters of programs that
+// divide a product along the numbers fed back.
+//
+// A program has a slice of US units for a tile of BT sequences; PARTS of them, whose slices follow each
+// other, are a cluster. A product has ROWS rows of weights for the cluster's units, along K numbers that
+// were fed back. Each program of the cluster keeps its share of K for all ROWS in shared memory, reads its
+// share alone of what is fed back, and takes from the others' shared memory what they have added up for its
+// own units. All programs of a tile meet once a step by a counter, as in backends/gpu/loops.py, whose tensors
+// and order of sums these are: see there for NX, NW, NH, and the history of a state.
+//
+// A *piece* is sixteen bytes; a *block* four pieces along K, which is what the threads of a warp hold of a
+// row; a *chunk* CHUNK blocks, which are copied at once, STAGES - 1 chunks ahead of the product. The warps
+// are MEMBERS that divide the rows by GROUPS that divide the blocks of a chunk.
+//
+// Before this come, printed for a cell, its sizes and options: Equations, Number, EXACT and the constants
+// in capitals.
+#pragma once
+
+#include "maths.h"
+
+namespace gw {
+
+constexpr int THREADS = 256, WARP = 32;
+constexpr int PIECE = 16 / sizeof(Number);  // numbers
+constexpr int BLOCK = 4 * PIECE;
+constexpr int ROW_TILES = (ROWS + 15) / 16, COLUMN_TILES = BT / 8;
+constexpr int BLOCKS = (K + BLOCK * PARTS - 1) / (BLOCK * PARTS);  // of a part
+constexpr int CHUNKS = (BLOCKS + CHUNK - 1) / CHUNK;
+constexpr int MEMBERS = THREADS / WARP / GROUPS;
+constexpr int MINE = (ROW_TILES + MEMBERS - 1) / MEMBERS;  // tiles of rows of a warp
+constexpr int ITEMS = (BT * US + THREADS - 1) / THREADS;   // numbers of each kind that a thread has of a step
+
+constexpr int STATES = Equations::states, PARAMS = Equations::params, SAVED = Equations::saved;
+constexpr int VALUES = Equations::values, SUMS = Equations::accumulators;
+constexpr int INPUTS = Equations::from_input, FED = Equations::from_state, ALONE = SUMS - FED;
+
+// A row of sums is as long as ROWS and so much more that the threads of a warp write to banks of their own.
+constexpr int PITCH = ROW_TILES * 16 + 4;
+constexpr int AREA = BT * PITCH;  // of sums, in numbers
+constexpr int AREAS = GROUPS > 2 ? GROUPS / 2 : 1;
+
+constexpr int larger(int a, int b) { return a > b ? a : b; }
+constexpr int smaller(int a, int b) { return a < b ? a : b; }
+
+// Shared memory: the weights, then the chunks that are multiplied, which give way to the sums, then the tile.
+constexpr int OF_WEIGHTS = BLOCKS * ROW_TILES * 2 * WARP;                                  // pieces
+constexpr int OF_CHUNK = CHUNK * COLUMN_TILES * WARP;                                      // pieces
+constexpr int WORKING = larger(smaller(STAGES, CHUNKS) * OF_CHUNK * 16, AREAS * AREA * 4);  // bytes
+
+// The sequences of a tile: where each is, its length, and whether something is fed back to it in this step.
+struct Tile {
+    int row[BT], length[BT];
+    bool fed[BT];
+};
+static_assert(SHARED == OF_WEIGHTS * 16 + WORKING + BT * 16, "the plan has other ideas of shared memory");
+static_assert(STAGES > 1 && BT % 8 == 0 && MEMBERS * GROUPS * WARP == THREADS, "not a plan");
+
+GW_INLINE Piece* weights() { return reinterpret_cast<Piece*>(memory()); }
+GW_INLINE Piece* chunks() { return weights() + OF_WEIGHTS; }
+GW_INLINE float* sums() { return reinterpret_cast<float*>(chunks()); }
+GW_INLINE Tile& sequences() { return *reinterpret_cast<Tile*>(memory() + OF_WEIGHTS * 16 + WORKING); }
+
+GW_INLINE int part() { return slice() % PARTS; }
+
+// Finds the tile's sequences, of which those that are not there have a length below zero; gives the longest.
+GW_INLINE int find_sequences(int first, int batch, int steps, const long long* lengths, const long long* order) {
+    Tile& tile = sequences();
+    if (const int s = thread(); s < BT) {
+        const int place = first + gw::tile() * BT + s;
+        const bool there = place < batch;
+        tile.row[s] = there && order ? int(order[place]) : place;
+        tile.length[s] = !there ? -1 : lengths ? int(lengths[tile.row[s]]) : steps;
+    }
+    sync();
+    int longest = 0;
+    for (int s = 0; s < BT; ++s) longest = larger(longest, tile.length[s]);
+    return longest;
+}
+
+// One of a thread's ITEMS: a unit of a sequence, and the sequence's length; below zero where there is none.
+struct Item {
+    int sequence, column, unit, row, length;
+
+    GW_INLINE bool there() const { return length >= 0; }
+    GW_INLINE bool at(int t) const { return t < length; }
+};
+
+// A thread's items, when the sequences are found.
+GW_INLINE void find_items(Item (&items)[ITEMS]) {
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        Item& item = items[i];
+        const int place = thread() + i * THREADS;
+        item.sequence = place / US, item.column = place % US, item.unit = slice() * US + item.column;
+        const bool inside = place < BT * US && item.unit < H;
+        item.length = inside ? sequences().length[item.sequence] : -1;
+        item.row = item.there() ? sequences().row[item.sequence] : 0;
+    }
+}
+
+// Notes for which sequences a product of this step is to be made. Nobody may be staging meanwhile.
+GW_INLINE void note_fed(int t, int batch, const unsigned char* reset) {
+    Tile& tile = sequences();
+    if (const int s = thread(); s < BT)
+        tile.fed[s] = t >= 0 && t < tile.length[s] && !(reset && reset[(long long)t * batch + tile.row[s]]);
+}
+
+// Products -------------------------------------------------------------------------------------------
+
+// A thread's shares of its warp's sums: tiles of rows by tiles of columns.
+using Shares = float[MINE][COLUMN_TILES][4];
+
+// Keeps this part's weights: `weight(row, k)` is the one of a row for the k-th number fed back. For each block
+// and tile of rows, each thread's piece of a row g and of the row g + 8.
+template <class Weight>
+GW_INLINE void keep_weights(Weight weight) {
+#pragma unroll 4
+    for (int place = thread(); place < OF_WEIGHTS; place += THREADS) {
+        const int lane = place % WARP, below = place / WARP % 2, tile = place / WARP / 2 % ROW_TILES;
+        const int block = part() * BLOCKS + place / WARP / 2 / ROW_TILES;
+        const int row = tile * 16 + below * 8 + lane / 4;
+        alignas(16) Number piece[PIECE];
+        for (int n = 0; n < PIECE; ++n) {
+            const int k = block * BLOCK + lane % 4 * PIECE + n;
+            if (row < ROWS && k < K)
+                piece[n] = weight(row, k);
+            else
+                narrow(0.0f, piece[n]);
+        }
+        weights()[place] = *reinterpret_cast<Piece*>(piece);
+    }
+    sync();
+}
+
+// What a thread copies of a step is all of one sequence: its row of what is fed back, from this part's share and
+// the thread's own place in a block on.
+struct Fed {
+    const Number* from;
+    int numbers;  // of the row from there on; none where nothing is fed back
+
+    GW_INLINE Fed(const Number* rows, long long pitch) {
+        const int sequence = thread() / WARP % COLUMN_TILES * 8 + thread() % WARP / 4;
+        const int first = part() * BLOCKS * BLOCK + thread() % 4 * PIECE;
+        numbers = sequences().fed[sequence] ? K - first : 0;
+        from = numbers > 0 ? rows + sequences().row[sequence] * pitch + first : rows;
+    }
+};
+
+// Begins to copy a chunk of this part's share.
+GW_INLINE void stage(int chunk, const Fed& fed) {
+    Piece* to = chunks() + chunk % STAGES * OF_CHUNK + thread();
+    constexpr int STRIDE = THREADS / WARP / COLUMN_TILES;  // between a thread's blocks
+#pragma unroll
+    for (int n = 0; n < (CHUNK + STRIDE - 1) / STRIDE; ++n) {
+        const int b = thread() / WARP / COLUMN_TILES + n * STRIDE, block = chunk * CHUNK + b;
+        if (b < CHUNK) {
+            const bool there = block < BLOCKS && block * BLOCK < fed.numbers;
+            copy(to + n * THREADS, there ? fed.from + block * BLOCK : fed.from, there);
+        }
+    }
+}
+
+GW_INLINE void add(bfloat16 type, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { multiply(type, sum, a, b); }
+GW_INLINE void add(half type, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { multiply(type, sum, a, b); }
+
+// float32 in TF32, or EXACT: of each number what TF32 holds and the rest, in three products.
+GW_INLINE void add(float, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    unsigned a_most[4], a_rest[4], b_most[2], b_rest[2];
+    for (int n = 0; n < 4; ++n) {
+        a_most[n] = tf32(as_float(a[n]));
+        a_rest[n] = tf32(as_float(a[n]) - as_float(a_most[n]));
+    }
+    for (int n = 0; n < 2; ++n) {
+        b_most[n] = tf32(as_float(b[n]));
+        b_rest[n] = tf32(as_float(b[n]) - as_float(b_most[n]));
+    }
+    if (EXACT) {
+        multiply_tf32(sum, a_rest, b_most);
+        multiply_tf32(sum, a_most, b_rest);
+    }
+    multiply_tf32(sum, a_most, b_most);
+}
+
+// Adds to a warp's shares the products of its blocks of a chunk.
+GW_INLINE void multiply_chunk(int chunk, int member, int group, Shares& shares) {
+    const int lane = thread() % WARP;
+    const Piece* staged = chunks() + chunk % STAGES * OF_CHUNK + lane;
+    for (int b = group; b < CHUNK; b += GROUPS) {
+        const int block = chunk * CHUNK + b;
+        if (block >= BLOCKS) break;
+        Piece columns[COLUMN_TILES];
+#pragma unroll
+        for (int n = 0; n < COLUMN_TILES; ++n) columns[n] = staged[(b * COLUMN_TILES + n) * WARP];
+#pragma unroll
+        for (int m = 0; m < MINE; ++m) {
+            const int tile = member * MINE + m;
+            if (tile >= ROW_TILES) break;
+            const Piece* kept = weights() + (block * ROW_TILES + tile) * 2 * WARP + lane;
+            const Piece above = kept[0], below = kept[WARP];
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const unsigned a[4] = {above.word[2 * half], below.word[2 * half], above.word[2 * half + 1],
+                                       below.word[2 * half + 1]};
+#pragma unroll
+                for (int n = 0; n < COLUMN_TILES; ++n) {
+                    const unsigned b[2] = {columns[n].word[2 * half], columns[n].word[2 * half + 1]};
+                    add(Number{}, shares[m][n], a, b);
+                }
+            }
+        }
+    }
+}
+
+// Calls `with(share, place)` for each of a warp's sums; the place is in an area.
+template <class With>
+GW_INLINE void each_share(int member, Shares& shares, With with) {
+    const int lane = thread() % WARP;
+#pragma unroll
+    for (int m = 0; m < MINE; ++m) {
+        const int tile = member * MINE + m;
+        if (tile >= ROW_TILES) break;
+#pragma unroll
+        for (int n = 0; n < COLUMN_TILES; ++n)
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                const int row = tile * 16 + k / 2 * 8 + lane / 4, column = n * 8 + lane % 4 * 2 + k % 2;
+                with(shares[m][n][k], column * PITCH + row);
+            }
+    }
+}
+
+// This part's share of the product with what is fed back, in rows that are `pitch` numbers apart; in sums(), where
+// the cluster may read it from here on, until this program arrives at the counter.
+GW_INLINE void multiply_all(const Number* rows, long long pitch) {
+    const Fed fed(rows, pitch);
+    const int warp = thread() / WARP, member = warp % MEMBERS, group = warp / MEMBERS;
+    Shares shares = {};
+#pragma unroll
+    for (int chunk = 0; chunk < STAGES - 1; ++chunk) {
+        if (chunk < CHUNKS) stage(chunk, fed);
+        gw::group();
+    }
+    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+        copied<STAGES - 2>();
+        sync();  // everybody's copies are there, and nobody reads what was multiplied last
+        if (chunk + STAGES - 1 < CHUNKS) stage(chunk + STAGES - 1, fed);
+        gw::group();
+        multiply_chunk(chunk, member, group, shares);
+    }
+    sync();
+    // the groups' sums are added up in the same order each time
+#pragma unroll
+    for (int half = GROUPS / 2; half > 0; half /= 2) {
+        float* area = sums() + group % half * AREA;
+        if (half <= group && group < 2 * half)
+            each_share(member, shares, [&](float& share, int place) { area[place] = share; });
+        sync();
+        if (group < half) each_share(member, shares, [&](float& share, int place) { share += area[place]; });
+        sync();
+    }
+    if (group == 0) each_share(member, shares, [&](float& share, int place) { sums()[place] = share; });
+    meet();
+}
+
+// A row's sum for a sequence, of what all parts have added up.
+struct Peers {
+    unsigned at[PARTS];
+
+    GW_INLINE Peers() {
+#pragma unroll
+        for (int peer = 0; peer < PARTS; ++peer) at[peer] = of_peer(sums(), peer);
+    }
+    GW_INLINE float sum(int sequence, int row) const {
+        float found = 0;
+#pragma unroll
+        for (int peer = 0; peer < PARTS; ++peer) found += read_peer(at[peer], sequence * PITCH + row);
+        return found;
+    }
+};
+
+// What steps are given ---------------------------------------------------------------------------------
+
+// Of each state the share of its old value that stays, T×B×width; its strides over steps and sequences.
+struct Zoneout {
+    const Number* share[STATES];
+    long long of_step[STATES], of_sequence[STATES];
+
+    GW_INLINE float of(int k, int t, const Item& item) const {
+        return wide(share[k][t * of_step[k] + item.row * of_sequence[k] + item.unit]);
+    }
+};
+
+// Where a history has what was before or after a step.
+GW_INLINE long long before(int t) { return REVERSE ? t + 1 : t; }
+GW_INLINE long long after(int t) { return REVERSE ? t : t + 1; }
+
+// The place of item's number among k·H of a step, of `of` in all.
+GW_INLINE long long place(long long t, int batch, const Item& item, int of, int k) {
+    return (t * batch + item.row) * (of * H) + k * H + item.unit;
+}
+
+// A state's history: the output's as it is stored, others in float32.
+GW_INLINE float remembered(const void* history, int k, long long place) {
+    return k == 0 ? wide(static_cast<const Number*>(history)[place]) : static_cast<const float*>(history)[place];
+}
+GW_INLINE void remember(void* history, int k, long long place, float value) {
+    if (k == 0)
+        narrow(value, static_cast<Number*>(history)[place]);
+    else
+        static_cast<float*>(history)[place] = value;
+}
+
+// The way forward ----------------------------------------------------------------------------------------
+
+// As forward in backends/gpu/loops.py takes them; each is of eight bytes. What a call does without is null.
+struct Given_forward {
+    const Number *inputs, *input_bias, *recurrent_bias, *recurrent, *params[PARAMS + 1], *initial[STATES];
+    void* history[STATES];
+    Number* last[STATES];
+    float *saved, *values;
+    const long long *lengths, *order;
+    const unsigned char* reset;
+    Zoneout zoneout;
+    unsigned* counters;
+    long long steps, batch, first;
+};
+
+GW_INLINE void forward(const Given_forward& given) {
+    const int batch = int(given.batch);
+    const int steps = find_sequences(int(given.first), batch, int(given.steps), given.lengths, given.order);
+    unsigned* const counter = given.counters + tile();
+    keep_weights([&](int row, int k) {
+        const int unit = slice() / PARTS * PARTS * US + row % (US * PARTS);
+        Number none;
+        narrow(0.0f, none);
+        return unit < H ? given.recurrent[((long long)(row / (US * PARTS)) * H + unit) * H + k] : none;
+    });
+
+    Item items[ITEMS];
+    find_items(items);
+    // of each state its value; of a step's sums the input's share and the biases
+    float state[ITEMS][STATES], share[ITEMS][SUMS], params[ITEMS][PARAMS + 1];
+    bool fresh[ITEMS];
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const Item& item = items[i];
+        for (int k = 0; k < STATES; ++k) {
+            state[i][k] = item.there() ? wide(given.initial[k][place(0, batch, item, 1, 0)]) : 0.0f;
+            const int start = REVERSE ? item.length : 0;
+            if (item.there() && given.history[k])
+                remember(given.history[k], k, place(start, batch, item, 1, 0), state[i][k]);
+        }
+        for (int k = 0; k < PARAMS; ++k) params[i][k] = item.there() ? wide(given.params[k][item.unit]) : 0.0f;
+    }
+
+    auto look_ahead = [&](int t, bool coming) {
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Item& item = items[i];
+            const bool here = coming && item.at(t);
+            for (int k = 0; k < SUMS; ++k) {
+                // by gates: the bias of each part, and both for a whole gate
+                const int from = Equations::gate[k] * H + item.unit;
+                share[i][k] = here && k < INPUTS ? wide(given.inputs[place(t, batch, item, INPUTS, k)]) : 0.0f;
+                if (here && k < INPUTS && given.input_bias) share[i][k] += wide(given.input_bias[from]);
+                if (here && k >= ALONE && given.recurrent_bias) share[i][k] += wide(given.recurrent_bias[from]);
+            }
+            fresh[i] = here && given.reset && given.reset[(long long)t * batch + item.row];
+        }
+        note_fed(coming ? t : -1, batch, given.reset);
+    };
+
+    int t = REVERSE ? steps - 1 : 0;
+    unsigned met = SLICES;
+    look_ahead(t, steps > 0);
+    arrive(counter);
+    wait(counter, met);
+    const Peers peers;
+    for (int j = 0; j < steps; ++j) {
+        multiply_all(static_cast<const Number*>(given.history[0]) + before(t) * batch * H, H);
+        float saved[ITEMS][SAVED + 1], values[ITEMS][VALUES];
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Item& item = items[i];
+            if (!item.at(t)) continue;
+            float sum[SUMS], old[STATES], next[STATES];
+            for (int k = 0; k < SUMS; ++k) {
+                sum[k] = share[i][k];
+                if (k >= ALONE) sum[k] += peers.sum(item.sequence, ((k - ALONE) * PARTS + part()) * US + item.column);
+            }
+            for (int k = 0; k < STATES; ++k) old[k] = fresh[i] ? 0.0f : state[i][k];
+            Equations::step(sum, old, params[i], next, saved[i], values[i]);
+            for (int k = 0; k < STATES; ++k) {
+                float value = next[k];
+                if (ZONEOUT) {
+                    const float stays = given.zoneout.of(k, t, item);
+                    value = stays * old[k] + (1.0f - stays) * value;
+                }
+                if (k == 0) {  // the output is what is stored of it
+                    Number rounded;
+                    narrow(value, rounded);
+                    value = wide(rounded);
+                }
+                if (given.history[k]) remember(given.history[k], k, place(after(t), batch, item, 1, 0), value);
+                if (t == (REVERSE ? 0 : item.length - 1))
+                    narrow(value, given.last[k][place(0, batch, item, 1, 0)]);
+                state[i][k] = value;
+            }
+        }
+        arrive(counter);
+        // what is kept, and what the next step needs: nobody has to wait for these
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Item& item = items[i];
+            if (!item.at(t)) continue;
+            if (given.saved)
+                for (int k = 0; k < SAVED; ++k) given.saved[place(t, batch, item, SAVED, k)] = saved[i][k];
+            if (given.values)
+                for (int k = 0; k < VALUES; ++k) given.values[place(t, batch, item, VALUES, k)] = values[i][k];
+        }
+        t += REVERSE ? -1 : 1;
+        look_ahead(t, j + 1 < steps);
+        met += SLICES;
+        wait(counter, met);
+    }
+    meet();  // nobody reads from this program any more
+}
+
+// The way back -------------------------------------------------------------------------------------------
+
+// As backward in backends/gpu/loops.py takes them.
+struct Given_backward {
+    const Number *recurrent, *params[PARAMS + 1];
+    const void* history[STATES];
+    const float* saved;
+    const Number *of_output, *of_last[STATES];
+    Number *of_sums, *of_initial[STATES];
+    float* of_params[PARAMS + 1];
+    const long long *lengths, *order;
+    const unsigned char* reset;
+    Zoneout zoneout;
+    unsigned* counters;
+    long long steps, batch, first;
+};
+
+GW_INLINE void backward(const Given_backward& given) {
+    const int batch = int(given.batch);
+    const int steps = find_sequences(int(given.first), batch, int(given.steps), given.lengths, given.order);
+    unsigned* const counter = given.counters + tile();
+    keep_weights([&](int row, int k) {
+        const int unit = slice() / PARTS * PARTS * US + row;
+        Number none;
+        narrow(0.0f, none);
+        return unit < H ? given.recurrent[(long long)k * H + unit] : none;
+    });
+
+    Item items[ITEMS];
+    find_items(items);
+    // of each state its gradient; of what a step is given: the old states, what was saved, the output's gradient
+    float grads[ITEMS][STATES], params[ITEMS][PARAMS + 1], of_params[ITEMS][PARAMS + 1] = {};
+    float old[ITEMS][STATES], saved[ITEMS][SAVED + 1], of_output[ITEMS];
+    bool fresh[ITEMS];
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const Item& item = items[i];
+        for (int k = 0; k < STATES; ++k)
+            grads[i][k] = item.there() && given.of_last[k] ? wide(given.of_last[k][place(0, batch, item, 1, 0)]) : 0.0f;
+        for (int k = 0; k < PARAMS; ++k) params[i][k] = item.there() ? wide(given.params[k][item.unit]) : 0.0f;
+    }
+
+    auto look_ahead = [&](int t, bool coming) {
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Item& item = items[i];
+            const bool here = coming && item.at(t);
+            fresh[i] = here && given.reset && given.reset[(long long)t * batch + item.row];
+            for (int k = 0; k < STATES; ++k) {
+                old[i][k] = 0;
+                if (Equations::uses_state[k] && here && !fresh[i])
+                    old[i][k] = remembered(given.history[k], k, place(before(t), batch, item, 1, 0));
+            }
+            for (int k = 0; k < SAVED; ++k) saved[i][k] = here ? given.saved[place(t, batch, item, SAVED, k)] : 0.0f;
+            of_output[i] = here && given.of_output ? wide(given.of_output[place(t, batch, item, 1, 0)]) : 0.0f;
+        }
+    };
+
+    int t = REVERSE ? 0 : steps - 1;
+    unsigned met = 0;
+    look_ahead(t, steps > 0);
+    const Peers peers;
+    for (int j = 0; j < steps; ++j) {
+        float of_old[ITEMS][STATES];
+        bool cleared[ITEMS];
+        note_fed(t, batch, nullptr);
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Item& item = items[i];
+            cleared[i] = fresh[i];
+            if (!item.at(t)) continue;
+            float seed[STATES], passed[STATES], of_sum[SUMS], of_param[PARAMS + 1];
+            for (int k = 0; k < STATES; ++k) {
+                seed[k] = grads[i][k] + (k == 0 ? of_output[i] : 0.0f);
+                passed[k] = ZONEOUT ? given.zoneout.of(k, t, item) * seed[k] : 0.0f;
+                seed[k] -= passed[k];
+            }
+            Equations::back(saved[i], old[i], params[i], seed, of_sum, of_old[i], of_param);
+            for (int k = 0; k < SUMS; ++k) narrow(of_sum[k], given.of_sums[place(t, batch, item, SUMS, k)]);
+            for (int k = 0; k < PARAMS; ++k) of_params[i][k] += of_param[k];
+            for (int k = 0; k < STATES; ++k) of_old[i][k] += passed[k];
+        }
+        arrive(counter);
+        const int now = t;
+        t += REVERSE ? 1 : -1;
+        look_ahead(t, j + 1 < steps);
+        met += SLICES;
+        wait(counter, met);
+        multiply_all(given.of_sums + ((long long)now * batch * SUMS + ALONE) * H, SUMS * H);
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Item& item = items[i];
+            if (!item.at(now)) continue;
+            of_old[i][0] += peers.sum(item.sequence, part() * US + item.column);
+            for (int k = 0; k < STATES; ++k) grads[i][k] = cleared[i] ? 0.0f : of_old[i][k];
+        }
+    }
+
+    meet();  // nobody reads from this program any more
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const Item& item = items[i];
+        if (item.there())
+            for (int k = 0; k < STATES; ++k) narrow(grads[i][k], given.of_initial[k][place(0, batch, item, 1, 0)]);
+    }
+    for (int k = 0; k < PARAMS; ++k) {
+        sync();
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i)
+            if (thread() + i * THREADS < BT * US) sums()[thread() + i * THREADS] = of_params[i][k];
+        sync();
+        const int unit = slice() * US + thread();
+        if (thread() < US && unit < H) {
+            float total = 0;
+            for (int s = 0; s < BT; ++s) total += sums()[s * US + thread()];
+            given.of_params[k][(given.first / BT + tile()) * H + unit] = total;
+        }
+    }
+}
+
+}  // namespace gw

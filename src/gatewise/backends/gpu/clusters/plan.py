@@ -1,0 +1,120 @@
+"""How a call is divided among clusters, see loops.h, and what stays in shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+
+from gatewise.backends.gpu.plan import REMEMBERED
+
+_WARPS = 8
+_PIECE, _WARP = 16, 32  # bytes; threads
+_TILES = (8, 16, 32, 64)
+_SUMS = 96  # of a product that a thread may have in registers
+_CHUNKS = 4  # in which a step's share is copied, so that the product begins early
+OF_SEQUENCE = 16  # bytes that are noted of it
+# What a byte costs that is read from the second-level cache, or from another program's shared memory,
+# where one from a program's own costs 1. By the chip's rates (about 20, 30 and 128 bytes in a cycle and
+# multiprocessor); not measured.
+_FROM_MEMORY, _FROM_PEERS = 6, 4
+
+
+@dataclass(frozen=True)
+class Chip:
+    """The shared memory that a program may have, in bytes, and for sizes of clusters in order of
+    preference how many programs run at once."""
+
+    shared: int
+    programs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be divided: ``rows`` of weights for each of ``units``, each along ``fed`` numbers."""
+
+    units: int
+    batch: int
+    itemsize: int
+    rows: int
+    fed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The constants of loops.h that are chosen, and the tiles of a launch."""
+
+    BT: int
+    US: int
+    SLICES: int
+    PARTS: int
+    ROWS: int
+    K: int
+    GROUPS: int
+    CHUNK: int
+    STAGES: int
+    SHARED: int
+    tiles: int
+    cost: int
+
+    def launches(self, batch: int) -> int:
+        """How many launches after each other so many sequences take."""
+        return -(-batch // (self.tiles * self.BT))
+
+    def constants(self) -> dict[str, int]:
+        names = ("BT", "US", "SLICES", "PARTS", "ROWS", "K", "GROUPS", "CHUNK", "STAGES", "SHARED")
+        return {name: getattr(self, name) for name in names}
+
+
+@lru_cache(REMEMBERED)
+def divide(work: Work, chip: Chip) -> Plan | None:
+    """The fewest launches, then the least cost; None where nothing fits."""
+    fitting = (
+        plan
+        for tile in _TILES
+        for parts, programs in chip.programs
+        for plan in _plans(work, chip, tile, parts, programs)
+    )
+    return min(fitting, key=lambda plan: (plan.launches(work.batch), plan.cost), default=None)
+
+
+def _plans(work: Work, chip: Chip, tile: int, parts: int, programs: int) -> Iterator[Plan]:
+    """With so many sequences in a tile and programs in a cluster: the smallest slices of which all tiles,
+    or one, can run at once."""
+    tiles = max(-(-work.batch // tile), 1)
+    for at_once in {tiles, 1}:
+        most = programs // at_once // parts * parts  # slices of a tile
+        if most:
+            units = -(-work.units // most)
+            slices = -(-work.units // (units * parts)) * parts
+            for divided in islice(_arrangements(work, chip, tile, units, parts), 1):
+                rows, groups, chunk, stages, shared, cost = divided
+                sizes = (tile, units, slices, parts, rows, work.fed, groups, chunk, stages, shared)
+                yield Plan(*sizes, tiles=at_once, cost=cost)
+
+
+def _arrangements(
+    work: Work, chip: Chip, tile: int, units: int, parts: int
+) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """ROWS, GROUPS, CHUNK, STAGES, SHARED and a step's cost of what fits, the best first: as few warps as
+    have room for their sums divide the rows, since each reads all that is fed back; then as much as
+    possible is copied ahead."""
+    rows, block = work.rows * units * parts, 4 * _PIECE // work.itemsize
+    row_tiles, blocks = -(-rows // 16), -(-work.fed // (block * parts))
+    of_block = tile // 8 * _WARP * _PIECE
+    kept = blocks * row_tiles * 2 * _WARP * _PIECE
+    exchanged = tile * work.rows * units * parts * 4
+    for members in (1, 2, 4, 8):
+        groups = _WARPS // members
+        if -(-row_tiles // members) * (tile // 8) * 4 > _SUMS:
+            continue
+        sums = tile * (row_tiles * 16 + 4) * 4 * max(groups // 2, 1)
+        cost = kept + (members + _FROM_MEMORY) * blocks * of_block + _FROM_PEERS * exchanged
+        for chunk in (-(-blocks // (_CHUNKS * groups)) * groups, groups):
+            chunks = -(-blocks // chunk)
+            for stages in range(min(chunks, _CHUNKS) + 1, 1, -1):
+                copied = min(stages, chunks) * chunk * of_block
+                shared = kept + max(copied, sums) + tile * OF_SEQUENCE
+                if shared <= chip.shared:
+                    yield rows, groups, chunk, stages, shared, cost

@@ -1,0 +1,341 @@
+"""The loops in CUDA C++ without a GPU: on a CPU against the reference, and compiled by NVRTC for a chip
+that is not there. What a chip does is in test_gpu.py."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import gatewise as gw
+from cases import alone_and_chunked, assert_within, case
+from cells import OWN_CELLS
+from gatewise import CELLS
+from gatewise.backends import cuda, reference
+from gatewise.backends.contract import Spec
+from gatewise.errors import BackendError
+
+if torch.cuda.is_available():
+    pytest.skip("there is a GPU: test_gpu.py runs on it", allow_module_level=True)
+if not sys.platform.startswith("linux"):
+    pytest.skip("NVIDIA's cuda-core has no build for this machine", allow_module_level=True)
+
+import cluster_emulator
+from gatewise.backends.gpu.clusters import call, plan
+from gatewise.backends.gpu.clusters.plan import Chip, Plan, Work
+from gatewise.backends.gpu.clusters.program import compiled
+
+H100 = Chip(232448, ((4, 128), (8, 128), (2, 132)))
+EVERY = {**CELLS, **OWN_CELLS}
+SIZES = dict(T=3, B=5, inputs=3, H=24, dtype=torch.float32)
+LENGTHS = (3, 0, 2, 3, 1)
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def spec(**changed):
+    given = dict(cell=CELLS["lstm"], input_size=3, hidden_size=64, proj_size=0, reverse=False)
+    given |= dict(lengths=False, trace=False, dtype=torch.float32, device=torch.device("cuda"))
+    return Spec(**given | changed)
+
+
+SUITED = {name: cell for name, cell in EVERY.items() if not cuda.unsuited(spec(cell=cell))}
+
+
+@pytest.fixture(autouse=True)
+def emulated(monkeypatch):
+    monkeypatch.setattr(call, "Kernel", cluster_emulator.Kernel)
+    monkeypatch.setattr(call, "_chip", lambda device: Chip(64 * 1024, ((2, 4),)))
+    torch.use_deterministic_algorithms(True)  # so that what torch.empty gives holds NaN
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def check(given, backend=cuda):
+    assert cuda.unsuited(given.spec) is None
+    found, expected = given.gradients(backend), given.in_double().gradients(reference)
+    for value in (*found[0], *found[1].values()):
+        assert value.dtype == given.dtype
+    ops = [given.gradients(reference)] if given.dtype != torch.float32 else []
+    assert_within(found, expected, TOLERANCE[given.dtype], ops)
+
+
+def arranged(tile, units, parts, groups, chunk, stages, tiles=1):
+    """Divides any call like this."""
+
+    def divide(work, chip):
+        rows, block = work.rows * units * parts, 64 // work.itemsize
+        row_tiles, blocks = -(-rows // 16), -(-work.fed // (block * parts))
+        copied = min(stages, -(-blocks // chunk)) * chunk * tile // 8 * 512
+        working = max(copied, tile * (row_tiles * 16 + 4) * 4 * max(groups // 2, 1))
+        slices = -(-work.units // (units * parts)) * parts
+        shared = blocks * row_tiles * 1024 + working + tile * plan.OF_SEQUENCE
+        sizes = (tile, units, slices, parts, rows, work.fed, groups, chunk, stages, shared)
+        return Plan(*sizes, tiles=tiles, cost=0)
+
+    return divide
+
+
+# Clusters of each size; one warp for all rows and one for each; chunks of which the last is not whole, of
+# which more are copied ahead than there are, or the least; tiles of each size, some of which run later.
+ARRANGED = {
+    "alone": arranged(8, 5, 1, 8, 8, 2),
+    "pairs": arranged(8, 7, 2, 4, 4, 2),
+    "four": arranged(16, 3, 4, 2, 2, 3),
+    "eight": arranged(32, 2, 8, 1, 1, 5),
+    "wide": arranged(64, 9, 2, 2, 2, 4),
+    "tiles": arranged(8, 16, 2, 8, 8, 3, tiles=2),
+}
+
+
+def _some(cell):
+    """The equations are printed as the CPU's are, which are tried with every cell."""
+    return () if cell.name in ("lstm", "gru", "peephole", "rnn_tanh", "mgu") else pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("cell", "given"),
+    [
+        pytest.param(cell, given, marks=marks, id=f"{cell.name}-{'-'.join(given) or 'plain'}")
+        for cell in SUITED.values()
+        for given, marks in (
+            (dict(reset=True, zoneout=(1, 5), lengths=LENGTHS, reverse=True), _some(cell)),
+            ({}, _some(cell)),
+        )
+    ],
+)
+def test_every_cell(cell, given):
+    check(case(cell, **SIZES | given))
+
+
+@pytest.mark.parametrize(
+    ("divide", "dtype"),
+    [
+        pytest.param(divide, dtype, marks=() if here else pytest.mark.slow, id=f"{divide}-{dtype}")
+        for n, divide in enumerate(ARRANGED)
+        for k, dtype in enumerate(TOLERANCE)
+        for here in [n % 3 == k]
+    ],
+)
+def test_however_it_is_divided(divide, dtype, monkeypatch):
+    monkeypatch.setattr(call, "divide", ARRANGED[divide])
+    name, H = {
+        torch.float32: ("gru", 44),
+        torch.bfloat16: ("lstm", 136),
+        torch.float16: ("gru", 72),
+    }[dtype]
+    check(case(CELLS[name], **SIZES | dict(T=2, B=19, H=H, dtype=dtype)))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_tiles_after_each_other(tiles, reverse, monkeypatch):
+    """The longest sequences first; of five tiles the last is all empty."""
+    monkeypatch.setattr(call, "divide", arranged(8, 12, 2, 8, 8, 2, tiles=tiles))
+    lengths = (*(b % 4 for b in range(32)), *[0] * 8)
+    check(case(CELLS["peephole"], **SIZES | dict(B=40, lengths=lengths, reverse=reverse)))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 4), (0, 2, 8), (2, 1, 100), (9, 8, 8)])
+def test_sizes(sizes):
+    T, B, H = sizes
+    check(case(CELLS["lstm"], **SIZES | dict(T=T, B=B, H=H)))
+
+
+def test_no_sequences():
+    given = case(CELLS["lstm"], **SIZES | dict(B=0))
+    output, h, c = given.forward(cuda)
+    assert output.shape == (3, 0, 24)
+    assert h.shape == c.shape == (0, 24)
+
+
+def test_a_sequence_alone_and_in_chunks():
+    given = case(CELLS["lstm"], **SIZES | dict(T=5, lengths=(5, 0, 4, 2, 1)))
+    whole = given.forward(cuda)
+    alone, chunked = alone_and_chunked(cuda, given, 2, 4, (1, 3))
+    for b_alone, b_chunked, w in zip(alone, chunked, whole, strict=True):
+        of_whole = w[:4, 2:3] if w.dim() == 3 else w[2:3]
+        torch.testing.assert_close(b_alone, of_whole, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(b_chunked, of_whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_traced(name):
+    given = case(CELLS[name], **SIZES | dict(lengths=LENGTHS, zoneout=True))
+    given.spec = replace(given.spec, trace=True)
+    found, expected = (b.forward(given.spec, *given.arguments()) for b in (cuda, reference))
+    assert found.trace.keys() == expected.trace.keys()
+    for what, value in expected.trace.items():
+        torch.testing.assert_close(found.trace[what], value, rtol=1e-4, atol=1e-5, msg=what)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_tf32_where_torch_may(exact, monkeypatch):
+    monkeypatch.setattr(call, "full_precision", lambda: exact)
+    given = case(CELLS["lstm"], **SIZES | dict(H=64))
+    found, expected = given.forward(cuda)[0], given.in_double().forward(reference)[0]
+    off = (found - expected).abs().max() / expected.abs().max()
+    assert bool(off < 1e-6) is exact
+    assert off < 1e-3
+
+
+def test_a_planted_fault_is_seen(monkeypatch):
+    """i and f change places in what is emitted."""
+    text = call.source
+
+    def swapped(*given):
+        return text(*given).replace("a[0]", "a[?]").replace("a[1]", "a[0]").replace("a[?]", "a[1]")
+
+    monkeypatch.setattr(call, "source", swapped)
+    call._kernel.cache_clear()
+    try:
+        with pytest.raises(AssertionError, match="result 0"):
+            check(case(CELLS["lstm"], **SIZES))
+    finally:
+        call._kernel.cache_clear()
+
+
+FAULTS = {
+    "copies are not waited for": ("        copied<STAGES - 2>();\n", "", "result 0"),
+    "nobody waits for the copies of others": (
+        "        sync();  // everybody's copies are there, and nobody reads what was multiplied last\n",
+        "",
+        "result 0",
+    ),
+    "the cluster does not meet": ("share; });\n    meet();", "share; });\n    sync();", "result 0"),
+    "some threads alone meet": (
+        "share; });\n    meet();",
+        "share; });\n    if (thread() < 32) meet();",
+        "wait for different things",
+    ),
+    "a group's sums are left out": ("share += area[place];", "", "result 0"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_of_the_loops_is_seen(fault, monkeypatch):
+    was, planted, message = FAULTS[fault]
+    text = (cluster_emulator.LOOPS / "loops.h").read_text()
+    assert was in text
+    monkeypatch.setitem(cluster_emulator.CHANGED, "loops.h", text.replace(was, planted))
+    monkeypatch.setattr(call, "divide", arranged(16, 6, 2, 2, 2, 3))
+    call._kernel.cache_clear()
+    try:
+        with pytest.raises(AssertionError, match=message):
+            check(case(CELLS["lstm"], **SIZES | dict(H=136, dtype=torch.bfloat16)))
+    finally:
+        call._kernel.cache_clear()
+
+
+# Compiled for a chip that is not there -----------------------------------------------------------------
+
+
+class Compiled:
+    """In the place of a kernel: compiles it, and runs nothing."""
+
+    def __init__(self, source, name, shared, device):
+        assert compiled(source, (9, 0)).code[:4] == b"\x7fELF"
+
+    def launch(self, *given):
+        pass
+
+
+def compile_both_ways(cell, monkeypatch, **given):
+    monkeypatch.setattr(call, "Kernel", Compiled)
+    monkeypatch.setattr(call, "_chip", lambda device: H100)
+    call._kernel.cache_clear()
+    case(cell, **dict(T=2, inputs=4) | given).gradients(cuda)
+    call._kernel.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("lstm", dict(H=1536, B=64, dtype=torch.bfloat16)),
+        ("gru", dict(H=1792, B=16, dtype=torch.float16, reverse=True)),
+        ("peephole", dict(H=1280, B=16, dtype=torch.float32, zoneout=True, lengths=[2] * 16)),
+    ],
+)
+def test_some_cells_compile(name, given, monkeypatch):
+    compile_both_ways(CELLS[name], monkeypatch, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", SUITED)
+def test_every_cell_compiles(name, dtype, monkeypatch):
+    compile_both_ways(EVERY[name], monkeypatch, H=512, B=64, dtype=dtype)
+
+
+# How a call is divided -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("units", [8, 64, 512, 832, 1024, 1280, 1536, 1792])
+@pytest.mark.parametrize("batch", [0, 1, 16, 64, 200, 1000])
+def test_there_is_room_for_what_is_planned(itemsize, units, batch):
+    for sums in (1, 3, 4):
+        for work in (
+            Work(units, batch, itemsize, sums, units),
+            Work(units, batch, itemsize, 1, sums * units),
+        ):
+            found = plan.divide(work, H100)
+            if itemsize == 2 or units <= 1280:
+                assert found is not None
+            if found is None:
+                continue
+            assert units <= found.US * found.SLICES
+            assert found.SLICES % found.PARTS == 0
+            assert found.SLICES * found.tiles <= dict(H100.programs)[found.PARTS]
+            assert H100.shared >= found.SHARED
+            assert work.rows * found.US * found.PARTS == found.ROWS
+            assert found.CHUNK % found.GROUPS == 0
+
+
+def test_what_does_not_fit_has_no_plan():
+    assert plan.divide(Work(2048, 16, 2, 4, 2048), H100) is None
+    assert plan.divide(Work(1536, 16, 4, 4, 1536), H100) is None
+
+
+# What refuses ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (dict(device=torch.device("cpu")), "runs on NVIDIA GPUs, not on 'cpu'"),
+        (dict(dtype=torch.float64), "not in torch.float64"),
+        (dict(transformed=True), "no rule for vmap"),
+        (dict(hidden_size=70), "takes units in multiples of 4 in torch.float32, not 70"),
+        (dict(hidden_size=68, dtype=torch.bfloat16), "multiples of 8 in torch.bfloat16, not 68"),
+        (dict(proj_size=8), "has no projection"),
+        (dict(layer_norm=True), "has no layer normalisation"),
+        (dict(recurrent_dropout=True), "has no recurrent dropout"),
+        (dict(cell=CELLS["gru_2014"]), "has no gates that wait for others, and 'gru_2014' has n"),
+        (dict(cell=EVERY["both_fed_back"]), "has the output alone fed back, and 'both_fed_back' has"),
+        (dict(hidden_size=4096), "has no room on this chip for the weights of so many units"),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_do_it_says(changed, reason):
+    assert reason in cuda.supports(spec(**changed))
+
+
+def test_it_can_do_the_rest():
+    assert cuda.supports(spec(lengths=True, reset=True, zoneout=True, reverse=True)) is None
+
+
+def test_without_its_package_it_names_the_command(monkeypatch):
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    assert "pip install 'gatewise[cuda]'" in cuda.supports(spec())
+
+
+def test_asked_for_by_name_on_a_processor():
+    layer = gw.LSTM(2, 4, backend="cuda")
+    with pytest.raises(BackendError, match="'cuda' was asked for, but it runs on NVIDIA GPUs"):
+        layer(torch.zeros(1, 1, 2))
+
+
+def test_compiled_it_refuses(monkeypatch):
+    monkeypatch.setattr(cuda, "supports", lambda spec: None)
+    layer = torch.compile(gw.LSTM(2, 4, backend="cuda"), backend="aot_eager")
+    with pytest.raises(Exception, match="runs on its own, not in what torch traces or compiles"):
+        layer(torch.zeros(1, 1, 2))
