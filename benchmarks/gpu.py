@@ -35,7 +35,6 @@ warnings.filterwarnings("ignore", message="RNN module weights are not part of si
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 CUDNN = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 ROUNDS = 15
-SECTIONS = ("right", "races", "times", "lengths", "memory", "host", "graphs", "compiled")
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,14 @@ def timed_rows() -> Iterator[Row]:
     for cell in ("peephole", "LSTM, normalised"):
         for H in (64, 256, 512, 1024):
             yield from (Row(cell, "bf16", 256, B, H) for B in (16, 64))
+
+
+def cluster_rows() -> Iterator[Row]:
+    for H in (1024, 1536, 1792):
+        yield from (Row("LSTM", "bf16", 256, B, H) for B in (1, 16, 64))
+    yield from (Row("GRU", "bf16", 256, B, 1536) for B in (16, 64))
+    for H in (1024, 1280):
+        yield from (Row("LSTM", "fp32", 256, B, H) for B in (1, 16, 64))
 
 
 # Calls ---------------------------------------------------------------------------------------------
@@ -239,23 +246,35 @@ def sanitized(sanitizer: str, tool: str) -> str:
     return "; ".join(lines[-3:]) or f"ended with {run.returncode}"
 
 
-def times(deadline: float) -> dict[str, Any]:
+def times(deadline: float, chip: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in timed_rows():
         if time.monotonic() > deadline:
             print(f"out of time before {row}", flush=True)
             break
-        x = row.input()
         modules = {"gatewise": row.layer(backend="triton")}
         if row.cell in CUDNN:
             modules["cudnn"] = row.cudnn()
-        for mode, of in MODES.items():
-            try:
-                found[f"{row} {mode}"] = milliseconds(
-                    {name: of(m, x) for name, m in modules.items()}
-                )
-            except Exception as error:
-                found[f"{row} {mode}"] = {"error": repr(error)[:300]}
+        for mode in MODES:
+            found[f"{row} {mode}"] = timed(row, mode, modules) | {"floor": floor(row, mode, chip)}
+    return found
+
+
+def timed(row: Row, mode: str, modules: dict[str, nn.Module]) -> dict[str, Any]:
+    x = row.input()
+    try:
+        return milliseconds({name: MODES[mode](m, x) for name, m in modules.items()})
+    except Exception as error:
+        return {"error": repr(error)[:300]}
+
+
+def clusters() -> dict[str, Any]:
+    """The loops in CUDA C++ beside Triton's, and cuDNN."""
+    found: dict[str, Any] = {}
+    for row in cluster_rows():
+        modules = {name: row.layer(backend=name) for name in ("cuda", "triton")}
+        modules["cudnn"] = row.cudnn()
+        found |= {f"{row} {mode}": timed(row, mode, modules) for mode in MODES}
     return found
 
 
@@ -434,8 +453,8 @@ def table(report: dict[str, Any]) -> None:
             else " " * 16
         )
         print(f"{name:48} {row['gatewise']:9.2f} {ratio} {row['floor']:9.3f}")
-    for section in ("lengths", "memory", "host", "graphs", "compiled", "races", "right"):
-        for name, row in report.get(section, {}).items():
+    for section in SECTIONS:
+        for name, row in report.get(section, {}).items() if section != "times" else ():
             print(f"{section}: {name} {json.dumps(row)[:150]}")
 
 
@@ -476,6 +495,15 @@ def page(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+# By name, in the order in which they are run.
+SECTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    of.__name__: of
+    for of in (right, lengths, memory, host, graphs, times, clusters, races, compiled)
+}
+# The rows whose kernels Triton is to compile first.
+COMPILED_FIRST = {"right": checked_rows, "times": timed_rows, "clusters": cluster_rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workers", type=int, default=12, help="processes that compile")
@@ -483,7 +511,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=8, help="after which no further row is timed"
     )
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=[*SECTIONS])
     given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs an NVIDIA GPU")
@@ -499,32 +527,17 @@ def main() -> None:
         if given.out:
             given.out.write_text(json.dumps(report, indent=1) + "\n")
 
-    needed = [*timed_rows()] if "times" in given.only else []
-    needed += [*checked_rows()] if "right" in given.only else []
-    if needed:
-        keep("not compiled", compile_all([replace(row, T=3) for row in needed], given.workers))
-    for name, section in (
-        ("right", right),
-        ("lengths", lengths),
-        ("memory", memory),
-        ("host", host),
-        ("graphs", graphs),
-        ("races", races),
-        ("compiled", compiled),
-    ):
-        if name == "races" and "times" in given.only:
-            found = times(start + 60 * given.minutes)
-            for key, row in found.items():
-                parts, mode = key.rsplit(" ", 1)
-                row["floor"] = floor(
-                    next(r for r in timed_rows() if str(r) == parts), mode, report["machine"]
-                )
-            keep("times", found)
-        if name in given.only:
-            try:
-                keep(name, section())
-            except Exception as error:  # what was measured before is kept
-                keep(name, {"error": {"what": repr(error)[:500]}})
+    first = [row for name, rows in COMPILED_FIRST.items() if name in given.only for row in rows()]
+    if first:
+        keep("not compiled", compile_all([replace(row, T=3) for row in first], given.workers))
+    for name, section in SECTIONS.items():
+        if name not in given.only:
+            continue
+        needs = (start + 60 * given.minutes, report["machine"]) if section is times else ()
+        try:
+            keep(name, section(*needs))
+        except Exception as error:  # what was measured before is kept
+            keep(name, {"error": {"what": repr(error)[:500]}})
     table(report)
 
 

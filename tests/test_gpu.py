@@ -2,6 +2,7 @@
 with them. Skipped where there is none."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -10,13 +11,24 @@ import gatewise as gw
 from cases import ALL, assert_within, case, uses_every_part
 from cells import OWN_CELLS, PROJECTABLE
 from gatewise import CELLS
-from gatewise.backends import reference, triton
+from gatewise.backends import cuda, reference, triton
 from gatewise.backends.contract import Weights
 from gatewise.cells.language import topological
+
+
+def have_core():
+    return find_spec("cuda") is not None and find_spec("cuda.core") is not None
+
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 EVERY = {**CELLS, **OWN_CELLS}
+clusters = pytest.mark.skipif(
+    not (
+        torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0) and have_core()
+    ),
+    reason="the loops in CUDA C++ need an H100 or newer, and cuda-core",
+)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 8e-3}
 LENGTHS = (9, 0, 4, 9, 1)
 KINKED = {"relu", "maximum", "minimum"}
@@ -25,15 +37,17 @@ KINKED = {"relu", "maximum", "minimum"}
 class OnGpu:
     """A backend that is given a case's tensors on the GPU; what comes out is here again."""
 
-    @staticmethod
-    def forward(spec, x, state, weights, masks):
+    def __init__(self, backend=triton):
+        self.backend = backend
+
+    def forward(self, spec, x, state, weights, masks):
         def there(value):
             if isinstance(value, tuple):
                 return tuple(map(there, value))
             return None if value is None else value.cuda()
 
         per_unit = {name: there(value) for name, value in weights.per_unit.items()}
-        outcome = triton.forward(
+        outcome = self.backend.forward(
             replace(spec, device=torch.device("cuda")),
             there(x),
             there(state),
@@ -44,9 +58,9 @@ class OnGpu:
         return replace(outcome, output=outcome.output.cpu(), state=state)
 
 
-def check(given):
-    assert triton.supports(replace(given.spec, device=torch.device("cuda"))) is None
-    found, expected = given.gradients(OnGpu), given.in_double().gradients(reference)
+def check(given, backend=triton):
+    assert backend.supports(replace(given.spec, device=torch.device("cuda"))) is None
+    found, expected = given.gradients(OnGpu(backend)), given.in_double().gradients(reference)
     # an ill-conditioned case may be off by twice what torch's own operations in this type are; near a
     # kink, where a gradient jumps, by twice what a rounding of all that is given makes
     beside = []
@@ -106,15 +120,53 @@ def test_many_units_with_options(name, given):
     check(case(EVERY[name], **dict(T=9, B=5, inputs=3, H=520, dtype=torch.bfloat16) | given))
 
 
-def test_the_same_bits_again():
-    given = case(CELLS["lstm"], T=50, B=40, inputs=8, H=300, dtype=torch.bfloat16)
-    first = given.gradients(OnGpu)
+@pytest.mark.parametrize("backend", [triton, pytest.param(cuda, marks=clusters)])
+def test_the_same_bits_again(backend):
+    given = case(CELLS["lstm"], T=50, B=40, inputs=8, H=304, dtype=torch.bfloat16)
+    first = given.gradients(OnGpu(backend))
     for _ in range(20):
-        again = given.gradients(OnGpu)
+        again = given.gradients(OnGpu(backend))
         for a, b in zip(
             (*first[0], *first[1].values()), (*again[0], *again[1].values()), strict=True
         ):
             assert torch.equal(a, b)
+
+
+BUT_NORM = dict(reset=True, recurrent_dropout=True, zoneout=True)
+
+
+@clusters
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("lstm", dict(T=1, B=1, H=8)),
+        ("gru", dict(T=7, B=33, H=64)),
+        ("peephole", dict(BUT_NORM, B=5, H=520, lengths=LENGTHS, reverse=True)),
+        ("gru", dict(BUT_NORM, B=17, H=1032, lengths=[b % 10 for b in range(17)])),
+        ("lstm", dict(B=64, H=1280)),
+        ("lstm", dict(T=3, B=200, H=1024, lengths=[b % 4 for b in range(200)])),
+    ],
+    ids=str,
+)
+def test_in_clusters(name, given, dtype):
+    check(case(CELLS[name], **dict(T=9, inputs=3, dtype=dtype) | given), cuda)
+
+
+@clusters
+@pytest.mark.parametrize("B", [1, 16, 64])
+def test_in_clusters_as_many_units_as_there_is_room_for(B):
+    for H in (1536, 1792):
+        check(case(CELLS["lstm"], T=4, B=B, inputs=3, H=H, dtype=torch.bfloat16), cuda)
+
+
+@clusters
+def test_traced_in_clusters():
+    layer = gw.LSTM(8, 512, backend="cuda").cuda()
+    x = torch.randn(9, 5, 8, device="cuda")
+    trace, layer.backend = layer.trace(x), "reference"
+    for name, value in layer.trace(x).items():
+        torch.testing.assert_close(trace[name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_more_steps_than_a_grid_has_places():
@@ -160,9 +212,11 @@ def test_under_compile():
     torch.testing.assert_close(compiled(x, lengths=lengths)[0], layer(x, lengths=lengths)[0])
 
 
-def test_in_a_cuda_graph():
+@pytest.mark.parametrize("backend", ["triton", pytest.param("cuda", marks=clusters)])
+def test_in_a_cuda_graph(backend):
     """Captured once, then replayed on other numbers, twice: without what the host does for a call."""
-    layer, x = layer_and_input(dtype=torch.bfloat16)
+    layer = gw.LSTM(8, 512, num_layers=2, backend=backend, dtype=torch.bfloat16).cuda()
+    x = torch.randn(9, 5, 8, device="cuda")
     x = x.bfloat16().requires_grad_()
     leaves = [x, *layer.parameters()]
 

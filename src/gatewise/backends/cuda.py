@@ -44,7 +44,6 @@ def unsuited(spec: Spec) -> str | None:
     for there, name in (
         (spec.proj_size, "projection"),
         (spec.layer_norm, "layer normalisation"),
-        (spec.recurrent_dropout, "recurrent dropout"),
     ):
         if there:
             return f"has no {name}"

@@ -38,31 +38,28 @@ class Call(Prepared):
         return self.plan.launches(self.sizes.B) <= 1
 
     def forward(self, run: Forward) -> None:
+        read = (run.inputs, *self.biases, self.recurrent, *self._params, *run.initial)
         written = (*run.histories, *run.final, run.saved, run.values)
-        self._launch(
-            "forward",
-            (run.inputs, *self.biases, self.recurrent, *self._params, *run.initial, *written),
-        )
+        fed = None if self.factor is None else self.x.new_empty(2, *self.factor.shape)
+        self._launch("forward", (*read, *written), fed)
 
     def backward(self, run: Backward) -> None:
         read = (*run.histories, run.saved, run.of_output, *run.of_final)
-        of_params = (*run.of_params, None)
-        self._launch(
-            "backward",
-            (self.recurrent, *self._params, *read, run.of_sums, *run.of_initial, *of_params),
-        )
+        written = (run.of_sums, *run.of_initial, *run.of_params, None)
+        self._launch("backward", (self.recurrent, *self._params, *read, *written))
 
     @property
     def _params(self) -> tuple[Tensor | None, ...]:
         """There is one more place than there are any."""
         return *self.per_unit, None
 
-    def _launch(self, way: str, tensors: tuple[Tensor | None, ...]) -> None:
+    def _launch(self, way: str, tensors: tuple[Tensor | None, ...], *fed: Tensor | None) -> None:
         lengths = None if self.lengths is None else self.lengths.long()
         zoneout = self.zoneout or [None] * self.shape.STATES
         strides = self.zone_steps or [0] * (2 * self.shape.STATES)
         tensors = (*tensors, lengths, self.order, self.reset, *zoneout)
         words = [*_addresses(tensors), *strides[0::2], *strides[1::2]]
+        words += _addresses((self.factor, *fed))
         kernel = _kernel(
             *(self.job.cell, way, self.sizes.dtype, self.sizes.H, self.plan, len(words) + 4),
             *(self.job.reverse, self.zoneout is not None, full_precision(), self.x.device),

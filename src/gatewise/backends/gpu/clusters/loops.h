@@ -262,18 +262,19 @@ GW_INLINE void multiply_all(const Number* rows, long long pitch) {
     meet();
 }
 
-// A row's sum for a sequence, of what all parts have added up.
+// A row's sum for a sequence, of what all parts have added up: first this one, then those that follow, so that
+// they don't all read from the same.
 struct Peers {
     unsigned at[PARTS];
 
     GW_INLINE Peers() {
 #pragma unroll
-        for (int peer = 0; peer < PARTS; ++peer) at[peer] = of_peer(sums(), peer);
+        for (int n = 0; n < PARTS; ++n) at[n] = of_peer(sums(), (part() + n) % PARTS);
     }
     GW_INLINE float sum(int sequence, int row) const {
         float found = 0;
 #pragma unroll
-        for (int peer = 0; peer < PARTS; ++peer) found += read_peer(at[peer], sequence * PITCH + row);
+        for (int n = 0; n < PARTS; ++n) found += read_peer(at[n], sequence * PITCH + row);
         return found;
     }
 };
@@ -321,6 +322,8 @@ struct Given_forward {
     const long long *lengths, *order;
     const unsigned char* reset;
     Zoneout zoneout;
+    const Number* factor;
+    Number* fed;  // where there are factors, the output times these, after even and odd steps
     unsigned* counters;
     long long steps, batch, first;
 };
@@ -341,6 +344,10 @@ GW_INLINE void forward(const Given_forward& given) {
     // of each state its value; of a step's sums the input's share and the biases
     float state[ITEMS][STATES], share[ITEMS][SUMS], params[ITEMS][PARAMS + 1];
     bool fresh[ITEMS];
+    auto feed = [&](int steps, const Item& item, float output) {
+        const float factor = wide(given.factor[place(0, batch, item, 1, 0)]);
+        narrow(output * factor, given.fed[place(steps % 2, batch, item, 1, 0)]);
+    };
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const Item& item = items[i];
@@ -350,6 +357,8 @@ GW_INLINE void forward(const Given_forward& given) {
             if (item.there() && given.history[k])
                 remember(given.history[k], k, place(start, batch, item, 1, 0), state[i][k]);
         }
+        // in reverse a shorter sequence begins later
+        if (given.factor && item.there()) feed(REVERSE ? steps - item.length : 0, item, state[i][0]);
         for (int k = 0; k < PARAMS; ++k) params[i][k] = item.there() ? wide(given.params[k][item.unit]) : 0.0f;
     }
 
@@ -377,7 +386,8 @@ GW_INLINE void forward(const Given_forward& given) {
     wait(counter, met);
     const Peers peers;
     for (int j = 0; j < steps; ++j) {
-        multiply_all(static_cast<const Number*>(given.history[0]) + before(t) * batch * H, H);
+        const Number* output = static_cast<const Number*>(given.history[0]) + before(t) * batch * H;
+        multiply_all(given.factor ? given.fed + (long long)(j % 2) * batch * H : output, H);
         float saved[ITEMS][SAVED + 1], values[ITEMS][VALUES];
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
@@ -400,6 +410,7 @@ GW_INLINE void forward(const Given_forward& given) {
                     Number rounded;
                     narrow(value, rounded);
                     value = wide(rounded);
+                    if (given.factor) feed(j + 1, item, value);
                 }
                 if (given.history[k]) remember(given.history[k], k, place(after(t), batch, item, 1, 0), value);
                 if (t == (REVERSE ? 0 : item.length - 1))
@@ -439,6 +450,7 @@ struct Given_backward {
     const long long *lengths, *order;
     const unsigned char* reset;
     Zoneout zoneout;
+    const Number* factor;
     unsigned* counters;
     long long steps, batch, first;
 };
@@ -519,7 +531,9 @@ GW_INLINE void backward(const Given_backward& given) {
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
             if (!item.at(now)) continue;
-            of_old[i][0] += peers.sum(item.sequence, part() * US + item.column);
+            float through = peers.sum(item.sequence, part() * US + item.column);
+            if (given.factor) through *= wide(given.factor[place(0, batch, item, 1, 0)]);
+            of_old[i][0] += through;
             for (int k = 0; k < STATES; ++k) grads[i][k] = cleared[i] ? 0.0f : of_old[i][k];
         }
     }
