@@ -202,13 +202,13 @@ FAULTS = {
         "",
         "result 0",
     ),
-    "the cluster does not meet": ("share; });\n    meet();", "share; });\n    sync();", "result 0"),
+    "the cluster does not meet": ("sums(), keep);\n    meet();", "sums(), keep);\n    sync();", "result 0"),
     "some threads alone meet": (
-        "share; });\n    meet();",
-        "share; });\n    if (thread() < 32) meet();",
+        "sums(), keep);\n    meet();",
+        "sums(), keep);\n    if (thread() < 32) meet();",
         "wait for different things",
     ),
-    "a group's sums are left out": ("share += area[place];", "", "result 0"),
+    "a group's sums are left out": ("share += place;", "", "result 0"),
 }
 
 

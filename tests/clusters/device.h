@@ -79,8 +79,7 @@ void sync();
 void meet();
 void arrive(unsigned* counter);
 void wait(const unsigned* counter, unsigned times);
-unsigned of_peer(const float* mine, int peer);
-float read_peer(unsigned at, int offset);
+const float* of_peer(const float* mine, int peer);
 
 // Runs a kernel's programs, all at once, each of them with these words. Gives what went wrong, or null.
 const char* launch(void (*kernel)(const long long*), const long long* words, int slices, int tiles, int parts, int shared);

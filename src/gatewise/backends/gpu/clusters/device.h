@@ -124,15 +124,10 @@ GW_INLINE void meet() {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Where in the cluster's shared memory another of its programs has what this one has at a place.
-GW_INLINE unsigned of_peer(const float* mine, int peer) {
-    unsigned found;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(found) : "r"(unsigned(__cvta_generic_to_shared(mine))), "r"(peer));
-    return found;
-}
-GW_INLINE float read_peer(unsigned at, int offset) {
-    float found;
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(found) : "r"(at + offset * 4) : "memory");
+// Where another program of the cluster has what this one has at a place in shared memory.
+GW_INLINE const float* of_peer(const float* mine, int peer) {
+    const float* found;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(found) : "l"(mine), "r"(peer));
     return found;
 }
 

@@ -91,9 +91,9 @@ GW_INLINE void find_items(Item (&items)[ITEMS]) {
     for (int i = 0; i < ITEMS; ++i) {
         Item& item = items[i];
         const int place = thread() + i * THREADS;
-        item.sequence = place / US, item.column = place % US, item.unit = slice() * US + item.column;
-        const bool inside = place < BT * US && item.unit < H;
-        item.length = inside ? sequences().length[item.sequence] : -1;
+        item.sequence = place < BT * US ? place / US : 0;
+        item.column = place % US, item.unit = slice() * US + item.column;
+        item.length = place < BT * US && item.unit < H ? sequences().length[item.sequence] : -1;
         item.row = item.there() ? sequences().row[item.sequence] : 0;
     }
 }
@@ -111,17 +111,18 @@ GW_INLINE void note_fed(int t, int batch, const unsigned char* reset) {
 using Shares = float[MINE][COLUMN_TILES][4];
 
 // Keeps this part's weights: `weight(row, k)` is the one of a row for the k-th number fed back. For each block
-// and tile of rows, each thread's piece of a row g and of the row g + 8.
+// and tile of rows, each thread's four words for the first half of the block's numbers, then for the second.
 template <class Weight>
 GW_INLINE void keep_weights(Weight weight) {
+    constexpr int WORD = PIECE / 4;  // numbers
 #pragma unroll 4
     for (int place = thread(); place < OF_WEIGHTS; place += THREADS) {
-        const int lane = place % WARP, below = place / WARP % 2, tile = place / WARP / 2 % ROW_TILES;
+        const int lane = place % WARP, half = place / WARP % 2, tile = place / WARP / 2 % ROW_TILES;
         const int block = part() * BLOCKS + place / WARP / 2 / ROW_TILES;
-        const int row = tile * 16 + below * 8 + lane / 4;
         alignas(16) Number piece[PIECE];
         for (int n = 0; n < PIECE; ++n) {
-            const int k = block * BLOCK + lane % 4 * PIECE + n;
+            const int word = n / WORD, row = tile * 16 + word % 2 * 8 + lane / 4;
+            const int k = block * BLOCK + lane % 4 * PIECE + (half * 2 + word / 2) * WORD + n % WORD;
             if (row < ROWS && k < K)
                 piece[n] = weight(row, k);
             else
@@ -196,36 +197,31 @@ GW_INLINE void multiply_chunk(int chunk, int member, int group, Shares& shares) 
             const int tile = member * MINE + m;
             if (tile >= ROW_TILES) break;
             const Piece* kept = weights() + (block * ROW_TILES + tile) * 2 * WARP + lane;
-            const Piece above = kept[0], below = kept[WARP];
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const unsigned a[4] = {above.word[2 * half], below.word[2 * half], above.word[2 * half + 1],
-                                       below.word[2 * half + 1]};
+                const Piece rows = kept[half * WARP];
 #pragma unroll
                 for (int n = 0; n < COLUMN_TILES; ++n) {
                     const unsigned b[2] = {columns[n].word[2 * half], columns[n].word[2 * half + 1]};
-                    add(Number{}, shares[m][n], a, b);
+                    add(Number{}, shares[m][n], rows.word, b);
                 }
             }
         }
     }
 }
 
-// Calls `with(share, place)` for each of a warp's sums; the place is in an area.
+// Calls `with` for each of a warp's sums and its place in an area.
 template <class With>
-GW_INLINE void each_share(int member, Shares& shares, With with) {
+GW_INLINE void each_share(int member, Shares& shares, float* area, With with) {
     const int lane = thread() % WARP;
+    float* own = area + lane % 4 * 2 * PITCH + member * MINE * 16 + lane / 4;
 #pragma unroll
     for (int m = 0; m < MINE; ++m) {
-        const int tile = member * MINE + m;
-        if (tile >= ROW_TILES) break;
+        if (member * MINE + m >= ROW_TILES) break;
 #pragma unroll
         for (int n = 0; n < COLUMN_TILES; ++n)
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                const int row = tile * 16 + k / 2 * 8 + lane / 4, column = n * 8 + lane % 4 * 2 + k % 2;
-                with(shares[m][n][k], column * PITCH + row);
-            }
+            for (int k = 0; k < 4; ++k) with(shares[m][n][k], own[(n * 8 + k % 2) * PITCH + m * 16 + k / 2 * 8]);
     }
 }
 
@@ -249,23 +245,23 @@ GW_INLINE void multiply_all(const Number* rows, long long pitch) {
     }
     sync();
     // the groups' sums are added up in the same order each time
+    const auto keep = [](float& share, float& place) { place = share; };
 #pragma unroll
     for (int half = GROUPS / 2; half > 0; half /= 2) {
         float* area = sums() + group % half * AREA;
-        if (half <= group && group < 2 * half)
-            each_share(member, shares, [&](float& share, int place) { area[place] = share; });
+        if (half <= group && group < 2 * half) each_share(member, shares, area, keep);
         sync();
-        if (group < half) each_share(member, shares, [&](float& share, int place) { share += area[place]; });
+        if (group < half) each_share(member, shares, area, [](float& share, float& place) { share += place; });
         sync();
     }
-    if (group == 0) each_share(member, shares, [&](float& share, int place) { sums()[place] = share; });
+    if (group == 0) each_share(member, shares, sums(), keep);
     meet();
 }
 
 // A row's sum for a sequence, of what all parts have added up: first this one, then those that follow, so that
 // they don't all read from the same.
 struct Peers {
-    unsigned at[PARTS];
+    const float* at[PARTS];
 
     GW_INLINE Peers() {
 #pragma unroll
@@ -274,7 +270,7 @@ struct Peers {
     GW_INLINE float sum(int sequence, int row) const {
         float found = 0;
 #pragma unroll
-        for (int n = 0; n < PARTS; ++n) found += read_peer(at[n], sequence * PITCH + row);
+        for (int n = 0; n < PARTS; ++n) found += at[n][sequence * PITCH + row];
         return found;
     }
 };
@@ -388,18 +384,20 @@ GW_INLINE void forward(const Given_forward& given) {
     for (int j = 0; j < steps; ++j) {
         const Number* output = static_cast<const Number*>(given.history[0]) + before(t) * batch * H;
         multiply_all(given.factor ? given.fed + (long long)(j % 2) * batch * H : output, H);
+        // all at once, so that the other programs' memory is waited for once
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i)
+#pragma unroll
+            for (int k = ALONE; k < SUMS; ++k)
+                share[i][k] += peers.sum(items[i].sequence, ((k - ALONE) * PARTS + part()) * US + items[i].column);
         float saved[ITEMS][SAVED + 1], values[ITEMS][VALUES];
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
             if (!item.at(t)) continue;
-            float sum[SUMS], old[STATES], next[STATES];
-            for (int k = 0; k < SUMS; ++k) {
-                sum[k] = share[i][k];
-                if (k >= ALONE) sum[k] += peers.sum(item.sequence, ((k - ALONE) * PARTS + part()) * US + item.column);
-            }
+            float old[STATES], next[STATES];
             for (int k = 0; k < STATES; ++k) old[k] = fresh[i] ? 0.0f : state[i][k];
-            Equations::step(sum, old, params[i], next, saved[i], values[i]);
+            Equations::step(share[i], old, params[i], next, saved[i], values[i]);
             for (int k = 0; k < STATES; ++k) {
                 float value = next[k];
                 if (ZONEOUT) {
@@ -527,11 +525,14 @@ GW_INLINE void backward(const Given_backward& given) {
         met += SLICES;
         wait(counter, met);
         multiply_all(given.of_sums + ((long long)now * batch * SUMS + ALONE) * H, SUMS * H);
+        float fed[ITEMS];
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) fed[i] = peers.sum(items[i].sequence, part() * US + items[i].column);
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
             if (!item.at(now)) continue;
-            float through = peers.sum(item.sequence, part() * US + item.column);
+            float through = fed[i];
             if (given.factor) through *= wide(given.factor[place(0, batch, item, 1, 0)]);
             of_old[i][0] += through;
             for (int k = 0; k < STATES; ++k) grads[i][k] = cleared[i] ? 0.0f : of_old[i][k];
