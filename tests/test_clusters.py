@@ -202,7 +202,11 @@ FAULTS = {
         "",
         "result 0",
     ),
-    "the cluster does not meet": ("sums(), keep);\n    meet();", "sums(), keep);\n    sync();", "result 0"),
+    "the cluster does not meet": (
+        "sums(), keep);\n    meet();",
+        "sums(), keep);\n    sync();",
+        "result 0",
+    ),
     "some threads alone meet": (
         "sums(), keep);\n    meet();",
         "sums(), keep);\n    if (thread() < 32) meet();",
@@ -324,7 +328,9 @@ def test_it_can_do_the_rest():
 
 
 def test_without_its_package_it_names_the_command(monkeypatch):
-    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    for module in ("call", "program"):
+        monkeypatch.delitem(sys.modules, f"gatewise.backends.gpu.clusters.{module}")
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
     assert "pip install 'gatewise[cuda]'" in cuda.supports(spec())
 
 

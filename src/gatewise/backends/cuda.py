@@ -3,8 +3,6 @@ cell's step printed from its equations, in time loops whose programs form cluste
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
@@ -27,10 +25,10 @@ def supports(spec: Spec) -> str | None:
         return "runs on GPUs of compute capability 9.0 (H100) and newer"
     if reason := unfit(spec) or unsuited(spec):
         return reason
-    if not all(map(find_spec, ("cuda", "cuda.core"))):
-        return "needs the package 'cuda-core', which is not installed: pip install 'gatewise[cuda]'"
-    from gatewise.backends.gpu.clusters.call import fits
-
+    try:
+        from gatewise.backends.gpu.clusters.call import fits
+    except ImportError as error:
+        return f"needs NVIDIA's cuda-core ({error}): pip install 'gatewise[cuda]'"
     return None if fits(spec) else "has no room on this chip for the weights of so many units"
 
 
