@@ -255,8 +255,8 @@ def compile_both_ways(cell, monkeypatch, **given):
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        ("lstm", dict(H=1536, B=64, dtype=torch.bfloat16)),
-        ("gru", dict(H=1792, B=16, dtype=torch.float16, reverse=True)),
+        ("lstm", dict(T=1, H=1536, B=64, dtype=torch.bfloat16)),
+        ("gru", dict(T=1, H=1792, B=16, dtype=torch.float16, reverse=True)),
         ("peephole", dict(H=1280, B=16, dtype=torch.float32, zoneout=True, lengths=[2] * 16)),
     ],
 )

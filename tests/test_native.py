@@ -154,8 +154,15 @@ POOLS = {
 
 
 @needs_compiler
-@pytest.mark.parametrize(("flags", "arguments"), POOLS.values(), ids=POOLS)
-def test_thread_pool(tmp_path, flags, arguments):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow if kind == "address_and_undefined" else ())
+        for kind in POOLS
+    ],
+)
+def test_thread_pool(tmp_path, kind):
+    flags, arguments = POOLS[kind]
     program = build(tmp_path / "pool", [HERE / "pool_test.cpp"], COMPILER, "-O1", *flags)
     assert ", 0 failed" in call(program, *arguments)
 

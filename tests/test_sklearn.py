@@ -54,7 +54,10 @@ QUICK_ONLY = {"check_regressors_train": "ten epochs learn too little"}
     ("kind", "options", "failing"),
     [
         (SequenceClassifier, dict(hidden=8, epochs=10, learning_rate=0.05), EQUIVALENCE),
-        (SequenceRegressor, dict(hidden=8, epochs=10), EQUIVALENCE | QUICK_ONLY),
+        pytest.param(
+            *(SequenceRegressor, dict(hidden=8, epochs=10), EQUIVALENCE | QUICK_ONLY),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(SequenceClassifier, {}, EQUIVALENCE, marks=pytest.mark.slow),
         pytest.param(SequenceRegressor, {}, EQUIVALENCE, marks=pytest.mark.slow),
     ],
@@ -170,7 +173,7 @@ def test_cross_validation_is_fits_on_parts(form):
         assert score == pytest.approx(roc_auc_score(y[test], model.predict_proba(rest)[:, 1]))
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_grid_search_finds_the_learning_rate_that_learns(jobs):
     X, _, y = sequences(90)
     pipeline = Pipeline([("same", FunctionTransformer()), ("net", SequenceRegressor(**QUICK))])
