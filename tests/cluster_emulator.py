@@ -19,7 +19,7 @@ CHANGED: dict[str, str] = {}  # a file's text, for tests that change it
 _RUN = """
 static void call(const long long* w) {{ {name}({words}); }}
 extern "C" const char* run(const long long* w, int slices, int tiles, int parts, int shared) {{
-    return gw::launch(call, w, slices, tiles, parts, shared);
+    return gw::launch(call, w, slices, tiles, parts, shared, gw::THREADS);
 }}
 """
 

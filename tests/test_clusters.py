@@ -1,8 +1,11 @@
 """The loops in CUDA C++ without a GPU: on a CPU against the reference, and compiled by NVRTC for a chip
 that is not there. What a chip does is in test_gpu.py."""
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,7 +93,7 @@ ARRANGED = {
 
 def _some(cell):
     """The equations are printed as the CPU's are, which are tried with every cell."""
-    return () if cell.name in ("lstm", "gru", "peephole", "rnn_tanh", "mgu") else pytest.mark.slow
+    return () if cell.name in ("lstm", "gru", "peephole", "rnn_tanh") else pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -212,11 +215,33 @@ FAULTS = {
         "sums(), keep);\n    if (thread() < 32) meet();",
         "wait for different things",
     ),
+    "nobody waits for the other programs on the way forward": (
+        "look_ahead(t, j + 1 < steps);\n        met += SLICES;\n        wait(counter, met);\n    }",
+        "look_ahead(t, j + 1 < steps);\n        sync();\n    }",
+        "result 0",
+    ),
+    "nobody waits for the other programs on the way back": (
+        "wait(counter, met);\n        multiply_all",
+        "sync();\n        multiply_all",
+        "gradient of",
+    ),
+    "programs end while others read from them": (
+        "    meet();  // nobody reads from this program any more\n",
+        "",
+        "gradient of",
+    ),
     "a group's sums are left out": ("share += place;", "", "result 0"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        # some are seen only where programs overtake each other
+        pytest.param(name, marks=pytest.mark.slow if "programs" in name else ())
+        for name in FAULTS
+    ],
+)
 def test_a_planted_fault_of_the_loops_is_seen(fault, monkeypatch):
     was, planted, message = FAULTS[fault]
     text = (cluster_emulator.LOOPS / "loops.h").read_text()
@@ -271,6 +296,35 @@ def test_every_cell_compiles(name, dtype, monkeypatch):
     compile_both_ways(EVERY[name], monkeypatch, H=512, B=64, dtype=dtype)
 
 
+def test_what_the_driver_is_asked(tmp_path):
+    """By cuda-core, of a driver that writes it down."""
+    tests = Path(__file__).parent
+    driver, code = tmp_path / "libcuda.so.1", tmp_path / "kernel.cubin"
+    compiler = os.environ.get("CC", "cc")
+    build = [compiler, "-shared", "-fPIC", "-o", driver, tests / "clusters" / "driver.c"]
+    subprocess.run(build, check=True)
+    kernel = 'extern "C" __global__ void forward(long long a, long long b, long long c) {}'
+    code.write_bytes(compiled(kernel, (9, 0)).code)
+    run = subprocess.run(
+        [sys.executable, tests / "cluster_driver.py", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    # attribute 8 of a kernel: most shared memory; 4 and 2 of a launch: width of a cluster, cooperative
+    lines = run.stdout.splitlines()
+    assert "Chip(shared=232448, programs=((4, 128), (8, 256), (2, 64)))" in lines
+    assert (
+        lines.count("kernel attribute 8: 232448") == lines.count("kernel attribute 8: 200000") == 1
+    )
+    (launch,) = (line for line in lines if line.startswith("launch"))
+    assert "grid 128 2 1 block 256 shared 200000 stream 0x4d" in launch
+    assert "attribute 4: 4" in launch
+    assert "attribute 2: 1" in launch
+    assert launch.endswith(f"words {1 << 40} 22 33")
+
+
 # How a call is divided -----------------------------------------------------------------------------------
 
 
@@ -296,6 +350,14 @@ def test_there_is_room_for_what_is_planned(itemsize, units, batch):
             assert found.CHUNK % found.GROUPS == 0
 
 
+@pytest.mark.parametrize(
+    ("units", "batch", "expected"),
+    [(512, 1000, 2), (768, 600, 3), (1024, 256, 2), (1536, 64, 1), (1536, 65, 2)],
+)
+def test_as_few_launches_as_there_can_be(units, batch, expected):
+    assert plan.divide(Work(units, batch, 2, 4, units), H100).launches(batch) == expected
+
+
 def test_what_does_not_fit_has_no_plan():
     assert plan.divide(Work(2048, 16, 2, 4, 2048), H100) is None
     assert plan.divide(Work(1536, 16, 4, 4, 1536), H100) is None
@@ -315,7 +377,8 @@ def test_what_does_not_fit_has_no_plan():
         (dict(proj_size=8), "has no projection"),
         (dict(layer_norm=True), "has no layer normalisation"),
         (dict(cell=CELLS["gru_2014"]), "has no gates that wait for others, and 'gru_2014' has n"),
-        (dict(cell=EVERY["both_fed_back"]), "has the output alone fed back, and 'both_fed_back' has"),
+        (dict(cell=EVERY["both_fed_back"]), "has the output alone fed back, and 'both_fed_back' has h, c"),
+        (dict(cell=CELLS["mingru"]), "has the output alone fed back, and 'mingru' feeds nothing back"),
         (dict(hidden_size=4096), "has no room on this chip for the weights of so many units"),
     ],
 )  # fmt: skip
@@ -327,10 +390,10 @@ def test_it_can_do_the_rest():
     assert cuda.supports(spec(**dict.fromkeys(BUT_NORM, True), lengths=True, reverse=True)) is None
 
 
-def test_without_its_package_it_names_the_command(monkeypatch):
-    for module in ("call", "program"):
-        monkeypatch.delitem(sys.modules, f"gatewise.backends.gpu.clusters.{module}")
-    monkeypatch.setitem(sys.modules, "cuda.core", None)
+@pytest.mark.parametrize("module", ["cuda.core", "cuda.bindings", "cuda.pathfinder"])
+def test_without_its_package_it_names_the_command(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    cuda.find_compiler.cache_clear()
     assert "pip install 'gatewise[cuda]'" in cuda.supports(spec())
 
 

@@ -1,4 +1,4 @@
-// A chip's programs and threads on a CPU: each program in a thread of the system's, its 256 threads in fibers
+// A chip's programs and threads on a CPU: each program in a thread of the system's, its threads in fibers
 // that take turns where they wait for each other. What a chip leaves undefined is made to be seen: shared
 // memory and what is being copied to hold NaN, copies land when they are waited for and no sooner, the
 // fibers' order changes, and threads that wait for different things end the run.
@@ -56,7 +56,8 @@ struct Program {
     int slice, tile;
     Cluster& cluster;
     unsigned char* memory;
-    std::vector<Fiber> fibers = std::vector<Fiber>(256);
+    std::vector<Fiber> fibers;
+    size_t shared;
     ucontext_t scheduler;
     int current = 0, met = 0;
 };
@@ -134,16 +135,17 @@ void run_program(Program& own) {
             if (each.state != state) return false;
         return true;
     };
+    const int threads = int(own.fibers.size());  // a power of two
     int turn = 0;
     while (!all(State::done)) {
         bool ran = false;
-        for (int n = 0; n < 256; ++n) {
+        for (int n = 0; n < threads; ++n) {
             own.current = n ^ turn;
             if (fiber().state != State::runs) continue;
             ran = true;
             swapcontext(&own.scheduler, &fiber().context);
         }
-        turn = (turn + 93) % 256;
+        turn = (turn + 93) % threads;
         if (ran) continue;
         if (all(State::meets)) {
             const int times = ++own.met * own.cluster.parts;
@@ -155,6 +157,7 @@ void run_program(Program& own) {
         for (Fiber& each : own.fibers)
             if (each.state != State::done) each.state = State::runs;
     }
+    std::memset(own.memory, 0xff, own.shared);  // nobody reads it any more
 }
 
 }  // namespace
@@ -208,7 +211,8 @@ const float* of_peer(const float* mine, int peer) {
     return reinterpret_cast<const float*>(program->cluster.memory[peer] + place);
 }
 
-const char* launch(void (*of)(const long long*), const long long* given, int slices, int tiles, int parts, int shared) {
+const char* launch(void (*of)(const long long*), const long long* given, int slices, int tiles, int parts, int shared,
+                   int threads) {
     kernel = of, words = given, failed = false;
     std::vector<std::vector<Piece>> memories(slices * tiles, std::vector<Piece>((shared + 15) / 16));
     std::vector<std::unique_ptr<Cluster>> clusters;
@@ -218,11 +222,11 @@ const char* launch(void (*of)(const long long*), const long long* given, int sli
         unsigned char* memory = reinterpret_cast<unsigned char*>(memories[p].data());
         std::memset(memory, 0xff, shared);
         clusters.back()->memory.push_back(memory);
-        programs.emplace_back(new Program{p % slices, p / slices, *clusters.back(), memory});
+        programs.emplace_back(new Program{p % slices, p / slices, *clusters.back(), memory, std::vector<Fiber>(threads), size_t(shared)});
     }
-    std::vector<std::thread> threads;
-    for (auto& each : programs) threads.emplace_back(run_program, std::ref(*each));
-    for (std::thread& each : threads) each.join();
+    std::vector<std::thread> running;
+    for (auto& each : programs) running.emplace_back(run_program, std::ref(*each));
+    for (std::thread& each : running) each.join();
     return failed ? failure.c_str() : nullptr;
 }
 

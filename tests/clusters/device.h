@@ -82,6 +82,7 @@ void wait(const unsigned* counter, unsigned times);
 const float* of_peer(const float* mine, int peer);
 
 // Runs a kernel's programs, all at once, each of them with these words. Gives what went wrong, or null.
-const char* launch(void (*kernel)(const long long*), const long long* words, int slices, int tiles, int parts, int shared);
+const char* launch(void (*kernel)(const long long*), const long long* words, int slices, int tiles, int parts, int shared,
+                   int threads);
 
 }  // namespace gw

@@ -3,6 +3,9 @@ cell's step printed from its equations, in time loops whose programs form cluste
 
 from __future__ import annotations
 
+import importlib
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -21,22 +24,36 @@ def supports(spec: Spec) -> str | None:
         return f"runs on NVIDIA GPUs, not on '{spec.device.type}'"
     if spec.dtype not in _DTYPES:
         return f"computes in float32, bfloat16 and float16, not in {spec.dtype}"
+    if torch.version.hip:
+        return "runs on NVIDIA GPUs, and this torch is built for AMD's"
     if torch.cuda.is_available() and torch.cuda.get_device_capability(spec.device) < (9, 0):
         return "runs on GPUs of compute capability 9.0 (H100) and newer"
     if reason := unfit(spec) or unsuited(spec):
         return reason
     try:
-        from gatewise.backends.gpu.clusters.call import fits
-    except ImportError as error:
-        return f"needs NVIDIA's cuda-core ({error}): pip install 'gatewise[cuda]'"
+        find_compiler()
+    except (ImportError, RuntimeError) as error:
+        return f"needs NVIDIA's cuda-core and NVRTC ({error}): pip install 'gatewise[cuda]'"
+    from gatewise.backends.gpu.clusters.call import fits
+
     return None if fits(spec) else "has no room on this chip for the weights of so many units"
+
+
+@cache
+def find_compiler() -> None:
+    """Raises ImportError or RuntimeError where there is none."""
+    pathfinder = importlib.import_module("cuda.pathfinder")
+    for name in ("cuda.core", "cuda.bindings"):
+        importlib.import_module(name)
+    pathfinder.load_nvidia_dynamic_lib("nvrtc")
 
 
 def unsuited(spec: Spec) -> str | None:
     """What its loops have no part for."""
     cell = spec.cell
     if cell.feedback != cell.state[:1]:
-        return f"has the output alone fed back, and '{cell.name}' has {', '.join(cell.feedback)}"
+        fed = f"has {', '.join(cell.feedback)}" if cell.feedback else "feeds nothing back"
+        return f"has the output alone fed back, and '{cell.name}' {fed}"
     if cell.late:
         return f"has no gates that wait for others, and '{cell.name}' has {', '.join(cell.late)}"
     for there, name in (

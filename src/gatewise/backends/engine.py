@@ -108,6 +108,7 @@ class Engine(Protocol):
         ``grads`` are those of the output and of the final states."""
 
 
+# Modules that are one, or have one as ``engine``.
 _ENGINES = {"cpu": "native.calls", "cuda": "gpu.call"}
 
 

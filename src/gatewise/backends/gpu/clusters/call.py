@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -39,9 +38,9 @@ class Call(Prepared):
 
     def forward(self, run: Forward) -> None:
         read = (run.inputs, *self.biases, self.recurrent, *self._params, *run.initial)
-        written = (*run.histories, *run.final, run.saved, run.values)
         fed = None if self.factor is None else self.x.new_empty(2, *self.factor.shape)
-        self._launch("forward", (*read, *written), fed)
+        written = (*run.histories, *run.final, run.saved, run.values, fed)
+        self._launch("forward", (*read, *written))
 
     def backward(self, run: Backward) -> None:
         read = (*run.histories, run.saved, run.of_output, *run.of_final)
@@ -53,29 +52,28 @@ class Call(Prepared):
         """There is one more place than there are any."""
         return *self.per_unit, None
 
-    def _launch(self, way: str, tensors: tuple[Tensor | None, ...], *fed: Tensor | None) -> None:
+    def _launch(self, way: str, tensors: tuple[Tensor | None, ...]) -> None:
+        T, B, H, *_ = self.sizes
         lengths = None if self.lengths is None else self.lengths.long()
         zoneout = self.zoneout or [None] * self.shape.STATES
         strides = self.zone_steps or [0] * (2 * self.shape.STATES)
-        tensors = (*tensors, lengths, self.order, self.reset, *zoneout)
-        words = [*_addresses(tensors), *strides[0::2], *strides[1::2]]
-        words += _addresses((self.factor, *fed))
-        kernel = _kernel(
-            *(self.job.cell, way, self.sizes.dtype, self.sizes.H, self.plan, len(words) + 4),
-            *(self.job.reverse, self.zoneout is not None, full_precision(), self.x.device),
-        )
+        words = _addresses(*tensors, lengths, self.order, self.reset, *zoneout)
+        words += [*strides[0::2], *strides[1::2], *_addresses(self.factor)]
+        constants = self.plan.constants() | dict(H=H, REVERSE=self.job.reverse)
+        constants |= dict(ZONEOUT=self.zoneout is not None, EXACT=full_precision())
+        device, kind = self.x.device, (self.job.cell, way, self.sizes.dtype)
+        kernel = _kernel(*kind, tuple(constants.items()), len(words) + 4, device)
         for first, tiles in self.launches():
-            counters = torch.zeros(tiles, dtype=torch.int32, device=self.x.device)
-            rest = [counters.data_ptr(), self.sizes.T, self.sizes.B, first]
-            kernel.launch(self.plan.SLICES, tiles, self.plan.PARTS, [*words, *rest])
+            counters = torch.zeros(tiles, dtype=torch.int32, device=device)
+            given = [*words, *_addresses(counters), T, B, first]
+            kernel.launch(self.plan.SLICES, tiles, self.plan.PARTS, given)
 
 
 engine = Calls(Call)
 
 
-def _addresses(tensors: tuple[Tensor | None, ...]) -> Iterator[int]:
-    for tensor in tensors:
-        yield 0 if tensor is None else tensor.data_ptr()
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 @lru_cache(REMEMBERED)
@@ -83,17 +81,13 @@ def _kernel(
     cell: Cell,
     way: str,
     dtype: torch.dtype,
-    units: int,
-    plan: Plan,
+    constants: tuple[tuple[str, int], ...],
     words: int,
-    reverse: bool,
-    zoneout: bool,
-    exact: bool,
     device: torch.device,
 ) -> Kernel:
-    constants = plan.constants() | dict(H=units, REVERSE=reverse, ZONEOUT=zoneout, EXACT=exact)
-    text = source(cell, way, _NUMBERS[dtype], constants, words)
-    return Kernel(text, way, plan.SHARED, device)
+    """The kernel that takes so many words, with these constants."""
+    named = dict(constants)
+    return Kernel(source(cell, way, _NUMBERS[dtype], named, words), way, named["SHARED"], device)
 
 
 def work(shape: Shape, units: int, batch: int, dtype: torch.dtype, back: bool) -> Work:

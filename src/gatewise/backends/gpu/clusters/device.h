@@ -4,7 +4,7 @@
 #pragma once
 
 #define GW_INLINE __forceinline__
-#define GW_KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
+#define GW_KERNEL extern "C" __global__ void __launch_bounds__(gw::THREADS, 1)
 
 namespace gw {
 
@@ -34,7 +34,7 @@ GW_INLINE void narrow(float x, float& to) { to = x; }
 GW_INLINE void narrow(float x, bfloat16& to) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
 GW_INLINE void narrow(float x, half& to) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
 
-// Within two roundings, with no branches; zero divided by what is infinite.
+// The quotient within two roundings, with no branches; zero where the divisor is infinite.
 GW_INLINE float divide(float x, float y) {
     float found;
     asm("div.full.f32 %0, %1, %2;" : "=f"(found) : "f"(x), "f"(y));

@@ -20,7 +20,7 @@
 
 namespace gw {
 
-constexpr int THREADS = 256, WARP = 32;
+constexpr int WARP = 32;
 constexpr int PIECE = 16 / sizeof(Number);  // numbers
 constexpr int BLOCK = 4 * PIECE;
 constexpr int ROW_TILES = (ROWS + 15) / 16, COLUMN_TILES = BT / 8;
@@ -98,7 +98,7 @@ GW_INLINE void find_items(Item (&items)[ITEMS]) {
     }
 }
 
-// Notes for which sequences a product of this step is to be made. Nobody may be staging meanwhile.
+// Notes for which sequences a product of this step is to be made, for whoever waits at the counter next.
 GW_INLINE void note_fed(int t, int batch, const unsigned char* reset) {
     Tile& tile = sequences();
     if (const int s = thread(); s < BT)
@@ -117,12 +117,12 @@ GW_INLINE void keep_weights(Weight weight) {
     constexpr int WORD = PIECE / 4;  // numbers
 #pragma unroll 4
     for (int place = thread(); place < OF_WEIGHTS; place += THREADS) {
-        const int lane = place % WARP, half = place / WARP % 2, tile = place / WARP / 2 % ROW_TILES;
+        const int lane = place % WARP, second = place / WARP % 2, tile = place / WARP / 2 % ROW_TILES;
         const int block = part() * BLOCKS + place / WARP / 2 / ROW_TILES;
         alignas(16) Number piece[PIECE];
         for (int n = 0; n < PIECE; ++n) {
             const int word = n / WORD, row = tile * 16 + word % 2 * 8 + lane / 4;
-            const int k = block * BLOCK + lane % 4 * PIECE + (half * 2 + word / 2) * WORD + n % WORD;
+            const int k = block * BLOCK + lane % 4 * PIECE + (second * 2 + word / 2) * WORD + n % WORD;
             if (row < ROWS && k < K)
                 piece[n] = weight(row, k);
             else
@@ -130,7 +130,6 @@ GW_INLINE void keep_weights(Weight weight) {
         }
         weights()[place] = *reinterpret_cast<Piece*>(piece);
     }
-    sync();
 }
 
 // What a thread copies of a step is all of one sequence: its row of what is fed back, from this part's share and
@@ -161,11 +160,8 @@ GW_INLINE void stage(int chunk, const Fed& fed) {
     }
 }
 
-GW_INLINE void add(bfloat16 type, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { multiply(type, sum, a, b); }
-GW_INLINE void add(half type, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { multiply(type, sum, a, b); }
-
 // float32 in TF32, or EXACT: of each number what TF32 holds and the rest, in three products.
-GW_INLINE void add(float, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+GW_INLINE void multiply(float, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     unsigned a_most[4], a_rest[4], b_most[2], b_rest[2];
     for (int n = 0; n < 4; ++n) {
         a_most[n] = tf32(as_float(a[n]));
@@ -198,12 +194,12 @@ GW_INLINE void multiply_chunk(int chunk, int member, int group, Shares& shares) 
             if (tile >= ROW_TILES) break;
             const Piece* kept = weights() + (block * ROW_TILES + tile) * 2 * WARP + lane;
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const Piece rows = kept[half * WARP];
+            for (int second = 0; second < 2; ++second) {
+                const Piece rows = kept[second * WARP];
 #pragma unroll
                 for (int n = 0; n < COLUMN_TILES; ++n) {
-                    const unsigned b[2] = {columns[n].word[2 * half], columns[n].word[2 * half + 1]};
-                    add(Number{}, shares[m][n], rows.word, b);
+                    const unsigned b[2] = {columns[n].word[2 * second], columns[n].word[2 * second + 1]};
+                    multiply(Number{}, shares[m][n], rows.word, b);
                 }
             }
         }
@@ -226,7 +222,8 @@ GW_INLINE void each_share(int member, Shares& shares, float* area, With with) {
 }
 
 // This part's share of the product with what is fed back, in rows that are `pitch` numbers apart; in sums(), where
-// the cluster may read it from here on, until this program arrives at the counter.
+// the cluster reads it from here on. It may be written over when all programs of the cluster have arrived at the
+// counter.
 GW_INLINE void multiply_all(const Number* rows, long long pitch) {
     const Fed fed(rows, pitch);
     const int warp = thread() / WARP, member = warp % MEMBERS, group = warp / MEMBERS;
@@ -247,11 +244,11 @@ GW_INLINE void multiply_all(const Number* rows, long long pitch) {
     // the groups' sums are added up in the same order each time
     const auto keep = [](float& share, float& place) { place = share; };
 #pragma unroll
-    for (int half = GROUPS / 2; half > 0; half /= 2) {
-        float* area = sums() + group % half * AREA;
-        if (half <= group && group < 2 * half) each_share(member, shares, area, keep);
+    for (int rest = GROUPS / 2; rest > 0; rest /= 2) {
+        float* area = sums() + group % rest * AREA;
+        if (rest <= group && group < 2 * rest) each_share(member, shares, area, keep);
         sync();
-        if (group < half) each_share(member, shares, area, [](float& share, float& place) { share += place; });
+        if (group < rest) each_share(member, shares, area, [](float& share, float& place) { share += place; });
         sync();
     }
     if (group == 0) each_share(member, shares, sums(), keep);
@@ -265,7 +262,7 @@ struct Peers {
 
     GW_INLINE Peers() {
 #pragma unroll
-        for (int n = 0; n < PARTS; ++n) at[n] = of_peer(sums(), (part() + n) % PARTS);
+        for (int n = 0; n < PARTS; ++n) at[n] = n == 0 ? sums() : of_peer(sums(), (part() + n) % PARTS);
     }
     GW_INLINE float sum(int sequence, int row) const {
         float found = 0;
@@ -315,11 +312,11 @@ struct Given_forward {
     void* history[STATES];
     Number* last[STATES];
     float *saved, *values;
+    Number* fed;  // where there are factors, the output times these, after even and odd steps
     const long long *lengths, *order;
     const unsigned char* reset;
     Zoneout zoneout;
     const Number* factor;
-    Number* fed;  // where there are factors, the output times these, after even and odd steps
     unsigned* counters;
     long long steps, batch, first;
 };
@@ -432,7 +429,6 @@ GW_INLINE void forward(const Given_forward& given) {
         met += SLICES;
         wait(counter, met);
     }
-    meet();  // nobody reads from this program any more
 }
 
 // The way back -------------------------------------------------------------------------------------------
@@ -525,16 +521,15 @@ GW_INLINE void backward(const Given_backward& given) {
         met += SLICES;
         wait(counter, met);
         multiply_all(given.of_sums + ((long long)now * batch * SUMS + ALONE) * H, SUMS * H);
-        float fed[ITEMS];
+        float through[ITEMS];
 #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) fed[i] = peers.sum(items[i].sequence, part() * US + items[i].column);
+        for (int i = 0; i < ITEMS; ++i) through[i] = peers.sum(items[i].sequence, part() * US + items[i].column);
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
             if (!item.at(now)) continue;
-            float through = fed[i];
-            if (given.factor) through *= wide(given.factor[place(0, batch, item, 1, 0)]);
-            of_old[i][0] += through;
+            if (given.factor) through[i] *= wide(given.factor[place(0, batch, item, 1, 0)]);
+            of_old[i][0] += through[i];
             for (int k = 0; k < STATES; ++k) grads[i][k] = cleared[i] ? 0.0f : of_old[i][k];
         }
     }

@@ -9,8 +9,9 @@ from itertools import islice
 
 from gatewise.backends.gpu.plan import REMEMBERED
 
-_WARPS = 8
+_WARPS = 8  # of a program
 _PIECE, _WARP = 16, 32  # bytes; threads
+THREADS = _WARPS * _WARP
 _TILES = (8, 16, 32, 64)
 _SUMS = 96  # of a product that a thread may have in registers
 _CHUNKS = 4  # in which a step's share is copied, so that the product begins early
@@ -64,7 +65,7 @@ class Plan:
 
     def constants(self) -> dict[str, int]:
         names = ("BT", "US", "SLICES", "PARTS", "ROWS", "K", "GROUPS", "CHUNK", "STAGES", "SHARED")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"THREADS": THREADS}
 
 
 @lru_cache(REMEMBERED)
@@ -80,18 +81,17 @@ def divide(work: Work, chip: Chip) -> Plan | None:
 
 
 def _plans(work: Work, chip: Chip, tile: int, parts: int, programs: int) -> Iterator[Plan]:
-    """With so many sequences in a tile and programs in a cluster: the smallest slices of which all tiles,
-    or one, can run at once."""
+    """With so many sequences in a tile and programs in a cluster: for each number of tiles that run at once
+    the smallest slices with which they can."""
     tiles = max(-(-work.batch // tile), 1)
-    for at_once in {tiles, 1}:
+    for at_once in range(1, min(tiles, programs // parts) + 1):
         most = programs // at_once // parts * parts  # slices of a tile
-        if most:
-            units = -(-work.units // most)
-            slices = -(-work.units // (units * parts)) * parts
-            for divided in islice(_arrangements(work, chip, tile, units, parts), 1):
-                rows, groups, chunk, stages, shared, cost = divided
-                sizes = (tile, units, slices, parts, rows, work.fed, groups, chunk, stages, shared)
-                yield Plan(*sizes, tiles=at_once, cost=cost)
+        units = -(-work.units // most)
+        slices = -(-work.units // (units * parts)) * parts
+        for divided in islice(_arrangements(work, chip, tile, units, parts), 1):
+            rows, groups, chunk, stages, shared, cost = divided
+            sizes = (tile, units, slices, parts, rows, work.fed, groups, chunk, stages, shared)
+            yield Plan(*sizes, tiles=at_once, cost=cost)
 
 
 def _arrangements(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cuda.core import Device, LaunchConfig, Program, ProgramOptions, launch
+from cuda.bindings import driver
+from cuda.core import Device, LaunchConfig, Program, ProgramOptions, Stream, launch
 
-from gatewise.backends.gpu.clusters.plan import Chip
+from gatewise.backends.gpu.clusters.plan import THREADS, Chip
+from gatewise.errors import BackendError
 
-THREADS = 256  # of a program
 _PREFERRED = (4, 8, 2)  # sizes of clusters
 
 
@@ -31,28 +32,35 @@ class Kernel:
     """A kernel of a text, on a device; its programs have so much shared memory."""
 
     def __init__(self, source: str, name: str, shared: int, device: torch.device) -> None:
-        self._kernel = compiled(source, torch.cuda.get_device_capability(device)).get_kernel(name)
-        self._kernel.attributes.max_dynamic_shared_size_bytes = shared
-        self._shared, self._device = shared, device
+        self._device, self._shared = device, shared
+        with torch.cuda.device(device):
+            self._kernel = _loaded(source, name, shared)
 
     def launch(self, slices: int, tiles: int, parts: int, words: Sequence[int]) -> None:
         """Tiles of so many slices, ``parts`` to a cluster; all run at once."""
-        config = LaunchConfig(
-            grid=(slices // parts, tiles),
-            cluster=(parts, 1),
-            block=THREADS,
-            shmem_size=self._shared,
-            is_cooperative=True,
-        )
         with torch.cuda.device(self._device):
-            launch(_Current(), config, self._kernel, *words)
+            config = LaunchConfig(
+                grid=(slices // parts, tiles),
+                cluster=(parts, 1),
+                block=THREADS,
+                shmem_size=self._shared,
+                is_cooperative=True,
+            )
+            stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+            launch(stream, config, self._kernel, *words)
 
 
-class _Current:
-    """Torch's stream, as cuda-core takes one of another library's."""
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, torch.cuda.current_stream().cuda_stream
+def _loaded(source: str, name: str, shared: int) -> Any:
+    """A kernel on the current device, which may have so much shared memory."""
+    index = torch.cuda.current_device()
+    Device(index).set_current()
+    kernel = compiled(source, torch.cuda.get_device_capability(index)).get_kernel(name)
+    # which cuda-core can read but not set
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (found,) = driver.cuKernelSetAttribute(attribute, shared, kernel.handle, driver.CUdevice(index))
+    if found != driver.CUresult.CUDA_SUCCESS:
+        raise BackendError(f"the GPU gives a kernel no {shared} bytes of shared memory: {found!r}")
+    return kernel
 
 
 @cache
@@ -60,11 +68,8 @@ def chip(index: int) -> Chip:
     """What there is room for on a device."""
     with torch.cuda.device(index):
         device = Device(index)
-        device.set_current()
         shared = device.properties.max_shared_memory_per_block_optin
-        empty = 'extern "C" __global__ void empty() {}'
-        kernel = compiled(empty, torch.cuda.get_device_capability(index)).get_kernel("empty")
-        kernel.attributes.max_dynamic_shared_size_bytes = shared
+        kernel = _loaded('extern "C" __global__ void empty() {}', "empty", shared)
 
         def programs(parts: int) -> int:
             config = LaunchConfig(grid=1, cluster=parts, block=THREADS, shmem_size=shared)
