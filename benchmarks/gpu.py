@@ -188,8 +188,8 @@ def right() -> dict[str, Any]:
     return {str(row): worst_error(row) for row in checked_rows()}
 
 
-def worst_error(row: Row) -> dict[str, float]:
-    layer, x = row.layer(backend="triton"), row.input()
+def worst_error(row: Row, backend: str = "triton") -> dict[str, float]:
+    layer, x = row.layer(backend=backend), row.input()
     exact = row.layer(backend="reference").double()
     exact.load_state_dict(layer.state_dict())
     results = []
@@ -221,19 +221,21 @@ def races() -> dict[str, Any]:
     if sanitizer := shutil.which("compute-sanitizer") or shutil.which(
         "/usr/local/cuda/bin/compute-sanitizer"
     ):
-        for tool in ("memcheck", "racecheck"):
-            found[tool] = sanitized(sanitizer, tool)
+        for backend in ("triton", "cuda"):
+            for tool in ("memcheck", "racecheck"):
+                found[f"{tool} of {backend}"] = sanitized(sanitizer, tool, backend)
     return found
 
 
 SMALL = (
-    "import torch, gatewise as gw; l = gw.LSTM(8, 70, backend='triton').cuda().bfloat16(); "
+    "import torch, gatewise as gw; l = gw.LSTM(8, 72, backend='{backend}').cuda().bfloat16(); "
     "x = torch.randn(3, 5, 8, device='cuda', dtype=torch.bfloat16); l(x)[0].sum().backward(); torch.cuda.synchronize()"
 )
 
 
-def sanitized(sanitizer: str, tool: str) -> str:
-    command = [sanitizer, "--tool", tool, "--kernel-regex", "kns=ward", sys.executable, "-c", SMALL]
+def sanitized(sanitizer: str, tool: str, backend: str) -> str:
+    command = [sanitizer, "--tool", tool, "--kernel-regex", "kns=ward", sys.executable, "-c"]
+    command.append(SMALL.format(backend=backend))
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=45)
     except subprocess.TimeoutExpired:
@@ -246,36 +248,47 @@ def sanitized(sanitizer: str, tool: str) -> str:
     return "; ".join(lines[-3:]) or f"ended with {run.returncode}"
 
 
-def times(deadline: float, chip: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+Rows = Iterator[tuple[str, dict[str, Any]]]
+
+
+def times(deadline: float, chip: dict[str, Any]) -> Rows:
     for row in timed_rows():
-        if time.monotonic() > deadline:
-            print(f"out of time before {row}", flush=True)
-            break
-        modules = {"gatewise": row.layer(backend="triton")}
-        if row.cell in CUDNN:
-            modules["cudnn"] = row.cudnn()
-        for mode in MODES:
-            found[f"{row} {mode}"] = timed(row, mode, modules) | {"floor": floor(row, mode, chip)}
-    return found
+        backends = {"gatewise": "triton"}
+        for mode, found in timed(row, backends, row.cell in CUDNN, deadline):
+            yield f"{row} {mode}", found | {"floor": floor(row, mode, chip)}
 
 
-def timed(row: Row, mode: str, modules: dict[str, nn.Module]) -> dict[str, Any]:
-    x = row.input()
-    try:
-        return milliseconds({name: MODES[mode](m, x) for name, m in modules.items()})
-    except Exception as error:
-        return {"error": repr(error)[:300]}
-
-
-def clusters() -> dict[str, Any]:
-    """The loops in CUDA C++ beside Triton's, and cuDNN."""
-    found: dict[str, Any] = {}
+def clusters(deadline: float, chip: dict[str, Any]) -> Rows:
+    """The loops in CUDA C++ beside Triton's, and cuDNN; and how far off they are."""
     for row in cluster_rows():
-        modules = {name: row.layer(backend=name) for name in ("cuda", "triton")}
+        if row.B == 16:
+            try:
+                yield f"{row} off", worst_error(replace(row, T=64), "cuda")
+            except Exception as error:
+                yield f"{row} off", {"failed": repr(error)[:300]}
+        for mode, found in timed(row, {"cuda": "cuda", "triton": "triton"}, True, deadline):
+            yield f"{row} {mode}", found
+
+
+def timed(row: Row, backends: dict[str, str], cudnn: bool, deadline: float) -> Rows:
+    """Each mode's times; where something fails, its error and the others' times."""
+    if time.monotonic() > deadline:
+        return
+    x = row.input()
+    modules = {name: row.layer(backend=backend) for name, backend in backends.items()}
+    if cudnn:
         modules["cudnn"] = row.cudnn()
-        found |= {f"{row} {mode}": timed(row, mode, modules) for mode in MODES}
-    return found
+    for mode, of in MODES.items():
+        calls, failed = {}, {}
+        for name, module in modules.items():
+            try:
+                calls[name] = of(module, x)
+                calls[name]()
+                torch.cuda.synchronize()
+            except Exception as error:
+                calls.pop(name, None)
+                failed[f"{name} failed"] = repr(error)[:300]
+        yield mode, milliseconds(calls) | failed
 
 
 def lengths() -> dict[str, Any]:
@@ -444,8 +457,8 @@ def table(report: dict[str, Any]) -> None:
         f"\n{report['machine']['gpu']}, torch {torch.__version__}; milliseconds, cuDNN's over ours, and the floor"
     )
     for name, row in report.get("times", {}).items():
-        if "error" in row:
-            print(f"{name:48} {row['error'][:90]}")
+        if "gatewise failed" in row:
+            print(f"{name:48} {row['gatewise failed'][:90]}")
             continue
         ratio = (
             f"{row['cudnn']:9.2f} {row['cudnn'] / row['gatewise']:6.2f}"
@@ -496,7 +509,7 @@ def page(report: dict[str, Any]) -> str:
 
 
 # By name, in the order in which they are run.
-SECTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+SECTIONS: dict[str, Callable[..., Any]] = {
     of.__name__: of
     for of in (right, lengths, memory, host, graphs, times, clusters, races, compiled)
 }
@@ -523,21 +536,27 @@ def main() -> None:
     def keep(name: str, found: Any) -> None:
         report[name] = found
         report["seconds"] = time.monotonic() - start
-        print(f"{name} done after {report['seconds']:.0f} s", flush=True)
         if given.out:
             given.out.write_text(json.dumps(report, indent=1) + "\n")
 
     first = [row for name, rows in COMPILED_FIRST.items() if name in given.only for row in rows()]
     if first:
         keep("not compiled", compile_all([replace(row, T=3) for row in first], given.workers))
+    deadline = start + 60 * given.minutes
     for name, section in SECTIONS.items():
         if name not in given.only:
             continue
-        needs = (start + 60 * given.minutes, report["machine"]) if section is times else ()
+        rows: dict[str, Any] = {}
         try:
-            keep(name, section(*needs))
+            if section in (times, clusters):
+                for row, found in section(deadline, report["machine"]):
+                    keep(name, rows | {row: found})
+                    rows = report[name]
+            else:
+                keep(name, section())
         except Exception as error:  # what was measured before is kept
-            keep(name, {"error": {"what": repr(error)[:500]}})
+            keep(name, rows | {"error": {"what": repr(error)[:500]}})
+        print(f"{name} done after {report['seconds']:.0f} s", flush=True)
     table(report)
 
 

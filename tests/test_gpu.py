@@ -2,7 +2,6 @@
 with them. Skipped where there is none."""
 
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,19 +15,19 @@ from gatewise.backends.contract import Weights
 from gatewise.cells.language import topological
 
 
-def have_core():
-    return find_spec("cuda") is not None and find_spec("cuda.core") is not None
+def no_clusters():
+    """Why the backend 'cuda' cannot be tested here, or None."""
+    if not torch.cuda.is_available():
+        return "needs an NVIDIA GPU"
+    spec = case(CELLS["lstm"], H=64, dtype=torch.float32).spec
+    return cuda.supports(replace(spec, device=torch.device("cuda")))
 
 
+WITHOUT_CLUSTERS = no_clusters()
+clusters = pytest.mark.skipif(WITHOUT_CLUSTERS is not None, reason=WITHOUT_CLUSTERS or "")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 EVERY = {**CELLS, **OWN_CELLS}
-clusters = pytest.mark.skipif(
-    not (
-        torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0) and have_core()
-    ),
-    reason="the loops in CUDA C++ need an H100 or newer, and cuda-core",
-)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 8e-3}
 LENGTHS = (9, 0, 4, 9, 1)
 KINKED = {"relu", "maximum", "minimum"}
@@ -146,11 +145,18 @@ BUT_NORM = dict(reset=True, recurrent_dropout=True, zoneout=True)
         ("gru", dict(BUT_NORM, B=17, H=1032, lengths=[b % 10 for b in range(17)])),
         ("lstm", dict(B=64, H=1280)),
         ("lstm", dict(T=3, B=200, H=1024, lengths=[b % 4 for b in range(200)])),
+        (
+            "gru",
+            dict(B=64, H=256, lengths=sorted(b % 10 for b in range(64))),
+        ),  # tiles that end apart
+        ("slstm", dict(B=5, H=64)),
+        ("every_operation", dict(B=5, H=64)),
+        ("rnn_relu", dict(B=5, H=64)),
     ],
     ids=str,
 )
 def test_in_clusters(name, given, dtype):
-    check(case(CELLS[name], **dict(T=9, inputs=3, dtype=dtype) | given), cuda)
+    check(case(EVERY[name], **dict(T=9, inputs=3, dtype=dtype) | given), cuda)
 
 
 @clusters
