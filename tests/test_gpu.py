@@ -168,11 +168,12 @@ def test_in_clusters_as_many_units_as_there_is_room_for(B):
 
 @clusters
 def test_traced_in_clusters():
-    layer = gw.LSTM(8, 512, backend="cuda").cuda()
-    x = torch.randn(9, 5, 8, device="cuda")
-    trace, layer.backend = layer.trace(x), "reference"
-    for name, value in layer.trace(x).items():
-        torch.testing.assert_close(trace[name], value, rtol=1e-4, atol=1e-4, msg=name)
+    given = case(CELLS["lstm"], T=9, B=5, H=512, dtype=torch.float32, lengths=LENGTHS)
+    given.spec = replace(given.spec, trace=True)
+    backends = OnGpu(cuda), reference
+    found, expected = (b.forward(given.spec, *given.arguments()).trace for b in backends)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].cpu(), value, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_more_steps_than_a_grid_has_places():

@@ -29,7 +29,7 @@ using Number = {number};
 
 GW_KERNEL {way}({given}) {{
     const long long words[] = {{{listed}}};
-    gw::Given_{way} given;
+    gw::{way.capitalize()} given;
     static_assert(sizeof(given) == sizeof(words));
     memcpy(&given, words, sizeof(given));
     gw::{way}(given);

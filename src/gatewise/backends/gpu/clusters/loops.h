@@ -110,6 +110,12 @@ GW_INLINE void note_fed(int t, int batch, const unsigned char* reset) {
 // A thread's shares of its warp's sums: tiles of rows by tiles of columns.
 using Shares = float[MINE][COLUMN_TILES][4];
 
+GW_INLINE Number zero() {
+    Number found;
+    narrow(0.0f, found);
+    return found;
+}
+
 // Keeps this part's weights: `weight(row, k)` is the one of a row for the k-th number fed back. For each block
 // and tile of rows, each thread's four words for the first half of the block's numbers, then for the second.
 template <class Weight>
@@ -123,10 +129,7 @@ GW_INLINE void keep_weights(Weight weight) {
         for (int n = 0; n < PIECE; ++n) {
             const int word = n / WORD, row = tile * 16 + word % 2 * 8 + lane / 4;
             const int k = block * BLOCK + lane % 4 * PIECE + (second * 2 + word / 2) * WORD + n % WORD;
-            if (row < ROWS && k < K)
-                piece[n] = weight(row, k);
-            else
-                narrow(0.0f, piece[n]);
+            piece[n] = row < ROWS && k < K ? weight(row, k) : zero();
         }
         weights()[place] = *reinterpret_cast<Piece*>(piece);
     }
@@ -307,7 +310,7 @@ GW_INLINE void remember(void* history, int k, long long place, float value) {
 // The way forward ----------------------------------------------------------------------------------------
 
 // As forward in backends/gpu/loops.py takes them; each is of eight bytes. What a call does without is null.
-struct Given_forward {
+struct Forward {
     const Number *inputs, *input_bias, *recurrent_bias, *recurrent, *params[PARAMS + 1], *initial[STATES];
     void* history[STATES];
     Number* last[STATES];
@@ -321,15 +324,13 @@ struct Given_forward {
     long long steps, batch, first;
 };
 
-GW_INLINE void forward(const Given_forward& given) {
+GW_INLINE void forward(const Forward& given) {
     const int batch = int(given.batch);
     const int steps = find_sequences(int(given.first), batch, int(given.steps), given.lengths, given.order);
     unsigned* const counter = given.counters + tile();
     keep_weights([&](int row, int k) {
         const int unit = slice() / PARTS * PARTS * US + row % (US * PARTS);
-        Number none;
-        narrow(0.0f, none);
-        return unit < H ? given.recurrent[((long long)(row / (US * PARTS)) * H + unit) * H + k] : none;
+        return unit < H ? given.recurrent[((long long)(row / (US * PARTS)) * H + unit) * H + k] : zero();
     });
 
     Item items[ITEMS];
@@ -434,7 +435,7 @@ GW_INLINE void forward(const Given_forward& given) {
 // The way back -------------------------------------------------------------------------------------------
 
 // As backward in backends/gpu/loops.py takes them.
-struct Given_backward {
+struct Backward {
     const Number *recurrent, *params[PARAMS + 1];
     const void* history[STATES];
     const float* saved;
@@ -449,15 +450,13 @@ struct Given_backward {
     long long steps, batch, first;
 };
 
-GW_INLINE void backward(const Given_backward& given) {
+GW_INLINE void backward(const Backward& given) {
     const int batch = int(given.batch);
     const int steps = find_sequences(int(given.first), batch, int(given.steps), given.lengths, given.order);
     unsigned* const counter = given.counters + tile();
     keep_weights([&](int row, int k) {
         const int unit = slice() / PARTS * PARTS * US + row;
-        Number none;
-        narrow(0.0f, none);
-        return unit < H ? given.recurrent[(long long)k * H + unit] : none;
+        return unit < H ? given.recurrent[(long long)k * H + unit] : zero();
     });
 
     Item items[ITEMS];
