@@ -4,6 +4,7 @@ that is not there. What a chip does is in test_gpu.py."""
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ if not sys.platform.startswith("linux"):
     pytest.skip("NVIDIA's cuda-core has no build for this machine", allow_module_level=True)
 
 import cluster_emulator
+import pages
 from gatewise.backends.gpu.clusters import call, plan
 from gatewise.backends.gpu.clusters.plan import Chip, Plan, Work
 from gatewise.backends.gpu.clusters.program import compiled
@@ -48,7 +50,7 @@ SUITED = {name: cell for name, cell in EVERY.items() if not cuda.unsuited(spec(c
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch):
     monkeypatch.setattr(call, "Kernel", cluster_emulator.Kernel)
-    monkeypatch.setattr(call, "_chip", lambda device: Chip(64 * 1024, ((2, 4),)))
+    monkeypatch.setattr(call, "chip_of", lambda device: Chip(64 * 1024, ((2, 4),)))
     torch.use_deterministic_algorithms(True)  # so that what torch.empty gives holds NaN
     yield
     torch.use_deterministic_algorithms(False)
@@ -271,7 +273,7 @@ class Compiled:
 
 def compile_both_ways(cell, monkeypatch, **given):
     monkeypatch.setattr(call, "Kernel", Compiled)
-    monkeypatch.setattr(call, "_chip", lambda device: H100)
+    monkeypatch.setattr(call, "chip_of", lambda device: H100)
     call._kernel.cache_clear()
     case(cell, **dict(T=2, inputs=4) | given).gradients(cuda)
     call._kernel.cache_clear()
@@ -356,6 +358,28 @@ def test_there_is_room_for_what_is_planned(itemsize, units, batch):
 )
 def test_as_few_launches_as_there_can_be(units, batch, expected):
     assert plan.divide(Work(units, batch, 2, 4, units), H100).launches(batch) == expected
+
+
+def test_plans_are_timed_beside_each_other(monkeypatch):
+    """By the benchmark that does it, on a call of three steps."""
+    benchmark = pages.benchmark("gpu_plans")
+    monkeypatch.setattr(benchmark, "STEPS", 3)
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "AT_ONCE", 2)
+    monkeypatch.setattr(benchmark, "milliseconds", lambda call: call() or 1.5)
+    loops = benchmark.Loops("cuda", benchmark.given("peephole", torch.float32, 24, 10, "cpu"))
+    for back in (False, True):
+        now = time.monotonic()
+        taken, *others = (
+            row for k, row in zip(range(3), benchmark.measured(loops, back, now + 60), strict=False)
+        )
+        assert taken["taken"]
+        assert len(others) == 2
+        for row in (taken, *others):
+            assert row["us"] == 500
+            assert row["off"] < 1e-6
+            assert f"US {row['US']}" in benchmark.shown(row)
+        assert not any(row["taken"] for row in others)
 
 
 def test_what_does_not_fit_has_no_plan():

@@ -6,10 +6,9 @@ mostly waiting, for memory and for each other, so that many small slices beat a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 
 # Of a multiprocessor's shared memory, what the exchange of blocks between threads takes beside.
 _BESIDE = 8 * 1024
@@ -88,16 +87,14 @@ def power_of_two(number: int) -> int:
 @lru_cache(REMEMBERED)
 def forward(work: Work, chip: Chip) -> Plan:
     """For the way forward: the sums of a unit come out of one product, side by side."""
-    side = power_of_two(work.sums) if 1 < work.sums <= 4 else 1
-    return _one_slice(work) or _sliced(work, chip, side, lambda units: 1)
+    return _one_slice(work) or _sliced(work, chip, back=False)
 
 
 @lru_cache(REMEMBERED)
 def backward(work: Work, chip: Chip) -> Plan:
     """For the way back: one sum, of as many products as the way forward has sums, of which several
     slices form a part each."""
-    parts = (lambda units: max(_ROWS // units, 2)) if work.itemsize == 2 else (lambda units: 4)
-    return _one_slice(work) or _sliced(work, chip, 1, parts)
+    return _one_slice(work) or _sliced(work, chip, back=True)
 
 
 def _one_slice(work: Work) -> Plan | None:
@@ -111,38 +108,57 @@ def _one_slice(work: Work) -> Plan | None:
     return Plan(*sizes, KEPT=True, TURNED=False, warps=warps, tiles=tiles)
 
 
-def _sliced(work: Work, chip: Chip, side: int, parts_of: Callable[[int], int]) -> Plan:
-    def slices(units: int) -> int:
-        parts = parts_of(units)
-        return -(-work.width // (units * parts)) * parts
-
-    def plan(tile: int, units: int, kept: bool, chunk: int) -> Plan:
-        parts = parts_of(units)
-        columns = units * side * parts
-        sizes = (tile, units, slices(units), side, parts, chunk, -(-work.width // chunk))
-        return Plan(
-            *sizes,
-            KEPT=kept,
-            TURNED=kept and work.itemsize == 2 and columns >= _ROWS,
-            warps=8 if columns > _ROWS or tile * work.itemsize > 64 else 4,
-            tiles=max(1, min(-(-work.batch // tile), chip.processors // slices(units))),
-        )
-
-    def fitting() -> Iterator[Plan]:
-        for tile in _TILES:
-            for units in _SLICES:
-                chunks = _chunks(work, tile, side, parts_of(units))
-                plans = (plan(tile, units, True, chunk) for chunk in chunks)
-                yield from islice((p for p in plans if _fits(work, chip, p)), 1)
-
+def _sliced(work: Work, chip: Chip, back: bool) -> Plan:
     # the fewest launches, then the smallest tile, then the smallest slice
-    best = min(fitting(), key=lambda plan: plan.launches(work.batch), default=None)
-    if best is None:  # the weights are read again at every step, and are in registers on their way
-        units = _SLICES[1]
-        while slices(units) > chip.processors:
-            units *= 2
-        best = plan(16, units, False, 64)
-    return best
+    fewest = min(plans(work, chip, back), key=lambda plan: plan.launches(work.batch), default=None)
+    if fewest is not None:
+        return fewest
+    # the weights are read again at every step, and are in registers on their way
+    units = _SLICES[1]
+    while _slices(work, units, back) > chip.processors:
+        units *= 2
+    return _plan(work, chip, back, 16, units, False, 64)
+
+
+def plans(work: Work, chip: Chip, back: bool) -> Iterator[Plan]:
+    """All that fit with their weights on chip; of a tile and a slice first what is thought to take the
+    least time."""
+    for tile in _TILES:
+        for units in _SLICES:
+            chunks = _chunks(work, tile, _side(work, back), _parts(work, units, back))
+            for chunk in chunks:
+                plan = _plan(work, chip, back, tile, units, True, chunk)
+                if _fits(work, chip, plan):
+                    yield plan
+
+
+def _plan(
+    work: Work, chip: Chip, back: bool, tile: int, units: int, kept: bool, chunk: int
+) -> Plan:
+    side, parts, slices = _side(work, back), _parts(work, units, back), _slices(work, units, back)
+    columns = units * side * parts
+    return Plan(
+        *(tile, units, slices, side, parts, chunk, -(-work.width // chunk)),
+        KEPT=kept,
+        TURNED=kept and work.itemsize == 2 and columns >= _ROWS,
+        warps=8 if columns > _ROWS or tile * work.itemsize > 64 else 4,
+        tiles=max(1, min(-(-work.batch // tile), chip.processors // slices)),
+    )
+
+
+def _side(work: Work, back: bool) -> int:
+    return power_of_two(work.sums) if not back and 1 < work.sums <= 4 else 1
+
+
+def _parts(work: Work, units: int, back: bool) -> int:
+    if not back:
+        return 1
+    return max(_ROWS // units, 2) if work.itemsize == 2 else 4
+
+
+def _slices(work: Work, units: int, back: bool) -> int:
+    parts = _parts(work, units, back)
+    return -(-work.width // (units * parts)) * parts
 
 
 def _fits(work: Work, chip: Chip, plan: Plan) -> bool:

@@ -28,7 +28,7 @@ class Call(Prepared):
 
     def divide(self, back: bool) -> Plan:
         _, B, H, *_ = self.sizes
-        plan = divide(work(self.shape, H, B, self.sizes.dtype, back), _chip(self.x.device))
+        plan = divide(work(self.shape, H, B, self.sizes.dtype, back), chip_of(self.x.device))
         assert plan is not None  # the backend looked
         return plan
 
@@ -102,8 +102,8 @@ def fits(spec: Spec) -> bool:
     """Whether there is room on the chip for the weights of a call, both ways."""
     shape, batch = shape_of(spec.cell), max(spec.batch, 1)
     given = (shape, spec.hidden_size, batch, spec.dtype)
-    return all(divide(work(*given, back), _chip(spec.device)) for back in (False, True))
+    return all(divide(work(*given, back), chip_of(spec.device)) for back in (False, True))
 
 
-def _chip(device: torch.device) -> Chip:
+def chip_of(device: torch.device) -> Chip:
     return chip(torch.cuda.current_device() if device.index is None else device.index)

@@ -71,27 +71,28 @@ class Plan:
 @lru_cache(REMEMBERED)
 def divide(work: Work, chip: Chip) -> Plan | None:
     """The fewest launches, then the least cost; None where nothing fits."""
-    fitting = (
-        plan
-        for tile in _TILES
-        for parts, programs in chip.programs
-        for plan in _plans(work, chip, tile, parts, programs)
-    )
-    return min(fitting, key=lambda plan: (plan.launches(work.batch), plan.cost), default=None)
+    best = (plan for tile in _TILES for of in plans(work, chip, tile) for plan in islice(of, 1))
+    return min(best, key=lambda plan: (plan.launches(work.batch), plan.cost), default=None)
 
 
-def _plans(work: Work, chip: Chip, tile: int, parts: int, programs: int) -> Iterator[Plan]:
-    """With so many sequences in a tile and programs in a cluster: for each number of tiles that run at once
-    the smallest slices with which they can."""
+def plans(work: Work, chip: Chip, tile: int) -> Iterator[Iterator[Plan]]:
+    """Those that fit with so many sequences in a tile: for each size of clusters and number of tiles that
+    run at once, with the smallest slices with which they can; the best first."""
     tiles = max(-(-work.batch // tile), 1)
-    for at_once in range(1, min(tiles, programs // parts) + 1):
-        most = programs // at_once // parts * parts  # slices of a tile
-        units = -(-work.units // most)
-        slices = -(-work.units // (units * parts)) * parts
-        for divided in islice(_arrangements(work, chip, tile, units, parts), 1):
-            rows, groups, chunk, stages, shared, cost = divided
-            sizes = (tile, units, slices, parts, rows, work.fed, groups, chunk, stages, shared)
-            yield Plan(*sizes, tiles=at_once, cost=cost)
+    for parts, programs in chip.programs:
+        for at_once in range(1, min(tiles, programs // parts) + 1):
+            most = programs // at_once // parts * parts  # slices of a tile
+            units = -(-work.units // most)
+            yield _arranged(work, chip, tile, units, parts, at_once)
+
+
+def _arranged(
+    work: Work, chip: Chip, tile: int, units: int, parts: int, tiles: int
+) -> Iterator[Plan]:
+    slices = -(-work.units // (units * parts)) * parts
+    for rows, groups, chunk, stages, shared, cost in _arrangements(work, chip, tile, units, parts):
+        sizes = (tile, units, slices, parts, rows, work.fed, groups, chunk, stages, shared)
+        yield Plan(*sizes, tiles=tiles, cost=cost)
 
 
 def _arrangements(
@@ -111,7 +112,7 @@ def _arrangements(
             continue
         sums = tile * (row_tiles * 16 + 4) * 4 * max(groups // 2, 1)
         cost = kept + (members + _FROM_MEMORY) * blocks * of_block + _FROM_PEERS * exchanged
-        for chunk in (-(-blocks // (_CHUNKS * groups)) * groups, groups):
+        for chunk in dict.fromkeys((-(-blocks // (_CHUNKS * groups)) * groups, groups)):
             chunks = -(-blocks // chunk)
             for stages in range(min(chunks, _CHUNKS) + 1, 1, -1):
                 copied = min(stages, chunks) * chunk * of_block
