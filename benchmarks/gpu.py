@@ -252,28 +252,34 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
 def times(deadline: float, chip: dict[str, Any]) -> Rows:
-    for row in timed_rows():
-        backends = {"gatewise": "triton"}
-        for mode, found in timed(row, backends, row.cell in CUDNN, deadline):
-            yield f"{row} {mode}", found | {"floor": floor(row, mode, chip)}
-
-
-def clusters(deadline: float, chip: dict[str, Any]) -> Rows:
-    """The loops in CUDA C++ beside Triton's, and cuDNN; and how far off they are."""
-    for row in cluster_rows():
-        if row.B == 16:
-            try:
-                yield f"{row} off", worst_error(replace(row, T=64), "cuda")
-            except Exception as error:
-                yield f"{row} off", {"failed": repr(error)[:300]}
-        for mode, found in timed(row, {"cuda": "cuda", "triton": "triton"}, True, deadline):
+    for row in in_time(timed_rows(), deadline):
+        for mode, found in timed(row, {"gatewise": "triton"}, row.cell in CUDNN, chip):
             yield f"{row} {mode}", found
 
 
-def timed(row: Row, backends: dict[str, str], cudnn: bool, deadline: float) -> Rows:
-    """Each mode's times; where something fails, its error and the others' times."""
-    if time.monotonic() > deadline:
-        return
+def clusters(deadline: float, chip: dict[str, Any]) -> Rows:
+    """The loops in CUDA C++ beside Triton's, and cuDNN; and how far off they are in fewer steps."""
+    for row in in_time(cluster_rows(), deadline):
+        if row.B == 16:
+            short = replace(row, T=64)
+            try:
+                yield f"{short} off", worst_error(short, "cuda")
+            except Exception as error:
+                yield f"{short} off", {"failed": repr(error)[:300]}
+        for mode, found in timed(row, {"cuda": "cuda", "triton": "triton"}, True, chip):
+            yield f"{row} {mode}", found
+
+
+def in_time(rows: Iterator[Row], deadline: float) -> Iterator[Row]:
+    for row in rows:
+        if time.monotonic() > deadline:
+            print(f"out of time before {row}", flush=True)
+            return
+        yield row
+
+
+def timed(row: Row, backends: dict[str, str], cudnn: bool, chip: dict[str, Any]) -> Rows:
+    """Each mode's times and floor; where something fails, its error and the others' times."""
     x = row.input()
     modules = {name: row.layer(backend=backend) for name, backend in backends.items()}
     if cudnn:
@@ -288,7 +294,7 @@ def timed(row: Row, backends: dict[str, str], cudnn: bool, deadline: float) -> R
             except Exception as error:
                 calls.pop(name, None)
                 failed[f"{name} failed"] = repr(error)[:300]
-        yield mode, milliseconds(calls) | failed
+        yield mode, milliseconds(calls) | failed | {"floor": floor(row, mode, chip)}
 
 
 def lengths() -> dict[str, Any]:
@@ -457,8 +463,8 @@ def table(report: dict[str, Any]) -> None:
         f"\n{report['machine']['gpu']}, torch {torch.__version__}; milliseconds, cuDNN's over ours, and the floor"
     )
     for name, row in report.get("times", {}).items():
-        if "gatewise failed" in row:
-            print(f"{name:48} {row['gatewise failed'][:90]}")
+        if "gatewise" not in row:
+            print(f"{name:48} {json.dumps(row)[:90]}")
             continue
         ratio = (
             f"{row['cudnn']:9.2f} {row['cudnn'] / row['gatewise']:6.2f}"
@@ -550,8 +556,8 @@ def main() -> None:
         try:
             if section in (times, clusters):
                 for row, found in section(deadline, report["machine"]):
-                    keep(name, rows | {row: found})
-                    rows = report[name]
+                    rows[row] = found
+                    keep(name, rows)
             else:
                 keep(name, section())
         except Exception as error:  # what was measured before is kept

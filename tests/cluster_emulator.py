@@ -3,9 +3,10 @@ place of the chip's functions."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
-import os
+import shutil
 import subprocess
 import tempfile
 from functools import cache
@@ -44,7 +45,9 @@ class Kernel:
 
 @cache
 def _folder():
-    return Path(tempfile.mkdtemp(prefix="gatewise-clusters-"))
+    folder = tempfile.mkdtemp(prefix="gatewise-clusters-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _built(text):
@@ -72,7 +75,7 @@ def _library(files, *needed):
         (place / name).write_text(text)
     flags = ("-std=gnu++20", "-O1", "-fPIC", "-shared", "-pthread", "-Wall", "-Wno-unknown-pragmas")
     library = place / "library.so"
-    command = [os.environ.get("CXX", "g++"), *flags, "-o", library, place / "library.cpp", *needed]
+    command = ["c++", *flags, "-o", library, place / "library.cpp", *needed]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return library

@@ -2,6 +2,7 @@
 that is not there. What a chip does is in test_gpu.py."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,10 @@ from gatewise.errors import BackendError
 if torch.cuda.is_available():
     pytest.skip("there is a GPU: test_gpu.py runs on it", allow_module_level=True)
 if not sys.platform.startswith("linux"):
-    pytest.skip("NVIDIA's cuda-core has no build for this machine", allow_module_level=True)
+    pytest.skip("what stands for a chip here is Linux's", allow_module_level=True)
+if not all(map(shutil.which, ("c++", "cc"))):
+    pytest.skip("needs a C and a C++ compiler, `cc` and `c++`", allow_module_level=True)
+pytest.importorskip("cuda.core", reason="NVIDIA's cuda-core has no build for this machine")
 
 import cluster_emulator
 import pages
@@ -302,8 +306,7 @@ def test_what_the_driver_is_asked(tmp_path):
     """By cuda-core, of a driver that writes it down."""
     tests = Path(__file__).parent
     driver, code = tmp_path / "libcuda.so.1", tmp_path / "kernel.cubin"
-    compiler = os.environ.get("CC", "cc")
-    build = [compiler, "-shared", "-fPIC", "-o", driver, tests / "clusters" / "driver.c"]
+    build = ["cc", "-shared", "-fPIC", "-o", driver, tests / "clusters" / "driver.c"]
     subprocess.run(build, check=True)
     kernel = 'extern "C" __global__ void forward(long long a, long long b, long long c) {}'
     code.write_bytes(compiled(kernel, (9, 0)).code)
@@ -398,12 +401,12 @@ def test_what_does_not_fit_has_no_plan():
         (dict(transformed=True), "no rule for vmap"),
         (dict(hidden_size=70), "takes units in multiples of 4 in torch.float32, not 70"),
         (dict(hidden_size=68, dtype=torch.bfloat16), "multiples of 8 in torch.bfloat16, not 68"),
-        (dict(proj_size=8), "has no projection"),
-        (dict(layer_norm=True), "has no layer normalisation"),
+        (dict(proj_size=8), "cannot project the output"),
+        (dict(layer_norm=True), "cannot normalise the sums"),
         (dict(cell=CELLS["gru_2014"]), "has no gates that wait for others, and 'gru_2014' has n"),
         (dict(cell=EVERY["both_fed_back"]), "has the output alone fed back, and 'both_fed_back' has h, c"),
         (dict(cell=CELLS["mingru"]), "has the output alone fed back, and 'mingru' feeds nothing back"),
-        (dict(hidden_size=4096), "has no room on this chip for the weights of so many units"),
+        (dict(hidden_size=4096), "has no room on this chip for the weights of 4096 units in torch.float32"),
     ],
 )  # fmt: skip
 def test_what_it_cannot_do_it_says(changed, reason):
@@ -414,11 +417,31 @@ def test_it_can_do_the_rest():
     assert cuda.supports(spec(**dict.fromkeys(BUT_NORM, True), lengths=True, reverse=True)) is None
 
 
+@pytest.fixture
+def looked_for_anew():
+    cuda._missing.cache_clear()
+    yield
+    cuda._missing.cache_clear()
+
+
 @pytest.mark.parametrize("module", ["cuda.core", "cuda.bindings", "cuda.pathfinder"])
-def test_without_its_package_it_names_the_command(module, monkeypatch):
+def test_without_its_package_it_names_the_command(module, looked_for_anew, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    cuda.find_compiler.cache_clear()
     assert "pip install 'gatewise[cuda]'" in cuda.supports(spec())
+
+
+def test_with_the_bindings_of_another_cuda_it_names_the_command(looked_for_anew, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert "of torch's CUDA, 12.8, and here are 13." in cuda.supports(spec())
+    assert cuda.supports(spec()).endswith("pip install 'cuda-bindings==12.*'")
+
+
+def test_without_a_compiler_it_says_what_brings_one(looked_for_anew, monkeypatch):
+    def nothing(name):
+        raise RuntimeError(f"no {name} here\nlooked in many places")
+
+    monkeypatch.setattr("cuda.pathfinder.load_nvidia_dynamic_lib", nothing)
+    assert cuda.supports(spec()).endswith("torch's CUDA builds bring along: no nvrtc here")
 
 
 def test_asked_for_by_name_on_a_processor():
@@ -430,5 +453,7 @@ def test_asked_for_by_name_on_a_processor():
 def test_compiled_it_refuses(monkeypatch):
     monkeypatch.setattr(cuda, "supports", lambda spec: None)
     layer = torch.compile(gw.LSTM(2, 4, backend="cuda"), backend="aot_eager")
-    with pytest.raises(Exception, match="runs on its own, not in what torch traces or compiles"):
+    with pytest.raises(
+        Exception, match="no operator that torch can compile, export or watch: ask for"
+    ):
         layer(torch.zeros(1, 1, 2))

@@ -79,7 +79,7 @@ def interpreted():
     triton_interpreter.install()
     torch.use_deterministic_algorithms(True)  # so that what torch.empty gives holds NaN
     patch = pytest.MonkeyPatch()
-    patch.setattr(call, "chip", lambda device: CHIPS[90])
+    patch.setattr(call, "chip_of", lambda device: CHIPS[90])
     yield
     patch.undo()
     torch.use_deterministic_algorithms(False)
@@ -313,7 +313,7 @@ def test_compiled(monkeypatch, dynamic):
         return dict(i=i, h=i * s.h + (1 - i) * gw.tanh(a.n))
 
     monkeypatch.setattr(triton, "supports", lambda spec: None)
-    monkeypatch.setitem(engine._ENGINES, "cpu", "gpu.call")
+    monkeypatch.setitem(engine._ENGINES, "cpu", engine._ENGINES["cuda"])
     layer = gw.Recurrent(seen_first, 3, 17, num_layers=2, backend="triton")
     compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for T in (3, 4):

@@ -54,7 +54,7 @@ def recorded(divide, planned):
 
 def main(chip, wanted):
     driver.set_active(Absent(chip))
-    call.chip = lambda device: SHARED[chip]
+    call.chip_of = lambda device: SHARED[chip]
     run, planned = JITFunction.run, []
 
     def compiled(function, *given, grid, warmup, **named):

@@ -1,5 +1,5 @@
-"""Our own kernels in CUDA C++, for layers whose weights Triton cannot keep on a GPU's multiprocessors: a
-cell's step printed from its equations, in time loops whose programs form clusters, compiled by NVRTC."""
+"""Our own kernels in CUDA C++, for large layers on a GPU: a cell's step printed from its equations, in time
+loops whose programs form clusters and read less of each other than Triton's; compiled by NVRTC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights, recorded
 from gatewise.backends.engine import flat, unfit
 from gatewise.backends.ops import run
-from gatewise.emit.cpp import too_large
 from gatewise.errors import BackendError
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -28,24 +27,33 @@ def supports(spec: Spec) -> str | None:
         return "runs on NVIDIA GPUs, and this torch is built for AMD's"
     if torch.cuda.is_available() and torch.cuda.get_device_capability(spec.device) < (9, 0):
         return "runs on GPUs of compute capability 9.0 (H100) and newer"
-    if reason := unfit(spec) or unsuited(spec):
+    if reason := unfit(spec) or unsuited(spec) or _missing():
         return reason
-    try:
-        find_compiler()
-    except (ImportError, RuntimeError) as error:
-        return f"needs NVIDIA's cuda-core and NVRTC ({error}): pip install 'gatewise[cuda]'"
     from gatewise.backends.gpu.clusters.call import fits
 
-    return None if fits(spec) else "has no room on this chip for the weights of so many units"
+    if fits(spec):
+        return None
+    return f"has no room on this chip for the weights of {spec.hidden_size} units in {spec.dtype}"
 
 
 @cache
-def find_compiler() -> None:
-    """Raises ImportError or RuntimeError where there is none."""
-    pathfinder = importlib.import_module("cuda.pathfinder")
-    for name in ("cuda.core", "cuda.bindings"):
-        importlib.import_module(name)
-    pathfinder.load_nvidia_dynamic_lib("nvrtc")
+def _missing() -> str | None:
+    """What its kernels are compiled and launched by, of the CUDA that torch was built with."""
+    try:
+        pathfinder = importlib.import_module("cuda.pathfinder")
+        importlib.import_module("cuda.core")
+        bindings = importlib.import_module("cuda.bindings").__version__
+    except ImportError as error:
+        return f"needs NVIDIA's cuda-core ({error}): pip install 'gatewise[cuda]'"
+    of_torch = torch.version.cuda
+    if of_torch and bindings.split(".")[0] != of_torch.split(".")[0]:
+        needed = f"pip install 'cuda-bindings=={of_torch.split('.')[0]}.*'"
+        return f"needs cuda-bindings of torch's CUDA, {of_torch}, and here are {bindings}: {needed}"
+    try:
+        pathfinder.load_nvidia_dynamic_lib("nvrtc")
+    except RuntimeError as error:
+        return f"needs NVRTC, which torch's CUDA builds bring along: {str(error).splitlines()[0]}"
+    return None
 
 
 def unsuited(spec: Spec) -> str | None:
@@ -57,16 +65,15 @@ def unsuited(spec: Spec) -> str | None:
     if cell.late:
         return f"has no gates that wait for others, and '{cell.name}' has {', '.join(cell.late)}"
     for there, name in (
-        (spec.proj_size, "projection"),
-        (spec.layer_norm, "layer normalisation"),
+        (spec.proj_size, "project the output"),
+        (spec.layer_norm, "normalise the sums"),
     ):
         if there:
-            return f"has no {name}"
+            return f"cannot {name}"
     of_piece = _PIECE // spec.dtype.itemsize
     if spec.hidden_size % of_piece:
         return f"takes units in multiples of {of_piece} in {spec.dtype}, not {spec.hidden_size}"
-    reason = too_large(cell)
-    return reason and f"cannot have the cell '{cell.name}': it {reason}"
+    return None
 
 
 def describe(spec: Spec) -> str:
@@ -79,7 +86,8 @@ def forward(
     x, state = x.resolve_neg(), tuple(s.resolve_neg() for s in state)
     if recorded([x, *state, *flat(weights, spec.cell)]):
         raise BackendError(
-            "the backend 'cuda' runs on its own, not in what torch traces or compiles"
+            "the backend 'cuda' has no operator that torch can compile, export or watch: ask for "
+            "backend='triton' there"
         )
     from gatewise.backends.gpu.clusters.call import engine
 

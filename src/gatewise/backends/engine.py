@@ -108,13 +108,14 @@ class Engine(Protocol):
         ``grads`` are those of the output and of the final states."""
 
 
-# Modules that are one, or have one as ``engine``.
-_ENGINES = {"cpu": "native.calls", "cuda": "gpu.call"}
+# Each is a module, or what a module has by that name.
+_ENGINES = {"cpu": ("native.calls", None), "cuda": ("gpu.call", "engine")}
 
 
 def engine_for(device: torch.device) -> Engine | None:
     """The engine of a kind of device, imported when first asked for."""
     if device.type not in _ENGINES:
         return None
-    module = importlib.import_module(f"gatewise.backends.{_ENGINES[device.type]}")
-    return cast(Engine, getattr(module, "engine", module))
+    place, name = _ENGINES[device.type]
+    module = importlib.import_module(f"gatewise.backends.{place}")
+    return cast(Engine, getattr(module, name) if name else module)

@@ -1,4 +1,5 @@
-"""A cell's step and its derived gradient, printed as C++ on the vector type of ``csrc/vec.h``."""
+"""A cell's step and its derived gradient, printed as C++ on any type of numbers: for the CPU on the vectors
+of ``csrc/vec.h``."""
 
 from __future__ import annotations
 

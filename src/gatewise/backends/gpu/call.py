@@ -16,11 +16,11 @@ from gatewise.backends.gpu import plan as plans
 from gatewise.backends.gpu.calls import Calls
 from gatewise.backends.gpu.cells import functions
 from gatewise.backends.gpu.plan import REMEMBERED, Chip, Plan, Work
-from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, full_precision
+from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, full_precision, index_of
 from gatewise.backends.gpu.sums import Shape, shape_of
 from gatewise.backends.gpu.tape import Sizes
 
-TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 class Call(Prepared):
@@ -30,7 +30,7 @@ class Call(Prepared):
 
     def divide(self, back: bool) -> Plan:
         divide = plans.backward if back else plans.forward
-        return divide(work(self.shape, self.sizes), chip(self.x.device))
+        return divide(work(self.shape, self.sizes), chip_of(self.x.device))
 
     @property
     def exchanged(self) -> bool:
@@ -38,7 +38,7 @@ class Call(Prepared):
 
     @property
     def at_once(self) -> bool:
-        return self.plan.at_once(self.sizes.B, chip(self.x.device))
+        return self.plan.at_once(self.sizes.B, chip_of(self.x.device))
 
     def forward(self, run: Forward) -> None:
         own, shape, T = functions(self.job.cell), self.shape, self.sizes.T
@@ -125,7 +125,7 @@ def _constants(
         H=H,
         P=P,
         WIDTHS=widths,
-        DT=TYPES[dtype],
+        DT=_TYPES[dtype],
         num_warps=plan.warps,
     )
 
@@ -141,12 +141,12 @@ def launches(spec: Spec) -> int:
     """How many launches after each other ``spec`` has on its way forward."""
     given = (spec.batch, spec.hidden_size, spec.output_size, spec.dtype)
     sizes = Sizes(1, *given, spec.proj_size > 0, spec.layer_norm)
-    divided = plans.forward(work(shape_of(spec.cell), sizes), chip(spec.device))
+    divided = plans.forward(work(shape_of(spec.cell), sizes), chip_of(spec.device))
     return divided.launches(spec.batch)
 
 
-def chip(device: torch.device) -> Chip:
-    return _chip(torch.cuda.current_device() if device.index is None else device.index)
+def chip_of(device: torch.device) -> Chip:
+    return _chip(index_of(device))
 
 
 @cache

@@ -24,7 +24,7 @@ class Calls:
         self._call = call
 
     def unusable(self, cell: Cell) -> str | None:
-        return None
+        return None  # asked by torch's operators alone, which have Triton's loops
 
     def forward(self, given: Given) -> list[Tensor]:
         return _Run(self._call(given, back=False)).outcome()
@@ -87,9 +87,16 @@ class _Run:
             unprojected = call.empty(T, B, H)
         call.forward(
             Forward(
-                *(input_sums(call), initial, tuple(self.histories), tuple(self.final)),
-                *(kept.get("saved"), late, unprojected, kept.get("normal"), kept.get("scales")),
-                self.values,
+                inputs=input_sums(call),
+                initial=initial,
+                histories=tuple(self.histories),
+                final=tuple(self.final),
+                saved=kept.get("saved"),
+                late=late,
+                unprojected=unprojected,
+                normal=kept.get("normal"),
+                scales=kept.get("scales"),
+                values=self.values,
             )
         )
 
@@ -137,18 +144,19 @@ def _back(
     per_unit = tuple(
         torch.zeros(tiles, H, dtype=torch.float32, device=x.device) for _ in call.per_unit
     )
-    histories = tuple(kept.get(f"state {k}", of_initial[k]) for k in range(shape.STATES))
     call.backward(
         Backward(
-            *(
-                histories,
-                kept["saved"],
-                kept.get("normal"),
-                kept.get("scales"),
-                of_output,
-                of_final,
-            ),
-            *(of_sums, before_norm, projected, of_initial, per_unit),
+            histories=tuple(kept.get(f"state {k}", of_initial[k]) for k in range(shape.STATES)),
+            saved=kept["saved"],
+            normal=kept.get("normal"),
+            scales=kept.get("scales"),
+            of_output=of_output,
+            of_final=of_final,
+            of_sums=of_sums,
+            before_norm=before_norm,
+            projected=projected,
+            of_initial=of_initial,
+            of_params=per_unit,
         )
     )
     of_params = [p.sum(0) for p in per_unit]

@@ -16,7 +16,7 @@ from gatewise.backends.gpu.tape import Sizes, widths
 
 
 class Forward(NamedTuple):
-    """What the way forward writes, see loops.py: None where it is not asked for. ``histories`` are those
+    """What the way forward reads and writes, see loops.py: None where it is not asked for. ``histories`` are those
     of each state."""
 
     inputs: Tensor
@@ -142,6 +142,10 @@ def sizes_of(given: Given) -> Sizes:
     projected, normalised = weights[4] is not None, weights[6] is not None
     T, B, _ = x.shape
     return Sizes(T, B, H, job.proj_size or H, x.dtype, projected, normalised)
+
+
+def index_of(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def full_precision() -> bool:

@@ -12,7 +12,7 @@ from gatewise.backends.gpu.calls import Calls
 from gatewise.backends.gpu.clusters.plan import Chip, Plan, Work, divide
 from gatewise.backends.gpu.clusters.program import Kernel, chip
 from gatewise.backends.gpu.plan import REMEMBERED
-from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, full_precision
+from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, full_precision, index_of
 from gatewise.backends.gpu.sums import Shape, shape_of
 from gatewise.cells.language import Cell
 from gatewise.emit.cuda import source
@@ -106,4 +106,4 @@ def fits(spec: Spec) -> bool:
 
 
 def chip_of(device: torch.device) -> Chip:
-    return chip(torch.cuda.current_device() if device.index is None else device.index)
+    return chip(index_of(device))

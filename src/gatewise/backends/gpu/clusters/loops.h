@@ -32,7 +32,7 @@ constexpr int ITEMS = (BT * US + THREADS - 1) / THREADS;   // numbers of each ki
 
 constexpr int STATES = Equations::states, PARAMS = Equations::params, SAVED = Equations::saved;
 constexpr int VALUES = Equations::values, SUMS = Equations::accumulators;
-constexpr int INPUTS = Equations::from_input, FED = Equations::from_state, ALONE = SUMS - FED;
+constexpr int INPUTS = Equations::from_input, ALONE = SUMS - Equations::from_state;  // see NX in loops.py
 
 // A row of sums is as long as ROWS and so much more that the threads of a warp write to banks of their own.
 constexpr int PITCH = ROW_TILES * 16 + 4;

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 
 from gatewise.backends.gpu.plan import REMEMBERED
 
@@ -44,7 +43,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """The constants of loops.h that are chosen, and the tiles of a launch."""
+    """The constants of loops.h that are chosen, what a step costs, and the tiles of a launch."""
 
     BT: int
     US: int
@@ -56,8 +55,8 @@ class Plan:
     CHUNK: int
     STAGES: int
     SHARED: int
-    tiles: int
     cost: int
+    tiles: int
 
     def launches(self, batch: int) -> int:
         """How many launches after each other so many sequences take."""
@@ -71,35 +70,32 @@ class Plan:
 @lru_cache(REMEMBERED)
 def divide(work: Work, chip: Chip) -> Plan | None:
     """The fewest launches, then the least cost; None where nothing fits."""
-    best = (plan for tile in _TILES for of in plans(work, chip, tile) for plan in islice(of, 1))
-    return min(best, key=lambda plan: (plan.launches(work.batch), plan.cost), default=None)
+
+    def taken(plan: Plan) -> tuple[int, int]:
+        return plan.launches(work.batch), plan.cost
+
+    return min(plans(work, chip), key=taken, default=None)
 
 
-def plans(work: Work, chip: Chip, tile: int) -> Iterator[Iterator[Plan]]:
-    """Those that fit with so many sequences in a tile: for each size of clusters and number of tiles that
-    run at once, with the smallest slices with which they can; the best first."""
-    tiles = max(-(-work.batch // tile), 1)
-    for parts, programs in chip.programs:
-        for at_once in range(1, min(tiles, programs // parts) + 1):
-            most = programs // at_once // parts * parts  # slices of a tile
-            units = -(-work.units // most)
-            yield _arranged(work, chip, tile, units, parts, at_once)
-
-
-def _arranged(
-    work: Work, chip: Chip, tile: int, units: int, parts: int, tiles: int
-) -> Iterator[Plan]:
-    slices = -(-work.units // (units * parts)) * parts
-    for rows, groups, chunk, stages, shared, cost in _arrangements(work, chip, tile, units, parts):
-        sizes = (tile, units, slices, parts, rows, work.fed, groups, chunk, stages, shared)
-        yield Plan(*sizes, tiles=tiles, cost=cost)
+def plans(work: Work, chip: Chip) -> Iterator[Plan]:
+    """All that fit: for each size of a tile and of clusters, and number of tiles that run at once, those
+    with the smallest slices with which they can."""
+    for tile in _TILES:
+        for parts, programs in chip.programs:
+            most_tiles = min(max(-(-work.batch // tile), 1), programs // parts)
+            for tiles in range(1, most_tiles + 1):
+                most = programs // tiles // parts * parts  # slices of a tile
+                units = -(-work.units // most)
+                slices = -(-work.units // (units * parts)) * parts
+                for sizes in _arrangements(work, chip, tile, units, parts):
+                    yield Plan(tile, units, slices, parts, *sizes, tiles=tiles)
 
 
 def _arrangements(
     work: Work, chip: Chip, tile: int, units: int, parts: int
-) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """ROWS, GROUPS, CHUNK, STAGES, SHARED and a step's cost of what fits, the best first: as few warps as
-    have room for their sums divide the rows, since each reads all that is fed back; then as much as
+) -> Iterator[tuple[int, int, int, int, int, int, int]]:
+    """ROWS, K, GROUPS, CHUNK, STAGES, SHARED and a step's cost of what fits, the best first: as few warps
+    as have room for their sums divide the rows, since each reads all that is fed back; then as much as
     possible is copied ahead."""
     rows, block = work.rows * units * parts, 4 * _PIECE // work.itemsize
     row_tiles, blocks = -(-rows // 16), -(-work.fed // (block * parts))
@@ -118,4 +114,4 @@ def _arrangements(
                 copied = min(stages, chunks) * chunk * of_block
                 shared = kept + max(copied, sums) + tile * OF_SEQUENCE
                 if shared <= chip.shared:
-                    yield rows, groups, chunk, stages, shared, cost
+                    yield rows, work.fed, groups, chunk, stages, shared, cost
