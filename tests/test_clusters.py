@@ -136,8 +136,7 @@ def test_however_it_is_divided(divide, dtype, monkeypatch):
     check(case(CELLS[name], **SIZES | dict(T=2, B=19, H=H, dtype=dtype)))
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("tiles", [1, 2])
+@pytest.mark.parametrize(("tiles", "reverse"), [(1, True), (2, False)])
 def test_tiles_after_each_other(tiles, reverse, monkeypatch):
     """The longest sequences first; of five tiles the last is all empty."""
     monkeypatch.setattr(call, "divide", arranged(8, 12, 2, 8, 8, 2, tiles=tiles))

@@ -297,7 +297,9 @@ def test_no_tape_is_made_where_none_is_needed(monkeypatch):
         model(*example(7, 3))
 
 
-@pytest.mark.parametrize("cell", ["lstm", own_peephole], ids=str)
+@pytest.mark.parametrize(
+    "cell", [pytest.param("lstm", marks=pytest.mark.slow), own_peephole], ids=str
+)
 def test_an_exported_program_runs_in_another_process(cell, tmp_path):
     """It needs ``import gatewise``, and for a user's cell nothing else: the graph holds its equations."""
     model = Model(gw.Recurrent(cell, 3, 6, bidirectional=True), BOTH)

@@ -166,7 +166,7 @@ def test_slices_that_wait_for_each_other(divided, name, given):
 
 @pytest.mark.parametrize("divided", ["one slice", "side by side"], indirect=True)
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 17, 2, 16), (3, 17, 5, 33)])
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_awkward_sizes(divided, name, sizes):
     if divided == "side by side" and sizes[-1] <= 8:
         pytest.skip("one slice has all the units")
