@@ -62,21 +62,6 @@ GW_INLINE Tile& sequences() { return *reinterpret_cast<Tile*>(memory() + OF_WEIG
 
 GW_INLINE int part() { return slice() % PARTS; }
 
-// Finds the tile's sequences, of which those that are not there have a length below zero; gives the longest.
-GW_INLINE int find_sequences(int first, int batch, int steps, const long long* lengths, const long long* order) {
-    Tile& tile = sequences();
-    if (const int s = thread(); s < BT) {
-        const int place = first + gw::tile() * BT + s;
-        const bool there = place < batch;
-        tile.row[s] = there && order ? int(order[place]) : place;
-        tile.length[s] = !there ? -1 : lengths ? int(lengths[tile.row[s]]) : steps;
-    }
-    sync();
-    int longest = 0;
-    for (int s = 0; s < BT; ++s) longest = larger(longest, tile.length[s]);
-    return longest;
-}
-
 // One of a thread's ITEMS: a unit of a sequence, and the sequence's length; below zero where there is none.
 struct Item {
     int sequence, column, unit, row, length;
@@ -84,6 +69,44 @@ struct Item {
     GW_INLINE bool there() const { return length >= 0; }
     GW_INLINE bool at(int t) const { return t < length; }
 };
+
+// Of each state the share of its old value that stays, T×B×width; its strides over steps and sequences.
+struct Zoneout {
+    const Number* share[STATES];
+    long long of_step[STATES], of_sequence[STATES];
+
+    GW_INLINE float of(int k, int t, const Item& item) const {
+        return wide(share[k][t * of_step[k] + item.row * of_sequence[k] + item.unit]);
+    }
+};
+
+// What both ways are given of a batch. What a call does without is null; everything is of eight bytes.
+struct Batch {
+    const long long *lengths, *order;
+    const unsigned char* reset;
+    Zoneout zoneout;
+    const Number* factor;
+    unsigned* counters;
+    long long steps, batch, first;
+
+    // Whether a sequence starts afresh with a step.
+    GW_INLINE bool afresh(int t, int row) const { return reset && reset[t * batch + row]; }
+};
+
+// Finds the tile's sequences, of which those that are not there have a length below zero; gives the longest.
+GW_INLINE int find_sequences(const Batch& of) {
+    Tile& tile = sequences();
+    if (const int s = thread(); s < BT) {
+        const int place = int(of.first) + gw::tile() * BT + s;
+        const bool there = place < of.batch;
+        tile.row[s] = there && of.order ? int(of.order[place]) : place;
+        tile.length[s] = !there ? -1 : of.lengths ? int(of.lengths[tile.row[s]]) : int(of.steps);
+    }
+    sync();
+    int longest = 0;
+    for (int s = 0; s < BT; ++s) longest = larger(longest, tile.length[s]);
+    return longest;
+}
 
 // A thread's items, when the sequences are found.
 GW_INLINE void find_items(Item (&items)[ITEMS]) {
@@ -98,11 +121,12 @@ GW_INLINE void find_items(Item (&items)[ITEMS]) {
     }
 }
 
-// Notes for which sequences a product of this step is to be made, for whoever waits at the counter next.
-GW_INLINE void note_fed(int t, int batch, const unsigned char* reset) {
+// Notes for which sequences a product of this step is to be made, for whoever waits at the counter next: not for
+// those that start afresh with it.
+GW_INLINE void note_fed(int t, const Batch& of) {
     Tile& tile = sequences();
     if (const int s = thread(); s < BT)
-        tile.fed[s] = t >= 0 && t < tile.length[s] && !(reset && reset[(long long)t * batch + tile.row[s]]);
+        tile.fed[s] = t >= 0 && t < tile.length[s] && !of.afresh(t, tile.row[s]);
 }
 
 // Products -------------------------------------------------------------------------------------------
@@ -275,17 +299,7 @@ struct Peers {
     }
 };
 
-// What steps are given ---------------------------------------------------------------------------------
-
-// Of each state the share of its old value that stays, T×B×width; its strides over steps and sequences.
-struct Zoneout {
-    const Number* share[STATES];
-    long long of_step[STATES], of_sequence[STATES];
-
-    GW_INLINE float of(int k, int t, const Item& item) const {
-        return wide(share[k][t * of_step[k] + item.row * of_sequence[k] + item.unit]);
-    }
-};
+// Histories ----------------------------------------------------------------------------------------------
 
 // Where a history has what was before or after a step.
 GW_INLINE long long before(int t) { return REVERSE ? t + 1 : t; }
@@ -309,25 +323,19 @@ GW_INLINE void remember(void* history, int k, long long place, float value) {
 
 // The way forward ----------------------------------------------------------------------------------------
 
-// As forward in backends/gpu/loops.py takes them; each is of eight bytes. What a call does without is null.
+// As forward in backends/gpu/loops.py takes them.
 struct Forward {
     const Number *inputs, *input_bias, *recurrent_bias, *recurrent, *params[PARAMS + 1], *initial[STATES];
     void* history[STATES];
     Number* last[STATES];
     float *saved, *values;
     Number* fed;  // where there are factors, the output times these, after even and odd steps
-    const long long *lengths, *order;
-    const unsigned char* reset;
-    Zoneout zoneout;
-    const Number* factor;
-    unsigned* counters;
-    long long steps, batch, first;
+    Batch of;
 };
 
 GW_INLINE void forward(const Forward& given) {
-    const int batch = int(given.batch);
-    const int steps = find_sequences(int(given.first), batch, int(given.steps), given.lengths, given.order);
-    unsigned* const counter = given.counters + tile();
+    const int batch = int(given.of.batch), steps = find_sequences(given.of);
+    unsigned* const counter = given.of.counters + tile();
     keep_weights([&](int row, int k) {
         const int unit = slice() / PARTS * PARTS * US + row % (US * PARTS);
         return unit < H ? given.recurrent[((long long)(row / (US * PARTS)) * H + unit) * H + k] : zero();
@@ -339,7 +347,7 @@ GW_INLINE void forward(const Forward& given) {
     float state[ITEMS][STATES], share[ITEMS][SUMS], params[ITEMS][PARAMS + 1];
     bool fresh[ITEMS];
     auto feed = [&](int steps, const Item& item, float output) {
-        const float factor = wide(given.factor[place(0, batch, item, 1, 0)]);
+        const float factor = wide(given.of.factor[place(0, batch, item, 1, 0)]);
         narrow(output * factor, given.fed[place(steps % 2, batch, item, 1, 0)]);
     };
 #pragma unroll
@@ -352,7 +360,7 @@ GW_INLINE void forward(const Forward& given) {
                 remember(given.history[k], k, place(start, batch, item, 1, 0), state[i][k]);
         }
         // in reverse a shorter sequence begins later
-        if (given.factor && item.there()) feed(REVERSE ? steps - item.length : 0, item, state[i][0]);
+        if (given.of.factor && item.there()) feed(REVERSE ? steps - item.length : 0, item, state[i][0]);
         for (int k = 0; k < PARAMS; ++k) params[i][k] = item.there() ? wide(given.params[k][item.unit]) : 0.0f;
     }
 
@@ -368,9 +376,9 @@ GW_INLINE void forward(const Forward& given) {
                 if (here && k < INPUTS && given.input_bias) share[i][k] += wide(given.input_bias[from]);
                 if (here && k >= ALONE && given.recurrent_bias) share[i][k] += wide(given.recurrent_bias[from]);
             }
-            fresh[i] = here && given.reset && given.reset[(long long)t * batch + item.row];
+            fresh[i] = here && given.of.afresh(t, item.row);
         }
-        note_fed(coming ? t : -1, batch, given.reset);
+        note_fed(coming ? t : -1, given.of);
     };
 
     int t = REVERSE ? steps - 1 : 0;
@@ -381,7 +389,7 @@ GW_INLINE void forward(const Forward& given) {
     const Peers peers;
     for (int j = 0; j < steps; ++j) {
         const Number* output = static_cast<const Number*>(given.history[0]) + before(t) * batch * H;
-        multiply_all(given.factor ? given.fed + (long long)(j % 2) * batch * H : output, H);
+        multiply_all(given.of.factor ? given.fed + (long long)(j % 2) * batch * H : output, H);
         // all at once, so that the other programs' memory is waited for once
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
@@ -399,14 +407,14 @@ GW_INLINE void forward(const Forward& given) {
             for (int k = 0; k < STATES; ++k) {
                 float value = next[k];
                 if (ZONEOUT) {
-                    const float stays = given.zoneout.of(k, t, item);
+                    const float stays = given.of.zoneout.of(k, t, item);
                     value = stays * old[k] + (1.0f - stays) * value;
                 }
                 if (k == 0) {  // the output is what is stored of it
                     Number rounded;
                     narrow(value, rounded);
                     value = wide(rounded);
-                    if (given.factor) feed(j + 1, item, value);
+                    if (given.of.factor) feed(j + 1, item, value);
                 }
                 if (given.history[k]) remember(given.history[k], k, place(after(t), batch, item, 1, 0), value);
                 if (t == (REVERSE ? 0 : item.length - 1))
@@ -442,18 +450,12 @@ struct Backward {
     const Number *of_output, *of_last[STATES];
     Number *of_sums, *of_initial[STATES];
     float* of_params[PARAMS + 1];
-    const long long *lengths, *order;
-    const unsigned char* reset;
-    Zoneout zoneout;
-    const Number* factor;
-    unsigned* counters;
-    long long steps, batch, first;
+    Batch of;
 };
 
 GW_INLINE void backward(const Backward& given) {
-    const int batch = int(given.batch);
-    const int steps = find_sequences(int(given.first), batch, int(given.steps), given.lengths, given.order);
-    unsigned* const counter = given.counters + tile();
+    const int batch = int(given.of.batch), steps = find_sequences(given.of);
+    unsigned* const counter = given.of.counters + tile();
     keep_weights([&](int row, int k) {
         const int unit = slice() / PARTS * PARTS * US + row;
         return unit < H ? given.recurrent[(long long)k * H + unit] : zero();
@@ -478,7 +480,7 @@ GW_INLINE void backward(const Backward& given) {
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
             const bool here = coming && item.at(t);
-            fresh[i] = here && given.reset && given.reset[(long long)t * batch + item.row];
+            fresh[i] = here && given.of.afresh(t, item.row);
             for (int k = 0; k < STATES; ++k) {
                 old[i][k] = 0;
                 if (Equations::uses_state[k] && here && !fresh[i])
@@ -496,7 +498,7 @@ GW_INLINE void backward(const Backward& given) {
     for (int j = 0; j < steps; ++j) {
         float of_old[ITEMS][STATES];
         bool cleared[ITEMS];
-        note_fed(t, batch, nullptr);
+        note_fed(t, given.of);
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
@@ -505,7 +507,7 @@ GW_INLINE void backward(const Backward& given) {
             float seed[STATES], passed[STATES], of_sum[SUMS], of_param[PARAMS + 1];
             for (int k = 0; k < STATES; ++k) {
                 seed[k] = grads[i][k] + (k == 0 ? of_output[i] : 0.0f);
-                passed[k] = ZONEOUT ? given.zoneout.of(k, t, item) * seed[k] : 0.0f;
+                passed[k] = ZONEOUT ? given.of.zoneout.of(k, t, item) * seed[k] : 0.0f;
                 seed[k] -= passed[k];
             }
             Equations::back(saved[i], old[i], params[i], seed, of_sum, of_old[i], of_param);
@@ -527,7 +529,7 @@ GW_INLINE void backward(const Backward& given) {
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
             if (!item.at(now)) continue;
-            if (given.factor) through[i] *= wide(given.factor[place(0, batch, item, 1, 0)]);
+            if (given.of.factor) through[i] *= wide(given.of.factor[place(0, batch, item, 1, 0)]);
             of_old[i][0] += through[i];
             for (int k = 0; k < STATES; ++k) grads[i][k] = cleared[i] ? 0.0f : of_old[i][k];
         }
@@ -550,7 +552,7 @@ GW_INLINE void backward(const Backward& given) {
         if (thread() < US && unit < H) {
             float total = 0;
             for (int s = 0; s < BT; ++s) total += sums()[s * US + thread()];
-            given.of_params[k][(given.first / BT + tile()) * H + unit] = total;
+            given.of_params[k][(given.of.first / BT + tile()) * H + unit] = total;
         }
     }
 }
