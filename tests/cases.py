@@ -191,6 +191,16 @@ def part(masks, steps, b):
     )
 
 
+def assert_alone_and_chunked_as_whole(backend, given, b, length, ends):
+    """The same comes out for sequence ``b`` of a case by itself and in chunks as beside the others."""
+    whole = given.forward(backend)
+    alone, chunked = alone_and_chunked(backend, given, b, length, ends)
+    for b_alone, b_chunked, w in zip(alone, chunked, whole, strict=True):
+        of_whole = w[:length, b : b + 1] if w.dim() == 3 else w[b : b + 1]
+        torch.testing.assert_close(b_alone, of_whole, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(b_chunked, of_whole, rtol=1e-5, atol=1e-6)
+
+
 def alone_and_chunked(backend, given, b, length, ends):
     """Sequence ``b`` of a case run by itself, and in chunks that end at ``ends``: two outcomes, each
     an output and the final states."""

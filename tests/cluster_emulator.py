@@ -51,19 +51,20 @@ def _folder():
 
 
 def _built(text):
-    files = {file.name: file.read_text() for file in (LOOPS / "loops.h", LOOPS / "maths.h")}
-    files |= {"device.h": _text("device.h"), "library.cpp": text} | CHANGED
+    files = _headers() | {"library.cpp": text} | CHANGED
     return _library(tuple(files.items()), _device())
 
 
 @cache
 def _device():
-    files = {"device.h": _text("device.h"), "library.cpp": _text("device.cpp")}
+    files = _headers() | {"library.cpp": (_DEVICE / "device.cpp").read_text()}
     return _library(tuple(files.items()))
 
 
-def _text(name):
-    return (_DEVICE / name).read_text()
+def _headers():
+    """The loops' own, but for the chip's functions."""
+    headers = (*LOOPS.glob("*.h"), _DEVICE / "device.h")
+    return {header.name: header.read_text() for header in headers}
 
 
 @cache

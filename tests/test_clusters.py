@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gatewise as gw
-from cases import alone_and_chunked, assert_within, case
+from cases import assert_alone_and_chunked_as_whole, assert_within, case
 from cells import OWN_CELLS
 from gatewise import CELLS
 from gatewise.backends import cuda, reference
@@ -159,12 +159,7 @@ def test_no_sequences():
 
 def test_a_sequence_alone_and_in_chunks():
     given = case(CELLS["lstm"], **SIZES | dict(T=5, lengths=(5, 0, 4, 2, 1)))
-    whole = given.forward(cuda)
-    alone, chunked = alone_and_chunked(cuda, given, 2, 4, (1, 3))
-    for b_alone, b_chunked, w in zip(alone, chunked, whole, strict=True):
-        of_whole = w[:4, 2:3] if w.dim() == 3 else w[2:3]
-        torch.testing.assert_close(b_alone, of_whole, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(b_chunked, of_whole, rtol=1e-5, atol=1e-6)
+    assert_alone_and_chunked_as_whole(cuda, given, 2, 4, (1, 3))
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import gatewise as gw
-from cases import ALL, alone_and_chunked, assert_within, case, uses_every_part
+from cases import ALL, assert_alone_and_chunked_as_whole, assert_within, case, uses_every_part
 from cells import OWN_CELLS, PROJECTABLE
 from gatewise import CELLS
 from gatewise.backends import engine, reference, triton
@@ -253,12 +253,7 @@ def test_an_operator_traces_what_is_projected():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_sequence_alone_and_in_chunks(divided, reverse):
     given = case(CELLS["lstm"], **SIZES | dict(T=5, lengths=(5, 0, 4, 2, 1), reverse=reverse))
-    whole = given.forward(triton)
-    alone, chunked = alone_and_chunked(triton, given, 2, 4, (1, 3))
-    for b_alone, b_chunked, w in zip(alone, chunked, whole, strict=True):
-        of_whole = w[:4, 2:3] if w.dim() == 3 else w[2:3]
-        torch.testing.assert_close(b_alone, of_whole, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(b_chunked, of_whole, rtol=1e-5, atol=1e-6)
+    assert_alone_and_chunked_as_whole(triton, given, 2, 4, (1, 3))
 
 
 @pytest.mark.parametrize("divided", ["one slice", "slices"], indirect=True)

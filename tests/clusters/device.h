@@ -5,23 +5,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "types.h"
+
 #define GW_INLINE inline
 #define GW_KERNEL extern "C" void
 
 namespace gw {
 
-struct alignas(16) Piece {
-    unsigned word[4];
-};
-
 // Numbers ----------------------------------------------------------------------------------------
-
-struct half {
-    unsigned short bits;
-};
-struct bfloat16 {
-    unsigned short bits;
-};
 
 template <class To, class From>
 To same_bits(From from) {

@@ -11,23 +11,15 @@ from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights, recorded
 from gatewise.backends.engine import flat, unfit
+from gatewise.backends.gpu.chips import unfit_chip
 from gatewise.backends.ops import run
 from gatewise.errors import BackendError
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _PIECE = 16  # bytes that a thread copies at once
 
 
 def supports(spec: Spec) -> str | None:
-    if spec.device.type != "cuda":
-        return f"runs on NVIDIA GPUs, not on '{spec.device.type}'"
-    if spec.dtype not in _DTYPES:
-        return f"computes in float32, bfloat16 and float16, not in {spec.dtype}"
-    if torch.version.hip:
-        return "runs on NVIDIA GPUs, and this torch is built for AMD's"
-    if torch.cuda.is_available() and torch.cuda.get_device_capability(spec.device) < (9, 0):
-        return "runs on GPUs of compute capability 9.0 (H100) and newer"
-    if reason := unfit(spec) or unsuited(spec) or _missing():
+    if reason := unfit_chip(spec, (9, 0), "H100") or unfit(spec) or unsuited(spec) or _missing():
         return reason
     from gatewise.backends.gpu.clusters.call import fits
 

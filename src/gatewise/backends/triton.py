@@ -10,29 +10,21 @@ from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights
 from gatewise.backends.engine import unfit
+from gatewise.backends.gpu.chips import unfit_chip
 from gatewise.backends.ops import run
 
 _KEPT_BY_CUDNN = 192  # units
 # As many steps as take cuDNN the time by which a call of ours begins later (measured at 256 units, B = 16).
 _FEW_STEPS, _FEW_IN_TRAINING = 16, 32
 _TRITON = 3, 6
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def supports(spec: Spec) -> str | None:
-    if spec.device.type != "cuda":
-        return f"runs on NVIDIA GPUs, not on '{spec.device.type}'"
-    if spec.dtype not in _DTYPES:
-        return f"computes in float32, bfloat16 and float16, not in {spec.dtype}"
-    if torch.cuda.is_available() and torch.cuda.get_device_capability(spec.device) < (8, 0):
-        return "runs on GPUs of compute capability 8.0 (A100) and newer"
-    return unfit(spec) or _missing()
+    return unfit_chip(spec, (8, 0), "A100") or unfit(spec) or _missing()
 
 
 @cache
 def _missing() -> str | None:
-    if torch.version.hip:
-        return "runs on NVIDIA GPUs, and this torch is built for AMD's"
     try:
         found = version("triton")
     except PackageNotFoundError:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.engine import Given
+from gatewise.backends.gpu.chips import DTYPES
 from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, sizes_of
 from gatewise.backends.gpu.products import gradients, input_sums
 from gatewise.backends.gpu.sums import shape_of
@@ -18,7 +19,7 @@ from gatewise.cells.language import Cell
 class Calls:
     """An engine of the loops that a kind of call runs. The tape is the same for all."""
 
-    DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+    DTYPES = DTYPES
 
     def __init__(self, call: type[Prepared]) -> None:
         self._call = call

@@ -45,8 +45,19 @@ class Work:
     beside: int
 
 
+class Divided:
+    """A call's sequences in tiles: how many one has, and how many tiles a launch has at most."""
+
+    BT: int
+    tiles: int
+
+    def launches(self, batch: int) -> int:
+        """How many launches after each other so many sequences take."""
+        return -(-batch // (self.tiles * self.BT))
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(Divided):
     """The loops' block sizes (see loops.py), the warps of a program, and the tiles of a launch."""
 
     BT: int
@@ -60,10 +71,6 @@ class Plan:
     TURNED: bool
     warps: int
     tiles: int
-
-    def launches(self, batch: int) -> int:
-        """How many launches after each other so many sequences take."""
-        return -(-batch // (self.tiles * self.BT))
 
     @property
     def columns(self) -> int:

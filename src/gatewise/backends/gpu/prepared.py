@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Masks, Weights, valid_steps
 from gatewise.backends.engine import Given, hidden_size
+from gatewise.backends.gpu.plan import Divided
 from gatewise.backends.gpu.sums import rows, shape_of
 from gatewise.backends.gpu.tape import Sizes, widths
 
@@ -45,16 +46,6 @@ class Backward(NamedTuple):
     projected: Tensor | None
     of_initial: tuple[Tensor, ...]
     of_params: tuple[Tensor, ...]
-
-
-class Divided(Protocol):
-    """The sequences of a tile, and how many tiles a launch has at most."""
-
-    @property
-    def BT(self) -> int: ...  # noqa: N802  as the loops have it
-
-    @property
-    def tiles(self) -> int: ...
 
 
 class Prepared(ABC):

@@ -3,24 +3,14 @@
 // The rest of the loops is plain C++; tests/clusters has the same functions for a CPU.
 #pragma once
 
+#include "types.h"
+
 #define GW_INLINE __forceinline__
 #define GW_KERNEL extern "C" __global__ void __launch_bounds__(gw::THREADS, 1)
 
 namespace gw {
 
-// Sixteen bytes: what a thread reads or copies at once.
-struct alignas(16) Piece {
-    unsigned word[4];
-};
-
 // Numbers ----------------------------------------------------------------------------------------
-
-struct half {
-    unsigned short bits;
-};
-struct bfloat16 {
-    unsigned short bits;
-};
 
 GW_INLINE float wide(float x) { return x; }
 GW_INLINE float wide(bfloat16 x) { return __uint_as_float(unsigned(x.bits) << 16); }

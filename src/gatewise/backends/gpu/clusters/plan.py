@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gatewise.backends.gpu.plan import REMEMBERED
+from gatewise.backends.gpu.plan import REMEMBERED, Divided
 
 _WARPS = 8  # of a program
 _PIECE, _WARP = 16, 32  # bytes; threads
@@ -42,7 +42,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Divided):
     """The constants of loops.h that are chosen, what a step costs, and the tiles of a launch."""
 
     BT: int
@@ -57,10 +57,6 @@ class Plan:
     SHARED: int
     cost: int
     tiles: int
-
-    def launches(self, batch: int) -> int:
-        """How many launches after each other so many sequences take."""
-        return -(-batch // (self.tiles * self.BT))
 
     def constants(self) -> dict[str, int]:
         names = ("BT", "US", "SLICES", "PARTS", "ROWS", "K", "GROUPS", "CHUNK", "STAGES", "SHARED")
