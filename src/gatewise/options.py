@@ -1,0 +1,106 @@
+"""Options as callers write them, checked and brought to Python's own types.
+
+A number may come as Python's, NumPy's, an array without dimensions or a tensor without dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any
+
+from gatewise.errors import OptionError, near
+
+_LARGEST = 2**63 - 1  # numpy and torch count with 64 bits
+
+
+def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """``value`` as an int from ``least`` on, up to ``most`` where that is given.
+
+    Raises:
+        OptionError: it is no whole number or out of this range; the message has the value.
+    """
+    number = _scalar(value)
+    largest = _LARGEST if most is None else most
+    if isinstance(number, Integral) and least <= int(number) <= largest:
+        return int(number)
+    upto = " on" if most is None else f" to {most}"
+    raise OptionError(f"{name} must be a whole number from {least}{upto}, not {value!r}")
+
+
+def real(
+    name: str,
+    value: Any,
+    expected: str = "a finite number",
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> float:
+    """``value`` as a finite float within the bounds; ``expected`` says in words what they are.
+
+    Raises:
+        OptionError: it is no number, not finite or out of bounds; the message has the value.
+    """
+    number = _scalar(value)
+    if isinstance(number, Real):
+        try:
+            found = float(number)
+        except OverflowError:  # an integer of hundreds of digits
+            found = math.inf
+        if math.isfinite(found) and above < found < below and least <= found <= most:
+            return found
+    raise OptionError(f"{name} must be {expected}, not {value!r}")
+
+
+def probability(name: str, value: Any) -> float:
+    """``value`` as a float from 0 to 1.
+
+    Raises:
+        OptionError: it is something else; the message has the value.
+    """
+    return real(name, value, "a probability from 0 to 1", least=0, most=1)
+
+
+def flag(name: str, value: Any) -> bool:
+    """``value`` as a bool; 0 and 1 are taken, as torch takes them.
+
+    Raises:
+        OptionError: it is something else; the message has the value.
+    """
+    found = _single(value)
+    if type(found).__name__ in ("bool", "bool_") or (
+        isinstance(found, Integral) and int(found) in (0, 1)
+    ):
+        return bool(found)
+    raise OptionError(f"{name} must be True or False, not {value!r}")
+
+
+def choice(name: str, value: Any, known: Collection[str]) -> str:
+    """``value``, which must be one of the ``known`` words.
+
+    Raises:
+        OptionError: it is something else; the message has the value and those that there are.
+    """
+    if isinstance(value, str) and value in known:
+        return str(value)
+    hint = near(value, known) if isinstance(value, str) else ""
+    raise OptionError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}{hint}")
+
+
+def _scalar(value: Any) -> Any:
+    """What ``value`` holds, or None where that is a truth value, which is no number here."""
+    found = _single(value)
+    return None if type(found).__name__ in ("bool", "bool_") else found
+
+
+def _single(value: Any) -> Any:
+    """The one thing in an array or tensor without dimensions; anything else as it is."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        try:
+            return value.item()
+        except (ValueError, RuntimeError):  # a tensor on the meta device has no value
+            return value
+    return value
