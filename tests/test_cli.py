@@ -58,7 +58,7 @@ def test_fit_predict_evaluate(hourly, tmp_path, capsys):
         (["--horizon", "0"], "horizon must be a whole number from 1 on, not 0"),
         (["--gaps", "fill"], "gaps must be"),
         (["--dropout", "7"], "dropout must be a probability from 0 to 1, not 7.0"),
-        (["--lr", "-1"], "learning rate must be a number above 0, not -1.0"),
+        (["--lr", "-1"], "learning_rate must be a number above 0, not -1.0"),
         (["--precision", "foo"], "Precision 'foo' is invalid"),
         (["--accelerator", "abacus"], "abacus"),
         (["--series", "kind", "--static", "kind"], "kind"),

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import gatewise as gw
+from gatewise.data.scaling import seasonal_error
 from gatewise.errors import DataError, ModelFileError, OptionError, TrainingError
 from gatewise.tasks import saved
 from gatewise.tasks.forecast import baselines
-from gatewise.tasks.forecast.metrics import scores, seasonal_error
+from gatewise.tasks.forecast.metrics import scores
 from gatewise.tasks.forecast.training import Batches
 from gatewise.train import checkpoint
 from gatewise.train.fitting import Run
@@ -195,9 +196,9 @@ def test_refitting_backtest_sees_only_the_past(hourly, monkeypatch):
     ends = []
     original = gw.Forecaster._fit
 
-    def spy(self, panel, end, *rest):
-        ends.append(int(end[0]))
-        return original(self, panel, end, *rest)
+    def spy(self, panel, split, *rest):
+        ends.append(int(split.seen[0]))
+        return original(self, panel, split, *rest)
 
     monkeypatch.setattr(gw.Forecaster, "_fit", spy)
     backtest = model.backtest(one, windows=4, refit=2)
@@ -265,13 +266,15 @@ def test_bad_options_are_named(options, message):
         gw.Forecaster(**{"horizon": 3, "target": "y", **options})
 
 
-def test_a_short_series_is_named_with_its_length(hourly):
-    place = pl.int_range(pl.len()).over("place")
-    short = hourly.filter((pl.col("place") == "north") | (place < 90))
+def test_series_that_are_all_too_short_are_told_what_would_do(hourly):
+    short = hourly.filter(pl.int_range(pl.len()).over("place") < 90)
     with pytest.raises(
-        DataError, match=r"series 'south' has \d+ rows for training, and 84 are needed"
+        DataError,
+        match=r"longest series has 90 rows, of which 12 for validation and 13 for the test are held out; "
+        r"65 are left for training, and 84 are needed .*: 19 more rows, or a context of at most 48$",
     ):
         quick().fit(short)
+    quick(context=48, steps=9).fit(short)
 
 
 def test_an_unfitted_forecaster_says_so(hourly):

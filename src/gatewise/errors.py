@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
+import warnings
 from collections.abc import Collection, Iterable
 from types import ModuleType
 
@@ -42,6 +44,18 @@ class TrainingError(GatewiseError, RuntimeError):
 
 class MissingExtraError(GatewiseError, ImportError):
     """A feature needs an optional dependency that is not installed; the message has the command that installs it."""
+
+
+class GatewiseWarning(UserWarning):
+    """Something went on that may not be what the user wants; the message says what and why."""
+
+
+def caution(message: str) -> None:
+    """Warn at the line of the caller outside this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "gatewise":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, GatewiseWarning, stacklevel=level - 1)
 
 
 def need(module: str, extra: str) -> ModuleType:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,50 +11,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gatewise.data.panel import Panel
+from gatewise.data.scaling import Moments, Scaling, moments, scaled
 
 Array = np.ndarray
 
-
-@dataclass(frozen=True)
-class Scaling:
-    """Location and scale of every column in every series: target V×S, past Cp×S, known Ck×S; and of the
-    static columns over the series, Cs."""
-
-    target: tuple[Array, Array]
-    past: tuple[Array, Array]
-    known: tuple[Array, Array]
-    static: tuple[Array, Array]
-
-    @classmethod
-    def fit(cls, panel: Panel, rows: Array) -> Scaling:
-        """Mean and standard deviation of the observed values in each series' first ``rows`` rows."""
-
-        def moments(table: Array) -> tuple[Array, Array]:
-            return _moments(table, panel.offsets[:-1], rows)
-
-        spread = panel.static.std(0)
-        return cls(
-            moments(panel.target),
-            moments(panel.past_values),
-            moments(panel.known_values),
-            (panel.static.mean(0), np.where(spread > 0, spread, 1.0)),
-        )
+# Added to a window's variance, in units of its series' own: a window that hardly varies is not
+# magnified without limit.
+_LEAST_VARIANCE = 1e-5
+# A window flatter than this share of its series' deviation weighs in the loss as if it were not.
+_FLAT = 0.05
 
 
-def _moments(table: Array, starts: Array, rows: Array) -> tuple[Array, Array]:
-    loc, scale = np.zeros((len(table), len(starts))), np.ones((len(table), len(starts)))
-    for column, values in enumerate(table):
-        for s, (start, count) in enumerate(zip(starts, rows, strict=True)):
-            part = values[start : start + count]
-            part = part[~np.isnan(part)]
-            if len(part):
-                loc[column, s] = part.mean()
-                scale[column, s] = part.std() or 1.0
-    return loc, scale
+def least_observed(context: int) -> int:
+    """How many values of a context must be observed for a forecast from it: a tenth, and two."""
+    return max(2, -(-context // 10))
 
 
 class Batch(NamedTuple):
-    """B windows. L context, K horizon; unobserved values are 0 and marked so; all values are scaled."""
+    """B windows. L context, K horizon; unobserved values are 0 and marked so.
+
+    The target is in the window's own units: its observed context has mean 0 and deviation 1. The
+    covariates are in units of their series.
+    """
 
     target: Tensor  # B×L
     observed: Tensor  # B×L, 1 where the target is known
@@ -65,6 +42,9 @@ class Batch(NamedTuple):
     static: Tensor  # B×Cs
     future: Tensor  # B×K, what is to be forecast
     future_observed: Tensor  # B×K
+    weight: Tensor  # B, in the loss
+    location: Tensor  # B, float64: what 0 of the window's units is in the data's
+    scale: Tensor  # B, float64: what 1 is
     series: Tensor  # B
     channel: Tensor  # B, which target column
     origin: Tensor  # B, row of the series at which the horizon begins
@@ -73,11 +53,19 @@ class Batch(NamedTuple):
 class Windows(Dataset):
     """Every window of a panel whose horizon begins at one of a series' given rows.
 
+    What a context has before the series' first row is missing.
+
     Args:
+        scaling: of the panel's series, as ``Scaling.of`` gives it.
         first, last: for each series, the first and last such row (both included); last < first: none.
-        stride: rows between one window and the next.
+        stride: rows between one window and the next, one number or one for each series.
         calendar: which of the timeline's calendar features are given.
         future_known: Ck×S×K values of the known covariates beyond the panel, for forecasting.
+        whole: leave out windows whose context has too little observed to forecast from, or whose
+            horizon has no observed value to compare with.
+
+    Attributes:
+        left_out: how many windows ``whole`` left out.
     """
 
     def __init__(
@@ -88,73 +76,154 @@ class Windows(Dataset):
         horizon: int,
         first: Array,
         last: Array,
-        stride: int = 1,
+        stride: int | Array = 1,
         future_known: Array | None = None,
         calendar: Sequence[int] = (),
+        whole: bool = False,
     ) -> None:
         self.panel, self.scaling = panel, scaling
-        self.context, self.horizon, self.stride = context, horizon, stride
+        self.context, self.horizon = context, horizon
         self.first = np.asarray(first, np.int64)
+        self.stride = np.broadcast_to(np.asarray(stride, np.int64), self.first.shape)
         self.future_known = future_known
         self.calendar = list(calendar)
         self._table = self._calendar_table()
-        counts = np.maximum((np.asarray(last, np.int64) - self.first) // stride + 1, 0)
+        counts = np.maximum((np.asarray(last, np.int64) - self.first) // self.stride + 1, 0)
         self.bounds = np.concatenate([[0], np.cumsum(np.tile(counts, len(panel.target)))])
+        self._kept = self._whole() if whole else None
+        self.left_out = int(self.bounds[-1]) - len(self)
 
     def __len__(self) -> int:
-        return int(self.bounds[-1])
+        return int(self.bounds[-1]) if self._kept is None else len(self._kept)
 
     def place(self, indices: Array) -> tuple[Array, Array, Array]:
         """Channel, series and origin of each window."""
+        if self._kept is not None:
+            indices = self._kept[indices]
         block = np.searchsorted(self.bounds, indices, side="right") - 1
         channel, series = np.divmod(block, len(self.first))
-        origin = self.first[series] + (indices - self.bounds[block]) * self.stride
+        origin = self.first[series] + (indices - self.bounds[block]) * self.stride[series]
         return channel, series, origin
 
+    def series(self) -> Array:
+        """Which series have a window, in rising order."""
+        if self._kept is None:
+            counts = np.diff(self.bounds).reshape(-1, len(self.first)).sum(0)
+            return np.flatnonzero(counts)
+        return np.unique(self.place(np.arange(len(self)))[1])
+
+    def contexts(self, indices: Array, length: int) -> Array:
+        """N×length: the target before each window's origin, NaN before the series' first row."""
+        channel, series, origin = self.place(indices)
+        rows, inside = self._before(series, origin, length)
+        return np.where(inside, self.panel.target[channel[:, None], rows], np.nan)
+
+    def futures(self, indices: Array) -> Array:
+        """N×K: the target over each window's horizon, NaN behind the series' last row."""
+        channel, series, origin = self.place(indices)
+        rows, inside = self._ahead(series, origin)
+        return np.where(inside, self.panel.target[channel[:, None], rows], np.nan)
+
     def __getitem__(self, indices: Array) -> Batch:
-        channel, series, origin = self.place(np.atleast_1d(np.asarray(indices, np.int64)))
-        panel, scaling = self.panel, self.scaling
-        base = (panel.offsets[series] + origin)[:, None]
-        back, ahead = base + np.arange(-self.context, 0), base + np.arange(self.horizon)
-        inside = ahead < panel.offsets[series + 1][:, None]
-        ahead = np.where(inside, ahead, 0)
-
-        def scaled(values: Array, loc: Array, scale: Array) -> tuple[Tensor, Tensor]:
-            values = (values - loc[:, None]) / scale[:, None]
-            seen = ~np.isnan(values)
-            filled = np.where(seen, values, 0.0).astype(np.float32)
-            return torch.from_numpy(filled), torch.from_numpy(seen.astype(np.float32))
-
-        loc, scale = (part[channel, series] for part in scaling.target)
-        target, observed = scaled(panel.target[channel[:, None], back], loc, scale)
-        future = np.where(inside, panel.target[channel[:, None], ahead], np.nan)
-        future_target, future_observed = scaled(future, loc, scale)
-        past = [
-            scaled(column[back], scaling.past[0][k, series], scaling.past[1][k, series])[0]
-            for k, column in enumerate(panel.past_values)
-        ]
-        known = []
-        for k, column in enumerate(panel.known_values):
-            beyond = np.nan if self.future_known is None else self.future_known[k, series]
-            values = np.concatenate([column[back], np.where(inside, column[ahead], beyond)], 1)
-            known.append(
-                scaled(values, scaling.known[0][k, series], scaling.known[1][k, series])[0]
-            )
-        static = (panel.static[series] - scaling.static[0]) / scaling.static[1]
-        steps = (panel.starts[series] + origin)[:, None] + np.arange(self.horizon)
+        indices = np.atleast_1d(np.asarray(indices, np.int64))
+        channel, series, origin = self.place(indices)
+        context = self.contexts(indices, self.context)
+        location, scale, weight = self._units(context, channel, series)
+        target, observed = scaled(context, location, scale)
+        future, future_observed = scaled(self.futures(indices), location, scale)
+        static = (self.panel.static[series] - self.scaling.static[0]) / self.scaling.static[1]
+        steps = (self.panel.starts[series] + origin)[:, None] + np.arange(self.horizon)
         return Batch(
-            target,
-            observed,
-            torch.stack(past, -1) if past else torch.zeros(*target.shape, 0),
-            torch.stack(known, -1)
-            if known
-            else torch.zeros(len(series), self.context + self.horizon, 0),
-            torch.from_numpy(self._calendar(steps)),
-            torch.from_numpy(static.astype(np.float32)),
-            future_target,
-            future_observed,
-            *(torch.from_numpy(each) for each in (series, channel, origin)),
+            target=_float(target),
+            observed=_float(observed),
+            past=self._past(series, origin),
+            known=self._known(series, origin),
+            calendar=torch.from_numpy(self._calendar(steps)),
+            static=_float(static),
+            future=_float(future),
+            future_observed=_float(future_observed),
+            weight=_float(weight),
+            location=torch.from_numpy(location),
+            scale=torch.from_numpy(scale),
+            series=torch.from_numpy(series),
+            channel=torch.from_numpy(channel),
+            origin=torch.from_numpy(origin),
         )
+
+    def _units(self, context: Array, channel: Array, series: Array) -> tuple[Array, Array, Array]:
+        """Each window's location and scale in the data's units, and its weight in the loss."""
+        location, deviation, _ = moments(context)
+        usual = self.scaling.target.scale[channel, series]
+        # a series that was not fitted has no scale but that of the window
+        usual = np.where(np.isnan(usual), np.where(deviation > 0, deviation, 1.0), usual)
+        share = np.where(deviation > 0, np.sqrt((deviation / usual) ** 2 + _LEAST_VARIANCE), 1.0)
+        return np.nan_to_num(location), usual * share, share / np.maximum(share, _FLAT)
+
+    def _past(self, series: Array, origin: Array) -> Tensor:
+        rows, inside = self._before(series, origin, self.context)
+        columns = [np.where(inside, values[rows], np.nan) for values in self.panel.past_values]
+        return self._stacked(columns, self.scaling.past, series, self.context)
+
+    def _known(self, series: Array, origin: Array) -> Tensor:
+        (back, inside), (ahead, within) = (
+            self._before(series, origin, self.context),
+            self._ahead(series, origin),
+        )
+        columns = []
+        for k, values in enumerate(self.panel.known_values):
+            beyond = np.nan if self.future_known is None else self.future_known[k, series]
+            before = np.where(inside, values[back], np.nan)
+            columns.append(np.concatenate([before, np.where(within, values[ahead], beyond)], 1))
+        return self._stacked(columns, self.scaling.known, series, self.context + self.horizon)
+
+    @staticmethod
+    def _stacked(columns: list[Array], units: Moments, series: Array, steps: int) -> Tensor:
+        """B×steps×C: the columns in units of their series."""
+        if not columns:
+            return torch.zeros(len(series), steps, 0)
+        return torch.stack(
+            [
+                _float(scaled(values, units.location[k, series], units.scale[k, series])[0])
+                for k, values in enumerate(columns)
+            ],
+            -1,
+        )
+
+    def _before(self, series: Array, origin: Array, length: int) -> tuple[Array, Array]:
+        """N×length: the panel's rows before each origin, and whether they are the series' own; 0 where
+        they are not."""
+        begin = self.panel.offsets[series][:, None]
+        rows = begin + origin[:, None] + np.arange(-length, 0)
+        inside = rows >= begin
+        return np.where(inside, rows, 0), inside
+
+    def _ahead(self, series: Array, origin: Array) -> tuple[Array, Array]:
+        """N×K: the same from each origin on."""
+        rows = (self.panel.offsets[series] + origin)[:, None] + np.arange(self.horizon)
+        inside = rows < self.panel.offsets[series + 1][:, None]
+        return np.where(inside, rows, 0), inside
+
+    def _whole(self) -> Array | None:
+        """The windows that can be forecast and scored; None where all can."""
+        if not np.isnan(self.panel.target).any() and self.first.min() >= self.context:
+            return None
+        whole = np.concatenate([np.zeros(0, bool), *self._observed_enough()])
+        return None if whole.all() else np.flatnonzero(whole)
+
+    def _observed_enough(self) -> Iterator[Array]:
+        """For each channel and series, whether each of its windows is whole."""
+        least = least_observed(self.context)
+        counts = np.diff(self.bounds)
+        for channel, values in enumerate(self.panel.target):
+            before = np.concatenate([[0], np.cumsum(~np.isnan(values))])
+            for s, (begin, end) in enumerate(
+                zip(self.panel.offsets[:-1], self.panel.offsets[1:], strict=True)
+            ):
+                number = counts[channel * len(self.first) + s]
+                origin = begin + self.first[s] + self.stride[s] * np.arange(number)
+                seen = before[origin] - before[np.maximum(origin - self.context, begin)]
+                ahead = before[np.minimum(origin + self.horizon, end)] - before[origin]
+                yield (seen >= least) & (ahead > 0)
 
     def _calendar(self, steps: Array) -> Array:
         """The calendar's features at ``steps``, looked up where a table of them all is small."""
@@ -175,3 +244,7 @@ class Windows(Dataset):
         panel = self.panel
         ends = panel.starts + np.diff(panel.offsets) + self.horizon
         return int(ends.max() - panel.starts.min())
+
+
+def _float(values: Array) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))

@@ -23,6 +23,7 @@ class Backtest:
         series, target: N, names; origin: N, the row of the series at which the horizon begins.
         times: N×K, the stamps of the horizon.
         scale, mase_scale: N, see :func:`gatewise.tasks.forecast.metrics.scores`.
+        left_out: how many more windows had too few observed values to be forecast, or none to compare with.
     """
 
     actual: Array
@@ -38,6 +39,7 @@ class Backtest:
     times: Array
     scale: Array
     mase_scale: Array
+    left_out: int = 0
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
@@ -75,6 +77,11 @@ class Backtest:
         for name, row in rows.items():
             cells = (f"{row[c]:>16.4g}" if c in row else f"{'–':>16}" for c in columns)
             lines.append(f"{name:<{width}}" + "".join(cells))
+        if self.left_out:
+            lines.append(
+                f"{self.left_out} windows are left out: too little was observed before the date to forecast "
+                f"from, or nothing after it to compare with"
+            )
         return "\n".join(lines)
 
     def columns(self) -> dict[str, Any]:
@@ -99,6 +106,7 @@ class Backtest:
         whole = {
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in cls.__dataclass_fields__
-            if name != "levels"
+            if name not in ("levels", "left_out")
         }
-        return cls(levels=parts[0].levels, **whole)
+        left_out = sum(part.left_out for part in parts)
+        return cls(levels=parts[0].levels, left_out=left_out, **whole)

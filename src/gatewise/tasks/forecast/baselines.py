@@ -9,14 +9,22 @@ Array = np.ndarray
 
 def last_value(context: Array, horizon: int) -> Array:
     """N×K: each window's last observed value, repeated."""
-    return np.repeat(seasonal(context, 1, 1), horizon, 1)
+    return np.repeat(_latest(context)[:, None], horizon, 1)
 
 
 def seasonal(context: Array, season: int, horizon: int) -> Array:
-    """N×K: for each step the last observed value of the same phase; ``context`` is N×L, NaN = missing."""
+    """N×K: for each step the last observed value of the same phase, or the last value of all where the
+    phase was never observed; ``context`` is N×L, NaN = missing, L at least a season."""
     length = context.shape[1]
     whole = context[:, length - length // season * season :].reshape(len(context), -1, season)
-    last = np.full((len(context), season), np.nan)
-    for k in range(whole.shape[1]):
-        last = np.where(np.isnan(whole[:, k]), last, whole[:, k])
+    last = _latest(whole.swapaxes(1, 2))
+    last = np.where(np.isnan(last), _latest(context)[:, None], last)
     return np.tile(last, -(-horizon // season))[:, :horizon]
+
+
+def _latest(values: Array) -> Array:
+    """The last value along the last axis that is not NaN; NaN where all are."""
+    seen = ~np.isnan(values)
+    last = values.shape[-1] - 1 - seen[..., ::-1].argmax(-1)
+    latest: Array = np.take_along_axis(values, last[..., None], -1)[..., 0]
+    return latest

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gatewise.data.scaling import Scaling
 from gatewise.data.timeline import Timeline
 from gatewise.errors import ModelFileError, OptionError
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
@@ -16,6 +17,8 @@ from gatewise.train.fitting import History
 
 if TYPE_CHECKING:
     from gatewise.tasks.forecast.forecaster import Forecaster
+
+_SCALING = "scaling."  # before the names of the tensors that are the scaling's
 
 
 def save(forecaster: Forecaster, folder: Path) -> Path:
@@ -26,6 +29,8 @@ def save(forecaster: Forecaster, folder: Path) -> Path:
     """
     tensors = dict(forecaster.network_.state_dict())
     tensors["conformal.offsets"] = torch.from_numpy(forecaster.offsets_.copy())
+    for name, values in forecaster.scaling_.arrays().items():
+        tensors[_SCALING + name] = torch.from_numpy(values.copy())
     options, learned = forecaster.get_params(deep=False), forecaster._learned()
     return write_model(folder, "forecast", options, learned, tensors)
 
@@ -68,7 +73,6 @@ def read(folder: Path, described: dict[str, Any]) -> Forecaster:
         forecaster.static_labels_ = learned["static_labels"]
         forecaster.season_ = learned["season"]
         forecaster.calendar_ = learned["calendar"]
-        forecaster.static_scale_ = learned["static_scale"]
         forecaster.shape_ = Shape(**learned["shape"])
         forecaster.validation_ = learned["validation"]
         forecaster.trained_, forecaster.seen_ = learned["trained"], learned["seen"]
@@ -78,6 +82,12 @@ def read(folder: Path, described: dict[str, Any]) -> Forecaster:
         raise ModelFileError(f"{folder}/model.json is damaged: {error}") from error
     with tensors_of(folder, described["mark"]) as tensors:
         forecaster.offsets_ = tensors.pop("conformal.offsets").numpy()
+        arrays = {
+            name.removeprefix(_SCALING): tensors.pop(name).numpy()
+            for name in list(tensors)
+            if name.startswith(_SCALING)
+        }
+        forecaster.scaling_ = Scaling.from_arrays(list(forecaster.trained_), arrays)
         forecaster.network_.load_state_dict(tensors)
     forecaster.network_.eval()
     return forecaster

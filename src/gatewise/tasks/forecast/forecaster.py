@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,21 @@ import torch
 from sklearn.base import BaseEstimator, clone
 
 from gatewise.data.panel import Panel
+from gatewise.data.scaling import Scaling
 from gatewise.data.timeline import cycle_length
-from gatewise.data.windows import Scaling, Windows
-from gatewise.errors import DataError, OptionError, need
-from gatewise.tasks.forecast import baselines
+from gatewise.data.windows import Windows, least_observed
+from gatewise.errors import DataError, OptionError, caution, need
+from gatewise.options import flag, whole
+from gatewise.tasks.forecast import baselines, sizes
 from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.metrics import seasonal_error
+from gatewise.tasks.forecast.intervals import check_enough, ordered, widened
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
+from gatewise.tasks.forecast.options import Options
+from gatewise.tasks.forecast.reach import say_far
 from gatewise.tasks.forecast.training import spread, train
 from gatewise.tasks.unfitted import UnfittedError
 from gatewise.train.fitting import Recipe, Run
+from gatewise.train.memory import check_memory
 
 Array = np.ndarray
 Columns = str | Sequence[str]
@@ -52,6 +57,8 @@ class Forecaster(BaseEstimator):
             and made ETTh1's validation loss worse by one percent.
         conformal: widen or narrow the intervals to their coverage on the validation part (Romano,
             Patterson & Candès 2019).
+        minimum, maximum: bounds at which forecasts and quantiles are cut off, such as ``minimum=0`` for
+            counts and prices; none if not given.
         hidden, layers, dropout: of the LSTM.
         steps, batch, learning_rate, seed: of the training; the same seed gives the same model. The
             steps are three passes over the windows if not given, within 300 and 2,400.
@@ -77,6 +84,8 @@ class Forecaster(BaseEstimator):
         quantiles: Sequence[float] = (0.1, 0.5, 0.9),
         calendar: bool = False,
         conformal: bool = False,
+        minimum: float | None = None,
+        maximum: float | None = None,
         hidden: int = 64,
         layers: int = 1,
         dropout: float = 0.2,
@@ -99,6 +108,8 @@ class Forecaster(BaseEstimator):
         self.quantiles = quantiles
         self.calendar = calendar
         self.conformal = conformal
+        self.minimum = minimum
+        self.maximum = maximum
         self.hidden = hidden
         self.layers = layers
         self.dropout = dropout
@@ -106,27 +117,8 @@ class Forecaster(BaseEstimator):
         self.batch = batch
         self.learning_rate = learning_rate
         self.seed = seed
-        self._check_options()
-
-    def _check_options(self) -> None:
-        whole = {name: getattr(self, name) for name in ("horizon", "hidden", "layers", "batch")}
-        maybe = {name: getattr(self, name) for name in ("context", "season", "steps")}
-        whole |= {k: v for k, v in maybe.items() if v is not None}
-        for name, value in whole.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise OptionError(f"{name} must be a whole number from 1 on, not {value!r}")
-        if isinstance(self.dropout, bool) or not 0 <= self.dropout <= 1:
-            raise OptionError(f"dropout must be a probability from 0 to 1, not {self.dropout!r}")
-        rate = self.learning_rate
-        if isinstance(rate, bool) or not 0 < rate < float("inf"):
-            raise OptionError(f"the learning rate must be a number above 0, not {rate!r}")
-        if self.gaps not in ("error", "mask"):
-            raise OptionError(f"gaps must be 'error' or 'mask', not {self.gaps!r}")
-        levels = _levels(self.quantiles)
-        if len(set(levels)) < len(levels) or not all(0 < level < 1 for level in levels):
-            raise OptionError(
-                f"quantiles must differ and lie between 0 and 1, not {self.quantiles!r}"
-            )
+        Options.of(self)
+        _names("target", target)
 
     def _resolve(self) -> None:
         """Learn what the arguments say of columns and quantiles, however they were written.
@@ -134,10 +126,10 @@ class Forecaster(BaseEstimator):
         Raises:
             OptionError: an argument was set since to what cannot be used.
         """
-        self._check_options()
-        self.target_, self.past_ = _names(self.target), _names(self.past)
-        self.known_, self.static_ = _names(self.known), _names(self.static)
-        self.quantiles_ = _levels(self.quantiles)
+        self._options = Options.of(self)
+        self.target_, self.past_ = _names("target", self.target), _names("past", self.past)
+        self.known_, self.static_ = _names("known", self.known), _names("static", self.static)
+        self.quantiles_ = self._options.quantiles
 
     def fit(
         self,
@@ -161,74 +153,121 @@ class Forecaster(BaseEstimator):
         self._resolve()
         panel = self._panel(data)
         panel.check_learnable()
-        rows = panel.lengths
-        ends = rows - _part(test, rows, self.horizon, "test")
+        split = sizes.Split.of(panel.lengths, validation, test, self._options.horizon)
         if run is None:
             with tempfile.TemporaryDirectory() as folder:
-                self._fit(panel, ends, validation, Run(Path(folder)))
+                self._fit(panel, split, validation, Run(Path(folder)))
         else:
-            self._fit(panel, ends, validation, run)
+            self._fit(panel, split, validation, run)
         return self
 
-    def _fit(self, panel: Panel, ends: Array, validation: int | float, run: Run) -> None:
-        """Learn from the first ``ends`` rows of each series."""
+    def _fit(self, panel: Panel, split: sizes.Split, validation: int | float, run: Run) -> None:
+        """Learn from the training part of each series."""
         begun = time.perf_counter()
+        options = self._options
         self.timeline_ = panel.timeline
         self.static_labels_ = panel.static_labels
-        self.season_ = self.season or panel.timeline.season
-        held = _part(validation, ends, self.horizon, "validation")
-        if not held.all():
-            raise OptionError("validation must hold some rows: the training stops by them")
-        trained = ends - held
-        self.calendar_ = self._cycles(panel, int(trained.max())) if self.calendar else []
-        self.shape_ = self._shape(panel, trained)
-        self._check_length(panel, trained, self.shape_.context + self.horizon, "for training")
+        self.season_ = sizes.season_for(options.season, panel.timeline.season, split.trained)
+        longest = int(split.trained.max())
+        self.calendar_ = self._cycles(panel, longest) if options.calendar else []
+        self.shape_ = self._shape(panel, split.trained)
+        shape = self.shape_
+        sizes.check_room(
+            split,
+            panel.lengths,
+            shape.context,
+            shape.horizon,
+            shape.patch,
+            validation,
+            options.context is not None,
+        )
         self.validation_ = validation
-        self.static_scale_ = [part.tolist() for part in Scaling.fit(panel, trained).static]
-        self.trained_ = dict(zip(panel.names, (panel.starts + trained).tolist(), strict=True))
-        self.seen_ = dict(zip(panel.names, (panel.starts + ends).tolist(), strict=True))
-        first = np.full(len(trained), self.shape_.context)
-        windows = self._windows(panel, first, trained - self.horizon)
-        checks = self._windows(panel, trained, ends - self.horizon)
+        self.scaling_ = Scaling.learn(panel, split.trained, self.season_)
+        starts, names = panel.starts, panel.names
+        self.trained_ = dict(zip(names, (starts + split.trained).tolist(), strict=True))
+        self.seen_ = dict(zip(names, (starts + split.seen).tolist(), strict=True))
+        windows, checks = self._parts(panel, split)
         recipe = Recipe(
-            steps=self.steps or min(max(3 * len(windows) // self.batch, 300), 2400),
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            seed=self.seed,
+            steps=options.steps or min(max(3 * len(windows) // options.batch, 300), 2400),
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
         )
         with torch.random.fork_rng(devices=[]):
+            sizes_given = (
+                f"hidden={options.hidden}, layers={options.layers}, horizon={options.horizon}"
+            )
+            check_memory(lambda: PatchLSTM(shape), sizes_given)
             levels = list(self.quantiles_)
-            self.network_, self.history_ = train(self.shape_, levels, recipe, run, windows, checks)
-        self.offsets_ = np.zeros((self.horizon, len(self.quantiles_)))
-        if self.conformal:
+            self.network_, self.history_ = train(shape, levels, recipe, run, windows, checks)
+        self.offsets_ = np.zeros((shape.horizon, len(self.quantiles_)))
+        if options.conformal:
             self.offsets_ = self._calibrate(checks)
         self.history_.seconds = time.perf_counter() - begun
+
+    def _parts(self, panel: Panel, split: sizes.Split) -> tuple[Windows, Windows]:
+        """The windows that are learned from, and those that the training stops by.
+
+        Raises:
+            DataError: there is none of one kind, or too few to calibrate by.
+        """
+        context, horizon = self.shape_.context, self.shape_.horizon
+        first = sizes.first_origins(split.trained, context, horizon)
+        windows = self._windows(panel, first, split.trained - horizon, whole=True)
+        begin = np.maximum(split.trained, least_observed(context))
+        checks = self._windows(panel, begin, split.seen - horizon, whole=True)
+        for kind, each in (("training", windows), ("validation", checks)):
+            if not len(each):
+                raise DataError(
+                    f"the {kind} part has no window to go by: none has {least_observed(context)} "
+                    f"observed values of a target among the {context} steps of its context and one "
+                    f"among the {horizon} of its horizon. Give another split, or fill what is missing"
+                )
+            absent = np.setdiff1d(np.arange(len(panel.names)), each.series())
+            if absent.size:
+                caution(
+                    f"{_listed(panel, absent)}: too short, or with too few observed values, for a window "
+                    f"in the {kind} part, in which it takes no part"
+                )
+        if self._options.conformal:
+            chosen = spread(len(checks))
+            observed = sum((~np.isnan(checks.futures(part))).sum(0) for part in _chunks(chosen))
+            check_enough(np.asarray(observed), self.quantiles_)
+        return windows, checks
 
     def predict(self, data: Any, *, future: Any = None) -> Any:
         """Forecast the ``horizon`` steps after the end of every series in ``data``.
 
+        Each series is scaled as ``fit`` learned it, whatever rows are given here; see docs/forecast.md for
+        series that ``fit`` never saw. A series of which too little was observed has NaN, and a warning
+        names it.
+
         Args:
-            data: the history, with the columns that ``fit`` had. Series that ``fit`` never saw are
-                forecast too.
+            data: the history, with the columns that ``fit`` had.
             future: where there are ``known`` columns, a table of them over these steps.
 
         Returns:
             A table of the kind of ``data`` (polars for a file): time, series and target where there
             are several, ``forecast``, and a column for each quantile (``q0.1``).
+
+        Raises:
+            DataError: the table cannot be used, or no series can be forecast.
         """
         panel = self._panel(data, fitted=True)
         rows = panel.lengths
-        self._check_length(panel, rows, self.shape_.context, "to forecast from")
         beyond = self._future(panel, future)
-        windows = self._windows(panel, rows, rows, scaling=Scaling.fit(panel, rows), future=beyond)
-        channel, series, origin = windows.place(np.arange(len(windows)))
-        forecast = self._forecast(windows, np.arange(len(windows)))
-        steps = (panel.starts[series] + origin)[:, None] + np.arange(self.horizon)
+        windows = self._windows(panel, rows, rows, future=beyond)
+        self._say_short(panel)
+        every = np.arange(len(windows))
+        channel, series, origin = windows.place(every)
+        forecast = self._forecast(windows, every)
+        horizon = self.shape_.horizon
+        steps = (panel.starts[series] + origin)[:, None] + np.arange(horizon)
         columns: dict[str, Any] = {}
         if self.series is not None:
-            columns[self.series] = np.repeat(panel.labels[series], self.horizon)
+            columns[self.series] = np.repeat(panel.labels[series], horizon)
         if len(self.target_) > 1:
-            columns["target"] = np.repeat(np.asarray(self.target_)[channel], self.horizon)
+            columns["target"] = np.repeat(np.asarray(self.target_)[channel], horizon)
         columns[self.time or "step"] = panel.timeline.times(steps.ravel())
         columns["forecast"] = forecast[..., 0].ravel()
         for k, level in enumerate(self.quantiles_):
@@ -254,127 +293,190 @@ class Forecaster(BaseEstimator):
         Raises:
             DataError: there is nothing that the model has not seen; the message says what to do.
         """
-        if not isinstance(windows, int) or windows < 1:
-            raise OptionError(f"windows must be a whole number from 1 on, not {windows!r}")
-        if isinstance(refit, int) and refit < 0:
-            raise OptionError(
-                f"refit must be True, False or a whole number from 1 on, not {refit!r}"
-            )
+        windows = whole("windows", windows)
+        stride = None if stride is None else whole("stride", stride)
+        every = _every(refit)
         panel = self._panel(data, fitted=True)
-        rows = panel.lengths
-        self._check_length(panel, rows, self.shape_.context + self.horizon, "to backtest")
-        if refit:
-            return self._refitted(panel, windows, stride or self.horizon, int(refit))
-        seen = np.array([self.seen_.get(name, 0) for name in panel.names]) - panel.starts
-        first = np.maximum(seen, self.shape_.context)
-        room = rows - self.horizon - first
-        if (room < 0).all():
+        if every:
+            return self._refitted(panel, windows, stride or self.shape_.horizon, every)
+        rows, horizon = panel.lengths, self.shape_.horizon
+        first = self._first_unseen(panel)
+        room = rows - horizon - first
+        steps = np.maximum(room // max(windows - 1, 1), 1) if stride is None else stride
+        count = np.minimum(room // steps, windows - 1)
+        start = np.where(room >= 0, rows - horizon - count * steps, rows)
+        last = np.where(room >= 0, rows - horizon, 0)
+        return self._tested(self._windows(panel, start, last, steps, whole=True))
+
+    def _first_unseen(self, panel: Panel) -> Array:
+        """The first row of each series from which the model can be tested.
+
+        Raises:
+            DataError: there is none in any series.
+        """
+        context, horizon, rows = self.shape_.context, self.shape_.horizon, panel.lengths
+        least = np.where(rows >= context + horizon, context, least_observed(context))
+        if (rows < least + horizon).all():
             raise DataError(
-                "the model has seen all of this data up to a horizon before its end, so there is "
-                "nothing to test it on: give newer rows, fit with test=, or use refit=True"
+                f"the longest series has {int(rows.max())} rows to backtest, and "
+                f"{int(least.min()) + horizon} are needed: a horizon of {horizon} and what it is "
+                f"forecast from"
             )
-        step = stride or max(1, int(room[room >= 0].min()) // max(windows - 1, 1))
-        count = np.minimum(room // step, windows - 1)
-        start = np.where(room >= 0, rows - self.horizon - count * step, rows)
-        chosen = self._windows(panel, start, np.where(room >= 0, rows - self.horizon, 0), step)
-        return self._tested(chosen)
+        seen = np.array([self.seen_.get(name, 0) for name in panel.names]) - panel.starts
+        first = np.maximum(seen, least)
+        if (rows - horizon < first).all():
+            counted = (
+                ""
+                if self.time
+                else (
+                    "; without a time column rows are counted from the table's first, so give the rows of "
+                    "fit too, and the newer ones behind them"
+                )
+            )
+            raise DataError(
+                f"the model has seen all of this data up to a horizon before its end, so there is "
+                f"nothing to test it on: give newer rows{counted}, fit with test=, or use refit=True"
+            )
+        return first
 
     def _refitted(self, panel: Panel, windows: int, stride: int, every: int) -> Backtest:
-        rows = panel.lengths
-        copy = clone(self)
+        rows, horizon = panel.lengths, self.shape_.horizon
+        copy = clone(self).set_params(context=self.shape_.context, season=self.season_)
         copy._resolve()
         parts = []
         for k in reversed(range(windows)):
-            origin = rows - self.horizon - k * stride
+            origin = rows - horizon - k * stride
             if (windows - 1 - k) % every == 0:
+                split = sizes.Split.before(np.maximum(origin, 0), self.validation_, horizon)
                 with tempfile.TemporaryDirectory() as folder:
                     quiet = Run(Path(folder), progress=False)
-                    copy._fit(panel, origin, self.validation_, quiet)
-            parts.append(copy._tested(copy._windows(panel, origin, origin)))
+                    copy._fit(panel, split, self.validation_, quiet)
+            first = np.where(origin >= least_observed(self.shape_.context), origin, rows)
+            tested = copy._windows(panel, first, np.minimum(first, origin), whole=True)
+            if len(tested):
+                parts.append(copy._tested(tested))
+        if not parts:
+            raise DataError(_NOTHING)
         return Backtest.joined(parts)
 
     def _tested(self, windows: Windows) -> Backtest:
-        panel, count = windows.panel, len(windows)
-        channel, series, origin = windows.place(np.arange(count))
-        forecast = self._forecast(windows, np.arange(count))
-        base = (panel.offsets[series] + origin)[:, None]
-        column = channel[:, None]
-        context = panel.target[column, base + np.arange(-self.shape_.context, 0)]
-        steps = (panel.starts[series] + origin)[:, None] + np.arange(self.horizon)
-        errors = self._season_errors(panel)
+        if not len(windows):
+            raise DataError(_NOTHING)
+        panel, every = windows.panel, np.arange(len(windows))
+        channel, series, origin = windows.place(every)
+        forecast = self._forecast(windows, every)
+        shape, season = self.shape_, self.season_
+        past = windows.contexts(every, -(-shape.context // season) * season)
+        context = windows.contexts(every, shape.context)
+        steps = (panel.starts[series] + origin)[:, None] + np.arange(shape.horizon)
+        scale, errors = self._score_units(windows)
         return Backtest(
-            actual=panel.target[column, base + np.arange(self.horizon)],
+            actual=windows.futures(every),
             point=forecast[..., 0],
             quantiles=forecast[..., 1:],
             levels=self.quantiles_,
-            last_value=baselines.last_value(context, self.horizon),
-            seasonal_naive=baselines.seasonal(context, self.season_, self.horizon),
+            last_value=baselines.last_value(context, shape.horizon),
+            seasonal_naive=baselines.seasonal(past, season, shape.horizon),
             context=context,
             series=np.asarray(panel.names)[series],
             target=np.asarray(self.target_)[channel],
             origin=origin,
             times=panel.timeline.times(steps.ravel()).reshape(steps.shape),
-            scale=windows.scaling.target[1][channel, series],
+            scale=scale[channel, series],
             mase_scale=errors[channel, series],
+            left_out=windows.left_out,
         )
 
-    def _season_errors(self, panel: Panel) -> Array:
-        """V×S: the error of seasonal naive in each series' training part."""
-        errors = np.empty((len(panel.target), len(panel.names)))
-        for s, name in enumerate(panel.names):
-            start = panel.offsets[s]
-            trained = self.trained_.get(name, panel.starts[s] + panel.offsets[s + 1] - start)
-            for channel, values in enumerate(panel.target):
-                part = values[start : start + trained - panel.starts[s]]
-                errors[channel, s] = seasonal_error(part, self.season_)
-        return errors
+    def _score_units(self, windows: Windows) -> tuple[Array, Array]:
+        """V×S each: the deviation and the error of seasonal naive that scores are given in, of the training
+        part; of a series that was not fitted, what is before its first tested date."""
+        scaling, panel = windows.scaling, windows.panel
+        scale, errors = scaling.target.scale, scaling.seasonal_error
+        new = np.array([name not in self.trained_ for name in panel.names])
+        if np.isnan(scale).any() or new.any():
+            own = Scaling.learn(panel, np.minimum(windows.first, panel.lengths), self.season_)
+            scale = np.where(np.isnan(scale), own.target.scale, scale)
+            errors = np.where(new, own.seasonal_error, errors)
+        return np.nan_to_num(scale, nan=1.0), errors
 
     def trace(self, data: Any) -> tuple[Any, Array]:
         """The LSTM's gates over the last window of the first series, and that window's L values."""
         panel = self._panel(data, fitted=True)
         rows = panel.lengths
-        windows = self._windows(panel, rows, rows, scaling=Scaling.fit(panel, rows))
-        batch = windows[np.array([0])]
+        windows = self._windows(panel, rows, rows)
+        first = np.array([0])
         with torch.no_grad():
-            _, trace = self.network_(batch, trace=True)
-        end = panel.offsets[1]
-        return trace, panel.target[0, end - self.shape_.context : end]
+            _, trace = self.network_(windows[first], trace=True)
+        return trace, windows.contexts(first, self.shape_.context)[0]
 
     def _forecast(self, windows: Windows, indices: Array) -> Array:
-        """N×K×(1 + Q) in the data's units, the quantiles in rising order."""
-        parts = []
-        with torch.no_grad():
-            for start in range(0, len(indices), 1024):
-                batch = windows[indices[start : start + 1024]]
+        """N×K×(1 + Q) in the data's units, the quantiles in rising order; NaN where too little of the
+        context was observed.
+
+        Raises:
+            DataError: no window can be forecast, or a forecast is not finite.
+        """
+        options, least = self._options, least_observed(self.shape_.context)
+        parts, blind = [], []
+        for chosen in _chunks(indices):
+            batch = windows[chosen]
+            with torch.no_grad():
                 values = self.network_(batch).double().numpy()
-                instance = PatchLSTM.instance(batch)[1].double().numpy()
-                values[..., 1:] += self.offsets_ * instance[..., None]
-                values[..., 1:].sort(-1)
-                at = batch.channel.numpy(), batch.series.numpy()
-                loc, scale = (part[at][:, None, None] for part in windows.scaling.target)
-                parts.append(values * scale + loc)
+            values[..., 1:] += self.offsets_
+            values = ordered(values, self.quantiles_)
+            location, scale = batch.location.numpy(), batch.scale.numpy()
+            with np.errstate(over="ignore"):
+                values = values * scale[:, None, None] + location[:, None, None]
+            missing = batch.observed.sum(1).numpy() < least
+            missing |= self._unscaled(windows, batch)
+            say_far(
+                windows, batch, np.where(missing[:, None, None], location[:, None, None], values)
+            )
+            values = values.clip(options.minimum, options.maximum)
+            values[missing] = np.nan
+            parts.append(values)
+            blind.append(batch.series.numpy()[missing])
+        self._say_blind(windows.panel, np.unique(np.concatenate(blind)), parts)
         return np.concatenate(parts)
+
+    @staticmethod
+    def _unscaled(windows: Windows, batch: Any) -> Array:
+        """Whether a window is of a series without a scale, and is flat, so that it has none either."""
+        usual = windows.scaling.target.scale[batch.channel.numpy(), batch.series.numpy()]
+        return np.isnan(usual) & ~(batch.target != 0).any(1).numpy()
+
+    def _say_blind(self, panel: Panel, series: Array, parts: list[Array]) -> None:
+        """Warn of series that cannot be forecast, or raise where none can."""
+        if not series.size:
+            return
+        said = (
+            f"{_listed(panel, series)}: of the last {self.shape_.context} steps at least "
+            f"{least_observed(self.shape_.context)} values must be observed, and of a series that fit "
+            f"did not see two that differ"
+        )
+        if all(np.isnan(part).all() for part in parts):
+            raise DataError(f"there is nothing to forecast from in {said}")
+        caution(f"the forecast is NaN for {said}")
+
+    def _say_short(self, panel: Panel) -> None:
+        short = np.flatnonzero(panel.lengths < self.shape_.context)
+        if short.size:
+            caution(
+                f"{_listed(panel, short)}: shorter than the {self.shape_.context} steps that the model "
+                f"reads; what is before the first row is taken as missing"
+            )
 
     def _calibrate(self, checks: Windows) -> Array:
         """K×Q: by how many of a window's deviations each quantile must move, so that the interval between
-        it and its counterpart has its coverage on ``checks`` (conformalised quantile regression)."""
-        moves = []
+        it and its counterpart has its coverage on ``checks``."""
+        gaps = []
         with torch.no_grad():
-            chosen = spread(len(checks))
-            for start in range(0, len(chosen), 1024):
-                batch = checks[chosen[start : start + 1024]]
+            for chosen in _chunks(spread(len(checks))):
+                batch = checks[chosen]
                 gap = batch.future[..., None] - self.network_(batch)[..., 1:]
-                gap = gap / PatchLSTM.instance(batch)[1][..., None]
                 seen = batch.future_observed[..., None].bool()
-                moves.append(torch.where(seen, gap, torch.nan).double().numpy())
-        gaps, levels = np.concatenate(moves), self.quantiles_
-        moved = np.zeros((self.horizon, len(levels)))
-        for low in range(len(levels) // 2):
-            high = len(levels) - 1 - low
-            outside = np.maximum(-gaps[..., low], gaps[..., high])
-            wider = np.nanquantile(outside, levels[high] - levels[low], axis=0)
-            moved[:, low], moved[:, high] = -wider, wider
-        return moved
+                gaps.append(torch.where(seen, gap, torch.nan).double().numpy())
+        return widened(np.concatenate(gaps), self.quantiles_)
 
     def _panel(self, data: Any, fitted: bool = False) -> Panel:
         if fitted and not hasattr(self, "network_"):
@@ -388,45 +490,45 @@ class Forecaster(BaseEstimator):
             known=self.known_,
             static=self.static_,
             freq=self.freq,
-            gaps=self.gaps,
+            gaps=self._options.gaps,
             timeline=self.timeline_ if fitted else None,
             static_labels=self.static_labels_ if fitted else None,
         )
 
     def _future(self, panel: Panel, future: Any) -> Array | None:
         if not self.known_:
+            if future is not None:
+                raise DataError(
+                    "a future= table was given, and this model has no known columns to take from it"
+                )
             return None
+        horizon = self.shape_.horizon
         if future is None:
             raise DataError(
                 f"the known columns ({', '.join(self.known_)}) are needed over the horizon: give "
-                f"predict a future= table of {self.horizon} rows for each series (--future FILE)"
+                f"predict a future= table of {horizon} rows for each series (--future FILE)"
             )
-        values = panel.future_table(
-            future, horizon=self.horizon, time=self.time, series=self.series
-        )
-        return values.reshape(len(self.known_), len(panel.names), self.horizon)
+        values = panel.future_table(future, horizon=horizon, time=self.time, series=self.series)
+        return values.reshape(len(self.known_), len(panel.names), horizon)
 
     def _shape(self, panel: Panel, trained: Array) -> Shape:
         """The network's sizes for this data."""
-        patch = self.season_ if 1 < self.season_ <= 168 else 1
-        wanted = self.context or max(14 * patch, 2 * self.horizon, 32)
-        context = max(wanted // patch, 1) * patch
-        if self.context is None:
-            # leave two thirds of the shortest series to choose windows from
-            room = max(int(trained.min()) // 3 - self.horizon, patch)
-            context = max(min(context, room // patch * patch), patch)
+        options = self._options
+        patch = sizes.patch_of(self.season_, options.context)
         return Shape(
-            context=context,
-            horizon=self.horizon,
+            context=sizes.context_for(
+                options.context, self.season_, patch, trained, options.horizon
+            ),
+            horizon=options.horizon,
             patch=patch,
             quantiles=len(self.quantiles_),
             past=len(self.past_),
             known=len(self.known_),
             calendar=len(self.calendar_),
             static=panel.static.shape[1],
-            hidden=self.hidden,
-            layers=self.layers,
-            dropout=self.dropout,
+            hidden=options.hidden,
+            layers=options.layers,
+            dropout=options.dropout,
         )
 
     @staticmethod
@@ -444,45 +546,21 @@ class Forecaster(BaseEstimator):
         panel: Panel,
         first: Array,
         last: Array,
-        stride: int = 1,
-        scaling: Scaling | None = None,
+        stride: int | Array = 1,
         future: Array | None = None,
+        whole: bool = False,
     ) -> Windows:
-        location, spread = (np.asarray(part) for part in self.static_scale_)
-        scaling = replace(scaling or self._scaling_of(panel), static=(location, spread))
-        shape = self.shape_
         return Windows(
             panel,
-            scaling,
-            shape.context,
-            shape.horizon,
+            self.scaling_.of(panel),
+            self.shape_.context,
+            self.shape_.horizon,
             first,
             last,
             stride,
             future,
             self.calendar_,
-        )
-
-    def _scaling_of(self, panel: Panel) -> Scaling:
-        """Each series' scale as fitted, or its own for one that was not."""
-        rows = panel.lengths
-        known = [self.trained_.get(name) for name in panel.names]
-        upto = [
-            count if end is None else min(max(end - start, 0), count)
-            for count, end, start in zip(rows, known, panel.starts, strict=True)
-        ]
-        return Scaling.fit(panel, np.asarray(upto))
-
-    def _check_length(self, panel: Panel, rows: Array, needed: int, purpose: str) -> None:
-        if (rows >= needed).all():
-            return
-        short = int(np.argmin(rows))
-        name = f"series '{panel.names[short]}'" if panel.names[short] else "the series"
-        raise DataError(
-            f"{name} has {int(rows[short])} rows {purpose}, and {needed} are needed (context "
-            f"{self.shape_.context}, horizon {self.horizon}); {int((rows < needed).sum())} of "
-            f"{len(rows)} series are too short. Give more rows, a shorter context or horizon, or "
-            f"leave such series out"
+            whole,
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -497,7 +575,6 @@ class Forecaster(BaseEstimator):
             static_labels=self.static_labels_,
             season=self.season_,
             calendar=self.calendar_,
-            static_scale=self.static_scale_,
             shape=asdict(self.shape_),
             validation=self.validation_,
             trained=self.trained_,
@@ -506,25 +583,52 @@ class Forecaster(BaseEstimator):
         )
 
 
-def _names(given: Columns) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+_NOTHING = (
+    "there is nothing to test on: no date that the model has not seen has enough observed values before "
+    "it to forecast from, and one after it to compare with"
+)
+_SHOWN_SERIES = 3
 
 
-def _levels(quantiles: Sequence[float]) -> tuple[float, ...]:
-    return tuple(sorted(float(level) for level in quantiles))
+def _names(role: str, given: Columns) -> tuple[str, ...]:
+    """The columns of a role.
+
+    Raises:
+        OptionError: these are no names.
+    """
+    if isinstance(given, str):
+        return (given,)
+    if isinstance(given, Sequence) and all(isinstance(name, str) for name in given):
+        return tuple(given)
+    raise OptionError(f"{role} must be the name of a column or a list of names, not {given!r}")
 
 
-def _part(part: int | float, rows: Array, horizon: int, name: str) -> Array:
-    """How many rows of each series a part of the split holds."""
-    if isinstance(part, bool) or part < 0 or (isinstance(part, float) and part >= 1):
-        raise OptionError(f"{name} must be a share below 1 or a number of rows, not {part!r}")
-    if part == 0:
-        return np.zeros_like(rows)
-    if isinstance(part, float):
-        return np.maximum((part * rows).astype(np.int64), horizon)
-    if part < horizon:
-        raise OptionError(f"{name}={part} rows hold no window of horizon {horizon}")
-    return np.full_like(rows, part)
+def _every(refit: Any) -> int:
+    """0 for no refit, or before every how many dates a new model is fitted."""
+    try:
+        return int(flag("refit", refit))
+    except OptionError:
+        pass
+    try:
+        return whole("refit", refit)
+    except OptionError:
+        raise OptionError(
+            f"refit must be True, False or a whole number from 1 on, not {refit!r}"
+        ) from None
+
+
+def _listed(panel: Panel, series: Array) -> str:
+    """Series by name, for a message; the first few of many."""
+    if panel.series is None:
+        return "the series"
+    names = ", ".join(repr(panel.names[s]) for s in series[:_SHOWN_SERIES])
+    more = len(series) - _SHOWN_SERIES
+    return f"series {names}" + (f" and {more} more" if more > 0 else "")
+
+
+def _chunks(indices: Array) -> Iterator[Array]:
+    for start in range(0, len(indices), 1024):
+        yield indices[start : start + 1024]
 
 
 def _table(columns: dict[str, Any], like: Any, zoned: tuple[str | None, str | None]) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gatewise.errors import DataError
+
 Array = np.ndarray
 
 
@@ -20,16 +22,28 @@ def scores(
     """The score table's row of one forecast.
 
     Args:
-        actual, point: N×K, in the data's own units; NaN where the truth is missing.
+        actual, point: N×K, in the data's own units; ``actual`` is NaN where the truth is missing.
         scale: N, standard deviation of each window's series in the training part.
-        mase_scale: N, mean absolute error of seasonal naive within the training part.
+        mase_scale: N, mean absolute error of seasonal naive within the training part; NaN where there is
+            none: such windows take no part in MASE.
         quantiles: N×K×Q at the given ``levels``.
 
     Returns:
         MAE and RMSE in the data's units; the same and MSE over each series' own deviation ("scaled");
         MASE (Hyndman & Koehler 2006); sMAPE in percent (200·|y-f|/(|y|+|f|), as in M4); the mean pinball
         loss over the levels, scaled; coverage of the outermost interval.
+
+    Raises:
+        DataError: a forecast has no value where there is a truth: a score cannot leave that out.
     """
+    for forecast in (point[..., None], *([] if quantiles is None else [quantiles])):
+        absent = np.isnan(forecast).any(-1) & ~np.isnan(actual)
+        if absent.any():
+            window, step = np.argwhere(absent)[0]
+            raise DataError(
+                f"{int(absent.sum())} of {int((~np.isnan(actual)).sum())} values have no forecast to be "
+                f"scored, the first in window {window} at step {step + 1}"
+            )
     error = actual - point
     scaled = error / scale[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -56,10 +70,3 @@ def scores(
 def _mean(values: Array) -> float:
     seen = values[~np.isnan(values)]
     return float(seen.mean()) if seen.size else float("nan")
-
-
-def seasonal_error(values: Array, season: int) -> float:
-    """Mean absolute difference between a series and itself one season before; NaN if there is none."""
-    return (
-        _mean(np.abs(values[season:] - values[:-season])) if len(values) > season else float("nan")
-    )

@@ -33,8 +33,8 @@ class Shape:
 class PatchLSTM(nn.Module):
     """An LSTM over patches of one season, with a linear path from season to season beside it.
 
-    Each window is brought to mean 0 and deviation 1 by its own observed values (reversible instance
-    normalisation, Kim et al. 2022), cut into patches (Nie et al. 2023), and read by an LSTM; the last
+    Each window comes with mean 0 and deviation 1 by its own observed values (reversible instance
+    normalisation, Kim et al. 2022), is cut into patches (Nie et al. 2023), and read by an LSTM; the last
     hidden state gives all steps of the horizon at once, a point and the quantiles. The linear path maps
     each phase of the season, patch by patch, to its future values (as SparseTSF, Lin et al. 2024), so
     that the LSTM has only to learn what a seasonal linear model misses.
@@ -63,30 +63,28 @@ class PatchLSTM(nn.Module):
             nn.init.zeros_(self.ahead_output.weight)
 
     def forward(self, batch: Batch, trace: bool = False) -> Any:
-        """B×K×(1 + Q) forecasts in the batch's units, the point first; with ``trace`` the LSTM's too."""
-        shape = self.shape
-        loc, scale = self.instance(batch)
-        z = (batch.target - loc) / scale * batch.observed
-        patches = z.view(len(z), self.patches, shape.patch)
+        """B×K×(1 + Q) forecasts in the windows' units, the point first; with ``trace`` the LSTM's too."""
+        shape, size = self.shape, len(batch.target)
+        patches = self._patches(batch)
         result = self.lstm(self._features(batch, patches), trace=trace)
         last = self.dropout(result[0][:, -1])
-        forecast = self.head(last).view(len(z), shape.horizon, -1)
+        forecast = self.head(last).view(size, shape.horizon, -1)
         linear = self.seasonal(patches.transpose(1, 2)).transpose(1, 2).flatten(1)
         forecast = forecast + linear[:, : shape.horizon, None]
         if shape.known + shape.calendar:
             ahead = torch.cat([batch.known[:, shape.context :], batch.calendar], -1)
             hidden = F.gelu(self.ahead_input(ahead) + last[:, None])
             forecast = forecast + self.ahead_output(hidden)
-        forecast = forecast * scale[..., None] + loc[..., None]
         return (forecast, result[2]) if trace else forecast
 
-    @staticmethod
-    def instance(batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each window's observed values, B×1 each."""
-        count = batch.observed.sum(1, keepdim=True).clamp(min=1)
-        loc = (batch.target * batch.observed).sum(1, keepdim=True) / count
-        variance = ((batch.target - loc) ** 2 * batch.observed).sum(1, keepdim=True) / count
-        return loc, (variance + 1e-5).sqrt()
+    def _patches(self, batch: Batch) -> Tensor:
+        """B×n×patch: the target; what is missing has the mean of its phase, or 0 if that was never seen."""
+        target, observed = (
+            values.view(len(values), self.patches, self.shape.patch)
+            for values in (batch.target, batch.observed)
+        )
+        usual = target.sum(1, keepdim=True) / observed.sum(1, keepdim=True).clamp(min=1)
+        return torch.where(observed > 0, target, usual)
 
     def _features(self, batch: Batch, patches: Tensor) -> Tensor:
         """B×n×features: what the LSTM reads at each patch."""

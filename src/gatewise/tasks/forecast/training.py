@@ -13,19 +13,16 @@ from gatewise.data.windows import Batch, Windows
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.train.fitting import Fitting, History, Recipe, Run, fit
 
-# A window flatter than this share of its series' deviation weighs in the loss as if it were not.
-_FLAT = 0.05
-
 
 def pinball(forecast: Tensor, batch: Batch, levels: Tensor) -> Tensor:
     """B: absolute error of the point plus twice the mean pinball loss of the quantiles, each window's
-    mean over its observed steps, in units of the window's own deviation."""
-    point = (batch.future - forecast[..., 0]).abs()
-    gap = batch.future[..., None] - forecast[..., 1:]
-    each = point + 2 * torch.maximum(levels * gap, (levels - 1) * gap).mean(-1)
-    scale = PatchLSTM.instance(batch)[1].squeeze(1).clamp(min=_FLAT)
+    mean over its observed steps (at least one), in units of the window's own deviation."""
+    each = (batch.future - forecast[..., 0]).abs()
+    if len(levels):
+        gap = batch.future[..., None] - forecast[..., 1:]
+        each = each + 2 * torch.maximum(levels * gap, (levels - 1) * gap).mean(-1)
     observed = batch.future_observed
-    return (each * observed).sum(1) / observed.sum(1).clamp(min=1) / scale
+    return (each * observed).sum(1) / observed.sum(1) * batch.weight
 
 
 # So many windows tell one round from another; a thousand long series have millions.

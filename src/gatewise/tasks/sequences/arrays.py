@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.data.scaling import rounding
 from gatewise.errors import DataError
 
 Array = np.ndarray
@@ -104,7 +105,7 @@ class Scale:
     @classmethod
     def of(cls, values: Array, weights: Array) -> Scale:
         """The weighted mean and deviation of R×C ``values`` where they are known; 0 and 1 for a column
-        that is never known, and a spread of 1 for one that does not vary.
+        that is never known, and a spread of 1 for one that does not vary but for rounding.
 
         Raises:
             DataError: the values are too large to be squared.
@@ -119,7 +120,7 @@ class Scale:
         if not np.isfinite(spread).all():
             column = int(np.argmin(np.isfinite(spread)))
             raise DataError(f"column {column} holds numbers too large to compute with; rescale it")
-        return cls(location, np.where(spread > 1e-10 * np.abs(location), spread, 1.0))
+        return cls(location, np.where(spread > rounding(values, axis=0), spread, 1.0))
 
     def applied(self, values: Array) -> Array:
         return ((values - self.location) / self.spread).astype(np.float32)

@@ -1,0 +1,213 @@
+"""Where the values of a column lie and how far they vary: learned once, from each series' training part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gatewise.data.panel import Panel
+
+Array = np.ndarray
+
+# A deviation of so many rounding errors of the largest value is no more than rounding.
+_ROUNDINGS = 8
+
+
+def rounding(values: Array, axis: int = -1) -> Array:
+    """How far values may vary along an axis by rounding alone; NaN is no value.
+
+    The rounding error is float32's where all values fit float32 and they are not whole numbers: such
+    values were computed or stored in that type.
+    """
+    seen = np.where(np.isnan(values), 0.0, values)
+    with np.errstate(over="ignore"):
+        single = (seen.astype(np.float32) == seen).all(axis)
+    single &= ~(np.rint(seen) == seen).all(axis)
+    error = np.where(single, np.finfo(np.float32).eps, np.finfo(np.float64).eps)
+    largest: Array = np.abs(seen).max(axis, initial=0.0)
+    return _ROUNDINGS * error * largest
+
+
+def moments(values: Array) -> tuple[Array, Array, Array]:
+    """Mean, deviation and number of the observed values in each row of N×R ``values``.
+
+    The deviation is 0 where it is no more than rounding; without any value the mean is NaN. Neither
+    overflows nor underflows for values up to 1e150.
+    """
+    seen = ~np.isnan(values)
+    count = seen.sum(-1)
+    low, high = extremes(values)
+    middle, reach = np.nan_to_num(low / 2 + high / 2), np.nan_to_num(high / 2 - low / 2)
+    unit = np.where(reach > 0, reach, 1.0)
+    apart = np.where(seen, (values - middle[:, None]) / unit[:, None], 0.0)
+    number = np.maximum(count, 1)
+    mean = apart.sum(-1) / number
+    apart = np.where(seen, apart - mean[:, None], 0.0)
+    deviation = unit * np.sqrt((apart**2).sum(-1) / number)
+    deviation = np.where(deviation > rounding(values), deviation, 0.0)
+    return np.where(count > 0, middle + unit * mean, np.nan), deviation, count
+
+
+def extremes(values: Array) -> tuple[Array, Array]:
+    """The least and the greatest value of each row; NaN where there is none."""
+    seen = ~np.isnan(values)
+    low = np.where(seen, values, np.inf).min(-1, initial=np.inf)
+    high = np.where(seen, values, -np.inf).max(-1, initial=-np.inf)
+    some = seen.any(-1)
+    return np.where(some, low, np.nan), np.where(some, high, np.nan)
+
+
+def scaled(values: Array, location: Array, scale: Array) -> tuple[Array, Array]:
+    """N×R values in units of N scales from N locations, 0 where there is none; and whether there is one."""
+    apart = (values - location[:, None]) / scale[:, None]
+    seen = ~np.isnan(apart)
+    return np.where(seen, apart, 0.0), seen
+
+
+@dataclass(frozen=True)
+class Moments:
+    """C columns in S series: the location, scale, least and greatest value of each, C×S, NaN where a
+    series has no value. The scale is 1 where a column does not vary but for rounding."""
+
+    location: Array
+    scale: Array
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, table: Array, starts: Array, rows: Array) -> Moments:
+        """Of C×R values, the first ``rows[s]`` of each series, which begins at row ``starts[s]``."""
+        found = np.full((4, len(table), len(starts)), np.nan)
+        for s, (start, count) in enumerate(zip(starts, rows, strict=True)):
+            part = table[:, start : start + count]
+            location, deviation, _ = moments(part)
+            scale = np.where(deviation > 0, deviation, 1.0)
+            found[:, :, s] = location, np.where(np.isnan(location), np.nan, scale), *extremes(part)
+        return cls(*found)
+
+    def chosen(self, index: Array) -> Moments:
+        """Those of the series ``index``; NaN where it is -1."""
+        if not self.location.shape[1]:
+            empty = np.full((len(self.location), len(index)), np.nan)
+            return Moments(empty, empty, empty, empty)
+        parts = (self.location, self.scale, self.low, self.high)
+        return Moments(*(np.where(index < 0, np.nan, part[:, index]) for part in parts))
+
+    def pooled(self) -> tuple[Array, Array]:
+        """C locations and scales: the medians over the series; 0 and 1 where none has a value."""
+        pooled = []
+        for part, default in ((self.location, 0.0), (self.scale, 1.0)):
+            medians = [
+                np.median(seen) if (seen := row[~np.isnan(row)]).size else default for row in part
+            ]
+            pooled.append(np.array(medians))
+        return pooled[0], pooled[1]
+
+    def filled(self, location: Array, scale: Array) -> Moments:
+        """With these C locations and scales for series that have none."""
+        none = np.isnan(self.location)
+        return replace(
+            self,
+            location=np.where(none, location[:, None], self.location),
+            scale=np.where(none, scale[:, None], self.scale),
+        )
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What ``fit`` learned of the columns of each series, and what every later call goes by.
+
+    A series that was not fitted, or had no value then, has NaN for its targets: each of its windows is
+    scaled by itself. Its covariates are scaled by the medians over the fitted series.
+
+    Attributes:
+        names: the S series.
+        target, past, known: the V, Cp and Ck columns.
+        static: location and scale of the Cs static columns over the series.
+        seasonal_error: V×S, the mean absolute difference between a target and itself a season before;
+            NaN where there is none, or it is no more than rounding.
+    """
+
+    names: tuple[str, ...]
+    target: Moments
+    past: Moments
+    known: Moments
+    static: tuple[Array, Array]
+    seasonal_error: Array
+
+    @classmethod
+    def learn(cls, panel: Panel, rows: Array, season: int) -> Scaling:
+        """Of the first ``rows[s]`` rows of each series of a panel."""
+        starts = panel.offsets[:-1]
+        location, deviation, _ = moments(panel.static.T)
+        return cls(
+            names=tuple(panel.names),
+            target=Moments.of(panel.target, starts, rows),
+            past=Moments.of(panel.past_values, starts, rows),
+            known=Moments.of(panel.known_values, starts, rows),
+            static=(location, np.where(deviation > 0, deviation, 1.0)),
+            seasonal_error=_seasonal_errors(panel, rows, season),
+        )
+
+    def of(self, panel: Panel) -> Scaling:
+        """For the series of another panel, by their names."""
+        place = {name: s for s, name in enumerate(self.names)}
+        index = np.array([place.get(name, -1) for name in panel.names], dtype=np.int64)
+        past, known = (
+            each.chosen(index).filled(*each.pooled()) for each in (self.past, self.known)
+        )
+        errors = self.seasonal_error[:, index] if self.names else np.empty((len(panel.target), 0))
+        return Scaling(
+            tuple(panel.names),
+            self.target.chosen(index),
+            past,
+            known,
+            self.static,
+            np.where(index < 0, np.nan, errors),
+        )
+
+    def arrays(self) -> dict[str, Array]:
+        """Everything but the names, for a file."""
+        found = {
+            f"{kind}.{part}": values
+            for kind in ("target", "past", "known")
+            for part, values in vars(getattr(self, kind)).items()
+        }
+        static = dict(zip(("static.location", "static.scale"), self.static, strict=True))
+        return found | static | {"seasonal_error": self.seasonal_error}
+
+    @classmethod
+    def from_arrays(cls, names: Sequence[str], arrays: Mapping[str, Array]) -> Scaling:
+        """What ``arrays`` gave.
+
+        Raises:
+            KeyError: one is missing.
+        """
+
+        def of(kind: str) -> Moments:
+            return Moments(*(arrays[f"{kind}.{part}"] for part in Moments.__dataclass_fields__))
+
+        static = arrays["static.location"], arrays["static.scale"]
+        errors = arrays["seasonal_error"]
+        return cls(tuple(names), of("target"), of("past"), of("known"), static, errors)
+
+
+def seasonal_error(values: Array, season: int) -> float:
+    """Mean absolute difference between a series and itself one season before; NaN if there is none, or
+    it is no more than rounding, so that nothing can be measured by it."""
+    if len(values) <= season:
+        return float("nan")
+    apart = np.abs(values[season:] - values[:-season])
+    apart = apart[~np.isnan(apart)]
+    error = float(apart.mean()) if apart.size else float("nan")
+    return error if error > float(rounding(values)) else float("nan")
+
+
+def _seasonal_errors(panel: Panel, rows: Array, season: int) -> Array:
+    errors = np.empty((len(panel.target), len(panel.names)))
+    for s, (start, count) in enumerate(zip(panel.offsets[:-1], rows, strict=True)):
+        for channel, values in enumerate(panel.target):
+            errors[channel, s] = seasonal_error(values[start : start + count], season)
+    return errors
