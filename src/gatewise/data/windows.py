@@ -247,4 +247,5 @@ class Windows(Dataset):
 
 
 def _float(values: Array) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))
+    with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and no forecast comes of it
+        return torch.from_numpy(values.astype(np.float32))
