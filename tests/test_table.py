@@ -274,8 +274,9 @@ def test_labels_that_are_missing_or_none(tmp_path: Path) -> None:
         ("2024-03-05T17:30:01", "2024-03-05T17:30:01", None),
         ("2024-03-05 17:30:01.25", "2024-03-05T17:30:01.25", None),
         ("2024-03-05T17:30:01Z", "2024-03-05T17:30:01", "UTC"),
-        ("2024-03-05 17:30:01+02:00", "2024-03-05T15:30:01", "UTC"),
-        ("2024-03-05T17:30-0130", "2024-03-05T19:00", "UTC"),
+        ("2024-03-05 17:30:01+02:00", "2024-03-05T15:30:01", "UTC+02:00"),
+        ("2024-03-05T17:30-0130", "2024-03-05T19:00", "UTC-01:30"),
+        ("2024-03-05T17:30+00", "2024-03-05T17:30", "UTC"),
     ],
 )
 def test_iso_times(text: str, wanted: str, zone: str | None) -> None:
@@ -300,8 +301,14 @@ def test_time_format() -> None:
     assert fine == [day.replace(hour=1, minute=2, second=3, microsecond=4)]
     with pytest.raises(DataError, match=r"row 1: '31.12.2024' does not follow time_format='%Y/%m'"):
         times(table, "de", "%Y/%m")
-    with pytest.raises(OptionError, match="time_format='%Y-%m-%d %H' is no format"):
-        times(table, "de", "%Y-%m-%d %H")
+    with pytest.raises(OptionError, match="time_format='%Y-%m-%d %Q' is no format"):
+        times(table, "de", "%Y-%m-%d %Q")
+    with pytest.raises(
+        OptionError, match="time_format='%d.%m' is no format of a date: it has no y"
+    ):
+        times(table, "de", "%d.%m")
+    with pytest.raises(OptionError, match="names of zones are ambiguous; %z reads offsets"):
+        times(table, "de", "%Y %Z")
 
 
 @pytest.mark.parametrize(
@@ -319,7 +326,7 @@ def test_stamps_of_every_kind_become_micro_or_nanoseconds_in_utc() -> None:
     berlin = pd.date_range("2024-07-01", periods=2, tz="Europe/Berlin")
     offset = pd.date_range("2024-07-01", periods=2, tz=dt.timezone(dt.timedelta(hours=2)))
     utc = np.array(["2024-06-30T22:00", "2024-07-01T22:00"], dtype="datetime64[us]")
-    for stamps, zone in ((berlin, "Europe/Berlin"), (offset, "UTC")):
+    for stamps, zone in ((berlin, "Europe/Berlin"), (offset, "UTC+02:00")):
         found = times(load(pd.DataFrame({"ds": stamps})), "ds")
         assert found.zone == zone
         np.testing.assert_array_equal(found.values, utc)

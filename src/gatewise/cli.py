@@ -74,6 +74,7 @@ def _fit(verbs: Any) -> None:
             f"--{role}", action="append", default=[], help=f"{role} covariate; repeatable"
         )
     task.add_argument("--freq", help="the step, e.g. 1h, 15min, D, B, W, MS; inferred if not given")
+    task.add_argument("--time-format", help="how times are spelled, e.g. %%d/%%m/%%Y or %%Y%%m")
     task.add_argument(
         "--gaps", default="error", help="error, or mask: take missing stamps as missing"
     )
@@ -109,7 +110,8 @@ def _run_fit(given: argparse.Namespace) -> None:
     options = {
         name: getattr(given, name)
         for name in (
-            *("horizon", "target", "time", "series", "past", "known", "static", "freq", "gaps"),
+            *("horizon", "target", "time", "series", "past", "known", "static", "freq"),
+            *("time_format", "gaps"),
             *("context", "season", "quantiles", "calendar", "conformal", "hidden", "layers"),
             *("dropout", "steps", "batch", "learning_rate", "seed"),
         )

@@ -9,11 +9,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gatewise.data.table import Table, Times, categories, load, numbers, times
-from gatewise.data.timeline import Integers, OffGridError, Timeline, show
+from gatewise.data import frequency
+from gatewise.data.stamps import Times
+from gatewise.data.table import Table, categories, load, name_of, names_of, numbers, times
+from gatewise.data.timeline import Integers, OffGridError, Timeline
+from gatewise.data.zones import show
 from gatewise.errors import DataError, OptionError, near
 
-Columns = str | Sequence[str]
+Columns = Any  # a name, or a list or tuple of them; names are texts, or what pandas takes as one
 Floats = NDArray[np.float64]
 Integer = NDArray[np.int64]
 
@@ -33,7 +36,8 @@ class Panel:
         offsets: S + 1 bounds; the rows of series s are ``offsets[s]:offsets[s + 1]``.
         starts: the step number of each series' first row.
         timeline: the grid and its calendar.
-        time, series: the columns that these came from, or None.
+        time, series: the columns that these came from, or None; a pandas index that holds the times is
+            one.
         targets, past, known: names of the V, Cp and Ck columns below.
         target, past_values, known_values: (V | Cp | Ck, rows), NaN where there is no value.
         static: (S, Cs): a number, or a one-hot label, for each of ``static_names``.
@@ -63,12 +67,12 @@ class Panel:
         source: object,
         *,
         target: Columns,
-        time: str | None = None,
-        series: str | None = None,
+        time: Any = None,
+        series: Any = None,
         past: Columns = (),
         known: Columns = (),
         static: Columns = (),
-        freq: str | None = None,
+        freq: Any = None,
         time_format: str | None = None,
         gaps: str = "error",
         timeline: Timeline | None = None,
@@ -81,7 +85,8 @@ class Panel:
         Args:
             target, past, known: number columns: what is forecast, what is known up to now, and what
                 is known of the future too.
-            time: the column of stamps or whole numbers; without one, rows are steps.
+            time: the column of stamps or whole numbers; without one it is the index of a pandas frame
+                where that holds times, else rows are steps.
             series: the column that names the series; without one, the table is one series.
             static: columns with one number or label for each series.
             freq: the step, as ``Timeline.parse`` reads it; the most common one if not given.
@@ -94,11 +99,13 @@ class Panel:
             DataError: the table cannot be used; the message names the column, series and row.
             OptionError: an argument is not possible, or a column has two roles.
         """
-        roles = {"target": _tuple(target), "past": _tuple(past), "known": _tuple(known)}
-        roles |= {"static": _tuple(static), "time": _tuple(time), "series": _tuple(series)}
+        time, series = _one(time), _one(series)
+        roles = {"target": names_of(target), "past": names_of(past), "known": names_of(known)}
+        roles |= {"static": names_of(static), "time": _tuple(time), "series": _tuple(series)}
         _check_roles(roles, gaps)
         labelled = list(static_labels or ())
-        table = load(source, text=[*roles["series"], *labelled])
+        table = load(source, text=[*roles["series"], *labelled], labels=roles["static"])
+        time = _index_of(table, roles) if time is None else time
         table.check(column for columns in roles.values() for column in columns)
         rows = _group(table, series)
         timeline, steps = _grid(table, rows, time, freq, time_format, timeline)
@@ -172,8 +179,8 @@ class Panel:
         source: object,
         horizon: int,
         *,
-        time: str | None = None,
-        series: str | None = None,
+        time: Any = None,
+        series: Any = None,
         time_format: str | None = None,
     ) -> Floats:
         """The known columns over the H steps after each series' end, as (Ck, S * H).
@@ -187,16 +194,20 @@ class Panel:
             DataError: a step or series is missing, twice there or not asked for, or a value is
                 missing.
         """
-        time, series = time or self.time, series or self.series
+        time = self.time if time is None else name_of(time)
+        series = self.series if series is None else name_of(series)
         table = load(source, text=_tuple(series))
+        if time is not None and time not in table.frame.columns and len(table.indexes) == 1:
+            time = table.indexes[0]
         table.check([*_tuple(time), *_tuple(series), *self.known])
         rows = _group(table, series)
         owner = self._owners(rows, series)
         if time is None:
             ahead = np.arange(rows.offsets[-1]) - np.repeat(rows.offsets[:-1], rows.lengths)
         else:
-            found = _read_times(table, time, time_format, self.timeline)
-            steps = _steps(rows, rows.gather(found.values), self.timeline, hint="")
+            found = _read_times(table, time, time_format, None, self.timeline)
+            hint = _in_utc(found)
+            steps = _steps(rows, rows.gather(found.values), self.timeline, hint)
             ahead = steps - (self.starts + self.lengths)[owner]
         self._check_future(rows, owner, ahead, horizon)
         values = np.empty((len(self.known), len(self.names) * horizon))
@@ -321,14 +332,14 @@ def _grid(
     table: Table,
     rows: _Rows,
     time: str | None,
-    freq: str | None,
+    freq: Any,
     time_format: str | None,
     timeline: Timeline | None,
 ) -> tuple[Timeline, Integer]:
     """The timeline, and each row's step on it."""
     if time is None:
         return _counted(rows, freq, timeline)
-    found = _read_times(table, time, time_format, timeline)
+    found = _read_times(table, time, time_format, freq, timeline)
     values = rows.gather(found.values)
     _check_rising(rows, values, found.zone)
     hint = ""
@@ -337,10 +348,21 @@ def _grid(
     elif timeline is None:
         timeline = Timeline.infer(values, rows.offsets, names=rows.names, zone=found.zone)
         hint = f"; {timeline.name} is the most common step, and freq can name another"
-    return timeline, _steps(rows, values, timeline, hint)
+    return timeline, _steps(rows, values, timeline, hint + _in_utc(found))
 
 
-def _counted(rows: _Rows, freq: str | None, timeline: Timeline | None) -> tuple[Timeline, Integer]:
+def _in_utc(found: Times) -> str:
+    """What messages say where texts of several offsets were brought to UTC."""
+    if not found.mixed:
+        return ""
+    offsets = " and ".join(offset.removeprefix("UTC") or "+00:00" for offset in found.mixed)
+    return (
+        f"; the times have UTC offsets {offsets}, and are counted in UTC: for days by the clocks of a "
+        "place give a column in its time zone (a frame or Parquet), or local times without offsets"
+    )
+
+
+def _counted(rows: _Rows, freq: Any, timeline: Timeline | None) -> tuple[Timeline, Integer]:
     """Rows are steps, from 0 in each series."""
     if freq is not None and timeline is None:
         raise OptionError(f"freq={freq!r} needs a time column: name it with time")
@@ -351,9 +373,11 @@ def _counted(rows: _Rows, freq: str | None, timeline: Timeline | None) -> tuple[
 
 
 def _read_times(
-    table: Table, column: str, time_format: str | None, timeline: Timeline | None
+    table: Table, column: str, time_format: str | None, freq: Any, timeline: Timeline | None
 ) -> Times:
-    found = times(table, column, time_format)
+    counted = freq is not None and frequency.read(freq).unit == ""
+    plain = isinstance(timeline, Integers) if timeline is not None else counted
+    found = times(table, column, time_format, plain=plain)
     aware = found.zone is not None
     if timeline is not None and found.values.dtype.kind == "M" and aware != bool(timeline.zone):
         raise DataError(
@@ -399,7 +423,7 @@ def _place(rows: _Rows, steps: Integer, timeline: Timeline, gaps: str) -> tuple[
     """Each series' first step, and the rows' places once every missing step has one."""
     starts, ends = steps[rows.offsets[:-1]], steps[rows.offsets[1:] - 1]
     lengths = ends - starts + 1
-    missing = int(lengths.sum()) - len(steps)
+    missing = float(lengths.astype(np.float64).sum()) - len(steps)
     if missing == 0:
         return starts, _Places(rows.offsets, None)
     if gaps == "error":
@@ -473,7 +497,7 @@ def _has_labels(table: Table, column: str) -> bool:
     import narwhals as nw
 
     kind = table.frame[column].dtype
-    return kind in (nw.String, nw.Categorical, nw.Enum, nw.Object)
+    return kind in (nw.String, nw.Categorical, nw.Enum, nw.Object, nw.Binary)
 
 
 def _static_labels(table: Table, rows: _Rows, column: str) -> tuple[NDArray[Any], list[str]]:
@@ -507,10 +531,24 @@ def _one_each(rows: _Rows, values: NDArray[Any], column: str) -> NDArray[Any]:
 # ----------------------------------------------------------------------------------- options
 
 
-def _tuple(columns: Columns | None) -> tuple[str, ...]:
-    if columns is None:
-        return ()
-    return (columns,) if isinstance(columns, str) else tuple(columns)
+def _one(column: Any) -> str | None:
+    return None if column is None else name_of(column)
+
+
+def _tuple(column: str | None) -> tuple[str, ...]:
+    return () if column is None else (column,)
+
+
+def _index_of(table: Table, roles: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The column that was the index and holds the times, which no role was named for."""
+    taken = {column for columns in roles.values() for column in columns}
+    left = [column for column in table.indexes if column not in taken]
+    if len(left) > 1:
+        raise DataError(
+            f"the index of the table has several levels of times, {left[0]!r} and {left[1]!r}: name one "
+            "with time"
+        )
+    return left[0] if left else None
 
 
 def _check_roles(roles: Mapping[str, tuple[str, ...]], gaps: str) -> None:

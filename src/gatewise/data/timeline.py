@@ -7,24 +7,30 @@ them back. Times are integers, or datetime64 stamps; stamps of a time zone come 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gatewise.errors import DataError, OptionError, near, need
-
-if TYPE_CHECKING:
-    import polars as pl
-
-Stamps = NDArray[Any]  # int64, or datetime64[us] or [ns]
-Steps = NDArray[np.int64]
+from gatewise.data.frequency import FIXED_NS, MONTH_NAMES, MONTHS, WEEKDAYS, Frequency, read
+from gatewise.data.steps import (
+    Stamps,
+    Steps,
+    Unit,
+    chunks,
+    common_step,
+    latest_day,
+    month_days,
+    month_lengths,
+    month_rule,
+    skips_weekends,
+    weekdays,
+)
+from gatewise.data.zones import from_wall, show, to_wall
+from gatewise.errors import DataError, OptionError
 
 _SECOND = 1_000_000  # in microseconds, as are all that follow
 _MINUTE = 60 * _SECOND
@@ -32,24 +38,14 @@ _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 _WEEK = 7 * _DAY
 
-_FIXED_NS = {
-    "ns": 1,
-    "us": 1000,
-    "ms": 1_000_000,
-    "s": _SECOND * 1000,
-    "min": _MINUTE * 1000,
-    "h": _HOUR * 1000,
-    "D": _DAY * 1000,
-    "W": _WEEK * 1000,
-}
-_MONTHS = {"M": 1, "Q": 3, "Y": 12}
-_MONTH_END = 31
-_DAY_OF_SUFFIX = {"": None, "S": 1, "E": _MONTH_END}
-_ALIASES = {"H": "h", "T": "min", "S": "s", "d": "D", "w": "W", "b": "B", "A": "Y", "AS": "YS"}
-_ACCEPTED = "s, min, h, D, B (Monday to Friday), W, M, MS, ME, Q, QS, QE, Y, YS, YE, ms, us, ns"
-
 _LONGEST_SEASON = 288  # a day of five-minute steps
-_CHUNK = 1 << 18  # rows that are worked on at once, so that temporaries stay small
+_MONTH_END = 31
+_WORKING_HOURS = 9, 8  # pandas' day of work: eight hours from nine o'clock
+
+# What step numbers can be turned into: integers that may still be added to, and years up to 9999.
+_INTEGERS = 2**62
+_LAST_TICK = 253_402_300_799_999_999
+_NANOSECONDS = 2**63 - 1
 
 
 class OffGridError(DataError):
@@ -85,7 +81,7 @@ class Timeline(ABC):
         """
         self._check_kind(times)
         steps = np.empty(len(times), dtype=np.int64)
-        for part in _chunks(len(times)):
+        for part in chunks(len(times)):
             steps[part] = self._floor(self._local(times[part]))
             wrong = self.times(steps[part]) != times[part]
             if wrong.any():
@@ -94,18 +90,20 @@ class Timeline(ABC):
         return steps
 
     def times(self, steps: Steps) -> Stamps:
-        """The time of each step: int64, or datetime64[us] ([ns] where the grid is finer)."""
-        return self._utc(self._stamps(np.asarray(steps, dtype=np.int64)))
+        """The time of each step: int64, or datetime64[us] ([ns] where the grid is finer).
 
-    def column(self, steps: Steps, name: str = "time") -> pl.Series:
-        """The times of N steps as a polars column, in the data's time zone."""
-        need("polars", "tasks")
-        import polars as pl
-
-        column = pl.Series(name, self.times(steps))
-        if self.zone is None:
-            return column
-        return column.dt.replace_time_zone("UTC").dt.convert_time_zone(self.zone)
+        Raises:
+            DataError: a time is beyond the year 9999, or what its type can hold.
+        """
+        steps = np.asarray(steps, dtype=np.int64)
+        if steps.size:
+            for step in (int(steps.min()), int(steps.max())):
+                if not self._holds(step):
+                    raise DataError(
+                        f"the step {step} of {self.name} is a time that cannot be written: stamps "
+                        "reach the year 9999 (2262 where they count nanoseconds)"
+                    )
+        return self._utc(self._stamps(steps))
 
     def show(self, time: Any) -> str:
         """A time as text for messages, in the data's zone."""
@@ -142,6 +140,10 @@ class Timeline(ABC):
     @abstractmethod
     def _stamps(self, steps: Steps) -> Stamps:
         """The time of each step, before the zone."""
+
+    @abstractmethod
+    def _holds(self, step: int) -> bool:
+        """Whether the time of this step can be written."""
 
     # ----------------------------------------------------------------------------- its calendar
 
@@ -197,11 +199,13 @@ class Timeline(ABC):
         return _KINDS[fields.pop("kind")](**fields)
 
     @staticmethod
-    def parse(freq: str, times: Stamps | None = None, zone: str | None = None) -> Timeline:
-        """The grid of a frequency: a count and a unit such as 15min, h, 2D, W, B, M, QE or YS.
+    def parse(freq: Any, times: Stamps | None = None, zone: str | None = None) -> Timeline:
+        """The grid of a frequency: a count and a unit such as 15min, h, 2D, W, B, M, QE or YS, one of
+        pandas' names (W-SUN, BME, QE-DEC) or offsets, or a timedelta.
 
-        A month, quarter or year may start on the first (MS), end on the last (ME), fall on a day
-        (M-15), or on the day that ``times`` has (M). A number alone is a step of whole numbers.
+        A month, quarter or year may start on the first (MS), end on the last (ME), begin or end on the
+        first or last working day (BMS, BME), fall on a day (M-15), or on the day that ``times`` has
+        (M). A number alone is a step of whole numbers.
 
         Args:
             times: N times that the grid must pass through; without them it passes through 1970.
@@ -210,20 +214,23 @@ class Timeline(ABC):
         Raises:
             OptionError: this is no frequency, or not one for such times.
         """
-        count, unit, day = _split(freq)
-        integers = unit == ""
+        found = read(freq)
+        integers = found.unit == ""
         if times is None:
-            times = np.zeros(1, dtype=np.int64 if integers else "datetime64[us]")
+            times = np.zeros(1, dtype=np.int64) if integers else _example(found)
         if integers != (times.dtype.kind != "M"):
             held = "time stamps" if integers else "whole numbers"
-            raise OptionError(f"freq={freq!r} does not go with times that are {held}")
+            raise OptionError(f"freq={found.text!r} does not go with times that are {held}")
         if integers:
-            return Integers.through(count, times)
-        if unit == "B":
-            return Business.through(times, zone)
-        if unit in _FIXED_NS:
-            return Fixed.through(count * _FIXED_NS[unit], times, zone)
-        return Months.through(count * _MONTHS[unit[0]], day, times, zone)
+            return Integers.through(found.count, times)
+        _check_anchor(found, times[:1], zone)
+        if found.unit == "B":
+            return Business.through(found.count, times, zone)
+        if found.unit == "bh":
+            return BusinessHours.through(times, zone)
+        if found.unit == "M":
+            return Months.through(found.count, found.rule or None, times, zone)
+        return Fixed.through(found.count, times, zone)
 
     @staticmethod
     def infer(
@@ -245,13 +252,13 @@ class Timeline(ABC):
             DataError: no series has two times, or two series have different steps.
         """
         offsets = np.array([0, len(times)]) if offsets is None else offsets
-        unit, every = _common_step(times, offsets, names, zone)
+        unit, every = common_step(times, offsets, names, zone, _called)
         if unit == "integer":
             return Integers.through(every, times)
         if unit == "month":
             return Months.through(every, None, times, zone)
-        if every == _FIXED_NS["D"] and _skips_weekends(times, offsets, zone):
-            return Business.through(times, zone)
+        if every == FIXED_NS["D"] and skips_weekends(times, offsets, zone):
+            return Business.through(1, times, zone)
         return Fixed.through(every, times, zone)
 
 
@@ -272,6 +279,9 @@ class Integers(Timeline):
 
     def _stamps(self, steps: Steps) -> Stamps:
         return steps * self.every + self.origin
+
+    def _holds(self, step: int) -> bool:
+        return abs(step * self.every + self.origin) < _INTEGERS
 
     @property
     def name(self) -> str:
@@ -313,7 +323,7 @@ class Fixed(Timeline):
 
     @property
     def _wall(self) -> bool:
-        return self._nanoseconds % _FIXED_NS["D"] == 0
+        return self._nanoseconds % FIXED_NS["D"] == 0
 
     def _floor(self, times: Stamps) -> Steps:
         ticks = times.astype(f"datetime64[{self.unit}]").astype(np.int64)
@@ -322,10 +332,16 @@ class Fixed(Timeline):
     def _stamps(self, steps: Steps) -> Stamps:
         return (steps * self.every + self.origin).view(f"datetime64[{self.unit}]")
 
+    def _holds(self, step: int) -> bool:
+        tick = step * self.every + self.origin
+        if self.unit == "ns":
+            return abs(tick) <= _NANOSECONDS - FIXED_NS["D"]  # a zone may be a day ahead
+        return abs(tick) <= _LAST_TICK - _DAY
+
     @property
     def name(self) -> str:
-        unit = next(u for u in reversed(_FIXED_NS) if self._nanoseconds % _FIXED_NS[u] == 0)
-        return f"{self._nanoseconds // _FIXED_NS[unit]}{unit}"
+        unit = next(u for u in reversed(FIXED_NS) if self._nanoseconds % FIXED_NS[u] == 0)
+        return f"{self._nanoseconds // FIXED_NS[unit]}{unit}"
 
     @property
     def season(self) -> int:
@@ -347,23 +363,31 @@ class Fixed(Timeline):
 class Months(Timeline):
     """A stamp every so many months, on a day of the month, at ``clock`` microseconds of that day.
 
-    In a shorter month the day is the month's last, so that 31 means month ends. Step 0 falls in
-    month ``origin`` since January 1970.
+    In a shorter month the day is the month's last, so that 31 means month ends. With a ``rule`` it is
+    the first or last day from Monday to Friday (BS, BE), or a weekday's place in the month (WOM-3FRI:
+    the third Friday, LWOM-FRI: the last). Step 0 falls in month ``origin`` since January 1970.
     """
 
     kind: ClassVar[str] = "months"
     origin: int = 0
     day: int = 1
     clock: int = 0
+    rule: str = ""
 
     @classmethod
-    def through(cls, every: int, day: int | None, times: Stamps, zone: str | None) -> Self:
-        """The grid of the first time's month and clock, and of the times' day if none is given."""
+    def through(cls, every: int, rule: str | None, times: Stamps, zone: str | None) -> Self:
+        """The grid of the first time's month and clock, and of the times' day if none is given.
+
+        ``rule`` is as in ``Frequency``.
+        """
         local = to_wall(times[:1], zone).astype("datetime64[us]")
         month = int(local.astype("datetime64[M]").astype(np.int64)[0])
         clock = int(local.astype(np.int64)[0] % _DAY)
-        day = _day_of_month(times, zone) if day is None else day
-        return cls(every=every, origin=month % every, day=day, clock=clock, zone=zone)
+        if rule is None:
+            wall = to_wall(times, zone)
+            rule = month_rule(wall, weekly=True) or str(latest_day(wall))
+        on = dict(day=int(rule)) if rule.isdecimal() else dict(rule=rule)
+        return cls(every=every, origin=month % every, clock=clock, zone=zone, **on)
 
     def _floor(self, times: Stamps) -> Steps:
         months = times.astype("datetime64[M]").astype(np.int64)
@@ -373,15 +397,23 @@ class Months(Timeline):
     def _stamps(self, steps: Steps) -> Stamps:
         months = (steps * self.every + self.origin).view("datetime64[M]")
         first = months.astype("datetime64[D]")
-        days = np.minimum(self.day, _month_lengths(months)) - 1
+        days = month_days(months, self.rule or str(self.day)) - 1
         stamps: Stamps = (first + days).astype("datetime64[us]") + np.timedelta64(self.clock, "us")
         return stamps
 
+    def _holds(self, step: int) -> bool:
+        return abs(step * self.every + self.origin) < (9999 - 1970) * 12
+
     @property
     def name(self) -> str:
-        unit = next(u for u in reversed(_MONTHS) if self.every % _MONTHS[u] == 0)
+        if "WOM" in self.rule:
+            return f"{self.every}{self.rule}"
+        unit = next(u for u in reversed(MONTHS) if self.every % MONTHS[u] == 0)
+        count = self.every // MONTHS[unit]
+        if self.rule:
+            return f"{count}B{unit}{self.rule[1]}"
         suffix = {1: "S", _MONTH_END: "E"}.get(self.day, f"-{self.day}")
-        return f"{self.every // _MONTHS[unit]}{unit}{suffix}"
+        return f"{count}{unit}{suffix}"
 
     @property
     def season(self) -> int:
@@ -398,42 +430,97 @@ class Months(Timeline):
 
 @dataclass(frozen=True, kw_only=True)
 class Business(Timeline):
-    """Monday to Friday, at ``clock`` microseconds of the day. Holidays are gaps."""
+    """Every so many days from Monday to Friday, at ``clock`` microseconds of the day. Holidays are gaps.
+
+    Step 0 is day ``origin`` of those, counted from 29 December 1969, a Monday.
+    """
 
     kind: ClassVar[str] = "business"
     every: int = 1
     clock: int = 0
+    origin: int = 0
 
     @classmethod
-    def through(cls, times: Stamps, zone: str | None) -> Self:
-        """The grid of the first time's clock."""
+    def through(cls, every: int, times: Stamps, zone: str | None) -> Self:
+        """The grid of the first time's clock and day."""
         local = to_wall(times[:1], zone).astype("datetime64[us]")
-        return cls(clock=int(local.astype(np.int64)[0] % _DAY), zone=zone)
+        grid = cls(clock=int(local.astype(np.int64)[0] % _DAY), zone=zone)
+        return dataclasses.replace(grid, every=every, origin=int(grid._floor(local)[0]) % every)
 
     def _floor(self, times: Stamps) -> Steps:
         days = (times - np.timedelta64(self.clock, "us")).astype("datetime64[D]").astype(np.int64)
-        week, weekday = np.divmod(days + 3, 7)  # day 0, in 1970, was a Thursday
-        return np.asarray(week * 5 + np.minimum(weekday, 4))
+        return np.asarray((_working_days(days) - self.origin) // self.every)
 
     def _stamps(self, steps: Steps) -> Stamps:
-        week, weekday = np.divmod(steps, 5)
-        return ((week * 7 + weekday - 3) * _DAY + self.clock).view("datetime64[us]")
+        days = _calendar_days(steps * self.every + self.origin)
+        return (days * _DAY + self.clock).view("datetime64[us]")
+
+    def _holds(self, step: int) -> bool:
+        return _within_years(7 * (step * self.every + self.origin) // 5)
 
     @property
     def name(self) -> str:
-        return "1B"
+        return f"{self.every}B"
 
     @property
     def season(self) -> int:
-        return 5
+        return _periods(5, self.every)
 
     @property
     def _cycles(self) -> list[str]:
         return ["day_of_week", "day_of_month", "day_of_year"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class BusinessHours(Timeline):
+    """``hours`` hours of every day from Monday to Friday, the first at ``clock`` microseconds of it."""
+
+    kind: ClassVar[str] = "business hours"
+    every: int = 1
+    clock: int = _WORKING_HOURS[0] * _HOUR
+    hours: int = _WORKING_HOURS[1]
+
+    @classmethod
+    def through(cls, times: Stamps, zone: str | None) -> Self:
+        """The grid from the earliest to the latest hour that the times have."""
+        first, last = _HOUR * 24, 0
+        for part in chunks(len(times)):
+            clocks = to_wall(times[part], zone).astype("datetime64[us]").astype(np.int64) % _DAY
+            first, last = min(first, int(clocks.min())), max(last, int(clocks.max()))
+        return cls(clock=first, hours=(last - first) // _HOUR + 1, zone=zone)
+
+    def _floor(self, times: Stamps) -> Steps:
+        ticks = times.astype("datetime64[us]").astype(np.int64) - self.clock
+        days = ticks // _DAY
+        hour = np.where((days + 3) % 7 > 4, 23, ticks % _DAY // _HOUR)
+        return np.asarray(_working_days(days) * self.hours + np.minimum(hour, self.hours - 1))
+
+    def _stamps(self, steps: Steps) -> Stamps:
+        days, hour = np.divmod(steps, self.hours)
+        return (_calendar_days(days) * _DAY + self.clock + hour * _HOUR).view("datetime64[us]")
+
+    def _holds(self, step: int) -> bool:
+        return _within_years(7 * (step // self.hours) // 5)
+
+    @property
+    def name(self) -> str:
+        return "1bh"
+
+    @property
+    def season(self) -> int:
+        return self.hours
+
+    @property
+    def _wall(self) -> bool:
+        return True
+
+    @property
+    def _cycles(self) -> list[str]:
+        return ["hour_of_day", "day_of_week", "day_of_year"]
+
+
 _KINDS: dict[str, type[Timeline]] = {
-    grid.kind: grid for grid in (Integers, Fixed, Months, Business)
+    grid.kind: grid for grid in (Integers, Fixed, Months, Business, BusinessHours)
 }
 
 # ------------------------------------------------------------------------------ the calendar
@@ -460,7 +547,7 @@ def _through_week(stamps: Stamps) -> NDArray[np.float64]:
 def _through_month(stamps: Stamps) -> NDArray[np.float64]:
     months = stamps.astype("datetime64[M]")
     days = stamps.astype("datetime64[D]") - months.astype("datetime64[D]")
-    return np.asarray(days.astype(np.int64) / _month_lengths(months))
+    return np.asarray(days.astype(np.int64) / month_lengths(months))
 
 
 def _through_year(stamps: Stamps) -> NDArray[np.float64]:
@@ -483,196 +570,66 @@ def cycle_length(name: str) -> int:
     return _CYCLES[name.rpartition("_")[0]].length
 
 
-def _month_lengths(months: Stamps) -> NDArray[np.int64]:
-    days = (months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")
-    return np.asarray(days.astype(np.int64))
-
-
 def _periods(cycle: float, every: float) -> int:
     """How many steps a cycle has, or 1 where it is no whole number of them."""
     return 1 if cycle % every else max(1, int(cycle // every))
 
 
-# ------------------------------------------------------------------------------ reading a step
+# ------------------------------------------------------------------------------ working days
 
 
-def _split(freq: str) -> tuple[int, str, int | None]:
-    """The count, the unit ("" for whole numbers) and the day of month of a frequency."""
-    match = re.fullmatch(r"(\d*)([A-Za-z]*)(?:-(\d+))?", freq.strip()) if freq else None
-    if match is None:
-        raise OptionError(_no_frequency(freq))
-    count = int(match[1] or 1)
-    unit = _ALIASES.get(match[2], match[2])
-    on_day = int(match[3]) if match[3] else None
-    base, suffix = unit[:1], unit[1:]
-    if count < 1 or (unit == "B" and count > 1) or (unit == "" and not match[1]):
-        raise OptionError(_no_frequency(freq))
-    if base in _MONTHS and suffix in _DAY_OF_SUFFIX:
-        if on_day is not None and (suffix or not 1 <= on_day <= _MONTH_END):
-            raise OptionError(_no_frequency(freq))
-        return count, unit, on_day or _DAY_OF_SUFFIX[suffix]
-    if on_day is not None or (unit and unit != "B" and unit not in _FIXED_NS):
-        raise OptionError(_no_frequency(freq, unit))
-    return count, unit, None
+def _working_days(days: Steps) -> Steps:
+    """How many days from Monday to Friday there are to each day since 1970; a weekend's is Friday's."""
+    week, weekday = np.divmod(days + 3, 7)  # day 0, in 1970, was a Thursday
+    return np.asarray(week * 5 + np.minimum(weekday, 4))
 
 
-def _no_frequency(freq: str, unit: str = "") -> str:
-    hint = near(unit, [*_FIXED_NS, "B"]) if unit else ""
-    return (
-        f"freq={freq!r} is no frequency{hint}: give a count and one of {_ACCEPTED}, such as 15min"
-    )
+def _calendar_days(working: Steps) -> Steps:
+    week, weekday = np.divmod(working, 5)
+    return np.asarray(week * 7 + weekday - 3)
 
 
-# ------------------------------------------------------------------------------ finding a step
+def _within_years(days: int) -> bool:
+    return abs(days) * _DAY <= _LAST_TICK - 7 * _DAY
 
 
-def _common_step(
-    times: Stamps, offsets: Steps, names: Sequence[str] | None, zone: str | None
-) -> tuple[str, int]:
-    """The step most rows have: ("integer", numbers), ("ns", nanoseconds) or ("month", months)."""
-    rows: Counter[tuple[str, int]] = Counter()
-    vague: Counter[tuple[str, int]] = Counter()
-    first_with: dict[tuple[str, int], int] = {}
-    for s, (start, stop) in enumerate(itertools.pairwise(offsets)):
-        if stop - start < 2:
-            continue
-        step, share = _step_of(times[start:stop], zone)
-        # A handful of rows with gaps says little: such a series goes by the others.
-        if stop - start >= 4 and share > 0.5:
-            rows[step] += stop - start
-            first_with.setdefault(step, s)
-        else:
-            vague[step] += stop - start
-    if not rows and not vague:
-        raise DataError("no series has two rows to infer the frequency from: give freq")
-    if len(rows) > 1:
-        (one, _), (other, _) = rows.most_common(2)
-        raise DataError(_differing(one, other, first_with, names))
-    return (rows or vague).most_common(1)[0][0]
+# ------------------------------------------------------------------------------ naming a step
 
 
-def _step_of(times: Stamps, zone: str | None) -> tuple[tuple[str, int], float]:
-    """The most common step of one series, and the share of its steps that are so."""
-    if times.dtype.kind != "M":
-        every, share = _mode(np.diff(times))
-        return ("integer", every), share
-    every, share = _mode(np.diff(times).astype(np.int64))
-    per_day = _DAY * (1000 if np.datetime_data(times.dtype)[0] == "ns" else 1)
-    if zone is not None and every > per_day // 2:
-        times = to_wall(times, zone)  # where days are of one length
-        every, share = _mode(np.diff(times).astype(np.int64))
-    if every >= 28 * per_day and _is_monthly(times):
-        months = times.astype("datetime64[M]").astype(np.int64)
-        every, share = _mode(np.diff(months))
-        return ("month", every), share
-    return ("ns", every * (_DAY * 1000 // per_day)), share
+def _called(step: Unit) -> str:
+    """What messages call a step that was found."""
+    unit, every = step
+    if unit == "integer":
+        return str(every)
+    return Timeline.parse(f"{every}{'M' if unit == 'month' else 'ns'}").name.removesuffix("S")
 
 
-def _mode(values: NDArray[np.int64]) -> tuple[int, float]:
-    if (values == values[0]).all():
-        return int(values[0]), 1.0
-    unique, counts = np.unique(values, return_counts=True)
-    return int(unique[counts.argmax()]), float(counts.max() / len(values))
+def _example(freq: Frequency) -> Stamps:
+    """A stamp of 1970 through which a grid of this frequency may pass."""
+    if freq.weekday is not None:
+        return np.array([f"1970-01-{5 + freq.weekday:02d}"], dtype="datetime64[us]")
+    if freq.unit == "bh":
+        return np.array(["1970-01-01T09", "1970-01-01T16"], dtype="datetime64[us]")
+    month = freq.month or 1
+    if freq.rule == "" and freq.ends:  # on the first: of the month after the one that it ends in
+        month = month % 12 + 1
+    return np.array([f"1970-{month:02d}-01"], dtype="datetime64[us]")
 
 
-def _differing(
-    one: tuple[str, int],
-    other: tuple[str, int],
-    first_with: dict[tuple[str, int], int],
-    names: Sequence[str] | None,
-) -> str:
-    said = []
-    for unit, every in (one, other):
-        s = first_with[unit, every]
-        name = names[s] if names is not None else s
-        suffix = "M" if unit == "month" else "ns"
-        step = str(every) if unit == "integer" else Timeline.parse(f"{every}{suffix}").name
-        said.append(f"series {name!r} has a row every {step.removesuffix('S')}")
-    return (
-        f"the series differ in frequency: {said[0]}, {said[1]}. Forecast them apart, or bring them "
-        "to one step; freq with gaps='mask' takes the rows between as missing"
-    )
-
-
-def _is_monthly(stamps: Stamps) -> bool:
-    """Whether all stamps are of one day of the month (or its last) and one time of day."""
-    clock = stamps - stamps.astype("datetime64[D]")
-    days, lengths = _days_of_month(stamps)
-    return bool((clock == clock[0]).all()) and bool(
-        (days == np.minimum(days.max(), lengths)).all() or (days == lengths).all()
-    )
-
-
-def _days_of_month(stamps: Stamps) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each stamp's day of the month, from 1, and the length of that month."""
-    months = stamps.astype("datetime64[M]")
-    days = stamps.astype("datetime64[D]") - months.astype("datetime64[D]")
-    return days.astype(np.int64) + 1, _month_lengths(months)
-
-
-def _day_of_month(times: Stamps, zone: str | None) -> int:
-    """31 where all times are month ends, otherwise the latest day of the month they have."""
-    latest, ends = 1, True
-    for part in _chunks(len(times)):
-        days, lengths = _days_of_month(to_wall(times[part], zone))
-        latest = max(latest, int(days.max()))
-        ends = ends and bool((days == lengths).all())
-    return _MONTH_END if ends else latest
-
-
-def _skips_weekends(times: Stamps, offsets: Steps, zone: str | None) -> bool:
-    """Whether no stamp falls on a weekend although some series has rows on both sides of one."""
-
-    def days(part: Any) -> NDArray[np.int64]:
-        return np.asarray(to_wall(times[part], zone).astype("datetime64[D]").astype(np.int64)) + 3
-
-    if any((days(part) % 7 > 4).any() for part in _chunks(len(times))):
-        return False
-    return bool((days(offsets[:-1]) // 7 != days(offsets[1:] - 1) // 7).any())
-
-
-def _chunks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
-
-
-# ------------------------------------------------------------------------------ time zones
-
-
-def to_wall(times: Stamps, zone: str | None) -> Stamps:
-    """UTC stamps as what the zone's clocks show; as they are where there is no zone."""
-    if zone is None or zone == "UTC":
-        return times
-    need("polars", "tasks")
-    import polars as pl
-
-    column = pl.Series(times).dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
-    return column.dt.replace_time_zone(None).to_numpy()
-
-
-def from_wall(stamps: Stamps, zone: str | None) -> Stamps:
-    """What the zone's clocks show as UTC: the earlier where they show it twice, and an hour on
-    where clocks that are put forward skip it."""
-    if zone is None or zone == "UTC":
-        return stamps
-    need("polars", "tasks")
-    import polars as pl
-
-    def utc(column: pl.Series) -> pl.Series:
-        there = column.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-        return there.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-
-    column = pl.Series(stamps.reshape(-1))
-    found = utc(column)
-    if found.null_count():
-        found = found.fill_null(utc(column.dt.offset_by("1h")))
-    return found.to_numpy().reshape(stamps.shape)
-
-
-def show(time: Any, zone: str | None = None) -> str:
-    """A time as text for messages: a number, or a stamp without its zero parts."""
-    if not isinstance(time, np.datetime64):
-        return str(time)
-    text = str(to_wall(np.array([time]), zone)[0]).replace("T", " ")
-    text = re.sub(r"\.?0+$", "", text) if "." in text else text
-    text = text.removesuffix(":00") if text.count(":") == 2 else text
-    return text.removesuffix(" 00:00") + (f" {zone}" if zone else "")
+def _check_anchor(freq: Frequency, first: Stamps, zone: str | None) -> None:
+    """Raise OptionError where the first time is not on the weekday or month that the frequency names."""
+    wall = to_wall(first, zone)
+    if freq.weekday is not None and (found := int(weekdays(wall)[0])) != freq.weekday:
+        raise OptionError(
+            f"freq={freq.text!r} does not go with times that fall on a {WEEKDAYS[found]}, such as "
+            f"{show(first[0], zone)}: give freq='W-{WEEKDAYS[found]}', or none to have it found"
+        )
+    if freq.month is None:
+        return
+    month = int(wall.astype("datetime64[M]").astype(np.int64)[0]) % 12
+    starts = freq.ends and latest_day(wall) == 1  # a period that ends in March starts in January
+    if (month - starts - (freq.month - 1)) % freq.cycle:
+        raise OptionError(
+            f"freq={freq.text!r} does not go with times that fall in {MONTH_NAMES[month]}, such as "
+            f"{show(first[0], zone)}: name the month that the data has, or give no freq"
+        )

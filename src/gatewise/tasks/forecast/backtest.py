@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gatewise.tasks.forecast.metrics import scores
+from gatewise.tasks.forecast.output import quantile_name
 
 Array = np.ndarray
 
@@ -97,7 +98,7 @@ class Backtest:
             "forecast": self.point.ravel(),
         }
         for k, level in enumerate(self.levels):
-            long[f"q{level:g}"] = self.quantiles[..., k].ravel()
+            long[quantile_name(level)] = self.quantiles[..., k].ravel()
         return long
 
     @classmethod

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gatewise.data.frequency import spelled
 from gatewise.data.scaling import Scaling
+from gatewise.data.table import name_of, names_of
 from gatewise.data.timeline import Timeline
 from gatewise.errors import ModelFileError, OptionError
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
@@ -32,6 +34,12 @@ def save(forecaster: Forecaster, folder: Path) -> Path:
     for name, values in forecaster.scaling_.arrays().items():
         tensors[_SCALING + name] = torch.from_numpy(values.copy())
     options, learned = forecaster.get_params(deep=False), forecaster._learned()
+    if options["freq"] is not None:
+        options["freq"] = spelled(options["freq"])  # also of an offset of pandas
+    for role in ("target", "past", "known", "static"):
+        options[role] = names_of(options[role])
+    for role in ("time", "series"):
+        options[role] = None if options[role] is None else name_of(options[role])
     return write_model(folder, "forecast", options, learned, tensors)
 
 

@@ -15,11 +15,12 @@ from sklearn.base import BaseEstimator, clone
 
 from gatewise.data.panel import Panel
 from gatewise.data.scaling import Scaling
+from gatewise.data.table import names_of
 from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Windows, least_observed
-from gatewise.errors import DataError, OptionError, caution, need
+from gatewise.errors import DataError, OptionError, caution
 from gatewise.options import flag, whole
-from gatewise.tasks.forecast import baselines, sizes
+from gatewise.tasks.forecast import baselines, output, sizes
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.intervals import check_enough, ordered, widened
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
@@ -31,7 +32,7 @@ from gatewise.train.fitting import Recipe, Run
 from gatewise.train.memory import check_memory
 
 Array = np.ndarray
-Columns = str | Sequence[str]
+Columns = Any  # a name, or a list or tuple of names
 
 
 class Forecaster(BaseEstimator):
@@ -46,7 +47,10 @@ class Forecaster(BaseEstimator):
         past: numeric columns known up to the present.
         known: numeric columns known in the future too; ``predict`` needs their future values.
         static: columns constant within a series, numbers or text.
-        freq: the step ("1h", "15min", "D", "B", "W", "MS", …); inferred and checked if not given.
+        freq: the step ("1h", "15min", "D", "B", "W", "MS", …, as pandas spells it too, or an offset of
+            pandas or a timedelta); inferred and checked if not given.
+        time_format: how texts or whole numbers spell times ("%d/%m/%Y", "%Y%m"), in the notation of
+            ``datetime.strptime``; ISO dates if not given.
         gaps: "error", or "mask" to take missing time stamps as missing values.
         context: L, how many steps the model sees; rounded to whole patches. Chosen from the season,
             the horizon and the rows there are if not given.
@@ -77,7 +81,8 @@ class Forecaster(BaseEstimator):
         past: Columns = (),
         known: Columns = (),
         static: Columns = (),
-        freq: str | None = None,
+        freq: Any = None,
+        time_format: str | None = None,
         gaps: str = "error",
         context: int | None = None,
         season: int | None = None,
@@ -102,6 +107,7 @@ class Forecaster(BaseEstimator):
         self.known = known
         self.static = static
         self.freq = freq
+        self.time_format = time_format
         self.gaps = gaps
         self.context = context
         self.season = season
@@ -152,6 +158,7 @@ class Forecaster(BaseEstimator):
         """
         self._resolve()
         panel = self._panel(data)
+        output.check_names(panel, self.quantiles_)
         panel.check_learnable()
         split = sizes.Split.of(panel.lengths, validation, test, self._options.horizon)
         if run is None:
@@ -264,15 +271,15 @@ class Forecaster(BaseEstimator):
         horizon = self.shape_.horizon
         steps = (panel.starts[series] + origin)[:, None] + np.arange(horizon)
         columns: dict[str, Any] = {}
-        if self.series is not None:
-            columns[self.series] = np.repeat(panel.labels[series], horizon)
+        if panel.series is not None:
+            columns[panel.series] = np.repeat(panel.labels[series], horizon)
         if len(self.target_) > 1:
             columns["target"] = np.repeat(np.asarray(self.target_)[channel], horizon)
-        columns[self.time or "step"] = panel.timeline.times(steps.ravel())
+        columns["step" if panel.time is None else panel.time] = panel.timeline.times(steps.ravel())
         columns["forecast"] = forecast[..., 0].ravel()
         for k, level in enumerate(self.quantiles_):
-            columns[f"q{level:g}"] = forecast[..., 1 + k].ravel()
-        return _table(columns, like=data, zoned=(self.time, panel.timeline.zone))
+            columns[output.quantile_name(level)] = forecast[..., 1 + k].ravel()
+        return output.table(columns, like=data, panel=panel)
 
     def backtest(
         self,
@@ -327,7 +334,7 @@ class Forecaster(BaseEstimator):
         if (rows - horizon < first).all():
             counted = (
                 ""
-                if self.time
+                if panel.time is not None
                 else (
                     "; without a time column rows are counted from the table's first, so give the rows of "
                     "fit too, and the newer ones behind them"
@@ -490,6 +497,7 @@ class Forecaster(BaseEstimator):
             known=self.known_,
             static=self.static_,
             freq=self.freq,
+            time_format=self.time_format,
             gaps=self._options.gaps,
             timeline=self.timeline_ if fitted else None,
             static_labels=self.static_labels_ if fitted else None,
@@ -508,7 +516,13 @@ class Forecaster(BaseEstimator):
                 f"the known columns ({', '.join(self.known_)}) are needed over the horizon: give "
                 f"predict a future= table of {horizon} rows for each series (--future FILE)"
             )
-        values = panel.future_table(future, horizon=horizon, time=self.time, series=self.series)
+        values = panel.future_table(
+            future,
+            horizon=horizon,
+            time=self.time,
+            series=self.series,
+            time_format=self.time_format,
+        )
         return values.reshape(len(self.known_), len(panel.names), horizon)
 
     def _shape(self, panel: Panel, trained: Array) -> Shape:
@@ -596,10 +610,9 @@ def _names(role: str, given: Columns) -> tuple[str, ...]:
     Raises:
         OptionError: these are no names.
     """
-    if isinstance(given, str):
-        return (given,)
-    if isinstance(given, Sequence) and all(isinstance(name, str) for name in given):
-        return tuple(given)
+    nothing = given is None or isinstance(given, (dict, set))
+    if not nothing and not (isinstance(given, (list, tuple)) and None in given):
+        return names_of(given)
     raise OptionError(f"{role} must be the name of a column or a list of names, not {given!r}")
 
 
@@ -629,19 +642,3 @@ def _listed(panel: Panel, series: Array) -> str:
 def _chunks(indices: Array) -> Iterator[Array]:
     for start in range(0, len(indices), 1024):
         yield indices[start : start + 1024]
-
-
-def _table(columns: dict[str, Any], like: Any, zoned: tuple[str | None, str | None]) -> Any:
-    """A table of the kind of ``like``; the time column in its zone, where it has one."""
-    nw: Any = need("narwhals", "tasks")
-    if isinstance(like, (str, Path, dict)):
-        need("polars", "tasks")
-        backend: Any = "polars"
-    else:
-        backend = nw.from_native(like, eager_only=True).implementation
-    frame = nw.from_dict(columns, backend=backend)
-    time, zone = zoned
-    if time is not None and zone is not None:
-        utc = nw.col(time).dt.replace_time_zone("UTC")
-        frame = frame.with_columns(utc.dt.convert_time_zone(zone))
-    return frame.to_native()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from gatewise.data.panel import Panel
-from gatewise.data.timeline import to_wall
+from gatewise.data.zones import to_wall
 from gatewise.errors import need
 from gatewise.gates.picture import gate_map, stamps
 from gatewise.ink import INK, MUTED, RULE, quiet

@@ -1,0 +1,183 @@
+"""Tables from files: CSV and TSV, plain or compressed, and Parquet."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatewise.errors import DataError, near
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")
+"""Texts that mean "no value" in a column of numbers."""
+
+_SHOWN_TEXT = 40
+_LONGEST_HEADER = 1 << 24  # bytes
+
+Names = frozenset[str]
+
+
+def read(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
+    """The frame in a file (of polars, or of pyarrow where polars can't hold its columns), and how many
+    empty lines come before the header.
+
+    Args:
+        text, labels: as ``gatewise.data.table.load`` has them.
+
+    Raises:
+        DataError: the file is missing, empty, damaged or of an unknown kind.
+    """
+    import polars as pl
+
+    try:
+        reader = _reader(path)
+        return reader(path, text, labels)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+    except (
+        *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),  # a panic is no Exception
+    ) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def twice(names: Iterable[object]) -> str:
+    """What messages say of the most frequent of ``names``."""
+    name, count = Counter(names).most_common(1)[0]
+    return f"{count} columns named {name!r}; names must be unique"
+
+
+def _reader(path: Path) -> Callable[[Path, Names, Names], tuple[Any, int]]:
+    if not path.exists():
+        nearby = os.listdir(path.parent) if path.parent.is_dir() else []
+        raise DataError(f"no file {path}{near(path.name, nearby)}")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a table")
+    ending = next((end for end in _READERS if path.name.lower().endswith(end)), None)
+    if ending is None:
+        raise DataError(
+            f"{path} has an unknown kind '{path.suffix}': a table is one of {', '.join(_READERS)}"
+        )
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    return _READERS[ending]
+
+
+def _read_parquet(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
+    import polars as pl
+
+    try:
+        return pl.read_parquet(path), 0
+    except (pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
+        if "time zone" not in str(error):
+            raise
+        # an offset such as +05:30, which polars has no type for
+        return _read_by_pyarrow(path), 0
+
+
+def _read_by_pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{path} has a time zone that polars does not know; install pyarrow, which reads it, or "
+            "write the column in a zone of the IANA database"
+        ) from None
+    try:
+        return pq.read_table(path)
+    except pa.ArrowException as error:
+        raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _read_csv(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
+    import polars as pl
+
+    separator = "\t" if ".tsv" in path.name.lower() else ","
+    # What gzip holds is unpacked here: it sees a cut or damaged end, which polars reads over.
+    packed = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else None
+
+    def parse(**options: Any) -> pl.DataFrame:
+        return pl.read_csv(path if packed is None else packed, separator=separator, **options)
+
+    with path.open("rb") if packed is None else io.BytesIO(packed) as file:
+        header, blank = _header(file)
+    missing = list(MISSING)
+    try:
+        frame = parse(infer_schema_length=10_000, null_values=missing)
+    except pl.exceptions.ComputeError:
+        # A later row breaks the type of the first ones: look at all of them. A column with a
+        # stray text then comes as text, so that `numbers` can name the row.
+        frame = parse(infer_schema_length=None, null_values=missing)
+    _check_names(path, frame.columns, header)
+    if packed is None:  # the end of what is packed is checked by its checksum
+        _check_last_line(path, separator, len(frame.columns))
+    written = [
+        name
+        for name, kind in frame.schema.items()
+        if name in text or (name in labels and kind == pl.String)
+    ]
+    if written:  # as they are: NA is a name, and an empty cell alone is missing
+        frame = frame.with_columns(parse(columns=written, infer_schema=False))
+    while frame.height and all(value is None for value in frame.row(-1)):
+        frame = frame[:-1]  # blank lines at the end
+    return frame, blank
+
+
+def _header(file: Any) -> tuple[str, int]:
+    """The first line that is not empty, where polars looks for the names, and the number of those before."""
+    blank = 0
+    while (line := file.readline(_LONGEST_HEADER)) in (b"\n", b"\r\n", b"\xef\xbb\xbf\n"):
+        blank += 1
+    return line.decode("utf-8-sig", "strict").rstrip("\r\n"), blank
+
+
+def _check_names(path: Path, names: list[str], header: str) -> None:
+    again = Counter(  # polars calls the second of two columns a a_duplicated_0
+        match[1]
+        for name in names
+        if name not in header and (match := re.fullmatch(r"(.*)_duplicated_\d+", name, re.DOTALL))
+    )
+    if again:
+        raise DataError(f"{path} has {twice([*again.elements(), *again])}")
+    if len(names) == 1 and any(other in header for other in ",;\t"):
+        raise DataError(
+            f"the header of {path} has one column, {header[:_SHOWN_TEXT]!r}: "
+            "separate columns by commas in .csv files and by tabs in .tsv files"
+        )
+
+
+def _check_last_line(path: Path, separator: str, columns: int) -> None:
+    """polars fills a short line with nulls; at the end of a file it means a cut-off file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        last = file.read().rpartition(b"\n")[2].decode("utf-8", "replace")
+    if not last.strip() or '"' in last:  # a quoted field may span lines
+        return
+    fields = last.count(separator) + 1
+    if fields < columns:
+        raise DataError(
+            f"{path} is cut off: its last line, {last[:_SHOWN_TEXT]!r}, has {fields} of "
+            f"{columns} columns"
+        )
+
+
+_READERS: dict[str, Callable[[Path, Names, Names], tuple[Any, int]]] = {
+    ".csv": _read_csv,
+    ".csv.gz": _read_csv,
+    ".tsv": _read_csv,
+    ".tsv.gz": _read_csv,
+    ".parquet": _read_parquet,
+}
