@@ -304,7 +304,7 @@ def test_time_format() -> None:
     with pytest.raises(OptionError, match="time_format='%Y-%m-%d %Q' is no format"):
         times(table, "de", "%Y-%m-%d %Q")
     with pytest.raises(
-        OptionError, match="time_format='%d.%m' is no format of a date: it has no y"
+        OptionError, match=r"time_format='%d\.%m' is no format of a date: it has no y"
     ):
         times(table, "de", "%d.%m")
     with pytest.raises(OptionError, match="names of zones are ambiguous; %z reads offsets"):

@@ -364,12 +364,12 @@ def _by_polars(texts: pl.Series, form: str) -> pl.Series:
     import polars as pl
 
     try:
-        return _tried(texts, form.replace(".%f", "%.f"))  # polars reads %f as nanoseconds
-    except pl.exceptions.PolarsError as error:
-        if not _known_to_python(form):
-            reason = str(error).splitlines()[0]
-            raise OptionError(f"time_format={form!r} is no format: {reason}") from error
-    return _nothing(len(texts))
+        found = _tried(texts, form.replace(".%f", "%.f"))  # polars reads %f as nanoseconds
+    except pl.exceptions.PolarsError:
+        found = _nothing(len(texts))
+    if found.null_count() == len(found) and not _known_to_python(form):
+        raise OptionError(f"time_format={form!r} is no format of datetime.strptime")
+    return found
 
 
 def _known_to_python(form: str) -> bool:

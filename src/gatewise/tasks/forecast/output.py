@@ -85,7 +85,8 @@ class _Polars:
             column.dtype, "time_zone", 0
         ):
             return column  # the model is of another zone than this table
-        if kind is None or not (kind.is_temporal() or kind.is_integer()):
+        stamps = column.dtype.is_temporal()
+        if kind is None or not (kind.is_temporal() if stamps else kind.is_integer()):
             return column
         cast = column.cast(kind, strict=False)
         return cast if (cast.cast(column.dtype) == column).all() else column
@@ -122,7 +123,7 @@ class _Pandas(_Polars):
         if str(kind).startswith("period"):
             periods = column.dt.to_period(kind.freq)
             return periods if (periods.dt.start_time == column).all() else column
-        if kind == column.dtype or not _keeps_times(str(kind), zone):
+        if kind == column.dtype or not _keeps_times(str(kind), zone, values.dtype.kind == "M"):
             return column
         cast = column.astype(kind)
         return cast if (cast.astype(column.dtype) == column).all() else column
@@ -132,10 +133,11 @@ class _Pandas(_Polars):
         return column if str(kind) == "object" else column.astype(kind)
 
 
-def _keeps_times(kind: str, zone: str | None) -> bool:
-    """Whether a column type of pandas is one that times of this zone may come back in."""
-    if kind.lower().startswith(("int", "uint")):
-        return True
+def _keeps_times(kind: str, zone: str | None, stamps: bool) -> bool:
+    """Whether a column type of pandas is one that times (stamps of this zone, or integers) may come
+    back in."""
+    if not stamps:
+        return kind.lower().startswith(("int", "uint"))
     if not kind.startswith(("datetime64", "timestamp", "date32")):
         return False
     theirs = kind.partition(", ")[2].removeprefix("tz=").split("]")[0]
@@ -160,9 +162,8 @@ class _Arrow(_Polars):
             tz = zone.removeprefix("UTC") or zone
             column = column.cast(pa.timestamp(column.type.unit, tz=tz))
         theirs = getattr(kind, "tz", None)
-        if (zones.known(theirs) if theirs else None) != zone or not (
-            pa.types.is_temporal(kind) or pa.types.is_integer(kind)
-        ):
+        fits = pa.types.is_temporal if values.dtype.kind == "M" else pa.types.is_integer
+        if (zones.known(theirs) if theirs else None) != zone or not fits(kind):
             return column
         cast = column.cast(kind, safe=False)
         return cast if cast.cast(column.type, safe=False).equals(column) else column
