@@ -489,14 +489,14 @@ def test_damaged_models_are_refused(tmp_path):
     refused("does not fit", learned={**described["learned"], "shape": shape})
 
 
-def test_labels_that_are_neither_text_nor_number_are_not_saved(tmp_path):
+def test_dates_as_labels_are_saved(tmp_path):
     X, _, slope = waves()
     days = np.where(slope > 0, np.datetime64("2024-01-01"), np.datetime64("2025-01-01"))
     model = SequenceClassifier(**QUICK).fit(X, days)
-    assert model.predict(X).dtype == days.dtype
-    with pytest.raises(ModelFileError, match="cannot be saved as text and numbers"):
-        model.save(tmp_path)
-    assert not list(tmp_path.iterdir())
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert again.classes_.dtype == model.classes_.dtype == days.dtype
+    assert (again.predict(X) == model.predict(X)).all()
 
 
 def test_the_trace_has_every_gate_of_every_step():

@@ -8,14 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gatewise.data.timeline import (
-    Integers,
-    Months,
-    OffGridError,
-    Timeline,
-    show,
-    to_wall,
-)
+from gatewise.data.timeline import Integers, Months, OffGridError, Timeline
+from gatewise.data.zones import from_wall, show, to_wall
 from gatewise.errors import DataError, OptionError
 
 MICRO = "datetime64[us]"

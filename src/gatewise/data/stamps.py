@@ -209,7 +209,8 @@ def _in_offsets(utc: NDArray[Any], offsets: set[str]) -> Times:
 
 
 def _to_integers(series: nw.Series[Any]) -> NDArray[np.int64]:
-    values = series.to_numpy()
+    wide = "128" in str(series.dtype)  # which numpy has no type for
+    values = np.array(series.to_list(), object) if wide else series.to_numpy()
     if values.dtype.kind == "O":  # decimals, and integers of pandas or arrow that may be missing
         values = _from_decimals(values)
     if values.dtype.kind == "f":

@@ -94,7 +94,7 @@ class _Polars:
     def labels(self, name: str, values: Array) -> Any:
         import polars as pl
 
-        column, kind = pl.Series(name, values), self._kind(name)
+        column, kind = pl.Series(name, values.tolist()), self._kind(name)
         return column if kind is None or kind == pl.Object else column.cast(kind)
 
 

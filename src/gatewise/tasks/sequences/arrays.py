@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from gatewise.data.scaling import rounding
+from gatewise.data.table import load, name_of, numbers
 from gatewise.errors import DataError
 
 Array = np.ndarray
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class Sequences:
     Attributes:
         values: ΣT×I.
         starts: N + 1 rows of ``values``: where each sequence begins, and where the last one ends.
+        names: of the features, where the sequences came as frames.
     """
 
     values: Array
     starts: Array
+    names: Names | None = None
 
     @classmethod
     def stacked(cls, array: Array) -> Sequences:
@@ -39,6 +43,27 @@ class Sequences:
         if not steps:
             raise DataError(f"X has the shape {array.shape}: sequences need at least one step")
         return cls(array.reshape(-1, inputs), np.arange(count + 1) * steps)
+
+    @classmethod
+    def framed(cls, frames: Sequence[Any], names: Names | None) -> Sequences:
+        """Of N frames T×I of pandas, polars or pyarrow, whose columns are brought to the order of
+        ``names``, or of the first frame where that is None.
+
+        Raises:
+            DataError: a sample is no frame, or has other columns; the message names it.
+        """
+        parts = []
+        for sample, frame in enumerate(frames):
+            if (found := frame_names(frame)) is None:
+                raise DataError(
+                    f"sample {sample} of X is {type(frame).__name__} and sample 0 a frame with named "
+                    f"columns; give frames alone, or arrays alone"
+                )
+            _check_columns(sample, found, names or found)
+            names = names or found
+            order = [found.index(name) for name in names]
+            parts.append(_frame_values(sample, frame, found)[:, order])
+        return replace(cls.listed(parts), names=names)
 
     @classmethod
     def listed(cls, parts: Sequence[Array]) -> Sequences:
@@ -123,7 +148,21 @@ class Scale:
         return cls(location, np.where(spread > rounding(values, axis=0), spread, 1.0))
 
     def applied(self, values: Array) -> Array:
-        return ((values - self.location) / self.spread).astype(np.float32)
+        """The values in units of the scale.
+
+        Raises:
+            DataError: one is too large for the network's single precision.
+        """
+        with np.errstate(over="ignore"):
+            scaled: Array = ((values - self.location) / self.spread).astype(np.float32)
+        large = np.isinf(scaled)
+        if large.any():
+            row, column = np.argwhere(large)[0]
+            raise DataError(
+                f"feature {column} holds {values[row, column]:g}, too large to compute with beside the "
+                f"training part's spread of {self.spread[column]:g}; is it in another unit?"
+            )
+        return scaled
 
 
 def masked(values: Array) -> Array:
@@ -143,19 +182,30 @@ def padded(values: Array, starts: Array, chosen: Array) -> tuple[Tensor, Tensor 
     return x * torch.from_numpy(inside)[..., None], torch.from_numpy(lengths)
 
 
-def ragged(X: Any) -> list[Array] | None:
-    """The arrays of a list (or an array of objects) of sequences; None where X is something else.
+def listed(X: Any) -> list[Any] | None:
+    """The members of a list, an array of objects or a series of pandas or polars; None where X is
+    something else, or empty."""
+    if isinstance(X, np.ndarray):
+        members = X.dtype == object and X.ndim == 1
+    else:
+        members = isinstance(X, (list, tuple)) or (
+            hasattr(X, "to_list") and hasattr(X, "dtype") and not hasattr(X, "columns")
+        )
+    if not members or not len(X):
+        return None
+    return X.to_list() if hasattr(X, "to_list") else list(X)
+
+
+def ragged(members: Sequence[Any]) -> list[Array] | None:
+    """The arrays of a list of sequences; None where it is something else.
 
     A list of rows of one length, all of numbers, is a table and so something else.
 
     Raises:
         DataError: a member is neither; the message names it.
     """
-    objects = isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
-    if not (objects or isinstance(X, (list, tuple))) or not len(X):
-        return None
     parts = []
-    for sample, each in enumerate(X):
+    for sample, each in enumerate(members):
         try:
             parts.append(np.asarray(as_array(each)))
         except ValueError as error:
@@ -169,3 +219,44 @@ def ragged(X: Any) -> list[Array] | None:
 def as_array(given: Any) -> Any:
     """A tensor as the array that it is; anything else as it was given."""
     return given.detach().cpu().numpy() if isinstance(given, Tensor) else given
+
+
+def frame_names(frame: Any) -> Names | None:
+    """The names of a frame's columns, as texts; None where it is no frame of pandas, polars or pyarrow."""
+    if (
+        isinstance(frame, np.ndarray)
+        or not hasattr(frame, "columns")
+        or not hasattr(frame, "shape")
+    ):
+        return None
+    columns = getattr(frame, "column_names", frame.columns)  # pyarrow lists arrays under columns
+    return tuple(name_of(name) for name in columns)
+
+
+def _check_columns(sample: int, found: Names, wanted: Names) -> None:
+    if len(set(found)) < len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        raise DataError(
+            f"sample {sample} of X has two columns named {twice!r}; names must be unique"
+        )
+    lacking = [name for name in wanted if name not in found]
+    strange = [name for name in found if name not in wanted]
+    if lacking or strange:
+        said = [f"lacks the column {lacking[0]!r}"] if lacking else []
+        said += [f"has a column {strange[0]!r} that is not expected"] if strange else []
+        raise DataError(
+            f"sample {sample} of X {' and '.join(said)}; frames are matched by the names of their "
+            f"columns, here {', '.join(map(repr, wanted[:20]))}"
+        )
+
+
+def _frame_values(sample: int, frame: Any, names: Names) -> Array:
+    """T×I numbers, NaN where one is missing."""
+    values = np.asarray(frame)
+    if values.dtype.kind in "fiub":
+        return values
+    try:
+        table = load(frame)
+        return np.stack([numbers(table, name) for name in names], axis=1)
+    except DataError as error:
+        raise DataError(f"sample {sample} of X: {error}") from None

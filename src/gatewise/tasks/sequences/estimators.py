@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -22,7 +23,16 @@ from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import DataError, OptionError, unknown
 from gatewise.nn.trace import Trace
-from gatewise.tasks.sequences.arrays import Scale, Sequences, as_array, masked, padded, ragged
+from gatewise.tasks.sequences.arrays import (
+    Scale,
+    Sequences,
+    as_array,
+    frame_names,
+    listed,
+    masked,
+    padded,
+    ragged,
+)
 from gatewise.tasks.sequences.network import POOLINGS, Shape
 from gatewise.tasks.sequences.training import Examples, Loss, held_out, train
 from gatewise.tasks.unfitted import UnfittedError
@@ -133,38 +143,68 @@ class _SequenceEstimator(BaseEstimator):
     def _read(self, X: Any, reset: bool) -> Sequences:
         """X as sequences; with ``reset`` what they are like is learned, without it is checked."""
         X = as_array(X)
-        parts = ragged(X)
+        members = listed(X)
         table = False
-        if parts is not None:
+        if members is not None and frame_names(members[0]) is not None:
+            known = None if reset else getattr(self, "feature_names_in_", None)
+            wanted = tuple(known) if known is not None and self.steps_ is None else None
+            sequences = Sequences.framed(members, wanted)
+        elif members is not None and (parts := ragged(members)) is not None:
             sequences = Sequences.listed(parts)
         else:
-            checks: dict[str, Any] = dict(dtype=[np.float64, np.float32], ensure_all_finite=False)
-            table = len(X.shape if hasattr(X, "shape") else np.asarray(X).shape) == 2
-            try:
-                if table and (reset or self.steps_ is not None):
-                    array = validate_data(self, X, reset=reset, **checks)
-                else:
-                    array = check_array(X, allow_nd=True, estimator=self, input_name="X", **checks)
-            except ValueError as error:
-                raise DataError(str(error)) from error
-            if array.ndim > 3:
-                raise DataError(
-                    f"X has the shape {array.shape}; expected N×T×I, N×T, or a list of N arrays T×I"
-                )
+            array, table = self._array(X if members is None else members, reset)
             sequences = Sequences.stacked(array[..., None] if table else array)
         sequences.check_values(self.missing)
         if reset:
             self.steps_ = int(sequences.lengths[0]) if table else None
             if not table:
                 self.n_features_in_ = sequences.inputs
-                if hasattr(self, "feature_names_in_"):
+                if sequences.names is not None:
+                    self.feature_names_in_ = np.array(sequences.names, dtype=object)
+                elif hasattr(self, "feature_names_in_"):
                     del self.feature_names_in_
-        elif sequences.inputs != len(self.input_scale_.location):
+            return sequences
+        if sequences.inputs != len(self.input_scale_.location):
             raise DataError(
                 f"X has {sequences.inputs} features, but {type(self).__name__} is expecting "
                 f"{len(self.input_scale_.location)} features as input"
             )
+        if self.steps_ is None:
+            self._warn_of_names(sequences)
         return sequences
+
+    def _array(self, X: Any, reset: bool) -> tuple[Array, bool]:
+        """X as N×T×I or N×T, and whether it is the latter, a table."""
+        checks: dict[str, Any] = dict(dtype=[np.float64, np.float32], ensure_all_finite=False)
+        try:
+            table = len(X.shape if hasattr(X, "shape") else np.asarray(X).shape) == 2
+            if table and (reset or self.steps_ is not None):
+                array = validate_data(self, X, reset=reset, **checks)
+            else:
+                array = check_array(X, allow_nd=True, estimator=self, input_name="X", **checks)
+        except (ValueError, TypeError, OverflowError) as error:
+            if "setting an array element" in str(error) or isinstance(error, TypeError):
+                raise DataError(
+                    f"X holds something else than numbers ({error}); expected N×T×I or N×T numbers, or a "
+                    f"list of N arrays or frames T×I"
+                ) from error
+            raise DataError(str(error)) from error
+        if array.ndim > 3:
+            raise DataError(
+                f"X has the shape {array.shape}; expected N×T×I, N×T, or a list of N arrays T×I"
+            )
+        return array, table
+
+    def _warn_of_names(self, sequences: Sequences) -> None:
+        """As scikit-learn does where names cannot be compared: one side has none."""
+        fitted = hasattr(self, "feature_names_in_")
+        if fitted and sequences.names is None:
+            said = "X does not have valid feature names, but {} was fitted with feature names"
+        elif sequences.names is not None and not fitted:
+            said = "X has feature names, but {} was fitted without feature names"
+        else:
+            return
+        warnings.warn(said.format(type(self).__name__), UserWarning, stacklevel=4)
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
@@ -253,8 +293,9 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):
     """A recurrent network that gives each sequence a class, as an estimator of scikit-learn.
 
     X is an array N×T×I (numpy or torch), a table N×T (numpy, pandas, polars: I is 1 and each step a
-    column, which later tables must have too), or a list of N arrays T×I of any lengths. Every feature
-    is brought to mean 0 and deviation 1 by the training part.
+    column, which later tables must have too), or a list of N arrays or frames T×I of any lengths.
+    Frames are matched by the names of their columns, in any order. Every feature is brought to mean 0
+    and deviation 1 by the training part.
 
     Args:
         cell: the name of a built-in cell, or one made with :func:`gatewise.cell`.
@@ -275,7 +316,8 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):
 
     Attributes:
         classes_: the classes, sorted.
-        n_features_in_: I, or T where X was a table; then ``feature_names_in_`` where it had names.
+        n_features_in_: I, or T where X was a table; ``feature_names_in_`` where its columns, or those
+            of the frames in a list, had names.
         steps_: T where X was a table, else None.
         held_out_: indices of the samples that stopped the training.
         network_, shape_: the network and its sizes.
@@ -436,12 +478,53 @@ def _squared_error(outputs: Tensor, target: Tensor) -> Tensor:
 
 def _labels(estimator: BaseEstimator, y: Any, count: int) -> Array:
     y = _given(estimator, y)
+    _check_labels(y)
     try:
         check_classification_targets(y)
         labels = column_or_1d(y, warn=True)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DataError(str(error)) from error
+    if labels.dtype.kind in "mV":
+        raise DataError(f"y holds {labels.dtype}; labels are texts, numbers, booleans or dates")
     return _as_many(labels, count)
+
+
+def _check_labels(y: Any) -> None:
+    """Raise DataError where labels of Python's types are missing, of several types or of none that can
+    be sorted and saved."""
+    listed = isinstance(y, (list, tuple))  # of which numpy would make texts where one is among them
+    array = np.asarray(y, dtype=object) if listed else np.asarray(y)
+    if array.dtype.kind == "S":
+        raise DataError("y holds bytes; labels are texts or numbers: decode them")
+    if array.dtype != object or array.ndim != 1:
+        return
+    kinds: dict[str, int] = {}
+    for sample, label in enumerate(array):
+        if label is None or type(label).__name__ in ("NAType", "NaTType") or label != label:
+            raise DataError(f"y has no label for sample {sample}: {label!r}")
+        kinds.setdefault(_kind_of_label(label, sample), sample)
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise DataError(
+            f"y mixes {one} and {other}, such as {array[first]!r} and {array[second]!r}; labels are "
+            f"all of one type"
+        )
+
+
+def _kind_of_label(label: Any, sample: int) -> str:
+    kinds: dict[str, Any] = {
+        "texts": str,
+        "booleans": (bool, np.bool_),
+        "numbers": Real,
+        "dates": np.datetime64,
+    }
+    for kind, types in kinds.items():
+        if isinstance(label, types):
+            return kind
+    raise DataError(
+        f"y holds {type(label).__name__}, such as {label!r} for sample {sample}; labels are texts, "
+        f"numbers, booleans or numpy's datetime64"
+    )
 
 
 def _numbers(estimator: BaseEstimator, y: Any, count: int) -> Array:
@@ -449,7 +532,7 @@ def _numbers(estimator: BaseEstimator, y: Any, count: int) -> Array:
         numbers = check_array(
             _given(estimator, y), ensure_2d=False, dtype=np.float64, input_name="y"
         )
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(str(error)) from error
     if numbers.ndim not in (1, 2):
         raise DataError(f"y has the shape {numbers.shape}; expected N or N×K numbers")

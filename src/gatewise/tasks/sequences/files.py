@@ -43,7 +43,8 @@ def save(estimator: SequenceClassifier | SequenceRegressor, folder: Path) -> Pat
     if hasattr(estimator, "feature_names_in_"):
         learned["feature_names_in"] = estimator.feature_names_in_
     if hasattr(estimator, "classes_"):
-        learned["classes"] = estimator.classes_
+        dates = estimator.classes_.dtype.kind == "M"
+        learned["classes"] = estimator.classes_.astype(str) if dates else estimator.classes_
         learned["dtype"] = estimator.classes_.dtype.str
     if hasattr(estimator, "single_"):
         learned["single"] = estimator.single_
