@@ -76,10 +76,10 @@ def spelled(freq: Any) -> str:
     Raises:
         OptionError: it is something else.
     """
-    if isinstance(freq, str):
-        return str(freq)
     if isinstance(freq, np.ndarray) and freq.ndim == 0:
         freq = freq[()]
+    if isinstance(freq, str):
+        return str(freq)
     if isinstance(freq, Integral) and not isinstance(freq, (bool, np.bool_, np.timedelta64)):
         return str(int(freq))
     if isinstance(freq, dt.timedelta) and hasattr(freq, "to_timedelta64"):  # pandas', to the ns

@@ -403,6 +403,8 @@ def _by_python(texts: list[str], form: str) -> tuple[pl.Series, set[str]]:
 
 
 def _check_parsed(texts: pl.Series, values: pl.Series, form: str | None) -> None:
+    import polars as pl
+
     bad = values.is_null() | (values.dt.year() < 1000)  # 20-01-31 is not the year 20
     if not bad.any():
         return
@@ -411,9 +413,9 @@ def _check_parsed(texts: pl.Series, values: pl.Series, form: str | None) -> None
     if form is not None:
         wanted = f"does not follow time_format={form!r}"
     else:
-        digits = int(text) if text.isascii() and text.isdecimal() and len(text) < 15 else 0
-        spelled = (_date_format(np.array([digits])) if digits else None) or "%d/%m/%Y"
-        known = spelled if spelled.startswith("%") else "%d/%m/%Y"
+        digits = texts.cast(pl.Int64, strict=False)
+        spelled = None if digits.null_count() else _date_format(digits.to_numpy())
+        known = spelled if spelled and spelled.startswith("%") else "%d/%m/%Y"
         wanted = (
             "is not a time: write 2024-01-31 or 2024-01-31 17:30, or give time_format (--time-format), "
             f"such as {known!r}"

@@ -120,7 +120,7 @@ def names_of(given: Any) -> tuple[str, ...]:
     """
     if given is None:
         return ()
-    if isinstance(given, (list, tuple, set, frozenset)) or hasattr(given, "tolist"):
+    if isinstance(given, (list, tuple, set, frozenset)) or getattr(given, "ndim", None):
         return tuple(name_of(name) for name in given)
     return (name_of(given),)
 
