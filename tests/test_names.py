@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 import gatewise as gw
+from gatewise.cli import main
 from gatewise.data.panel import Panel
 from gatewise.data.table import load, name_of, names_of, times
 from gatewise.errors import DataError, OptionError
@@ -386,3 +387,18 @@ def test_an_offset_of_pandas_is_saved_as_its_name(tmp_path: Path) -> None:
     again = gw.load(tmp_path / "m")
     assert again.freq == "BME"
     pd.testing.assert_frame_equal(again.predict(data), found)
+
+
+def test_the_command_line_takes_the_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "t.csv", str(tmp_path / "run")
+    days().assign(date=lambda t: t["date"].dt.strftime("%d/%m/%Y")).to_csv(data, index=False)
+    fit = ["fit", "forecast", str(data), "--target", "y", "--time", "date", "--horizon", "2"]
+    fit += ["--steps", "1", "--hidden", "2", "--quiet", "--out", out]
+    assert main(fit) == 2
+    assert "give time_format (--time-format)" in capsys.readouterr().err
+    assert main([*fit, "--time-format", "%d/%m/%Y"]) == 0
+    assert main(["evaluate", out, str(data), "--windows", "2"]) == 0
+    assert main(["predict", out, str(data), "-o", str(tmp_path / "f.csv")]) == 0
+    assert pd.read_csv(tmp_path / "f.csv")["date"].str[:10].tolist() == ["2024-03-01", "2024-03-02"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import pickle
 import re
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -528,3 +531,109 @@ def test_the_command_line_forecasts_with_forecasters_alone(tmp_path, capsys):
     code = main(["evaluate", str(tmp_path / "model"), str(tmp_path / "data.csv")])
     assert code == 2
     assert "holds a SequenceClassifier; this verb takes a Forecaster" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------ frames in a list
+
+FRAMES = {
+    "pandas": pd.DataFrame,
+    "polars": pl.DataFrame,
+    "pyarrow": lambda frame: pa.Table.from_pandas(frame, preserve_index=False),
+}
+
+
+def framed(X, names, order, kind="pandas"):
+    """Each sequence as a frame with its columns in an order."""
+    return [FRAMES[kind](pd.DataFrame(x, columns=names)[order]) for x in X]
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_are_matched_by_their_columns(kind, tmp_path):
+    X, labels, _ = waves()
+    X = [np.c_[x, x[:, :1] ** 2] for x in X]
+    names = ["speed", "height", "depth"][: X[0].shape[1]]
+    straight, turned = framed(X, names, names, kind), framed(X, names, names[::-1], kind)
+    mixed = [turned[k] if k % 2 else straight[k] for k in range(len(X))]
+    wanted = SequenceClassifier(**QUICK).fit(X, labels)
+    for data in (straight, mixed):
+        model = SequenceClassifier(**QUICK).fit(data, labels)
+        assert model.feature_names_in_.tolist() == names
+        for later in (straight, turned, mixed):
+            assert (model.predict_proba(later) == wanted.predict_proba(X)).all()
+    assert (model.trace(turned).h[0][0] == wanted.trace(X).h[0][0]).all()
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert again.feature_names_in_.tolist() == names
+    assert (again.predict_proba(turned) == wanted.predict_proba(X)).all()
+
+
+def test_frames_with_other_columns_are_refused_and_unnamed_ones_said():
+    X, labels, _ = waves()
+    names = ["speed", "height", "depth"][: X[0].shape[1]]
+    data = framed(X, names, names)
+    model = SequenceClassifier(**QUICK).fit(data, labels)
+    other = [frame.rename(columns={names[0]: "v"}) for frame in data]
+    with pytest.raises(
+        DataError, match=f"sample 0 of X lacks the column '{names[0]}' and has a column 'v'"
+    ):
+        model.predict(other)
+    with pytest.raises(DataError, match="sample 1 of X has a column 'more' that is not expected"):
+        model.predict([data[0], data[1].assign(more=1.0)])
+    with pytest.raises(DataError, match="sample 1 of X is ndarray and sample 0 a frame"):
+        model.predict([data[0], X[1]])
+    with pytest.raises(DataError, match=r"sample 1 of X: column '.*', row 1: 'x' is not a number"):
+        model.predict([data[0], data[1].astype(object).replace(data[1].iloc[0, 0], "x")])
+    with pytest.warns(
+        UserWarning, match="X does not have valid feature names, but SequenceClassifier was"
+    ):
+        model.predict(X)
+    with pytest.warns(
+        UserWarning, match="X has feature names, but SequenceClassifier was fitted without"
+    ):
+        SequenceClassifier(**QUICK).fit(X, labels).predict(data)
+    nullable = [frame.astype("Float64") for frame in data]
+    assert (model.predict_proba(nullable) == model.predict_proba(data)).all()
+
+
+def test_a_series_of_arrays_is_a_list_of_them():
+    X, labels, _ = waves()
+    model = SequenceClassifier(**QUICK).fit(pd.Series(X), labels)
+    assert (model.predict_proba(pd.Series(X)) == model.predict_proba(X)).all()
+    with pytest.raises(DataError, match="X holds something else than numbers"):
+        SequenceClassifier(**QUICK).fit(pd.DataFrame({"walk": X}), labels)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ([b"a", b"b"], "y holds bytes, such as b'a' for sample 0"),
+        (np.array([b"a", b"b"]), "y holds bytes; labels are texts or numbers: decode them"),
+        ([None, "b"], "y has no label for sample 0: None"),
+        (["a", np.nan], "y has no label for sample 1: nan"),
+        (pd.Series(["a", None], dtype="string"), "y has no label for sample 1"),
+        (pd.Series([True, None], dtype="boolean"), "y has no label for sample 1"),
+        (["a", 1], "y mixes texts and numbers, such as 'a' and 1"),
+        ([dt.date(2024, 1, 1), dt.date(2024, 1, 2)], "y holds date, such as datetime.date"),
+        (np.array([1, 2], "m8[D]"), "y holds timedelta64"),
+    ],
+)
+def test_labels_that_cannot_be(pair, message):
+    X = np.zeros((8, 3, 1))
+    labels = (
+        pd.concat([pair] * 4)
+        if isinstance(pair, pd.Series)
+        else np.tile(pair, 4)
+        if isinstance(pair, np.ndarray)
+        else pair * 4
+    )
+    with pytest.raises(DataError, match=message):
+        SequenceClassifier(**QUICK).fit(X, labels)
+
+
+def test_values_beyond_single_precision_are_refused():
+    X, labels, _ = waves()
+    model = SequenceClassifier(**QUICK).fit(X, labels)
+    with pytest.raises(
+        DataError, match=r"feature 0 holds .*e\+\d+, too large to compute with beside the"
+    ):
+        model.predict([x * 1e300 for x in X])
