@@ -370,8 +370,8 @@ def test_a_forecaster_reads_by_its_format(tmp_path: Path) -> None:
     assert found["date"].tolist() == pd.to_datetime(["2024-03-01", "2024-03-02"]).tolist()
     wanted = gw.Forecaster(2, "y", "date", **options).fit(data)
     np.testing.assert_array_equal(model.predict(data, future=ahead)["forecast"], found["forecast"])
-    scores = wanted.backtest(data, windows=2).scores
-    assert model.backtest(spelled, windows=2).scores == scores
+    points = wanted.backtest(data, windows=2).point
+    assert (model.backtest(spelled, windows=2).point == points).all()
     model.save(tmp_path / "m")
     assert gw.load(tmp_path / "m").time_format == "%d/%m/%Y"
     assert gw.load(tmp_path / "m").predict(spelled, future=ahead).equals(found)
