@@ -402,3 +402,22 @@ def test_the_command_line_takes_the_format(
     assert main(["evaluate", out, str(data), "--windows", "2"]) == 0
     assert main(["predict", out, str(data), "-o", str(tmp_path / "f.csv")]) == 0
     assert pd.read_csv(tmp_path / "f.csv")["date"].str[:10].tolist() == ["2024-03-01", "2024-03-02"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freq": "fortnight"}, "freq='fortnight' is no frequency"),
+        ({"freq": 1.5}, "freq=1.5 is no frequency"),
+        ({"time_format": "%d/%m"}, "time_format='%d/%m' is no format of a date"),
+        ({"time_format": 7}, "time_format=7 is no format of a date"),
+        ({"target": None}, "target must be the name of a column or a list of names, not None"),
+        ({"target": ["y", None]}, "target must be the name"),
+    ],
+)
+def test_what_is_no_option_is_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        gw.Forecaster(**({"horizon": 2, "target": "y"} | options))
+    model = gw.Forecaster(2, "y", "date").set_params(**options)
+    with pytest.raises(OptionError, match=message):
+        model.fit(days())

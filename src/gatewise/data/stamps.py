@@ -341,14 +341,19 @@ def _tried(texts: pl.Series, form: str) -> pl.Series:
     return values.dt.replace_time_zone(None) if isinstance(values.dtype, pl.Datetime) else values
 
 
-def _by_format(texts: pl.Series, form: str) -> Times:
-    """By polars, and what that cannot read by Python's strptime."""
+def check_format(form: Any) -> None:
+    """Raise OptionError where ``form`` is no text, or one from which no date can be told."""
     if not isinstance(form, str) or not any(year in form for year in _YEAR_OF_FORMAT):
         raise OptionError(
             f"time_format={form!r} is no format of a date: it has no year, such as %Y"
         )
     if "%Z" in form:
         raise OptionError(f"time_format={form!r}: names of zones are ambiguous; %z reads offsets")
+
+
+def _by_format(texts: pl.Series, form: str) -> Times:
+    """By polars, and what that cannot read by Python's strptime."""
+    check_format(form)
     values, offsets = _nothing(len(texts)), set[str]()
     if "%z" not in form:
         values = _by_polars(texts, form)

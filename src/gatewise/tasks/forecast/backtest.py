@@ -22,7 +22,7 @@ class Backtest:
         quantiles: N×K×Q, at ``levels``.
         context: N×L, what each forecast saw.
         series, target: N, names; origin: N, the row of the series at which the horizon begins.
-        times: N×K, the stamps of the horizon.
+        times: N×K, the stamps of the horizon, in UTC where the data has a time zone.
         scale, mase_scale: N, see :func:`gatewise.tasks.forecast.metrics.scores`.
         left_out: how many more windows had too few observed values to be forecast, or none to compare with.
     """

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 
+from gatewise.data import frequency
 from gatewise.data.panel import Panel
 from gatewise.data.scaling import Scaling
+from gatewise.data.stamps import check_format
 from gatewise.data.table import names_of
 from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Windows, least_observed
@@ -124,6 +126,7 @@ class Forecaster(BaseEstimator):
         self.learning_rate = learning_rate
         self.seed = seed
         Options.of(self)
+        self._check_times()
         _names("target", target)
 
     def _resolve(self) -> None:
@@ -133,9 +136,16 @@ class Forecaster(BaseEstimator):
             OptionError: an argument was set since to what cannot be used.
         """
         self._options = Options.of(self)
+        self._check_times()
         self.target_, self.past_ = _names("target", self.target), _names("past", self.past)
         self.known_, self.static_ = _names("known", self.known), _names("static", self.static)
         self.quantiles_ = self._options.quantiles
+
+    def _check_times(self) -> None:
+        if self.freq is not None:
+            frequency.read(self.freq)
+        if self.time_format is not None:
+            check_format(self.time_format)
 
     def fit(
         self,
