@@ -18,6 +18,10 @@ Array = np.ndarray
 Names = tuple[str, ...]
 
 
+class NotNumbersError(DataError, TypeError):
+    """X holds objects that are no numbers; scikit-learn's checks expect a TypeError."""
+
+
 @dataclass(frozen=True)
 class Sequences:
     """N sequences of I features, one after the other.

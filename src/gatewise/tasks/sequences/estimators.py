@@ -24,6 +24,7 @@ from gatewise.cells.language import Cell
 from gatewise.errors import DataError, OptionError, unknown
 from gatewise.nn.trace import Trace
 from gatewise.tasks.sequences.arrays import (
+    NotNumbersError,
     Scale,
     Sequences,
     as_array,
@@ -184,7 +185,7 @@ class _SequenceEstimator(BaseEstimator):
                 array = check_array(X, allow_nd=True, estimator=self, input_name="X", **checks)
         except (ValueError, TypeError, OverflowError) as error:
             if "setting an array element" in str(error) or isinstance(error, TypeError):
-                raise DataError(
+                raise NotNumbersError(
                     f"X holds something else than numbers ({error}); expected N×T×I or N×T numbers, or a "
                     f"list of N arrays or frames T×I"
                 ) from error
