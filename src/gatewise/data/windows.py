@@ -247,5 +247,7 @@ class Windows(Dataset):
 
 
 def _float(values: Array) -> Tensor:
-    with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and no forecast comes of it
+    with np.errstate(
+        over="ignore"
+    ):  # what is beyond float32 is infinite, and no forecast comes of it
         return torch.from_numpy(values.astype(np.float32))

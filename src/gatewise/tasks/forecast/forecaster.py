@@ -135,11 +135,11 @@ class Forecaster(BaseEstimator):
         Raises:
             OptionError: an argument was set since to what cannot be used.
         """
-        self._options = Options.of(self)
+        self.options_ = Options.of(self)
         self._check_times()
         self.target_, self.past_ = _names("target", self.target), _names("past", self.past)
         self.known_, self.static_ = _names("known", self.known), _names("static", self.static)
-        self.quantiles_ = self._options.quantiles
+        self.quantiles_ = self.options_.quantiles
 
     def _check_times(self) -> None:
         if self.freq is not None:
@@ -170,7 +170,7 @@ class Forecaster(BaseEstimator):
         panel = self._panel(data)
         output.check_names(panel, self.quantiles_)
         panel.check_learnable()
-        split = sizes.Split.of(panel.lengths, validation, test, self._options.horizon)
+        split = sizes.Split.of(panel.lengths, validation, test, self.options_.horizon)
         if run is None:
             with tempfile.TemporaryDirectory() as folder:
                 self._fit(panel, split, validation, Run(Path(folder)))
@@ -181,7 +181,7 @@ class Forecaster(BaseEstimator):
     def _fit(self, panel: Panel, split: sizes.Split, validation: int | float, run: Run) -> None:
         """Learn from the training part of each series."""
         begun = time.perf_counter()
-        options = self._options
+        options = self.options_
         self.timeline_ = panel.timeline
         self.static_labels_ = panel.static_labels
         self.season_ = sizes.season_for(options.season, panel.timeline.season, split.trained)
@@ -246,7 +246,7 @@ class Forecaster(BaseEstimator):
                     f"{_listed(panel, absent)}: too short, or with too few observed values, for a window "
                     f"in the {kind} part, in which it takes no part"
                 )
-        if self._options.conformal:
+        if self.options_.conformal:
             chosen = spread(len(checks))
             observed = sum((~np.isnan(checks.futures(part))).sum(0) for part in _chunks(chosen))
             check_enough(np.asarray(observed), self.quantiles_)
@@ -433,7 +433,7 @@ class Forecaster(BaseEstimator):
         Raises:
             DataError: no window can be forecast, or a forecast is not finite.
         """
-        options, least = self._options, least_observed(self.shape_.context)
+        options, least = self.options_, least_observed(self.shape_.context)
         parts, blind = [], []
         for chosen in _chunks(indices):
             batch = windows[chosen]
@@ -508,7 +508,7 @@ class Forecaster(BaseEstimator):
             static=self.static_,
             freq=self.freq,
             time_format=self.time_format,
-            gaps=self._options.gaps,
+            gaps=self.options_.gaps,
             timeline=self.timeline_ if fitted else None,
             static_labels=self.static_labels_ if fitted else None,
         )
@@ -537,7 +537,7 @@ class Forecaster(BaseEstimator):
 
     def _shape(self, panel: Panel, trained: Array) -> Shape:
         """The network's sizes for this data."""
-        options = self._options
+        options = self.options_
         patch = sizes.patch_of(self.season_, options.context)
         return Shape(
             context=sizes.context_for(
