@@ -24,7 +24,7 @@ from gatewise.ink import INK, MUTED, RULE, quiet
 from gatewise.nn.trace import Trace
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.forecaster import Forecaster
-from gatewise.tasks.saved import write_whole
+from gatewise.tasks.whole import write_whole
 from gatewise.train.fitting import History
 
 if TYPE_CHECKING:
