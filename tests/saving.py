@@ -35,14 +35,18 @@ def digest(model):
 
 
 def forked(work):
-    """A child process that does ``work``."""
+    """A child process that does ``work``; its exit status is 1 if that fails."""
     child = os.fork()
     if child:
         return child
+    status = 1
     try:
         work()
+        status = 0
+    except GatewiseError as error:
+        print(error, file=sys.stderr)
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 def found(folder, known):
@@ -123,15 +127,15 @@ def readers(count, models, known, folder):
 
 
 def savers(count, models, known, folder):
-    """Two processes save ``count`` times at once, one each model; what they leave."""
+    """Two processes save ``count`` times at once, one each model: their statuses, and what they leave."""
 
     def work(model):
         for _ in range(count):
             model.save(folder)
 
-    for child in [forked(lambda model=model: work(model)) for model in models]:
-        os.waitpid(child, 0)
-    return [found(folder, known), sorted(path.suffix for path in folder.iterdir())]
+    children = [forked(lambda model=model: work(model)) for model in models]
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    return [statuses, found(folder, known), sorted(path.suffix for path in folder.iterdir())]
 
 
 def main():

@@ -497,7 +497,8 @@ def test_a_killed_save_and_readers_beside_it_find_one_whole_model(tmp_path):
     assert steps == ["first"] * turn + ["second"] * (len(steps) - turn)
     assert turn > 4
     assert len(steps) - turn > 4
-    left, suffixes = found["savers"]
+    statuses, left, suffixes = found["savers"]
+    assert statuses == [0, 0]
     assert left in ("first", "second")
     assert suffixes == [".json", ".safetensors"]
 
