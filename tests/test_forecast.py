@@ -276,9 +276,11 @@ def test_series_that_are_all_too_short_are_told_what_would_do(hourly):
     quick(context=48, steps=9).fit(short)
 
 
-def test_an_unfitted_forecaster_says_so(hourly):
+def test_an_unfitted_forecaster_says_so(hourly, tmp_path):
     with pytest.raises(gw.GatewiseError, match="call fit first"):
         quick().predict(hourly)
+    with pytest.raises(gw.GatewiseError, match="call fit first"):
+        quick().save(tmp_path)
 
 
 def test_checkpoints_keep_every_type(tmp_path):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sklearn.exceptions import NotFittedError
 
 import gatewise as gw
-from gatewise.errors import DataError, GatewiseError, ModelFileError, OptionError, TrainingError
+from gatewise.errors import DataError, GatewiseError, OptionError, TrainingError
 from gatewise.tasks.saved import load
 from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor, estimators
 

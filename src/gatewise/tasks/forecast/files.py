@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
+import zoneinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from gatewise.data.frequency import spelled
 from gatewise.data.scaling import Moments, Scaling
 from gatewise.data.table import name_of, names_of
 from gatewise.data.timeline import Timeline
-from gatewise.errors import ModelFileError, OptionError, need
+from gatewise.errors import ModelFileError, OptionError
 from gatewise.options import probability, real, whole
 from gatewise.tasks.described import (
     HISTORY,
@@ -31,6 +33,7 @@ from gatewise.tasks.described import (
 )
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.tasks.saved import Saved, write_model
+from gatewise.tasks.unfitted import UnfittedError
 from gatewise.tasks.whole import write_whole
 from gatewise.train.fitting import History
 
@@ -44,9 +47,12 @@ def save(forecaster: Forecaster, folder: Path) -> Path:
     """Write the forecaster's folder.
 
     Raises:
+        NotFittedError: there is nothing to save yet.
         ModelFileError: the disk is full, the folder cannot be written, or the model could not be loaded;
             what was there stays.
     """
+    if not hasattr(forecaster, "network_"):
+        raise UnfittedError("this forecaster has not been fitted yet: call fit first")
     tensors = {name: each.float() for name, each in forecaster.network_.state_dict().items()}
     tensors["conformal.offsets"] = torch.from_numpy(forecaster.offsets_)
     for name, values in forecaster.scaling_.arrays().items():
@@ -169,27 +175,36 @@ def _part(name: str, value: Any) -> int | float:
 
 def _timeline(name: str, value: Any) -> Timeline:
     """A timeline of which steps 0 and 1 have times that are these steps."""
-    need("polars", "tasks")
-    from polars.exceptions import PolarsError
-
     if not isinstance(value, dict):
         raise wrong(name, "an object", value)
     for key, each in value.items():  # sizes within what numpy counts with
         check = text if isinstance(each, str) else maybe(count(-(2**62)))
         check(f"{name}.{key}", each)
     whole(f"{name}.every", value.get("every"))
+    maybe(_zone)(f"{name}.zone", value.get("zone"))
     try:
         timeline = Timeline.from_json(value)
+        # without the zone: polars, which knows zones, may hang in a forked process
+        grid = dataclasses.replace(timeline, zone=None)
         with np.errstate(all="raise"):
-            found = timeline.steps(timeline.times(np.array([0, 1])))
-        timeline.column(np.array([0]))  # in its time zone
+            found = grid.steps(grid.times(np.array([0, 1])))
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{name}: {type(error).__name__}: {error}") from error
-    except PolarsError as error:
-        raise ModelFileError(f"{name}.zone: {error}") from error
     if found.tolist() != [0, 1]:
         raise wrong(name, "a grid of steps", value)
     return timeline
+
+
+def _zone(name: str, value: Any) -> str:
+    """A time zone's name, or an offset such as UTC+05:30."""
+    zone = text(name, value)
+    if not re.fullmatch(r"UTC[+-]\d\d:\d\d(:\d\d)?", zone):
+        try:
+            zoneinfo.ZoneInfo(zone)
+        except (KeyError, ValueError, OSError) as error:
+            if zoneinfo.available_timezones():  # Windows may have none
+                raise wrong(name, "a time zone", value) from error
+    return zone
 
 
 def _beside(forecaster: Forecaster) -> dict[str, Tensor]:

@@ -95,11 +95,12 @@ class _SequenceEstimator(BaseEstimator):
         return trace
 
     def save(self, folder: str | Path) -> Path:
-        """Write model.safetensors and model.json to a folder, which ``gatewise.load`` opens.
+        """Write the model to a folder, which ``gatewise.load`` opens.
 
         Raises:
             NotFittedError: there is nothing to save yet.
-            ModelFileError: the folder cannot be written; what was there stays.
+            ModelFileError: the folder cannot be written, or the model has a weight that is not finite or
+                options that another fit is needed for; what was there stays.
         """
         from gatewise.tasks.sequences.files import save
 

@@ -173,13 +173,14 @@ def _classes(labels: list[Any], kind: str) -> np.ndarray:
     """The classes as an array of the type that y had."""
     try:
         dtype = np.dtype(kind)
-        if dtype.kind not in "biufUO" or dtype.itemsize > _WIDEST:
+        if dtype.kind not in "biufMUO" or dtype.itemsize > _WIDEST:
             raise ModelFileError(f"labels of the type {kind!r} cannot be kept")
         classes = np.array(labels, dtype)
         rising = bool((classes[1:] > classes[:-1]).all())
     except (OverflowError, SyntaxError, TypeError, ValueError) as error:
         raise ModelFileError(f"the classes are no {kind!r}: {error}") from error
-    if classes.tolist() != labels or len(labels) < 2 or not rising:
+    same = (classes.astype(str) if dtype.kind == "M" else classes).tolist() == labels
+    if not same or len(labels) < 2 or not rising:
         raise ModelFileError(f"classes must be two labels or more, sorted, of the type {kind!r}")
     return classes
 
@@ -206,7 +207,7 @@ def _beside(estimator: Any, saved: Saved) -> dict[str, Tensor]:
 def _scale(name: str, tensors: dict[str, Tensor]) -> Scale:
     location, spread = (tensors.pop(f"{name}.{part}").numpy() for part in ("location", "spread"))
     if not (spread > 0).all():
-        raise ModelFileError(f"{name}.spread holds {spread.min()}; expected numbers above 0")
+        raise ModelFileError(f"'{name}.spread' holds {spread.min()}; expected numbers above 0")
     return Scale(location, spread)
 
 
