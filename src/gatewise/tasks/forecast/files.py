@@ -116,7 +116,7 @@ def _untrained(saved: dict[str, Any]) -> Forecaster:
     from gatewise.tasks.forecast.forecaster import Forecaster
 
     checks: dict[str, Check] = dict.fromkeys(Forecaster._get_param_names(), _option)
-    checks |= dict.fromkeys(("time", "series", "freq"), maybe(text))
+    checks |= dict.fromkeys(("time", "series", "freq", "time_format"), maybe(text))
     options = record(checks)("options", saved)
     try:
         forecaster = Forecaster(**options)
