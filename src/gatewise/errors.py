@@ -42,6 +42,22 @@ class TrainingError(GatewiseError, RuntimeError):
     """Training cannot go on, for example because the loss is not a number."""
 
 
+class ForkError(GatewiseError, RuntimeError):
+    """A forked process cannot use a library whose threads it has lost; the message says what to do."""
+
+
+class Stopped(KeyboardInterrupt):  # noqa: N818
+    """A signal stopped what was done. As a KeyboardInterrupt it passes handlers of errors.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = int(number)
+
+
 class MissingExtraError(GatewiseError, ImportError):
     """A feature needs an optional dependency that is not installed; the message has the command that installs it."""
 
@@ -77,6 +93,15 @@ def missing(error: ModuleNotFoundError, extra: str) -> MissingExtraError:
     return MissingExtraError(
         f"this needs the package '{error.name}', which is not installed: "
         f"pip install 'gatewise[{extra}]'"
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is Python's, NumPy's or torch's way to say that there is no memory left."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
 
 

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import CheckpointIO
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_in
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from gatewise.errors import ModelFileError
 
 
 class SafeCheckpoints(CheckpointIO):
-    """Lightning's checkpoints as tensors beside a JSON tree that says where each of them belongs."""
+    """Lightning's checkpoints as tensors beside a JSON tree that says where each of them belongs.
+
+    The tree and the tensors have a checksum in the file.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(_packed(checkpoint, tensors))
+        data = to_bytes(tensors, {"tree": tree, "sha256": _checksum(tree, tensors)})
         staged = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            staged.write_bytes(save(tensors, {"tree": tree}))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with staged.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             staged.replace(path)
+        except OSError as error:
+            raise ModelFileError(
+                f"cannot write the checkpoint {path}: {error.strerror or error}"
+            ) from error
         finally:
             staged.unlink(missing_ok=True)
 
@@ -48,13 +64,69 @@ def load(path: str | Path) -> dict[str, Any]:
         ModelFileError: it is missing, damaged or not one of ours.
     """
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            tree = json.loads((file.metadata() or {})["tree"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        data = Path(path).read_bytes()  # once: the file may be replaced meanwhile
+        tensors = tensors_in(data)
+        described = _metadata(data)
+        if _checksum(described["tree"], tensors) != described["sha256"]:
+            raise ValueError("its checksum does not match its contents")
+        whole = _unpacked(json.loads(described["tree"]), tensors)
+        if not isinstance(whole, dict):
+            raise ValueError(f"it holds a {type(whole).__name__}, not a checkpoint")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"the checkpoint {path} cannot be read: {error}") from error
-    whole: dict[str, Any] = _unpacked(tree, tensors)
     return whole
+
+
+def check_like(found: Any, expected: Any, most: int, where: str = "it") -> None:
+    """Raise ValueError where ``found`` is built otherwise than ``expected``: other keys, types, or
+    shapes, a count that is negative or above ``most``, or a number that isn't finite."""
+    if isinstance(expected, float):
+        fits = isinstance(found, float | int) and math.isfinite(found)
+    elif isinstance(expected, Tensor):
+        fits = isinstance(found, Tensor) and (found.shape, found.dtype) == (
+            expected.shape,
+            expected.dtype,
+        )
+    elif isinstance(expected, dict):  # an OrderedDict comes back as a dict
+        fits = isinstance(found, dict)
+    else:
+        fits = type(found) is type(expected)
+    if not fits:
+        raise ValueError(f"{where} is {_shown(found)}, expected {_shown(expected)}")
+    if isinstance(expected, dict):
+        if found.keys() != expected.keys():
+            raise ValueError(f"{where} has {_shown(list(found))}, expected {_shown(list(expected))}")
+        for key, part in expected.items():
+            check_like(found[key], part, most, f"{where}[{key!r}]")
+    elif isinstance(expected, list | tuple):
+        if len(found) != len(expected):
+            raise ValueError(f"{where} has {len(found)} parts, expected {len(expected)}")
+        for at, part in enumerate(expected):
+            check_like(found[at], part, most, f"{where}[{at}]")
+    elif type(expected) is int and not 0 <= found <= most:
+        raise ValueError(f"{where} is {_shown(found)}, expected 0 to {most}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:80]}…"
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The texts in the head of a safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    texts: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return texts
+
+
+def _checksum(tree: str, tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256(tree.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gatewise.errors import OptionError, TrainingError, need
-from gatewise.train.checkpoint import SafeCheckpoints, load
+from gatewise.errors import ModelFileError, OptionError, TrainingError, need, out_of_memory
+from gatewise.train import folder, signals
+from gatewise.train.checkpoint import SafeCheckpoints, check_like, load
+from gatewise.train.record import Record, check_same
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,18 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """Where and with what a training runs; nothing here changes what is learned."""
+    """Where and with what a training runs; of all this ``precision`` alone changes what is learned.
 
-    folder: Path
+    Args:
+        folder: where checkpoints are written; without one there are none.
+        resume: go on from the checkpoint in ``folder``, which must be of the same data and options;
+            begin where there is none.
+        devices: "auto" for one, or how many processes or GPUs on each of the ``nodes``.
+        tensorboard: write logs to ``folder``.
+        record: what the training learns from, as its task says it.
+    """
+
+    folder: Path | None = None
     resume: bool = False
     devices: int | str = "auto"
     nodes: int = 1
@@ -47,6 +61,7 @@ class Run:
     accelerator: str = "auto"
     progress: bool = True
     tensorboard: bool = False
+    record: Record | None = None
 
 
 @dataclass
@@ -81,23 +96,22 @@ class Fitting(lightning.LightningModule):
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         # so that a resumed run draws the dropout that an uninterrupted one draws
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
-        each = self.losses(batch)
-        if not bool(torch.isfinite(each).all()):
-            self._stop(batch, each)
-        loss = each.mean()
+        torch.manual_seed((self.recipe.seed * 1_000_003 + self.global_step) % 2**63)
+        loss = self._finite(batch, self.losses(batch)).mean()
         self._losses.append(loss.detach())
         if self.logger is not None:
             self.log("training", loss.detach())
         return loss
 
-    def _stop(self, batch: Any, each: Tensor) -> None:
-        each = each.detach()
-        at = int((~torch.isfinite(each)).nonzero()[0])
-        raise TrainingError(
-            f"the loss became {each[at].item()} at step {self.global_step}, in "
-            f"{self.place(batch, at)}"
-        )
+    def _finite(self, batch: Any, each: Tensor) -> Tensor:
+        strange = ~torch.isfinite(each.detach())
+        if bool(strange.any()):
+            at = int(strange.nonzero()[0])
+            raise TrainingError(
+                f"the loss became {each[at].item()} at step {self.global_step}, in "
+                f"{self.place(batch, at)}"
+            )
+        return each
 
     def on_train_epoch_end(self) -> None:
         mean = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
@@ -105,7 +119,7 @@ class Fitting(lightning.LightningModule):
         self._losses.clear()
 
     def validation_step(self, batch: Any, index: int) -> None:
-        each = self.losses(batch)
+        each = self._finite(batch, self.losses(batch))
         self.log("validation", each.mean(), batch_size=len(each), sync_dist=True, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -135,8 +149,54 @@ class Fitting(lightning.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-class _Keep(ModelCheckpoint):
-    FILE_EXTENSION = ".safetensors"
+class _Keep(Checkpoint):
+    """Keeps the best round's weights, writes the checkpoint between rounds, where a run can be taken up
+    again exactly, and ends the training where it is complete."""
+
+    def __init__(self, recipe: Recipe, run: Run, checked: bool) -> None:
+        self.recipe, self.checked = recipe, checked
+        self.path = None if run.folder is None else folder.checkpoint_of(run.folder)
+        self.recorded = asdict(run.record or _NOTHING) | {"recipe": asdict(recipe)}
+        self.weights: dict[str, Tensor] = {}
+        self.saved = 0  # rounds in the checkpoint
+        self.on_sigterm: Any = None
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        # Lightning would make a SystemExit of it, whatever the program's own handler does
+        if self.on_sigterm is not None:
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        history: History = module.history
+        if best_round(history, self.checked) == len(history.train) - 1:
+            state = module.state_dict()
+            self.weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+        if self.path is not None:
+            trainer.save_checkpoint(self.path)
+            self.saved = len(history.train)
+        trainer.should_stop = trainer.should_stop or complete(history, self.recipe, self.checked)
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["best"], checkpoint["run"] = self.weights, self.recorded
+
+    def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        self.weights = checkpoint["best"]
+
+
+_NOTHING = Record({}, {})
+
+
+def best_round(history: History, checked: bool) -> int:
+    """The first round with the least loss on the validation part, or the last where there is none."""
+    losses = history.validation
+    return min(range(len(losses)), key=losses.__getitem__) if checked else len(history.train) - 1
+
+
+def complete(history: History, recipe: Recipe, checked: bool) -> bool:
+    """Whether all rounds are done, or as many as ``patience`` since the best one."""
+    done = len(history.train)
+    waited = done - 1 - best_round(history, checked) if done else 0
+    return done >= recipe.rounds or (checked and waited >= recipe.patience)
 
 
 def fit(
@@ -146,39 +206,155 @@ def fit(
     ones where there are none; the module's history says which round's they are.
 
     Raises:
-        TrainingError: the loss is not a number any more.
-        OptionError: Lightning cannot do what ``run`` asks.
+        TrainingError: the loss is not a number any more, or the memory is not enough.
+        OptionError: Lightning cannot do what ``run`` asks, another run is going on in its folder, or it
+            resumes a run of other data or options.
+        ModelFileError: the checkpoint is damaged, or cannot be written.
+        KeyboardInterrupt: a signal stopped the training (a :class:`Stopped` where it was SIGTERM).
     """
-    keep = _Keep(
-        run.folder / "checkpoints",
-        filename="best",
-        monitor=None if checks is None else "validation",
-        save_last=True,
-        save_on_train_epoch_end=True,  # between epochs, where a run can be taken up again exactly
-        enable_version_counter=False,
-    )
-    stop = [] if checks is None else [EarlyStopping("validation", patience=recipe.patience)]
-    trainer = _trainer(recipe, run, [keep, *stop])
-    last = run.folder / "checkpoints" / "last.safetensors"
-    resume = str(last) if run.resume and last.exists() else None
-    with warnings.catch_warnings():
+    keep = _Keep(recipe, run, checks is not None)
+    trainer = _trainer(recipe, run, keep)
+    # processes that this one starts for the same run work under its claim
+    alone = run.folder is not None and trainer.is_global_zero
+    with folder.claimed(run.folder) if alone and run.folder else nullcontext():
+        resumed = _taken_up(keep, module, trainer, (training, checks), run)
+        if not (resumed and complete(module.history, recipe, keep.checked)):
+            _train(module, training, checks, trainer, keep, resumed)
+    module.load_state_dict(keep.weights)
+    module.history.best = best_round(module.history, keep.checked)
+    return module.network.cpu().eval()
+
+
+def _taken_up(
+    keep: _Keep, module: Fitting, trainer: lightning.Trainer, parts: tuple[Any, Any], run: Run
+) -> bool:
+    """Whether the run goes on from a checkpoint, whose history and best weights are then there; an
+    earlier run's checkpoint is removed where it doesn't."""
+    if keep.path is None or run.folder is None:
+        return False
+    if not (run.resume and keep.path.exists()):
+        if trainer.is_global_zero:
+            folder.clear(run.folder)
+        return False
+    checkpoint = load(keep.path)
+    check_same(checkpoint.get("run"), run.record or _NOTHING, keep.recipe, run.folder)
+    try:
+        _check(checkpoint, module, trainer, parts, keep)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ModelFileError(
+            f"the checkpoint {keep.path} does not fit this run: {error}. Fit without --resume "
+            f"(resume=False)"
+        ) from error
+    if trainer.is_global_zero:
+        folder.clear_staged(run.folder)
+    module.on_load_checkpoint(checkpoint)
+    keep.weights, keep.saved = checkpoint["best"], len(module.history.train)
+    return True
+
+
+def _check(
+    checkpoint: dict[str, Any],
+    module: Fitting,
+    trainer: lightning.Trainer,
+    parts: tuple[Any, Any],
+    keep: _Keep,
+) -> None:
+    """Raise ValueError where the checkpoint is not one that this training could have written."""
+    (optimizer,), (schedule,) = module.configure_optimizers()
+    losses = checkpoint.get("losses")
+    done = len(losses[0]) if isinstance(losses, list) and losses and isinstance(losses[0], list) else 0
+    loops = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
+    expected: dict[str, Any] = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": "",
+        "state_dict": module.state_dict(),
+        "best": module.state_dict(),
+        "loops": {name: getattr(trainer, name).state_dict() for name in loops},
+        "callbacks": {},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [schedule["scheduler"].state_dict()],
+        "losses": [[0.0] * done, [0.0] * done if keep.checked else []],
+    }
+    found = {name: part for name, part in checkpoint.items() if name != "run"}
+    weights = list(module.network.parameters())
+    moments = checkpoint["optimizer_states"][0]["state"]
+    expected["optimizer_states"][0]["state"] = {
+        at: {"step": torch.tensor(0.0), "exp_avg": weights[at], "exp_avg_sq": weights[at]}
+        for at in range(len(weights))
+        if at in moments
+    }
+    # what a kind of precision adds, such as the scale of losses in float16
+    added = {name: part for name, part in found.items() if name not in expected}
+    for name, part in added.items():
+        if name != type(trainer.precision_plugin).__qualname__:
+            raise ValueError(f"it has a part {name!r} that is not known")
+        check_like(part, trainer.precision_plugin.state_dict(), 1 << 40, name)
+    passes = [len(part) for part in parts if part is not None]
+    most = keep.recipe.rounds * max(passes) + len(weights) + 2
+    check_like({name: part for name, part in found.items() if name not in added}, expected, most)
+    Version(checkpoint["pytorch-lightning_version"])
+    if not 1 <= done <= keep.recipe.rounds:
+        raise ValueError(f"it has {done} rounds of {keep.recipe.rounds}")
+    counted = checkpoint["epoch"], checkpoint["global_step"]
+    if counted != (done - 1, done * passes[0]):
+        raise ValueError(f"its epoch and step, {counted}, are not those of {done} rounds")
+
+
+def _train(
+    module: Fitting,
+    training: DataLoader,
+    checks: DataLoader | None,
+    trainer: lightning.Trainer,
+    keep: _Keep,
+    resumed: bool,
+) -> None:
+    with warnings.catch_warnings(), signals.restored():
         # Lightning's advice about worker processes: a batch is cut out in one go
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
         if checks is None:
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
-        trainer.fit(module, training, checks, ckpt_path=resume)
-    module.load_state_dict(load(keep.best_model_path)["state_dict"])
-    history = module.history
-    history.best = int(np.argmin(history.validation)) if checks else len(history.train) - 1
-    return module.network.cpu().eval()
+        if threading.current_thread() is threading.main_thread():
+            keep.on_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            trainer.fit(module, training, checks, ckpt_path=str(keep.path) if resumed else None)
+        except SystemExit as ended:
+            stopped = signals.translated(ended)
+            _note(stopped, keep)
+            raise stopped from None
+        except KeyboardInterrupt as stopped:
+            _note(stopped, keep)
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainingError(
+                "the memory is not enough for this training: take a smaller batch, fewer hidden units "
+                "or a shorter context"
+            ) from error
 
 
-def _trainer(recipe: Recipe, run: Run, callbacks: list[Callback]) -> lightning.Trainer:
+def _note(stopped: KeyboardInterrupt, keep: _Keep) -> None:
+    """Say how to go on."""
+    if keep.path is None:
+        return
+    if keep.saved:
+        stopped.add_note(
+            f"stopped after {keep.saved} of {keep.recipe.rounds} rounds; the same fit with --resume "
+            f"(resume=True) goes on from {keep.path}"
+        )
+    else:
+        stopped.add_note("stopped in the first round: nothing is saved yet, and a new fit begins afresh")
+
+
+def _trainer(recipe: Recipe, run: Run, keep: Checkpoint) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no banners
     logger: Any = False
     if run.tensorboard:
         need("tensorboard", "tensorboard")
+        if run.folder is None:
+            raise OptionError("tensorboard writes its logs to the run's folder, and this run has none")
         logger = TensorBoardLogger(run.folder, name="logs")
     many = run.devices not in ("auto", 1) or run.nodes > 1
     try:
@@ -190,7 +366,7 @@ def _trainer(recipe: Recipe, run: Run, callbacks: list[Callback]) -> lightning.T
             strategy="ddp" if many else "auto",
             precision=run.precision,  # type: ignore[arg-type]
             gradient_clip_val=recipe.clip,
-            callbacks=callbacks,
+            callbacks=[keep],
             logger=logger,
             log_every_n_steps=1,
             plugins=[SafeCheckpoints()],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from gatewise.tasks.forecast.intervals import check_enough, ordered, widened
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.tasks.forecast.options import Options
 from gatewise.tasks.forecast.reach import say_far
+from gatewise.tasks.forecast.record import recorded
 from gatewise.tasks.forecast.training import spread, train
 from gatewise.tasks.unfitted import UnfittedError
 from gatewise.train.fitting import Recipe, Run
@@ -171,11 +171,7 @@ class Forecaster(BaseEstimator):
         output.check_names(panel, self.quantiles_)
         panel.check_learnable()
         split = sizes.Split.of(panel.lengths, validation, test, self.options_.horizon)
-        if run is None:
-            with tempfile.TemporaryDirectory() as folder:
-                self._fit(panel, split, validation, Run(Path(folder)))
-        else:
-            self._fit(panel, split, validation, run)
+        self._fit(panel, split, validation, recorded(run or Run(), self, panel, validation, test))
         return self
 
     def _fit(self, panel: Panel, split: sizes.Split, validation: int | float, run: Run) -> None:
@@ -365,9 +361,7 @@ class Forecaster(BaseEstimator):
             origin = rows - horizon - k * stride
             if (windows - 1 - k) % every == 0:
                 split = sizes.Split.before(np.maximum(origin, 0), self.validation_, horizon)
-                with tempfile.TemporaryDirectory() as folder:
-                    quiet = Run(Path(folder), progress=False)
-                    copy._fit(panel, split, self.validation_, quiet)
+                copy._fit(panel, split, self.validation_, Run(progress=False))
             first = np.where(origin >= least_observed(self.shape_.context), origin, rows)
             tested = copy._windows(panel, first, np.minimum(first, origin), whole=True)
             if len(tested):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -119,9 +117,7 @@ def train(
     if len(held):
         chunks = np.array_split(held, -(-len(held) // 512))
         checks = DataLoader(examples, batch_size=None, sampler=chunks)
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         module = Reading(cell, shape, loss, recipe)
-        network: Reader = fit(
-            module, training, checks, recipe, Run(Path(folder), progress=progress)
-        )
+        network: Reader = fit(module, training, checks, recipe, Run(progress=progress))
     return network, module.history

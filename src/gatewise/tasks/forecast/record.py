@@ -1,0 +1,62 @@
+"""What a forecaster's training learns from, as a run records it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gatewise.data.panel import Panel
+from gatewise.train.fitting import Run
+from gatewise.train.record import Record, digest, plain
+
+if TYPE_CHECKING:
+    from gatewise.tasks.forecast.forecaster import Forecaster
+
+# Of these the recipe says what became of them, and the data's grid what was read with them.
+_ELSEWHERE = ("steps", "batch", "learning_rate", "seed", "freq", "time_format")
+_NAMES = ("target", "past", "known", "static")
+
+
+def recorded(
+    run: Run,
+    forecaster: Forecaster,
+    panel: Panel,
+    validation: int | float,
+    test: int | float,
+) -> Run:
+    """The run, with the record of what it learns where it writes checkpoints."""
+    if run.folder is None:
+        return run
+    options = forecaster.get_params(deep=False)
+    options = {name: value for name, value in options.items() if name not in _ELSEWHERE}
+    # however they were written: "y" and ("y",) are one
+    options |= {name: getattr(forecaster, f"{name}_") for name in (*_NAMES, "quantiles")}
+    options |= {"season": forecaster.season or panel.timeline.season}
+    options |= {"validation": validation, "test": test, "precision": run.precision}
+    record = Record({name: plain(value) for name, value in options.items()}, _data(panel))
+    return replace(run, record=record)
+
+
+def _data(panel: Panel) -> dict[str, Any]:
+    """What the panel holds, as :class:`Record` has it."""
+    ends = panel.starts + panel.lengths
+    first, last = panel.timeline.times(np.array([panel.starts.min(), ends.max() - 1]))
+    columns = {
+        str(name): digest(values)
+        for names, tables in (
+            (panel.targets, panel.target),
+            (panel.past, panel.past_values),
+            (panel.known, panel.known_values),
+            (panel.static_names, panel.static.T),
+        )
+        for name, values in zip(names, tables, strict=True)
+    }
+    return {
+        "rows": int(panel.offsets[-1]),
+        "series": len(panel.names),
+        "span": f"{panel.timeline.show(first)} to {panel.timeline.show(last)}",
+        "columns": columns,
+        "grid": digest(panel.names, panel.offsets, panel.starts, panel.timeline.to_json()),
+    }

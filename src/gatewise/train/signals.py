@@ -1,0 +1,94 @@
+"""SIGINT and SIGTERM as one exception, which ends what is done in good order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from gatewise.errors import Stopped
+
+_AGAIN_SECONDS = 0.05
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """The handlers of SIGINT and SIGTERM are afterwards what they were; a SIGTERM that would end the
+    process raises :class:`Stopped` within."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set them
+        return
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    if before[signal.SIGTERM] is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            if handler is not None:  # None: one that wasn't set from Python
+                signal.signal(each, handler)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Within, both raise :class:`Stopped`, but never inside of an import, which another module's code
+    might take for a failure or end in a traceback: then as soon as that is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM), _raise_after_imports)
+    if hasattr(signal, "SIGALRM"):
+        handlers[signal.SIGALRM] = _again
+    before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        _waiting.clear()
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+_waiting: list[int] = []
+
+
+def _raise_after_imports(number: int, frame: FrameType | None) -> None:
+    if _importing(frame) and hasattr(signal, "setitimer"):
+        _waiting.append(number)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        return
+    raise Stopped(number)
+
+
+def _again(number: int, frame: FrameType | None) -> None:
+    if _waiting:
+        _raise_after_imports(_waiting.pop(), frame)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def ignored() -> None:
+    """From here on neither stops the process: it is ending already."""
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+
+
+def translated(ended: SystemExit) -> KeyboardInterrupt:
+    """The exception that stopped Lightning's trainer, of which it has made a SystemExit."""
+    stopped = ended.__context__
+    return stopped if isinstance(stopped, KeyboardInterrupt) else Stopped(signal.SIGTERM)
