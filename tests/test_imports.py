@@ -15,7 +15,7 @@ HEAVY = (
     *("keras", "h5py", "onnx", "sklearn", "scipy"),
 )
 ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "papers", "cli", "keras", "weights")
-BELOW = ("cells", "emit", "backends", "nn", "errors", "options")
+BELOW = ("cells", "emit", "backends", "nn", "errors", "options", "forks")
 
 
 def test_import_loads_nothing_heavy():
@@ -97,10 +97,17 @@ def test_what_is_private_to_a_module_stays_there(module):
     assert {n for n in private if not n.startswith("gatewise._native")} == set()
 
 
+def test_importing_it_alone_does_not_load_torch():
+    """So that the command line can answer a signal from the first moment on."""
+    code = "import sys, gatewise.cli; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
 def test_everything_exported_is_there_and_documented():
     assert gatewise.__all__ == sorted(gatewise.__all__, key=sort_key)
     for name in gatewise.__all__:
-        if name not in gatewise._LATER:
+        if not gatewise._LATER.get(name, "").startswith("gatewise.tasks"):
             exported = getattr(gatewise, name)
             assert exported is gatewise.CELLS or exported.__doc__, name
 

@@ -3,36 +3,37 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gatewise.cells.catalogue import CELLS
-from gatewise.cells.language import (
-    Cell,
-    cell,
-    detach,
-    exp,
-    greater,
-    log,
-    maximum,
-    minimum,
-    relu,
-    sigmoid,
-    softplus,
-    tanh,
-)
+from gatewise import forks  # noqa: F401  it takes note of forks from here on
 from gatewise.errors import GatewiseError, missing
-from gatewise.nn import init
-from gatewise.nn.attention import AdditiveAttention, AttentionPooling, MultiplicativeAttention
-from gatewise.nn.convert import convert
-from gatewise.nn.convolution import ConvLSTM, ConvRecurrent
-from gatewise.nn.directions import Bidirectional, Reversed
-from gatewise.nn.hybrid import HybridBlock, SelfAttention
-from gatewise.nn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from gatewise.nn.mlstm import MLSTM, MLSTMState
-from gatewise.nn.recurrent import Recurrent
-from gatewise.nn.stack import Stack
-from gatewise.nn.step import RecurrentCell
-from gatewise.nn.trace import Trace
 
 if TYPE_CHECKING:
+    from gatewise.cells.catalogue import CELLS
+    from gatewise.cells.language import (
+        Cell,
+        cell,
+        detach,
+        exp,
+        greater,
+        log,
+        maximum,
+        minimum,
+        relu,
+        sigmoid,
+        softplus,
+        tanh,
+    )
+    from gatewise.nn import init
+    from gatewise.nn.attention import AdditiveAttention, AttentionPooling, MultiplicativeAttention
+    from gatewise.nn.convert import convert
+    from gatewise.nn.convolution import ConvLSTM, ConvRecurrent
+    from gatewise.nn.directions import Bidirectional, Reversed
+    from gatewise.nn.hybrid import HybridBlock, SelfAttention
+    from gatewise.nn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from gatewise.nn.mlstm import MLSTM, MLSTMState
+    from gatewise.nn.recurrent import Recurrent
+    from gatewise.nn.stack import Stack
+    from gatewise.nn.step import RecurrentCell
+    from gatewise.nn.trace import Trace
     from gatewise.tasks.forecast import Forecaster
     from gatewise.tasks.saved import load
     from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor
@@ -42,24 +43,52 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """What is loaded when first used: the tasks need the extra ``gatewise[tasks]``."""
+    """All is loaded when first used: torch takes seconds, and the tasks need the extra ``gatewise[tasks]``."""
     if name in _LATER:
         try:
-            return getattr(import_module(_LATER[name]), name)
+            module = import_module(_LATER[name])
         except ModuleNotFoundError as error:
+            if not _LATER[name].startswith("gatewise.tasks"):
+                raise
             raise missing(error, "tasks") from error
-    raise AttributeError(f"module 'gatewise' has no attribute '{name}'")
+        value = module if name == "init" else getattr(module, name)
+    elif name in _ROOMS:
+        value = import_module(f"gatewise.{name}")
+    else:
+        raise AttributeError(f"module 'gatewise' has no attribute '{name}'")
+    globals()[name] = value
+    return value
 
 
-_LATER = {
-    "Forecaster": "gatewise.tasks.forecast",
-    "SequenceClassifier": "gatewise.tasks.sequences",
-    "SequenceRegressor": "gatewise.tasks.sequences",
-    "from_cudnn": "gatewise.weights.cudnn",
-    "from_keras": "gatewise.weights.keras",
-    "from_onnx": "gatewise.weights.onnx",
-    "load": "gatewise.tasks.saved",
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *_ROOMS})
+
+
+# What is exported, by the module that has it.
+_EXPORTS = {
+    "gatewise.cells.catalogue": "CELLS",
+    "gatewise.cells.language": "Cell cell detach exp greater log maximum minimum relu sigmoid softplus tanh",
+    "gatewise.nn.init": "init",
+    "gatewise.nn.attention": "AdditiveAttention AttentionPooling MultiplicativeAttention",
+    "gatewise.nn.convert": "convert",
+    "gatewise.nn.convolution": "ConvLSTM ConvRecurrent",
+    "gatewise.nn.directions": "Bidirectional Reversed",
+    "gatewise.nn.hybrid": "HybridBlock SelfAttention",
+    "gatewise.nn.layers": "GRU LSTM RNN GRUCell LSTMCell RNNCell",
+    "gatewise.nn.mlstm": "MLSTM MLSTMState",
+    "gatewise.nn.recurrent": "Recurrent",
+    "gatewise.nn.stack": "Stack",
+    "gatewise.nn.step": "RecurrentCell",
+    "gatewise.nn.trace": "Trace",
+    "gatewise.tasks.forecast": "Forecaster",
+    "gatewise.tasks.saved": "load",
+    "gatewise.tasks.sequences": "SequenceClassifier SequenceRegressor",
+    "gatewise.weights.cudnn": "from_cudnn",
+    "gatewise.weights.keras": "from_keras",
+    "gatewise.weights.onnx": "from_onnx",
 }
+_LATER = {name: module for module, names in _EXPORTS.items() for name in names.split()}
+_ROOMS = ("backends", "cells", "emit", "nn", "options")
 
 __all__ = [
     "CELLS",

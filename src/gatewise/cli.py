@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from gatewise.errors import GatewiseError, OptionError
+from gatewise.errors import GatewiseError, OptionError, out_of_memory
+from gatewise.train import signals
 
 if TYPE_CHECKING:
     from gatewise.backends.contract import Backend
@@ -21,34 +24,68 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. 0: done; 2: the user's input is at fault, and said so on standard error."""
+    """Run one verb. 0: done; 2: the user's input is at fault; 128 and a signal's number: it stopped the
+    verb; 70: a fault of gatewise's own. All but 0 come with a line on standard error."""
+    with signals.raised():
+        try:
+            return _run(argv)
+        except KeyboardInterrupt as stopped:
+            signals.ignored()
+            if _first():
+                _say("; ".join(getattr(stopped, "__notes__", [])) or "stopped")
+            return 128 + getattr(stopped, "number", 2)
+
+
+def _run(argv: list[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a terminal that lacks σ is shown \u03c3, not a traceback
         sys.stdout.reconfigure(errors="backslashreplace")
-    given = _parser().parse_args(argv)
     try:
+        given = _parser().parse_args(argv)
         given.run(given)
         sys.stdout.flush()
+    except SystemExit as ended:  # after --help and --version
+        return int(ended.code or 0)
     except GatewiseError as error:
-        print(f"gatewise: {error}", file=sys.stderr)
+        _say(error)
         return 2
-    except KeyboardInterrupt:
-        print("gatewise: stopped", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # whoever read our output has gone; give Python's own last flush nothing to fail on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"gatewise: {error}", file=sys.stderr)
+        _say(error)
         return 2
+    except Exception as error:
+        if out_of_memory(error):
+            _say("the memory of this machine is not enough for this: make it smaller")
+            return 2
+        if os.environ.get("GATEWISE_DEBUG"):
+            raise
+        _say(
+            f"a fault of gatewise's own, {type(error).__name__}: {error}. Please report it with what "
+            f"GATEWISE_DEBUG=1 in the environment shows"
+        )
+        return 70
     return 0
 
 
+def _say(what: object) -> None:
+    """One line on standard error."""
+    print("gatewise:", " ".join(str(what).split()), file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in the sentence that all other errors have."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(
+            f"{message.removeprefix('argument ')} ({self.prog} --help shows the options)"
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gatewise", description="Recurrent networks whose gates are open."
-    )
+    parser = _Parser(prog="gatewise", description="Recurrent networks whose gates are open.")
     parser.add_argument("--version", action="version", version=f"gatewise {version('gatewise')}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for add in (_fit, _predict, _evaluate, _cells, _equations, _bench, _paper, _demo):
@@ -56,17 +93,62 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _as(kind: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
+    """What argparse makes a value of, and the sentence that refuses the others."""
+
+    def made(text: str) -> Any:
+        try:
+            return kind(text)
+        except (ValueError, OverflowError):
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            raise argparse.ArgumentTypeError(f"expected {expected}, not {shown!r}") from None
+
+    return made
+
+
+def _path_from(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError
+    return Path(text)
+
+
+def _part_from(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        share = float(text)
+        if not math.isfinite(share):
+            raise
+        return share
+
+
+def _refit_from(text: str) -> bool | int:
+    named = {"true": True, "false": False}
+    return named[text.lower()] if text.lower() in named else int(text)
+
+
+_SHOWN = 40
+_whole = _as(int, "a whole number")
+_number = _as(float, "a number")
+_path = _as(_path_from, "a path")
+_part = _as(_part_from, "a number of rows or a share below 1")
+_devices = _as(lambda text: text if text == "auto" else int(text), "auto or a whole number")
+_refit = _as(_refit_from, "true, false or a whole number")
+
+
 def _fit(verbs: Any) -> None:
     verb = verbs.add_parser("fit", help="learn from a table of series")
     tasks = verb.add_subparsers(metavar="TASK", required=True)
     task = tasks.add_parser("forecast", help="forecast the next steps of each series")
     task.set_defaults(run=_run_fit)
-    task.add_argument("data", help="a CSV or Parquet file")
+    task.add_argument("data", type=_path, help="a CSV or Parquet file")
     task.add_argument(
         "--target", required=True, action="append", help="column to forecast; repeatable"
     )
-    task.add_argument("--horizon", required=True, type=int, help="how many steps to forecast")
-    task.add_argument("--out", required=True, type=Path, help="folder for the model and its report")
+    task.add_argument("--horizon", required=True, type=_whole, help="how many steps to forecast")
+    task.add_argument(
+        "--out", required=True, type=_path, help="folder for the model and its report"
+    )
     task.add_argument("--time", help="column of time stamps or whole numbers")
     task.add_argument("--series", help="column that names the series")
     for role in ("past", "known", "static"):
@@ -78,25 +160,25 @@ def _fit(verbs: Any) -> None:
     task.add_argument(
         "--gaps", default="error", help="error, or mask: take missing stamps as missing"
     )
-    task.add_argument("--context", type=int, help="steps the model sees")
-    task.add_argument("--season", type=int, help="seasonal period in steps")
-    task.add_argument("--quantiles", type=float, nargs="+", default=[0.1, 0.5, 0.9])
+    task.add_argument("--context", type=_whole, help="steps the model sees")
+    task.add_argument("--season", type=_whole, help="seasonal period in steps")
+    task.add_argument("--quantiles", type=_number, nargs="+", default=[0.1, 0.5, 0.9])
     task.add_argument("--calendar", action="store_true", help="see hour of day, day of week, …")
     task.add_argument("--conformal", action="store_true", help="calibrate the quantiles")
     task.add_argument("--validation", type=_part, default=0.15, help="rows, or a share below 1")
     task.add_argument("--test", type=_part, default=0.15, help="rows held out, or a share below 1")
-    task.add_argument("--hidden", type=int, default=64)
-    task.add_argument("--layers", type=int, default=1)
-    task.add_argument("--dropout", type=float, default=0.2)
-    task.add_argument("--steps", type=int, help="training steps; by the data if not given")
-    task.add_argument("--batch", type=int, default=256)
-    task.add_argument("--lr", dest="learning_rate", type=float, default=4e-3)
-    task.add_argument("--seed", type=int, default=0)
+    task.add_argument("--hidden", type=_whole, default=64)
+    task.add_argument("--layers", type=_whole, default=1)
+    task.add_argument("--dropout", type=_number, default=0.2)
+    task.add_argument("--steps", type=_whole, help="training steps; by the data if not given")
+    task.add_argument("--batch", type=_whole, default=256)
+    task.add_argument("--lr", dest="learning_rate", type=_number, default=4e-3)
+    task.add_argument("--seed", type=_whole, default=0)
     task.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in --out"
     )
     task.add_argument("--devices", type=_devices, default="auto", help="processes or GPUs per node")
-    task.add_argument("--nodes", type=int, default=1)
+    task.add_argument("--nodes", type=_whole, default=1)
     task.add_argument("--accelerator", default="auto", help="cpu, gpu, …")
     task.add_argument("--precision", default="32-true", help="bf16-mixed, 16-mixed, 32-true")
     task.add_argument("--tensorboard", action="store_true", help="write logs to --out/logs")
@@ -106,6 +188,7 @@ def _fit(verbs: Any) -> None:
 def _run_fit(given: argparse.Namespace) -> None:
     from gatewise import Forecaster
     from gatewise.train.fitting import Run
+    from gatewise.train.folder import checkpoint_of
 
     options = {
         name: getattr(given, name)
@@ -127,16 +210,59 @@ def _run_fit(given: argparse.Namespace) -> None:
         tensorboard=given.tensorboard,
     )
     forecaster = Forecaster(**options)
-    forecaster.fit(given.data, validation=given.validation, test=given.test, run=run)
-    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
-        return  # the first process writes
-    _finish(forecaster, given.data, given.out, held_out=given.test != 0)
+    if given.resume and not checkpoint_of(given.out).exists():
+        print(f"no checkpoint in {given.out}: beginning", file=sys.stderr)
+    trained = False
+    try:
+        forecaster.fit(given.data, validation=given.validation, test=given.test, run=run)
+        trained = True
+        if not _first():
+            return  # that one writes
+        if given.resume and _stands(forecaster, given.out):
+            print(f"the run in {given.out} is finished, and its model and report are complete")
+            return
+        _finish(forecaster, given.data, given.out, held_out=given.test != 0)
+    except KeyboardInterrupt as stopped:
+        if not getattr(stopped, "__notes__", []):
+            stopped.add_note(_STOPPED[trained])
+        raise
+
+
+_STOPPED = (
+    "stopped before the training: nothing of this run is saved",
+    "stopped after the training: the same fit with --resume completes the model and its report",
+)
+
+
+def _first() -> bool:
+    """Whether this is the first of the processes that train one model."""
+    return not any(int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
+def _stands(forecaster: Any, out: Path) -> bool:
+    """Whether this very model is saved there with its report, which is written last."""
+    import torch
+
+    from gatewise import load
+
+    if not (out / "report.html").exists():
+        return False
+    try:
+        saved = load(out)
+    except GatewiseError:
+        return False
+    weights = forecaster.network_.state_dict(), saved.network_.state_dict()
+    same = weights[0].keys() == weights[1].keys() and all(
+        torch.equal(value, weights[1][name]) for name, value in weights[0].items()
+    )
+    return same and bool((forecaster.offsets_ == saved.offsets_).all())
 
 
 def _finish(forecaster: Any, data: Any, out: Path, held_out: bool) -> None:
     """Save the model and its report, and say what they are."""
     from gatewise.tasks.forecast.report import write
 
+    (out / "report.html").unlink(missing_ok=True)  # an earlier model's, if any
     forecaster.save(out)
     print(f"model     {out}")
     backtest = forecaster.backtest(data) if held_out else None
@@ -155,10 +281,12 @@ def _print_scores(backtest: Any) -> None:
 def _predict(verbs: Any) -> None:
     verb = verbs.add_parser("predict", help="forecast what comes after the table's end")
     verb.set_defaults(run=_run_predict)
-    verb.add_argument("model", help="folder that fit wrote")
-    verb.add_argument("data", help="a CSV or Parquet file with the history")
-    verb.add_argument("--future", help="a file with the known covariates' future values")
-    verb.add_argument("-o", "--out", type=Path, required=True, help="a .csv or .parquet file")
+    verb.add_argument("model", type=_path, help="folder that fit wrote")
+    verb.add_argument("data", type=_path, help="a CSV or Parquet file with the history")
+    verb.add_argument(
+        "--future", type=_path, help="a file with the known covariates' future values"
+    )
+    verb.add_argument("-o", "--out", type=_path, required=True, help="a .csv or .parquet file")
 
 
 def _run_predict(given: argparse.Namespace) -> None:
@@ -172,10 +300,10 @@ def _run_predict(given: argparse.Namespace) -> None:
 def _evaluate(verbs: Any) -> None:
     verb = verbs.add_parser("evaluate", help="backtest, beside the naive forecasts")
     verb.set_defaults(run=_run_evaluate)
-    verb.add_argument("model", help="folder that fit wrote")
-    verb.add_argument("data", help="a CSV or Parquet file")
-    verb.add_argument("--windows", type=int, default=20, help="how many dates for each series")
-    verb.add_argument("--stride", type=int, help="steps between them")
+    verb.add_argument("model", type=_path, help="folder that fit wrote")
+    verb.add_argument("data", type=_path, help="a CSV or Parquet file")
+    verb.add_argument("--windows", type=_whole, default=20, help="how many dates for each series")
+    verb.add_argument("--stride", type=_whole, help="steps between them")
     verb.add_argument("--refit", type=_refit, default=False, help="true, false, or every how many")
 
 
@@ -202,12 +330,14 @@ def _cells(verbs: Any) -> None:
     verb = verbs.add_parser("cells", help="the built-in cells: gates, weights, work and source")
     verb.set_defaults(run=_run_cells)
     verb.add_argument("cell", nargs="?", help="all there is to say of this one")
-    verb.add_argument("--inputs", type=int, help="I, the inputs of the layer that is counted (128)")
-    verb.add_argument("--units", type=int, help="H, its units (128)")
+    verb.add_argument(
+        "--inputs", type=_whole, help="I, the inputs of the layer that is counted (128)"
+    )
+    verb.add_argument("--units", type=_whole, help="H, its units (128)")
     form = verb.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the same for machines")
     form.add_argument(
-        "--docs", type=Path, metavar="FOLDER", help="write a page for each cell there"
+        "--docs", type=_path, metavar="FOLDER", help="write a page for each cell there"
     )
 
 
@@ -298,11 +428,13 @@ def _bench(verbs: Any) -> None:
     verb.add_argument("--peers", default="all", help="torch,onnxruntime,openvino,keras-jax; none")
     verb.add_argument("--backends", help="of gatewise; all but the reference if not given")
     verb.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    verb.add_argument("--threads", type=int, help="torch's number of threads if not given")
+    verb.add_argument("--threads", type=_whole, help="torch's number of threads if not given")
     length = verb.add_mutually_exclusive_group()
-    length.add_argument("--repeats", type=int, help="rounds of each shape, all contenders in each")
-    length.add_argument("--seconds", type=float, help="of measuring for each shape (10)")
-    verb.add_argument("--json", type=Path, help="also write all figures to this file")
+    length.add_argument(
+        "--repeats", type=_whole, help="rounds of each shape, all contenders in each"
+    )
+    length.add_argument("--seconds", type=_number, help="of measuring for each shape (10)")
+    verb.add_argument("--json", type=_path, help="also write all figures to this file")
     verb.add_argument("--quick", action="store_true", help="three shapes, a second each")
 
 
@@ -331,10 +463,10 @@ def _paper(verbs: Any) -> None:
         "experiment", nargs="?", help="3a-100-3, or 3 for all of 3; all are listed without"
     )
     paper.add_argument(
-        "--trials", type=int, default=3, help="networks, each from a seed of its own"
+        "--trials", type=_whole, default=3, help="networks, each from a seed of its own"
     )
-    paper.add_argument("--processes", type=int, help="trials at a time; as many as processors")
-    paper.add_argument("--most", type=int, help="training sequences after which a trial fails")
+    paper.add_argument("--processes", type=_whole, help="trials at a time; as many as processors")
+    paper.add_argument("--most", type=_whole, help="training sequences after which a trial fails")
     paper.add_argument(
         "--whole-gradient", action="store_true", help="don't cut the gradient as the paper does"
     )
@@ -375,7 +507,7 @@ def _run_paper(given: argparse.Namespace) -> None:
 def _demo(verbs: Any) -> None:
     verb = verbs.add_parser("demo", help="the main job on an embedded real series")
     verb.set_defaults(run=_run_demo)
-    verb.add_argument("--out", type=Path, default=Path("runs/demo"))
+    verb.add_argument("--out", type=_path, default=Path("runs/demo"))
 
 
 def _run_demo(given: argparse.Namespace) -> None:
@@ -385,21 +517,9 @@ def _run_demo(given: argparse.Namespace) -> None:
 
     print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
     with as_file(files("gatewise.data") / "examples" / "co2.csv") as data:
+        given.out.mkdir(parents=True, exist_ok=True)
         forecaster = Forecaster(52, "co2", "date", conformal=True)
-        forecaster.fit(data, run=Run(given.out, progress=sys.stderr.isatty()))
+        forecaster.fit(data, run=Run(progress=sys.stderr.isatty()))
         _finish(forecaster, data, given.out, held_out=True)
         write_table(forecaster.predict(data), given.out / "forecast.csv")
     print(f"\nforecast  {given.out / 'forecast.csv'}\ngates     {given.out / 'gates.png'}")
-
-
-def _part(text: str) -> int | float:
-    return float(text) if "." in text else int(text)
-
-
-def _devices(text: str) -> int | str:
-    return text if text == "auto" else int(text)
-
-
-def _refit(text: str) -> bool | int:
-    named = {"true": True, "false": False}
-    return named[text.lower()] if text.lower() in named else int(text)

@@ -46,7 +46,7 @@ class ForkError(GatewiseError, RuntimeError):
     """A forked process cannot use a library whose threads it has lost; the message says what to do."""
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818
+class Stopped(KeyboardInterrupt):
     """A signal stopped what was done. As a KeyboardInterrupt it passes handlers of errors.
 
     Attributes:

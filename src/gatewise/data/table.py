@@ -19,6 +19,7 @@ from gatewise.data import stamps
 from gatewise.data.files import MISSING, read, twice
 from gatewise.data.stamps import BadTimeError, Times, clip
 from gatewise.errors import DataError, near, need
+from gatewise.forks import check_polars
 
 if TYPE_CHECKING:
     import narwhals as nw
@@ -94,6 +95,7 @@ def load(source: object, *, text: Iterable[str] = (), labels: Iterable[str] = ()
         return source
     for module in ("narwhals", "polars"):
         need(module, "tasks")
+    check_polars()
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.fspath(source))
         frame, blank = read(path, frozenset(text), frozenset(labels))

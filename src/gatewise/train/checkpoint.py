@@ -95,7 +95,9 @@ def check_like(found: Any, expected: Any, most: int, where: str = "it") -> None:
         raise ValueError(f"{where} is {_shown(found)}, expected {_shown(expected)}")
     if isinstance(expected, dict):
         if found.keys() != expected.keys():
-            raise ValueError(f"{where} has {_shown(list(found))}, expected {_shown(list(expected))}")
+            raise ValueError(
+                f"{where} has {_shown(list(found))}, expected {_shown(list(expected))}"
+            )
         for key, part in expected.items():
             check_like(found[key], part, most, f"{where}[{key!r}]")
     elif isinstance(expected, list | tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import warnings
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gatewise.errors import ModelFileError, OptionError, TrainingError, need, out_of_memory
+from gatewise.options import choice, flag, whole
 from gatewise.train import folder, signals
 from gatewise.train.checkpoint import SafeCheckpoints, check_like, load
 from gatewise.train.record import Record, check_same
@@ -62,6 +64,41 @@ class Run:
     progress: bool = True
     tensorboard: bool = False
     record: Record | None = None
+
+    def __post_init__(self) -> None:
+        def keep(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        if self.folder is not None:
+            keep("folder", Path(self.folder))
+        if self.devices != "auto":
+            keep("devices", _devices(self.devices))
+        keep("nodes", whole("nodes", self.nodes))
+        keep("precision", choice("precision", self.precision, PRECISIONS))
+        for name in ("resume", "progress", "tensorboard"):
+            keep(name, flag(name, getattr(self, name)))
+        if self.tensorboard and self.folder is None:
+            raise OptionError(
+                "tensorboard writes its logs to the run's folder, and this run has none"
+            )
+        if self.nodes > 1 and not _MEETING_PLACE & os.environ.keys():
+            raise OptionError(
+                f"nodes={self.nodes}: the processes find each other by MASTER_ADDR, MASTER_PORT and "
+                f"NODE_RANK in the environment, which torchrun and Slurm set, and none is there"
+            )
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_MEETING_PLACE = {"MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}
+
+
+def _devices(devices: Any) -> int:
+    try:
+        return whole("devices", devices)
+    except OptionError as error:
+        raise OptionError(
+            f"devices must be 'auto' or a whole number from 1 on, not {devices!r}"
+        ) from error
 
 
 @dataclass
@@ -262,7 +299,9 @@ def _check(
     """Raise ValueError where the checkpoint is not one that this training could have written."""
     (optimizer,), (schedule,) = module.configure_optimizers()
     losses = checkpoint.get("losses")
-    done = len(losses[0]) if isinstance(losses, list) and losses and isinstance(losses[0], list) else 0
+    done = (
+        len(losses[0]) if isinstance(losses, list) and losses and isinstance(losses[0], list) else 0
+    )
     loops = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
     expected: dict[str, Any] = {
         "epoch": 0,
@@ -315,6 +354,8 @@ def _train(
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
         if checks is None:
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+        # Lightning 2.6 on torch 2.13, of its own code
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         if threading.current_thread() is threading.main_thread():
             keep.on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
@@ -345,7 +386,9 @@ def _note(stopped: KeyboardInterrupt, keep: _Keep) -> None:
             f"(resume=True) goes on from {keep.path}"
         )
     else:
-        stopped.add_note("stopped in the first round: nothing is saved yet, and a new fit begins afresh")
+        stopped.add_note(
+            "stopped in the first round: nothing is saved yet, and a new fit begins afresh"
+        )
 
 
 def _trainer(recipe: Recipe, run: Run, keep: Checkpoint) -> lightning.Trainer:
@@ -353,10 +396,15 @@ def _trainer(recipe: Recipe, run: Run, keep: Checkpoint) -> lightning.Trainer:
     logger: Any = False
     if run.tensorboard:
         need("tensorboard", "tensorboard")
-        if run.folder is None:
-            raise OptionError("tensorboard writes its logs to the run's folder, and this run has none")
         logger = TensorBoardLogger(run.folder, name="logs")
     many = run.devices not in ("auto", 1) or run.nodes > 1
+    most = max(os.cpu_count() or 1, 2)
+    on_cpu = run.accelerator == "cpu" or not torch.accelerator.is_available()
+    if on_cpu and run.devices != "auto" and int(run.devices) > most:
+        raise OptionError(
+            f"devices={run.devices}: each is a process on a processor of its own, and this machine has "
+            f"{os.cpu_count()}"
+        )
     try:
         return lightning.Trainer(
             max_epochs=recipe.rounds,
@@ -375,5 +423,5 @@ def _trainer(recipe: Recipe, run: Run, keep: Checkpoint) -> lightning.Trainer:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise OptionError(f"Lightning cannot run this: {error}") from error

@@ -8,24 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gatewise.errors import BackendError, OptionError, near
+from gatewise.forks import forked
 
 # Best first; each is a library of kernels built for that level (see CMakeLists.txt).
 LEVELS = ("v4bf16", "v4", "v3", "v2", "neon")
 VARIABLE = "GATEWISE_CPU"
-
-
-# Whether this process is a fork of one that had imported gatewise: there torch's threads are gone, and
-# the core must not wait for them.
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache
@@ -40,7 +27,7 @@ def core() -> Any:
         from gatewise._native import _core
     except ImportError as error:
         raise BackendError(f"the native core cannot be loaded: {error}") from error
-    _core.load(str(_library(_core, level(_core))), _forked)
+    _core.load(str(_library(_core, level(_core))), forked())
     return _core
 
 

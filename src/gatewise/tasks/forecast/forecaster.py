@@ -20,6 +20,7 @@ from gatewise.data.table import names_of
 from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Windows, least_observed
 from gatewise.errors import DataError, OptionError, caution
+from gatewise.forks import keep_torch_from_waiting
 from gatewise.options import flag, whole
 from gatewise.tasks.forecast import baselines, output, sizes
 from gatewise.tasks.forecast.backtest import Backtest
@@ -492,6 +493,7 @@ class Forecaster(BaseEstimator):
     def _panel(self, data: Any, fitted: bool = False) -> Panel:
         if fitted and not hasattr(self, "network_"):
             raise UnfittedError("this forecaster has not been fitted yet: call fit first")
+        keep_torch_from_waiting()
         return Panel.from_table(
             data,
             target=self.target_,

@@ -22,6 +22,7 @@ from torch import Tensor
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
 from gatewise.errors import DataError, OptionError, unknown
+from gatewise.forks import keep_torch_from_waiting
 from gatewise.nn.trace import Trace
 from gatewise.tasks.sequences.arrays import (
     NotNumbersError,
@@ -144,6 +145,7 @@ class _SequenceEstimator(BaseEstimator):
 
     def _read(self, X: Any, reset: bool) -> Sequences:
         """X as sequences; with ``reset`` what they are like is learned, without it is checked."""
+        keep_torch_from_waiting()
         X = as_array(X)
         members = listed(X)
         table = False
