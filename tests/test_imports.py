@@ -15,7 +15,7 @@ HEAVY = (
     *("keras", "h5py", "onnx", "sklearn", "scipy"),
 )
 ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "papers", "cli", "keras", "weights")
-BELOW = ("cells", "emit", "backends", "nn", "errors", "options", "forks")
+BELOW = ("cells", "emit", "backends", "nn", "errors", "options", "forks", "memory")
 
 
 def test_import_loads_nothing_heavy():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from gatewise.errors import GatewiseError, OptionError, out_of_memory
+from gatewise.options import whole
 from gatewise.train import signals
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _say(what: object) -> None:
-    """One line on standard error."""
-    print("gatewise:", " ".join(str(what).split()), file=sys.stderr)
+    """One line on standard error; of what nobody could read, the beginning."""
+    words = (word if len(word) <= 400 else f"{word[:_SHOWN]}…" for word in str(what).split())
+    print("gatewise:", *words, file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -106,6 +108,13 @@ def _as(kind: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
     return made
 
 
+def _whole_from(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise OverflowError
+    return number
+
+
 def _path_from(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError
@@ -114,7 +123,7 @@ def _path_from(text: str) -> Path:
 
 def _part_from(text: str) -> int | float:
     try:
-        return int(text)
+        return _whole_from(text)
     except ValueError:
         share = float(text)
         if not math.isfinite(share):
@@ -124,15 +133,15 @@ def _part_from(text: str) -> int | float:
 
 def _refit_from(text: str) -> bool | int:
     named = {"true": True, "false": False}
-    return named[text.lower()] if text.lower() in named else int(text)
+    return named[text.lower()] if text.lower() in named else _whole_from(text)
 
 
 _SHOWN = 40
-_whole = _as(int, "a whole number")
+_whole = _as(_whole_from, "a whole number of up to 18 digits")
 _number = _as(float, "a number")
 _path = _as(_path_from, "a path")
 _part = _as(_part_from, "a number of rows or a share below 1")
-_devices = _as(lambda text: text if text == "auto" else int(text), "auto or a whole number")
+_devices = _as(lambda text: text if text == "auto" else _whole_from(text), "auto or a whole number")
 _refit = _as(_refit_from, "true, false or a whole number")
 
 
@@ -485,9 +494,10 @@ def _run_paper(given: argparse.Namespace) -> None:
         return
     truncated = not given.whole_gradient
     names = list(find(given.experiment)) if truncated else cut_otherwise(find(given.experiment))
-    for option in ("trials", "processes", "most"):
-        if (value := getattr(given, option)) is not None and value < 1:
-            raise OptionError(f"--{option} must be 1 or more, not {value}")
+    most = {"trials": 100_000, "processes": 4 * (os.cpu_count() or 1), "most": None}
+    for option, greatest in most.items():
+        if (value := getattr(given, option)) is not None:
+            whole(f"--{option}", value, most=greatest)
     orders = [Order(n, seed, given.most, truncated) for n in names for seed in range(given.trials)]
     found: dict[str, list[Any]] = {name: [] for name in names}
     each = "one trial" if given.trials == 1 else f"{given.trials} trials"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,8 +36,11 @@ from gatewise.bench.timing import (
 from gatewise.cells.catalogue import lstm
 from gatewise.cells.language import Cell
 from gatewise.errors import BackendError, OptionError
+from gatewise.memory import check
+from gatewise.options import whole
 
 OURS = "gw."  # before a backend's name, in tables and files
+_THREADS_PER_CORE = 4  # more would measure the system alone
 _GEMM_CALLS = 3  # before a row, and again after it
 
 
@@ -57,8 +61,10 @@ class Plan:
     gemm_size: int = GEMM_SIZE
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads must be a whole number from 1 on, not {self.threads}")
+        if self.threads is not None:
+            whole("threads", self.threads, most=_THREADS_PER_CORE * (os.cpu_count() or 1))
+        for shape in self.shapes:
+            check(f"the shape {shape}", shape.bytes)
         rounds, seconds = self.budget.rounds, self.budget.seconds
         if rounds is not None and rounds < 1:
             raise OptionError(f"repeats must be a whole number from 1 on, not {rounds}")

@@ -20,6 +20,13 @@ class Shape:
     I: int  # noqa: E741
     H: int
 
+    @property
+    def bytes(self) -> int:
+        """What a row of this shape takes at the least: x, y, dy and dx, and four gates with theirs, in
+        float32."""
+        steps = self.T * self.B * (2 * self.I + 10 * self.H)
+        return 4 * (steps + 2 * 4 * self.H * (self.I + self.H))
+
     def __str__(self) -> str:
         return f"{self.T},{self.B},{self.I},{self.H}"
 
@@ -46,7 +53,9 @@ def parse(text: str) -> Shape:
         OptionError: it is not four whole numbers from 1 on.
     """
     numbers = text.split(",")
-    if len(numbers) != 4 or not all(n.strip().isdecimal() and int(n) > 0 for n in numbers):
+    # with more than 18 digits it is beyond any machine
+    fine = (n.strip().isdecimal() and len(n) <= 18 and int(n) > 0 for n in numbers)
+    if len(numbers) != 4 or not all(fine):
         raise OptionError(
             f"a shape is T,B,I,H (steps, sequences, inputs, units), four whole numbers from 1 on, "
             f"such as 100,32,128,128; not '{text}'"

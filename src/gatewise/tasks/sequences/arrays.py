@@ -13,6 +13,7 @@ from torch import Tensor
 from gatewise.data.scaling import rounding
 from gatewise.data.table import load, name_of, numbers
 from gatewise.errors import DataError
+from gatewise.forks import check_polars
 
 Array = np.ndarray
 Names = tuple[str, ...]
@@ -221,7 +222,14 @@ def ragged(members: Sequence[Any]) -> list[Array] | None:
 
 
 def as_array(given: Any) -> Any:
-    """A tensor as the array that it is; anything else as it was given."""
+    """A tensor as the array that it is; anything else as it was given.
+
+    Raises:
+        ForkError: it is polars' and this process lacks polars' threads.
+    """
+    parts = given if isinstance(given, list | tuple) else (given,)
+    if parts and type(parts[0]).__module__.startswith("polars"):
+        check_polars()
     return given.detach().cpu().numpy() if isinstance(given, Tensor) else given
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gatewise.cells.language import Cell
+from gatewise.memory import check_network
 from gatewise.tasks.sequences.arrays import padded
 from gatewise.tasks.sequences.network import Reader, Shape
 from gatewise.train.fitting import Fitting, History, Recipe, Run, fit
@@ -109,6 +111,9 @@ def train(
     Raises:
         TrainingError: the loss is not a number any more.
     """
+    check_network(
+        lambda layers: Reader(cell, replace(shape, layers=layers)), shape.hidden, shape.layers
+    )
     trained, held = parts
     training = DataLoader(
         examples, batch_size=None, sampler=Passes(trained, recipe.batch, recipe.seed)

@@ -1,0 +1,241 @@
+"""Hundreds of command lines, most of them odd: each ends in one sentence or in what it asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gatewise.cli import main
+from gatewise.errors import TrainingError
+from gatewise.train import fitting
+
+HUGE, LONG = "9" * 25, "9" * 5000
+ODD = (
+    "",
+    " ",
+    "x",
+    "-1",
+    "0",
+    "1.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    HUGE,
+    LONG,
+    "0x10",
+    "None",
+    "é",
+    "\0",
+)
+
+# What may be said instead of the option's name, where an odd value is a fine one.
+REACHED = "the training is reached"
+
+FIT = {
+    "--target": (*ODD, "dat", "date", "kind"),
+    "--horizon": (*ODD, "3", "1000", "-9223372036854775809"),
+    "--out": ("", "\0", "a\0b", "{data}", "{data}/run", "/proc/nothing/here", "x" * 300),
+    "--time": (*ODD, "y", "kind"),
+    "--series": (*ODD, "date", "y"),
+    "--past": (*ODD, "y", "date", "kind"),
+    "--known": (*ODD, "y", "date", "kind"),
+    "--static": (*ODD, "y", "date"),
+    "--freq": (
+        *ODD,
+        "1h",
+        "D",
+        "99999999999h",
+        "99999999999999999999D",
+        "-3D",
+        "0D",
+        "B",
+        "W-XYZ",
+        "D" * 999,
+    ),
+    "--gaps": (*ODD, "mask", "MASK"),
+    "--context": (*ODD, "3", "1000000000"),
+    "--season": (*ODD, "1", "1000000000"),
+    "--quantiles": (*ODD, "2", "-0.5", "1", "1e-320"),
+    "--validation": (*ODD, "1", "0.999", "1.0", "1e-9", "200", "-0.5"),
+    "--test": (*ODD, "1", "0.999", "1.0", "1e-9", "200", "-0.5"),
+    "--hidden": (*ODD, "1000000", "1000000000000", "4611686018427387904"),
+    "--layers": (*ODD, "1000000000", "4611686018427387904"),
+    "--dropout": (*ODD, "1", "1.0000001", "-0.1"),
+    "--steps": (*ODD, "1", "9223372036854775807"),
+    "--batch": (*ODD, "1", "9223372036854775807"),
+    "--lr": (*ODD, "1e-300", "1e300"),
+    "--seed": (*ODD, "18446744073709551616", "9223372036854775807", "9223372036854775808"),
+    "--devices": (*ODD, "99", "-2", "auto", "1000000"),
+    "--nodes": (*ODD, "2", "99"),
+    "--accelerator": (*ODD, "tpu", "cuda:0", "gpu", "mps"),
+    "--precision": (*ODD, "64-true", "16-true", "transformer-engine", "64", "bf16-mixed"),
+    "--tensorboard=": ("1",),
+    "--quiet=": ("x",),
+    "--nonsense": ("1",),
+}
+EVALUATE = {
+    "--windows": (*ODD, "-3", "99999999999999999999", "1000000000"),
+    "--stride": (*ODD, "-3", "99999999999999999999", "1000000000"),
+    "--refit": ("", "x", "-1", "1.5", "nan", HUGE, LONG, "\0", "yes", "None"),
+}
+CELLS = {
+    "--inputs": ODD,
+    "--units": (*ODD, "1000000000000", "9223372036854775807"),
+    "--docs": ("", "\0", "{data}"),
+}
+BENCH = {
+    "--cells": (*ODD, "lstm,", ",", "lstm,lsmt"),
+    "--shapes": (
+        *ODD,
+        "1,2,3",
+        "1,2,3,x",
+        "0,1,1,1",
+        "1000000000,1000,1000,1000",
+        "1,1,1,1000000000",
+        f"1,1,1,{HUGE}",
+        "1,2,3,4,5",
+        "-1,1,1,1",
+        f"{LONG},1,1,1",
+    ),
+    "--mode": (*ODD, "inference,x", ","),
+    "--peers": (*ODD, "torch,x", ","),
+    "--backends": (*ODD, "aten,x", ","),
+    "--dtype": (*ODD, "float16", "int8"),
+    "--threads": (*ODD, "1000000", "-5"),
+    "--repeats": ("", "x", "-1", "0", "1.5", "nan", "\0"),
+    "--seconds": ("", "x", "-1", "0", "nan", "inf", "1e400", "\0"),
+    "--json": ("", "\0", "{folder}", "{data}/x.json", "/proc/nothing/x.json"),
+}
+PAPER = {
+    "--trials": (*ODD, "-5", "1000000000000"),
+    "--processes": (*ODD, "-5", "1000000000"),
+    "--most": ("", "x", "-1", "0", "1.5", "nan", "\0"),
+}
+FIT_LINE = [
+    "fit",
+    "forecast",
+    "{data}",
+    "--target",
+    "y",
+    "--time",
+    "date",
+    "--horizon",
+    "7",
+    "--out",
+    "{out}",
+]
+
+
+def lines() -> list[list[str]]:
+    found = []
+
+    def each(start: list[str], options: dict[str, tuple[str, ...]]) -> None:
+        for option, values in options.items():
+            found.extend(
+                [*start, f"{option.rstrip('=')}={value}"] for value in dict.fromkeys(values)
+            )
+            found.append([*start, option.rstrip("=")])  # without its value
+
+    each([*FIT_LINE, "--quiet", "--hidden", "4", "--steps", "9"], FIT)
+    each(["evaluate", "{model}", "{data}"], EVALUATE)
+    each(["cells"], CELLS)
+    each(["cells", "lstm"], CELLS)
+    each(
+        ["bench", "--peers", "none", "--quick"], {k: v for k, v in BENCH.items() if k != "--peers"}
+    )
+    each(["bench", "--quick"], {"--peers": BENCH["--peers"]})
+    each(["paper", "1997", "3a-100-3"], PAPER)
+    for value in ("", "x", "\0", "é", "..", HUGE, "{data}", "{folder}", "{folder}/nothing"):
+        found += [
+            [value],
+            ["fit", value],
+            ["fit", "forecast", value, *FIT_LINE[3:]],
+            ["predict", value, "{data}", "-o", "{folder}/f.csv"],
+            ["predict", "{model}", value, "-o", "{folder}/f.csv"],
+            ["predict", "{model}", "{data}", "-o", value],
+            ["predict", "{model}", "{data}", "-o", "{folder}/f.csv", "--future", value],
+            ["evaluate", value, "{data}"],
+            ["evaluate", "{model}", value],
+            ["cells", value],
+            ["equations", value],
+            ["equations", value, "--text"],
+            ["equations", value, "--latex"],
+            ["paper", value],
+            ["paper", "1997", value],
+        ]
+    found += [
+        *(
+            [verb]
+            for verb in ("fit", "predict", "evaluate", "paper", "--help", "--version", "-x", "--")
+        ),
+        *(
+            ["fit", "forecast", *rest]
+            for rest in ([], ["{data}"], ["{data}", "--target"], ["--help"])
+        ),
+        *(
+            [*FIT_LINE, *rest]
+            for rest in (["more"], ["--target", "y"], ["--past", "y"], ["--series", "date"])
+        ),
+        ["predict", "{model}", "{data}"],
+        ["predict", "{model}", "{data}", "-o", "{folder}/f.xlsx"],
+        ["predict", "{model}", "{data}", "-o", "{data}/f.csv"],
+        ["predict", "{model}", "{data}", "-o", "{folder}"],
+        ["predict", "{model}", "{data}", "-o", "/proc/nothing/f.csv"],
+        ["cells", "--json", "--docs", "{folder}/d"],
+        ["cells", "lstm", "gru"],
+        ["equations", "--text", "--latex"],
+        ["equations", "lstm", "gru"],
+        ["bench", "--seconds", "1", "--repeats", "1"],
+        ["demo", "--out", "{data}"],
+        ["demo", "--out", "{data}/demo"],
+        ["demo", "--out=\0"],
+        ["demo", "--out="],
+        ["demo", "more"],
+        ["demo", "--out", "/proc/nothing/demo"],
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("lines")
+    rng = np.random.default_rng(0)
+    days = np.datetime64("2024-01-01", "us") + np.arange(120) * np.timedelta64(86_400_000_000, "us")
+    table = pl.DataFrame({"date": days, "y": rng.normal(size=120), "kind": ["a"] * 120})
+    table.write_csv(folder / "a.csv")
+    places = {"folder": folder, "data": folder / "a.csv", "out": folder / "run"}
+    places["model"] = folder / "model"
+    line = [part.format_map(places) for part in FIT_LINE]
+    line[-1] = str(places["model"])
+    assert main([*line, "--steps", "9", "--hidden", "4", "--quiet"]) == 0
+    return places
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    def reached(*_):
+        raise TrainingError(REACHED)
+
+    monkeypatch.setattr(fitting, "_train", reached)
+    monkeypatch.setattr("gatewise.papers.lstm_1997.trials.side_by_side", reached)
+    monkeypatch.setattr("gatewise.bench.run.run", reached)
+
+
+def test_every_line_ends_in_a_sentence(places, untrained, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    strange = []
+    for line in lines():
+        given = [part.replace("{", "\1").replace("\1data}", str(places["data"])) for part in line]
+        given = [part.replace("\1model}", str(places["model"])) for part in given]
+        given = [part.replace("\1out}", str(places["out"])) for part in given]
+        given = [part.replace("\1folder}", str(places["folder"])) for part in given]
+        code = main(given)
+        said = capsys.readouterr().err
+        fine = said == "" if code == 0 else code == 2 and said.startswith("gatewise: ")
+        if not fine or said.count("\n") > 1 or "Traceback" in said or len(said) > 600:
+            strange.append((line, code, said[-600:]))
+    assert not strange, f"{len(strange)} of {len(lines())}"
