@@ -127,7 +127,7 @@ def _checksum(tree: str, tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(tree.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

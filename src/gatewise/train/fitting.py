@@ -396,7 +396,7 @@ def _trainer(recipe: Recipe, run: Run, keep: Checkpoint) -> lightning.Trainer:
     logger: Any = False
     if run.tensorboard:
         need("tensorboard", "tensorboard")
-        logger = TensorBoardLogger(run.folder, name="logs")
+        logger = TensorBoardLogger(str(run.folder), name="logs")
     many = run.devices not in ("auto", 1) or run.nodes > 1
     most = max(os.cpu_count() or 1, 2)
     on_cpu = run.accelerator == "cpu" or not torch.accelerator.is_available()

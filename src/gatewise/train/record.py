@@ -35,7 +35,7 @@ def digest(*parts: Any) -> str:
             part = np.where(np.isnan(part), np.nan, part + 0.0)
         if isinstance(part, np.ndarray):
             found.update(f"{part.dtype} {part.shape}".encode())
-            found.update(np.ascontiguousarray(part).view(np.uint8))
+            found.update(np.ascontiguousarray(part).view(np.uint8).data)
         else:
             found.update(repr(part).encode())
     return found.hexdigest()[:32]
