@@ -60,7 +60,10 @@ def test_fit_predict_evaluate(hourly, tmp_path, capsys):
         (["--gaps", "fill"], "gaps must be"),
         (["--dropout", "7"], "dropout must be a probability from 0 to 1, not 7.0"),
         (["--lr", "-1"], "learning_rate must be a number above 0, not -1.0"),
-        (["--precision", "foo"], "precision must be one of '32-true', 'bf16-mixed', '16-mixed', not 'foo'"),
+        (
+            ["--precision", "foo"],
+            "precision must be one of '32-true', 'bf16-mixed', '16-mixed', not 'foo'",
+        ),
         (["--accelerator", "abacus"], "abacus"),
         (["--series", "kind", "--static", "kind"], "kind"),
         (["--test", "5"], "test=5 rows hold no window of horizon 12"),

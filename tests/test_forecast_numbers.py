@@ -14,10 +14,10 @@ import torch
 
 import gatewise as gw
 from gatewise.errors import DataError, GatewiseWarning, OptionError
+from gatewise.memory import check_network
 from gatewise.tasks.forecast import baselines, sizes
 from gatewise.tasks.forecast.intervals import check_enough, ordered, widened
 from gatewise.tasks.forecast.metrics import scores
-from gatewise.train.memory import check_memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -494,7 +494,7 @@ def test_forecasts_stay_within_the_bounds_that_are_asked_for(tmp_path):
 def test_a_network_that_no_memory_holds_is_refused():
     with pytest.raises(OptionError, match=r"hidden=1000000, layers=1.*weights.*GiB"):
         quick(hidden=10**6).fit(table(100))
-    check_memory(lambda: torch.nn.Linear(10, 10), "ten")
+    check_network(lambda: torch.nn.Linear(10, 10), "ten")
 
 
 def test_a_future_table_that_nothing_is_taken_from_is_refused(plain):

@@ -15,9 +15,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from gatewise import signals
 from gatewise.errors import GatewiseError, OptionError, out_of_memory
 from gatewise.options import whole
-from gatewise.train import signals
 
 if TYPE_CHECKING:
     from gatewise.backends.contract import Backend
@@ -27,14 +27,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. 0: done; 2: the user's input is at fault; 128 and a signal's number: it stopped the
     verb; 70: a fault of gatewise's own. All but 0 come with a line on standard error."""
-    with signals.raised():
-        try:
-            return _run(argv)
-        except KeyboardInterrupt as stopped:
-            signals.ignored()
-            if _first():
-                _say("; ".join(getattr(stopped, "__notes__", [])) or "stopped")
-            return 128 + getattr(stopped, "number", 2)
+    return signals.answered(lambda: _run(argv))
 
 
 def _run(argv: list[str] | None) -> int:
@@ -221,11 +214,11 @@ def _run_fit(given: argparse.Namespace) -> None:
     forecaster = Forecaster(**options)
     if given.resume and not checkpoint_of(given.out).exists():
         print(f"no checkpoint in {given.out}: beginning", file=sys.stderr)
-    trained = False
+    saved = given.resume and checkpoint_of(given.out).exists()
     try:
         forecaster.fit(given.data, validation=given.validation, test=given.test, run=run)
-        trained = True
-        if not _first():
+        saved = True
+        if not signals.first_process():
             return  # that one writes
         if given.resume and _stands(forecaster, given.out):
             print(f"the run in {given.out} is finished, and its model and report are complete")
@@ -233,19 +226,12 @@ def _run_fit(given: argparse.Namespace) -> None:
         _finish(forecaster, given.data, given.out, held_out=given.test != 0)
     except KeyboardInterrupt as stopped:
         if not getattr(stopped, "__notes__", []):
-            stopped.add_note(_STOPPED[trained])
+            stopped.add_note(
+                "stopped outside of the training: the same fit with --resume goes on from its checkpoint"
+                if saved
+                else "stopped before the training: nothing of this run is saved yet"
+            )
         raise
-
-
-_STOPPED = (
-    "stopped before the training: nothing of this run is saved",
-    "stopped after the training: the same fit with --resume completes the model and its report",
-)
-
-
-def _first() -> bool:
-    """Whether this is the first of the processes that train one model."""
-    return not any(int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "NODE_RANK"))
 
 
 def _stands(forecaster: Any, out: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 import warnings
@@ -107,6 +106,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 def near(word: str, words: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the word closest to ``word``, or ``""`` where none is close."""
+    import difflib  # it alone is slow to load
+
     folded = {w.lower(): w for w in words}
     close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     match = folded[close[0]] if close else None

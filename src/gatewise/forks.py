@@ -6,9 +6,7 @@ A fork has the thread that forked and no other. What waits for the others waits 
 from __future__ import annotations
 
 import os
-import re
 import sys
-from pathlib import Path
 
 from gatewise.errors import ForkError
 
@@ -16,8 +14,8 @@ _forked = False
 _lost: set[str] = set()  # libraries whose threads only an ancestor has
 _running: set[str] = set()  # libraries that had threads as the last fork began
 
-# polars' threads that work; those that it has from its import on do not matter
-_POLARS = re.compile(r"polars-\d|async-executor")
+# polars' threads that work are polars-0, …; those that it has from its import on do not matter
+_POLARS = tuple(f"polars-{digit}" for digit in range(10))
 
 
 def forked() -> bool:
@@ -48,7 +46,7 @@ def keep_torch_from_waiting() -> None:
 def _before() -> None:
     names = _thread_names()
     _running.clear()
-    if "polars" in sys.modules and (not names or any(map(_POLARS.match, names))):
+    if "polars" in sys.modules and (not names or any(name.startswith(_POLARS) for name in names)):
         _running.add("polars")
     # torch's threads have the name of the process, as Python's own may have
     if "torch" in sys.modules and (not names or names.count(names[0]) > 1):
@@ -63,10 +61,14 @@ def _in_child() -> None:
 
 def _thread_names() -> list[str]:
     """The names of this process's threads, its first one's first; none where the system doesn't tell."""
+    folder = "/proc/self/task"
+    if not os.path.isdir(folder):
+        return []
     names = []
-    for thread in sorted(Path("/proc/self/task").glob("*"), key=lambda path: int(path.name)):
+    for thread in sorted(os.listdir(folder), key=int):
         try:
-            names.append((thread / "comm").read_text())
+            with open(f"{folder}/{thread}/comm") as file:
+                names.append(file.read())
         except OSError:  # it has ended meanwhile
             continue
     return names

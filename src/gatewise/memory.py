@@ -11,9 +11,8 @@ import torch
 
 from gatewise.errors import OptionError
 
-# A weight is kept with its gradient, two moments and the best round's value.
-_COPIES = 5
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+# A weight, its gradient, AdamW's two moments, and the best weights so far; four bytes each.
+_BYTES = 20
 
 
 def available() -> int:
@@ -27,34 +26,23 @@ def available() -> int:
 
 
 def check(what: str, size: int) -> None:
-    """Raise OptionError where ``size`` bytes are more than there are; ``what`` names the options."""
+    """Raise OptionError where ``size`` bytes are more than there are; ``what`` takes them."""
     if size > available():
         raise OptionError(
-            f"{what} takes {_shown(size)} of memory, and this machine has {_shown(available())}: make it "
-            f"smaller"
+            f"{what} takes {size / 2**30:,.1f} GiB of memory, and this machine has "
+            f"{available() / 2**30:,.1f} GiB: give smaller sizes"
         )
 
 
-def check_network(build: Callable[[int], torch.nn.Module], hidden: int, layers: int) -> None:
-    """Raise OptionError where the training of a network would not fit. ``build`` makes one with so many
-    layers; all but the first are alike, so two are enough to know."""
-    what = f"a network of hidden={hidden}, layers={layers}"
+def check_network(build: Callable[[], torch.nn.Module], sizes: str) -> None:
+    """Raise OptionError where the training of the network that ``build`` makes would not fit.
+
+    Args:
+        sizes: what decides of the number of weights, for the message, such as "hidden=64".
+    """
     try:
-        one, two = (_weights(build, count) for count in (1, 2))
+        with torch.device("meta"):
+            count = sum(weight.numel() for weight in build().parameters())
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes that torch cannot count
-        raise OptionError(
-            f"{what} has more weights than can be counted: make it smaller"
-        ) from error
-    check(what, (one + (layers - 1) * (two - one)) * 4 * _COPIES)
-
-
-def _weights(build: Callable[[int], Any], layers: int) -> int:
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in build(layers).parameters())
-
-
-def _shown(size: int) -> str:
-    amount, unit = float(size), 0
-    while amount >= 1000 and unit < len(_UNITS) - 1:
-        amount, unit = amount / 1000, unit + 1
-    return f"{amount:.3g} {_UNITS[unit]}"
+        raise OptionError(f"{sizes} make more weights than can be counted: give smaller sizes") from error
+    check(f"{sizes}: the training of {count:,} weights", count * _BYTES)

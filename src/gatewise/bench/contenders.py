@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from gatewise import signals
 from gatewise.bench.peers import builder
 from gatewise.bench.problem import Arrays, Builder, Prepared, Problem
 from gatewise.bench.timing import Turn, turn
@@ -59,7 +57,7 @@ class Apart:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, peer, threads), daemon=True)
-        with _interrupts_ignored():  # so does the new process: this one ends it
+        with signals.deferred():
             self._process.start()
         theirs.close()
 
@@ -85,18 +83,6 @@ class Apart:
         if not done:
             raise BackendError(answer)
         return answer
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set this
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _serve(pipe: Connection, peer: str, threads: int) -> None:

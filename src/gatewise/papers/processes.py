@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 
+from gatewise import signals
+
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Order = TypeVar("Order")
@@ -34,7 +36,8 @@ def in_processes(
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
-        pool = multiprocessing.get_context("spawn").Pool(processes)
+        with signals.deferred():
+            pool = multiprocessing.get_context("spawn").Pool(processes)
     finally:
         for name, value in before.items():
             if value is None:

@@ -21,9 +21,10 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from gatewise import signals
 from gatewise.errors import ModelFileError, OptionError, TrainingError, need, out_of_memory
 from gatewise.options import choice, flag, whole
-from gatewise.train import folder, signals
+from gatewise.train import folder
 from gatewise.train.checkpoint import SafeCheckpoints, check_like, load
 from gatewise.train.record import Record, check_same
 
@@ -198,7 +199,7 @@ class _Keep(Checkpoint):
         self.saved = 0  # rounds in the checkpoint
         self.on_sigterm: Any = None
 
-    def on_fit_start(self, trainer: Any, module: Any) -> None:
+    def on_train_start(self, trainer: Any, module: Any) -> None:
         # Lightning would make a SystemExit of it, whatever the program's own handler does
         if self.on_sigterm is not None:
             signal.signal(signal.SIGTERM, self.on_sigterm)

@@ -21,6 +21,7 @@ from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Windows, least_observed
 from gatewise.errors import DataError, OptionError, caution
 from gatewise.forks import keep_torch_from_waiting
+from gatewise.memory import check_network
 from gatewise.options import flag, whole
 from gatewise.tasks.forecast import baselines, output, sizes
 from gatewise.tasks.forecast.backtest import Backtest
@@ -32,7 +33,6 @@ from gatewise.tasks.forecast.record import recorded
 from gatewise.tasks.forecast.training import spread, train
 from gatewise.tasks.unfitted import UnfittedError
 from gatewise.train.fitting import Recipe, Run
-from gatewise.train.memory import check_memory
 
 Array = np.ndarray
 Columns = Any  # a name, or a list or tuple of names
@@ -211,7 +211,7 @@ class Forecaster(BaseEstimator):
             sizes_given = (
                 f"hidden={options.hidden}, layers={options.layers}, horizon={options.horizon}"
             )
-            check_memory(lambda: PatchLSTM(shape), sizes_given)
+            check_network(lambda: PatchLSTM(shape), sizes_given)
             levels = list(self.quantiles_)
             self.network_, self.history_ = train(shape, levels, recipe, run, windows, checks)
         self.offsets_ = np.zeros((shape.horizon, len(self.quantiles_)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gatewise.data.windows import Batch, Windows
-from gatewise.memory import check_network
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.train.fitting import Fitting, History, Recipe, Run, fit
 
@@ -111,11 +109,7 @@ def train(
 
     Raises:
         TrainingError: the loss is not a number any more.
-        OptionError: the network does not fit the memory.
     """
-    check_network(
-        lambda layers: PatchLSTM(replace(shape, layers=layers)), shape.hidden, shape.layers
-    )
     per_round = -(-recipe.steps // recipe.rounds)
     module = Training(shape, levels, recipe, windows.panel.names)
     training, checks = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -112,7 +111,7 @@ def train(
         TrainingError: the loss is not a number any more.
     """
     check_network(
-        lambda layers: Reader(cell, replace(shape, layers=layers)), shape.hidden, shape.layers
+        lambda: Reader(cell, shape), f"hidden={shape.hidden}, layers={shape.layers}"
     )
     trained, held = parts
     training = DataLoader(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -12,6 +14,45 @@ from typing import Any
 from gatewise.errors import Stopped
 
 _AGAIN_SECONDS = 0.05
+
+
+def answered(action: Callable[[], int]) -> int:
+    """The exit code of ``action``, or of the signal that stopped it, which a line then tells."""
+    with raised():
+        try:
+            return action()
+        except KeyboardInterrupt as stopped:
+            _ignored()
+            if first_process():
+                notes = getattr(stopped, "__notes__", None) or ["stopped"]
+                print("gatewise:", "; ".join(notes), file=sys.stderr)
+            return 128 + getattr(stopped, "number", int(signal.SIGINT))
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that train one model."""
+    return not any(int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within, both wait for the end, so that a process that is being started gets all it needs; and it
+    never sees SIGINT, which a terminal sends to all: the process that started it ends it."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "pthread_sigmask"
+    ):
+        yield
+        return
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: waiting.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if waiting:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
@@ -81,7 +122,7 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-def ignored() -> None:
+def _ignored() -> None:
     """From here on neither stops the process: it is ending already."""
     if threading.current_thread() is threading.main_thread():
         for each in (signal.SIGINT, signal.SIGTERM):

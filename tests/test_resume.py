@@ -1,0 +1,600 @@
+"""A run that is stopped, moved, resumed, run twice at once, or taken for another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+import gatewise as gw
+from gatewise.cli import main
+from gatewise.errors import ModelFileError, OptionError, Stopped
+from gatewise.tasks.forecast.training import Training
+from gatewise.train import checkpoint, fitting, folder
+from gatewise.train.fitting import Recipe, Run
+
+
+def table(days: int = 200, seed: int = 0, **columns) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    dates = np.datetime64("2024-01-01", "us") + np.arange(days) * np.timedelta64(
+        86_400_000_000, "us"
+    )
+    values = 100 + 10 * np.sin(np.arange(days) * 2 * np.pi / 7) + rng.normal(0, 1, days)
+    return pl.DataFrame({"date": dates, "y": values, "z": values[::-1].copy(), **columns})
+
+
+def command(*line: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "gatewise", *line],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+FIT = [
+    "fit",
+    "forecast",
+    "a.csv",
+    "--target",
+    "y",
+    "--time",
+    "date",
+    "--horizon",
+    "7",
+    "--quiet",
+    "--out",
+    "run",
+]
+OPTIONS = dict(horizon=7, target="y", time="date", hidden=8, steps=54)
+
+
+def fit(data: pl.DataFrame, where: Path, resume: bool = False, **options) -> gw.Forecaster:
+    parts = {name: options.pop(name) for name in ("validation", "test") if name in options}
+    run = Run(where, resume=resume, progress=False, precision=options.pop("precision", "32-true"))
+    return gw.Forecaster(**{**OPTIONS, **options}).fit(data, run=run, **parts)
+
+
+def same(one: gw.Forecaster, other: gw.Forecaster) -> bool:
+    left, right = one.network_.state_dict(), other.network_.state_dict()
+    histories = [(m.history_.train, m.history_.validation, m.history_.best) for m in (one, other)]
+    return histories[0] == histories[1] and all(torch.equal(left[n], right[n]) for n in left)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[gw.Forecaster, Path]:
+    where = tmp_path_factory.mktemp("whole")
+    return fit(table(), where), where
+
+
+def stop_at(monkeypatch, round_: int, how=KeyboardInterrupt) -> None:
+    """Stop the training in a round's second step."""
+    original = Training.training_step
+
+    def step(self, batch, index):
+        if (self.current_epoch, index) == (round_, 1):
+            raise how
+        return original(self, batch, index)
+
+    monkeypatch.setattr(Training, "training_step", step)
+
+
+def stopped_run(monkeypatch, where: Path, round_: int = 5, **options) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, round_)
+        with pytest.raises(KeyboardInterrupt):
+            fit(table(), where, **options)
+
+
+# ------------------------------------------------------------------- the same data and options
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(horizon=14), "horizon was 7 and is 14"),
+        (dict(target="z"), r"target was \['y'\] and is \['z'\]"),
+        (dict(hidden=9), "hidden was 8 and is 9"),
+        (dict(layers=2), "layers was 1 and is 2"),
+        (dict(dropout=0.3), "dropout was 0.2 and is 0.3"),
+        (dict(quantiles=(0.2, 0.8)), r"quantiles was \[0.1, 0.5, 0.9\] and is \[0.2, 0.8\]"),
+        (dict(context=21), "context was None and is 21"),
+        (dict(season=5), "season was 7 and is 5"),
+        (dict(calendar=True), "calendar was False and is True"),
+        (dict(conformal=True), "conformal was False and is True"),
+        (dict(past=["z"]), r"past was \[\] and is \['z'\]"),
+        (dict(known="z"), r"known was \[\] and is \['z'\]"),
+        (dict(gaps="mask"), "gaps was 'error' and is 'mask'"),
+        (dict(batch=32), "batch was 256 and is 32"),
+        (dict(learning_rate=0.01), "learning_rate was 0.004 and is 0.01"),
+        (dict(seed=1), "seed was 0 and is 1"),
+        (dict(steps=540), "steps was 54 and is 540.*more steps are a new run"),
+        (dict(validation=0.2), "validation was 0.15 and is 0.2"),
+        (dict(test=0.2), "test was 0.15 and is 0.2"),
+        (dict(test=0), "test was 0.15 and is 0"),
+        (dict(precision="bf16-mixed"), "precision was '32-true' and is 'bf16-mixed'"),
+    ],
+)
+def test_another_option_is_named_with_both_values(whole, options, told):
+    before = checkpoint_bytes(whole[1])
+    with pytest.raises(OptionError, match=told):
+        fit(table(), whole[1], resume=True, **options)
+    assert checkpoint_bytes(whole[1]) == before
+
+
+def checkpoint_bytes(where: Path) -> bytes:
+    return folder.checkpoint_of(where).read_bytes()
+
+
+def changed_value(data: pl.DataFrame) -> pl.DataFrame:
+    return data.with_columns(
+        y=pl.when(pl.int_range(pl.len()) == 199).then(0).otherwise(pl.col("y"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda _: table(seed=1),
+            "the values of y differ .200 rows of 1 series, 2024-01-01 to 2024-07-18",
+        ),
+        (changed_value, "the values of y differ"),
+        (lambda d: d[:-1], "200 rows of 1 series, 2024-01-01 to 2024-07-18, and are 199 rows"),
+        (
+            lambda d: d.with_columns(pl.col("date") + pl.duration(days=1)),
+            "and are .* 2024-01-02 to 2024-07-19",
+        ),
+        (lambda d: d.with_columns(pl.col("date").dt.replace_time_zone("UTC")), "the data"),
+        (
+            lambda d: d.with_columns(y=pl.lit(None, pl.Float64)).head(9).vstack(d[9:]),
+            "the values of y differ",
+        ),
+    ],
+)
+def test_other_data_are_told(whole, change, told):
+    with pytest.raises(OptionError, match=told):
+        fit(change(table()), whole[1], resume=True)
+
+
+def test_other_series_are_told(tmp_path):
+    two = pl.concat([table().with_columns(id=pl.lit(name)) for name in ("a", "b")])
+    fit(two, tmp_path, series="id", steps=9)
+    renamed = two.with_columns(id=pl.col("id").replace("b", "c"))
+    with pytest.raises(OptionError, match="times or the names of its series differ"):
+        fit(renamed, tmp_path, resume=True, series="id", steps=9)
+
+
+def test_the_same_written_otherwise_is_the_same(whole, tmp_path):
+    assert same(
+        fit(table(), whole[1], resume=True, target=["y"], quantiles=[0.9, 0.5, 0.1]), whole[0]
+    )
+    assert same(fit(table(), whole[1], resume=True, season=7, freq="D"), whole[0])
+    table().write_csv(tmp_path / "a.csv")
+    assert same(fit(tmp_path / "a.csv", whole[1], resume=True), whole[0])
+    assert same(fit(table().to_pandas(), whole[1], resume=True), whole[0])
+    assert same(fit(table(more=np.zeros(200)), whole[1], resume=True), whole[0])
+
+
+# ------------------------------------------------------------- finished, moved, begun anew
+
+
+def test_a_finished_run_trains_no_more(whole, monkeypatch):
+    stop_at(monkeypatch, 0)
+    assert same(fit(table(), whole[1], resume=True), whole[0])
+
+
+def test_a_run_that_ended_early_does_not_go_on(tmp_path, monkeypatch):
+    """What stopped it is deduced from its losses: a resumed run must not add a round."""
+    losses = [3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 0.5, 0.5, 0.5]
+
+    def told(self):
+        self.history.validation.append(losses[len(self.history.validation)])
+
+    monkeypatch.setattr(Training, "on_validation_epoch_end", told)
+    one = fit(table(), tmp_path)
+    assert one.history_.validation == losses[:6]
+    assert one.history_.best == 1
+    stop_at(monkeypatch, 0)
+    assert same(fit(table(), tmp_path, resume=True), one)
+
+
+@pytest.mark.parametrize("round_", [1, 4, 8])
+def test_a_moved_run_keeps_the_right_rounds_weights(tmp_path, monkeypatch, round_):
+    """With this rate the best round comes early, and rounds after it are worse."""
+    rough = dict(learning_rate=0.1, steps=90)
+    expected = fit(table(), tmp_path / "whole", **rough)
+    assert expected.history_.best < len(expected.history_.train) - 1
+    round_ = min(round_, len(expected.history_.train) - 1)
+    stopped_run(monkeypatch, tmp_path / "here", round_, **rough)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert same(fit(table(), tmp_path / "there", resume=True, **rough), expected)
+
+
+def test_a_new_fit_leaves_nothing_of_an_earlier_run_to_resume(whole, tmp_path, monkeypatch):
+    """Stopped in its first round, and resumed: it is the new run, not the old one."""
+    fit(table(seed=1), tmp_path)
+    stopped_run(monkeypatch, tmp_path, 0)
+    assert not folder.checkpoint_of(tmp_path).exists()
+    assert same(fit(table(), tmp_path, resume=True), whole[0])
+
+
+def test_what_a_killed_run_was_writing_is_removed(whole, tmp_path):
+    staged = tmp_path / "checkpoints" / ".last.safetensors.123"
+    staged.parent.mkdir()
+    staged.write_bytes(b"half")
+    fit(table(), tmp_path)
+    assert [p.name for p in staged.parent.iterdir()] == ["last.safetensors"]
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, whole):
+    monkeypatch.chdir(tmp_path)
+    assert same(gw.Forecaster(**OPTIONS).fit(table(), run=Run(progress=False)), whole[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_says_that_a_run_is_finished(tmp_path, capsys):
+    data, out = tmp_path / "a.csv", tmp_path / "run"
+    table().write_csv(data)
+    line = [
+        "fit",
+        "forecast",
+        str(data),
+        "--target",
+        "y",
+        "--time",
+        "date",
+        "--horizon",
+        "7",
+        "--hidden",
+        "8",
+    ]
+    line += ["--steps", "18", "--quiet", "--out", str(out)]
+    assert main(line) == 0
+    files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    capsys.readouterr()
+    assert main([*line, "--resume"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"the run in {out} is finished, and its model and report are complete\n"
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == files
+    assert main([*line, "--resume", "--hidden", "9"]) == 2
+    assert "hidden was 8 and is 9" in capsys.readouterr().err
+    (out / "report.html").unlink()
+    assert main([*line, "--resume"]) == 0
+    assert (out / "report.html").exists()
+
+
+# ----------------------------------------------------------------------- one run at a time
+
+
+def test_a_second_run_in_a_folder_is_refused_and_a_killed_one_does_not_block(tmp_path, whole):
+    code = (
+        f"import time; from pathlib import Path; from gatewise.train import folder\n"
+        f"with folder.claimed(Path({str(tmp_path)!r})): print('in', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "in\n"
+        with pytest.raises(OptionError, match=rf"{tmp_path} .process {holder.pid}."):
+            fit(table(), tmp_path)
+        assert not (tmp_path / "checkpoints").exists()
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert (tmp_path / ".lock").exists()
+    assert same(fit(table(), tmp_path), whole[0])
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_threads_of_one_process_are_refused_too(tmp_path):
+    with folder.claimed(tmp_path), pytest.raises(OptionError, match=f"process {os.getpid()}"):
+        fit(table(), tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_of_one_run_do_not_refuse_each_other(tmp_path):
+    """Two processes on a CPU, the second started by Lightning as the same command."""
+    table().write_csv(tmp_path / "a.csv")
+    line = [*FIT, "--hidden", "8", "--steps", "18", "--devices", "2", "--accelerator", "cpu"]
+    for more, said in (([], "report"), (["--resume"], "is finished")):
+        process = command(*line, *more, cwd=tmp_path)
+        out, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+        assert said in out
+
+
+# ------------------------------------------------------------------------------- signals
+
+
+def test_an_interrupt_stays_one_and_handlers_stay_as_they_were(tmp_path, monkeypatch):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    stop_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(table(), tmp_path)
+    assert "stopped after 2 of 9 rounds" in stopped.value.__notes__[0]
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+    X, y = np.random.default_rng(0).normal(size=(40, 5, 2)), np.arange(40) % 2
+    for estimator in (gw.SequenceClassifier(epochs=3), gw.SequenceRegressor(epochs=3)):
+        with monkeypatch.context() as patch:
+            patch.setattr("gatewise.tasks.sequences.training.Reading.training_step", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                estimator.fit(X, y)
+        assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_sigterm_raises_in_a_library_too_and_the_run_can_go_on(tmp_path, monkeypatch, whole):
+    before = signal.getsignal(signal.SIGTERM)
+    original = Training.training_step
+
+    def step(self, batch, index):
+        if (self.current_epoch, index) == (3, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "training_step", step)
+        with pytest.raises(Stopped) as stopped:
+            fit(table(), tmp_path)
+    assert stopped.value.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert same(fit(table(), tmp_path, resume=True), whole[0])
+
+
+def test_a_programs_own_sigterm_handler_is_the_one_that_is_called(tmp_path, monkeypatch, whole):
+    seen = []
+    original = Training.training_step
+
+    def step(self, batch, index):
+        if (self.current_epoch, index) == (3, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, index)
+
+    monkeypatch.setattr(Training, "training_step", step)
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        assert same(fit(table(), tmp_path), whole[0])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [1]
+
+
+def test_it_fits_in_a_thread(tmp_path, whole):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(fit(table(), tmp_path)))
+    thread.start()
+    thread.join()
+    assert same(found[0], whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_a_line_and_a_folder_to_resume(tmp_path, number, code):
+    table().write_csv(tmp_path / "a.csv")
+    line = [*FIT, "--steps", "2700", "--hidden", "32"]
+    last = folder.checkpoint_of(tmp_path / "run")
+    for more, told in (([], "stopped after"), (["--resume"], "--resume")):
+        process = command(*line, *more, cwd=tmp_path)
+        while not more and not last.exists() and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(3 if more else 0.1)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == code
+        assert told in said
+        assert said.count("\n") == 1
+        assert not list((tmp_path / "run").glob("model*"))
+    long = dict(steps=2700, hidden=32)
+    resumed = fit(tmp_path / "a.csv", tmp_path / "run", resume=True, **long)
+    assert same(resumed, fit(tmp_path / "a.csv", tmp_path / "other", **long))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.3, 0.6, 1.0, 1.5, 2.5])
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["evaluate", "model", "a.csv", "--refit", "true"],
+        ["paper", "1997", "3a-100-3", "--processes", "2"],
+        ["bench", "--quick", "--peers", "none"],
+    ],
+)
+def test_a_signal_at_any_moment_gives_no_traceback(tmp_path, delay, line):
+    table().write_csv(tmp_path / "a.csv")
+    if line[0] == "evaluate":
+        fit(table(), tmp_path / "model", steps=9).save(tmp_path / "model")
+    process = command(*line, cwd=tmp_path)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert "Traceback" not in said
+    assert process.returncode == 130
+
+
+# ------------------------------------------------------------------------------ checkpoints
+
+
+def test_the_best_weights_and_the_record_are_in_the_one_checkpoint(whole):
+    found = checkpoint.load(folder.checkpoint_of(whole[1]))
+    assert {p.name for p in (whole[1] / "checkpoints").iterdir()} == {"last.safetensors"}
+    for name, value in whole[0].network_.state_dict().items():
+        assert torch.equal(found["best"][f"network.{name}"], value)
+    assert found["run"]["data"]["rows"] == 200
+    assert found["run"]["options"]["hidden"] == 8
+    assert found["run"]["recipe"]["steps"] == 54
+
+
+def parts_of(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    with safe_open(path, "pt") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def rewritten(path: Path, tree: str, tensors: dict[str, torch.Tensor]) -> None:
+    """The file with a checksum that is right for what is in it."""
+    path.write_bytes(save(tensors, {"tree": tree, "sha256": checkpoint._checksum(tree, tensors)}))
+
+
+def test_mutants_of_a_checkpoint_are_refused(whole, tmp_path):
+    """Bytes changed, cut off and added at drawn places."""
+    data = bytearray(checkpoint_bytes(whole[1]))
+    path = folder.checkpoint_of(tmp_path)
+    path.parent.mkdir()
+    draw = np.random.default_rng(0)
+    for at in draw.integers(len(data), size=120):
+        mutant = bytearray(data)
+        mutant[at] ^= 1 << int(draw.integers(8))
+        path.write_bytes(mutant)
+        with pytest.raises(ModelFileError):
+            checkpoint.load(path)
+    for mutant in (data[:-1], data[: len(data) // 2], data + b"\0", b"", b"\0" * 100):
+        path.write_bytes(mutant)
+        with pytest.raises(ModelFileError):
+            fit(table(), tmp_path, resume=True)
+
+
+def nodes(tree, way=()):
+    yield way
+    parts = (
+        enumerate(tree)
+        if isinstance(tree, list)
+        else tree.items()
+        if isinstance(tree, dict)
+        else ()
+    )
+    for key, part in parts:
+        yield from nodes(part, (*way, key))
+
+
+STRANGE = (
+    None,
+    -1,
+    10**9,
+    2**70,
+    1.5,
+    float("nan"),
+    "x",
+    [],
+    {},
+    True,
+    {"tensor": "0"},
+    {"tensor": "no"},
+    {"dict": [[[], 1]]},
+    {"dict": 3},
+    {"tuple": None},
+)
+
+
+def test_a_forged_tree_is_refused_or_the_same(whole, tmp_path):
+    """With a checksum that is right: types, keys, shapes and counts are held against what the training
+    would have written. Weights and losses of the right shape cannot be told from others."""
+    described, tensors = parts_of(folder.checkpoint_of(whole[1]))
+    path = folder.checkpoint_of(tmp_path)
+    path.parent.mkdir()
+    ways = [way for way in nodes(json.loads(described["tree"])) if way]
+    draw = np.random.default_rng(1)
+    outcomes = {"refused": 0, "taken": 0}
+    for _ in range(120):
+        tree = json.loads(described["tree"])
+        way = ways[draw.integers(len(ways))]
+        parent = tree
+        for key in way[:-1]:
+            parent = parent[key]
+        if isinstance(parent, list) and draw.random() < 0.3:
+            del parent[way[-1]]
+        else:
+            parent[way[-1]] = STRANGE[draw.integers(len(STRANGE))]
+        rewritten(path, json.dumps(tree), tensors)
+        try:
+            fit(table(), tmp_path, resume=True)
+            outcomes["taken"] += 1
+        except (ModelFileError, OptionError):
+            outcomes["refused"] += 1
+    assert outcomes["refused"] >= 90, outcomes
+
+
+@pytest.mark.parametrize(
+    "tree", ["", "[", "[]", "1", "[" * 100_000, '{"dict": []}', '{"dict": [["epoch", 1]]}']
+)
+def test_a_tree_that_is_none_is_refused(tmp_path, tree):
+    path = folder.checkpoint_of(tmp_path)
+    path.parent.mkdir()
+    rewritten(path, tree, {})
+    with pytest.raises(ModelFileError):
+        fit(table(), tmp_path, resume=True)
+
+
+def test_a_full_disk_is_said_with_the_files_name(tmp_path, monkeypatch):
+    original = os.fsync
+    calls = []
+
+    def full(descriptor):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError(28, "No space left on device")
+        original(descriptor)
+
+    monkeypatch.setattr("gatewise.train.checkpoint.os.fsync", full)
+    with pytest.raises(ModelFileError, match=r"last\.safetensors: No space left on device"):
+        fit(table(), tmp_path)
+    monkeypatch.undo()
+    assert len(checkpoint.load(folder.checkpoint_of(tmp_path))["losses"][0]) == 2
+    assert len(fit(table(), tmp_path, resume=True).history_.train) == 9
+
+
+# ------------------------------------------------------------------------------------ rules
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "best", "done"),
+    [
+        ([3.0, 2.0, 1.0], 2, 2, False),
+        ([3.0, 1.0, 1.0], 2, 1, False),
+        ([3.0, 1.0, 1.0, 1.0], 2, 1, True),
+        ([1.0, 2.0, 3.0], 2, 0, True),
+        ([5.0, 4.0, 3.0, 2.0, 1.0], 2, 4, True),
+    ],
+)
+def test_when_a_training_is_complete(losses, patience, best, done):
+    history = fitting.History(list(losses), list(losses))
+    recipe = Recipe(steps=10, rounds=5, patience=patience)
+    assert fitting.best_round(history, True) == best
+    assert fitting.complete(history, recipe, True) == done
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(devices=0),
+        dict(devices=-1),
+        dict(devices="2"),
+        dict(devices=1.5),
+        dict(nodes=0),
+        dict(nodes=2),
+        dict(precision="64-true"),
+        dict(precision=32),
+        dict(resume="yes"),
+        dict(tensorboard=True),
+        dict(progress=2),
+    ],
+)
+def test_options_of_a_run_are_checked(options):
+    with pytest.raises(OptionError, match=next(iter(options))):
+        Run(**options)
