@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -44,5 +43,7 @@ def check_network(build: Callable[[], torch.nn.Module], sizes: str) -> None:
         with torch.device("meta"):
             count = sum(weight.numel() for weight in build().parameters())
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes that torch cannot count
-        raise OptionError(f"{sizes} make more weights than can be counted: give smaller sizes") from error
+        raise OptionError(
+            f"{sizes} make more weights than can be counted: give smaller sizes"
+        ) from error
     check(f"{sizes}: the training of {count:,} weights", count * _BYTES)

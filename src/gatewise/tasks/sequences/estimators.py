@@ -115,8 +115,10 @@ class _SequenceEstimator(BaseEstimator):
         return tags
 
     def _check_options(self) -> None:
-        for name in ("hidden", "layers", "epochs", "batch", "patience"):
+        for name in ("hidden", "epochs", "batch", "patience"):
             self._check_number(name, Integral, "a whole number from 1 on", lambda v: v >= 1)
+        most = "a whole number from 1 to 1000"
+        self._check_number("layers", Integral, most, lambda v: 1 <= v <= 1000)
         self._check_number("seed", Integral, "a whole number from 0 on", lambda v: v >= 0)
         self._check_number("dropout", Real, "a probability from 0 to 1", lambda v: 0 <= v <= 1)
         rate = "a number above 0"

@@ -110,9 +110,7 @@ def train(
     Raises:
         TrainingError: the loss is not a number any more.
     """
-    check_network(
-        lambda: Reader(cell, shape), f"hidden={shape.hidden}, layers={shape.layers}"
-    )
+    check_network(lambda: Reader(cell, shape), f"hidden={shape.hidden}, layers={shape.layers}")
     trained, held = parts
     training = DataLoader(
         examples, batch_size=None, sampler=Passes(trained, recipe.batch, recipe.seed)
