@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py [KILLS] [--out FILE]
 
-Each run is killed with SIGKILL, half of them from the moment they are started and half from that at which
+Each run is killed with SIGKILL, half of them at a moment after they are started, half after that at which
 they have their folder; a third of the resumed ones are killed once more. A quarter begin in a folder that
 has another run's model and checkpoint. What must be equal, bit by bit: weights, conformal offsets, losses of
 all rounds, and which round was kept. Moments are drawn with a fixed seed, but what a moment falls on is
@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 import gatewise as gw
+from gatewise.cli import main as main_of_gatewise
 
 RESULT = Path(__file__).parent / "results" / "kills.json"
 SEED = 20
@@ -35,44 +37,56 @@ OPTIONS = ("--horizon", "7", "--hidden", "16", "--steps", "450", "--conformal", 
 
 def write_tables(folder: Path) -> tuple[Path, Path]:
     """The data of the run, and those of another one that was in the folder before."""
-    import polars as pl
-
     rng = np.random.default_rng(SEED)
     days = np.datetime64("2023-01-01", "us") + np.arange(400) * np.timedelta64(86_400_000_000, "us")
     paths = folder / "a.csv", folder / "b.csv"
     for path in paths:
         values = 100 + 10 * np.sin(np.arange(400) * 2 * np.pi / 7) + rng.normal(0, 2, 400)
-        pl.DataFrame({"date": days, "y": values}).write_csv(path)
+        rows = (
+            f"{day},{value:.6f}" for day, value in zip(days.astype("M8[D]"), values, strict=True)
+        )
+        path.write_text("\n".join(["date,y", *rows]) + "\n")
     return paths
 
 
-def command(data: Path, out: Path, *more: str) -> list[str]:
-    start = [sys.executable, "-W", "ignore", "-m", "gatewise", "fit", "forecast", str(data)]
+def start(data: Path, out: Path, *more: str) -> int:
+    """The number of a process that runs the command line: a fork of this one, which has imported all and
+    used none of it, so that no run has to import torch again."""
     columns = ["--target", "y", "--time", "date", "--quiet", "--out", str(out)]
-    return [*start, *columns, *OPTIONS, *more]
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        code = main_of_gatewise(["fit", "forecast", str(data), *columns, *OPTIONS, *more])
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
 
 
-def finish(data: Path, out: Path, *more: str) -> None:
-    done = subprocess.run(command(data, out, *more), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"the run in {out} ended with {done.returncode}: {done.stderr}")
+def ended(process: int) -> int | None:
+    """The exit code of a process that has ended."""
+    found, status = os.waitpid(process, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def finish(data: Path, out: Path, *more: str) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(start(data, out, *more), 0)[1])
 
 
 def kill(data: Path, out: Path, delay: float, begun: bool, *more: str) -> str:
     """Start a run and kill it after ``delay`` s, which begin when the run has ``begun`` to hold its
     folder, or at once; what was there when it fell."""
     (out / ".lock").unlink(missing_ok=True)  # of a killed run; it holds nobody up
-    process = subprocess.Popen(
-        command(data, out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while begun and not (out / ".lock").exists() and process.poll() is None:
-        time.sleep(0.005)
+    process = start(data, out, *more)
+    code = None
+    while begun and not (out / ".lock").exists() and (code := ended(process)) is None:
+        time.sleep(0.002)
     time.sleep(delay)
-    in_time = process.poll() is None
-    process.kill()
-    process.wait()
-    if not in_time:
+    if code is not None or ended(process) is not None:
         return "after its end"
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
     if not (out / ".lock").exists():
         return "outside of the training"
     checkpoint = (out / "checkpoints" / "last.safetensors").exists()
@@ -101,15 +115,25 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [name for name, equal in same.items() if not equal]
 
 
+def imported() -> None:
+    """Load what a run loads, once for all."""
+    import lightning  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+
+    import gatewise.tasks.forecast.report  # noqa: F401
+
+
 def measure(kills: int, folder: Path) -> dict[str, Any]:
+    imported()
+    torch.set_num_threads(1)
     draw = random.Random(SEED)
     data, before = write_tables(folder)
     whole = folder / "whole"
     begun = time.monotonic()
-    finish(data, whole)
-    seconds = time.monotonic() - begun
+    if finish(data, whole) or finish(before, folder / "before"):
+        raise SystemExit("an uninterrupted run failed")
+    seconds = (time.monotonic() - begun) / 2
     expected = learned(whole)
-    finish(before, folder / "before")
     fell: Counter[str] = Counter()
     different: list[str] = []
     runs = 0
@@ -123,9 +147,13 @@ def measure(kills: int, folder: Path) -> dict[str, Any]:
         fell[kill(data, out, moment, held)] += 1
         if draw.random() < 1 / 3 and not used:
             fell[kill(data, out, draw.uniform(0, 0.2 * seconds), True, "--resume")] += 1
-        # where the other run's checkpoint is still there, this one had not begun
-        other = used and begun_otherwise(data, out)
-        finish(data, out, *([] if other else ["--resume"]))
+        code = finish(data, out, "--resume")
+        if (
+            code == 2 and used
+        ):  # refused: the other run's checkpoint is still there, this one had not begun
+            code = finish(data, out)
+        if code:
+            raise SystemExit(f"the run in {out} ended with {code}")
         different += [f"run {runs}: {name}" for name in differing(learned(out), expected)]
         shutil.rmtree(out)
         runs += 1
@@ -138,14 +166,6 @@ def measure(kills: int, folder: Path) -> dict[str, Any]:
         "seconds of an uninterrupted run": round(seconds, 1),
         "torch": torch.__version__,
     }
-
-
-def begun_otherwise(data: Path, out: Path) -> bool:
-    """Whether resuming is refused, as the checkpoint there is another run's."""
-    done = subprocess.run(
-        command(data, out, "--resume"), capture_output=True, text=True, check=False
-    )
-    return done.returncode == 2 and "had others" in done.stderr
 
 
 def main() -> None:

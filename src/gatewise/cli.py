@@ -8,7 +8,9 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from gatewise import signals
-from gatewise.errors import GatewiseError, OptionError, out_of_memory
+from gatewise.errors import GatewiseError, GatewiseWarning, OptionError, out_of_memory
 from gatewise.options import whole
 
 if TYPE_CHECKING:
@@ -36,7 +38,10 @@ def _run(argv: list[str] | None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         given = _parser().parse_args(argv)
-        given.run(given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", GatewiseWarning)
+            warnings.showwarning = partial(_warn, warnings.showwarning)
+            given.run(given)
         sys.stdout.flush()
     except SystemExit as ended:  # after --help and --version
         return int(ended.code or 0)
@@ -68,6 +73,14 @@ def _say(what: object) -> None:
     """One line on standard error; of what nobody could read, the beginning."""
     words = (word if len(word) <= 400 else f"{word[:_SHOWN]}…" for word in str(what).split())
     print("gatewise:", *words, file=sys.stderr)
+
+
+def _warn(other: Callable[..., None], message: Any, category: Any, *where: Any) -> None:
+    """A warning of ours as a line like all others."""
+    if issubclass(category, GatewiseWarning):
+        _say(message)
+    else:
+        other(message, category, *where)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -287,6 +300,10 @@ def _predict(verbs: Any) -> None:
 def _run_predict(given: argparse.Namespace) -> None:
     from gatewise.tasks.forecast.files import write_table
 
+    for option, source in (("the data", given.data), ("--future", given.future)):
+        both = source is not None and given.out.exists() and source.exists()
+        if both and given.out.samefile(source):
+            raise OptionError(f"--out is the file of {option}, {source}: give another one")
     forecast = _forecaster(given.model).predict(given.data, future=given.future)
     write_table(forecast, given.out)
     print(f"forecast  {given.out} ({len(forecast)} rows)")

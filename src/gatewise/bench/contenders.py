@@ -7,11 +7,11 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from gatewise import signals
 from gatewise.bench.peers import builder
 from gatewise.bench.problem import Arrays, Builder, Prepared, Problem
 from gatewise.bench.timing import Turn, turn
 from gatewise.errors import BackendError
+from gatewise.signals import deferred
 
 
 class Contender(Protocol):
@@ -57,7 +57,7 @@ class Apart:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, peer, threads), daemon=True)
-        with signals.deferred():
+        with deferred():
             self._process.start()
         theirs.close()
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from gatewise import signals
+from gatewise.signals import deferred
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -36,7 +36,7 @@ def in_processes(
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
-        with signals.deferred():
+        with deferred():
             pool = multiprocessing.get_context("spawn").Pool(processes)
     finally:
         for name, value in before.items():
