@@ -278,6 +278,18 @@ def test_the_command_line_says_that_a_run_is_finished(tmp_path, capsys):
     assert (out / "report.html").exists()
 
 
+@pytest.mark.slow
+def test_killed_runs_end_as_uninterrupted_ones(tmp_path):
+    script = Path(__file__).parent.parent / "benchmarks" / "kills.py"
+    found = tmp_path / "kills.json"
+    line = [sys.executable, "-W", "ignore", str(script), "6", "--out", str(found)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(line, env=env, capture_output=True, timeout=900, check=True)
+    figures = json.loads(found.read_text())
+    assert figures["kills"] >= 6
+    assert figures["different"] == []
+
+
 # ----------------------------------------------------------------------- one run at a time
 
 
