@@ -213,6 +213,23 @@ def test_a_run_that_ended_early_does_not_go_on(tmp_path, monkeypatch):
     assert same(fit(table(), tmp_path, resume=True), one)
 
 
+def test_the_weights_that_are_kept_are_those_of_the_best_round(tmp_path, monkeypatch):
+    """With this rate rounds after the best one are worse."""
+    states = []
+    original = Training.on_train_epoch_end
+
+    def noted(self):
+        original(self)
+        states.append({name: value.clone() for name, value in self.network.state_dict().items()})
+
+    monkeypatch.setattr(Training, "on_train_epoch_end", noted)
+    model = fit(table(), tmp_path, learning_rate=0.1, steps=90)
+    best = model.history_.best
+    assert best == int(np.argmin(model.history_.validation)) < len(states) - 1
+    for name, value in model.network_.state_dict().items():
+        assert torch.equal(value, states[best][name])
+
+
 @pytest.mark.parametrize("round_", [1, 4, 8])
 def test_a_moved_run_keeps_the_right_rounds_weights(tmp_path, monkeypatch, round_):
     """With this rate the best round comes early, and rounds after it are worse."""
