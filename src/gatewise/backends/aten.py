@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ _LACKING: Mapping[str, str] = {
     "layer_norm": "has no layer normalisation",
     "recurrent_dropout": "has no recurrent dropout",
     "zoneout": "has no zoneout",
-    "transformed": "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace",
+    "transformed": "has no rule for vmap, jvp and other transforms of torch.func",
 }
 
 # A pre-activation at which the sigmoid is exactly 0 or 1 in every floating dtype.
@@ -41,13 +42,13 @@ _SATURATED = 1e4
 
 
 def supports(spec: Spec) -> str | None:
-    if spec.cell not in _FUNCTIONS:
+    if not has(spec.cell, 0):
         names = ", ".join(cell.name for cell in _FUNCTIONS)
         return f"has fixed cells ({names}), not '{spec.cell.name}'"
     for option, reason in _LACKING.items():
         if getattr(spec, option):
             return reason
-    if spec.proj_size and spec.cell != lstm:
+    if not has(spec.cell, spec.proj_size):
         return "projects the LSTM's output only"
     return None
 
@@ -72,7 +73,7 @@ def _onednn_has(dtype: torch.dtype) -> bool:
 def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
-    if x.shape[0] == 0:
+    if not spec.recorded and x.shape[0] == 0:
         return Outcome(x.new_zeros(0, x.shape[1], spec.output_size), state)
     if masks.lengths is None:
         output, new = _run(spec, x.flip(0) if spec.reverse else x, state, weights)
@@ -87,16 +88,40 @@ def _run(
     flat = [w for w in (*given, weights.projection) if w is not None]
     states = [s[None].contiguous() for s in state]
     bias = weights.input_bias is not None
-    arguments = (x, states if spec.cell == lstm else states[0], flat, bias, 1, 0.0)
-    if spec.device.type != "cuda":
-        output, *new = _FUNCTIONS[spec.cell](*arguments, False, False, False)
-    else:
-        with warnings.catch_warnings():
-            # cuDNN copies weights that do not lie in one piece: ours may be anywhere
-            warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
-            # without its training mode cuDNN has no way back
-            output, *new = _FUNCTIONS[spec.cell](*arguments, spec.differentiated, False, False)
+    # without its training mode cuDNN has no way back
+    training = spec.device.type == "cuda" and spec.differentiated
+    output, *new = whole(spec.cell, (x,), states, flat, (bias, 1, 0.0, training, False, False))
     return output, tuple(s[0] for s in new)
+
+
+def has(cell: Cell, proj_size: int) -> bool:
+    """Whether torch has an operator of the cell with a projection of this size, or 0."""
+    return cell in _FUNCTIONS and (not proj_size or cell == lstm)
+
+
+def whole(
+    cell: Cell,
+    input: Sequence[Tensor],
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    options: Sequence[Any],
+) -> tuple[Tensor, ...]:
+    """torch's operator of a stack of layers; the output and the final states.
+
+    Args:
+        cell: one that torch has.
+        input: T×B×I or, batch first, B×T×I; or packed values and batch sizes.
+        states: each L·D×B×….
+        weights: those of each layer and direction, in torch's order.
+        options: bias, num_layers, dropout, training and bidirectional; batch_first if it isn't packed.
+    """
+    initial = tuple(states) if cell == lstm else states[0]
+    if not input[0].is_cuda:
+        return _FUNCTIONS[cell](*input, initial, weights, *options)
+    with warnings.catch_warnings():
+        # cuDNN copies weights that do not lie in one piece: ours may be anywhere
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+        return _FUNCTIONS[cell](*input, initial, weights, *options)
 
 
 def _ragged(

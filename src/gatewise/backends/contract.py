@@ -46,7 +46,9 @@ class Spec:
     differentiated: bool = False  # a gradient may be asked for
     steps: int = 0  # on a GPU, where they are known: which backend is faster rests on them
     batch: int = 0
-    transformed: bool = False  # by torch.func (vmap, jvp, grad, …) or torch.jit.trace
+    transformed: bool = False  # by torch.func (vmap, jvp, grad, …)
+    recorded: bool = False  # operator by operator, by torch.jit.trace or an exporter to ONNX
+    single: bool = False  # one step, whatever the input: no loop
 
     @property
     def output_size(self) -> int:

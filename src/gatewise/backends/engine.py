@@ -55,7 +55,9 @@ def hidden_size(weights: Sequence[Tensor | None], cell: Cell) -> int:
 def unfit(spec: Spec) -> str | None:
     """What no engine can do, as the end of the sentence "it ...", or None."""
     if spec.transformed:
-        return "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace"
+        return "has no rule for vmap, jvp and other transforms of torch.func"
+    if spec.recorded:
+        return "is no operator that torch.jit.trace and ONNX know"
     if spec.trace and spec.differentiated:
         return "does not differentiate what it traces"
     return unnormalised(spec.cell) if spec.layer_norm else None

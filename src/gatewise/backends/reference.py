@@ -25,12 +25,13 @@ from gatewise.backends.contract import (
     valid_steps,
 )
 from gatewise.backends.operations import TORCH
+from gatewise.backends.tracing import UNROLLED
 from gatewise.cells.gradient import Gradient, derive
 from gatewise.cells.language import Cell, Value, topological
 
 
 def supports(spec: Spec) -> str | None:
-    return None
+    return UNROLLED if spec.recorded and not spec.single else None
 
 
 def describe(spec: Spec) -> str:
@@ -116,7 +117,7 @@ def _step(
     values, program = _program(cell)
     leaves = _leaves(spec, from_input, state, weights, masks)
     known = _evaluate(program, leaves, _Late(spec, weights, masks))
-    shape = (len(from_input), spec.hidden_size)
+    shape = (from_input.shape[0], spec.hidden_size)
     each = {name: known[value] for name, value in values.items()}
     # what rests on parameters or numbers alone has no batch of its own
     named = {name: v if v.dim() == 2 else v.expand(shape) for name, v in each.items()}
@@ -130,7 +131,7 @@ def _fed_back(spec: Spec, state: tuple[Tensor, ...], masks: Masks) -> Tensor:
     """B×F: what the recurrent weights multiply."""
     cell = spec.cell
     if not cell.feedback:
-        return state[0].new_zeros(len(state[0]), 0)
+        return state[0].new_zeros(state[0].shape[0], 0)
     side_by_side = torch.cat([state[cell.state.index(name)] for name in cell.feedback], -1)
     return side_by_side if masks.recurrent is None else side_by_side * masks.recurrent
 
@@ -345,7 +346,7 @@ def _late_value(
         return None
     program = topological([spec.cell.late_value])
     known = _evaluate(program, _leaves(spec, from_input, state, weights, masks), late)
-    return late.values(known[program[-1]].expand(len(from_input), spec.hidden_size))
+    return late.values(known[program[-1]].expand(from_input.shape[0], spec.hidden_size))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 
 import gatewise.backends.operators  # noqa: F401  a saved graph may hold them
 from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights, constant
+from gatewise.backends.tracing import recording, scripted, unrecorded
 from gatewise.errors import BackendError, unknown
 
 # Each is a module of this package, imported when first asked.
@@ -52,6 +53,8 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
             why = "; ".join(passed_over) or "the first in order of preference"
             return backend, f"{candidate}: {backend.describe(spec)}; {why}"
         passed_over.append(f"'{candidate}' {reason}")
+    if spec.recorded:
+        raise unrecorded(f"this layer of {spec.cell.name}", str(_load("aten").supports(spec)))
     raise BackendError(f"no backend can run this: {'; '.join(passed_over)}")
 
 
@@ -63,13 +66,17 @@ def _outrun(backend: Backend, spec: Spec) -> str | None:
 
 
 @constant
-def chosen(name: str, **fields: Any) -> tuple[str, bool, str]:
-    """The name of the backend for the Spec of these fields, whether it is ``transformed``, and the
-    sentence that says why. What torch.compile makes holds them fast, for as long as the fields are the
-    same."""
-    spec = Spec(**fields, transformed=transformed())
-    _, why = choose(spec, name)
-    return why.partition(":")[0], spec.transformed, why
+def chosen(name: str, **fields: Any) -> tuple[str, tuple[bool, bool], str]:
+    """The name of the backend for the Spec of these fields, whether it is ``transformed`` and whether it
+    is ``recorded``, and the sentence that says why. What torch.compile makes holds them fast, for as long
+    as the fields are the same."""
+    around = transformed(), recording()
+    _, why = choose(_spec(fields, around), name)
+    return why.partition(":")[0], around, why
+
+
+def _spec(fields: Mapping[str, Any], around: tuple[bool, bool]) -> Spec:
+    return Spec(**fields, transformed=around[0], recorded=around[1])
 
 
 def run(
@@ -81,8 +88,8 @@ def run(
     masks: Callable[[Spec], Masks],
 ) -> Outcome:
     """What the backend chosen for these fields gives. ``masks`` makes them for the Spec."""
-    backend, transformed, _ = chosen(name, **fields)
-    spec = Spec(**fields, transformed=transformed)
+    backend, around, _ = chosen(name, **fields)
+    spec = _spec(fields, around)
     if backend in _BY_OPERATORS or not torch.compiler.is_dynamo_compiling():
         return LOADED[backend].forward(spec, x, state, weights, masks(spec))
     place = int(_kept(name, **fields))
@@ -103,8 +110,8 @@ def _kept(name: str, **fields: Any) -> str:
     constant such as this for a number."""
     if not _OPAQUE:
         _OPAQUE.append(torch._dynamo.nonstrict_trace(_opaque))
-    backend, transformed, _ = chosen(name, **fields)
-    run = backend, Spec(**fields, transformed=transformed)
+    backend, around, _ = chosen(name, **fields)
+    run = backend, _spec(fields, around)
     if run not in _RUNS:
         _RUNS.append(run)
     return str(_RUNS.index(run))
@@ -130,21 +137,21 @@ def _opaque(
 
 
 _interpreters = torch._C._functorch.peek_interpreter_stack
-_tracing = torch._C._get_tracing_state
 _modes = torch._C._len_torch_dispatch_stack
 _autocast = torch._C._is_any_autocast_enabled
 
 
 def transformed() -> bool:
-    """Whether torch.func (vmap, jvp, grad, …), forward-mode differentiation or torch.jit.trace is at
-    work here."""
-    return forward_ad._current_level >= 0 or _interpreters() is not None or _tracing() is not None
+    """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work here."""
+    return forward_ad._current_level >= 0 or _interpreters() is not None
 
 
 def watched() -> bool:
     """Whether what is done here is for torch to see operation by operation, or to change: it compiles,
     traces, transforms or casts."""
-    return torch.compiler.is_compiling() or _modes() > 0 or transformed() or _autocast()
+    return (
+        torch.compiler.is_compiling() or _modes() > 0 or transformed() or scripted() or _autocast()
+    )
 
 
 def _load(name: str) -> Backend:

@@ -31,6 +31,7 @@ from gatewise.backends.contract import (
     valid_steps,
 )
 from gatewise.backends.operations import TORCH
+from gatewise.backends.tracing import UNROLLED
 from gatewise.cells.language import Cell, Value, constant, operate, topological
 
 
@@ -52,6 +53,8 @@ class _Plan:
 
 
 def supports(spec: Spec) -> str | None:
+    if spec.recorded:
+        return UNROLLED
     plan = _plan(spec.cell)
     return plan if isinstance(plan, str) else None
 

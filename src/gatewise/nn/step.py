@@ -187,12 +187,13 @@ class RecurrentCell(nn.Module):
             dtype=x.dtype,
             device=x.device,
             layer_norm=self.layer_norm,
+            single=True,
             differentiated=differentiated(given),
         )
 
     def _states(self, hx: State | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
         """Each B×H, for an input B×I."""
-        names, shape = self.cell.state, (len(x), self.hidden_size)
+        names, shape = self.cell.state, (x.shape[0], self.hidden_size)
         if hx is None:
             return tuple(x.new_zeros(shape) for _ in names)
         given = states_given(self.cell, hx)

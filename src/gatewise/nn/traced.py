@@ -1,0 +1,92 @@
+"""A layer as the one operator that torch has for it: what torch.jit.trace and ONNX's exporters record.
+
+Where a layer is no more than torch's own, all of its layers and directions are one operator, as in a
+record of torch's. (What has more, such as highways between the layers or lengths, is recorded layer by
+layer, by the backend ``aten``.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from gatewise.backends import aten
+from gatewise.nn.autocast import autocast_dtype, cast, cast_states
+from gatewise.nn.checks import check_input
+from gatewise.nn.sequences import State, as_time_major, check_width
+from gatewise.nn.states import initial_states
+
+if TYPE_CHECKING:
+    from gatewise.nn.recurrent import Recurrent
+
+
+def is_torchs(layer: Recurrent) -> bool:
+    """Whether the layer, as it is now, is one of torch's."""
+    drops = layer.recurrent_dropout or layer.weight_drop or layer.locked_dropout
+    return (
+        layer._simple
+        and layer.backend in ("auto", "aten")
+        and aten.has(layer.cell, layer.proj_size)
+        and not (layer.layer_norm or any(layer.zoneout) or (layer.training and drops))
+    )
+
+
+def run_recorded(layer: Recurrent, input: Tensor | PackedSequence, hx: State | None) -> Any:
+    """The layer's output and final state; for a layer that ``is_torchs``."""
+    values = input.data if isinstance(input, PackedSequence) else input
+    if (dtype := autocast_dtype(values)) is None:
+        return _run(layer, input, hx, None)
+    with torch.autocast(values.device.type, enabled=False):
+        if isinstance(input, PackedSequence):
+            input = input._replace(data=cast(input.data, dtype))
+        else:
+            input = cast(input, dtype)
+        return _run(layer, input, cast_states(hx, dtype), dtype)
+
+
+def _run(
+    layer: Recurrent, input: Tensor | PackedSequence, hx: State | None, dtype: torch.dtype | None
+) -> Any:
+    found = [getattr(layer, name + s) for s, each in layer._expected.items() for name in each]
+    weights = found if dtype is None else [cast(weight, dtype) for weight in found]
+    options = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
+    if isinstance(input, PackedSequence):
+        return _packed(layer, input, hx, weights, options)
+    check_width(input, layer.input_size)
+    check_input(input, weights[0])
+    batched = input.dim() == 3
+    x = as_time_major(input, layer.batch_first)
+    states = initial_states(layer, hx, x, batched)
+    first = batched and layer.batch_first
+    given = input if batched else x
+    output, *final = aten.whole(layer.cell, (given,), states, weights, (*options, first))
+    if not batched:
+        output, final = output.squeeze(1), [s.squeeze(1) for s in final]
+    return output, tuple(final) if len(final) > 1 else final[0]
+
+
+def _packed(
+    layer: Recurrent,
+    packed: PackedSequence,
+    hx: State | None,
+    weights: list[Tensor],
+    options: tuple[Any, ...],
+) -> Any:
+    check_width(packed.data, layer.input_size)
+    check_input(packed.data, weights[0])
+    # of the padded input's shape what the states are to fit: as many sequences as the first step has
+    like = packed.data.new_empty(1, packed.batch_sizes[0], 0)
+    states = initial_states(layer, hx, like, True)
+    if hx is not None and packed.sorted_indices is not None:
+        states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
+    given = (packed.data, packed.batch_sizes)
+    data, *final = aten.whole(layer.cell, given, states, weights, options)
+    output = PackedSequence(
+        data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+    )
+    if packed.unsorted_indices is not None:
+        final = [s.index_select(1, packed.unsorted_indices) for s in final]
+    return output, tuple(final) if len(final) > 1 else final[0]
