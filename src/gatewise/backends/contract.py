@@ -47,7 +47,7 @@ class Spec:
     steps: int = 0  # on a GPU, where they are known: which backend is faster rests on them
     batch: int = 0
     transformed: bool = False  # by torch.func (vmap, jvp, grad, …)
-    recorded: bool = False  # operator by operator, by torch.jit.trace or an exporter to ONNX
+    recorded: str = ""  # operator by operator, by one of tracing.py
     single: bool = False  # one step, whatever the input: no loop
 
     @property

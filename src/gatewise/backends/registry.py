@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 import gatewise.backends.operators  # noqa: F401  a saved graph may hold them
 from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights, constant
-from gatewise.backends.tracing import recording, scripted, unrecorded
+from gatewise.backends.tracing import OPERATORS, recording, unrecorded
 from gatewise.errors import BackendError, unknown
 
 # Each is a module of this package, imported when first asked.
@@ -46,7 +46,7 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
             raise BackendError(f"the backend '{name}' was asked for, but it {reason}")
         return backend, f"{name}: {backend.describe(spec)}; asked for by name"
     passed_over: list[str] = []
-    for candidate in _PREFERRED.get(spec.device.type, _ELSEWHERE):
+    for candidate in _candidates(spec):
         backend = _load(candidate)
         reason = backend.supports(spec) or _outrun(backend, spec)
         if reason is None:
@@ -54,8 +54,16 @@ def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
             return backend, f"{candidate}: {backend.describe(spec)}; {why}"
         passed_over.append(f"'{candidate}' {reason}")
     if spec.recorded:
-        raise unrecorded(f"this layer of {spec.cell.name}", str(_load("aten").supports(spec)))
+        why = str(_load(OPERATORS[spec.recorded]).supports(spec))
+        step = ", and a RecurrentCell, one step of it, can be exported"
+        raise unrecorded(f"this layer of {spec.cell.name}", why, step)
     raise BackendError(f"no backend can run this: {'; '.join(passed_over)}")
+
+
+def _candidates(spec: Spec) -> tuple[str, ...]:
+    if spec.recorded:
+        return OPERATORS[spec.recorded], "reference"
+    return _PREFERRED.get(spec.device.type, _ELSEWHERE)
 
 
 def _outrun(backend: Backend, spec: Spec) -> str | None:
@@ -66,16 +74,16 @@ def _outrun(backend: Backend, spec: Spec) -> str | None:
 
 
 @constant
-def chosen(name: str, **fields: Any) -> tuple[str, tuple[bool, bool], str]:
-    """The name of the backend for the Spec of these fields, whether it is ``transformed`` and whether it
-    is ``recorded``, and the sentence that says why. What torch.compile makes holds them fast, for as long
+def chosen(name: str, **fields: Any) -> tuple[str, tuple[bool, str], str]:
+    """The name of the backend for the Spec of these fields, whether it is ``transformed`` and what it is
+    ``recorded`` by, and the sentence that says why. What torch.compile makes holds them fast, for as long
     as the fields are the same."""
     around = transformed(), recording()
     _, why = choose(_spec(fields, around), name)
     return why.partition(":")[0], around, why
 
 
-def _spec(fields: Mapping[str, Any], around: tuple[bool, bool]) -> Spec:
+def _spec(fields: Mapping[str, Any], around: tuple[bool, str]) -> Spec:
     return Spec(**fields, transformed=around[0], recorded=around[1])
 
 
@@ -137,6 +145,7 @@ def _opaque(
 
 
 _interpreters = torch._C._functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
 _modes = torch._C._len_torch_dispatch_stack
 _autocast = torch._C._is_any_autocast_enabled
 
@@ -150,7 +159,11 @@ def watched() -> bool:
     """Whether what is done here is for torch to see operation by operation, or to change: it compiles,
     traces, transforms or casts."""
     return (
-        torch.compiler.is_compiling() or _modes() > 0 or transformed() or scripted() or _autocast()
+        torch.compiler.is_compiling()
+        or _modes() > 0
+        or transformed()
+        or _tracing() is not None
+        or _autocast()
     )
 
 

@@ -1,8 +1,8 @@
 """What writes torch's operators down one by one: torch.jit.trace and what rests on it, and torch.onnx.export.
 
 A loop over steps would be written down as often as the example has steps, and stay so: a recorded model
-would leave out the steps of a longer sequence. torch has operators of whole sequences for the LSTM, the
-GRU and the simple RNN, and these are recorded as they are. Everything else that loops is refused.
+would leave out the steps of a longer sequence. torch and ONNX have operators of whole sequences for some
+cells, and these are recorded as they are. Everything else that loops is refused.
 """
 
 from __future__ import annotations
@@ -12,41 +12,62 @@ import sys
 import torch
 
 from gatewise.backends.contract import constant
-from gatewise.errors import BackendError
+from gatewise.errors import BackendError, ShapeError
 
 # Why a backend that loops in Python records nothing, as the end of the sentence "it ...".
 UNROLLED = "loops over the steps, of which a record would have as many as the example"
 
+# What records, by the names of a Spec, and the backend whose operators it is given.
+JIT, ONNX = "torch.jit.trace", "torch.onnx.export"
+OPERATORS = {JIT: "aten", ONNX: "onnx"}
+
+_CALLED = {
+    JIT: "torch.jit.trace (and what rests on it, such as torch.onnx.export(dynamo=False))",
+    ONNX: "torch.onnx.export",
+}
+
 _state = torch._C._get_tracing_state
 
 
-def scripted() -> bool:
-    """Whether torch.jit.trace is at work, or what rests on it: ONNX's older exporter, OpenVINO's and
-    coremltools' converters."""
-    return _state() is not None
+def recording() -> str:
+    """What records operators here, or "".
+
+    JIT stands for all that rests on it too: ONNX's older exporter (``dynamo=False``), OpenVINO's and
+    coremltools' converters of modules. ONNX is the newer exporter, which rests on torch.export.
+    """
+    if _state() is not None:
+        return JIT
+    onnx = sys.modules.get("torch.onnx")  # it is imported when it is first used
+    return ONNX if onnx is not None and onnx.is_in_onnx_export() else ""
 
 
 @constant
-def recording() -> bool:
-    """Whether operators are recorded by torch.jit.trace or by either of ONNX's exporters."""
-    if scripted():
-        return True
-    onnx = sys.modules.get("torch.onnx")  # it is imported when it is first used
-    return onnx is not None and bool(onnx.is_in_onnx_export())
+def recorded_by() -> str:
+    """The same where torch.compile may look on: constant in what it makes."""
+    return recording()
 
 
-def unrecorded(what: str, why: str) -> BackendError:
+def unrecorded(what: str, why: str, instead: str = "") -> BackendError:
     """What to raise for a loop that would be recorded for the example's number of steps.
 
-    ``why`` is the end of the sentence "torch's own operator …"."""
+    ``why`` is the end of the sentence "the operator for this …"."""
     return BackendError(
-        f"torch.jit.trace and torch.onnx.export cannot record {what}: torch's own operator {why}, and a "
-        f"loop over steps would be fixed at the example's number of them. torch.export and torch.compile "
-        f"take it; ONNX can have one step of it, a gatewise.RecurrentCell's"
+        f"{_CALLED[recording()]} cannot take {what}: its operator for this {why}, and a loop over the "
+        f"steps would be fixed at the example's number of them; torch.export and torch.compile take it"
+        f"{instead}"
     )
 
 
 def check_unrecorded(what: str) -> None:
-    """Raises BackendError where torch.jit.trace would record a loop of torch's operations."""
-    if scripted():
-        raise unrecorded(what, "is for LSTM, GRU and RNN only")
+    """Raises BackendError where a loop of torch's operations would be recorded."""
+    if recorded_by():
+        raise unrecorded(what, "is an LSTM, a GRU or a simple RNN")
+
+
+def check_recordable(lengths: object) -> None:
+    """Raises ShapeError for lengths that a record would hold fast with the example's."""
+    if not isinstance(lengths, torch.Tensor):
+        raise ShapeError(
+            f"lengths is a {type(lengths).__name__}, which {_CALLED[recording()]} would hold fast in what "
+            f"it records; make it a tensor, an input of the model"
+        )

@@ -291,7 +291,7 @@ def _checked(
         ("values", values, values.shape[2]),
     ):
         _check_values(name, x, width, like, of)
-    if len(query) != len(keys):
+    if query.shape[0] != keys.shape[0]:
         raise ShapeError(
             f"query has the shape {shape_of(query)}, keys have the shape {shape_of(keys)}: expected "
             f"the same batch in both, first"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatewise.backends.contract import Masks, check_tensor, valid_steps
 from gatewise.backends.operations import TORCH
+from gatewise.backends.tracing import check_unrecorded
 from gatewise.cells.language import Cell, Value, topological
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
@@ -151,6 +152,7 @@ class ConvRecurrent(nn.Module):
             ShapeError: a tensor does not fit; the message has both shapes.
         """
         self._check_input(input)
+        check_unrecorded(f"a {type(self).__name__}")
         batched = input.dim() == 5
         x = input if batched else input.unsqueeze(1)
         x = x.transpose(0, 1) if batched and self.batch_first else x

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.backends.contract import valid_steps
+from gatewise.backends.tracing import recorded_by
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError, near
 from gatewise.nn.autocast import autocast_dtype
@@ -144,7 +145,7 @@ class SelfAttention(nn.Module):
         steps = q.shape[-2]
         scores = (q / math.sqrt(q.shape[-1])) @ k.mT
         if mask is None and self.causal:
-            mask = torch.ones(steps, steps, dtype=torch.bool, device=q.device).tril()
+            mask = _no_later(steps, q)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         weights = scores.softmax(-1)
@@ -165,7 +166,10 @@ class SelfAttention(nn.Module):
         """
         if reset is None:
             # in a causal layer padding, which is at the end, is out of the real steps' sight
-            if lengths is None or self.causal:
+            if self.causal:
+                # a record of is_causal in ONNX's older form is for the example's steps alone
+                return _no_later(steps, self.in_proj_weight) if recorded_by() else None
+            if lengths is None:
                 return None
             return valid_steps(steps, lengths.clamp(min=1)).T[:, None, None]
         piece = reset.T.cumsum(-1)
@@ -314,6 +318,11 @@ class HybridBlock(nn.Module):
         x = x.transpose(0, 1)
         y, *rest = self.recurrent(x, lengths=lengths, reset=reset, trace=trace)
         return y.transpose(0, 1), *rest
+
+
+def _no_later(steps: int, like: Tensor) -> Tensor:
+    """T×T on the device of ``like``: true where a step draws on itself or one before it."""
+    return torch.ones(steps, steps, dtype=torch.bool, device=like.device).tril()
 
 
 def _of_one(state: Any) -> Any:

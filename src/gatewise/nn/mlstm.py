@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.backends.contract import check_tensor, valid_steps
+from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype, cast
 from gatewise.nn.checks import (
@@ -266,6 +267,7 @@ class MLSTM(nn.Module):
         """
         if not isinstance(input, Tensor):
             raise not_a_tensor(input)
+        check_unrecorded("an MLSTM")
         if (dtype := autocast_dtype(input)) is None:
             return self._forward(input, self.weight, self.bias, hx, lengths, reset, trace)
         with torch.autocast(input.device.type, enabled=False):  # exponents are no matter of 8 bits

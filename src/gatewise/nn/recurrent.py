@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from gatewise.backends.contract import Weights, differentiated
 from gatewise.backends.native.network import Network
 from gatewise.backends.registry import check_name, chosen, run
-from gatewise.backends.tracing import recording
+from gatewise.backends.tracing import JIT, recorded_by
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.at_once import run_at_once
@@ -253,7 +253,8 @@ class Recurrent(TorchNames, nn.Module):
             at_once = run_at_once(self, input, hx, lengths, reset)
             if at_once is not None:
                 return at_once
-            if recording() and lengths is None and reset is None and is_torchs(self):
+            whole = lengths is None and reset is None and recorded_by() == JIT
+            if whole and is_torchs(self):
                 return run_recorded(self, input, hx)
         packed = input if isinstance(input, PackedSequence) else None
         if packed is not None:
@@ -373,7 +374,7 @@ class Recurrent(TorchNames, nn.Module):
     ) -> dict[str, Any]:
         """What a run's Spec is made of."""
         # a graph is for any number of them
-        known = x.is_cuda and not (torch.compiler.is_compiling() or recording())
+        known = x.is_cuda and not (torch.compiler.is_compiling() or recorded_by())
         steps, batch = x.shape[:2] if known else (0, 0)
         given = (x, *state, *weights[:7], *weights.per_unit.values())
         return dict(

@@ -1,0 +1,96 @@
+"""ONNX's own LSTM, GRU and RNN: what torch.onnx.export(dynamo=True) is given instead of a loop.
+
+The nodes are for any number of steps and sequences. Nothing is computed here: torch's exporter records
+the node, and what runs the file runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights
+from gatewise.cells.catalogue import gru, gru_2014, lstm, peephole, rnn_relu, rnn_tanh
+from gatewise.cells.language import Cell
+
+
+@dataclass(frozen=True)
+class _Node:
+    """An operator of ONNX: its name, the places among the cell's gates of its own in their order, its
+    attributes, and the per-unit parameters that it takes as peepholes."""
+
+    op: str
+    gates: tuple[int, ...]
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    peepholes: tuple[str, ...] = ()
+
+
+_NODES: Mapping[Cell, _Node] = {
+    lstm: _Node("LSTM", (0, 3, 1, 2)),
+    peephole: _Node("LSTM", (0, 3, 1, 2), peepholes=("pi", "po", "pf")),
+    gru: _Node("GRU", (1, 0, 2), {"linear_before_reset": 1}),
+    gru_2014: _Node("GRU", (1, 0, 2), {"linear_before_reset": 0}),
+    rnn_tanh: _Node("RNN", (0,), {"activations": ["Tanh"]}),
+    rnn_relu: _Node("RNN", (0,), {"activations": ["Relu"]}),
+}
+
+_LACKING: Mapping[str, str] = {
+    "trace": "does not give its gates out",
+    "reset": "cannot reset its states within a sequence",
+    "layer_norm": "has no layer normalisation",
+    "recurrent_dropout": "has no recurrent dropout",
+    "zoneout": "has no zoneout",
+    "proj_size": "has no projection",
+}
+
+
+def supports(spec: Spec) -> str | None:
+    if spec.cell not in _NODES:
+        names = ", ".join(cell.name for cell in _NODES)
+        return f"has fixed cells ({names}), not '{spec.cell.name}'"
+    return next((why for option, why in _LACKING.items() if getattr(spec, option)), None)
+
+
+def describe(spec: Spec) -> str:
+    return f"ONNX's {_NODES[spec.cell].op}"
+
+
+def forward(
+    spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
+) -> Outcome:
+    node, lengths = _NODES[spec.cell], masks.lengths
+    initial = [s[None] for s in state]
+    inputs = [x, *_parameters(node, weights), None if lengths is None else lengths.int(), *initial]
+    if node.peepholes:
+        inputs.append(torch.cat([weights.per_unit[name] for name in node.peepholes])[None])
+    steps, batch = x.shape[:2]
+    shapes = [(steps, 1, batch, spec.hidden_size), *[(1, batch, spec.hidden_size)] * len(state)]
+    attributes = {"hidden_size": spec.hidden_size, **node.attributes}
+    attributes["direction"] = "reverse" if spec.reverse else "forward"
+    output, *final = torch.onnx.ops.symbolic_multi_out(
+        node.op, inputs, attributes, dtypes=[x.dtype] * len(shapes), shapes=shapes
+    )
+    last = tuple(s[0] for s in final)
+    if lengths is not None:  # of an empty sequence, what runs the file may make the final state zero
+        there = (lengths > 0)[:, None]
+        last = tuple(torch.where(there, new, was) for new, was in zip(last, state, strict=True))
+    return Outcome(output[:, 0], last)
+
+
+def _parameters(node: _Node, weights: Weights) -> list[Tensor | None]:
+    """W, R and B with the gates in the node's order."""
+
+    def ordered(rows: Tensor) -> Tensor:
+        parts = rows.chunk(len(node.gates))
+        return torch.cat([parts[gate] for gate in node.gates])
+
+    both = [weights.input_bias, weights.recurrent_bias]
+    biases = [ordered(bias) for bias in both if bias is not None]
+    return [
+        ordered(weights.input)[None],
+        ordered(weights.recurrent)[None],
+        torch.cat(biases)[None] if biases else None,
+    ]
