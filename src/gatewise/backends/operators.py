@@ -56,6 +56,13 @@ class Operands(NamedTuple):
         return Given(job, self.x, self.state, self.weights, masks)
 
 
+def _as_operands(*given: Any) -> Operands:
+    """The operands that an operator was called with. What AOTInductor packages calls it with None for an
+    empty list."""
+    operands = Operands(*given)
+    return operands if operands.zoneout is not None else operands._replace(zoneout=[])
+
+
 def operands(given: Given) -> Operands:
     job, x, state, weights, masks = given
     tensors = (x, list(state), list(weights), *masks[:3], list(masks.zoneout or ()))
@@ -90,7 +97,7 @@ def _checked(*given: Any) -> Operands:
         ShapeError: a tensor does not fit.
         BackendError: it cannot run these.
     """
-    operands = Operands(*given)
+    operands = _as_operands(*given)
     x, cell = operands.x, _cell(operands.cell)
     engine = operands.engine
     if x.dim() != 3 or x.dtype not in engine.DTYPES:
@@ -179,7 +186,7 @@ def _run(*given: Any) -> list[Tensor]:
 
 
 def _run_fake(*given: Any) -> list[Tensor]:
-    o = Operands(*given)
+    o = _as_operands(*given)
     steps, batch, _ = o.x.shape
     output = o.x.new_empty(steps, batch, o.state[0].shape[1])
     return [output, *(s.new_empty(s.shape) for s in o.state)]
@@ -187,12 +194,13 @@ def _run_fake(*given: Any) -> list[Tensor]:
 
 def _run_differentiably(*given: Any) -> list[Tensor]:
     """``run`` for whoever may ask for a gradient."""
-    asked = Operands(*given).given()
+    o = _as_operands(*given)
+    asked = o.given()
     tensors = asked.tensors()
     if differentiated(tensors):
         return list(Run.apply(_Operators, asked.job, asked.masks, *tensors))
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.gatewise.run(*given)
+        return torch.ops.gatewise.run(*o)
 
 
 class _Operators:
@@ -217,7 +225,7 @@ def _run_taped(*given: Any) -> list[Tensor]:
 
 
 def _run_taped_fake(*given: Any) -> list[Tensor]:
-    o = Operands(*given)
+    o = _as_operands(*given)
     return [*_run_fake(*given), o.engine.tape_like(o.given())]
 
 
@@ -237,7 +245,7 @@ def _run_back(
 
 
 def _run_back_fake(grads: Any, tape: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
-    each = zip(Operands(*given).given().tensors(), wanted, strict=True)
+    each = zip(_as_operands(*given).given().tensors(), wanted, strict=True)
     return [t.new_empty(t.shape) for t, want in each if t is not None and want]
 
 
@@ -249,7 +257,7 @@ def _run_traced(*given: Any) -> list[Tensor]:
 
 
 def _run_traced_fake(*given: Any) -> list[Tensor]:
-    o, cell = Operands(*given), _cell(Operands(*given).cell)
+    o, cell = _as_operands(*given), _cell(_as_operands(*given).cell)
     steps, batch, _ = o.x.shape
     values = o.x.new_empty(len(cell.values), steps, batch, hidden_size(o.weights, cell))
     return [*_run_fake(*given), values]

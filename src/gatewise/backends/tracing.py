@@ -50,11 +50,10 @@ def recorded_by() -> str:
 def unrecorded(what: str, why: str, instead: str = "") -> BackendError:
     """What to raise for a loop that would be recorded for the example's number of steps.
 
-    ``why`` is the end of the sentence "the operator for this …"."""
+    ``why`` is the end of the sentence "its own operator …"."""
     return BackendError(
-        f"{_CALLED[recording()]} cannot take {what}: its operator for this {why}, and a loop over the "
-        f"steps would be fixed at the example's number of them; torch.export and torch.compile take it"
-        f"{instead}"
+        f"{_CALLED[recording()]} cannot take {what}: its own operator {why}, and a loop over the steps "
+        f"would be fixed at the example's number of them; torch.export and torch.compile take it{instead}"
     )
 
 
