@@ -15,6 +15,7 @@ from gatewise.backends.tracing import check_recordable, recorded_by
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, topological
 from gatewise.errors import OptionError, ShapeError, near
+from gatewise.nn.lengths import as_tensor
 
 _LAYERS_OWN = (
     *("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh"),
@@ -173,7 +174,7 @@ def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor
     by = recorded_by()
     if by:
         check_recordable(lengths)
-    given = torch.as_tensor(lengths)
+    given = as_tensor(lengths)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise ShapeError(f"lengths must be whole numbers, these are {given.dtype}")
     steps, batch = x.shape[:2]
