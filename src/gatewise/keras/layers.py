@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Weights, differentiated
 from gatewise.backends.registry import run
+from gatewise.backends.tracing import recorded_by, unrecorded
 from gatewise.cells.language import Cell
 from gatewise.keras.activations import name_of
 from gatewise.keras.cells import cell_of
@@ -61,6 +62,7 @@ class _OnGatewise:
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What Keras's layers do in this place: the last output, all outputs, the final states."""
         why = self._unable(training)
+        self._check_recordable(why)
         if why is not None:
             _warn(type(self).__name__, why)
         if why is not None or sequences.is_meta:  # of which Keras asks the shapes alone
@@ -84,6 +86,17 @@ class _OnGatewise:
             outputs = steps.outputs(outcome.output, zero).transpose(0, 1)
         return last, outputs, list(outcome.state[: len(initial_state)])
 
+    def _check_recordable(self, why: str | None) -> None:
+        """Raises BackendError where torch.jit.trace or an exporter would record what is for the example
+        alone."""
+        if not recorded_by():
+            return
+        called = f"gatewise.keras.{type(self).__name__}"
+        if why is not None:
+            raise unrecorded(f"this {called}", f"has no such equations ({why})")
+        if self.stateful:  # type: ignore[attr-defined]
+            raise unrecorded(f"a stateful {called}", "leaves no state behind")
+
     def _factors(
         self, sequences: Tensor, state: Sequence[Tensor], training: bool | None
     ) -> tuple[Factors, Factors]:
@@ -100,7 +113,7 @@ class _OnGatewise:
         return of_input, of_state
 
     def _state(self, given: Sequence[Tensor], x: Tensor, apart: bool) -> tuple[Tensor, ...]:
-        states = [s.to(x.dtype).expand(len(x), -1) for s in given]
+        states = [s.to(x.dtype).expand(x.shape[0], -1) for s in given]
         if self.stateful:  # type: ignore[attr-defined]
             # Keras writes the new states over these, which the gradient still needs
             states = [s.clone() for s in states]

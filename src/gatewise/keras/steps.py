@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatewise.backends.contract import valid_steps
+from gatewise.backends.tracing import recorded_by
 
 
 class _Reordered(torch.autograd.Function):
@@ -56,8 +57,10 @@ class Steps:
             return x.transpose(0, 1)
         batch, steps = x.shape[:2]
         order = (self.front + steps * torch.arange(batch, device=x.device)).flatten()
+        if recorded_by():
+            return x.flatten(0, 1).index_select(0, order).view(steps, batch, -1)
         inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=x.device)
+        inverse[order] = torch.arange(order.shape[0], device=x.device)
         return _Reordered.apply(x.flatten(0, 1), order, inverse).view(steps, batch, -1)
 
     def outputs(self, y: Tensor, zero: bool) -> Tensor:
@@ -66,7 +69,7 @@ class Steps:
         if self.mask is None or (self.reverse and self.front is None):
             return y.flip(0) if self.reverse else y  # what was masked came first, and is zero
         batch = y.shape[1]
-        count = self.mask.cumsum(0)
+        count = self.mask.long().cumsum(0)
         rows = (count - 1).clamp(min=0) * batch + torch.arange(batch, device=y.device)
         y = F.embedding(rows, y.flatten(0, 1))
         return torch.where((self.mask if zero else count > 0)[..., None], y, 0)
@@ -86,11 +89,20 @@ def steps_of(mask: Tensor | None, backwards: bool) -> Steps:
         return Steps(reverse=backwards)
     counts = mask.bool().reshape(mask.shape[:2]).T
     lengths = counts.sum(0)
-    steps = len(counts)
-    if bool((lengths == steps).all()):
-        return Steps(reverse=backwards)
+    steps = counts.shape[0]
     taken = counts.flip(0) if backwards else counts
-    if torch.equal(counts, valid_steps(steps, lengths)):
-        return Steps(taken, lengths, reverse=backwards)
-    front = torch.sort(taken, dim=0, descending=True, stable=True).indices
+    if not recorded_by():  # or what holds for the example's mask would be recorded for all
+        if bool((lengths == steps).all()):
+            return Steps(reverse=backwards)
+        if torch.equal(counts, valid_steps(steps, lengths)):
+            return Steps(taken, lengths, reverse=backwards)
+    front = _counted_first(taken, lengths)
     return Steps(taken, lengths, steps - 1 - front if backwards else front)
+
+
+def _counted_first(taken: Tensor, lengths: Tensor) -> Tensor:
+    """T×B: all steps, those that count, ``lengths`` many, before the others, each kind in its order."""
+    ranks, others = taken.long().cumsum(0), (~taken).long().cumsum(0)
+    place = torch.where(taken, ranks, lengths + others) - 1
+    step = torch.arange(taken.shape[0], device=taken.device)[:, None].expand_as(place)
+    return torch.zeros_like(place).scatter(0, place, step)

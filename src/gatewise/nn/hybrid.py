@@ -172,7 +172,7 @@ class SelfAttention(nn.Module):
             if lengths is None:
                 return None
             return valid_steps(steps, lengths.clamp(min=1)).T[:, None, None]
-        piece = reset.T.cumsum(-1)
+        piece = reset.T.long().cumsum(-1)
         if lengths is not None:
             piece = torch.where(valid_steps(steps, lengths).T, piece, -1)
         mask = piece[:, :, None] == piece[:, None]
