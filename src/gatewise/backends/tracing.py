@@ -37,8 +37,12 @@ def recording() -> str:
     """
     if _state() is not None:
         return JIT
+    return ONNX if _exports_onnx() else ""
+
+
+def _exports_onnx() -> bool:
     onnx = sys.modules.get("torch.onnx")  # it is imported when it is first used
-    return ONNX if onnx is not None and onnx.is_in_onnx_export() else ""
+    return onnx is not None and bool(onnx.is_in_onnx_export())
 
 
 @constant
@@ -61,6 +65,16 @@ def check_unrecorded(what: str) -> None:
     """Raises BackendError where a loop of torch's operations would be recorded."""
     if recorded_by():
         raise unrecorded(what, "is an LSTM, a GRU or a simple RNN")
+
+
+def check_packed() -> None:
+    """Raises BackendError for a PackedSequence that ONNX's exporter would find unpacked: it knows none but
+    those that torch's own layers take."""
+    if recording() and _exports_onnx():
+        raise BackendError(
+            "torch.onnx.export takes a PackedSequence for layers that are torch's own alone, and this one "
+            "has more (connect=, learn_initial=, …); give the padded tensor and lengths= instead"
+        )
 
 
 def check_recordable(lengths: object) -> None:

@@ -94,7 +94,10 @@ def step_at_once(layer: RecurrentCell, input: Tensor, hx: State | None) -> Any:
     if isinstance(hx, Tensor):
         hx = hx[None]
     elif hx is not None:
-        hx = tuple(s[None] for s in hx)
+        try:
+            hx = tuple(s[None] for s in hx)
+        except TypeError:  # no tensors: for the checks to say
+            return None
     result = network.run(input[None], hx, layer._parameters, False, torch.get_num_threads())
     if result is None:
         return None

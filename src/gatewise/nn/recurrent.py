@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from gatewise.backends.contract import Weights, differentiated
 from gatewise.backends.native.network import Network
 from gatewise.backends.registry import check_name, chosen, run
-from gatewise.backends.tracing import JIT, recorded_by
+from gatewise.backends.tracing import JIT, check_packed, recorded_by
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.at_once import run_at_once
@@ -264,6 +264,7 @@ class Recurrent(TorchNames, nn.Module):
                 raise ShapeError(
                     "reset= has no place in a PackedSequence; give the padded input and lengths="
                 )
+            check_packed()
             input, lengths = pad_packed_sequence(packed)
         if not isinstance(input, Tensor):
             raise not_a_tensor(input)

@@ -11,6 +11,7 @@ from torch import Tensor
 from gatewise.backends.engine import Job, flat
 from gatewise.backends.native import calls
 from gatewise.backends.native.cells import unusable
+from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn.parameters import weights_of
 
@@ -36,6 +37,7 @@ class Stream:
     """
 
     def __init__(self, layer: Recurrent, batch: int) -> None:
+        check_unrecorded("a stream")
         weight = layer.weight_ih_l0
         if layer.bidirectional:
             raise OptionError(
