@@ -74,7 +74,9 @@ def forward(
         node.op, inputs, attributes, dtypes=[x.dtype] * len(shapes), shapes=shapes
     )
     last = tuple(s[0] for s in final)
-    if lengths is not None:  # of an empty sequence, what runs the file may make the final state zero
+    if (
+        lengths is not None
+    ):  # of an empty sequence, what runs the file may make the final state zero
         there = (lengths > 0)[:, None]
         last = tuple(torch.where(there, new, was) for new, was in zip(last, state, strict=True))
     return Outcome(output[:, 0], last)

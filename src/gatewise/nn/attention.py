@@ -61,7 +61,6 @@ class AdditiveAttention(nn.Module):
         query: Tensor,
         keys: Tensor,
         values: Tensor | None = None,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -148,7 +147,6 @@ class MultiplicativeAttention(nn.Module):
         query: Tensor,
         keys: Tensor,
         values: Tensor | None = None,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         mask: Tensor | None = None,
         need_weights: bool = True,
@@ -210,7 +208,6 @@ class AttentionPooling(nn.Module):
     def forward(
         self,
         states: Tensor,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         mask: Tensor | None = None,
         trace: bool = False,

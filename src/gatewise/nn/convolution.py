@@ -126,7 +126,6 @@ class ConvRecurrent(nn.Module):
         self,
         input: Tensor,
         hx: State | None = None,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         trace: bool = False,

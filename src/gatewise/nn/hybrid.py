@@ -93,7 +93,6 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         input: Tensor,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         need_weights: bool = False,
@@ -255,7 +254,6 @@ class HybridBlock(nn.Module):
         self,
         input: Tensor,
         hx: None = None,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         trace: bool = False,

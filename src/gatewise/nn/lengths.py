@@ -61,7 +61,9 @@ def _input_from(called: Any, tx: Any, lengths: Any) -> Any:
     if source is None or tx.export or tx.output.side_effects.is_modified(lengths):
         return None
     values = tx.output.resolve_source_value(source)
-    if not values or not all(type(value) is int or isinstance(value, np.integer) for value in values):
+    if not values or not all(
+        type(value) is int or isinstance(value, np.integer) for value in values
+    ):
         return None
     tensor = torch.as_tensor(values)
     # static, as the list is: a graph is for one length of it. (mark_static works before compiling only)

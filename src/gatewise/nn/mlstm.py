@@ -237,7 +237,6 @@ class MLSTM(nn.Module):
         self,
         input: Tensor,
         hx: tuple[Tensor, Tensor, Tensor] | None = None,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         trace: bool = False,

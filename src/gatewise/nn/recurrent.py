@@ -218,7 +218,6 @@ class Recurrent(TorchNames, nn.Module):
         self,
         input: Tensor | PackedSequence,
         hx: State | None = None,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         trace: bool = False,

@@ -74,7 +74,6 @@ class Stack(nn.Module):
         self,
         input: Tensor,
         hx: Sequence[Any] | None = None,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         trace: bool = False,
