@@ -15,7 +15,7 @@ keras = pytest.importorskip("keras")
 
 import gatewise.keras as gk  # noqa: E402
 from gatewise.cells.activations import KERAS  # noqa: E402
-from gatewise.errors import OptionError  # noqa: E402
+from gatewise.errors import BackendError, OptionError  # noqa: E402
 from gatewise.keras.engine import require_torch  # noqa: E402
 
 NAMES = ("LSTM", "GRU", "SimpleRNN")
@@ -466,3 +466,42 @@ def test_without_keras_the_error_has_the_command():
     code = "import sys; sys.modules['keras'] = None\nimport gatewise.keras"
     run = in_a_process(code)
     assert "pip install 'gatewise[keras]'" in run.stderr
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("LSTM", {}), ("GRU", {"go_backwards": True}), ("SimpleRNN", {"return_sequences": False})],
+)
+def test_traced_for_any_steps_sequences_and_masks(kind, options, masked):
+    x = keras.Input((None, 3))
+    y = keras.layers.Masking()(x) if masked else x
+    layer = getattr(gk, kind)(4, **{"return_sequences": True, **options})
+    model, rng = keras.Model(x, layer(y)), np.random.default_rng(0)
+
+    def given(B, T, holes):
+        values = rng.normal(size=(B, T, 3)).astype("float32")
+        values[rng.random((B, T)) < holes] = 0
+        return torch.from_numpy(values)
+
+    traced = torch.jit.trace(model, (given(2, 5, 0),), check_trace=False)
+    for B, T in ((3, 9), (1, 3), (4, 1)):
+        values = given(B, T, 0.3)
+        torch.testing.assert_close(traced(values), model(values), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": "gelu"}, "has no such equations"),
+        ({"recurrent_activation": "hard_sigmoid"}, "fixed cells"),
+        ({"stateful": True}, "leaves no state behind"),
+    ],
+)
+def test_what_a_trace_would_fix_is_refused(options, message):
+    x = keras.Input(batch_shape=(2, 5, 3))
+    model = keras.Model(x, gk.LSTM(4, **options)(x))
+    with pytest.raises(BackendError, match=message):
+        torch.jit.trace(model, (torch.randn(2, 5, 3),))

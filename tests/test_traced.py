@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:. The axis name. . will not be used:UserWarning"),
 ]
 
-I, H = 3, 4
+I, H = 3, 4  # noqa: E741
 SHAPES = ((9, 3), (3, 1), (1, 4))  # T and B, of which the example has none
 KINDS = {
     "lstm": (gw.LSTM, nn.LSTM, {}),
@@ -214,7 +214,8 @@ def test_one_node_a_layer_in_the_older_exporter(kind):
 
     make, _, own = KINDS[kind]
     held = io.BytesIO()
-    torch.onnx.export(make(I, H, 2, bidirectional=True, **own).eval(), torch.randn(5, 2, I), held, dynamo=False)  # fmt: skip
+    layer = make(I, H, 2, bidirectional=True, **own).eval()
+    torch.onnx.export(layer, torch.randn(5, 2, I), held, dynamo=False)
     ops = [node.op_type for node in onnx.load_from_string(held.getvalue()).graph.node]
     assert ops.count({"lstm": "LSTM", "gru": "GRU"}.get(kind, "RNN")) == 2
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class _Node:
 
     op: str
     gates: tuple[int, ...]
-    attributes: Mapping[str, object] = field(default_factory=dict)
+    attributes: Mapping[str, int | list[str]] = field(default_factory=dict)
     peepholes: tuple[str, ...] = ()
 
 
@@ -68,7 +69,7 @@ def forward(
         inputs.append(torch.cat([weights.per_unit[name] for name in node.peepholes])[None])
     steps, batch = x.shape[:2]
     shapes = [(steps, 1, batch, spec.hidden_size), *[(1, batch, spec.hidden_size)] * len(state)]
-    attributes = {"hidden_size": spec.hidden_size, **node.attributes}
+    attributes: dict[str, Any] = dict(node.attributes, hidden_size=spec.hidden_size)
     attributes["direction"] = "reverse" if spec.reverse else "forward"
     output, *final = torch.onnx.ops.symbolic_multi_out(
         node.op, inputs, attributes, dtypes=[x.dtype] * len(shapes), shapes=shapes

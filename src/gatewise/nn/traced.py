@@ -78,7 +78,8 @@ def _packed(
     check_width(packed.data, layer.input_size)
     check_input(packed.data, weights[0])
     # of the padded input's shape what the states are to fit: as many sequences as the first step has
-    like = packed.data.new_empty(1, packed.batch_sizes[0], 0)
+    batch: Any = packed.batch_sizes[0]
+    like = packed.data.new_empty(1, batch, 0)
     states = initial_states(layer, hx, like, True)
     if hx is not None and packed.sorted_indices is not None:
         states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
