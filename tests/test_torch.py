@@ -599,7 +599,7 @@ def test_the_explanation_under_a_transform(transform):
     x = torch.randn(4, 2, 2)
     transform(run, x)
     assert said[0].startswith("reference: ")
-    reason = "has no rule for vmap, jvp and other transforms of torch.func, nor for jit.trace"
+    reason = "has no rule for vmap, jvp and other transforms of torch.func"
     assert f"'cpu' {reason}; 'aten' {reason}" in said[0]
     assert layer.explain_backend(x).startswith("cpu: ")
     for backend in ("cpu", "aten"):
