@@ -323,18 +323,23 @@ NEWER = MORE | {
     "gru_2014": lambda: gw.Recurrent("gru_2014", 4, 4),
     "peephole": lambda: gw.Recurrent("peephole", 4, 4, bidirectional=True),
 }
-QUICK = ("lstm", "relu", "peephole")
+BY_NEWER = [("lstm", True), ("peephole", False)]
+BY_NEWER += [
+    pytest.param(name, lengths, marks=pytest.mark.slow)
+    for name, lengths in (
+        *(("gru", False), ("relu", True), ("gru_2014", True), ("highway", False)),
+        *(("stack", True), ("unlike ways", True), ("hybrid", True), ("attention", True)),
+    )
+]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("lengths", [False, True], ids=["", "lengths"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NEWER]
-)
+@pytest.mark.parametrize(("name", "lengths"), BY_NEWER)
 def test_by_the_newer_exporter(name, lengths):
     compare_at_other_shapes(by_newer, name, lengths, NEWER)
 
 
+@pytest.mark.slow
 def test_states_by_the_newer_exporter():
     layer = gw.LSTM(I, H, batch_first=True).eval()
     shapes = ({0: Dim("B"), 1: Dim("T")}, ({1: Dim("B")}, {1: Dim("B")}))
@@ -405,8 +410,8 @@ def test_an_exported_step_for_any_batch(name, strict):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", ["lstm", "peephole", "normalised"])
 def test_a_step_by_the_newer_exporter(name):
-    cell = Padless(STEPS[name]().eval())
-    run = by_newer(Output(cell), (torch.randn(2, I),), [{0: "B"}])
+    cell = Padless(STEPS[name]()).eval()
+    run = by_newer(Output(cell).eval(), (torch.randn(2, I),), [{0: "B"}])
     for B in (1, 5):
         x = torch.randn(B, I)
         close(run(x), cell(x))
@@ -513,8 +518,7 @@ def test_a_stream_is_no_part_of_a_record():
 PACKAGED = {
     "lstm": lambda: gw.LSTM(4, 4),
     "gru": lambda: gw.GRU(4, 4, 2, bidirectional=True, bias=False),
-    "zoneout": lambda: gw.LSTM(4, 4, zoneout=0.1, layer_norm=True, proj_size=2),
-    "stack": lambda: gw.Stack(gw.Recurrent("mingru", 4, 4), gw.Bidirectional(gw.LSTM(4, 4))),
+    "more": lambda: gw.Stack(gw.LSTM(4, 4, zoneout=0.1, proj_size=2), gw.Recurrent("mingru", 2, 4)),
 }
 
 
