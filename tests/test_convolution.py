@@ -355,8 +355,8 @@ def test_vmap_and_copies():
         (lambda: ConvLSTM(2, 3, -1), "the height in kernel_size must be a whole number from 1 on"),
         (lambda: ConvLSTM(0, 3, 3), "input_channels must be a whole number from 1 on, not 0"),
         (lambda: ConvLSTM(2, 3, 3, dropout=2), "dropout must be a probability from 0 to 1, not 2"),
-        (lambda: ConvLSTM(2, 3, 3, peephole=1), "peephole must be True or False, not 1"),
-        (lambda: ConvLSTM(2, 3, 3, 1, 1), "bias must be True or False, not 1"),
+        (lambda: ConvLSTM(2, 3, 3, peephole=2), "peephole must be True or False, not 2"),
+        (lambda: ConvLSTM(2, 3, 3, 1, 2), "bias must be True or False, not 2"),
         (lambda: ConvLSTM(2, 3, 3, size=(4, 4)), "size=(4, 4) is for a cell's per-unit parameters, "
             "and lstm has none"),
         (lambda: ConvLSTM(2, 3, 3, size=(4, 0), peephole=True), "the width in size must be a whole"),

@@ -353,10 +353,10 @@ def test_autocast(order, input_type):
     [
         (lambda: SelfAttention(6, 4), "size must be a multiple of heads=4, not 6"),
         (lambda: SelfAttention(6, 0), "heads must be a whole number from 1 on, not 0"),
-        (lambda: SelfAttention(6, 2, causal=1), "causal must be True or False, not 1"),
+        (lambda: SelfAttention(6, 2, causal='no'), "causal must be True or False, not 'no'"),
         (lambda: SelfAttention(6, 2, dropout=2), "dropout must be a probability from 0 to 1, not 2"),
-        (lambda: HybridBlock(6, 2, order="paralel"), "order must be one of recurrence-first, attention-first, "
-            "parallel, not 'paralel' (did you mean 'parallel'?)"),
+        (lambda: HybridBlock(6, 2, order="paralel"), "order must be one of 'recurrence-first', 'attention-first', "
+            "'parallel', not 'paralel' (did you mean 'parallel'?)"),
         (lambda: HybridBlock(6, 2, "lstn"), "no cell 'lstn' (did you mean 'lstm'?)"),
         (lambda: HybridBlock(6, 2, gw.GRU(6, 4)), "the recurrence takes 6 values a step and gives 4, expected "
             "size=6 for both"),
@@ -365,7 +365,7 @@ def test_autocast(order, input_type):
         (lambda: HybridBlock(6, 2, gw.GRU(6, 6), backend="aten"), "backend='aten' is for a recurrence made "
             "here; the one given has backend='auto'"),
         (lambda: HybridBlock(6, 2, feed_forward=0), "feed_forward must be a whole number from 1 on, not 0"),
-        (lambda: HybridBlock(6, 2, batch_first=1), "batch_first must be True or False, not 1"),
+        (lambda: HybridBlock(6, 2, batch_first='no'), "batch_first must be True or False, not 'no'"),
     ],
 )  # fmt: skip
 def test_options_out_of_range(make, message):

@@ -351,11 +351,11 @@ X = torch.nn.utils.parametrizations
             "RecurrentCell, not Tensor"),
         (lambda: init.orthogonal_(gw.ConvLSTM(1, 2, 3)), "RecurrentCell, not ConvLSTM"),
         (lambda: init.keras_(gw.ConvLSTM(1, 2, 3)), "keras_ takes a Recurrent or a RecurrentCell, not "),
-        (lambda: init.forget_bias_(gw.LSTM(3, 6), math.nan), "takes a finite number, not nan"),
-        (lambda: init.forget_bias_(gw.LSTM(3, 6), "1"), "takes a finite number, not '1'"),
-        (lambda: init.chrono_(gw.LSTM(3, 6), 1.5), "longest is a number of steps, 2 or more, over which "
-            "is remembered; not 1.5"),
-        (lambda: init.chrono_(gw.LSTM(3, 6), math.inf), "2 or more, over which is remembered; not inf"),
+        (lambda: init.forget_bias_(gw.LSTM(3, 6), math.nan), "must be a finite number, not nan"),
+        (lambda: init.forget_bias_(gw.LSTM(3, 6), "1"), "must be a finite number, not '1'"),
+        (lambda: init.chrono_(gw.LSTM(3, 6), 1.5), "longest must be a number of steps from 2 on, over which "
+            "is remembered, not 1.5"),
+        (lambda: init.chrono_(gw.LSTM(3, 6), math.inf), "from 2 on, over which is remembered, not inf"),
         (lambda: init.chrono_(gw.LSTM(3, 6), True), "not True"),
         (lambda: init.keras_(gw.LSTM(3, 6, recurrent_blocks=2)), "keras_ is for plain recurrent weights; "
             "those of LSTM(3, 6, recurrent_blocks=2) with the cell lstm are not. Use xavier_input_"),

@@ -678,7 +678,7 @@ def test_absent_kernels_asked_for_by_name():
         (lambda: gw.LSTM(3, 6, num_layers=True), "num_layers must be a whole number"),
         (lambda: gw.LSTM(3, 6, dropout=2), "dropout must be a probability from 0 to 1, not 2"),
         (lambda: gw.LSTM(3, 6, num_layers=2, dropout="0"), "dropout must be a probability from 0"),
-        (lambda: gw.LSTM(3, 6, layer_norm=1), "layer_norm must be True or False, not 1"),
+        (lambda: gw.LSTM(3, 6, layer_norm=2), "layer_norm must be True or False, not 2"),
         (lambda: gw.LSTM(3, 6, recurrent_dropout=-0.1), "recurrent_dropout must be a probability "
             "from 0 to 1, not -0.1"),
         (lambda: gw.LSTM(3, 6, recurrent_dropout=math.nan), "from 0 to 1, not nan"),
@@ -705,7 +705,7 @@ def test_absent_kernels_asked_for_by_name():
         (lambda: gw.ConvRecurrent(None, 3, 6, 3), "cell must be a cell, made by @gw.cell, or the name of a"),
         (lambda: gw.GRU(3, 6, proj_size=2), "GRU takes no proj_size"),
         (lambda: gw.RNN(3, 6, proj_size=2), "RNN takes no proj_size"),
-        (lambda: gw.RNN(3, 6, nonlinearity="elu"), "must be 'tanh' or 'relu', not 'elu'"),
+        (lambda: gw.RNN(3, 6, nonlinearity="elu"), "must be one of 'tanh', 'relu', not 'elu'"),
         (lambda: gw.Recurrent("gru", 3, 6, proj_size=2), "gru cannot be projected"),
     ],
 )  # fmt: skip

@@ -448,8 +448,8 @@ def test_how_it_begins():
         (dict(heads=2.0), "heads must be a whole number from 1 on, not 2.0"),
         (dict(chunk=0), "chunk must be a whole number from 1 on, not 0"),
         (dict(heads=4), "hidden_size=6 is not a multiple of heads=4: each head has an equal share"),
-        (dict(forget="tanh"), "forget must be 'sigmoid' or 'exp', not 'tanh'"),
-        (dict(batch_first=1), "batch_first must be True or False, not 1"),
+        (dict(forget="tanh"), "forget must be one of 'sigmoid', 'exp', not 'tanh'"),
+        (dict(batch_first=2), "batch_first must be True or False, not 2"),
     ],
 )
 def test_options_out_of_range(options, message):
@@ -472,8 +472,8 @@ C, N, M = torch.zeros(2, 2, 3, 3), torch.zeros(2, 2, 3), torch.zeros(2, 2)
         ((torch.zeros(3),), "input needs 2 or 3 dimensions, this has the shape (3,)"),
         (([X],), "input is a list, expected a tensor; for sequences of unlike lengths give"),
         ((X.double(),), "input is torch.float64, the layer's weights are torch.float32"),
-        ((X, C), "hx is one tensor, expected the three of MLSTMState: C, n and m"),
-        ((X, (C, N)), "hx is 2 tensors, expected the three of MLSTMState: C, n and m"),
+        ((X, C), "hx is a Tensor, expected the three of MLSTMState: C, n and m"),
+        ((X, (C, N)), "hx is a tuple of 2, expected the three of MLSTMState: C, n and m"),
         ((X, (C, N[:1], M)), "the initial n has the shape (1, 2, 3), expected (2, 2, 3)"),
         (
             (X, (C[..., :2], N, M)),

@@ -457,7 +457,7 @@ def named_as_a_start(a, s, p):
     ("make", "message"),
     [
         (lambda: gw.LSTM(3, 6, weight_drop=1.5), "weight_drop must be a probability from 0 to 1, not 1.5"),
-        (lambda: gw.LSTM(3, 6, locked_dropout=1), "locked_dropout must be True or False, not 1"),
+        (lambda: gw.LSTM(3, 6, locked_dropout=2), "locked_dropout must be True or False, not 2"),
         (lambda: gw.LSTM(3, 6, learn_initial="yes"), "learn_initial must be True or False, not 'yes'"),
         (lambda: gw.LSTM(3, 6, 2, connect="residul"), "connect must be one of 'plain', 'residual', "
             "'highway', not 'residul' (did you mean 'residual'?)"),

@@ -125,8 +125,8 @@ def test_a_users_cell():
 @pytest.mark.parametrize(
     ("input", "state", "message"),
     [
-        ((2, 4), None, r"\(2, 4\): its last dimension must be input_size=3"),
-        ((2, 2, 3), None, r"1 or 2 dimensions, this has the shape \(2, 2, 3\)"),
+        ((2, 4), None, r"\(2, 4\), expected \(3,\) or B×3, which is input_size"),
+        ((2, 2, 3), None, r"\(2, 2, 3\), expected \(3,\) or B×3"),
         ((2, 3), ((2, 5),), r"states \(h, c\); 1 were given"),
         ((2, 3), ((2, 5), (3, 5)), r"state c has the shape \(3, 5\), expected \(2, 5\)"),
         ((3,), ((5,), (1, 5)), r"state c has the shape \(1, 5\), expected \(5,\)"),
@@ -146,11 +146,11 @@ def test_a_type_that_does_not_fit():
 
 
 def test_options():
-    with pytest.raises(OptionError, match="hidden_size must be a whole number from 1 on, not 0"):
-        gw.LSTMCell(3, 0)
-    with pytest.raises(OptionError, match="bias must be True or False, not 1"):
-        gw.GRUCell(3, 4, 1)
-    with pytest.raises(OptionError, match="nonlinearity must be 'tanh' or 'relu', not 'gelu'"):
+    with pytest.raises(OptionError, match="hidden_size must be a whole number from 0 on, not -1"):
+        gw.LSTMCell(3, -1)
+    with pytest.raises(OptionError, match="bias must be True or False, not 'no'"):
+        gw.GRUCell(3, 4, "no")
+    with pytest.raises(OptionError, match="nonlinearity must be one of 'tanh', 'relu', not 'gelu'"):
         gw.RNNCell(3, 4, True, "gelu")
     with pytest.raises(OptionError, match="did you mean 'peephole'"):
         gw.RecurrentCell("pephole", 3, 4)

@@ -1,11 +1,12 @@
 """torch's own test inputs for its recurrent modules, put through ours of the same name."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence
-from torch.testing._internal.common_modules import module_db
+from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 from torch.testing._internal.common_utils import freeze_rng_state
 
 import gatewise as gw
@@ -80,16 +81,86 @@ def test_without_a_gradient(name, k):
     torch.testing.assert_close(tensors(found), tensors(expected), **CLOSE[torch.float32])
 
 
+@pytest.mark.filterwarnings("ignore:bias='(relu|tanh)' is taken as bias=True")
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("name", "k"), cases("error_inputs"))
-def test_what_torch_refuses_is_refused_by_name(name, k):
-    """Not by torch's words: an error of ours says what was given and what was expected."""
-    case = drawn(name, "error_inputs", torch.float32)[k]
+def test_what_torch_refuses_is_refused_alike(name, k, dtype, grad):
+    """An error of ours, of torch's type and with torch's sentence in it."""
+    case = drawn(name, "error_inputs", dtype)[k]
     given = case.module_error_input
     args, options = given.constructor_input.args, given.constructor_input.kwargs
-
-    def used():
+    in_forward = case.error_on == ModuleErrorEnum.FORWARD_ERROR
+    raised = pytest.raises(case.error_type, match=case.error_regex)
+    with torch.set_grad_enabled(grad), nullcontext() if in_forward else raised as error:
         module = getattr(gw, name)(*args, **options)
-        module(*given.forward_input.args, **given.forward_input.kwargs)
+    if in_forward:
+        if "dtype" not in case.error_regex:  # torch's test too has these run in the layer's type
+            module = module.to(dtype)
+        with torch.set_grad_enabled(grad), raised as error:
+            module(*given.forward_input.args, **given.forward_input.kwargs)
+    assert isinstance(error.value, gw.GatewiseError)
 
-    with pytest.raises(gw.GatewiseError):
-        used()
+
+def words(call):
+    """The class of error and what it says."""
+    with pytest.raises(Exception) as error:  # noqa: PT011  torch's is of many classes
+        call()
+    return type(error.value), str(error.value)
+
+
+X = torch.zeros(5, 2, 3)
+H = torch.zeros(2, 2, 4)
+CONSTRUCTED = {  # of torch's module, the arguments beside input_size=3 and hidden_size=4
+    "LSTM": [
+        dict(num_layers=-1), dict(dropout=1.5), dict(dropout=True), dict(proj_size=4), dict(proj_size=-1),
+        dict(batch_first="no"), dict(hidden_size="4"), dict(input_size=3.0), dict(hidden_size=-2),
+    ],
+    "GRU": [dict(proj_size=2), dict(bias=None), dict(num_layers=0), dict(dropout=-0.1)],
+    "RNN": [dict(nonlinearity="gelu"), dict(proj_size=2), dict(batch_first=1)],
+}  # fmt: skip
+CALLED = {  # of a module of two layers: input and hx
+    "LSTM": [
+        (X[0, 0], None), (torch.zeros(1, 5, 2, 3), None), (X[..., :2], None), (X, (H[0], H[0])),
+        (X[:, 0], (H, H)), (X, (H[:, :1], H)), (X, (H, H[:1])), (X[:, 0], (H[:, 0], H[:1, 0])),
+        (X.double(), None), (X.to("meta"), None), (X, (H.to("meta"), H.to("meta"))),
+    ],
+    "GRU": [
+        (X[0, 0], None), (X[..., :2], None), (X, H[0]), (X[:, 0], H), (X, H[..., :3]),
+        (X[:, 0], H[:, 0, :3]), (X.double(), None),
+    ],
+    "RNN": [(torch.zeros(1, 5, 2, 3), None), (X, H[0]), (X[:, 0], H), (X, H[:, :1])],
+    "LSTMCell": [
+        (X, None), (X[0, :, :2], None), (X[0, 0, :2], None), (X[0], (H[0], H[0, :1])),
+        (X[0], (H[0, :, :3], H[0])), (X[0], (H[0], H[None])), (X[0, 0], (H[0], H[0])),
+    ],
+    "GRUCell": [(X, None), (X[0, :, :2], None), (X[0], H[0, :1]), (X[0], H), (X[0], H[None])],
+    "RNNCell": [(X, None), (X[0], H[0, :, :3]), (X[0], H), (X[0], H[0, :1])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, each) for name, all in CONSTRUCTED.items() for each in all]
+)
+def test_constructors_refuse_in_torchs_words(name, options):
+    given = dict(input_size=3, hidden_size=4) | options
+    kind, sentence = words(lambda: getattr(torch.nn, name)(**given))
+    ours, text = words(lambda: getattr(gw, name)(**given))
+    assert sentence in text
+    assert issubclass(ours, kind)
+    assert issubclass(ours, gw.GatewiseError)
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize(
+    ("name", "given"), [(name, each) for name, all in CALLED.items() for each in all]
+)
+def test_calls_are_refused_in_torchs_words(name, given, grad):
+    layers = () if name.endswith("Cell") else (2,)
+    with torch.set_grad_enabled(grad):
+        kind, sentence = words(lambda: getattr(torch.nn, name)(3, 4, *layers)(*given))
+        ours, text = words(lambda: getattr(gw, name)(3, 4, *layers)(*given))
+    assert issubclass(ours, kind)
+    assert issubclass(ours, gw.GatewiseError)
+    if "mat1 and mat2" not in sentence:  # torch's is of the product then
+        assert sentence in text

@@ -357,15 +357,14 @@ def _run_cells(given: argparse.Namespace) -> None:
     from gatewise.cells.catalogue import CELLS, find
     from gatewise.emit.account import listing, record, sheet
     from gatewise.emit.page import write
-    from gatewise.nn.checks import check_sizes
+    from gatewise.options import whole
 
     if given.docs is not None:
         _check_alone("--docs", cell=given.cell, inputs=given.inputs, units=given.units)
         print(f"pages     {given.docs} ({len(write(CELLS.values(), given.docs))} files)")
         return
     sizes = {name: getattr(given, name) for name in ("inputs", "units")}
-    sizes = {name: 128 if size is None else size for name, size in sizes.items()}
-    check_sizes(**sizes)
+    sizes = {name: 128 if size is None else whole(name, size) for name, size in sizes.items()}
     if given.json:
         cells = list(CELLS.values()) if given.cell is None else [find(given.cell)]
         records = [

@@ -17,8 +17,11 @@ class CellError(GatewiseError):
     """A cell's definition does not hold together: an unknown gate, a state that is never set, …"""
 
 
-class ShapeError(GatewiseError, ValueError):
-    """A tensor, length or state does not have the shape, type or range that the layer needs."""
+class ShapeError(GatewiseError, ValueError, RuntimeError):
+    """A tensor, length or state does not have the shape, type or range that the layer needs.
+
+    torch's layers raise a ValueError for some of these and a RuntimeError for others; code written for
+    either catches this."""
 
 
 class BackendError(GatewiseError, RuntimeError):
@@ -29,8 +32,11 @@ class DataError(GatewiseError, ValueError):
     """The user's data cannot be used as it is; the message names the column, series and row at fault."""
 
 
-class OptionError(GatewiseError, ValueError):
-    """An option or argument has a value that cannot be used."""
+class OptionError(GatewiseError, ValueError, TypeError, RuntimeError):
+    """An option or argument has a value that cannot be used.
+
+    torch's constructors raise a TypeError, ValueError or RuntimeError for the same; code written for any
+    of these catches this."""
 
 
 class ModelFileError(GatewiseError, ValueError):

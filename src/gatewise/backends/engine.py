@@ -58,6 +58,8 @@ def unfit(spec: Spec) -> str | None:
         return "has no rule for vmap, jvp and other transforms of torch.func"
     if spec.recorded:
         return "is no operator that torch.jit.trace and ONNX know"
+    if not spec.input_size or not spec.hidden_size:
+        return "computes sums of at least one number for at least one unit"
     if spec.trace and spec.differentiated:
         return "does not differentiate what it traces"
     return unnormalised(spec.cell) if spec.layer_norm else None

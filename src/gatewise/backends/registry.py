@@ -26,11 +26,16 @@ _ELSEWHERE = ("cpu", "aten", "scan", "reference")
 LOADED: dict[str, Backend] = {}
 
 
-def check_name(name: str) -> None:
-    """Raises OptionError unless ``name`` is a backend or "auto"."""
+def checked_name(name: object) -> str:
+    """``name``, which must be a backend's or "auto".
+
+    Raises:
+        OptionError: it is none.
+    """
     names = ("auto", *BACKENDS)
-    if name not in names:
-        raise unknown("backend", name, names)
+    if not isinstance(name, str) or name not in names:
+        raise unknown("backend", str(name), names)
+    return str(name)
 
 
 def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:

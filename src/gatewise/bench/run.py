@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +34,9 @@ from gatewise.bench.timing import (
 )
 from gatewise.cells.catalogue import lstm
 from gatewise.cells.language import Cell
-from gatewise.errors import BackendError, OptionError
+from gatewise.errors import BackendError
 from gatewise.memory import check
-from gatewise.options import whole
+from gatewise.options import real, whole
 
 OURS = "gw."  # before a backend's name, in tables and files
 _THREADS_PER_CORE = 4  # more would measure the system alone
@@ -65,11 +64,9 @@ class Plan:
             whole("threads", self.threads, most=_THREADS_PER_CORE * (os.cpu_count() or 1))
         for shape in self.shapes:
             check(f"the shape {shape}", shape.bytes)
-        rounds, seconds = self.budget.rounds, self.budget.seconds
-        if rounds is not None and rounds < 1:
-            raise OptionError(f"repeats must be a whole number from 1 on, not {rounds}")
-        if not 0 < seconds < math.inf:
-            raise OptionError(f"seconds must be a number above 0, not {seconds}")
+        if self.budget.rounds is not None:
+            whole("repeats", self.budget.rounds)
+        real("seconds", self.budget.seconds, "a number above 0", above=0)
 
 
 class Listener:

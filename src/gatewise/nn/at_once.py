@@ -94,10 +94,9 @@ def step_at_once(layer: RecurrentCell, input: Tensor, hx: State | None) -> Any:
     if isinstance(hx, Tensor):
         hx = hx[None]
     elif hx is not None:
-        try:
-            hx = tuple(s[None] for s in hx)
-        except TypeError:  # no tensors: for the checks to say
-            return None
+        if not isinstance(hx, tuple | list) or not all(isinstance(s, Tensor) for s in hx):
+            return None  # what is wrong with it is said where states are looked at
+        hx = tuple(s[None] for s in hx)
     result = network.run(input[None], hx, layer._parameters, False, torch.get_num_threads())
     if result is None:
         return None

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gatewise.backends.contract import check_tensor, valid_steps
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
-from gatewise.nn.checks import check_flag, check_sizes, checked_lengths, not_a_tensor, shape_of
+from gatewise.nn.checks import checked_lengths, not_a_tensor, shape_of
+from gatewise.options import choice, flag, whole
 
 
 class AdditiveAttention(nn.Module):
@@ -41,14 +42,13 @@ class AdditiveAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(query_size=query_size, key_size=key_size, units=units)
+        self.query_size = whole("query_size", query_size)
+        self.key_size = whole("key_size", key_size)
+        self.units = whole("units", units)
         made: dict[str, Any] = dict(device=device, dtype=dtype)
-        self.query_size = query_size
-        self.key_size = key_size
-        self.units = units
-        self.query_weight = nn.Parameter(torch.empty(units, query_size, **made))
-        self.key_weight = nn.Parameter(torch.empty(units, key_size, **made))
-        self.score_weight = nn.Parameter(torch.empty(units, **made))
+        self.query_weight = nn.Parameter(torch.empty(self.units, self.query_size, **made))
+        self.key_weight = nn.Parameter(torch.empty(self.units, self.key_size, **made))
+        self.score_weight = nn.Parameter(torch.empty(self.units, **made))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -120,17 +120,14 @@ class MultiplicativeAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(query_size=query_size, key_size=key_size)
-        if kind not in ("general", "dot"):
-            raise OptionError(f"kind must be 'general' or 'dot', not {kind!r}")
+        self.query_size = query_size = whole("query_size", query_size)
+        self.key_size = key_size = whole("key_size", key_size)
+        self.kind = kind = choice("kind", kind, ("general", "dot"))
         if kind == "dot" and query_size != key_size:
             raise OptionError(
                 f"kind='dot' needs queries as wide as keys, not query_size={query_size} and "
                 f"key_size={key_size}; kind='general' takes both"
             )
-        self.query_size = query_size
-        self.key_size = key_size
-        self.kind = kind
         weight = None
         if kind == "general":
             weight = nn.Parameter(torch.empty(query_size, key_size, device=device, dtype=dtype))
@@ -190,13 +187,11 @@ class AttentionPooling(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        units = size if units is None else units
-        check_sizes(size=size, units=units)
-        check_flag("batch_first", batch_first)
+        self.size = whole("size", size)
+        self.batch_first = flag("batch_first", batch_first)
+        units = self.size if units is None else whole("units", units)
         made: dict[str, Any] = dict(device=device, dtype=dtype)
-        self.size = size
-        self.batch_first = batch_first
-        self.project = nn.Linear(size, units, **made)
+        self.project = nn.Linear(self.size, units, **made)
         self.score_weight = nn.Parameter(torch.empty(units, **made))
         self.reset_parameters()
 

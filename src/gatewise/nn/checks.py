@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from gatewise.backends.contract import check_lengths, recorded
 from gatewise.backends.tracing import check_recordable, recorded_by
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, topological
-from gatewise.errors import OptionError, ShapeError, near
+from gatewise.errors import OptionError, ShapeError
+from gatewise.nn import sentences
 from gatewise.nn.lengths import as_tensor
+from gatewise.options import choice, probability, whole
 
 _LAYERS_OWN = (
     *("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh"),
@@ -28,24 +30,42 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise OptionError(f"{name} must be a whole number from 1 on, not {size!r}")
+def checked_size(name: str, value: object, least: int = 1) -> int:
+    """``value`` as an int from ``least`` on.
+
+    Raises:
+        OptionError: it is no such number.
+    """
+    try:
+        return whole(name, value, least)
+    except OptionError as error:
+        raise OptionError(f"{error} ({sentences.of_size(name, value)})") from None
 
 
-def check_flag(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(f"{name} must be True or False, not {value!r}")
+def checked_bool(name: str, value: object) -> bool:
+    """``value`` as a bool, where torch takes no 0 or 1 either: a number in this place was meant for
+    another argument.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    if type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise OptionError(
+        f"{name} must be True or False, not {value!r} ({sentences.of_flag(name, value)})"
+    )
 
 
-def is_finite_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+def checked_dropout(value: object) -> float:
+    """``value`` as the probability of dropping an output between layers.
 
-
-def check_probability(name: str, p: float) -> None:
-    if not isinstance(p, Real) or isinstance(p, bool) or not 0 <= p <= 1:
-        raise OptionError(f"{name} must be a probability from 0 to 1, not {p!r}")
+    Raises:
+        OptionError: it is none.
+    """
+    try:
+        return probability("dropout", value)
+    except OptionError as error:
+        raise OptionError(f"{error} ({sentences.DROPOUT})") from None
 
 
 def check_parameter_names(cell: Cell) -> None:
@@ -69,24 +89,21 @@ def checked_cell(cell: Cell | str) -> Cell:
     return cell
 
 
-def check_connect(connect: str, num_layers: int) -> None:
-    if connect not in CONNECTIONS:
-        hint = near(connect, CONNECTIONS) if isinstance(connect, str) else ""
-        raise OptionError(
-            f"connect must be one of {', '.join(map(repr, CONNECTIONS))}, not {connect!r}{hint}"
-        )
+def checked_connect(connect: object, num_layers: int) -> str:
+    """One of CONNECTIONS."""
+    connect = choice("connect", connect, CONNECTIONS)
     if connect != "plain" and num_layers == 1:
         warnings.warn(
             f"connect={connect!r} acts from the second layer on, and there is only one",
             stacklevel=3,
         )
+    return connect
 
 
 def check_blocks(
     cell: Cell, hidden_size: int, proj_size: int, block_size: int, recurrent_blocks: int
 ) -> None:
     """Blocks of cells that share gates, and blocks of units that see themselves alone, must be whole."""
-    check_sizes(block_size=block_size, recurrent_blocks=recurrent_blocks)
     if block_size > 1 and not cell.shared:
         raise OptionError(
             f"block_size={block_size} is how many cells share the gates that a cell says are shared, "
@@ -108,14 +125,16 @@ def check_blocks(
         )
 
 
-def check_projection(cell: Cell, hidden_size: int, proj_size: int) -> None:
-    """A projected state is narrower than the units, so no equation may combine the two."""
-    whole = isinstance(proj_size, int) and not isinstance(proj_size, bool)
-    if not whole or not 0 <= proj_size < hidden_size:
+def checked_projection(cell: Cell, hidden_size: int, given: object) -> int:
+    """The width of the projection, or 0. A projected state is narrower than the units, so no equation
+    may combine the two."""
+    try:
+        proj_size = whole("proj_size", given, 0, hidden_size - 1)
+    except OptionError:
         raise OptionError(
             f"proj_size must be a whole number from 0 to below hidden_size={hidden_size}, not "
-            f"{proj_size!r}"
-        )
+            f"{given!r} ({sentences.of_projection(given, hidden_size)})"
+        ) from None
     if proj_size and cell.late:
         raise OptionError(
             f"{cell.name} cannot be projected: its gates {', '.join(cell.late)} are fed with a value of "
@@ -128,28 +147,32 @@ def check_projection(cell: Cell, hidden_size: int, proj_size: int) -> None:
             f"{cell.name} cannot be projected: its equations use its state {cell.state[0]}, which "
             f"would have proj_size={proj_size} values and not one for each unit"
         )
+    return proj_size
 
 
 def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float, ...]:
     """One probability for each state of the cell."""
-    if not isinstance(zoneout, Sequence) or isinstance(zoneout, str):
-        check_probability("zoneout", zoneout)
-        zoneout = (float(zoneout),) * len(cell.state)
-    if len(zoneout) != len(cell.state):
+    single = isinstance(zoneout, str) or not hasattr(zoneout, "__len__")
+    if single or getattr(zoneout, "shape", None) == ():
+        each = [probability("zoneout", zoneout)] * len(cell.state)
+    else:
+        each = list(zoneout)  # type: ignore[arg-type]
+    if len(each) != len(cell.state):
         raise OptionError(
-            f"zoneout has {len(zoneout)} probabilities; {cell.name} has {len(cell.state)} "
+            f"zoneout has {len(each)} probabilities; {cell.name} has {len(cell.state)} "
             f"states ({', '.join(cell.state)})"
         )
-    for name, p in zip(cell.state, zoneout, strict=True):
-        check_probability(f"zoneout of the state {name}", p)
+    named = [f"zoneout of the state {name}" for name in cell.state]
+    shares = tuple(map(probability, named, each))
+    for name, p in zip(cell.state, shares, strict=True):
         if p and name in cell.together:
-            pairs = zip(cell.state, zoneout, strict=True)
-            alone = tuple(0.0 if of in cell.together else float(own) for of, own in pairs)
+            pairs = zip(cell.state, shares, strict=True)
+            alone = tuple(0.0 if of in cell.together else own for of, own in pairs)
             raise OptionError(
                 f"zoneout keeps each state for itself, and {cell.name}'s {', '.join(cell.together)} say "
                 f"something only together; give one for each state, as zoneout={alone}"
             )
-    return tuple(map(float, zoneout))
+    return shares
 
 
 def not_a_tensor(input: object, name: str = "input") -> ShapeError:
@@ -159,12 +182,45 @@ def not_a_tensor(input: object, name: str = "input") -> ShapeError:
     )
 
 
+def by_override(
+    forward: Callable[..., Any], layer: object, input: object, *args: Any, **options: Any
+) -> Any:
+    """What the ``__torch_function__`` of an input that is no tensor makes of ``forward``, a layer's
+    method, as torch's own functions let it.
+
+    Raises:
+        ShapeError: it has none.
+    """
+    if not has_torch_function((input,)):
+        raise not_a_tensor(input)
+    return handle_torch_function(forward, (input,), layer, input, *args, **options)
+
+
+def check_layout(name: str, tensor: Tensor) -> None:
+    """Raises ShapeError unless every number of the tensor is there and has a place in memory."""
+    if tensor.is_nested:
+        raise ShapeError(
+            f"{name} is a nested tensor, expected one of numbers side by side; give "
+            f"torch.nested.to_padded_tensor(…, 0.0), and lengths= beside it"
+        )
+    if tensor.layout is not torch.strided:
+        raise ShapeError(
+            f"{name} has the layout {tensor.layout}, expected torch.strided; give its .to_dense()"
+        )
+
+
 def check_input(x: Tensor, weight: Tensor) -> None:
     """The input against the weight that is to multiply it."""
     if x.dtype != weight.dtype:
-        raise ShapeError(f"input is {x.dtype}, the layer's weights are {weight.dtype}")
+        raise ShapeError(
+            f"input is {x.dtype}, the layer's weights are {weight.dtype} "
+            f"({sentences.of_type(x.dtype, weight.dtype)})"
+        )
     if x.device != weight.device:
-        raise ShapeError(f"input is on '{x.device}', the layer's weights are on '{weight.device}'")
+        raise ShapeError(
+            f"input is on '{x.device}', the layer's weights are on '{weight.device}' "
+            f"({sentences.of_device(x.device, weight.device, 'parameter')})"
+        )
 
 
 def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:

@@ -17,21 +17,21 @@ from gatewise.cells.language import Cell, Value, topological
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
 from gatewise.nn.checks import (
-    check_flag,
+    by_override,
     check_input,
+    check_layout,
     check_parameter_names,
-    check_probability,
-    check_sizes,
     checked_cell,
+    checked_dropout,
     checked_lengths,
     checked_reset,
-    not_a_tensor,
     shape_of,
 )
 from gatewise.nn.sequences import State, reset_reversed, stacked
 from gatewise.nn.states import states_given
 from gatewise.nn.structure import structure
 from gatewise.nn.trace import Trace
+from gatewise.options import flag, whole
 
 
 class ConvRecurrent(nn.Module):
@@ -87,26 +87,19 @@ class ConvRecurrent(nn.Module):
         super().__init__()
         self.cell = checked_cell(cell)
         _check_cell(self.cell, size)
-        check_sizes(
-            input_channels=input_channels, hidden_channels=hidden_channels, num_layers=num_layers
-        )
-        check_probability("dropout", dropout)
-        flags = dict(bias=bias, batch_first=batch_first, bidirectional=bidirectional)
-        for name, flag in flags.items():
-            check_flag(name, flag)
-        self.input_channels = input_channels
-        self.hidden_channels = hidden_channels
+        self.input_channels = whole("input_channels", input_channels)
+        self.hidden_channels = whole("hidden_channels", hidden_channels)
         self.kernel_size = _checked_kernel(kernel_size)
-        self.num_layers = num_layers
-        self.bias = bias
-        self.batch_first = batch_first
-        self.dropout = float(dropout)
-        self.bidirectional = bidirectional
+        self.num_layers = whole("num_layers", num_layers)
+        self.bias = flag("bias", bias)
+        self.batch_first = flag("batch_first", batch_first)
+        self.dropout = checked_dropout(dropout)
+        self.bidirectional = flag("bidirectional", bidirectional)
         self.size = None if size is None else _checked_pair("size", size)
-        self._structure = structure(self.cell, hidden_channels, hidden_channels, 1, 1)
+        self._structure = structure(self.cell, self.hidden_channels, self.hidden_channels, 1, 1)
         self._expected = {
             suffix: self._shapes(layer)
-            for layer in range(num_layers)
+            for layer in range(self.num_layers)
             for suffix in self._suffixes(layer)
         }
         for suffix, shapes in self._expected.items():
@@ -150,6 +143,9 @@ class ConvRecurrent(nn.Module):
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
         """
+        if not isinstance(input, Tensor):
+            asked = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(ConvRecurrent.forward, self, input, hx, **asked)
         self._check_input(input)
         check_unrecorded(f"a {type(self).__name__}")
         batched = input.dim() == 5
@@ -161,9 +157,10 @@ class ConvRecurrent(nn.Module):
         given = checked_lengths(lengths, x)
         resets = checked_reset(reset, input[..., 0, 0], not self.batch_first)
         states = self._initial_states(hx, x, batched)
-        output, final, traced = self._layers(x, states, Masks(given, resets), trace)
+        output, finals, traced = self._layers(x, states, Masks(given, resets), trace)
+        final = tuple(stacked(each, batched) for each in zip(*finals, strict=True))
         if not batched:
-            output, final = output.squeeze(1), tuple(s.squeeze(1) for s in final)
+            output = output.squeeze(1)
         elif self.batch_first:
             output = output.transpose(0, 1)
         hn = final if len(final) > 1 else final[0]
@@ -195,8 +192,7 @@ class ConvRecurrent(nn.Module):
         return shapes | dict.fromkeys(self.cell.params, (hidden, *(self.size or ())))
 
     def _check_input(self, input: Tensor) -> None:
-        if not isinstance(input, Tensor):
-            raise not_a_tensor(input)
+        check_layout("input", input)
         if input.dim() not in (4, 5):
             raise ShapeError(
                 f"input needs 4 dimensions (T×I×h×w) or 5 (with B), this has the shape "
@@ -227,7 +223,8 @@ class ConvRecurrent(nn.Module):
 
     def _layers(
         self, x: Tensor, states: tuple[Tensor, ...], masks: Masks, trace: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, list[list[Tensor]]]]:
+    ) -> tuple[Tensor, list[tuple[Tensor, ...]], dict[str, list[list[Tensor]]]]:
+        """The output, the final states of each layer and direction, and what is traced."""
         output_name = self.cell.state[0]
         names = tuple(self.cell.values) if trace else (output_name,)
         traced: dict[str, list[list[Tensor]]] = {name: [] for name in names}
@@ -244,7 +241,7 @@ class ConvRecurrent(nn.Module):
             x = torch.cat([way[output_name] for way in ways], 2)
             if layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
-        return x, tuple(stacked(each) for each in zip(*finals, strict=True)), traced
+        return x, finals, traced
 
     def _through_time(
         self,
@@ -317,8 +314,7 @@ class ConvLSTM(ConvRecurrent):
         peephole: bool = False,
         **options: Any,
     ) -> None:
-        check_flag("peephole", peephole)
-        cell = "peephole" if peephole else "lstm"
+        cell = "peephole" if flag("peephole", peephole) else "lstm"
         super().__init__(cell, input_channels, hidden_channels, kernel_size, *args, **options)
 
 
@@ -377,12 +373,11 @@ def _check_cell(cell: Cell, size: object) -> None:
 
 
 def _checked_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+    single = not hasattr(value, "__len__") or not getattr(value, "shape", True)
+    pair = (value, value) if single else tuple(value)  # type: ignore[arg-type]
+    if isinstance(value, str) or len(pair) != 2:
         raise OptionError(f"{name} must be a pair of whole numbers (height, width), not {value!r}")
-    height, width = pair
-    check_sizes(**{f"the height in {name}": height, f"the width in {name}": width})
-    return height, width
+    return whole(f"the height in {name}", pair[0]), whole(f"the width in {name}", pair[1])
 
 
 def _checked_kernel(kernel_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -12,12 +12,13 @@ from torch.nn.utils import parametrize
 
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.checks import check_flag, checked_lengths, checked_reset, shape_of
+from gatewise.nn.checks import by_override, checked_lengths, checked_reset, shape_of
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.sequences import as_time_major, check_width, cleared, laid_out, reset_reversed
 from gatewise.nn.stack import Stack, batch_first, widths
 from gatewise.nn.states import states_given
 from gatewise.nn.trace import Trace
+from gatewise.options import choice, flag
 
 _MERGES = ("concat", "sum", "mul", "ave")
 
@@ -38,10 +39,9 @@ class Reversed(nn.Module):
     def __init__(self, layer: nn.Module, as_read: bool = False) -> None:
         super().__init__()
         _check_forward(layer)
-        check_flag("as_read", as_read)
         self.layer = layer
         self.cell: Cell | None = getattr(layer, "cell", None)  # a Recurrent's
-        self.as_read = as_read
+        self.as_read = flag("as_read", as_read)
         self.input_size, self.output_size = widths(layer)
         self.batch_first = batch_first(layer)
 
@@ -55,6 +55,9 @@ class Reversed(nn.Module):
     ) -> Any:
         """See :meth:`Recurrent.forward`; shapes and results are those of the layer, and the final state
         is the one after the first step. A trace is in the order of the output."""
+        if not isinstance(input, Tensor):
+            asked = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(Reversed.forward, self, input, hx, **asked)
         check_width(input, self.input_size)
         time_major = as_time_major(input, self.batch_first)
         given = checked_lengths(lengths, time_major)
@@ -101,10 +104,7 @@ class Bidirectional(nn.Module):
         merge: str = "concat",
     ) -> None:
         super().__init__()
-        if merge not in _MERGES:
-            raise OptionError(
-                f"merge must be one of {', '.join(map(repr, _MERGES))}, not {merge!r}"
-            )
+        self.merge = merge = choice("merge", merge, _MERGES)
         _check_forward(forward_layer)
         if backward_layer is None:
             backward_layer = _another(forward_layer)
@@ -115,7 +115,6 @@ class Bidirectional(nn.Module):
         self.forward_layer = forward_layer
         self.backward_layer = Reversed(backward_layer)
         self.cell: Cell | None = getattr(forward_layer, "cell", None)  # a Recurrent's
-        self.merge = merge
         self.input_size, each = widths(forward_layer)
         self.output_size = each * (2 if merge == "concat" else 1)
         self.batch_first = batch_first(forward_layer)
@@ -133,6 +132,8 @@ class Bidirectional(nn.Module):
         """See :meth:`Recurrent.forward`: a trace has two directions, and a state is 2×B×H; of others
         than two Recurrents it is a pair, each as its layer has it."""
         asked = dict(lengths=lengths, reset=reset, trace=trace)
+        if not isinstance(input, Tensor):
+            return by_override(Bidirectional.forward, self, input, hx, **asked)
         ahead, back = self._states(hx)
         output, state, *traced = self.forward_layer(input, ahead, **asked)
         other, end, *also = self.backward_layer(input, back, **asked)

@@ -13,18 +13,12 @@ from torch import Tensor, nn
 from gatewise.backends.contract import valid_steps
 from gatewise.backends.tracing import recorded_by
 from gatewise.cells.language import Cell
-from gatewise.errors import OptionError, ShapeError, near
+from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
-from gatewise.nn.checks import (
-    check_flag,
-    check_input,
-    check_probability,
-    check_sizes,
-    checked_lengths,
-    checked_reset,
-)
+from gatewise.nn.checks import by_override, check_input, checked_lengths, checked_reset
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
+from gatewise.options import choice, flag, probability, whole
 
 # What a block does, in order; what stands together sees the same input.
 ORDERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -63,18 +57,14 @@ class SelfAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(size=size, heads=heads)
+        self.size = size = whole("size", size)
+        self.heads = heads = whole("heads", heads)
         if size % heads:
             raise OptionError(f"size must be a multiple of heads={heads}, not {size}")
-        check_flag("causal", causal)
-        check_flag("batch_first", batch_first)
-        check_probability("dropout", dropout)
+        self.causal = flag("causal", causal)
+        self.dropout = probability("dropout", dropout)
+        self.batch_first = flag("batch_first", batch_first)
         made: dict[str, Any] = dict(device=device, dtype=dtype)
-        self.size = size
-        self.heads = heads
-        self.causal = causal
-        self.dropout = float(dropout)
-        self.batch_first = batch_first
         self.in_proj_weight = nn.Parameter(torch.empty(3 * size, size, **made))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * size, **made))
         self.out_proj = nn.Linear(size, size, **made)
@@ -115,6 +105,9 @@ class SelfAttention(nn.Module):
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
         """
+        if not isinstance(input, Tensor):
+            asked = dict(lengths=lengths, reset=reset, need_weights=need_weights)
+            return by_override(SelfAttention.forward, self, input, **asked)
         check_width(input, self.size, "size")
         if autocast_dtype(input) is None:
             check_input(input, self.in_proj_weight)
@@ -221,11 +214,9 @@ class HybridBlock(nn.Module):
         super().__init__()
         made: dict[str, Any] = dict(device=device, dtype=dtype)
         self.attention = SelfAttention(size, heads, causal, dropout, batch_first=True, **made)
-        check_flag("batch_first", batch_first)
-        if order not in ORDERS:
-            raise OptionError(
-                f"order must be one of {', '.join(ORDERS)}, not {order!r}{near(str(order), ORDERS)}"
-            )
+        size, dropout = self.attention.size, self.attention.dropout
+        self.order = order = choice("order", order, ORDERS)
+        self.batch_first = flag("batch_first", batch_first)
         if not isinstance(recurrent, Recurrent):
             recurrent = Recurrent(recurrent, size, size, backend=backend, **made)
         elif backend != "auto":
@@ -233,12 +224,9 @@ class HybridBlock(nn.Module):
                 f"backend={backend!r} is for a recurrence made here; the one given has "
                 f"backend={recurrent.backend!r}"
             )
-        _check_recurrence(recurrent, size, causal)
-        width = 4 * size if feed_forward is None else feed_forward
-        check_sizes(feed_forward=width)
+        _check_recurrence(recurrent, size, self.attention.causal)
+        width = 4 * size if feed_forward is None else whole("feed_forward", feed_forward)
         self.input_size = self.output_size = size
-        self.order = order
-        self.batch_first = batch_first
         self.recurrent = recurrent
         self.norms = nn.ModuleList(nn.LayerNorm(size, **made) for _ in ORDERS[order])
         self.feed_forward = nn.Sequential(
@@ -282,6 +270,9 @@ class HybridBlock(nn.Module):
                 "a HybridBlock cannot go on from a state, hx must be None: its attention needs the "
                 "earlier steps themselves; give the whole sequence"
             )
+        if not isinstance(input, Tensor):
+            asked = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(HybridBlock.forward, self, input, **asked)
         check_width(input, self.input_size, "size")
         if autocast_dtype(input) is None:
             check_input(input, self.attention.in_proj_weight)
@@ -325,7 +316,9 @@ def _no_later(steps: int, like: Tensor) -> Tensor:
 
 def _of_one(state: Any) -> Any:
     """The state of a single sequence, less its batch dimension."""
-    return state.squeeze(1) if isinstance(state, Tensor) else tuple(s.squeeze(1) for s in state)
+    if isinstance(state, Tensor):
+        return state.squeeze(1).clone()  # a tensor of its own, no view
+    return tuple(_of_one(s) for s in state)
 
 
 def _check_recurrence(recurrent: Recurrent, size: int, causal: bool) -> None:

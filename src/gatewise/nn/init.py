@@ -7,10 +7,8 @@ cell's equations: see :func:`forget_gates`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -20,10 +18,10 @@ from gatewise.backends.contract import Masks, Spec, Weights
 from gatewise.backends.registry import choose
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError
-from gatewise.nn.checks import is_finite_number
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.step import RecurrentCell
+from gatewise.options import real
 
 _Dense = Recurrent | RecurrentCell  # whose weights are matrices
 _Layer = _Dense | ConvRecurrent
@@ -46,12 +44,11 @@ def forget_bias_(layer: Layer, value: float) -> Layer:
         OptionError: the layer has no biases, or its cell no forget gate.
     """
     _check_layer("forget_bias_", layer, biased=True)
-    if not is_finite_number(value):
-        raise OptionError(f"forget_bias_ takes a finite number, not {value!r}")
+    value = real("the bias in forget_bias_", value)
     units = layer._structure.units
     for gate, sign in forget_gates(layer.cell).items():
         for suffix in layer._expected:
-            _set_bias(layer, gate, suffix, torch.full((units,), sign * float(value)))
+            _set_bias(layer, gate, suffix, torch.full((units,), sign * value))
     return layer
 
 
@@ -70,13 +67,12 @@ def chrono_(layer: Layer, longest: float) -> Layer:
         OptionError: ``longest`` is less than 2, the layer has no biases, or its cell no forget gate.
     """
     _check_layer("chrono_", layer, biased=True)
-    if not isinstance(longest, Real) or isinstance(longest, bool) or not 2 <= longest < math.inf:
-        raise OptionError(
-            f"longest is a number of steps, 2 or more, over which is remembered; not {longest!r}"
-        )
+    longest = real(
+        "longest", longest, "a number of steps from 2 on, over which is remembered", least=2
+    )
     forget, write = forget_gates(layer.cell), input_gates(layer.cell)
     for suffix in layer._expected:
-        kept = torch.empty(layer._structure.units).uniform_(1, float(longest) - 1).log()
+        kept = torch.empty(layer._structure.units).uniform_(1, longest - 1).log()
         for gate, sign in forget.items():
             _set_bias(layer, gate, suffix, sign * kept)
         for gate, sign in write.items():

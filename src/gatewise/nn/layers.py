@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from gatewise.errors import OptionError
-from gatewise.nn.checks import is_finite_number
+from gatewise.nn import sentences
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.step import RecurrentCell
+from gatewise.options import choice, real
 
 
 class LSTM(Recurrent):
@@ -25,9 +26,7 @@ class LSTM(Recurrent):
     def __init__(
         self, *args: Any, forget_bias: float | None = None, backend: str = "auto", **options: Any
     ) -> None:
-        if forget_bias is not None and not is_finite_number(forget_bias):
-            raise OptionError(f"forget_bias must be a finite number, not {forget_bias!r}")
-        self.forget_bias = forget_bias
+        self.forget_bias = None if forget_bias is None else real("forget_bias", forget_bias)
         if forget_bias is not None and not (
             options.get("bias", True) if len(args) < 4 else args[3]
         ):
@@ -71,8 +70,8 @@ class RNN(Recurrent):
         backend: str = "auto",
         **options: Any,
     ) -> None:
-        cell = _simple(nonlinearity)
-        self.nonlinearity, self.mode = nonlinearity, cell.upper()
+        self.nonlinearity, cell = _simple(nonlinearity)
+        self.mode = cell.upper()
         _no_projection("RNN", args, options, place=4)
         super().__init__(
             cell, input_size, hidden_size, num_layers, *args, backend=backend, **options
@@ -106,16 +105,17 @@ class RNNCell(RecurrentCell):
         *args: Any,
         **options: Any,
     ) -> None:
-        cell = _simple(nonlinearity)
-        self.nonlinearity = nonlinearity
+        self.nonlinearity, cell = _simple(nonlinearity)
         super().__init__(cell, input_size, hidden_size, bias, *args, **options)
 
 
-def _simple(nonlinearity: str) -> str:
-    """The simple network's cell of this name."""
-    if nonlinearity not in ("tanh", "relu"):
-        raise OptionError(f"nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
-    return f"rnn_{nonlinearity}"
+def _simple(nonlinearity: object) -> tuple[str, str]:
+    """The nonlinearity, and the name of the simple network's cell that has it."""
+    try:
+        name = choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+    except OptionError as error:
+        raise OptionError(f"{error} ({sentences.of_nonlinearity(nonlinearity)})") from None
+    return name, f"rnn_{name}"
 
 
 def _no_projection(name: str, args: tuple[Any, ...], options: dict[str, Any], place: int) -> None:
@@ -123,5 +123,5 @@ def _no_projection(name: str, args: tuple[Any, ...], options: dict[str, Any], pl
     if "proj_size" in options or len(args) > place:
         raise OptionError(
             f"{name} takes no proj_size, and device and dtype by keyword; "
-            f"see gatewise.Recurrent for the cells that can be projected"
+            f"see gatewise.Recurrent for the cells that can be projected ({sentences.NO_PROJECTION})"
         )

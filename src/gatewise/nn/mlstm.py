@@ -21,15 +21,15 @@ from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype, cast
 from gatewise.nn.checks import (
-    check_flag,
+    by_override,
     check_input,
-    check_sizes,
     checked_lengths,
     checked_reset,
-    not_a_tensor,
+    checked_size,
 )
 from gatewise.nn.sequences import as_time_major, check_width
 from gatewise.nn.trace import Trace
+from gatewise.options import choice, flag, whole
 
 # The logarithm of the forget gate of its pre-activation (equation 26).
 _LOG_FORGET: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -198,25 +198,21 @@ class MLSTM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size, heads=heads, chunk=chunk)
-        check_flag("batch_first", batch_first)
-        check_flag("bias", bias)
+        self.input_size = input_size = checked_size("input_size", input_size)
+        self.hidden_size = self.output_size = hidden_size = checked_size("hidden_size", hidden_size)
+        self.heads = heads = whole("heads", heads)
+        self.batch_first = flag("batch_first", batch_first)
+        self.chunk = whole("chunk", chunk)
+        self.forget = choice("forget", forget, _LOG_FORGET)
+        biased = flag("bias", bias)
         if hidden_size % heads:
             raise OptionError(
                 f"hidden_size={hidden_size} is not a multiple of heads={heads}: each head has an "
                 f"equal share of it"
             )
-        if forget not in _LOG_FORGET:
-            raise OptionError(f"forget must be 'sigmoid' or 'exp', not {forget!r}")
-        self.input_size = input_size
-        self.hidden_size = self.output_size = hidden_size
-        self.heads = heads
-        self.batch_first = batch_first
-        self.chunk = chunk
-        self.forget = forget
         rows = 4 * hidden_size + 2 * heads
         self.weight = nn.Parameter(torch.empty(rows, input_size, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+        self.bias = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if biased else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -265,7 +261,8 @@ class MLSTM(nn.Module):
             ShapeError: a tensor does not fit; the message has both shapes.
         """
         if not isinstance(input, Tensor):
-            raise not_a_tensor(input)
+            asked = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(MLSTM.forward, self, input, hx, **asked)
         check_unrecorded("an MLSTM")
         if (dtype := autocast_dtype(input)) is None:
             return self._forward(input, self.weight, self.bias, hx, lengths, reset, trace)
@@ -284,7 +281,7 @@ class MLSTM(nn.Module):
         reset: Tensor | None,
         trace: bool,
     ) -> Any:
-        check_width(input, self.input_size)
+        check_width(input, self.input_size, layer="MLSTM")
         x = as_time_major(input, self.batch_first)
         check_input(x, weight)
         given = checked_lengths(lengths, x)
@@ -294,9 +291,12 @@ class MLSTM(nn.Module):
         values, state = self._run(x, weight, bias, state, valid, resets)
         output = _real(values["h"], valid)
         if input.dim() == 2:
-            output, state = output.squeeze(1), MLSTMState(*(s.squeeze(0) for s in state))
+            output = output.squeeze(1)
         elif self.batch_first:
             output = output.transpose(0, 1)
+        # tensors of their own: in the memory at the chunks' edges, or what was given
+        own = state if input.dim() == 3 else MLSTMState(*(s.squeeze(0) for s in state))
+        state = MLSTMState(*(s.clone() for s in own))
         if not trace:
             return output, state
         real = {name: _real(value, valid).transpose(0, 1) for name, value in values.items()}
@@ -351,9 +351,11 @@ class MLSTM(nn.Module):
         each = [(self.heads, d, d), (self.heads, d), (self.heads,)]
         if hx is None:
             return MLSTMState(*(x.new_zeros(x.shape[1], *shape, dtype=dtype) for shape in each))
-        if isinstance(hx, Tensor) or len(hx) != len(each):
-            count = "one tensor" if isinstance(hx, Tensor) else f"{len(hx)} tensors"
-            raise ShapeError(f"hx is {count}, expected the three of MLSTMState: C, n and m")
+        if not isinstance(hx, tuple | list) or len(hx) != len(each):
+            many = f" of {len(hx)}" if isinstance(hx, tuple | list) else ""
+            raise ShapeError(
+                f"hx is a {type(hx).__name__}{many}, expected the three of MLSTMState: C, n and m"
+            )
         like = x.new_empty((), dtype=dtype)
         for name, given, shape in zip(MLSTMState._fields, hx, each, strict=True):
             expected = (x.shape[1], *shape) if batched else shape

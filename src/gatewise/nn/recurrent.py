@@ -15,36 +15,37 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from gatewise.backends.contract import Weights, differentiated
 from gatewise.backends.native.network import Network
-from gatewise.backends.registry import check_name, chosen, run
+from gatewise.backends.registry import checked_name, chosen, run
 from gatewise.backends.tracing import JIT, check_packed, recorded_by
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.at_once import run_at_once
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import (
+    by_override,
     check_blocks,
-    check_connect,
-    check_flag,
     check_input,
     check_parameter_names,
-    check_probability,
-    check_projection,
-    check_sizes,
+    checked_bool,
     checked_cell,
+    checked_connect,
+    checked_dropout,
     checked_lengths,
+    checked_projection,
     checked_reset,
+    checked_size,
     checked_zoneout,
-    not_a_tensor,
 )
 from gatewise.nn.masks import masks_of
 from gatewise.nn.parameters import parameter_beside, shapes_beside, step_shapes, weights_of
 from gatewise.nn.sequences import State, as_time_major, check_width, packed_as, stacked
-from gatewise.nn.states import initial_states
+from gatewise.nn.states import initial_states, states_given
 from gatewise.nn.stream import Stream
 from gatewise.nn.structure import structure
 from gatewise.nn.torch_names import TorchNames
 from gatewise.nn.trace import Trace
 from gatewise.nn.traced import is_torchs, run_recorded
+from gatewise.options import flag, probability
 
 
 class Recurrent(TorchNames, nn.Module):
@@ -138,47 +139,35 @@ class Recurrent(TorchNames, nn.Module):
     ) -> None:
         super().__init__()
         self.cell = checked_cell(cell)
-        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        check_probability("dropout", dropout)
-        check_projection(self.cell, hidden_size, proj_size)
-        check_name(backend)
         check_parameter_names(self.cell)
-        check_flag("bias", bias)
-        check_flag("batch_first", batch_first)
-        check_flag("bidirectional", bidirectional)
-        check_flag("layer_norm", layer_norm)
-        check_probability("recurrent_dropout", recurrent_dropout)
-        check_probability("weight_drop", weight_drop)
-        check_flag("locked_dropout", locked_dropout)
-        check_connect(connect, num_layers)
-        check_flag("learn_initial", learn_initial)
-        check_blocks(self.cell, hidden_size, proj_size, block_size, recurrent_blocks)
-        if dropout and num_layers == 1:
+        self.input_size = checked_size("input_size", input_size)
+        self.hidden_size = checked_size("hidden_size", hidden_size)
+        self.num_layers = checked_size("num_layers", num_layers)
+        self.bias = checked_bool("bias", bias)
+        self.batch_first = checked_bool("batch_first", batch_first)
+        self.dropout = checked_dropout(dropout)
+        self.bidirectional = flag("bidirectional", bidirectional)
+        self.proj_size = checked_projection(self.cell, self.hidden_size, proj_size)
+        self.backend = checked_name(backend)
+        self.layer_norm = flag("layer_norm", layer_norm)
+        self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
+        self.zoneout = checked_zoneout(zoneout, self.cell)
+        self.weight_drop = probability("weight_drop", weight_drop)
+        self.locked_dropout = flag("locked_dropout", locked_dropout)
+        self.connect = checked_connect(connect, self.num_layers)
+        self.learn_initial = flag("learn_initial", learn_initial)
+        self.block_size = checked_size("block_size", block_size)
+        self.recurrent_blocks = checked_size("recurrent_blocks", recurrent_blocks)
+        blocks = self.block_size, self.recurrent_blocks
+        check_blocks(self.cell, self.hidden_size, self.proj_size, *blocks)
+        if self.dropout and self.num_layers == 1:
             warnings.warn(
                 f"dropout={dropout} acts between layers, and there is only one", stacklevel=2
             )
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.bias = bias
-        self.batch_first = batch_first
-        self.dropout = float(dropout)
-        self.bidirectional = bidirectional
-        self.proj_size = proj_size
-        self.backend = backend
-        self.layer_norm = layer_norm
-        self.recurrent_dropout = float(recurrent_dropout)
-        self.zoneout = checked_zoneout(zoneout, self.cell)
-        self.weight_drop = float(weight_drop)
-        self.locked_dropout = locked_dropout
-        self.connect = connect
-        self.learn_initial = learn_initial
-        self.block_size = block_size
-        self.recurrent_blocks = recurrent_blocks
-        output = self._state_sizes()[0]
-        self._structure = structure(self.cell, hidden_size, output, block_size, recurrent_blocks)
+        sizes = self.hidden_size, self._state_sizes()[0]
+        self._structure = structure(self.cell, *sizes, *blocks)
         self._structured = not self._structure.plain
-        layers = range(num_layers)
+        layers = range(self.num_layers)
         self._expected = {
             suffix: step_shapes(self, self._layer_input_size(k))
             for k in layers
@@ -190,7 +179,7 @@ class Recurrent(TorchNames, nn.Module):
             empty = torch.empty(shape, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(empty))
         # what the core can run in one call: weights as they are stored, nothing between the layers
-        self._simple = not self._structured and not self._beside and connect == "plain"
+        self._simple = not self._structured and not self._beside and self.connect == "plain"
         self._network: Network | None = None
         self.reset_parameters()
 
@@ -266,23 +255,24 @@ class Recurrent(TorchNames, nn.Module):
             check_packed()
             input, lengths = pad_packed_sequence(packed)
         if not isinstance(input, Tensor):
-            raise not_a_tensor(input)
+            asked = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(Recurrent.forward, self, input, hx, **asked)
         batched = input.dim() == 3
         time_major = packed is not None or not self.batch_first
-        check_width(input, self.input_size)
+        check_width(input, self.input_size, layer=type(self).__name__)
         x = as_time_major(input, not time_major)
         given = checked_lengths(lengths, x)
         resets = checked_reset(reset, input, time_major)
         if (dtype := autocast_dtype(x)) is None:
             states = initial_states(self, hx, x, batched)
-            output, final, traced = self._layers(x, states, given, resets, trace)
+            output, finals, traced = self._layers(x, states, given, resets, trace)
         else:  # everything is cast here, once, so that every backend sees one dtype
             with torch.autocast(x.device.type, enabled=False):
                 x, hx = cast(x, dtype), cast_states(hx, dtype)
                 states = initial_states(self, hx, x, batched, dtype)
-                output, final, traced = self._layers(x, states, given, resets, trace, dtype)
+                output, finals, traced = self._layers(x, states, given, resets, trace, dtype)
         result = self._as_given(output, packed, given, batched, time_major)
-        state = tuple(s if batched else s.squeeze(1) for s in final)
+        state = tuple(stacked(each, batched) for each in zip(*finals, strict=True))
         hn = state if len(state) > 1 else state[0]
         return (result, hn, Trace(traced, given)) if trace else (result, hn)
 
@@ -320,7 +310,7 @@ class Recurrent(TorchNames, nn.Module):
         x = input.data if isinstance(input, PackedSequence) else input
         dtype = autocast_dtype(x)
         x = x if dtype is None else cast(x, dtype)
-        states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        states = () if hx is None else states_given(self.cell, hx)
         ragged = lengths is not None or isinstance(input, PackedSequence)
         asked = dict(lengths=ragged, reset=reset is not None, trace=trace)
         fields = self._fields(x, states, weights_of(self, "_l0", dtype), 0, False, **asked)
@@ -406,7 +396,8 @@ class Recurrent(TorchNames, nn.Module):
         reset: Tensor | None,
         trace: bool,
         dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, list[list[Tensor]]]]:
+    ) -> tuple[Tensor, list[tuple[Tensor, ...]], dict[str, list[list[Tensor]]]]:
+        """The output, the final states of each layer and direction, and what is traced."""
         finals: list[tuple[Tensor, ...]] = []
         asked = dict(lengths=lengths is not None, reset=reset is not None, trace=trace)
         names = self.cell.values if trace else ()
@@ -430,7 +421,7 @@ class Recurrent(TorchNames, nn.Module):
                     values[layer].append(outcome.trace[name].transpose(0, 1))
             output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
             carried = self._handed_on(output, carried, layer, dtype)
-        return carried, tuple(stacked(each) for each in zip(*finals, strict=True)), traced
+        return carried, finals, traced
 
     def _dropped(self, x: Tensor) -> Tensor:
         """What the next layer's cells read of the last one's output."""

@@ -10,20 +10,27 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from gatewise.backends.contract import valid_steps
 from gatewise.errors import ShapeError
-from gatewise.nn.checks import not_a_tensor, shape_of
+from gatewise.nn import sentences
+from gatewise.nn.checks import check_layout, not_a_tensor, shape_of
 
 State = Tensor | tuple[Tensor, ...]
 
 
-def check_width(input: Tensor, size: int, called: str = "input_size") -> None:
-    """Raises ShapeError unless input is T×B×size or T×size; ``called`` is what the layer calls it."""
+def check_width(input: Tensor, size: int, called: str = "input_size", layer: str = "RNN") -> None:
+    """Raises ShapeError unless input is T×B×size or T×size; ``called`` is what the layer calls it, and
+    ``layer`` the name of its class."""
     if not isinstance(input, Tensor):
         raise not_a_tensor(input)
+    check_layout("input", input)
     if input.dim() not in (2, 3):
-        raise ShapeError(f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)}")
+        raise ShapeError(
+            f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)} "
+            f"({sentences.of_dimensions(layer, input.dim())})"
+        )
     if input.shape[-1] != size:
         raise ShapeError(
-            f"input has the shape {shape_of(input)}: its last dimension must be {called}={size}"
+            f"input has the shape {shape_of(input)}: its last dimension must be {called}={size} "
+            f"({sentences.of_width(size, input.shape[-1])})"
         )
 
 
@@ -64,9 +71,13 @@ def packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> Packed
     return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
 
 
-def stacked(states: Sequence[Tensor]) -> Tensor:
-    """A state of each layer and direction as one tensor, theirs first."""
-    return torch.stack(list(states)) if len(states) > 1 else states[0][None]
+def stacked(states: Sequence[Tensor], batched: bool = True) -> Tensor:
+    """A state of each layer and direction, B×…, as one tensor of its own, theirs first; for a single
+    sequence without B.
+
+    Its own also where there is one: a view could not be detached or changed in place.
+    """
+    return torch.stack(list(states) if batched else [state.squeeze(0) for state in states])
 
 
 def reset_reversed(reset: Tensor, lengths: Tensor | None) -> Tensor:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.checks import check_flag, check_probability, checked_lengths
+from gatewise.nn.checks import by_override, checked_lengths
 from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
+from gatewise.options import flag, probability
 
 # Initial bias of a highway's gates: below zero, so that a layer begins by passing its input on.
 HIGHWAY_BIAS = -1.0
@@ -49,9 +50,9 @@ class Stack(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, flag in dict(residual=residual, highway=highway).items():
-            check_flag(name, flag)
-        check_probability("dropout", dropout)
+        self.residual = residual = flag("residual", residual)
+        self.highway = highway = flag("highway", highway)
+        self.dropout = probability("dropout", dropout)
         if residual and highway:
             raise OptionError("residual=True and highway=True are two ways round a layer; take one")
         if not layers:
@@ -66,9 +67,6 @@ class Stack(nn.Module):
         )
         self.input_size, self.output_size = sizes[0][0], sizes[-1][1]
         self.batch_first = batch_first(layers[0])
-        self.residual = residual
-        self.highway = highway
-        self.dropout = float(dropout)
 
     def forward(
         self,
@@ -95,6 +93,9 @@ class Stack(nn.Module):
         Raises:
             ShapeError: a tensor does not fit; the message has both shapes.
         """
+        if not isinstance(input, Tensor):
+            asked = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(Stack.forward, self, input, hx, **asked)
         x = self._checked(input, lengths)
         states, traces = [], []
         for k, (layer, state) in enumerate(zip(self.layers, self._states(hx), strict=True)):
@@ -130,10 +131,10 @@ class Stack(nn.Module):
     def _states(self, hx: Sequence[Any] | None) -> Sequence[Any]:
         if hx is None:
             return [None] * len(self.layers)
-        if isinstance(hx, Tensor) or len(hx) != len(self.layers):
-            found = "one tensor" if isinstance(hx, Tensor) else f"{len(hx)} states"
+        if not isinstance(hx, tuple | list) or len(hx) != len(self.layers):
+            many = f" of {len(hx)}" if isinstance(hx, tuple | list) else ""
             raise ShapeError(
-                f"hx is {found}, expected a state (or None) for each of {len(self.layers)} layers"
+                f"hx is a {type(hx).__name__}{many}, expected a state (or None) for each of {len(self.layers)} layers"
             )
         return hx
 

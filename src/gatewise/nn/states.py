@@ -11,7 +11,8 @@ from torch import Tensor
 from gatewise.backends.contract import check_tensor
 from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
-from gatewise.nn.checks import shape_of
+from gatewise.nn import sentences
+from gatewise.nn.checks import check_layout, shape_of
 from gatewise.nn.parameters import parameter_beside
 from gatewise.nn.sequences import State
 
@@ -43,16 +44,26 @@ def initial_states(
     if hx is None:
         return tuple(x.new_zeros(shape) for shape in shapes)
     given = states_given(layer.cell, hx)
-    states = given
-    if not batched:
-        states = tuple(s.unsqueeze(1) if s.dim() == 2 else s for s in given)
-    for name, state, shape in zip(names, states, shapes, strict=True):
-        if state.shape != shape:
-            found = shape_of(given[names.index(name)])
-            expected = shape if batched else (shape[0], shape[2])
-            raise ShapeError(f"the initial state {name} has the shape {found}, expected {expected}")
-        check_tensor(f"the initial state {name}", state, shape, x)
-    return states
+    for name, state, shape in zip(names, given, shapes, strict=True):
+        expected = shape if batched else (shape[0], shape[2])
+        if state.shape != expected:
+            raise ShapeError(
+                f"the initial state {name} has the shape {shape_of(state)}, expected {expected} "
+                f"({sentences.of_states(given, batched, shapes)})"
+            )
+        check_state(f"the initial state {name}", state, expected, x)
+    return given if batched else tuple(state.unsqueeze(1) for state in given)
+
+
+def check_state(called: str, state: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    """Raises ShapeError unless the state has that shape, and the type and device of the input."""
+    check_layout(called, state)
+    if state.device != x.device:
+        raise ShapeError(
+            f"{called} is on '{state.device}', the input is on '{x.device}' "
+            f"({sentences.of_device(x.device, state.device, 'hidden')})"
+        )
+    check_tensor(called, state, shape, x)
 
 
 def states_given(cell: Cell, hx: State) -> tuple[Tensor, ...]:

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gatewise.backends.aten import STEPS
-from gatewise.backends.contract import Masks, Spec, Weights, check_tensor, differentiated
+from gatewise.backends.contract import Masks, Spec, Weights, differentiated
 from gatewise.backends.native.network import Network
-from gatewise.backends.registry import check_name, chosen, run, transformed
+from gatewise.backends.registry import checked_name, chosen, run, transformed
 from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
+from gatewise.nn import sentences
 from gatewise.nn.at_once import step_at_once
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import (
-    check_flag,
+    by_override,
     check_input,
+    check_layout,
     check_parameter_names,
-    check_sizes,
     checked_cell,
-    not_a_tensor,
+    checked_size,
     shape_of,
 )
 from gatewise.nn.parameters import step_shapes, weights_of
 from gatewise.nn.sequences import State
-from gatewise.nn.states import states_given
+from gatewise.nn.states import check_state, states_given
 from gatewise.nn.structure import structure
+from gatewise.options import flag
 
 
 class RecurrentCell(nn.Module):
@@ -69,24 +72,20 @@ class RecurrentCell(nn.Module):
     ) -> None:
         super().__init__()
         self.cell = checked_cell(cell)
-        check_sizes(input_size=input_size, hidden_size=hidden_size)
-        check_flag("bias", bias)
-        check_flag("layer_norm", layer_norm)
-        check_name(backend)
         check_parameter_names(self.cell)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.bias = bias
-        self.backend = backend
-        self.layer_norm = layer_norm
+        self.input_size = checked_size("input_size", input_size, least=0)
+        self.hidden_size = checked_size("hidden_size", hidden_size, least=0)
+        self.bias = _biased(bias)
+        self.backend = checked_name(backend)
+        self.layer_norm = flag("layer_norm", layer_norm)
         # of a layer's options that its weights depend on, those that a single step does without
         self.proj_size, self.weight_drop = 0, 0.0
-        self._structure = structure(self.cell, hidden_size, hidden_size, 1, 1)
+        self._structure = structure(self.cell, self.hidden_size, self.hidden_size, 1, 1)
         self._structured = not self._structure.plain
-        self._expected = {"": step_shapes(self, input_size)}
+        self._expected = {"": step_shapes(self, self.input_size)}
         self._network: Network | None = None
         # torch's own step, for where the core's one call is not to be had
-        plain = backend in ("auto", "aten") and not layer_norm
+        plain = self.backend in ("auto", "aten") and not self.layer_norm
         self._torchs = STEPS.get(self.cell) if plain else None
         for name, shape in self._expected[""].items():
             empty = torch.empty(shape, device=device, dtype=dtype)
@@ -95,7 +94,7 @@ class RecurrentCell(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/√H, 1/√H), in torch's order; the gains are one."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
+        bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for name, parameter in self.named_parameters():
             if name in ("norm_ih", "norm_hh"):
                 nn.init.ones_(parameter)
@@ -120,14 +119,15 @@ class RecurrentCell(nn.Module):
             BackendError: the backend asked for by name cannot do this.
         """
         if not isinstance(input, Tensor):
-            raise not_a_tensor(input)
+            return by_override(RecurrentCell.forward, self, input, hx)
+        if input.is_nested or input.layout is not torch.strided:
+            check_layout("input", input)
         batched = input.dim() == 2
-        if not batched and input.dim() != 1:
-            raise ShapeError(f"input needs 1 or 2 dimensions, this has the shape {shape_of(input)}")
-        if input.shape[-1] != self.input_size:
+        if (not batched and input.dim() != 1) or input.shape[-1] != self.input_size:
+            expected = f"({self.input_size},) or B×{self.input_size}"
             raise ShapeError(
-                f"input has the shape {shape_of(input)}: its last dimension must be "
-                f"input_size={self.input_size}"
+                f"input has the shape {shape_of(input)}, expected {expected}, which is input_size "
+                f"({sentences.of_cell_input(type(self).__name__, input, self.input_size)})"
             )
         if batched and (at_once := step_at_once(self, input, hx)) is not None:
             return at_once
@@ -140,7 +140,7 @@ class RecurrentCell(nn.Module):
         """Which backend would run this, and why, in a sentence."""
         dtype = autocast_dtype(input)
         x = input if dtype is None else cast(input, dtype)
-        states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        states = () if hx is None else states_given(self.cell, hx)
         if self._torchs is not None and torch.is_grad_enabled():
             return f"aten: torch's own step of {self.cell.name}; with a gradient it takes less time"
         return chosen(self.backend, **self._fields(x, states, weights_of(self, "", dtype)))[2]
@@ -198,8 +198,13 @@ class RecurrentCell(nn.Module):
             return tuple(x.new_zeros(shape) for _ in names)
         given = states_given(self.cell, hx)
         expected = shape if batched else shape[1:]
-        for name, state in zip(names, given, strict=True):
-            check_tensor(f"the state {name}", state, expected, x)
+        for k, (name, state) in enumerate(zip(names, given, strict=True)):
+            if state.shape != expected:
+                why = sentences.of_cell_state(type(self).__name__, k, given, batched, *shape)
+                raise ShapeError(
+                    f"the state {name} has the shape {shape_of(state)}, expected {tuple(expected)} ({why})"
+                )
+            check_state(f"the state {name}", state, expected, x)
         return given if batched else tuple(state[None] for state in given)
 
     def extra_repr(self) -> str:
@@ -207,6 +212,19 @@ class RecurrentCell(nn.Module):
         shown += [] if self.bias else ["bias=False"]
         shown += ["layer_norm=True"] if self.layer_norm else []
         return ", ".join(shown)
+
+
+def _biased(bias: object) -> bool:
+    """Whether there are biases. torch's cells take a nonlinearity's name in this place, as one that is
+    not nothing, and go on without it."""
+    if isinstance(bias, str) and bias in ("tanh", "relu"):
+        warnings.warn(
+            f"bias={bias!r} is taken as bias=True, as torch takes it; for the nonlinearity of an RNNCell "
+            f"give nonlinearity={bias!r}",
+            stacklevel=4,
+        )
+        return True
+    return flag("bias", bias)
 
 
 def _no_masks(spec: Spec) -> Masks:

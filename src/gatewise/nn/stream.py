@@ -14,6 +14,7 @@ from gatewise.backends.native.cells import unusable
 from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn.parameters import weights_of
+from gatewise.options import whole
 
 if TYPE_CHECKING:
     from gatewise.nn.recurrent import Recurrent
@@ -43,8 +44,7 @@ class Stream:
             raise OptionError(
                 "a bidirectional layer cannot stream: it needs a sequence's end first"
             )
-        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-            raise OptionError(f"batch must be a whole number from 1 on, not {batch!r}")
+        batch = whole("batch", batch)
         if weight.dtype not in _ROWS or weight.device.type != "cpu":
             raise BackendError(
                 f"streams run in float32 and float64 on the CPU; this layer is {weight.dtype} on "

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from gatewise.cells.catalogue import find
 from gatewise.errors import OptionError, ShapeError, unknown
-from gatewise.nn.checks import check_flag, check_sizes
+from gatewise.nn.checks import checked_size
 from gatewise.nn.recurrent import Recurrent
+from gatewise.options import flag, whole
 from gatewise.weights.checks import as_tensor
 from gatewise.weights.layers import Part, recurrent
 
@@ -66,10 +67,13 @@ def from_cudnn(
     if str(mode).upper() not in _MODES:
         raise unknown("mode of cuDNN", str(mode), _MODES)
     cell = find(_MODES[str(mode).upper()])
-    check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-    for name, flag in dict(bias=bias, batch_first=batch_first, bidirectional=bidirectional).items():
-        check_flag(name, flag)
-    if proj_size and (cell.name != "lstm" or not 0 < proj_size < hidden_size):
+    input_size = checked_size("input_size", input_size)
+    hidden_size = checked_size("hidden_size", hidden_size)
+    num_layers = checked_size("num_layers", num_layers)
+    bias, batch_first = flag("bias", bias), flag("batch_first", batch_first)
+    bidirectional = flag("bidirectional", bidirectional)
+    proj_size = whole("proj_size", proj_size, 0)
+    if proj_size and (cell.name != "lstm" or proj_size >= hidden_size):
         raise OptionError(
             f"proj_size is for an LSTM, from 1 to below hidden_size={hidden_size}; this is "
             f"{proj_size} for {mode}"
