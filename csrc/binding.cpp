@@ -191,6 +191,18 @@ public:
     // stand, or 0. reset: where bytes laid out as x stand and their two strides, or None; for one direction.
     nb::object run(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads, uintptr_t lengths,
                    std::optional<std::tuple<uintptr_t, int64_t, int64_t>> reset) {
+        try {
+            return run_if_fit(std::move(x), std::move(state), weights, batch_first, threads, lengths, reset);
+        } catch (nb::python_error& error) {
+            // sparse and nested tensors have no strides, shape or address
+            if (!error.matches(PyExc_RuntimeError)) throw;
+            return nb::none();
+        }
+    }
+
+private:
+    nb::object run_if_fit(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads, uintptr_t lengths,
+                          std::optional<std::tuple<uintptr_t, int64_t, int64_t>> reset) {
         const auto& ask = tensor::names();
         if (!read_as_it_lies(x)) return nb::none();
         const nb::object shape = tensor::attribute(x, ask.shape);
@@ -237,7 +249,6 @@ public:
         return nb::make_tuple(output, states == 1 ? nb::borrow(PyTuple_GET_ITEM(final.ptr(), 0)) : final);
     }
 
-private:
     // Whether it is an array of numbers of this network's type.
     bool array(nb::handle tensor) const {
         for (const nb::object& type : plain_)

@@ -118,6 +118,7 @@ GW_OF_TWO(relu)
 GW_OF_TWO_AND_TWO(maximum)
 GW_OF_TWO_AND_TWO(minimum)
 GW_OF_TWO_AND_TWO(greater)
+GW_OF_TWO_AND_TWO(passed)
 #undef GW_OF_TWO
 #undef GW_OF_TWO_AND_TWO
 

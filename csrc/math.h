@@ -110,6 +110,12 @@ GW_INLINE V greater(V a, V b) {
     return a > b ? splat(element<V>(1)) : V{};
 }
 
+// relu's gradient of that of its result; as torch's, it lets through where x is no number.
+template <float_vector V>
+GW_INLINE V passed(V dy, V x) {
+    return x <= V{} ? V{} : dy;
+}
+
 // Parts --------------------------------------------------------------------------------------------
 
 template <float_vector V>

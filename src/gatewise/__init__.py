@@ -1,10 +1,13 @@
 """gatewise: recurrent networks whose gates are open."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gatewise import forks  # noqa: F401  it takes note of forks from here on
 from gatewise.errors import GatewiseError, missing
+
+__version__ = version("gatewise")
 
 if TYPE_CHECKING:
     from gatewise.cells.catalogue import CELLS

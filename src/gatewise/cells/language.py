@@ -7,10 +7,11 @@ its per-unit parameters ``p``, where it has any). Called once, on symbols, it le
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,8 +38,9 @@ OPERATIONS: Mapping[str, int] = {
 
 # What a graph begins with: "constant", "state", "parameter", "gate" (a whole pre-activation), "gate.x"
 # and "gate.h" (its two parts). A "late" node is a whole pre-activation too, with its recurrent product
-# taken with its argument. Gradients add "gradient" (of a new state) and "gradient.late" (of what the
-# late gates were fed with; its arguments are these gates' gradients).
+# taken with its argument. Gradients add "gradient" (of a new state), "gradient.late" (of what the
+# late gates were fed with; its arguments are these gates' gradients) and "passed" (of relu's argument: the
+# first argument, 0 where the second is not above 0; no product, which of an infinite gradient had no number).
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,21 +201,27 @@ def detach(x: Operand) -> Value:
     return operate("detach", x)
 
 
-def topological(outputs: Iterable[Value]) -> list[Value]:
-    """Every node that ``outputs`` rest on, each after its arguments."""
+def topological(
+    outputs: Iterable[Value], arguments: Callable[[Value], Iterable[Value]] = lambda v: v.args
+) -> list[Value]:
+    """Every node that ``outputs`` rest on, each after its ``arguments``.
+
+    Depth first, and without recursion: a graph may be deeper than Python's stack.
+    """
     order: list[Value] = []
     seen: set[Value] = set()
-
-    def visit(value: Value) -> None:
-        if value in seen:
-            return
-        seen.add(value)
-        for arg in value.args:
-            visit(arg)
-        order.append(value)
-
     for output in outputs:
-        visit(output)
+        under_way = [] if output in seen else [(output, iter(arguments(output)))]
+        seen.add(output)
+        while under_way:
+            value, rest = under_way[-1]
+            new = next((arg for arg in rest if arg not in seen), None)
+            if new is None:
+                order.append(value)
+                under_way.pop()
+            else:
+                seen.add(new)
+                under_way.append((new, iter(arguments(new))))
     return order
 
 
@@ -293,6 +301,15 @@ class Cell:
     def __hash__(self) -> int:
         return hash(self.signature)
 
+    def __copy__(self) -> Cell:
+        return self  # nothing in it changes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _restored, (self.name, self.signature, self.doc)
+
     def __repr__(self) -> str:
         return f"<cell {self.name}: gates {' '.join(self.gates)}, state {' '.join(self.state)}>"
 
@@ -356,7 +373,7 @@ def cell(
     """
 
     def define(function: Callable[..., Mapping[str, Value]]) -> Cell:
-        title = name or function.__name__
+        title = _title(name, function)
         names = dict(
             gates=gates,
             state=state,
@@ -377,9 +394,15 @@ def cell(
         if lists["params"]:
             symbols.append(_Symbols("parameter", "parameter", lists["params"]))
         try:
-            values = dict(function(*symbols))
+            found = function(*symbols)
         except CellError as error:
             raise CellError(f"cell '{title}': {error}") from error
+        if not isinstance(found, Mapping):
+            raise CellError(
+                f"cell '{title}' returns a {type(found).__name__}, expected a mapping with every new "
+                f"state by its name"
+            )
+        values = dict(found)
         _check_values(title, lists, values)
         if not feedback and not _has_recurrent_part(values):
             lists["feedback"] = ()
@@ -387,10 +410,27 @@ def cell(
         if not isinstance(feedback, str):
             fed = {name: tuple(to.split()) for name, to in feedback.items()}
         _check_fed(title, lists["gates"], fed)
-        doc = inspect.getdoc(function) or ""
+        doc = inspect.getdoc(_written(function)) or ""
         return Cell(title, **lists, values=_in_order(values), fed=fed, doc=doc)
 
     return define
+
+
+def _written(function: Any) -> Any:
+    """What was written for a person to read: of a partial, the function in it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _title(name: object, function: object) -> str:
+    """A cell's name: the one given, else the function's, or the class's of a callable object."""
+    if name is not None and not isinstance(name, str):
+        raise CellError(f"a cell's name must be text, not {name!r}")
+    if not callable(function):
+        raise CellError(f"a cell is made of a function, not of {function!r}")
+    written = _written(function)
+    return str(name or getattr(written, "__name__", None) or type(written).__name__)
 
 
 _NODE = re.compile(r"([a-z.]+)\(([\d,]*)\)(\w*):(\S+)")
@@ -409,6 +449,11 @@ def from_signature(name: str, text: str) -> Cell:
     if cell is None or not name.isidentifier() or cell.signature != text:
         raise CellError(f"these are not a cell's name and signature: {name!r}, {text!r}")
     return cell
+
+
+def _restored(name: str, text: str, doc: str) -> Cell:
+    """A cell as it was copied or pickled: its graph may be too deep for these themselves."""
+    return replace(_parsed(name, text.split("\n")), doc=doc)
 
 
 def _parsed(name: str, lines: list[str]) -> Cell:

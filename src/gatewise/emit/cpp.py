@@ -4,6 +4,7 @@ of ``csrc/vec.h``."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from gatewise.cells.language import Cell, topological
@@ -22,7 +23,7 @@ def source(cell: Cell, symbol: str) -> str:
     """
     if reason := too_large(cell):
         raise CellError(f"cell '{cell.name}' {reason}")
-    return f'#include "cell.h"\n\n{equations(cell)}\n{_TABLE.format(symbol=symbol, name=cell.name)}'
+    return f'#include "cell.h"\n\n{equations(cell)}\n{_TABLE.format(symbol=symbol, name=_text(cell.name))}'
 
 
 _TABLE = """\
@@ -121,6 +122,16 @@ def _assigned(lines: Lines) -> list[str]:
     """The lines, and then each result in its place."""
     each = ((name, k, of) for name, found in lines.results.items() for k, of in enumerate(found))
     return [*lines.lines, *(f"{name}[{k}] = {of};" for name, k, of in each)]
+
+
+def _text(name: str) -> str:
+    """What stands between the quotation marks of a C++ text: any name, in plain letters."""
+    return re.sub(
+        r"[^\w .<>()-]",
+        lambda found: "".join(f"\\{byte:03o}" for byte in found[0].encode("utf-8", "replace")),
+        name,
+        flags=re.ASCII,
+    )
 
 
 def _number(number: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gatewise.cells.language import Cell, Value, topological
+from gatewise.errors import CellError
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def _names(cell: Cell) -> dict[Value, str]:
 
 def _lines(cell: Cell, notation: _Notation) -> list[tuple[str, str]]:
     names = _names(cell)
+    _check_depth(cell, names)
     printer = _Printer(cell, notation, names)
     lines = []
     for name, value in cell.values.items():
@@ -120,6 +122,21 @@ def _lines(cell: Cell, notation: _Notation) -> list[tuple[str, str]]:
         formula = printer.formula(value) if first else notation.now(names[value])
         lines.append((notation.now(name), formula))
     return lines
+
+
+_DEEPEST = 100
+
+
+def _check_depth(cell: Cell, names: Mapping[Value, str]) -> None:
+    """Raises CellError where brackets in a formula would stand in each other too deep to be read."""
+    depth: dict[Value, int] = {}
+    for value in topological(cell.values.values()):
+        depth[value] = 1 + max((0 if a in names else depth[a] for a in value.args), default=0)
+    if (deepest := max(depth.values())) > _DEEPEST:
+        raise CellError(
+            f"cell '{cell.name}' has {deepest} operations one in the other, and a formula takes "
+            f"{_DEEPEST}; let the cell return some of them by name"
+        )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from gatewise.cells.counts import weights
 from gatewise.cells.language import Cell, topological
 from gatewise.emit.account import flop, parts, said, sizes
 from gatewise.emit.equations import latex
+from gatewise.errors import CellError
 
 # The sizes of the pages' examples.
 INPUTS, UNITS = 128, 128
@@ -30,8 +31,15 @@ _SYMBOLS: Mapping[str, str] = {
 
 
 def pages(cells: Iterable[Cell]) -> dict[str, str]:
-    """The text of each page by its file's name."""
+    """The text of each page by its file's name.
+
+    Raises:
+        CellError: a cell's name is no identifier, of which a file's could be made.
+    """
     cells = list(cells)
+    for cell in cells:
+        if not cell.name.isidentifier():
+            raise CellError(f"a page needs a cell whose name is an identifier, not {cell.name!r}")
     return {"README.md": _index(cells), **{f"{cell.name}.md": page(cell) for cell in cells}}
 
 

@@ -71,24 +71,14 @@ def layout(cell: Cell) -> Layout:
 def _kept(gradients: Iterable[Value], cell: Cell) -> list[Value]:
     """The forward nodes that the gradients rest on and that are dear or impossible to work out."""
     forward = set(topological(cell.values.values()))
-    kept: dict[Value, None] = {}
-    seen: set[Value] = set()
 
-    def visit(value: Value) -> None:
-        if value in seen:
-            return
-        seen.add(value)
-        if value in forward and (value.op in _COSTLY or value.op.startswith(("gate", "late"))):
-            kept[value] = None
-            return
-        if value.op == "gradient.late":
-            return
-        for arg in value.args:
-            visit(arg)
+    def kept(value: Value) -> bool:
+        return value in forward and (value.op in _COSTLY or value.op.startswith(("gate", "late")))
 
-    for gradient in gradients:
-        visit(gradient)
-    return list(kept)
+    def below(value: Value) -> tuple[Value, ...]:
+        return () if kept(value) or value.op == "gradient.late" else value.args
+
+    return [value for value in topological(gradients, below) if kept(value)]
 
 
 @dataclass(frozen=True)
@@ -227,15 +217,8 @@ class _Printer:
 
 def _needed(values: Iterable[Value], given: Mapping[Value, str]) -> list[Value]:
     """Every node that ``values`` rest on, each after its arguments, less what lies below ``given``."""
-    order: dict[Value, None] = {}
 
-    def visit(value: Value) -> None:
-        if value in order or value in given:
-            return
-        for arg in () if value.op == "late" else value.args:
-            visit(arg)
-        order[value] = None
+    def below(value: Value) -> list[Value]:
+        return [] if value.op == "late" else [arg for arg in value.args if arg not in given]
 
-    for value in values:
-        visit(value)
-    return list(order)
+    return topological((value for value in values if value not in given), below)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from gatewise.backends.contract import in_memory
+from gatewise.backends.contract import in_double, in_memory
 from gatewise.backends.native.network import Network
 from gatewise.backends.registry import watched
 from gatewise.nn.parameters import NAMES
@@ -91,17 +91,19 @@ def step_at_once(layer: RecurrentCell, input: Tensor, hx: State | None) -> Any:
         network = layer._network = network_of(layer, sizes, input)
         if network is None:
             return None
-    if isinstance(hx, Tensor):
-        hx = hx[None]
-    elif hx is not None:
-        if not isinstance(hx, tuple | list) or not all(isinstance(s, Tensor) for s in hx):
-            return None  # what is wrong with it is said where states are looked at
-        hx = tuple(s[None] for s in hx)
-    result = network.run(input[None], hx, layer._parameters, False, torch.get_num_threads())
+    try:
+        x = input[None]
+        if isinstance(hx, Tensor):
+            hx = hx[None]
+        elif hx is not None:
+            hx = tuple(s[None] for s in hx)
+    except (TypeError, IndexError, KeyError, RuntimeError):
+        return None  # what is wrong with them is said where they are looked at one by one
+    result = network.run(x, hx, layer._parameters, False, torch.get_num_threads())
     if result is None:
         return None
-    after = result[1]
-    return after[0] if isinstance(after, Tensor) else tuple(s[0] for s in after)
+    after = result[1]  # its first dimension is taken off in place: a view could not be detached
+    return after.squeeze_(0) if isinstance(after, Tensor) else tuple(s.squeeze_(0) for s in after)
 
 
 def network_of(
@@ -109,7 +111,14 @@ def network_of(
 ) -> Network | None:
     """The core's side of this module; None where another backend runs it."""
     like = getattr(layer, "weight_ih" + next(iter(layer._expected)))
-    if not in_memory((input,)) or input.device != like.device or input.dtype != like.dtype:
+    if (
+        not in_memory((input,))
+        or input.is_nested
+        or input.device != like.device
+        or input.dtype != like.dtype
+    ):
+        return None
+    if layer.layer_norm and in_double(layer.cell, layer.hidden_size, input.dtype):
         return None
     if not input.is_cpu or not layer.explain_backend(input).startswith("cpu:"):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from gatewise.backends.contract import check_lengths, recorded
 from gatewise.backends.tracing import check_recordable, recorded_by
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, topological
-from gatewise.errors import OptionError, ShapeError
+from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn import sentences
 from gatewise.nn.lengths import as_tensor
 from gatewise.options import choice, probability, whole
@@ -182,18 +183,35 @@ def not_a_tensor(input: object, name: str = "input") -> ShapeError:
     )
 
 
+def overriding(*given: object) -> tuple[object, ...]:
+    """Those that are no tensors and have a ``__torch_function__``, of what may be tuples of them."""
+    each = (e for one in given for e in (one if isinstance(one, tuple | list) else (one,)))
+    return tuple(e for e in each if not isinstance(e, Tensor) and has_torch_function((e,)))
+
+
 def by_override(
-    forward: Callable[..., Any], layer: object, input: object, *args: Any, **options: Any
+    forward: Callable[..., Any], layer: object, input: object, *hx: Any, **options: Any
 ) -> Any:
-    """What the ``__torch_function__`` of an input that is no tensor makes of ``forward``, a layer's
-    method, as torch's own functions let it.
+    """What the ``__torch_function__`` of an input or state that is no tensor makes of ``forward``, a
+    layer's method, as torch's own functions let it.
 
     Raises:
-        ShapeError: it has none.
+        ShapeError: none has one.
     """
-    if not has_torch_function((input,)):
+    relevant = overriding(input, *hx)
+    if not relevant:
         raise not_a_tensor(input)
-    return handle_torch_function(forward, (input,), layer, input, *args, **options)
+    return handle_torch_function(forward, relevant, layer, input, *hx, **options)
+
+
+def check_expanded(weight: Tensor) -> None:
+    """Raises BackendError for what torch's call_for_per_sample_grads puts in a weight's place."""
+    if type(weight).__name__ == "ExpandedWeight":
+        raise BackendError(
+            "torch's call_for_per_sample_grads has no rules for gatewise's operations; for a gradient "
+            "of each sample take torch.func: vmap(grad(loss), in_dims=(None, 0)), where loss calls "
+            "functional_call(layer, parameters, sample)"
+        )
 
 
 def check_layout(name: str, tensor: Tensor) -> None:
@@ -207,10 +225,13 @@ def check_layout(name: str, tensor: Tensor) -> None:
         raise ShapeError(
             f"{name} has the layout {tensor.layout}, expected torch.strided; give its .to_dense()"
         )
+    if tensor.is_quantized:
+        raise ShapeError(f"{name} is quantized, {tensor.dtype}; give its .dequantize()")
 
 
 def check_input(x: Tensor, weight: Tensor) -> None:
     """The input against the weight that is to multiply it."""
+    check_expanded(weight)
     if x.dtype != weight.dtype:
         raise ShapeError(
             f"input is {x.dtype}, the layer's weights are {weight.dtype} "
@@ -230,17 +251,19 @@ def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor
     by = recorded_by()
     if by:
         check_recordable(lengths)
-    given = as_tensor(lengths)
+    given = _as_tensor("lengths", lengths, "a whole number for each sequence")
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise ShapeError(f"lengths must be whole numbers, these are {given.dtype}")
     steps, batch = x.shape[:2]
     if given.shape != (batch,):
         raise ShapeError(f"lengths has the shape {shape_of(given)}, expected ({batch},)")
+    if given.is_meta != x.is_meta:
+        raise ShapeError(f"lengths is on '{given.device}', the input is on '{x.device}'")
     if by:  # a record has no place for the check of values, and one of B in this shape
         given = given.view(batch)
     elif recorded((given,)):
         given = torch.ops.gatewise.lengths_within(given, steps)
-    else:
+    elif not given.is_meta:  # there they have no values
         check_lengths(_all_values(given), steps)
     ahead = x.is_cuda and given.is_cpu
     if ahead:  # from memory of its own, not pinned, what is copied is read before this returns
@@ -260,6 +283,16 @@ def _(lengths: Tensor, steps: int) -> Tensor:
     return torch.empty_like(lengths)
 
 
+def _as_tensor(name: str, given: object, expected: str) -> Tensor:
+    """What a caller gave as a tensor, list or array."""
+    try:
+        found = as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(f"{name} is {reprlib.repr(given)}, expected {expected}: {error}") from None
+    check_layout(name, found)
+    return found
+
+
 def _all_values(tensor: Tensor) -> Tensor:
     """The numbers under what torch.func makes of a tensor, of which no single one can be read."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -271,7 +304,7 @@ def checked_reset(reset: Tensor | None, input: Tensor, time_major: bool) -> Tens
     """T×B booleans on the input's device, or None."""
     if reset is None:
         return None
-    given = torch.as_tensor(reset)
+    given = _as_tensor("reset", reset, "a boolean for each step")
     if given.dtype != torch.bool:
         raise ShapeError(f"reset must be boolean, this is {given.dtype}")
     if given.shape != input.shape[:-1]:

@@ -15,7 +15,7 @@ from gatewise.backends.operations import TORCH
 from gatewise.backends.tracing import check_unrecorded
 from gatewise.cells.language import Cell, Value, topological
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.autocast import autocast_dtype
+from gatewise.nn.autocast import autocast_dtype, cast
 from gatewise.nn.checks import (
     by_override,
     check_input,
@@ -348,7 +348,7 @@ def _sequence(values: list[Tensor], valid: Tensor | None, like: Tensor) -> Tenso
 def _under_autocast(tensor: Tensor, like: Tensor) -> Tensor:
     """In the weights' type where torch.autocast is on: the states stay in it, and the convolutions
     are cast by torch itself."""
-    return tensor if autocast_dtype(like) is None else tensor.to(like.dtype)
+    return tensor if autocast_dtype(like) is None else cast(tensor, like.dtype)
 
 
 def _check_cell(cell: Cell, size: object) -> None:

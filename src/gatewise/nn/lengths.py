@@ -17,7 +17,7 @@ from torch import Tensor
 from gatewise.backends.contract import constant
 
 
-def as_tensor(lengths: Tensor | Sequence[int]) -> Tensor:
+def as_tensor(lengths: Any) -> Tensor:
     """``torch.as_tensor``."""
     if isinstance(lengths, list | tuple) and torch.compiler.is_dynamo_compiling() and _prepared():
         return _of_list(lengths)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gatewise.backends.contract import Weights, check_tensor
 from gatewise.nn.autocast import cast
+from gatewise.nn.checks import check_expanded
 
 if TYPE_CHECKING:
     from gatewise.nn.recurrent import Recurrent
@@ -71,6 +72,7 @@ def weights_of(
     """
     expected = layer._expected[suffix]
     found = {name: getattr(layer, name + suffix) for name in expected}
+    check_expanded(found["weight_ih"])
     if dtype is not None:
         found = {name: cast(weight, dtype) for name, weight in found.items()}
     like = found["weight_ih"]

@@ -35,6 +35,7 @@ from gatewise.nn.checks import (
     checked_reset,
     checked_size,
     checked_zoneout,
+    overriding,
 )
 from gatewise.nn.masks import masks_of
 from gatewise.nn.parameters import parameter_beside, shapes_beside, step_shapes, weights_of
@@ -254,7 +255,7 @@ class Recurrent(TorchNames, nn.Module):
                 )
             check_packed()
             input, lengths = pad_packed_sequence(packed)
-        if not isinstance(input, Tensor):
+        if not isinstance(input, Tensor) or (hx is not None and overriding(hx)):
             asked = dict(lengths=lengths, reset=reset, trace=trace)
             return by_override(Recurrent.forward, self, input, hx, **asked)
         batched = input.dim() == 3

@@ -57,7 +57,6 @@ def initial_states(
 
 def check_state(called: str, state: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
     """Raises ShapeError unless the state has that shape, and the type and device of the input."""
-    check_layout(called, state)
     if state.device != x.device:
         raise ShapeError(
             f"{called} is on '{state.device}', the input is on '{x.device}' "
@@ -66,7 +65,7 @@ def check_state(called: str, state: Tensor, shape: tuple[int, ...], x: Tensor) -
     check_tensor(called, state, shape, x)
 
 
-def states_given(cell: Cell, hx: State) -> tuple[Tensor, ...]:
+def states_given(cell: Cell, hx: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """One tensor for each state of the cell.
 
     Raises:
@@ -81,6 +80,7 @@ def states_given(cell: Cell, hx: State) -> tuple[Tensor, ...]:
                 f"hx has a {type(state).__name__} where {cell.name}'s states "
                 f"({', '.join(cell.state)}) are tensors"
             )
+        check_layout("hx", state)
     if len(given) != len(cell.state):
         raise ShapeError(
             f"{cell.name} has the states ({', '.join(cell.state)}); {len(given)} were given"

@@ -25,6 +25,7 @@ from gatewise.nn.checks import (
     check_parameter_names,
     checked_cell,
     checked_size,
+    overriding,
     shape_of,
 )
 from gatewise.nn.parameters import step_shapes, weights_of
@@ -120,17 +121,19 @@ class RecurrentCell(nn.Module):
         """
         if not isinstance(input, Tensor):
             return by_override(RecurrentCell.forward, self, input, hx)
-        if input.is_nested or input.layout is not torch.strided:
-            check_layout("input", input)
         batched = input.dim() == 2
+        # it takes what fits and leaves the rest to the checks: they'd be a good part of its time
+        if batched and (at_once := step_at_once(self, input, hx)) is not None:
+            return at_once
+        if hx is not None and overriding(hx):
+            return by_override(RecurrentCell.forward, self, input, hx)
+        check_layout("input", input)
         if (not batched and input.dim() != 1) or input.shape[-1] != self.input_size:
             expected = f"({self.input_size},) or B×{self.input_size}"
             raise ShapeError(
                 f"input has the shape {shape_of(input)}, expected {expected}, which is input_size "
                 f"({sentences.of_cell_input(type(self).__name__, input, self.input_size)})"
             )
-        if batched and (at_once := step_at_once(self, input, hx)) is not None:
-            return at_once
         if (dtype := autocast_dtype(input)) is None:
             return self._step(input, hx, batched, None)
         with torch.autocast(input.device.type, enabled=False):
@@ -158,7 +161,7 @@ class RecurrentCell(nn.Module):
             check_input(x, weights.input)
             fields = self._fields(x, state, weights)
             after = run(self.backend, fields, x[None], state, weights, _no_masks).state
-        after = after if batched else tuple(s.squeeze(0) for s in after)
+        after = _own(after, state) if batched else tuple(s.squeeze(0).clone() for s in after)
         return after if len(after) > 1 else after[0]
 
     def _by_torch(
@@ -212,6 +215,14 @@ class RecurrentCell(nn.Module):
         shown += [] if self.bias else ["bias=False"]
         shown += ["layer_norm=True"] if self.layer_norm else []
         return ", ".join(shown)
+
+
+def _own(after: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The states as tensors of their own: a cell may hand one on as it was, or have one twice."""
+    return tuple(
+        state.clone() if any(state is other for other in (*before, *after[:k])) else state
+        for k, state in enumerate(after)
+    )
 
 
 def _biased(bias: object) -> bool:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.backends.contract import in_double
 from gatewise.backends.engine import Job, flat
 from gatewise.backends.native import calls
 from gatewise.backends.native.cells import unusable
 from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn.parameters import weights_of
+from gatewise.nn.states import states_given
 from gatewise.options import whole
 
 if TYPE_CHECKING:
@@ -53,26 +56,40 @@ class Stream:
         if reason := unusable(layer.cell):
             raise BackendError(f"a stream runs on the backend 'cpu', which {reason}")
         self._batch, self._inputs, self._dtype = batch, layer.input_size, weight.dtype
-        self._names = layer.cell.state
+        self._wide = layer.layer_norm and in_double(layer.cell, layer.hidden_size, weight.dtype)
+        dtype = torch.float64 if self._wide else weight.dtype
+        self._cell, self._names = layer.cell, layer.cell.state
         stack, sizes = layer.num_layers, layer._state_sizes()
-        self._state = tuple(torch.zeros(stack, batch, n, dtype=weight.dtype) for n in sizes)
+        self._state = tuple(torch.zeros(stack, batch, n, dtype=dtype) for n in sizes)
         with torch.no_grad():
             zoneout = None
             if any(layer.zoneout):
                 pairs = zip(layer.zoneout, sizes, strict=True)
-                zoneout = tuple(weight.new_full((1, 1, n), p) for p, n in pairs)
+                zoneout = tuple(weight.new_full((1, 1, n), p, dtype=dtype) for p, n in pairs)
             self._native, self._kept = calls.stream(
                 Job(layer.cell, layer.proj_size, False),
                 [layer._layer_input_size(k) for k in range(stack)],
                 [[s[k] for s in self._state] for k in range(stack)],
-                [flat(weights_of(layer, f"_l{k}"), layer.cell) for k in range(stack)],
+                [self._weights(layer, k) for k in range(stack)],
                 zoneout,
             )
 
     def step(self, row: Any) -> Any:
         """The output for one further input of each sequence."""
+        if self._wide:
+            return self._step_in_double(row)
         output = self._native.step(row)
         return output if output is not None else self._misfit(row)
+
+    def _step_in_double(self, row: Any) -> Any:
+        """The same for a layer that runs in double precision; what is given and found is float32."""
+        fits = getattr(row, "dtype", None) in (np.float32, torch.float32)
+        output = self._native.step(np.asarray(row, np.float64)) if fits else None
+        return output.astype(np.float32) if output is not None else self._misfit(row)
+
+    def _weights(self, layer: Recurrent, k: int) -> list[Tensor | None]:
+        each = flat(weights_of(layer, f"_l{k}"), layer.cell)
+        return [w.double() if self._wide and w is not None else w for w in each]
 
     def _misfit(self, row: Any) -> None:
         shape = f"({self._batch}, {self._inputs})"
@@ -88,21 +105,16 @@ class Stream:
     @property
     def state(self) -> Tensor | tuple[Tensor, ...]:
         """The state now, as the layer's call returns it: L×B×P for the first, L×B×H for others."""
-        copies = tuple(s.clone() for s in self._state)
+        copies = tuple(s.to(self._dtype, copy=True) for s in self._state)
         return copies if len(copies) > 1 else copies[0]
 
     @state.setter
     def state(self, given: Tensor | Sequence[Tensor]) -> None:
-        states = (given,) if isinstance(given, Tensor) else tuple(given)
-        if len(states) != len(self._state):
-            raise ShapeError(
-                f"the state has {len(self._state)} parts ({', '.join(self._names)}); "
-                f"{len(states)} were given"
-            )
+        states = states_given(self._cell, given)
         for name, ours, new in zip(self._names, self._state, states, strict=True):
-            if new.shape != ours.shape or new.dtype != ours.dtype:
+            if new.shape != ours.shape or new.dtype != self._dtype:
                 raise ShapeError(
-                    f"the state {name} is {tuple(ours.shape)} {ours.dtype}, given was "
+                    f"the state {name} is {tuple(ours.shape)} {self._dtype}, given was "
                     f"{tuple(new.shape)} {new.dtype}"
                 )
         for ours, new in zip(self._state, states, strict=True):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatewise.cells.language import Cell, Value
+from gatewise.cells.language import Cell, topological
 
 _BY_ROW = ("weight_ih", "bias_ih", "bias_hh", "norm_ih", "norm_hh")
 
@@ -138,14 +138,10 @@ def structure(
 
 def _per_block(cell: Cell, state: str) -> bool:
     """Whether the cells of a block have this state in common: it rests on shared gates alone."""
-    return not cell.late and _common(cell.values[state], cell.shared)
-
-
-def _common(value: Value, shared: tuple[str, ...]) -> bool:
-    if value.op in ("gate", "gate.x", "gate.h"):
-        return value.name in shared
-    return value.op == "constant" or (
-        bool(value.args) and all(_common(arg, shared) for arg in value.args)
+    leaves = (node for node in topological((cell.values[state],)) if not node.args)
+    return not cell.late and all(
+        leaf.op == "constant" or (leaf.op.startswith("gate") and leaf.name in cell.shared)
+        for leaf in leaves
     )
 
 

@@ -20,7 +20,7 @@ def functions(cell: Cell) -> SimpleNamespace:
     text = source(cell)
     # Triton reads a function's text from the file that it is in; this one is in memory alone
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    name = f"<gatewise cell {cell.name} {digest}>"
+    name = f"<gatewise cell {cell.name!a} {digest}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     # `__name__` becomes part of what Triton keeps compiled kernels under
     within = {

@@ -61,6 +61,10 @@ def greater(a, b):
     return tl.where(a > b, 1.0, 0.0)
 
 
-OPERATIONS = {
-    of.__name__: of for of in (sigmoid, tanh, relu, exp, log, softplus, maximum, minimum, greater)
-}
+@triton.jit
+def passed(dy, x):
+    return tl.where(x <= 0, 0.0, dy)
+
+
+_FUNCTIONS = (sigmoid, tanh, relu, exp, log, softplus, maximum, minimum, greater, passed)
+OPERATIONS = {of.__name__: of for of in _FUNCTIONS}

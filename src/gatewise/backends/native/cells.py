@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 import warnings
 from functools import cache
 from pathlib import Path
@@ -15,6 +18,7 @@ from gatewise.backends.native.library import core, include_path, library_path, l
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell
 from gatewise.emit.cpp import source, too_large
+from gatewise.errors import BackendError
 
 # As the built-in cells are compiled; see CMakeLists.txt.
 _FLAGS = (
@@ -30,6 +34,8 @@ _LEVEL_FLAGS = {
     "neon": (),
 }
 _SECONDS = 300  # longer than any cell takes
+_UNFINISHED = ".compiling-"
+_LONGEST = 40  # characters of a cell's name in a file's
 
 
 def built_in(cell: Cell) -> bool:
@@ -46,8 +52,12 @@ def unusable(cell: Cell) -> str | None:
         return f"cannot have the cell '{cell.name}': it {reason}"
     if built_in(cell):
         return None
-    target = _target(cell)
-    reason = None if _whole(target) else _compile(cell, target)
+    try:
+        target = _target(cell)
+    except BackendError as error:
+        reason = str(error)
+    else:
+        reason = None if _whole(target) else _compile(cell, target)
     if reason:
         warnings.warn(
             f"gatewise's CPU kernels are not used: the backend 'cpu' {reason}", stacklevel=2
@@ -64,30 +74,54 @@ def address(cell: Cell) -> int:
 
 
 @cache
-def compiler() -> str | None:
-    """The system's C++ compiler: $CXX, or the first found of the usual names."""
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+def compiler() -> tuple[str, ...] | None:
+    """The command of the system's C++ compiler: $CXX, which may have arguments, or the first found of
+    the usual names."""
+    given = os.environ.get("CXX", "")
+    try:
+        words = shlex.split(given)
+    except ValueError:  # a quotation mark without its other
+        words = [given]
+    for command in (words, ["c++"], ["g++"], ["clang++"]):
+        if command and (found := shutil.which(command[0])):
+            return found, *command[1:]
+    return None
 
 
 def cache_folder() -> Path:
-    """Where compiled cells are kept: $GATEWISE_CACHE, else in the user's cache folder."""
-    given = os.environ.get("GATEWISE_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else base / "gatewise" / "cells"
+    """Where compiled cells are kept: $GATEWISE_CACHE, else in the user's cache folder.
+
+    Raises:
+        BackendError: there is neither.
+    """
+    if given := os.environ.get("GATEWISE_CACHE"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(base or Path.home() / ".cache") / "gatewise" / "cells"
+    except RuntimeError:  # a user of no name, and without $HOME
+        raise BackendError(
+            "has no folder for compiled cells: this user has no home; set GATEWISE_CACHE to a folder"
+        ) from None
 
 
 @cache
 def _target(cell: Cell) -> Path:
     """The file for ``cell``: its name holds everything that its content depends on."""
     digest = hashlib.sha256()
-    for part in (source(cell, "gw_cell"), *_all_flags(), *_headers()):
+    for part in (source(cell, "gw_cell"), *_all_flags(), *_arguments(), *_headers()):
         digest.update(part.encode() + b"\0")
-    return cache_folder() / f"{cell.name}-{loaded_level()}-{digest.hexdigest()[:24]}.so"
+    name = re.sub(r"\W", "_", cell.name, flags=re.ASCII)[:_LONGEST]  # no path, whatever it is
+    return cache_folder() / f"{name}-{loaded_level()}-{digest.hexdigest()[:24]}.so"
 
 
 def _all_flags() -> tuple[str, ...]:
     return (*_FLAGS, *_LEVEL_FLAGS[loaded_level()], *_GNU_FLAGS)
+
+
+def _arguments() -> tuple[str, ...]:
+    """What $CXX has beside the compiler's name."""
+    return (compiler() or ("",))[1:]
 
 
 def _flags_for(compiler: str) -> list[str]:
@@ -114,12 +148,14 @@ def _compile(cell: Cell, target: Path) -> str | None:
         return f"needs a C++ compiler for the cell '{cell.name}', and there is none (c++, g++, clang++, or $CXX)"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+        _sweep(target.parent)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=_UNFINISHED) as folder:
             text, library = Path(folder) / "cell.cpp", Path(folder) / "cell.so"
             text.write_text(source(cell, "gw_cell"))
-            flags = [*_flags_for(found), "-I", str(include_path())]
+            # the caller's own arguments last, so that they win
+            flags = [*_flags_for(found[0]), "-I", str(include_path()), *_arguments()]
             run = subprocess.run(
-                [found, *flags, str(text), "-o", str(library)],
+                [found[0], *flags, str(text), "-o", str(library)],
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -134,6 +170,17 @@ def _compile(cell: Cell, target: Path) -> str | None:
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         return f"could not compile the cell '{cell.name}': {error}"
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what compiles that were killed have left; those still at work are younger."""
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        try:
+            old = left.stat().st_mtime < time.time() - 2 * _SECONDS
+        except OSError:  # just removed by its own process
+            continue
+        if old:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _seal(library: Path) -> None:
