@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from gatewise.backends.native import cells
 from gatewise.backends.native.library import loaded_level
 from gatewise.errors import BackendError
 
-COMPILER = cells.compiler()
+COMPILER = shlex.join(cells.compiler() or ()) or None
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 
 # What each process below does: a cell of its own in a layer, against the reference.

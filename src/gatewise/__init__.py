@@ -1,13 +1,11 @@
 """gatewise: recurrent networks whose gates are open."""
 
+import importlib.metadata
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gatewise import forks  # noqa: F401  it takes note of forks from here on
 from gatewise.errors import GatewiseError, missing
-
-__version__ = version("gatewise")
 
 if TYPE_CHECKING:
     from gatewise.cells.catalogue import CELLS
@@ -47,6 +45,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """All is loaded when first used: torch takes seconds, and the tasks need the extra ``gatewise[tasks]``."""
+    if name == "__version__":
+        return importlib.metadata.version("gatewise")
     if name in _LATER:
         try:
             module = import_module(_LATER[name])

@@ -96,8 +96,10 @@ def step_at_once(layer: RecurrentCell, input: Tensor, hx: State | None) -> Any:
         if isinstance(hx, Tensor):
             hx = hx[None]
         elif hx is not None:
+            if not isinstance(hx, tuple | list):
+                return None
             hx = tuple(s[None] for s in hx)
-    except (TypeError, IndexError, KeyError, RuntimeError):
+    except (TypeError, IndexError, RuntimeError):
         return None  # what is wrong with them is said where they are looked at one by one
     result = network.run(x, hx, layer._parameters, False, torch.get_num_threads())
     if result is None:

@@ -60,7 +60,7 @@ class Structure:
     def full_recurrent(self, stored: Tensor) -> Tensor:
         """The recurrent weights G·H×F; where nothing is stored they are zero, and no gradient comes
         from there."""
-        if self.plain or not self.columns:
+        if self.plain or not self.columns or not self.units:
             return self.full_rows(stored)
         return torch.cat([torch.cat(parts, -1) for parts in self._full_parts(stored)])
 
