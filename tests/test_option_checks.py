@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import gatewise as gw
 from gatewise.errors import OptionError
 from gatewise.options import choice, flag, probability, real, whole
 
@@ -103,3 +104,113 @@ def test_a_choice():
         choice("gaps", "msk", ("error", "mask"))
     with pytest.raises(OptionError, match="not 3"):
         choice("gaps", 3, ("error", "mask"))
+
+
+# The same in every layer -----------------------------------------------------------------------------
+
+WHOLE = {"np.int64": np.int64, "np.uint8": np.uint8, "array": np.array, "tensor": torch.tensor}
+TRUE = {"1": 1, "np.True_": np.True_, "np.int64": np.int64(1), "array": np.array(True)}
+HALF = {"np.float32": np.float32(0.5), "array": np.array(0.5), "tensor": torch.tensor(0.5)}
+# What makes a layer, of a whole number, something true and a half; and the same in plain Python.
+LAYERS = {
+    "LSTM": lambda n, t, p: gw.LSTM(n(3), n(4), n(2), dropout=p, bidirectional=t, proj_size=n(2)),
+    "options": lambda n, t, p: gw.Recurrent(
+        "lstm_1997", n(3), n(4), layer_norm=t, recurrent_dropout=p, zoneout=p, weight_drop=p,
+        locked_dropout=t, learn_initial=t, block_size=n(2), recurrent_blocks=n(1),
+    ),
+    "zoneout of each": lambda n, t, p: gw.LSTM(n(3), n(4), zoneout=(p, p)),
+    "forget_bias": lambda n, t, p: gw.LSTM(n(3), n(4), forget_bias=p),
+    "GRUCell": lambda n, t, p: gw.GRUCell(n(3), n(4), t, layer_norm=t),
+    "ConvLSTM": lambda n, t, p: gw.ConvLSTM(
+        n(3), n(4), (n(3), n(1)), n(2), t, t, p, t, peephole=t, size=(n(5), n(5))
+    ),
+    "square ConvLSTM": lambda n, t, p: gw.ConvLSTM(n(3), n(4), n(3)),
+    "MLSTM": lambda n, t, p: gw.MLSTM(n(3), n(4), n(2), t, n(8), t),
+    "SelfAttention": lambda n, t, p: gw.SelfAttention(n(4), n(2), t, p, t),
+    "HybridBlock": lambda n, t, p: gw.HybridBlock(
+        n(4), n(2), causal=t, dropout=p, feed_forward=n(8), batch_first=t
+    ),
+    "Stack": lambda n, t, p: gw.Stack(gw.LSTM(4, 4), gw.LSTM(4, 4), residual=t, dropout=p),
+    "Reversed": lambda n, t, p: gw.Reversed(gw.GRU(3, 4), as_read=t),
+    "AdditiveAttention": lambda n, t, p: gw.AdditiveAttention(n(3), n(4), n(5)),
+    "MultiplicativeAttention": lambda n, t, p: gw.MultiplicativeAttention(n(3), n(4)),
+    "AttentionPooling": lambda n, t, p: gw.AttentionPooling(n(3), n(4), t),
+}  # fmt: skip
+PLAIN_TYPES = (int, float, bool, str, type(None), tuple)
+
+
+def options_of(module):
+    """The module's own attributes that are no modules, tensors or machinery."""
+    own = vars(module).items()
+    return {k: v for k, v in own if not k.startswith("_") and k not in ("cell", "training")}
+
+
+@pytest.mark.parametrize("half", HALF.values(), ids=HALF)
+@pytest.mark.parametrize("true", TRUE.values(), ids=TRUE)
+@pytest.mark.parametrize("whole_of", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_take_them_all_and_keep_plain_values(name, whole_of, true, half):
+    plain = LAYERS[name](int, True, 0.5)
+    found = LAYERS[name](whole_of, true, half)
+    assert repr(found) == repr(plain)
+    assert options_of(found) == options_of(plain)
+    for value in options_of(found).values():
+        for each in value if isinstance(value, tuple) else (value,):
+            assert type(each) in PLAIN_TYPES
+    shapes = [{n: p.shape for n, p in m.state_dict().items()} for m in (found, plain)]
+    assert shapes[0] == shapes[1]
+
+
+def test_torchs_flags_take_no_numbers():
+    """As torch has it: a number there was meant for another argument."""
+    for name in ("bias", "batch_first"):
+        with pytest.raises(TypeError, match=f"{name} should be of type bool, got: int"):
+            gw.LSTM(3, 4, **{name: 1})
+    assert gw.LSTM(3, 4, bias=np.False_).bias is False
+
+
+def test_other_numbers_from_callers():
+    assert gw.GRU(3, 4).stream(np.int64(2)).step(np.zeros((2, 3), np.float32)).shape == (2, 4)
+    assert gw.init.forget_bias_(gw.LSTM(3, 4), np.float64(2)).bias_ih_l0[4:8].tolist() == [2.0] * 4
+    gw.init.chrono_(gw.LSTM(3, 4), np.int64(8))
+    sizes = dict(input_size=np.int64(1), hidden_size=np.int64(1), num_layers=torch.tensor(1))
+    layer = gw.from_cudnn(np.zeros(4 * 2 + 8, np.float32), "LSTM", **sizes)
+    assert (type(layer.input_size), layer.num_layers) == (int, 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bad: gw.LSTM(3, bad),
+        lambda bad: gw.LSTM(3, 4, num_layers=bad),
+        lambda bad: gw.LSTM(3, 4, 2, dropout=bad),
+        lambda bad: gw.LSTM(3, 4, bidirectional=bad),
+        lambda bad: gw.LSTM(3, 4, proj_size=bad),
+        lambda bad: gw.LSTM(3, 4, backend=bad),
+        lambda bad: gw.LSTM(3, 4, zoneout=bad),
+        lambda bad: gw.LSTM(3, 4, connect=bad),
+        lambda bad: gw.Recurrent(bad, 3, 4),
+        lambda bad: gw.RNN(3, 4, nonlinearity=bad),
+        lambda bad: gw.GRUCell(3, bad),
+        lambda bad: gw.ConvLSTM(3, 4, bad),
+        lambda bad: gw.ConvLSTM(3, 4, 3, peephole=True, size=bad),
+        lambda bad: gw.MLSTM(3, 4, bad),
+        lambda bad: gw.MLSTM(3, 4, forget=bad),
+        lambda bad: gw.SelfAttention(4, bad),
+        lambda bad: gw.HybridBlock(4, 2, order=bad),
+        lambda bad: gw.HybridBlock(4, 2, feed_forward=bad),
+        lambda bad: gw.Bidirectional(gw.GRU(3, 4), merge=bad),
+        lambda bad: gw.Stack(gw.GRU(3, 4), dropout=bad),
+        lambda bad: gw.GRU(3, 4).stream(bad),
+        lambda bad: gw.AttentionPooling(3, bad),
+        lambda bad: gw.MultiplicativeAttention(3, 3, bad),
+    ],
+)
+@pytest.mark.parametrize("bad", [math.nan, -1, "no", [], object(), 2**63, 1 + 1j, {}], ids=repr)
+def test_whatever_else_is_refused_by_name(make, bad):
+    """As torch's are: whoever catches a TypeError, ValueError or RuntimeError has it."""
+    with pytest.raises(OptionError) as error:
+        make(bad)
+    assert isinstance(error.value, TypeError)
+    assert isinstance(error.value, ValueError)
+    assert isinstance(error.value, RuntimeError)

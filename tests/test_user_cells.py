@@ -1,12 +1,17 @@
 """A user's own cell in the native core: compiled once, kept on disk, by several at once or not at all."""
 
+import copy
+import functools
+import math
 import os
+import pickle
 import re
 import shlex
 import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +23,9 @@ from gatewise import sigmoid, tanh
 from gatewise.backends import cpu, reference
 from gatewise.backends.native import cells
 from gatewise.backends.native.library import loaded_level
-from gatewise.errors import BackendError
+from gatewise.emit.cpp import source
+from gatewise.emit.equations import latex
+from gatewise.errors import BackendError, CellError
 
 COMPILER = shlex.join(cells.compiler() or ()) or None
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -160,12 +167,12 @@ def test_the_compiler_is_the_users_or_the_first_of_the_usual_names(tmp_path, mon
     monkeypatch.delenv("CXX", raising=False)
     assert find() is None
     clang = program(tmp_path / "clang++", "")
-    assert find() == clang
+    assert find() == (clang,)
     own = program(tmp_path / "my own", "")
     monkeypatch.setenv("CXX", own)
-    assert find() == own
+    assert find() == (own,)
     monkeypatch.setenv("CXX", "there is none such")
-    assert find() == clang
+    assert find() == (clang,)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +187,7 @@ def test_the_compiler_is_the_users_or_the_first_of_the_usual_names(tmp_path, mon
 )
 def test_what_a_broken_compiler_says_is_passed_on(tmp_path, monkeypatch, script, message):
     monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path / "cells"))
-    monkeypatch.setattr(cells, "compiler", lambda: program(tmp_path / "broken", script))
+    monkeypatch.setattr(cells, "compiler", lambda: (program(tmp_path / "broken", script),))
 
     @gw.cell(gates="f", state="h")
     def unlucky(a, s):
@@ -288,3 +295,221 @@ def test_what_the_core_has_no_room_for():
     layer(x)
     with pytest.raises(BackendError, match=f"but it {reason}"):
         gw.Recurrent(wide, 3, 5, backend="cpu")(x)
+
+
+# Names, functions and depths -------------------------------------------------------------------------
+
+NAMES = (
+    *(
+        "../../x",
+        "/etc/x",
+        "a/b",
+        "x" * 5000,
+        "é中文",
+        "int",
+        "class",
+        "a\0b",
+        'a"; }//',
+        "a\\",
+        "a\nb",
+    ),
+    *("\ud800", "..", ".", "-rf", "$(touch x)", "??/", ""),
+)
+
+
+def named(name, factor):
+    return gw.cell(gates="z", name=name)(lambda a, s: dict(h=factor * tanh(a.z)))
+
+
+@needs_compiler
+def test_a_name_becomes_no_path_and_no_code(tmp_path, monkeypatch):
+    within = tmp_path / "deep" / "cache"
+    monkeypatch.setenv("GATEWISE_CACHE", str(within))
+    for k in (1, 10, 11, 12):  # the hardest; each takes a second to compile
+        layer = gw.Recurrent(named(NAMES[k - 1], 1 + k / 7), 3, 5)
+        x = torch.randn(4, 2, 3)
+        assert layer.explain_backend(x).startswith("cpu:")
+        found = layer(x)
+        layer.backend = "reference"
+        torch.testing.assert_close(found, layer(x))
+    assert len(libraries(within)) == 4
+    assert [p for p in tmp_path.rglob("*") if not p.is_relative_to(within.parent)] == []
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_cells_of_any_name_are_copied_and_kept(name, tmp_path):
+    cell = named(name, 2.0)
+    assert cell.name == (name or "<lambda>")
+    for other in (copy.deepcopy(cell), copy.copy(cell), pickle.loads(pickle.dumps(cell))):
+        assert other == cell
+        assert other.name == cell.name
+    layer = gw.Recurrent(cell, 3, 5, backend="reference")
+    torch.save(layer, tmp_path / "layer.pt")
+    x = torch.randn(4, 2, 3)
+    loaded = torch.load(tmp_path / "layer.pt", weights_only=False)
+    torch.testing.assert_close(loaded(x), layer(x), rtol=0, atol=0)
+    text = source(cell, "gw_cell")
+    assert text.isascii()
+    assert "\n".join(text.splitlines()[-3:-1]).count('"') == 4  # of extern "C", and round the name
+
+
+def scaled(factor, a, s):
+    """One gate, scaled."""
+    return dict(h=factor * tanh(a.z))
+
+
+class Step:
+    """One gate."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, a, s):
+        return dict(h=self.factor * tanh(a.z))
+
+    def method(self, a, s):
+        return self(a, s)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "doc"),
+    [
+        (functools.partial(scaled, 3.0), "scaled", "One gate, scaled."),
+        (functools.partial(functools.partial(scaled), 3.0), "scaled", "One gate, scaled."),
+        (Step(3.0), "Step", "One gate."),
+        (Step(3.0).method, "method", ""),
+        (functools.partial(Step(3.0)), "Step", "One gate."),
+    ],
+    ids=["partial", "partial of one", "object", "method", "partial of an object"],
+)
+def test_partials_and_callable_objects_make_cells(function, name, doc):
+    cell = gw.cell(gates="z")(function)
+    assert (cell.name, cell.doc) == (name, doc)
+    assert cell == named("other", 3.0)  # equal equations, whatever the name
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gw.cell(gates="z")(5), "a cell is made of a function, not of 5"),
+        (lambda: gw.cell(gates="z", name=5)(scaled), "a cell's name must be text, not 5"),
+        (
+            lambda: gw.cell(gates="z", name="n")(lambda a, s: None),
+            "cell 'n' returns a NoneType, expected a",
+        ),
+        (
+            lambda: gw.cell(gates="z", name="n")(lambda a, s: [("h", a.z)]),
+            "cell 'n' returns a list",
+        ),
+    ],
+)
+def test_what_makes_no_cell(make, message):
+    with pytest.raises(CellError, match=re.escape(message)):
+        make()
+
+
+def unfolded(depth):
+    """A cell of a recurrence within each step."""
+
+    def deep(a, s):
+        h = a.z
+        for _ in range(depth):
+            h = 0.5 * h + tanh(a.z)
+        return dict(h=h)
+
+    return gw.cell(gates="z")(deep)
+
+
+@pytest.mark.parametrize("depth", [150, 1000])
+def test_deep_cells(depth, tmp_path):
+    cell = unfolded(depth)
+    layer, x = gw.Recurrent(cell, 3, 5, dtype=torch.float64), torch.randn(3, 2, 3).double()
+    assert f"has {2 * depth + 1} operations, the native core takes 256" in layer.explain_backend(x)
+    y = layer(x)[0]
+    y.sum().backward()
+    pre = torch.zeros(2, 5).double()
+    for t, row in enumerate(x):
+        a = row @ layer.weight_ih_l0.T + pre @ layer.weight_hh_l0.T
+        a = a + layer.bias_ih_l0 + layer.bias_hh_l0
+        pre = a * 0.5**depth + a.tanh() * (2 - 0.5 ** (depth - 1))
+        torch.testing.assert_close(y[t], pre)
+    twin = copy.deepcopy(layer)
+    torch.testing.assert_close(twin(x)[0], y, rtol=0, atol=0)
+    torch.save(layer, tmp_path / "layer.pt")
+    kept = torch.load(tmp_path / "layer.pt", weights_only=False)
+    torch.testing.assert_close(kept(x)[0], y, rtol=0, atol=0)
+    assert pickle.loads(pickle.dumps(cell)) == cell
+    with pytest.raises(CellError, match=r"operations one in the other, and a formula takes 100"):
+        latex(cell)
+
+
+# The compiler and the cache --------------------------------------------------------------------------
+
+
+def test_arguments_in_cxx_are_given_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", f"{shlex.split(COMPILER or 'c++')[0]} -O1 '-DA=b c'")
+    cells.compiler.cache_clear()
+    try:
+        found = cells.compiler()
+        assert COMPILER is None or found[1:] == ("-O1", "-DA=b c")
+    finally:
+        monkeypatch.undo()
+        cells.compiler.cache_clear()
+
+
+@needs_compiler
+def test_a_compiler_with_arguments_compiles(tmp_path):
+    compiler = program(tmp_path / "c++", f'echo "$@" > "{tmp_path}/said"; exec {COMPILER} "$@"')
+    printed = ended(start(tmp_path / "cache", CXX=f"{compiler} -O1"))
+    assert printed.startswith(COMPILED)
+    assert (tmp_path / "said").read_text().split().count("-O1") == 1
+
+
+def test_without_a_home_the_reference_runs_and_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("GATEWISE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cells.Path, "home", homeless)
+    layer, x = gw.Recurrent(named("homeless", 1.75), 3, 5), torch.randn(4, 2, 3)
+    with pytest.warns(UserWarning, match="this user has no home; set GATEWISE_CACHE to a folder"):
+        found = layer(x)
+    layer.backend = "reference"
+    torch.testing.assert_close(found, layer(x), rtol=0, atol=0)
+
+
+@needs_compiler
+def test_what_killed_compiles_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path))
+    old, young = tmp_path / ".compiling-old", tmp_path / ".compiling-young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "cell.cpp").write_text("x")
+    past = time.time() - 3600
+    os.utime(old, (past, past))
+    gw.Recurrent(named("sweeping", 1.25), 3, 5)(torch.randn(4, 2, 3))
+    assert not old.exists()
+    assert young.exists()  # another process may be at work there
+
+
+# relu's gradient where a number is none --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_relus_gradient_is_torchs_of_what_is_infinite_or_no_number(backend):
+    layer = gw.RNN(1, 1, nonlinearity="relu", bias=False, backend=backend)
+    theirs = torch.nn.RNN(1, 1, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        layer.weight_ih_l0.fill_(1)
+        layer.weight_hh_l0.fill_(0)
+    theirs.load_state_dict(layer.state_dict())
+    values = torch.tensor([1.0, -1.0, 0.0, math.inf, -math.inf, math.nan, 1e-45, 1e38])
+    for seed in (1.0, math.inf, -math.inf, math.nan, 1e38):
+        found = []
+        for module in (layer, theirs):
+            x = values.view(1, -1, 1).clone().requires_grad_()
+            y = module(x)[0]
+            found.append(torch.autograd.grad(y, x, torch.full_like(y, seed))[0].flatten())
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=0, equal_nan=True)

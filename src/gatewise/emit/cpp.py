@@ -7,12 +7,16 @@ import math
 import re
 from collections.abc import Iterable
 
+from gatewise.cells.counts import FUNCTIONS, point_wise
 from gatewise.cells.language import Cell, topological
 from gatewise.emit.steps import Dialect, Lines, back, back_late, early, layout, step
 from gatewise.errors import CellError
 
-# What csrc/cell.h has room for.
-LIMITS = {"states": 8, "accumulators": 32, "params": 16, "values": 64}
+# What csrc/cell.h has room for, and as many operations as a compiler takes seconds for and not minutes.
+LIMITS = {
+    **{"states": 8, "accumulators": 32, "params": 16, "values": 64},
+    **{"operations": 256, "functions": 64},
+}
 
 
 def source(cell: Cell, symbol: str) -> str:
@@ -34,11 +38,14 @@ const gw::Cell {symbol} = gw::cell_of<Equations>("{name}");
 
 def too_large(cell: Cell) -> str | None:
     """What the native core has no room for, as the end of a sentence, or None."""
+    done = point_wise(cell)
     sizes = {
         "states": len(cell.state),
         "accumulators": len(layout(cell).accumulators),
         "params": len(cell.params),
         "values": len(cell.values),
+        "operations": done.total(),
+        "functions": sum(done[name] for name in FUNCTIONS),
     }
     for kind, limit in LIMITS.items():
         if sizes[kind] > limit:

@@ -82,7 +82,7 @@ def compiler() -> tuple[str, ...] | None:
         words = shlex.split(given)
     except ValueError:  # a quotation mark without its other
         words = [given]
-    for command in (words, ["c++"], ["g++"], ["clang++"]):
+    for command in ([given], words, ["c++"], ["g++"], ["clang++"]):
         if command and (found := shutil.which(command[0])):
             return found, *command[1:]
     return None
