@@ -1,5 +1,6 @@
 """The mLSTM: the paper's equations by hand, the chunks against the steps, lengths, states, gradients."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -532,3 +533,20 @@ def test_a_reset_before_an_input_gate_that_is_shut(steps):
     layer(x, reset=torch.ones(steps, 3, dtype=torch.bool))[0].sum().backward()
     assert x.grad.isfinite().all()
     assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+def test_large_inputs_stay_finite_and_right(chunk):
+    """Up to where a product of two components has no number in float32, and as in float64."""
+    torch.manual_seed(0)
+    layer = MLSTM(4, 8, 2, chunk=chunk)
+    double = copy.deepcopy(layer).double()
+    for power in (0, 6, 13, 16, 18):
+        x = torch.randn(20, 2, 4) * 10.0**power
+        (found, _), (exact, _) = layer(x), double(x.double())
+        assert found.isfinite().all()
+        gradient = torch.autograd.grad(found.sum() / 10.0**power, layer.weight)[0]
+        assert gradient.isfinite().all()
+        torch.testing.assert_close(
+            found.double() / 10.0**power, exact / 10.0**power, rtol=1e-3, atol=1e-3
+        )

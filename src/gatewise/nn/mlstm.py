@@ -65,6 +65,7 @@ def recurrent(
         B×heads×T×d, what is read before the output gate, and the state after the last step.
     """
     C, n, m = state
+    q, scale = _scaled(q)
     read = []
     for t in range(q.shape[-2]):
         log_kept = log_f[..., t] + m
@@ -74,7 +75,9 @@ def recurrent(
         C = kept[..., None] * C + v[..., t, :, None] * k_in[..., None, :]
         n = kept * n + k_in
         q_t = q[..., t, :, None]
-        read.append(_normalised((C @ q_t)[..., 0], (n[..., None, :] @ q_t)[..., 0], m))
+        read.append(
+            _normalised((C @ q_t)[..., 0], (n[..., None, :] @ q_t)[..., 0], m, scale[..., t, :])
+        )
     return torch.stack(read, -2) if read else torch.zeros_like(v), MLSTMState(C, n, m)
 
 
@@ -89,6 +92,7 @@ def chunkwise(
     """
     steps = q.shape[-2]
     q, k, v, i, log_f = _in_chunks((q, k, v, i, log_f), chunk)
+    q, scale = _scaled(q)
     # the normaliser is the memory of a value that is always 1 (equation 20 beside 19)
     v = F.pad(v, (0, 1), value=1.0)
     within = _log_weights(i, log_f)
@@ -101,16 +105,27 @@ def chunkwise(
     scores = q @ k.mT * torch.exp(within - m_t[..., None])
     older = torch.exp(log_kept - m_t)[..., None] * (q @ memory[..., :-1, :, :].mT)
     found = scores @ v + older
-    read = _normalised(found[..., :-1], found[..., -1:], m_t)
+    read = _normalised(found[..., :-1], found[..., -1:], m_t, scale)
     C, n = memory[..., -1, :-1, :], memory[..., -1, -1, :]
     return read.flatten(-3, -2)[..., :steps, :], MLSTMState(C, n, m[..., -1])
 
 
-def _normalised(read: Tensor, normaliser: Tensor, m: Tensor) -> Tensor:
-    """Equation 21's quotient; its max{|n q|, 1} has been divided by exp(m) like C and n."""
+def _scaled(q: Tensor) -> tuple[Tensor, Tensor]:
+    """The queries with no component above 1, and the power of two by which each was multiplied: what is
+    read is of third order in a large input, and would be infinite long before its quotient is."""
+    largest = q.detach().abs().amax(-1, keepdim=True).clamp(min=1)
+    scale = torch.exp2(-largest.log2().ceil())
+    return q * scale, scale
+
+
+def _normalised(read: Tensor, normaliser: Tensor, m: Tensor, scale: Tensor) -> Tensor:
+    """Equation 21's quotient; its max{|n q|, 1} has been divided by exp(m) like C and n, and multiplied
+    by the queries' scale."""
     # exp(-m) may be too small for a number, and 0 / 0 is not what the paper's 0 / 1 is, or too large
     far = -math.log(torch.finfo(m.dtype).tiny) / 2
-    return read / torch.maximum(normaliser.abs(), torch.exp((-m).clamp(-far, far))[..., None])
+    return read / torch.maximum(
+        normaliser.abs(), scale * torch.exp((-m).clamp(-far, far))[..., None]
+    )
 
 
 def _in_chunks(parts: Sequence[Tensor], chunk: int) -> list[Tensor]:
