@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from functools import partial
 
 import pytest
@@ -245,8 +246,9 @@ def test_a_process_of_its_own_does_the_same_and_may_die():
 
 
 def test_more_threads_than_cores_are_said():
-    report, _ = printed(plan(peers=(), modes=("inference",), threads=999))
-    assert "999 threads on" in report["notes"][0]
+    most = 4 * os.cpu_count()
+    report, _ = printed(plan(peers=(), modes=("inference",), threads=most))
+    assert f"{most} threads on" in report["notes"][0]
 
 
 def test_threads_are_torch_s_and_put_back():
@@ -284,7 +286,7 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
         (["--shapes", "100,32,128"], "not '100,32,128'"),
         (["--shapes", "1,1,1,1", "1,0,1,1"], "not '1,0,1,1'"),
         (["--shapes", "1,1,1,x"], "a shape is T,B,I,H"),
-        (["--threads", "0"], "threads must be a whole number from 1 on, not 0"),
+        (["--threads", "0"], "threads must be a whole number from 1 to"),
         (["--repeats", "0"], "repeats must be a whole number from 1 on, not 0"),
         (["--seconds", "-1"], "seconds must be a number above 0, not -1.0"),
         (["--seconds", "nan"], "seconds must be a number above 0, not nan"),

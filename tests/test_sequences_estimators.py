@@ -401,7 +401,7 @@ def test_another_width_is_refused():
         (dict(cell="lstmm"), "no cell 'lstmm' (did you mean 'lstm'?)"),
         (dict(cell=3), "cell must be a built-in cell's name"),
         (dict(hidden=0), "hidden must be a whole number from 1 on, not 0"),
-        (dict(layers=1.5), "layers must be a whole number from 1 on, not 1.5"),
+        (dict(layers=1.5), "layers must be a whole number from 1 to 1000, not 1.5"),
         (dict(epochs=True), "epochs must be a whole number from 1 on, not True"),
         (dict(patience="x"), "patience must be a whole number from 1 on, not 'x'"),
         (dict(batch=None), "batch must be"),

@@ -38,21 +38,24 @@ def first_process() -> bool:
 def deferred() -> Iterator[None]:
     """Within, both wait for the end, so that a process that is being started gets all it needs; and it
     never sees SIGINT, which a terminal sends to all: the process that started it ends it."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(
-        signal, "pthread_sigmask"
-    ):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     waiting: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: waiting.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, lambda number, _: waiting.append(number)) for each in both}
+    masked = {signal.SIGINT} if hasattr(signal, "pthread_sigmask") else set()
+    if masked:  # what a new process inherits; here other threads still get it
+        signal.pthread_sigmask(signal.SIG_BLOCK, masked)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        if waiting:
-            signal.raise_signal(signal.SIGTERM)
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        if masked:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, masked)
+        for number in waiting[:1]:
+            signal.raise_signal(number)
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def _raise_after_imports(number: int, frame: FrameType | None) -> None:
 
 def _again(number: int, frame: FrameType | None) -> None:
     if _waiting:
-        _raise_after_imports(_waiting.pop(), frame)
+        signal.raise_signal(_waiting.pop())  # to whatever handler it has by now
 
 
 def _importing(frame: FrameType | None) -> bool:

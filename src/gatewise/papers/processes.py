@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -35,17 +35,25 @@ def in_processes(
     # how many threads they have from the environment when they are loaded.
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
+    pool = None
     try:
-        with deferred():
-            pool = multiprocessing.get_context("spawn").Pool(processes)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    with pool:
+        try:
+            with deferred():
+                pool = multiprocessing.get_context("spawn").Pool(processes)
+        finally:
+            _restore(before)
         yield from pool.imap_unordered(alone, orders)
+    finally:
+        if pool is not None:  # also where a signal waited for its beginning
+            pool.terminate()
+
+
+def _restore(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
 
 
 def _in_one_thread(work: Callable[[Order], Result], order: Order) -> Result:
