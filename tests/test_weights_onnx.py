@@ -464,16 +464,78 @@ def test_weights_too_far_away_and_in_a_circle():
             from_onnx(model)
 
 
-def test_what_grows_is_bounded(monkeypatch):
-    """Forty times twice as large is more than any memory."""
-    monkeypatch.setattr(onnx_constants, "_LARGEST", 1 << 20)
-    model = chained(40)
-    for node in model.graph.node[:-1]:
-        node.op_type = "Concat"
-        node.input.append(node.input[0])
-        node.attribute.append(helper.make_attribute("axis", 0))
-    with pytest.raises(ModelFileError, match=r"\(Concat\) makes \d+ bytes"):
+def test_what_grows_within_bounds_is_read():
+    """A decoder of 300 steps that an exporter wrote out, whose steps share weights that are half as wide
+    as what they are converted to, and cut from one tensor."""
+    arrays = arrays_of("RNN")
+    flat = np.concatenate([arrays[k].ravel() for k in ("W", "R")]).astype(np.float16)
+    model = model_of("RNN", {"B": arrays["B"]})
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(flat, "flat"),
+            numpy_helper.from_array(np.array([H * N, H * H]), "sizes"),
+            numpy_helper.from_array(np.array([1, H, -1]), "shape"),
+        ]
+    )
+    before = [
+        helper.make_node("Cast", ["flat"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Split", ["wide", "sizes"], ["w", "r"]),
+        helper.make_node("Reshape", ["w", "shape"], ["W"]),
+        helper.make_node("Reshape", ["r", "shape"], ["R"]),
+    ]
+    steps = []
+    for k in range(300):
+        step = type(model.graph.node[0])()
+        step.CopyFrom(model.graph.node[0])
+        step.name, step.output[:] = f"step{k}", [f"Y{k}", f"Y_h{k}"]
+        step.input[1], step.input[2] = "W", "R"
+        steps.append(step)
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend([*before, *steps])
+    layers = from_onnx(model)
+    assert len(layers) == 300
+    rounded = {k: v if k == "B" else v.astype("f2").astype("f4") for k, v in arrays.items()}
+    expected = from_onnx(model_of("RNN", rounded))["layer"].state_dict()
+    for name in ("step0", "step299"):
+        torch.testing.assert_close(layers[name].state_dict(), expected, rtol=0, atol=0)
+
+
+def test_what_is_not_needed_any_more_is_dropped():
+    constants = []
+    init = onnx_constants.Constants.__init__
+
+    def remembered(self, *args, **kwargs):
+        constants.append(self)
+        init(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_constants.Constants, "__init__", remembered)
+        assert from_onnx(chained(20))
+    assert constants[0]._found == {}
+
+
+def test_weights_of_the_caller_may_be_larger_than_the_file():
+    arrays = {
+        "W": np.ones((1, 2**12, 2**12), np.float32),
+        "R": np.ones((1, 2**12, 2**12), np.float32),
+    }
+    model = model_of("RNN", {}, ("X", "W", "R"))
+    model.graph.node[0].attribute[0].i = 2**12
+    layer = from_onnx(model, tensors=arrays)["layer"]
+    assert layer.weight_ih_l0.shape == (2**12, 2**12)
+
+
+def test_nodes_of_another_domain_are_named_with_it():
+    model = model_of("LSTM", arrays_of("LSTM"))
+    model.graph.node[0].domain = "com.microsoft"
+    with pytest.raises(ModelFileError, match=r"it has: LSTM \(of the domain 'com.microsoft'\)"):
         from_onnx(model)
+    branch = helper.make_node(
+        "If", ["yes"], ["Z"], then_branch=model.graph, else_branch=model.graph
+    )
+    outer = helper.make_model(helper.make_graph([branch], "g", [], []))
+    with pytest.raises(ModelFileError, match=r"it has: If, LSTM \(of the domain"):
+        from_onnx(outer)
 
 
 def test_nodes_inside_a_node_see_the_weights_outside():

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from gatewise.errors import ModelFileError, need
+from gatewise.weights.budget import Budget
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SECONDS = 20.0  # for an answer; and as many more as a slow disk needs for the whole file
+_BUSY = 2.0  # of the processor's time for all answers; and as many more for a large file
 _SLOW = 10e6  # bytes a second
 
 
@@ -83,7 +85,7 @@ class Hdf5:
 
 @contextmanager
 def hdf5(path: Path, size: int) -> Iterator[Hdf5]:
-    """The file, open. ``size`` is that of all that was stored, against which its arrays are held.
+    """The file, open. ``size`` is that of all that was stored, which bounds what is read of it.
 
     Raises:
         ModelFileError: it has not the first bytes of an HDF5 file.
@@ -93,12 +95,14 @@ def hdf5(path: Path, size: int) -> Iterator[Hdf5]:
         if file.read(len(_SIGNATURE)) != _SIGNATURE:
             raise ModelFileError("it does not begin as an HDF5 file does")
     program = Path(__file__).with_name("hdf5_reader.py")
-    command = [sys.executable, "-P", str(program), str(path), str(size)]
+    extra = path.stat().st_size / _SLOW
+    limits = [str(Budget(size).limit), str(_BUSY + extra)]
+    command = [sys.executable, "-P", str(program), str(path), *limits]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     try:
-        yield Hdf5(process, _SECONDS + path.stat().st_size / _SLOW)
+        yield Hdf5(process, _SECONDS + extra)
     finally:
         process.kill()
         process.communicate()

@@ -6,13 +6,22 @@ busy for ever. A request is a line of JSON, a command and a path as a list of na
 """
 
 import json
+import math
 import sys
+import time
 from typing import Any
 
 import h5py
 
-# An array that says to be this many times as large as the file was made to fill the memory.
-_TIMES = 100
+try:
+    import resource
+except ImportError:  # Windows, where the time that the caller waits is the only bound
+    resource = None  # type: ignore[assignment]
+
+_EACH = (
+    16 * 2**10
+)  # bytes that an array takes from the limit besides its own, so that time is bounded
+_OWN = 2**29  # bytes of addresses for the library itself
 
 
 def _found(file: Any, names: list[str]) -> Any:
@@ -42,13 +51,35 @@ def _attribute(value: Any) -> str | list[str]:
     return [_text(each) for each in listed] if isinstance(listed, list) else _text(listed)
 
 
-def _checked(dataset: Any, size: int) -> Any:
+def _bound(limit: int, seconds: float) -> None:
+    """Ends this process where it needs more processor time or memory than any sound file does.
+
+    A damaged file can keep the library in a loop. Its time on the processor, unlike the clock's, is the
+    same on a busy machine.
+    """
+    if resource is None:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    allowed = math.ceil(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (allowed, most))
+    try:
+        with open("/proc/self/statm") as statm:
+            addresses = int(statm.read().split()[0]) * resource.getpagesize()
+    except OSError:  # not Linux
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    # an array is there twice, the second time as bytes to be written
+    wanted = addresses + 2 * limit + _OWN
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+
+
+def _checked(dataset: Any, left: int) -> Any:
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise LookupError(f"'{dataset.name}' is not an array that lies in the file itself")
-    if dataset.nbytes > _TIMES * size:
+    if dataset.nbytes > left:
         raise LookupError(
-            f"'{dataset.name}' says that it has the shape {dataset.shape}, {dataset.nbytes} bytes, "
-            f"in a file of {size}; that is not read"
+            f"'{dataset.name}' says that it has the shape {dataset.shape}, {dataset.nbytes} bytes, and "
+            f"{max(left, 0)} may still be read of a file of this size"
         )
     if "dtype" in dataset.attrs and _text(dataset.attrs["dtype"]) == "bfloat16":
         raise LookupError(
@@ -57,26 +88,37 @@ def _checked(dataset: Any, size: int) -> Any:
     return dataset
 
 
-def _answer(file: Any, size: int, command: str, names: list[str]) -> tuple[Any, bytes]:
-    """A value for JSON, and bytes."""
-    found = _found(file, names)
-    match command:
-        case "attributes":
-            return {name: _attribute(found.attrs[name]) for name in found.attrs}, b""
-        case "names":
-            return list(found), b""
-        case "array":
-            array = _checked(found, size)[()]
-            return [array.dtype.str, list(array.shape), array.nbytes], array.tobytes()
-    raise ValueError(command)
+class _Reader:
+    """Answers requests to one file. ``limit`` is how many bytes of arrays it gives in all."""
+
+    def __init__(self, file: Any, limit: int) -> None:
+        self._file = file
+        self._left = limit
+
+    def answer(self, command: str, names: list[str]) -> tuple[Any, bytes]:
+        """A value for JSON, and bytes."""
+        found = _found(self._file, names)
+        match command:
+            case "attributes":
+                return {name: _attribute(found.attrs[name]) for name in found.attrs}, b""
+            case "names":
+                return list(found), b""
+            case "array":
+                dataset = _checked(found, self._left)
+                self._left -= dataset.nbytes + _EACH
+                array = dataset[()]
+                return [array.dtype.str, list(array.shape), array.nbytes], array.tobytes()
+        raise ValueError(command)
 
 
-def main(path: str, size: int) -> None:
+def main(path: str, limit: int, seconds: float) -> None:
+    _bound(limit, seconds)
     with h5py.File(path, "r") as file:
+        reader = _Reader(file, limit)
         for line in sys.stdin:
             content = b""
             try:
-                value, content = _answer(file, size, *json.loads(line))
+                value, content = reader.answer(*json.loads(line))
                 answer = {"value": value}
             except LookupError as error:
                 answer = {"error": str(error.args[0])}
@@ -87,4 +129,4 @@ def main(path: str, size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from gatewise.errors import ModelFileError
+from gatewise.weights.budget import Budget
 from gatewise.weights.hdf5 import Hdf5, hdf5
 
 KIND = "a Keras model (.keras, or .h5 with the whole model)"
 _OLD_LAYERS = "_layer_checkpoint_dependencies"  # Keras 2.13's name for what holds a model's layers
 _VARIABLES = ("kernel", "recurrent_kernel", "bias")  # of a cell, in this order
-# A member that says to be this many times as large as the archive was made to fill the memory.
-_TIMES = 100
+# bytes of JSON, which may be some twenty times as large once it is read
+_LONGEST = 2**23
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,13 @@ def opened(path: Path) -> Iterator[KerasFile]:
 @contextmanager
 def _new_format(path: Path) -> Iterator[KerasFile]:
     size = path.stat().st_size
+    budget = Budget(size)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "model.weights.h5"
         with zipfile.ZipFile(path) as archive:
-            config = _configuration(_member(archive, "config.json", size))
-            metadata = json.loads(_member(archive, "metadata.json", size))
-            weights.write_bytes(_member(archive, weights.name, size))
+            config = _configuration(_member(archive, "config.json", budget))
+            metadata = json.loads(_member(archive, "metadata.json", budget))
+            weights.write_bytes(_member(archive, weights.name, budget))
         with hdf5(weights, size) as file:
             yield KerasFile(config, _major(metadata["keras_version"]), False, file)
 
@@ -106,20 +108,27 @@ def _older_format(path: Path) -> Iterator[KerasFile]:
         yield KerasFile(_configuration(str(attributes["model_config"])), major, True, file)
 
 
-def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+def _member(archive: zipfile.ZipFile, name: str, budget: Budget) -> bytes:
     if name not in archive.namelist():
         raise ModelFileError(
             f"the archive has no '{name}'; it has: {', '.join(archive.namelist()[:20])}; expected {KIND}"
         )
     declared = archive.getinfo(name).file_size
-    if declared > _TIMES * size:
-        raise ModelFileError(
-            f"'{name}' says that it has {declared} bytes, in an archive of {size}; that is not read"
-        )
+    if name.endswith(".json") and declared > _LONGEST:
+        raise _too_long(f"'{name}'", declared)
+    budget.take(f"'{name}'", declared)
     return archive.read(name)
 
 
+def _too_long(what: str, length: int) -> ModelFileError:
+    return ModelFileError(
+        f"{what} says that it has {length} bytes of text; at most {_LONGEST} are read"
+    )
+
+
 def _configuration(text: str | bytes) -> dict[str, Any]:
+    if len(text) > _LONGEST:
+        raise _too_long("the model's configuration", len(text))
     model = json.loads(text)
     if not isinstance(model, dict) or "class_name" not in model:
         raise ModelFileError(f"the file's configuration is no model's: {text[:80]!r}")

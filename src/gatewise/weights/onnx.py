@@ -22,9 +22,12 @@ from gatewise.cells.language import Cell
 from gatewise.cells.variants import gru_cell, lstm_cell, rnn_cell
 from gatewise.errors import ModelFileError, ShapeError, near, need, unknown
 from gatewise.nn.directions import Bidirectional, Reversed
+from gatewise.weights.budget import Budget
 from gatewise.weights.checks import as_tensor, check_shape, chosen, existing_file, reading
 from gatewise.weights.layers import Layer, Part, gates_of, recurrent, split_gates
 from gatewise.weights.onnx_constants import Constants
+from gatewise.weights.onnx_functions import all_nodes, graphs_of, written_out
+from gatewise.weights.onnx_tensors import Tensors
 
 _KIND = "an ONNX model"
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
@@ -50,6 +53,9 @@ _SETTINGS: Mapping[str, type] = {
 }
 
 
+_SHOWN = 20  # lengths in a message
+
+
 @dataclass(frozen=True)
 class _Node:
     """A recurrent node: what it is called, its operator, its inputs by their names in the operator's
@@ -60,6 +66,7 @@ class _Node:
     inputs: Mapping[str, str]
     settings: Mapping[str, Any]
     constants: Constants
+    budget: Budget
     shapes: Mapping[str, tuple[int | None, ...]]
 
     def refuse(self, attribute: str, value: object, why: str) -> ModelFileError:
@@ -86,6 +93,7 @@ class _Node:
             )
         if shape:
             check_shape(self.called(name), np.shape(found), shape)
+        self.budget.take(self.called(name), _bytes_of(found))
         return as_tensor(self.called(name), found)
 
     @property
@@ -136,22 +144,23 @@ def from_onnx(
     onnx = need("onnx", "onnx")
     what = "the model" if isinstance(model, onnx.ModelProto) else f"'{model}'"
     with reading(what, _KIND):
-        loaded = _loaded(onnx, model)
+        loaded, tensors_of = _loaded(onnx, model)
         graph = loaded.graph
         names = [each.name for each in (*graph.input, *graph.initializer)]
         for name in tensors or {}:
             if name not in names:
                 raise unknown("input of the graph", name, names)
-        constants = Constants(graph, loaded.opset_import, tensors or {})
+        tensors_of.budget.holds(sum(_bytes_of(each) for each in (tensors or {}).values()))
+        constants = Constants(graph, loaded.opset_import, tensors or {}, tensors_of)
         nodes: dict[str, _Node] = {}
-        for node in _nodes(graph, constants, loaded.opset_import, ""):
+        for node in _nodes(graph, constants, loaded.opset_import, tensors_of, ""):
             if node.name in nodes:
                 raise ModelFileError(
                     f"{what} has two recurrent nodes that are called '{node.name}'"
                 )
             nodes[node.name] = node
         if not nodes:
-            found = sorted({node.op_type for node in graph.node})
+            found = sorted({_full_name(node) for node in all_nodes(graph)})
             raise ModelFileError(
                 f"{what} has no LSTM, GRU or RNN node; it has: {', '.join(found) or 'no nodes'}"
             )
@@ -195,15 +204,39 @@ def run_node(
     return (Y.transpose(1, 2), *finals)
 
 
-def _loaded(onnx: Any, model: Any) -> Any:
-    if not isinstance(model, onnx.ModelProto):
-        model = onnx.load(existing_file(model, _KIND), format="protobuf")
-    if model.functions:
-        model = need("onnx.inliner", "onnx").inline_local_functions(model)
-    return model
+def _loaded(onnx: Any, model: Any) -> tuple[Any, Tensors]:
+    """The model, without functions of its own, and what reads its tensors."""
+    folder = None
+    if isinstance(model, onnx.ModelProto):
+        size = _size_in_memory(model)
+    else:
+        path = existing_file(model, _KIND)
+        folder, size = path.parent, path.stat().st_size
+        # tensors in files beside it are read when they are needed
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    budget = Budget(size)
+    return written_out(model, budget), Tensors(budget, folder)
 
 
-def _nodes(graph: Any, constants: Constants, opsets: Any, within: str) -> Iterator[_Node]:
+def _size_in_memory(model: Any) -> int:
+    try:
+        return int(model.ByteSize())
+    except need("google.protobuf.message", "onnx").EncodeError:
+        return 2**31  # bytes: what is larger cannot be written, and so not be measured
+
+
+def _bytes_of(array: Any) -> int:
+    return int(array.nbytes if hasattr(array, "nbytes") else np.asarray(array).nbytes)
+
+
+def _full_name(node: Any) -> str:
+    """Of a node's operator, with the domain of one that is not the standard's."""
+    return f"{node.op_type} (of the domain '{node.domain}')" if node.domain else str(node.op_type)
+
+
+def _nodes(
+    graph: Any, constants: Constants, opsets: Any, tensors: Tensors, within: str
+) -> Iterator[_Node]:
     """The recurrent nodes of a graph and of those inside its nodes."""
     shapes = {each.name: _static_shape(each) for each in (*graph.input, *graph.value_info)}
     for proto in graph.node:
@@ -212,11 +245,10 @@ def _nodes(graph: Any, constants: Constants, opsets: Any, within: str) -> Iterat
         if proto.op_type in _OPERATORS and proto.domain in ("", "ai.onnx"):
             inputs = dict(zip(_INPUTS, proto.input, strict=False))
             settings = _settings(name, proto)
-            yield _Node(name, proto.op_type, inputs, settings, constants, shapes)
-        for attribute in proto.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                seen = Constants(inner, opsets, {}, constants)
-                yield from _nodes(inner, seen, opsets, f"{name}/")
+            yield _Node(name, proto.op_type, inputs, settings, constants, tensors.budget, shapes)
+        for inner in graphs_of(proto):
+            seen = Constants(inner, opsets, {}, tensors, constants)
+            yield from _nodes(inner, seen, opsets, tensors, f"{name}/")
 
 
 def _static_shape(value: Any) -> tuple[int | None, ...]:
@@ -248,8 +280,10 @@ def _settings(name: str, proto: Any) -> dict[str, Any]:
 
 def _layer(node: _Node) -> Layer:
     direction = node.direction
+    node.budget.take(f"the {node.operator} node '{node.name}'", 0)
     parts = _parts(node, _DIRECTIONS[direction])
     _check_lengths(node)
+    node.constants.let_go(node.inputs.values())
     batch_first = node.flag("layout")
     if len({part.cell for part in parts}) > 1:
         ahead, back = (recurrent([[part]], batch_first) for part in parts)
@@ -400,7 +434,7 @@ def _check_lengths(node: _Node) -> None:
     if not (np.asarray(value) == steps).all():
         raise node.refuse(
             "sequence_lens",
-            np.asarray(value).tolist(),
+            np.asarray(value).ravel()[:_SHOWN].tolist(),
             f"stored in the file for one batch, of {'any number of' if steps is None else steps} steps; "
             f"a layer is given lengths= with each call",
         )

@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gatewise.errors import ModelFileError, need
+from gatewise.weights.onnx_tensors import Tensors, type_of
 
-# What exporters leave between an initializer and the node that takes it. None of these makes more of
-# its input than there was, but Concat and Gather, which _LARGEST bounds.
-_FOLDED = (
-    *("Cast", "Concat", "Constant", "Flatten", "Gather", "Identity", "Reshape", "Slice"),
-    *("Split", "Squeeze", "Transpose", "Unsqueeze"),
-)
 _DEEPEST = 64
-_LARGEST = 2**31  # bytes: what protobuf can hold in one file
+_STANDARD = ("", "ai.onnx")
+
+
+def _as_its_input(node: Any, taken: Sequence[Any]) -> int:
+    """Of an operator that moves its input's numbers, or leaves some out."""
+    return int(taken[0].nbytes) if taken else 0
+
+
+def _cast(node: Any, taken: Sequence[Any]) -> int:
+    to = next((each.i for each in node.attribute if each.name == "to"), 0)
+    return int(taken[0].size) * type_of(node.output[0], to).itemsize
+
+
+def _concat(node: Any, taken: Sequence[Any]) -> int:
+    return sum(int(each.nbytes) for each in taken)
+
+
+def _gather(node: Any, taken: Sequence[Any]) -> int:
+    table, indices = taken
+    axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
+    return int(table.nbytes) // max(table.shape[axis], 1) * int(indices.size)
+
+
+# What exporters leave between an initializer and the node that takes it, and how many bytes it makes
+# at most of its inputs.
+_FOLDED: Mapping[str, Callable[[Any, Sequence[Any]], int]] = {
+    "Cast": _cast,
+    "Concat": _concat,
+    "Flatten": _as_its_input,
+    "Gather": _gather,
+    "Identity": _as_its_input,
+    "Reshape": _as_its_input,
+    "Slice": _as_its_input,
+    "Split": _as_its_input,
+    "Squeeze": _as_its_input,
+    "Transpose": _as_its_input,
+    "Unsqueeze": _as_its_input,
+}
 
 
 class Constants:
     """The tensors of a graph that depend on none of its inputs, by their names.
 
+    What nothing needs any more is dropped; what is needed is held once.
+
     Args:
         graph: an onnx.GraphProto.
         opsets: the model's opset_import.
         given: tensors that the caller has for inputs of the graph; they come before the file's own.
+        tensors: reads what the file stores.
         outer: those of the graph round this one.
     """
 
@@ -35,109 +70,116 @@ class Constants:
         graph: Any,
         opsets: Sequence[Any],
         given: Mapping[str, Any],
+        tensors: Tensors,
         outer: Constants | None = None,
     ) -> None:
         self._opsets = opsets
         self._outer = outer
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._read = tensors
+        self._stored = {tensor.name: tensor for tensor in graph.initializer}
+        self._sparse = {tensor.values.name for tensor in graph.sparse_initializer}
         self._nodes = {name: node for node in graph.node for name in node.output if name}
-        own = {each.name for each in graph.input} | {*self._tensors, *self._nodes}
+        self._own = {each.name for each in graph.input} | {
+            *self._stored,
+            *self._sparse,
+            *self._nodes,
+        }
+        own = self._own
         self._found: dict[str, Any] = {k: v for k, v in given.items() if outer is None or k in own}
-        self._own = own
+        self._wanted: Counter[str] = Counter()  # how many nodes still take each tensor
+        for node in graph.node:
+            for name in {*node.input}:
+                self._owner(name)._wanted[name] += 1
 
     def find(self, name: str, depth: int = 0) -> Any:
         """An array, or None where the tensor is computed from the graph's inputs.
 
         Raises:
-            ModelFileError: the tensor is damaged, or is kept in a file that was not read.
+            ModelFileError: the tensor is damaged, is kept in a file that was not read, or is larger than
+                what may be made of this file.
         """
-        if name not in self._found:
-            if name not in self._own:
-                return None if self._outer is None else self._outer.find(name, depth)
-            self._found[name] = self._read(name, depth)
-        return self._found[name]
+        owner = self._owner(name)
+        if name not in owner._found and name in owner._own:
+            owner._make(name, depth)
+        return owner._found.get(name)
 
-    def _read(self, name: str, depth: int) -> Any:
-        if name in self._tensors:
-            return array_of(self._tensors[name])
+    def let_go(self, names: Iterable[str]) -> None:
+        """One node that takes these tensors has taken them."""
+        for name in {*names}:
+            owner = self._owner(name)
+            owner._wanted[name] -= 1
+            if owner._wanted[name] <= 0:
+                owner._found.pop(name, None)
+
+    def _owner(self, name: str) -> Constants:
+        """The innermost graph that has a tensor of this name."""
+        here = self
+        while name not in here._own and here._outer is not None:
+            here = here._outer
+        return here
+
+    def _make(self, name: str, depth: int) -> None:
+        if name in self._stored:
+            self._found[name] = self._read(self._stored[name])
+            return
+        if name in self._sparse:
+            raise ModelFileError(f"the tensor '{name}' is sparse; expected weights that are dense")
         node = self._nodes.get(name)
-        if node is None or node.op_type not in _FOLDED or node.domain not in ("", "ai.onnx"):
-            return None
+        if node is None or node.domain not in _STANDARD:
+            self._found[name] = None
+        elif node.op_type == "Constant":
+            self._found[name] = self._constant(node)
+        elif node.op_type in _FOLDED:
+            self._found |= dict(zip(node.output, self._folded(node, name, depth), strict=False))
+        else:
+            self._found[name] = None
+
+    def _constant(self, node: Any) -> Any:
+        if len(node.attribute) != 1:
+            raise ModelFileError(
+                f"the Constant '{node.output[0]}' has {len(node.attribute)} values, expected one"
+            )
+        (value,) = node.attribute
+        match value.name:
+            case "value":
+                return self._read(value.t)
+            case "value_float" | "value_floats":
+                return np.array(value.f if value.name == "value_float" else value.floats, "f4")
+            case "value_int" | "value_ints":
+                return np.array(value.i if value.name == "value_int" else value.ints, "i8")
+        raise ModelFileError(
+            f"the Constant '{node.output[0]}' has a {value.name}; expected dense numbers"
+        )
+
+    def _folded(self, node: Any, name: str, depth: int) -> Sequence[Any]:
+        """Of each output its array, or None."""
         if depth > _DEEPEST:
             raise ModelFileError(
                 f"the tensor '{name}' is more than {_DEEPEST} operations away from the file's "
                 f"constants; expected weights that are stored as they are used"
             )
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                array_of(attribute.t)  # so that its size is checked before anybody makes an array
         taken = {each: self.find(each, depth + 1) for each in node.input if each}
         if any(each is None for each in taken.values()):
-            return None
-        return self._computed(node, taken)[list(node.output).index(name)]
+            return [None] * len(node.output)
+        arrays = [np.asarray(taken[each]) for each in node.input if each]
+        what = f"the node '{node.name or name}' ({node.op_type})"
+        self._read.budget.take(what, _FOLDED[node.op_type](node, arrays))
+        made = _evaluated(node, taken, self._opsets)
+        self.let_go(taken)
+        return made
 
-    def _computed(self, node: Any, taken: Mapping[str, Any]) -> Sequence[Any]:
-        if node.op_type in ("Concat", "Gather"):
-            size = sum(np.asarray(taken[each]).nbytes for each in node.input)
-            if node.op_type == "Gather":
-                table, indices = (np.asarray(taken[each]) for each in node.input)
-                size = table.nbytes * max(indices.size, 1)
-            if size > _LARGEST:
-                raise ModelFileError(
-                    f"the node '{node.name or node.output[0]}' ({node.op_type}) makes {size} bytes "
-                    f"of the file's constants; at most {_LARGEST} are read"
-                )
-        helper, reference = need("onnx.helper", "onnx"), need("onnx.reference", "onnx")
-        made = helper.make_graph(
-            [node],
-            "constants",
-            [
-                helper.make_value_info(each, helper.make_tensor_type_proto(1, None))
-                for each in taken
-            ],
-            [
-                helper.make_value_info(o, helper.make_tensor_type_proto(1, None))
-                for o in node.output
-            ],
-        )
-        model = helper.make_model(made, opset_imports=list(self._opsets))
+
+def _evaluated(node: Any, taken: Mapping[str, Any], opsets: Sequence[Any]) -> Sequence[Any]:
+    """The outputs of one node, by the standard's own implementation."""
+    helper, reference = need("onnx.helper", "onnx"), need("onnx.reference", "onnx")
+    untyped = helper.make_tensor_type_proto(1, None)
+    graph = helper.make_graph(
+        [node],
+        "constants",
+        [helper.make_value_info(each, untyped) for each in taken],
+        [helper.make_value_info(each, untyped) for each in node.output],
+    )
+    model = helper.make_model(graph, opset_imports=list(opsets))
+    with np.errstate(all="ignore"):  # what a cast makes of a NaN is for who takes it
         results: Sequence[Any] = reference.ReferenceEvaluator(model).run(None, dict(taken))
-        return results
-
-
-def array_of(tensor: Any) -> Any:
-    """The array of an onnx.TensorProto.
-
-    Raises:
-        ModelFileError: it holds less, or more, than its dimensions say, or is kept in another file.
-    """
-    helper, numpy_helper = need("onnx.helper", "onnx"), need("onnx.numpy_helper", "onnx")
-    if tensor.data_location == tensor.EXTERNAL:
-        raise ModelFileError(
-            f"the tensor '{tensor.name}' is kept in a file beside the model, and that was not read; "
-            f"give the model's path, or load it with onnx.load"
-        )
-    shape = tuple(tensor.dims)
-    try:
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    except (KeyError, ValueError) as error:
-        raise ModelFileError(
-            f"the tensor '{tensor.name}' has the type number {tensor.data_type}, which ONNX has not"
-        ) from error
-    if any(size < 0 for size in shape):
-        raise ModelFileError(f"the tensor '{tensor.name}' has the impossible shape {shape}")
-    if tensor.HasField("raw_data"):
-        # types of less than a byte are no weights
-        expected, held = math.prod(shape) * dtype.itemsize, len(tensor.raw_data)
-        if held != expected and dtype.kind in "biufV":
-            raise ModelFileError(
-                f"the tensor '{tensor.name}' is of shape {shape} and type {dtype.name}, which is "
-                f"{expected} bytes, and holds {held}: the file is damaged"
-            )
-    try:
-        return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ModelFileError(
-            f"the tensor '{tensor.name}' of shape {shape} and type {dtype.name} cannot be read, the "
-            f"file is damaged: {error}"
-        ) from error
+    return results
