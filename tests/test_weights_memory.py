@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import gatewise as gw
+from gatewise.errors import ModelFileError
 
 pytest.importorskip("onnx")
 pytest.importorskip("h5py")
-import weights_bombs as bombs  # noqa: E402
+import weights_bombs as bombs
 
 
 @pytest.mark.parametrize(("make", "message"), bombs.ONNX.values(), ids=bombs.ONNX)
@@ -22,7 +23,7 @@ def test_no_onnx_model_makes_much_of_itself(make, message):
     model = make()
     tracemalloc.start()
     try:
-        with pytest.raises(gw.ModelFileError, match=message):
+        with pytest.raises(ModelFileError, match=message):
             gw.from_onnx(model)
         _, peak = tracemalloc.get_traced_memory()
     finally:
