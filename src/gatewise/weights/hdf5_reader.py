@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import h5py
@@ -111,21 +112,27 @@ class _Reader:
         raise ValueError(command)
 
 
+def _answer(open_file: Any, limit: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The answer to each line of the input, and the bytes that follow it."""
+    reader = None
+    for line in sys.stdin:
+        content = b""
+        try:
+            reader = reader or _Reader(open_file(), limit)
+            value, content = reader.answer(*json.loads(line))
+            answer = {"value": value}
+        except LookupError as error:
+            answer = {"error": str(error.args[0])}
+        except Exception as error:  # of the library, which has no kind of its own
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        yield answer, content
+
+
 def main(path: str, limit: int, seconds: float) -> None:
     _bound(limit, seconds)
-    with h5py.File(path, "r") as file:
-        reader = _Reader(file, limit)
-        for line in sys.stdin:
-            content = b""
-            try:
-                value, content = reader.answer(*json.loads(line))
-                answer = {"value": value}
-            except LookupError as error:
-                answer = {"error": str(error.args[0])}
-            except Exception as error:  # of the library, which has no kind of its own
-                answer = {"error": f"{type(error).__name__}: {error}"}
-            sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + content)
-            sys.stdout.buffer.flush()
+    for answer, content in _answer(lambda: h5py.File(path, "r"), limit):
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + content)
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
