@@ -35,7 +35,8 @@ import numpy as np
 import mutations
 
 SEED = 20
-SECONDS = 20.0  # for one mutant: an HDF5 file that keeps the library in a loop is ended after three
+SECONDS = 60.0  # without an answer, after which a worker is ended
+BUSY = 10.0  # seconds on the processor for one mutant; an HDF5 file that loops is ended after three
 MEMORY = 2**30  # bytes that one mutant may take beyond what the worker has
 GREATEST = 2**29  # bytes that it may have held, before it counts as a failure
 RENEWED = 1000  # mutants, after which a worker is replaced
@@ -318,8 +319,11 @@ def try_one(name: str, number: int, sound: Result) -> dict[str, str]:
     unguarded = kind.bytes_unguarded if changed == "bytes" else kind.change_unguarded
     with tempfile.TemporaryDirectory() as place:
         path = _placed(kind, source, content, Path(place))
-        before = _begin_peak()
+        before, began = _begin_peak(), sum(os.times()[:4])
         outcome, why = _outcome(kind, path, sound, unguarded)
+        busy = sum(os.times()[:4]) - began
+    if busy > BUSY:
+        outcome, why = "slow", f"{busy:.0f} s; {outcome}: {why}"
     if (peak := _peak() - before) > GREATEST:
         outcome, why = "memory", f"{peak / 2**20:.0f} MiB; {outcome}: {why}"
     return dict(outcome=outcome, how=how, why=why)
@@ -430,8 +434,9 @@ def _sound_result(name: str) -> Result:
 class Worker:
     """A process that tries mutants one by one, and is begun anew where it ends or hangs."""
 
-    def __init__(self, folder: Path, log: IO[str]) -> None:
-        self._folder, self._log = folder, log
+    def __init__(self, folder: Path, log: IO[str], program: str, seconds: float) -> None:
+        self._command = [sys.executable, program, "--work", str(folder)]
+        self._log, self._seconds = log, seconds
         self._process: subprocess.Popen[str] | None = None
         self._done = 0
         self.job: tuple[str, int] | None = None
@@ -441,15 +446,14 @@ class Worker:
     def give(self, job: tuple[str, int]) -> None:
         if self._process is None or self._done >= RENEWED:
             self.close()
-            command = [sys.executable, __file__, "--work", str(self._folder)]
             pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
-            self._process = subprocess.Popen(command, text=True, env=_environment(), **pipes)
+            self._process = subprocess.Popen(self._command, text=True, env=_environment(), **pipes)
             self._done, self._first = 0, set()
         assert self._process.stdin is not None
         self.job = job
         self._done += 1
         # the first of a kind is preceded by imports and by the sound file
-        self._until = time.monotonic() + SECONDS + (0 if job[0] in self._first else 60)
+        self._until = time.monotonic() + self._seconds + (0 if job[0] in self._first else 60)
         self._first.add(job[0])
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(job) + "\n")
@@ -474,7 +478,7 @@ class Worker:
         if time.monotonic() < self._until:
             return None
         self.close()
-        return dict(outcome="hang", how="", why=f"no answer after {SECONDS:.0f} s")
+        return dict(outcome="hang", how="", why=f"no answer after {self._seconds:.0f} s")
 
     def close(self) -> None:
         if self._process is not None:
@@ -484,12 +488,16 @@ class Worker:
 
 
 def tried(
-    folder: Path, jobs: list[tuple[str, int]], workers: int
+    folder: Path,
+    jobs: list[tuple[str, int]],
+    workers: int,
+    program: str = __file__,
+    seconds: float = SECONDS,
 ) -> Iterator[tuple[str, int, Any]]:
     """Each mutant with its outcome, as they come."""
     waiting = list(reversed(jobs))
     with tempfile.TemporaryFile("w") as log:
-        free = [Worker(folder, log) for _ in range(workers)]
+        free = [Worker(folder, log, program, seconds) for _ in range(workers)]
         busy: list[Worker] = []
         try:
             while waiting or busy:
@@ -574,7 +582,8 @@ def run(
 ) -> dict[str, Any]:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        write_sound(Path(place))
+        program = [sys.executable, __file__, "--sound", place]
+        subprocess.run(program, check=True, env=_environment())
         jobs = (
             jobs_of(count, kinds) if numbers is None else [(k, n) for k in kinds for n in numbers]
         )
@@ -606,10 +615,14 @@ def main() -> int:
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--sound", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--interrupted", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
         work(given.work)
+        return 0
+    if given.sound:
+        write_sound(given.sound)
         return 0
     if given.interrupted:
         interrupted(given.interrupted)
