@@ -1,7 +1,8 @@
 #!/bin/sh
 # torch 2.13.0, nn.LSTM under torch.autocast("cpu", torch.bfloat16): a PackedSequence comes back in bfloat16 where
 # all lengths are equal, and in float32 where one differs, so that the type of a model's outputs depends on which
-# sequences share a batch. (With unequal lengths torch leaves oneDNN for its own loop.)
+# sequences share a batch. (With unequal lengths torch leaves oneDNN for its own loop.) Seen on a processor with
+# AVX-512, without which oneDNN may not take bfloat16.
 #
 # Seen:
 #   lengths [6, 6, 6] torch.bfloat16

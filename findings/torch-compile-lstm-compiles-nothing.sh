@@ -1,6 +1,7 @@
 #!/bin/sh
-# torch 2.13.0, torch.compile of a module that calls torch.nn.LSTM in its own forward: nothing is compiled, neither what stands before the LSTM nor what stands after it, and nothing is said. With the
-# LSTM in a child module, both are. (Dynamo doesn't trace an LSTM, and gives up the frame that calls it.)
+# torch 2.13.0, torch.compile of a module that calls torch.nn.LSTM in its own forward: nothing is compiled, neither
+# what stands before the LSTM nor what stands after it, and nothing is said. With the LSTM in a child module, both
+# are. (Dynamo doesn't trace an LSTM, and gives up the frame that calls it.)
 #
 # Seen:
 #   linear(lstm(linear(x))[0])          0 graphs

@@ -2,7 +2,7 @@
 # torch 2.13.0, ctc_loss on the CPU: its gradient is right only where log_probs comes straight from log_softmax. It
 # returns the gradient of the logits, softmax less the alignment's posterior, as if it were that of log_probs; the two
 # agree after log_softmax's own backward, and not where log_probs was scaled between (a temperature, a weight for
-# each step). No warning, and gradcheck on the logits fails.
+# each step). There is no warning.
 #
 # Seen (largest difference from finite differences, and the largest gradient):
 #   log_softmax(z)        0.000 of 0.707
