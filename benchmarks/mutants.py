@@ -7,7 +7,7 @@ A mutant is a sound file with bytes, or with what they say, changed; its kind an
 which. It is read in a worker, within bounds of memory and time, and used: a model forecasts, a layer runs, a
 checkpoint is resumed, a table is forecast from. Each must end in one of three ways: an error of gatewise; the
 sound file's result; another, finite result where the format has nothing by which it could be noticed (the
-column "unguarded", and the reason below the table). All else is a failure, and the exit status is 1.
+column "unguarded", and the reason below the table), or NaN and a warning that names what has too little. All else is a failure, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -186,6 +187,7 @@ def keras_models(folder: Path) -> None:
 
 def write_sound(folder: Path) -> None:
     """Every sound file, the same each time."""
+    import uuid
     from unittest import mock
 
     from gatewise.train.fitting import Run
@@ -195,7 +197,7 @@ def write_sound(folder: Path) -> None:
     model = forecaster().fit(table(), run=Run(folder / "other", progress=False))
     shutil.rmtree(folder / "other")
     model.history_.seconds = 1.0
-    with mock.patch("uuid.uuid4", return_value=mock.Mock(hex="0123456789abcdef" * 2)):
+    with mock.patch("uuid.uuid4", side_effect=(uuid.UUID(int=k) for k in range(1, 99))):
         model.save(folder / "model")
     table().write_csv(folder / "table.csv", datetime_format="%Y-%m-%d %H:%M:%S")
     import gzip
@@ -265,12 +267,14 @@ _PARQUET = "neither pages nor footer have a checksum, as polars and pandas write
 _ANEW = "written anew, with right checksums"
 
 KINDS = {
-    "model.json": Kind(969, "model/*.json", read_model, mutations.json_changed, whole=True),
+    "model.json": Kind(
+        969, "model/*.json", read_model, mutations.description_changed, None, _ANEW, whole=True
+    ),
     "model.safetensors": Kind(
         629, "model/*.safetensors", read_model, mutations.safetensors_changed, whole=True
     ),
     "checkpoint": Kind(
-        240, "run/**/*.safetensors", resume, mutations.safetensors_changed, whole=True
+        240, "run/**/*.safetensors", resume, mutations.checkpoint_changed, None, _ANEW, whole=True
     ),
     "onnx": Kind(
         1542, "layers.onnx", read_layers, mutations.onnx_changed,
@@ -342,15 +346,20 @@ def _placed(kind: Kind, source: Path, content: bytes, place: Path) -> Path:
 
 
 def _outcome(kind: Kind, path: Path, sound: Result, unguarded: str | None) -> tuple[str, str]:
-    from gatewise.errors import GatewiseError
+    from gatewise.errors import GatewiseError, GatewiseWarning
 
     try:
-        found = kind.read(path)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", GatewiseWarning)
+            found = kind.read(path)
     except GatewiseError as error:
         return "refused", f"{type(error).__name__}: {error}"
     except BaseException:
         return "other exception", traceback.format_exc(limit=-4)
     if not _finite(found):
+        told = [str(each.message) for each in said if "NaN" in str(each.message)]
+        if told and not _infinite(found):
+            return "NaN, said", told[0]
         return "not finite", "the result has NaN or an infinity"
     if _equal(found, sound):
         return "same", ""
@@ -362,6 +371,11 @@ def _outcome(kind: Kind, path: Path, sound: Result, unguarded: str | None) -> tu
 def _finite(found: Result) -> bool:
     arrays = (each for each in found.values() if isinstance(each, np.ndarray))
     return all(np.isfinite(each).all() for each in arrays if each.dtype.kind == "f")
+
+
+def _infinite(found: Result) -> bool:
+    arrays = (each for each in found.values() if isinstance(each, np.ndarray))
+    return any(np.isinf(each).any() for each in arrays if each.dtype.kind == "f")
 
 
 def _equal(found: Result, sound: Result) -> bool:
@@ -395,7 +409,6 @@ def work(folder: Path) -> None:
     """Answer lines of [kind, number] by lines of JSON."""
     global SOUND
     import resource
-    import warnings
 
     import torch
 
@@ -472,7 +485,9 @@ class Worker:
         assert self._process is not None
         code = self._process.wait()
         self.close()
-        return dict(outcome="crash", how="", why=f"the process ended with {code}")
+        self._log.seek(0)
+        said = self._log.read()[-2000:]
+        return dict(outcome="crash", how="", why=f"the process ended with {code}; {said}")
 
     def late(self) -> dict[str, str] | None:
         if time.monotonic() < self._until:
@@ -496,7 +511,7 @@ def tried(
 ) -> Iterator[tuple[str, int, Any]]:
     """Each mutant with its outcome, as they come."""
     waiting = list(reversed(jobs))
-    with tempfile.TemporaryFile("w") as log:
+    with tempfile.TemporaryFile("w+") as log:
         free = [Worker(folder, log, program, seconds) for _ in range(workers)]
         busy: list[Worker] = []
         try:
@@ -522,7 +537,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-FINE = ("refused", "same", "unguarded")
+FINE = ("refused", "same", "unguarded", "NaN, said")
 
 
 def jobs_of(count: int, kinds: list[str]) -> list[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import struct
@@ -159,6 +160,15 @@ def json_changed(draw: Draw, content: bytes) -> bytes:
     return as_text(tree_changed(draw, json.loads(content)))
 
 
+def description_changed(draw: Draw, content: bytes) -> bytes:
+    """A model.json that says something else, with the checksum that it should have."""
+    tree = tree_changed(draw, json.loads(content))
+    if isinstance(tree, dict) and "checksum" in tree:
+        rest = {name: value for name, value in tree.items() if name != "checksum"}
+        tree["checksum"] = hashlib.sha256(json.dumps(rest).encode()).hexdigest()
+    return as_text(tree)
+
+
 # formats ----------------------------------------------------------------------------------------------
 
 
@@ -188,6 +198,28 @@ def _numbers_changed(draw: Draw, data: bytes) -> bytes:
     values = (0.0, -1.0, 1e30, float("nan"), float("inf"), 1e-42, float(draw.normal()))
     changed[at : at + 4] = struct.pack("<f", pick(draw, values))
     return bytes(changed[: len(data)])
+
+
+def checkpoint_changed(draw: Draw, content: bytes) -> bytes:
+    """A checkpoint's tree or one of its tensors, with the checksum that they should have."""
+    import torch
+    from safetensors.torch import load, save
+
+    (length,) = struct.unpack("<Q", content[:8])
+    texts, tensors = json.loads(content[8 : 8 + length])["__metadata__"], load(content)
+    if draw.random() < 0.7:
+        texts["tree"] = as_text(tree_changed(draw, json.loads(texts["tree"]))).decode()
+    else:
+        name = pick(draw, sorted(tensors))
+        values = (tensors[name][None], tensors[name].double(), tensors[name] * float("nan"))
+        tensors[name] = pick(draw, (*values, tensors[name] + 1)).contiguous()
+    if "sha256" in texts:
+        found = hashlib.sha256(texts["tree"].encode())
+        for name, tensor in sorted(tensors.items()):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        texts["sha256"] = found.hexdigest()
+    return bytes(save(tensors, texts))
 
 
 def message_changed(draw: Draw, message: Any) -> None:
