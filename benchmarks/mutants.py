@@ -5,9 +5,10 @@
 
 A mutant is a sound file with bytes, or with what they say, changed; its kind and number, and the seed, say
 which. It is read in a worker, within bounds of memory and time, and used: a model forecasts, a layer runs, a
-checkpoint is resumed, a table is forecast from. Each must end in one of three ways: an error of gatewise; the
+checkpoint is resumed, a table is forecast from. Each must end in one of four ways: an error of gatewise; the
 sound file's result; another, finite result where the format has nothing by which it could be noticed (the
-column "unguarded", and the reason below the table), or NaN and a warning that names what has too little. All else is a failure, and the exit status is 1.
+column "unguarded", and the reason below the table); NaN, and a warning that names what has too little. All
+else is a failure, and the exit status is 1.
 """
 
 from __future__ import annotations
