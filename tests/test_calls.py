@@ -259,7 +259,7 @@ def test_lengths_of_any_whole_type(dtype):
 
 
 @pytest.mark.parametrize(
-    "reset", [{}, "ab", [None, 1], [2**63], object(), X.bool().to_sparse()], ids=repr
+    "reset", [{}, "ab", [None, 1], [2**63], NotImplemented, X.bool().to_sparse()], ids=repr
 )
 def test_resets_that_are_none(reset):
     with pytest.raises(ShapeError, match="reset"):

@@ -206,7 +206,9 @@ def test_other_numbers_from_callers():
         lambda bad: gw.MultiplicativeAttention(3, 3, bad),
     ],
 )
-@pytest.mark.parametrize("bad", [math.nan, -1, "no", [], object(), 2**63, 1 + 1j, {}], ids=repr)
+@pytest.mark.parametrize(
+    "bad", [math.nan, -1, "no", [], NotImplemented, 2**63, 1 + 1j, {}], ids=repr
+)
 def test_whatever_else_is_refused_by_name(make, bad):
     """As torch's are: whoever catches a TypeError, ValueError or RuntimeError has it."""
     with pytest.raises(OptionError) as error:

@@ -180,6 +180,8 @@ def _fit(verbs: Any) -> None:
     task.add_argument("--quantiles", type=_number, nargs="+", default=[0.1, 0.5, 0.9])
     task.add_argument("--calendar", action="store_true", help="see hour of day, day of week, …")
     task.add_argument("--conformal", action="store_true", help="calibrate the quantiles")
+    task.add_argument("--minimum", type=_number, help="forecasts are cut off below it, e.g. 0")
+    task.add_argument("--maximum", type=_number, help="forecasts are cut off above it")
     task.add_argument("--validation", type=_part, default=0.15, help="rows, or a share below 1")
     task.add_argument("--test", type=_part, default=0.15, help="rows held out, or a share below 1")
     task.add_argument("--hidden", type=_whole, default=64)
@@ -210,8 +212,8 @@ def _run_fit(given: argparse.Namespace) -> None:
         for name in (
             *("horizon", "target", "time", "series", "past", "known", "static", "freq"),
             *("time_format", "gaps"),
-            *("context", "season", "quantiles", "calendar", "conformal", "hidden", "layers"),
-            *("dropout", "steps", "batch", "learning_rate", "seed"),
+            *("context", "season", "quantiles", "calendar", "conformal", "minimum", "maximum"),
+            *("hidden", "layers", "dropout", "steps", "batch", "learning_rate", "seed"),
         )
     }
     run = Run(
