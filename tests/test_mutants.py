@@ -25,6 +25,7 @@ def mutants():
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_an_error_of_ours_or_the_same_or_what_no_format_notices(mutants):
     result = mutants.run(200, list(mutants.KINDS), 2)
     assert result["mutants"] >= 190

@@ -16,8 +16,11 @@ pytest.importorskip("onnx")
 pytest.importorskip("h5py")
 import weights_bombs as bombs
 
+# to count each allocation of many small ones takes long; the test below has them too
+FEW = {name: bomb for name, bomb in bombs.ONNX.items() if not name.startswith("many small")}
 
-@pytest.mark.parametrize(("make", "message"), bombs.ONNX.values(), ids=bombs.ONNX)
+
+@pytest.mark.parametrize(("make", "message"), FEW.values(), ids=FEW)
 def test_no_onnx_model_makes_much_of_itself(make, message):
     """As NumPy and Python count it; the test below measures the process."""
     model = make()
