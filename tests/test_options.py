@@ -393,7 +393,7 @@ def test_without_a_gradient_an_option_acts_the_same(name, options, training):
     """One call of the core is for what it can do alone, and is taken there; what it cannot is never
     left out."""
     torch.manual_seed(0)
-    layer = gw.LSTM(4, 4, bidirectional=True, **options).train(training)
+    layer = gw.LSTM(4, 8, bidirectional=True, **options).train(training)
     with torch.no_grad():
         for p in layer.parameters():
             p.normal_(std=0.7)

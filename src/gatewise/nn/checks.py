@@ -185,8 +185,12 @@ def not_a_tensor(input: object, name: str = "input") -> ShapeError:
 
 def overriding(*given: object) -> tuple[object, ...]:
     """Those that are no tensors and have a ``__torch_function__``, of what may be tuples of them."""
-    each = (e for one in given for e in (one if isinstance(one, tuple | list) else (one,)))
-    return tuple(e for e in each if not isinstance(e, Tensor) and has_torch_function((e,)))
+    found = []
+    for one in given:  # no generators: torch.compile cannot go through them
+        for each in one if isinstance(one, tuple | list) else (one,):
+            if not isinstance(each, Tensor) and has_torch_function((each,)):
+                found.append(each)
+    return tuple(found)
 
 
 def by_override(

@@ -219,10 +219,12 @@ class RecurrentCell(nn.Module):
 
 def _own(after: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The states as tensors of their own: a cell may hand one on as it was, or have one twice."""
-    return tuple(
-        state.clone() if any(state is other for other in (*before, *after[:k])) else state
-        for k, state in enumerate(after)
-    )
+    own = list(after)
+    for k, state in enumerate(after):  # no generators: torch.compile cannot go through them
+        for other in (*before, *after[:k]):
+            if state is other:
+                own[k] = state.clone()
+    return tuple(own)
 
 
 def _biased(bias: object) -> bool:
