@@ -497,9 +497,23 @@ def test_what_killed_compiles_left_is_removed(tmp_path, monkeypatch):
 # relu's gradient where a number is none --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_relus_gradient_is_torchs_of_what_is_infinite_or_no_number(backend):
-    layer = gw.RNN(1, 1, nonlinearity="relu", bias=False, backend=backend)
+@gw.cell(gates="z")
+def own_relu(a, s):
+    return dict(h=gw.relu(a.z))
+
+
+@pytest.mark.parametrize(
+    ("cell", "backend"),
+    [
+        ("rnn_relu", "cpu"),
+        ("rnn_relu", "reference"),
+        pytest.param(
+            own_relu, "cpu", marks=needs_compiler
+        ),  # from the derived gradient as it is now
+    ],
+)
+def test_relus_gradient_is_torchs_of_what_is_infinite_or_no_number(cell, backend):
+    layer = gw.Recurrent(cell, 1, 1, bias=False, backend=backend)
     theirs = torch.nn.RNN(1, 1, nonlinearity="relu", bias=False)
     with torch.no_grad():
         layer.weight_ih_l0.fill_(1)
