@@ -170,6 +170,14 @@ def test_states_that_are_none(kind, mode):
             assert [what for what, each in wrong.items() if is_taken(module, x, each)] == []
 
 
+@pytest.fixture
+def compiler_of_its_own():
+    """What raises while it is traced is never traced again in this process, until this."""
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("compiler_of_its_own")
 def test_states_that_are_none_under_compile():
     """Eager stands for every compiler: what is refused is refused while it traces."""
     cell = torch.compile(gw.LSTMCell(3, 4), backend="eager")
