@@ -1,7 +1,9 @@
 """gatewise: recurrent networks whose gates are open."""
 
 import importlib.metadata
+import sys
 from importlib import import_module
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from gatewise import forks  # noqa: F401  it takes note of forks from here on
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """All is loaded when first used: torch takes seconds, and the tasks need the extra ``gatewise[tasks]``."""
+    """Names are loaded when they are first used; the tasks need the extra ``gatewise[tasks]``."""
     if name == "__version__":
         return importlib.metadata.version("gatewise")
     if name in _LATER:
@@ -92,6 +94,18 @@ _EXPORTS = {
 }
 _LATER = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 _ROOMS = ("backends", "cells", "emit", "nn", "options")
+
+
+def _is_command() -> bool:
+    """Whether this process is ``gatewise`` or ``python -m gatewise``, which answers signals before it loads torch."""
+    started = next(iter(getattr(sys, "argv", [])), "")
+    return started == "-m" or PurePath(started).stem == "gatewise"
+
+
+if not _is_command():
+    # torch looks the operators of an exported program up by their names
+    for _module in ("gatewise.backends.operators", "gatewise.nn.checks"):
+        import_module(_module)
 
 __all__ = [
     "CELLS",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatewise.errors import DataError, near
+from gatewise.errors import DataError, near, need
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,30 +76,25 @@ def _reader(path: Path) -> Callable[[Path, Names, Names], tuple[Any, int]]:
 
 
 def _read_parquet(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
+    """By pyarrow, which refuses damaged files that make polars' reader end the process."""
     import polars as pl
 
-    try:
-        return pl.read_parquet(path), 0
-    except (pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
-        if "time zone" not in str(error):
-            raise
-        # an offset such as +05:30, which polars has no type for
-        return _read_by_pyarrow(path), 0
+    need("pyarrow", "tasks")
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
 
-
-def _read_by_pyarrow(path: Path) -> Any:
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError:
-        raise DataError(
-            f"{path} has a time zone that polars does not know; install pyarrow, which reads it, or "
-            "write the column in a zone of the IANA database"
-        ) from None
-    try:
-        return pq.read_table(path)
+        with ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+        table.validate(full=True)
     except pa.ArrowException as error:
         raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    try:
+        return pl.from_arrow(table), 0
+    except pl.exceptions.ComputeError as error:
+        if "time zone" not in str(error):
+            raise
+        return table, 0  # with an offset such as +05:30, which polars has no type for
 
 
 def _read_csv(path: Path, text: Names, labels: Names) -> tuple[Any, int]:

@@ -91,9 +91,9 @@ def read(series: nw.Series[Any], time_format: str | None, plain: bool) -> Times:
                 _check_no_dates(values)
             return Times(values)
         return _parse([str(value) for value in values.tolist()], time_format)
-    if kind in (nw.Boolean, nw.Duration, nw.Time, nw.Binary):
+    if kind not in (nw.String, nw.Categorical, nw.Enum, nw.Object, nw.Unknown):
         raise BadTimeError(None, f"holds {kind}; times are stamps, integers or texts")
-    if kind == nw.Object or kind == nw.Unknown:
+    if kind in (nw.Object, nw.Unknown):
         return _of_objects(series.to_list(), time_format, plain)
     return _parse(_texts(series), time_format)
 
