@@ -365,8 +365,9 @@ def test_the_context_covers_a_season_where_there_is_room():
     assert chosen(1050, 365) == 365
     assert chosen(20_000, 288) == 14 * 144
     assert chosen(700, 7) == 14 * 7
+    assert chosen(380, 365) == 73
     with pytest.warns(GatewiseWarning, match=r"sees 73 steps, less than a season of 365"):
-        assert chosen(380, 365) == 73
+        sizes.say_short_context(73, 365, np.array([380]))
 
 
 def test_a_few_short_series_do_not_choose_the_context():
@@ -501,3 +502,39 @@ def test_a_future_table_that_nothing_is_taken_from_is_refused(plain):
     model, rows = plain
     with pytest.raises(DataError, match="no known columns"):
         model.predict(rows, future=rows.tail(7))
+
+
+# ------------------------------------------------------------------------ fits that are stopped
+
+
+def stopped(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_fit_that_is_stopped_leaves_the_model_as_it_was(monkeypatch):
+    from gatewise.tasks.forecast import training
+
+    rows = table(150)
+    model = quick(steps=9).fit(rows)
+    before = model.predict(rows)
+    monkeypatch.setattr(training.Training, "training_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(rows.assign(y=rows.y * 100 + 7))
+    pd.testing.assert_frame_equal(model.predict(rows), before)
+
+
+def test_a_target_that_varies_by_rounding_alone_is_constant():
+    rows = table(200, y=4.35 + np.r_[np.zeros(199), 8.9e-16])
+    with pytest.raises(DataError, match=r"is 4\.35 in every row, but for rounding"):
+        quick().fit(rows)
+    both = pd.concat([table(200, id="a"), table(1, id="c")])
+    with pytest.raises(DataError, match=r"series 'c', target 'y' has one row"):
+        quick(series="id").fit(both)
+
+
+def test_a_cells_own_error_is_not_taken_for_one_of_memory():
+    def build():
+        raise OptionError("a parameter has a name of the layer's own")
+
+    with pytest.raises(OptionError, match="name of the layer's own"):
+        check_network(build, "hidden=4")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from gatewise.data.moments import moments, rounding
 from gatewise.data.panel import Panel
-from gatewise.data.scaling import Moments, Scaling, moments, rounding, seasonal_error
+from gatewise.data.scaling import Moments, Scaling, seasonal_error
 from gatewise.data.windows import Windows, least_observed
 from gatewise.tasks.sequences.arrays import Scale
 
@@ -33,8 +34,12 @@ def test_what_varies_by_rounding_alone_has_no_deviation(values):
     location, deviation, _ = one(values)
     assert deviation == 0
     assert location == pytest.approx(float(np.mean(values, dtype=np.float64)), rel=1e-6)
-    scale = Scale.of(np.asarray(values, np.float64)[:, None], np.ones(len(values)))
-    assert scale.spread.tolist() == [1.0]
+    beside = np.random.default_rng(0).normal(
+        size=len(values)
+    )  # columns are summed otherwise than one
+    columns = np.stack([np.asarray(values, np.float64), beside], 1)
+    for given in (columns, columns[:, :1], np.repeat(columns, 40, 0)):
+        assert Scale.of(given, np.ones(len(given))).spread[0] == 1.0
 
 
 @pytest.mark.parametrize(

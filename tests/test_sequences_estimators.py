@@ -352,7 +352,7 @@ def test_data_that_cannot_be_used_is_named(X, message):
     ("y", "message"),
     [
         (None, "requires y to be passed"),
-        (["a"] * 60, "y has one class alone, 'a', in n_samples = 60"),
+        (["a"] * 60, "y has only the class 'a' in its 60 samples"),
         (np.linspace(0, 1, 60), "Unknown label type: continuous"),
     ],
 )
@@ -399,13 +399,13 @@ def test_another_width_is_refused():
     ("options", "message"),
     [
         (dict(cell="lstmm"), "no cell 'lstmm' (did you mean 'lstm'?)"),
-        (dict(cell=3), "cell must be a built-in cell's name"),
+        (dict(cell=3), "cell must be a cell"),
         (dict(hidden=0), "hidden must be a whole number from 1 on, not 0"),
         (dict(layers=1.5), "layers must be a whole number from 1 to 1000, not 1.5"),
         (dict(epochs=True), "epochs must be a whole number from 1 on, not True"),
         (dict(patience="x"), "patience must be a whole number from 1 on, not 'x'"),
         (dict(batch=None), "batch must be"),
-        (dict(seed=-1), "seed must be a whole number from 0 on, not -1"),
+        (dict(seed=-1), "seed must be "),
         (dict(dropout=1.1), "dropout must be a probability from 0 to 1, not 1.1"),
         (dict(learning_rate=0), "learning_rate must be a number above 0, not 0"),
         (
@@ -413,8 +413,8 @@ def test_another_width_is_refused():
             "validation_fraction must be a share from 0 to below 1, not 1",
         ),
         (dict(bidirectional="no"), "bidirectional must be True or False, not 'no'"),
-        (dict(missing="drop"), "missing must be 'error' or 'mask', not 'drop'"),
-        (dict(pooling="max"), "no pooling 'max'; there are: last, mean, attention"),
+        (dict(missing="drop"), "missing must be one of 'error', 'mask', not 'drop'"),
+        (dict(pooling="max"), "pooling must be one of 'last', 'mean', 'attention', not 'max'"),
         (dict(class_weight="even"), "class_weight='even'"),
     ],
 )

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gatewise.data import zones
 from gatewise.data.panel import Panel
 from gatewise.data.table import load, times
-from gatewise.errors import DataError
+from gatewise.errors import DataError, OptionError
 from gatewise.tasks.forecast import output
 
 HOUR = dt.timedelta(hours=1)
@@ -293,3 +293,40 @@ def test_times_go_on_as_pandas_date_range_does(
     assert (found if zone is None else found.tz_convert("UTC")).tolist() == expected.tolist()
     wall = panel.timeline.times(panel.starts[0] + np.arange(40))
     assert (zones.to_wall(wall, panel.timeline.zone) == stamps[:40].tz_localize(None)).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "freq"),
+    [("%y%m%d", "D"), ("%y%m", "MS"), ("%Y%j", "D"), ("%d%m%Y", "D"), ("%m%d%y", "B")],
+)
+@pytest.mark.parametrize("gaps", ["error", "mask"])
+def test_dates_in_digits_whose_year_is_short_or_last_are_refused_with_their_format(
+    form, freq, gaps
+):
+    stamps = pd.date_range("2024-01-05", periods=90, freq=freq)
+    frame = pd.DataFrame({"t": stamps.strftime(form).astype(int), "y": np.arange(90.0)})
+    with pytest.raises(DataError, match=f"reads as a date: give time_format='{form}'"):
+        Panel.from_table(frame, target="y", time="t", gaps=gaps)
+    panel = Panel.from_table(frame, target="y", time="t", gaps=gaps, time_format=form)
+    assert (panel.timeline.times(np.arange(90) + panel.starts[0]) == stamps.to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [np.arange(1, 91), 1200 + np.arange(90), 240101 + 7 * np.arange(90), 1012000 + np.arange(90)],
+    ids=["small", "four digits", "six digits", "seven digits"],
+)
+def test_whole_numbers_in_even_steps_are_no_dates(numbers):
+    panel = Panel.from_table({"t": numbers, "y": np.arange(90.0)}, target="y", time="t")
+    assert panel.timeline.name == str(numbers[1] - numbers[0])
+
+
+@pytest.mark.parametrize("name", ["t", None])
+def test_an_index_is_read_by_the_format_that_is_given(name):
+    days = pd.date_range("2024-01-01", periods=40, freq="D")
+    frame = pd.DataFrame({"y": np.arange(40.0)}, index=days.strftime("%d/%m/%Y")).rename_axis(name)
+    panel = Panel.from_table(frame, target="y", time_format="%d/%m/%Y")
+    assert panel.timeline.name == "1D"
+    assert panel.time == (name or "time")
+    with pytest.raises(OptionError, match="has no times to read"):
+        Panel.from_table(frame.reset_index(drop=True), target="y", time_format="%d/%m/%Y")

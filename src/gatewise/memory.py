@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gatewise.errors import OptionError
+from gatewise.errors import GatewiseError, OptionError
 
 # A weight, its gradient, AdamW's two moments, and the best weights so far; four bytes each.
 _BYTES = 20
@@ -37,11 +37,13 @@ def check_network(build: Callable[[], torch.nn.Module], sizes: str) -> None:
     """Raise OptionError where the training of the network that ``build`` makes would not fit.
 
     Args:
-        sizes: what decides of the number of weights, for the message, such as "hidden=64".
+        sizes: the options that determine the number of weights, for the message, such as "hidden=64".
     """
     try:
         with torch.device("meta"):
             count = sum(weight.numel() for weight in build().parameters())
+    except GatewiseError:
+        raise
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes that torch cannot count
         raise OptionError(
             f"{sizes} make more weights than can be counted: give smaller sizes"

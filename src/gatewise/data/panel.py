@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatewise.data import frequency
+from gatewise.data.moments import moments
 from gatewise.data.stamps import Times
 from gatewise.data.table import Table, categories, load, name_of, names_of, numbers, times
 from gatewise.data.timeline import Integers, OffGridError, Timeline
@@ -21,6 +22,7 @@ Floats = NDArray[np.float64]
 Integer = NDArray[np.int64]
 
 _SHOWN_SERIES = 3
+_NEARLY = 1e-4  # a range of this share of the values is looked at closely
 # Masked gaps may make a panel this many times longer, and a small one longer yet by this many rows;
 # beyond it a time is mistyped.
 _ROOM_FOR_GAPS, _ROOM_FOR_FEW = 20, 1_000_000
@@ -104,8 +106,19 @@ class Panel:
         roles |= {"static": names_of(static), "time": _tuple(time), "series": _tuple(series)}
         _check_roles(roles, gaps)
         labelled = list(static_labels or ())
-        table = load(source, text=[*roles["series"], *labelled], labels=roles["static"])
-        time = _index_of(table, roles) if time is None else time
+        table = load(
+            source,
+            text=[*roles["series"], *labelled],
+            labels=roles["static"],
+            time_format=time_format,
+        )
+        if time is None:
+            time = _index_of(table, roles)
+            if time is None and time_format is not None:
+                raise OptionError(
+                    f"time_format={time_format!r} has no times to read: name their column with time, or "
+                    f"give a table whose index is written so"
+                )
         table.check(column for columns in roles.values() for column in columns)
         rows = _group(table, series)
         timeline, steps = _grid(table, rows, time, freq, time_format, timeline)
@@ -137,20 +150,33 @@ class Panel:
         return np.diff(self.offsets)
 
     def check_learnable(self) -> None:
-        """Raise DataError where a target has no value, or a single one, all through a series."""
+        """Raise DataError where a target has no value, or a single one but for rounding, all through a
+        series."""
         for column, values in zip(self.targets, self.target, strict=True):
             least = np.fmin.reduceat(values, self.offsets[:-1])
             most = np.fmax.reduceat(values, self.offsets[:-1])
-            still = np.flatnonzero(~(least < most))
-            if not still.size:
+            near = ~(most - least > _NEARLY * np.maximum(np.abs(least), np.abs(most)))
+            still = [s for s in map(int, np.flatnonzero(near)) if not self._varies(values, s)]
+            if not still:
                 continue
             s = still[0]
-            what = f"is {least[s]:g} in every row" if least[s] == most[s] else "has no value"
-            others = f" ({still.size} series are like that)" if still.size > 1 else ""
+            what = "has no value"
+            if self.lengths[s] == 1:
+                what = "has one row"
+            elif not np.isnan(least[s]):
+                what = f"is {least[s]:g} in every row" + (
+                    "" if least[s] == most[s] else ", but for rounding"
+                )
+            others = f" ({len(still)} series are like that)" if len(still) > 1 else ""
             raise DataError(
                 f"{self._called(s)}target {column!r} {what}: there is nothing to learn{others}; "
                 "leave it out"
             )
+
+    def _varies(self, values: Floats, s: int) -> bool:
+        """Whether a series varies by more than rounding."""
+        part = values[self.offsets[s] : self.offsets[s + 1]]
+        return bool(moments(part[None])[1][0] > 0)
 
     def crop(self, first: Integer, last: Integer) -> Self:
         """The rows ``first[s]:last[s]`` of each series, which must be at least one."""
@@ -196,7 +222,7 @@ class Panel:
         """
         time = self.time if time is None else name_of(time)
         series = self.series if series is None else name_of(series)
-        table = load(source, text=_tuple(series))
+        table = load(source, text=_tuple(series), time_format=time_format)
         if time is not None and time not in table.frame.columns and len(table.indexes) == 1:
             time = table.indexes[0]
         table.check([*_tuple(time), *_tuple(series), *self.known])
@@ -398,6 +424,11 @@ def _check_rising(rows: _Rows, values: NDArray[Any], zone: str | None) -> None:
         raise DataError(f"{where}: the time {one} is there already, in {rows.row(before)}")
     raise DataError(
         f"{where}: {other} comes after {one} of {rows.row(before)}; sort the table by time"
+        + (
+            ""
+            if rows.named
+            else ", or name the column of the series with series if it holds several"
+        )
     )
 
 

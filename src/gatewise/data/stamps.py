@@ -90,7 +90,8 @@ def read(series: nw.Series[Any], time_format: str | None, plain: bool) -> Times:
             if not plain:
                 _check_no_dates(values)
             return Times(values)
-        return _parse([str(value) for value in values.tolist()], time_format)
+        width = _width(time_format)  # a whole number has lost the zero before 1022024
+        return _parse([str(value).zfill(width) for value in values.tolist()], time_format)
     if kind not in (nw.String, nw.Categorical, nw.Enum, nw.Object, nw.Unknown):
         raise BadTimeError(None, f"holds {kind}; times are stamps, integers or texts")
     if kind in (nw.Object, nw.Unknown):
@@ -242,7 +243,7 @@ def _from_decimals(values: NDArray[Any]) -> NDArray[Any]:
 
 def _check_no_dates(values: NDArray[np.int64]) -> None:
     """Raise BadTimeError where whole numbers are dates in digits, whose steps would lead to month 13."""
-    if (form := _date_format(values)) is None:
+    if (form := _date_format(values) or _leaping_format(values)) is None:
         return
     shown = (
         f"{values[0]} reads as {_DIGITS[5]}"
@@ -268,13 +269,12 @@ def _date_format(values: NDArray[np.int64]) -> str | None:
     years, rest = np.divmod(values, 10 ** (digits - 4))
     if not ((years >= _YEARS.start) & (years < _YEARS.stop)).all():
         return None
-    several = bool(
-        (years != years[0]).any()
-    )  # whole numbers in a row would leave the calendar there
+    # whole numbers in a row would leave the calendar at a year's end
+    several = bool((years != years[0]).any())
     if digits == 5:
         return _DIGITS[5] if several and ((rest >= 1) & (rest <= 4)).all() else None
     if digits == 7:
-        return _DIGITS[7] if several and ((rest >= 1) & (rest <= 366)).all() else None
+        return _DIGITS[7] if ((rest >= 1) & (rest <= 366)).all() else None
     if digits == 6 and rest.max() > 12:
         return "a year and a week" if several and ((rest >= 1) & (rest <= 53)).all() else None
     months = rest // 10 ** (digits - 6)
@@ -289,6 +289,49 @@ def _date_format(values: NDArray[np.int64]) -> str | None:
         if digits >= position and (rest // 10 ** (digits - position) % 100 >= limit).any():
             return None
     return _DIGITS[digits]
+
+
+def _leaping_format(values: NDArray[np.int64]) -> str | None:
+    """A format whose year has two digits or comes last, if the numbers' steps are more even read so: as
+    whole numbers they leap at the ends of months and years."""
+    numbers = np.unique(values)
+    if len(numbers) < 3 or numbers[0] < 1:
+        return None
+    own = _evenness(np.diff(numbers))
+    for form, width in _LEAPING.items():
+        if len(str(numbers[-1])) not in (width, width - 1):
+            continue
+        try:
+            dates = [dt.datetime.strptime(str(n).zfill(width), form) for n in numbers.tolist()]
+        except ValueError:
+            continue
+        found = np.sort(np.array(dates, "datetime64[D]"))
+        months = found.astype("datetime64[M]")
+        steps = [np.diff(found).astype(np.int64)]
+        if len(set(found - months.astype("datetime64[D]"))) == 1:  # all on one day of the month
+            steps.append(np.diff(months).astype(np.int64))
+        if max(map(_evenness, steps)) > own:
+            return form
+    return None
+
+
+_LEAPING = {"%y%m": 4, "%y%m%d": 6, "%d%m%y": 6, "%m%d%y": 6, "%d%m%Y": 8, "%m%d%Y": 8}
+
+
+def _evenness(steps: NDArray[np.int64]) -> float:
+    """The share of the most common step."""
+    return float(np.unique(steps, return_counts=True)[1].max() / len(steps))
+
+
+def _width(form: str) -> int:
+    """How many digits a format of digits alone has; 0 for others."""
+    parts = re.findall(r"%(.)", form)
+    if "".join(f"%{part}" for part in parts) != form or not set(parts) <= _WIDTHS.keys():
+        return 0
+    return sum(_WIDTHS[part] for part in parts)
+
+
+_WIDTHS = {"Y": 4, "j": 3, **dict.fromkeys("ymdHMS", 2)}
 
 
 # ------------------------------------------------------------------------------ texts

@@ -77,7 +77,13 @@ class Table:
 # ------------------------------------------------------------------------------------- loading
 
 
-def load(source: object, *, text: Iterable[str] = (), labels: Iterable[str] = ()) -> Table:
+def load(
+    source: object,
+    *,
+    text: Iterable[str] = (),
+    labels: Iterable[str] = (),
+    time_format: str | None = None,
+) -> Table:
     """The table in ``source``.
 
     Args:
@@ -86,6 +92,7 @@ def load(source: object, *, text: Iterable[str] = (), labels: Iterable[str] = ()
             pandas frame is read as columns where it has names or holds times.
         text: columns of a CSV file that stay as written, such as names like ``007`` or ``NA``.
         labels: those that do where they hold texts, but may be numbers.
+        time_format: how the index of a pandas frame spells times, if not as ISO does.
 
     Raises:
         DataError: the file is missing, empty, damaged or of an unknown kind, the source is no
@@ -101,7 +108,7 @@ def load(source: object, *, text: Iterable[str] = (), labels: Iterable[str] = ()
         frame, blank = read(path, frozenset(text), frozenset(labels))
         table = Table(_wrap(frame), path, blank)
     else:
-        table = _given(source)
+        table = _given(source, time_format)
     if table.frame.shape[0] == 0:
         raise DataError(f"{table.name} has no rows")
     return table
@@ -127,7 +134,7 @@ def names_of(given: Any) -> tuple[str, ...]:
     return (name_of(given),)
 
 
-def _given(source: Any) -> Table:
+def _given(source: Any, time_format: str | None) -> Table:
     if isinstance(source, Mapping):
         return Table(_wrap(_from_arrays(source)))
     if type(source).__name__ == "LazyFrame":
@@ -137,7 +144,7 @@ def _given(source: Any) -> Table:
         hasattr(native, "index") and hasattr(native, "columns") and hasattr(native, "set_axis")
     ):
         return Table(_wrap(source))
-    named, indexes = _with_index(native)
+    named, indexes = _with_index(native, time_format)
     columns = list(named.columns)
     texts = [name_of(name) for name in columns]
     if len(set(texts)) < len(texts):
@@ -148,7 +155,7 @@ def _given(source: Any) -> Table:
     return Table(_wrap(named.set_axis(texts, axis=1)), names=names, indexes=indexes)
 
 
-def _with_index(frame: Any) -> tuple[Any, tuple[str, ...]]:
+def _with_index(frame: Any, time_format: str | None) -> tuple[Any, tuple[str, ...]]:
     """A pandas frame with its index's levels as columns before the others, and which of them hold
     times. A level without a name and without times is left out."""
     levels = {}
@@ -156,7 +163,7 @@ def _with_index(frame: Any) -> tuple[Any, tuple[str, ...]]:
     taken = {name_of(column) for column in frame.columns}
     for position, name in enumerate(frame.index.names):
         values = frame.index.get_level_values(position)
-        holds = _holds_times(values)
+        holds = _holds_times(values, time_format)
         if name is None and not holds:
             continue
         label = _INDEX if name is None else name
@@ -181,12 +188,13 @@ def _padded(label: Any, columns: Any) -> Any:
     return (label, *[""] * (columns.nlevels - 1))
 
 
-def _holds_times(values: Any) -> bool:
-    """Whether a level of an index is of stamps, periods, or texts or objects that are times."""
+def _holds_times(values: Any, time_format: str | None) -> bool:
+    """Whether a level of an index is of stamps, periods, or texts, objects or numbers that are times."""
     kind = str(values.dtype)
     if kind.startswith(("datetime64", "period", "timestamp", "date32")):
         return True
-    if kind not in ("object", "str", "string") and not kind.startswith(("string", "large_string")):
+    texts = kind in ("object", "str", "string") or kind.startswith(("string", "large_string"))
+    if not texts and (time_format is None or values.dtype.kind not in "iu"):
         return False
     import narwhals as nw
 
@@ -194,7 +202,7 @@ def _holds_times(values: Any) -> bool:
     if not len(first) or first.isna().any():
         return False
     try:
-        found = stamps.read(nw.from_native(first, series_only=True), None, True)
+        found = stamps.read(nw.from_native(first, series_only=True), time_format, True)
     except BadTimeError:
         return False
     return found.values.dtype.kind == "M"

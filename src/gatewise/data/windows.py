@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gatewise.data.moments import moments
 from gatewise.data.panel import Panel
-from gatewise.data.scaling import Moments, Scaling, moments, scaled
+from gatewise.data.scaling import Moments, Scaling, scaled
 
 Array = np.ndarray
 

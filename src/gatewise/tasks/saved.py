@@ -246,17 +246,21 @@ def _bytes(path: Path, size: int) -> bytes:
 def _described(folder: Path) -> dict[str, Any]:
     """What model.json holds, of which the content has its checksum."""
     path = folder / "model.json"
+    if folder.is_file():
+        raise ModelFileError(f"{folder} is a file, not a folder: give the folder that it is in")
+    if not folder.is_dir():
+        raise ModelFileError(f"{folder} is not a folder; a saved model is one")
+    if not path.is_file():
+        raise ModelFileError(f"{folder} is not a saved model: it has no model.json")
     try:
-        if not folder.is_dir():
-            raise ModelFileError(f"{folder} is not a folder; a saved model is one")
-        if not path.is_file():
-            raise ModelFileError(f"{folder} is not a saved model: it has no model.json")
         page = patiently(path.read_bytes).decode("utf-8", "surrogatepass")
         described = json.loads(page)
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from error
+        raise ModelFileError(
+            f"{path} is damaged ({error}): copy the model again, or fit it anew"
+        ) from error
     _check_kind(path, described)
     try:
         found: dict[str, Any] = _DESCRIPTION("it", described)

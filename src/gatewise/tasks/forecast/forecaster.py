@@ -23,6 +23,7 @@ from gatewise.errors import DataError, OptionError, caution
 from gatewise.forks import keep_torch_from_waiting
 from gatewise.memory import check_network
 from gatewise.options import flag, whole
+from gatewise.tasks.fitted import take_over
 from gatewise.tasks.forecast import baselines, output, sizes
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.intervals import check_enough, ordered, widened
@@ -167,12 +168,14 @@ class Forecaster(BaseEstimator):
             DataError: the table cannot be used; the message names column, series and row.
             TrainingError: the loss is not a number any more.
         """
-        self._resolve()
-        panel = self._panel(data)
-        output.check_names(panel, self.quantiles_)
+        fresh = clone(self)
+        fresh._resolve()
+        panel = fresh._panel(data)
+        output.check_names(panel, fresh.quantiles_)
         panel.check_learnable()
-        split = sizes.Split.of(panel.lengths, validation, test, self.options_.horizon)
-        self._fit(panel, split, validation, recorded(run or Run(), self, panel, validation, test))
+        split = sizes.Split.of(panel.lengths, validation, test, fresh.options_.horizon)
+        fresh._fit(panel, split, validation, recorded(run or Run(), fresh, panel, validation, test))
+        take_over(self, fresh)
         return self
 
     def _fit(self, panel: Panel, split: sizes.Split, validation: int | float, run: Run) -> None:
@@ -195,6 +198,10 @@ class Forecaster(BaseEstimator):
             validation,
             options.context is not None,
         )
+        if options.season is None and self.season_ < panel.timeline.season:
+            sizes.say_no_season(panel.timeline.season, split.trained)
+        if options.context is None and shape.context < self.season_:
+            sizes.say_short_context(shape.context, self.season_, split.trained)
         self.validation_ = validation
         self.scaling_ = Scaling.learn(panel, split.trained, self.season_)
         starts, names = panel.starts, panel.names
@@ -286,7 +293,7 @@ class Forecaster(BaseEstimator):
         columns["forecast"] = forecast[..., 0].ravel()
         for k, level in enumerate(self.quantiles_):
             columns[output.quantile_name(level)] = forecast[..., 1 + k].ravel()
-        return output.table(columns, like=data, panel=panel)
+        return output.table(columns, like=data, panel=panel, time_format=self.time_format)
 
     def backtest(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 
 from gatewise.errors import OptionError
 from gatewise.options import choice, flag, probability, real, whole
+from gatewise.tasks.fitted import MOST_LAYERS, MOST_SEED
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Options:
             OptionError: one cannot be used; the message has its value.
         """
         sizes: dict[str, Any] = {name: whole(name, getattr(given, name)) for name in _SIZES}
-        sizes["layers"] = whole("layers", given.layers, most=_MOST_LAYERS)
+        sizes["layers"] = whole("layers", given.layers, most=MOST_LAYERS)
         for name in _MAYBE:
             value = getattr(given, name)
             sizes[name] = None if value is None else whole(name, value)
@@ -58,7 +59,7 @@ class Options:
             maximum=upper,
             dropout=probability("dropout", given.dropout),
             learning_rate=real("learning_rate", given.learning_rate, "a number above 0", above=0),
-            seed=whole("seed", given.seed, least=0, most=_MOST_SEED),
+            seed=whole("seed", given.seed, least=0, most=MOST_SEED),
         )
         if options.conformal and len(options.quantiles) < 2:
             raise OptionError(
@@ -69,8 +70,6 @@ class Options:
 
 
 _SIZES = ("horizon", "hidden", "batch")
-_MOST_LAYERS = 1000
-_MOST_SEED = 2**32 - 1  # numpy's and Lightning's own bound
 _MAYBE = ("context", "season", "steps")
 
 

@@ -37,12 +37,18 @@ def check_names(panel: Panel, levels: Sequence[float]) -> None:
         )
 
 
-def table(columns: Mapping[str, Any], like: Any, panel: Panel) -> Any:
+def table(
+    columns: Mapping[str, Any], like: Any, panel: Panel, time_format: str | None = None
+) -> Any:
     """A table of the kind of ``like`` (polars for a path or a dict), the times in the panel's zone; the
     series' and times' columns are named and typed as there."""
     need("polars", "tasks")
     nw: Any = need("narwhals", "tasks")
-    history = None if isinstance(like, (str, os.PathLike, Mapping)) else load(like)
+    history = (
+        None
+        if isinstance(like, (str, os.PathLike, Mapping))
+        else load(like, time_format=time_format)
+    )
     backend = "polars" if history is None else history.frame.implementation
     make = _MAKERS.get(str(getattr(backend, "name", backend)).lower(), _Polars)(history)
     zone = panel.timeline.zone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gatewise.data.scaling import extremes
+from gatewise.data.moments import extremes
 from gatewise.data.windows import Batch, Windows
 from gatewise.errors import DataError, caution
 

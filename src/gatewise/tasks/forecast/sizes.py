@@ -56,7 +56,9 @@ def part(given: object, rows: Array, horizon: int, name: str) -> Array:
     if isinstance(size, float):
         return np.maximum((size * rows).astype(np.int64), horizon)
     if size < horizon:
-        raise OptionError(f"{name}={size} rows hold no window of horizon {horizon}")
+        raise OptionError(
+            f"{name}={size} rows hold no window of horizon {horizon}: give at least {horizon}"
+        )
     return np.full_like(rows, size)
 
 
@@ -74,13 +76,7 @@ def season_for(given: int | None, usual: int, trained: Array) -> int:
                 f"rows: give more rows, or a shorter season"
             )
         return given
-    if usual > longest:
-        caution(
-            f"a season of {usual} steps is longer than the training part of every series, {longest} "
-            f"rows: the model goes without a season"
-        )
-        return 1
-    return usual
+    return 1 if usual > longest else usual
 
 
 def patch_of(season: int, context: int | None) -> int:
@@ -111,13 +107,23 @@ def context_for(given: int | None, season: int, patch: int, trained: Array, hori
     whole = -(-season // patch) * patch
     if context >= whole:
         return context
-    if whole + 2 * horizon <= typical:
-        return whole
+    return whole if whole + 2 * horizon <= typical else context
+
+
+def say_no_season(usual: int, trained: Array) -> None:
+    """Warn that the data does not hold the usual season of its step."""
     caution(
-        f"the model sees {context} steps, less than a season of {season}: the {typical} rows for "
-        f"training leave no room for more"
+        f"a season of {usual} steps is longer than the training part of every series, "
+        f"{int(trained.max())} rows: the model goes without a season"
     )
-    return context
+
+
+def say_short_context(context: int, season: int, trained: Array) -> None:
+    """Warn that the context does not cover a season."""
+    caution(
+        f"the model sees {context} steps, less than a season of {season}: the {_typical(trained)} rows "
+        f"for training leave no room for more"
+    )
 
 
 def _typical(trained: Array) -> int:

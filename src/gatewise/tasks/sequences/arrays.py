@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise.data.scaling import rounding
+from gatewise.data.moments import rounding
 from gatewise.data.table import load, name_of, numbers
 from gatewise.errors import DataError
 from gatewise.forks import check_polars
@@ -140,13 +140,17 @@ class Scale:
         Raises:
             DataError: the values are too large to be squared.
         """
+        values = np.where(weights[:, None] > 0, values, np.nan)
         known = ~np.isnan(values)
         share = weights[:, None] * known
         share /= np.maximum(share.sum(0), np.finfo(float).tiny)
+        # from a value of the column, so that the sums of a constant one are exact
+        first = np.nan_to_num(np.take_along_axis(values, known.argmax(0)[None], 0)[0])
         with np.errstate(over="ignore", invalid="ignore"):
-            location = (share * np.where(known, values, 0.0)).sum(0)
-            apart = np.where(known, values - location, 0.0)
-            spread = np.sqrt((share * apart**2).sum(0))
+            apart = np.where(known, values - first, 0.0)
+            middle = (share * apart).sum(0)
+            spread = np.sqrt((share * np.where(known, apart - middle, 0.0) ** 2).sum(0))
+            location = first + middle
         if not np.isfinite(spread).all():
             column = int(np.argmin(np.isfinite(spread)))
             raise DataError(f"column {column} holds numbers too large to compute with; rescale it")

@@ -6,24 +6,24 @@ import copy
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.utils import check_array, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell
-from gatewise.errors import DataError, OptionError, unknown
+from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
 from gatewise.nn.trace import Trace
+from gatewise.tasks.fitted import take_over
 from gatewise.tasks.sequences.arrays import (
     NotNumbersError,
     Scale,
@@ -35,7 +35,8 @@ from gatewise.tasks.sequences.arrays import (
     padded,
     ragged,
 )
-from gatewise.tasks.sequences.network import POOLINGS, Shape
+from gatewise.tasks.sequences.network import Shape
+from gatewise.tasks.sequences.options import Options
 from gatewise.tasks.sequences.training import Examples, Loss, held_out, train
 from gatewise.tasks.unfitted import UnfittedError
 from gatewise.train.fitting import Recipe
@@ -114,36 +115,15 @@ class _SequenceEstimator(BaseEstimator):
         tags.input_tags.allow_nan = self.missing == "mask"
         return tags
 
-    def _check_options(self) -> None:
-        for name in ("hidden", "epochs", "batch", "patience"):
-            self._check_number(name, Integral, "a whole number from 1 on", lambda v: v >= 1)
-        most = "a whole number from 1 to 1000"
-        self._check_number("layers", Integral, most, lambda v: 1 <= v <= 1000)
-        self._check_number("seed", Integral, "a whole number from 0 on", lambda v: v >= 0)
-        self._check_number("dropout", Real, "a probability from 0 to 1", lambda v: 0 <= v <= 1)
-        rate = "a number above 0"
-        self._check_number("learning_rate", Real, rate, lambda v: 0 < v < float("inf"))
-        share = "a share from 0 to below 1"
-        self._check_number("validation_fraction", Real, share, lambda v: 0 <= v < 1)
-        for name in ("bidirectional", "verbose"):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise OptionError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        if self.missing not in ("error", "mask"):
-            raise OptionError(f"missing must be 'error' or 'mask', not {self.missing!r}")
-        if self.pooling not in POOLINGS:
-            raise unknown("pooling", str(self.pooling), POOLINGS)
-        if isinstance(self.cell, str):
-            find(self.cell)
-        elif not isinstance(self.cell, Cell):
-            raise OptionError(
-                f"cell must be a built-in cell's name or a cell made with gatewise.cell, not "
-                f"{self.cell!r}"
-            )
+    def _fresh(self) -> Self:
+        """A copy that has learned nothing yet, its options checked.
 
-    def _check_number(self, name: str, kind: type, expected: str, fits: Any) -> None:
-        value = getattr(self, name)
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, kind) or not fits(value):
-            raise OptionError(f"{name} must be {expected}, not {value!r}")
+        Raises:
+            OptionError: one cannot be used.
+        """
+        fresh: Self = clone(self)
+        fresh.options_ = Options.of(self)
+        return fresh
 
     def _read(self, X: Any, reset: bool) -> Sequences:
         """X as sequences; with ``reset`` what they are like is learned, without it is checked."""
@@ -160,7 +140,7 @@ class _SequenceEstimator(BaseEstimator):
         else:
             array, table = self._array(X if members is None else members, reset)
             sequences = Sequences.stacked(array[..., None] if table else array)
-        sequences.check_values(self.missing)
+        sequences.check_values(self.options_.missing)
         if reset:
             self.steps_ = int(sequences.lengths[0]) if table else None
             if not table:
@@ -228,49 +208,50 @@ class _SequenceEstimator(BaseEstimator):
     def _scaled(self, sequences: Sequences) -> tuple[Array, Array]:
         """What the network reads, ΣT×I or ΣT×2I, and where each sequence begins."""
         values = self.input_scale_.applied(sequences.values)
-        return masked(values) if self.missing == "mask" else values, sequences.starts
+        return masked(values) if self.options_.missing == "mask" else values, sequences.starts
 
     def _learn(
         self, sequences: Sequences, target: Array, weight: Array, outputs: int, loss: Loss
     ) -> None:
         """Train on the samples whose weight is above 0, those held out excepted."""
         begun = time.perf_counter()
+        options = self.options_
         trained = np.setdiff1d(np.flatnonzero(weight > 0), self.held_out_)
         values, starts = self._scaled(sequences)
         self.shape_ = Shape(
             inputs=values.shape[1],
             outputs=outputs,
-            hidden=int(self.hidden),
-            layers=int(self.layers),
-            bidirectional=bool(self.bidirectional),
-            dropout=float(self.dropout),
-            pooling=self.pooling,
+            hidden=options.hidden,
+            layers=options.layers,
+            bidirectional=options.bidirectional,
+            dropout=options.dropout,
+            pooling=options.pooling,
         )
-        rounds, batch = int(self.epochs), int(self.batch)
         recipe = Recipe(
-            steps=rounds * -(-len(trained) // batch),
-            batch=batch,
-            learning_rate=float(self.learning_rate),
-            rounds=rounds,
-            patience=int(self.patience),
-            seed=int(self.seed),
+            steps=options.epochs * -(-len(trained) // options.batch),
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            rounds=options.epochs,
+            patience=options.patience,
+            seed=options.seed,
         )
         weight = weight / weight[weight > 0].mean()
         examples = Examples(values, starts, target, weight)
         parts = trained, self.held_out_
         self.network_, self.history_ = train(
-            self.cell, self.shape_, loss, recipe, examples, parts, bool(self.verbose)
+            options.cell, self.shape_, loss, recipe, examples, parts, options.verbose
         )
         self.history_.seconds = time.perf_counter() - begun
 
     def _hold_out(self, target: Array, weight: Array) -> None:
         """Choose the samples that stop the training."""
         chosen = np.flatnonzero(weight > 0)
-        held = held_out(target, chosen, float(self.validation_fraction), int(self.seed))
+        share = self.options_.validation_fraction
+        held = held_out(target, chosen, share, self.options_.seed)
         self.held_out_ = np.sort(held)
         if len(held) == len(chosen):
             raise DataError(
-                f"n_samples = {len(chosen)} with validation_fraction={self.validation_fraction} leave "
+                f"n_samples = {len(chosen)} with validation_fraction={share} leave "
                 f"no sample to learn from; give more, or validation_fraction=0"
             )
 
@@ -383,7 +364,12 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):
             DataError: X, y or the weights cannot be used; the message names the place.
             TrainingError: the loss is not a number any more.
         """
-        self._check_options()
+        fresh = self._fresh()
+        fresh._fit(X, y, sample_weight)
+        take_over(self, fresh)
+        return self
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         sequences = self._read(X, reset=True)
         labels = _labels(self, y, len(sequences))
         weight = _weights(sample_weight, len(sequences))
@@ -391,8 +377,8 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):
         self.classes_ = np.unique(labels[present])
         if len(self.classes_) < 2:
             raise DataError(
-                f"y has one class alone, {self.classes_[0]!r}, in n_samples = {present.sum()} that "
-                f"count; a classifier needs two classes or more"
+                f"y has only the class {self.classes_[:1].tolist()[0]!r} in its {present.sum()} samples with a weight "
+                f"above 0; a classifier needs two classes or more"
             )
         target = np.searchsorted(self.classes_, np.where(present, labels, self.classes_[0]))
         try:
@@ -409,7 +395,6 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):
         steps = np.repeat(self._known(weight), sequences.lengths)
         self.input_scale_ = Scale.of(sequences.values, steps)
         self._learn(sequences, target, weighted, len(self.classes_), _cross_entropy)
-        return self
 
     def predict_proba(self, X: Any) -> Array:
         """N×classes: the probability of each class, in the order of ``classes_``."""
@@ -448,7 +433,12 @@ class SequenceRegressor(RegressorMixin, _SequenceEstimator):
             DataError: X, y or the weights cannot be used; the message names the place.
             TrainingError: the loss is not a number any more.
         """
-        self._check_options()
+        fresh = self._fresh()
+        fresh._fit(X, y, sample_weight)
+        take_over(self, fresh)
+        return self
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         sequences = self._read(X, reset=True)
         numbers = _numbers(self, y, len(sequences))
         weight = _weights(sample_weight, len(sequences))
@@ -460,7 +450,6 @@ class SequenceRegressor(RegressorMixin, _SequenceEstimator):
         self.input_scale_ = Scale.of(sequences.values, np.repeat(known, sequences.lengths))
         target = self.target_scale_.applied(numbers)
         self._learn(sequences, target, weight, target.shape[1], _squared_error)
-        return self
 
     def predict(self, X: Any) -> Array:
         """N, or N×K: the numbers of each sequence."""

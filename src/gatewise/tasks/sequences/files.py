@@ -31,6 +31,7 @@ from gatewise.tasks.described import (
 from gatewise.tasks.saved import Saved, write_model
 from gatewise.tasks.sequences.arrays import Scale
 from gatewise.tasks.sequences.network import POOLINGS, Reader, Shape
+from gatewise.tasks.sequences.options import Options
 from gatewise.train.fitting import History
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _untrained(saved: Saved) -> Any:
     if "class_weight" in checks:
         checks["class_weight"] = _class_weight
     estimator = kind(**record(checks)("options", saved.options))
-    estimator._check_options()
+    estimator.options_ = Options.of(estimator)
     return estimator
 
 
