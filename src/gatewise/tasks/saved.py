@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -246,11 +247,11 @@ def _bytes(path: Path, size: int) -> bytes:
 def _described(folder: Path) -> dict[str, Any]:
     """What model.json holds, of which the content has its checksum."""
     path = folder / "model.json"
-    if folder.is_file():
+    if os.path.isfile(folder):  # unlike Path's, these raise nothing of a name too long
         raise ModelFileError(f"{folder} is a file, not a folder: give the folder that it is in")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ModelFileError(f"{folder} is not a folder; a saved model is one")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelFileError(f"{folder} is not a saved model: it has no model.json")
     try:
         page = patiently(path.read_bytes).decode("utf-8", "surrogatepass")

@@ -239,7 +239,7 @@ class _SequenceEstimator(BaseEstimator):
         examples = Examples(values, starts, target, weight)
         parts = trained, self.held_out_
         self.network_, self.history_ = train(
-            options.cell, self.shape_, loss, recipe, examples, parts, options.verbose
+            self.cell, self.shape_, loss, recipe, examples, parts, options.verbose
         )
         self.history_.seconds = time.perf_counter() - begun
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gatewise.cells.language import Cell
 from gatewise.nn.checks import checked_cell
 from gatewise.options import choice, flag, probability, real, whole
 from gatewise.tasks.fitted import MOST_LAYERS, MOST_SEED
@@ -14,9 +13,8 @@ from gatewise.tasks.sequences.network import POOLINGS
 
 @dataclass(frozen=True)
 class Options:
-    """What a ``SequenceClassifier`` or ``SequenceRegressor`` was given; see there."""
+    """What a ``SequenceClassifier`` or ``SequenceRegressor`` was given, less its cell; see there."""
 
-    cell: Cell
     hidden: int
     layers: int
     bidirectional: bool
@@ -38,10 +36,10 @@ class Options:
         Raises:
             OptionError: one cannot be used; the message has its value.
         """
+        checked_cell(given.cell)
         counts = ("hidden", "epochs", "batch", "patience")
         return cls(
             **{name: whole(name, getattr(given, name)) for name in counts},
-            cell=checked_cell(given.cell),
             layers=whole("layers", given.layers, most=MOST_LAYERS),
             bidirectional=flag("bidirectional", given.bidirectional),
             dropout=probability("dropout", given.dropout),
