@@ -15,7 +15,10 @@ HEAVY = (
     *("keras", "h5py", "onnx", "sklearn", "scipy"),
 )
 ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "papers", "cli", "keras", "weights")
-BELOW = ("cells", "emit", "backends", "nn", "errors", "options", "forks", "memory", "signals")
+BELOW = (
+    *("cells", "emit", "backends", "nn", "errors", "options", "forks", "memory", "signals"),
+    "whole",
+)
 
 
 def test_import_loads_nothing_heavy():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from gatewise.errors import ModelFileError
+from gatewise.whole import write_whole
 
 
 class SafeCheckpoints(CheckpointIO):
@@ -33,20 +33,7 @@ class SafeCheckpoints(CheckpointIO):
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(_packed(checkpoint, tensors))
         data = to_bytes(tensors, {"tree": tree, "sha256": _checksum(tree, tensors)})
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with staged.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        except OSError as error:
-            raise ModelFileError(
-                f"cannot write the checkpoint {path}: {error.strerror or error}"
-            ) from error
-        finally:
-            staged.unlink(missing_ok=True)
+        write_whole(path.parent, {path.name: data})
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

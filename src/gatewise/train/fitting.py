@@ -283,8 +283,6 @@ def _taken_up(
             f"the checkpoint {keep.path} does not fit this run: {error}. Fit without --resume "
             f"(resume=False)"
         ) from error
-    if trainer.is_global_zero:
-        folder.clear_staged(run.folder)
     module.on_load_checkpoint(checkpoint)
     keep.weights, keep.saved = checkpoint["best"], len(module.history.train)
     return True

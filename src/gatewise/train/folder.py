@@ -29,18 +29,10 @@ def clear(folder: Path) -> None:
     last = checkpoint_of(folder)
     try:
         last.unlink(missing_ok=True)
-        clear_staged(folder)
     except OSError as error:
         raise ModelFileError(
             f"cannot remove the earlier run's checkpoint {last}: {error.strerror or error}"
         ) from error
-
-
-def clear_staged(folder: Path) -> None:
-    """Remove what killed runs were writing."""
-    last = checkpoint_of(folder)
-    for staged in last.parent.glob(f".{last.name}.*"):
-        staged.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -34,8 +34,8 @@ from gatewise.tasks.described import (
 from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.tasks.saved import Saved, write_model
 from gatewise.tasks.unfitted import UnfittedError
-from gatewise.tasks.whole import write_whole
 from gatewise.train.fitting import History
+from gatewise.whole import write_whole
 
 if TYPE_CHECKING:
     from gatewise.tasks.forecast.forecaster import Forecaster

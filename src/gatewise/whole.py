@@ -117,8 +117,8 @@ def _remove(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def _beside_others(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Be known as a writer to the folder; gives a function that says whether no other process is, and
-    keeps others waiting from then on. It says False where the folder cannot be locked.
+    """Holds a shared lock on the folder. Yields a function that tries to make it exclusive, and returns
+    whether this is the only writer; False where the folder cannot be locked.
 
     Writers share a lock and never wait for each other; who tidies up holds it alone.
     """
