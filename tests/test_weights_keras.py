@@ -19,11 +19,14 @@ import gatewise as gw
 from gatewise.cells.activations import KERAS
 from gatewise.errors import DataError, GatewiseError, ModelFileError, OptionError, ShapeError
 from gatewise.nn.directions import Bidirectional, Reversed
+from gatewise.weights.budget import EACH
 from gatewise.weights.keras import from_keras
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
+from gatewise.weights import hdf5_reader  # noqa: E402  (it needs h5py)
+
 L = keras.layers
 
 pytestmark = [
@@ -517,6 +520,18 @@ def test_a_file_that_the_library_cannot_survive(tmp_path):
     with pytest.raises(ModelFileError, match=ended):
         from_keras(path)
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limits")
+def test_the_reader_keeps_to_the_limits_that_the_system_sets(tmp_path):
+    """As batch systems set them: below what the reader would set itself, which raises a ValueError."""
+    path = saved(sequential(L.LSTM(H)), tmp_path, "h5")
+    wanted = [str(2**40), str(EACH), "1000"]
+    limits = "ulimit -t 100; ulimit -v 4000000; exec"
+    shell = ["sh", "-c", f'{limits} "$0" "$@"', sys.executable, hdf5_reader.__file__, str(path)]
+    run = subprocess.run([*shell, *wanted], input=b'["names", []]\n', capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
+    assert json.loads(run.stdout) == {"value": ["model_weights"]}
 
 
 @pytest.fixture(scope="module")

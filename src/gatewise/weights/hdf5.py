@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gatewise.errors import ModelFileError, need
-from gatewise.weights.budget import Budget
+from gatewise.weights.budget import EACH, Budget
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SECONDS = 20.0  # for an answer; and as many more as a slow disk needs for the whole file
@@ -96,7 +96,7 @@ def hdf5(path: Path, size: int) -> Iterator[Hdf5]:
             raise ModelFileError("it does not begin as an HDF5 file does")
     program = Path(__file__).with_name("hdf5_reader.py")
     extra = path.stat().st_size / _SLOW
-    limits = [str(Budget(size).limit), str(_BUSY + extra)]
+    limits = [str(Budget(size).limit), str(EACH), str(_BUSY + extra)]
     command = [sys.executable, "-P", str(program), str(path), *limits]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

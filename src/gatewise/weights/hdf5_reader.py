@@ -19,9 +19,6 @@ try:
 except ImportError:  # Windows, where the time that the caller waits is the only bound
     resource = None  # type: ignore[assignment]
 
-_EACH = (
-    16 * 2**10
-)  # bytes that an array takes from the limit besides its own, so that time is bounded
 _OWN = 2**29  # bytes of addresses for the library itself
 
 
@@ -60,18 +57,21 @@ def _bound(limit: int, seconds: float) -> None:
     """
     if resource is None:
         return
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    allowed = math.ceil(time.process_time() + seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (allowed, most))
+    _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
     try:
         with open("/proc/self/statm") as statm:
             addresses = int(statm.read().split()[0]) * resource.getpagesize()
     except OSError:  # not Linux
         return
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
     # an array is there twice, the second time as bytes to be written
-    wanted = addresses + 2 * limit + _OWN
-    resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+    _lower(resource.RLIMIT_AS, addresses + 2 * limit + _OWN)
+
+
+def _lower(which: int, wanted: int) -> None:
+    """Set a limit of this process to ``wanted``, or to the system's hard one where that is lower."""
+    _, most = resource.getrlimit(which)
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(which, (allowed, most))
 
 
 def _checked(dataset: Any, left: int) -> Any:
@@ -90,11 +90,17 @@ def _checked(dataset: Any, left: int) -> Any:
 
 
 class _Reader:
-    """Answers requests to one file. ``limit`` is how many bytes of arrays it gives in all."""
+    """Answers requests to one file.
 
-    def __init__(self, file: Any, limit: int) -> None:
+    Args:
+        limit: how many bytes of arrays it gives in all.
+        each: bytes that an array takes from ``limit`` besides its own, so that time is bounded.
+    """
+
+    def __init__(self, file: Any, limit: int, each: int) -> None:
         self._file = file
         self._left = limit
+        self._each = each
 
     def answer(self, command: str, names: list[str]) -> tuple[Any, bytes]:
         """A value for JSON, and bytes."""
@@ -106,19 +112,19 @@ class _Reader:
                 return list(found), b""
             case "array":
                 dataset = _checked(found, self._left)
-                self._left -= dataset.nbytes + _EACH
+                self._left -= dataset.nbytes + self._each
                 array = dataset[()]
                 return [array.dtype.str, list(array.shape), array.nbytes], array.tobytes()
         raise ValueError(command)
 
 
-def _answer(open_file: Any, limit: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _answer(open_file: Any, limit: int, each: int) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The answer to each line of the input, and the bytes that follow it."""
     reader = None
     for line in sys.stdin:
         content = b""
         try:
-            reader = reader or _Reader(open_file(), limit)
+            reader = reader or _Reader(open_file(), limit, each)
             value, content = reader.answer(*json.loads(line))
             answer = {"value": value}
         except LookupError as error:
@@ -128,12 +134,12 @@ def _answer(open_file: Any, limit: int) -> Iterator[tuple[dict[str, Any], bytes]
         yield answer, content
 
 
-def main(path: str, limit: int, seconds: float) -> None:
+def main(path: str, limit: int, each: int, seconds: float) -> None:
     _bound(limit, seconds)
-    for answer, content in _answer(lambda: h5py.File(path, "r"), limit):
+    for answer, content in _answer(lambda: h5py.File(path, "r"), limit, each):
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + content)
         sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
