@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
 import gzip
 import io
 import random
-import sys
+import re
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gatewise.data.panel import Panel
-from gatewise.data.table import load, numbers, times
+from gatewise.data.table import Table, categories, load, numbers, times
 from gatewise.errors import DataError, GatewiseError
 
 ROWS = 40
@@ -204,28 +208,128 @@ def test_whole_numbers_of_128_bits(tmp_path: Path) -> None:
     assert numbers(load(path), "t").tolist() == [1.0, 1e20]
 
 
-def test_a_panic_of_the_reader_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def panics(*_: Any, **__: Any) -> None:
-        raise pl.exceptions.PanicException("called unwrap() on a None value")
-
-    monkeypatch.setattr(pl, "read_parquet", panics)
-    (tmp_path / "t.parquet").write_bytes(b"anything")
-    with pytest.raises(DataError, match=r"cannot read .*t.parquet: called unwrap\(\) on a None"):
-        load(tmp_path / "t.parquet")
+def in_parquet(folder: Path, column: pa.Array) -> Table:
+    """A table of the file that holds the column as "c"."""
+    path = folder / "t.parquet"
+    pq.write_table(pa.table({"c": column}), path)
+    return load(path)
 
 
-def test_an_offset_that_polars_has_no_type_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stamps = pa.array(np.array(["2024-01-01"], "M8[us]")).cast(pa.timestamp("us", tz="+05:30"))
+def test_a_page_that_says_it_has_fewer_than_no_values(tmp_path: Path) -> None:
+    """polars' reader ends the process of some such files."""
     path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"t": stamps, "y": [1.0]}), path)
-    assert times(load(path), "t").zone == "UTC+05:30"
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(
-        DataError, match="has a time zone that polars does not know; install pyarrow"
-    ):
+    path.write_bytes(written("parquet, uncompressed")[1])
+    assert load(path).frame.shape == (2 * ROWS, 5)
+    content = bytearray(path.read_bytes())
+    count = content.index(b"\x15\xa0\x01\x15", 4)  # 2 * ROWS, as the page's header writes it
+    content[count + 1 : count + 3] = b"\x9f\x01"  # -2 * ROWS
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"cannot read {re.escape(str(path))}: "):
         load(path)
+
+
+def test_metadata_that_is_no_text(tmp_path: Path) -> None:
+    """Arrow has bytes there, and polars panics of them."""
+    path = tmp_path / "t.parquet"
+    field = pa.field("c", pa.float64(), metadata={b"\xff": b"\xff"})
+    pq.write_table(pa.table([pa.array([1.5])], schema=pa.schema([field])), path)
+    assert numbers(load(path), "c").tolist() == [1.5]
+
+
+def test_a_panic_of_polars_is_an_error(tmp_path: Path) -> None:
+    """It is no Exception. pyarrow takes a zone that is no text."""
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"c": pa.array([1], pa.timestamp("us", "America/New_York"))}), path)
+    content = path.read_bytes()
+    found = re.search(rb"[A-Za-z0-9+/=]{100,}", content[content.index(b"ARROW:schema") :])
+    assert found
+    schema = base64.b64decode(found[0]).replace(b"America", b"Amer\xffca")
+    path.write_bytes(content.replace(found[0], base64.b64encode(schema)))
+    with pytest.raises(DataError, match=rf"cannot read {re.escape(str(path))}: .*non-utf8"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "zone"),
+    [
+        *(("+05:30", "UTC+05:30"), ("-03:00", "UTC-03:00"), ("+00:00", "UTC"), ("UTC", "UTC")),
+        *((name, name) for name in ("Europe/Berlin", "America/New_York", "Etc/GMT+5", "EST5EDT")),
+    ],
+)
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_the_zones_of_parquet(written: str, zone: str, unit: str, tmp_path: Path) -> None:
+    stamps = pa.array(np.array(["2024-01-01", "2024-07-01"], f"M8[{unit}]"))
+    table = in_parquet(tmp_path, stamps.cast(pa.timestamp(unit, tz=written)))
+    found = times(table, "c")
+    assert found.zone == zone
+    np.testing.assert_array_equal(found.values, np.array(["2024-01-01", "2024-07-01"], "M8[us]"))
+
+
+def test_a_zone_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    column = pa.array([1, 2], pa.timestamp("us", tz="Nowhere/City"))
+    for table in (in_parquet(tmp_path, column), load(pa.table({"c": column}))):
+        with pytest.raises(DataError, match=r"'c' has the time zone 'Nowhere/City', which is none"):
+            times(table, "c")
+
+
+DAYS = pa.array(["2024-01-01", "2024-07-01"])
+DECIMALS = pa.array([Decimal("1.5"), Decimal("-2.25")])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())),
+        pa.dictionary(pa.int32(), pa.large_string()),
+    ],
+    ids=str,
+)
+def test_texts_of_every_type_in_parquet(kind: pa.DataType, tmp_path: Path) -> None:
+    table = in_parquet(tmp_path, DAYS.cast(kind))
+    assert categories(table, "c")[0] == DAYS.to_pylist()
+    assert times(table, "c").values.tolist() == [dt.datetime(2024, 1, 1), dt.datetime(2024, 7, 1)]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *(DECIMALS, DECIMALS.cast(pa.decimal128(38, 4)), DECIMALS.cast(pa.decimal256(50, 2))),
+        *(DECIMALS.dictionary_encode(), DECIMALS.cast(pa.float64()).dictionary_encode()),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_decimals_and_categories_of_numbers_in_parquet(column: pa.Array, tmp_path: Path) -> None:
+    assert numbers(in_parquet(tmp_path, column), "c").tolist() == [1.5, -2.25]
+
+
+def test_decimals_that_narwhals_has_no_type_for() -> None:
+    wide = pa.array([Decimal("1.5"), None], pa.decimal256(50, 2))
+    frames = (
+        pa.table({"c": wide}),
+        pd.DataFrame({"c": pd.Series(wide, dtype=pd.ArrowDtype(wide.type))}),
+    )
+    for frame in frames:
+        np.testing.assert_array_equal(numbers(load(frame), "c"), [1.5, np.nan])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *(pa.array([[1], [2, 3]]), pa.array([[1], [2]], pa.list_view(pa.int64()))),
+        *(pa.array([[1, 2], [3, 4]], pa.list_(pa.int64(), 2)), pa.array([{"a": 1}, {"a": 2}])),
+        *(pa.array([[Decimal(1)], []], pa.list_(pa.decimal256(50, 2))), pa.array([dt.time(1)])),
+        *(pa.array([[1], []], pa.list_(pa.timestamp("us", "+05:30"))), pa.array([dt.timedelta(1)])),
+    ],
+    ids=lambda column: str(column.type),
+)
+@pytest.mark.parametrize("read", [times, numbers, categories])
+def test_types_of_parquet_that_are_refused_by_name(
+    read: Callable[[Table, str], Any], column: pa.Array, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        DataError, match=r"^column 'c'(, row 1: '\[1\]' is not a time| holds [LlASTD])"
+    ):
+        read(in_parquet(tmp_path, column), "c")
 
 
 @pytest.mark.parametrize("value", ["1e160", "-1e151", "1e308"])

@@ -120,6 +120,14 @@ def near(word: str, words: Iterable[str]) -> str:
     return f" (did you mean '{match}'?)" if match else ""
 
 
+def some(names: Iterable[str], most: int) -> str:
+    """The first ``most`` names for a message, and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (
+        f" and {len(listed) - most} more" if len(listed) > most else ""
+    )
+
+
 def unknown(kind: str, name: str, known: Collection[str]) -> OptionError:
     """What to raise for a ``name`` that is none of the ``known`` ones, which the message lists."""
     return OptionError(f"no {kind} '{name}'{near(name, known)}; there are: {', '.join(known)}")

@@ -23,12 +23,15 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")
 _SHOWN_TEXT = 40
 _LONGEST_HEADER = 1 << 24  # bytes
 
+# The types of Arrow that polars would panic on, or bring to another: -03:00 to Etc/GMT+3.
+_FOREIGN = re.compile(r"decimal256|tz=[+-]")
+
 Names = frozenset[str]
 
 
 def read(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
-    """The frame in a file (of polars, or of pyarrow where polars can't hold its columns), and how many
-    empty lines come before the header.
+    """The frame in a file, of polars, or of pyarrow where polars has no type for one of its columns;
+    and how many empty lines come before the header.
 
     Args:
         text, labels: as ``gatewise.data.table.load`` has them.
@@ -87,14 +90,16 @@ def _read_parquet(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
         with ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
         table.validate(full=True)
+        # without the fields' metadata, bytes of which polars would panic
+        table = pa.Table.from_arrays(table.columns, table.column_names)
     except pa.ArrowException as error:
         raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if any(_FOREIGN.search(str(field.type)) for field in table.schema):
+        return table, 0
     try:
         return pl.from_arrow(table), 0
-    except pl.exceptions.ComputeError as error:
-        if "time zone" not in str(error):
-            raise
-        return table, 0  # with an offset such as +05:30, which polars has no type for
+    except pl.exceptions.ComputeError:  # another type that polars has not, such as list_view
+        return table, 0
 
 
 def _read_csv(path: Path, text: Names, labels: Names) -> tuple[Any, int]:

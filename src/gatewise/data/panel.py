@@ -15,7 +15,7 @@ from gatewise.data.stamps import Times
 from gatewise.data.table import Table, categories, load, name_of, names_of, numbers, times
 from gatewise.data.timeline import Integers, OffGridError, Timeline
 from gatewise.data.zones import show
-from gatewise.errors import DataError, OptionError, near
+from gatewise.errors import DataError, OptionError, near, some
 
 Columns = Any  # a name, or a list or tuple of them; names are texts, or what pandas takes as one
 Floats = NDArray[np.float64]
@@ -257,9 +257,8 @@ class Panel:
             )
         absent = sorted(set(self.names) - set(rows.names), key=index.__getitem__)
         if absent:
-            shown = ", ".join(map(repr, absent[:_SHOWN_SERIES]))
-            more = f" and {len(absent) - _SHOWN_SERIES} more" if absent[_SHOWN_SERIES:] else ""
-            raise DataError(f"the future table lacks series {shown}{more}")
+            shown = some(map(repr, absent), _SHOWN_SERIES)
+            raise DataError(f"the future table lacks series {shown}")
         owners = np.array([index[name] for name in rows.names], dtype=np.int64)
         return np.repeat(owners, rows.lengths)
 

@@ -80,8 +80,10 @@ def read(series: nw.Series[Any], time_format: str | None, plain: bool) -> Times:
     if isinstance(kind, nw.Datetime):
         if kind.time_zone is None:
             return Times(_to_stamps(series.to_numpy()))
+        if (zone := zones.known(kind.time_zone)) is None:
+            raise _unknown_zone(kind.time_zone)
         utc = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        return Times(_to_stamps(utc.to_numpy()), zones.known(kind.time_zone) or "UTC")
+        return Times(_to_stamps(utc.to_numpy()), zone)
     if kind == nw.Date:
         return Times(_to_stamps(series.to_numpy()))
     if kind.is_numeric():
@@ -93,10 +95,18 @@ def read(series: nw.Series[Any], time_format: str | None, plain: bool) -> Times:
         width = _width(time_format)  # a whole number has lost the zero before 1022024
         return _parse([str(value).zfill(width) for value in values.tolist()], time_format)
     if kind not in (nw.String, nw.Categorical, nw.Enum, nw.Object, nw.Unknown):
-        raise BadTimeError(None, f"holds {kind}; times are stamps, integers or texts")
+        raise BadTimeError(None, f"holds {type_of(series)}; times are stamps, integers or texts")
     if kind in (nw.Object, nw.Unknown):
         return _of_objects(series.to_list(), time_format, plain)
-    return _parse(_texts(series), time_format)
+    return _parse(texts_of(series), time_format)
+
+
+def type_of(series: nw.Series[Any]) -> str:
+    """A column's type for messages: its library's own where narwhals has no name for it."""
+    native: Any = series.to_native()
+    if str(series.dtype) != "Unknown":
+        return str(series.dtype)
+    return str(getattr(native, "type", native.dtype if hasattr(native, "dtype") else "Unknown"))
 
 
 # ------------------------------------------------------------------------------ stamps
@@ -122,12 +132,16 @@ def _of_zoned_pandas(native: Any, tz: dt.tzinfo) -> Times:
     if zone is None and (constant := _one_offset(tz, wall)) is not None:
         zone = zones.of_offset(constant)
     if zone is None or (zones.to_wall(utc, zone) != wall).any():
-        raise BadTimeError(
-            None,
-            f"has the time zone {tz!r}, which is none of the IANA database by its name and clocks: give "
-            "one of those, as by .dt.tz_convert('Europe/Berlin')",
-        )
+        raise _unknown_zone(tz)
     return Times(utc, zone)
+
+
+def _unknown_zone(zone: object) -> BadTimeError:
+    return BadTimeError(
+        None,
+        f"has the time zone {zone!r}, which is none of the IANA database by its name and clocks: give "
+        "one of those, as by .dt.tz_convert('Europe/Berlin') of pandas",
+    )
 
 
 def _one_offset(tz: dt.tzinfo, wall: NDArray[Any]) -> dt.timedelta | None:
@@ -173,11 +187,7 @@ def _of_objects(values: Sequence[Any], time_format: str | None, plain: bool) -> 
                 return read(nw.from_native(numbers, series_only=True), time_format, plain)
         except (TypeError, ValueError, OverflowError):
             pass  # something else than numbers: as the texts that they show
-    return _parse([_decoded(value) for value in values], time_format)
-
-
-def _decoded(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return _parse([_text(value) for value in values], time_format)
 
 
 def _to_datetime64(value: dt.datetime) -> np.datetime64:
@@ -337,13 +347,23 @@ _WIDTHS = {"Y": 4, "j": 3, **dict.fromkeys("ymdHMS", 2)}
 # ------------------------------------------------------------------------------ texts
 
 
-def _texts(series: nw.Series[Any]) -> pl.Series:
+def texts_of(series: nw.Series[Any]) -> pl.Series:
+    """A column's values as texts, null where there is no value; bytes are read as UTF-8."""
+    import narwhals as nw
     import polars as pl
 
     native: Any = series.to_native()
-    if isinstance(native, pl.Series):
+    if isinstance(native, pl.Series) and series.dtype not in (nw.Object, nw.Binary):
         return native.cast(pl.String)
-    return pl.Series([str(value) for value in series.to_list()], dtype=pl.String)
+    if series.dtype == nw.String:
+        return pl.Series(series.to_list(), dtype=pl.String, strict=False)
+    values = zip(series.is_null().to_list(), series.to_list(), strict=True)
+    texts = [None if gone else _text(value) for gone, value in values]
+    return pl.Series(texts, dtype=pl.String)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _parse(given: pl.Series | list[str], time_format: str | None) -> Times:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from gatewise.data import stamps
 from gatewise.data.files import MISSING, read, twice
-from gatewise.data.stamps import BadTimeError, Times, clip
-from gatewise.errors import DataError, near, need
+from gatewise.data.stamps import BadTimeError, Times, clip, texts_of, type_of
+from gatewise.errors import DataError, near, need, some
 from gatewise.forks import check_polars
 
 if TYPE_CHECKING:
@@ -66,11 +66,9 @@ class Table:
         present = self.frame.columns
         for column in columns:
             if column not in present:
-                shown = ", ".join(repr(name) for name in present[:_SHOWN_COLUMNS])
-                more = len(present) - _SHOWN_COLUMNS
                 raise DataError(
                     f"no column {column!r}{near(column, map(str, present))} in {self.name}; "
-                    f"it has {shown}" + (f" and {more} more" if more > 0 else "")
+                    f"it has {some(map(repr, present), _SHOWN_COLUMNS)}"
                 )
 
 
@@ -331,15 +329,23 @@ def _to_floats(table: Table, column: str) -> NDArray[np.float64]:
             return np.array([np.nan if v is None else float(v) for v in series.to_list()])
         except (TypeError, ValueError, OverflowError):
             pass  # texts among them, of which the first that is no number is named
+    if type_of(series).startswith("decimal"):  # of 32, 64 or 256 bits, which narwhals has not
+        return _from_decimals(series.to_native())
     if kind not in (nw.String, nw.Categorical, nw.Enum, nw.Object):
-        raise DataError(f"column {column!r} holds {kind}, not numbers")
+        raise DataError(f"column {column!r} holds {type_of(series)}, not numbers")
     return _parse_numbers(table, column)
+
+
+def _from_decimals(native: Any) -> NDArray[np.float64]:
+    """Of a column of pyarrow, or of pandas over pyarrow."""
+    cast = native.cast if hasattr(native, "cast") else native.astype
+    return np.asarray(cast("float64").to_numpy(), dtype=np.float64)
 
 
 def _parse_numbers(table: Table, column: str) -> NDArray[np.float64]:
     import polars as pl
 
-    texts = _texts(table.frame[column]).str.strip_chars()
+    texts = texts_of(table.frame[column]).str.strip_chars()
     values = texts.cast(pl.Float64, strict=False)
     bad = values.is_null() & texts.is_not_null() & ~texts.is_in(MISSING)
     if bad.any():
@@ -367,9 +373,9 @@ def categories(
     if not (kind.is_integer() or kind in (nw.Boolean, nw.String, nw.Categorical, nw.Enum)):
         if kind not in (nw.Object, nw.Binary):
             raise DataError(
-                f"column {column!r} holds {kind}; labels are texts, integers or categories"
+                f"column {column!r} holds {type_of(series)}; labels are texts, integers or categories"
             )
-        series = nw.from_native(_texts(series), series_only=True)
+        series = nw.from_native(texts_of(series), series_only=True)
     return _factorize(series)
 
 
@@ -417,24 +423,6 @@ def times(
         if error.index is None:
             raise DataError(f"column {column!r} {error}") from None
         raise DataError(f"column {column!r}, {table.place(error.index)}: {error}") from None
-
-
-def _texts(series: nw.Series[Any]) -> pl.Series:
-    import narwhals as nw
-    import polars as pl
-
-    native: Any = series.to_native()
-    if isinstance(native, pl.Series) and series.dtype not in (nw.Object, nw.Binary):
-        return native.cast(pl.String)
-    if series.dtype == nw.String:
-        return pl.Series(series.to_list(), dtype=pl.String, strict=False)
-    values = zip(series.is_null().to_list(), series.to_list(), strict=True)
-    texts = [None if gone else _text(value) for gone, value in values]
-    return pl.Series(texts, dtype=pl.String)
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _check_no_null(table: Table, series: nw.Series[Any], column: str) -> None:

@@ -18,14 +18,14 @@ import torch
 
 from gatewise.data.panel import Panel
 from gatewise.data.zones import to_wall
-from gatewise.errors import need
+from gatewise.errors import need, some
 from gatewise.gates.picture import gate_map, stamps
 from gatewise.ink import INK, MUTED, RULE, quiet
 from gatewise.nn.trace import Trace
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.forecaster import Forecaster
-from gatewise.tasks.whole import write_whole
 from gatewise.train.fitting import History
+from gatewise.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +48,7 @@ _PAGE = {
     "test": (_TEST, "#40331c"),
 }
 _SHOWN = 6  # forecasts pictured
+_SHOWN_NAMES = 6
 _TARGETS = 3  # targets pictured
 _POINTS = 1200  # of a series pictured; a longer one is drawn as mean and range of this many parts
 _NAME = 48  # characters of a name in a picture
@@ -364,8 +365,7 @@ def _short(name: str) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = [_short(name) for name in names]
-    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if shown[6:] else "")
+    return some(map(_short, names), _SHOWN_NAMES)
 
 
 def _called(*names: str) -> str:
