@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ import gatewise as gw
 from gatewise.cli import main
 from gatewise.errors import ModelFileError, OptionError, Stopped
 from gatewise.tasks.forecast.training import Training
-from gatewise.train import checkpoint, fitting, folder
+from gatewise.train import checkpoint, fitting, folder, record
 from gatewise.train.fitting import Recipe, Run
 
 
@@ -251,7 +252,7 @@ def test_a_new_fit_leaves_nothing_of_an_earlier_run_to_resume(whole, tmp_path, m
 
 
 def test_what_a_killed_run_was_writing_is_removed(whole, tmp_path):
-    staged = tmp_path / "checkpoints" / ".last.safetensors.123"
+    staged = tmp_path / "checkpoints" / f".{0:032x}.part"
     staged.parent.mkdir()
     staged.write_bytes(b"half")
     fit(table(), tmp_path)
@@ -575,12 +576,12 @@ def test_a_full_disk_is_said_with_the_files_name(tmp_path, monkeypatch):
     calls = []
 
     def full(descriptor):
-        calls.append(1)
+        calls.extend([1] * stat.S_ISREG(os.fstat(descriptor).st_mode))  # not for the folder's names
         if len(calls) > 2:
             raise OSError(28, "No space left on device")
         original(descriptor)
 
-    monkeypatch.setattr("gatewise.train.checkpoint.os.fsync", full)
+    monkeypatch.setattr("gatewise.whole.os.fsync", full)
     with pytest.raises(ModelFileError, match=r"last\.safetensors: No space left on device"):
         fit(table(), tmp_path)
     monkeypatch.undo()
@@ -627,3 +628,17 @@ def test_when_a_training_is_complete(losses, patience, best, done):
 def test_options_of_a_run_are_checked(options):
     with pytest.raises(OptionError, match=next(iter(options))):
         Run(**options)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((np.float64(2.5), 2.5), (np.array(3), 3), (torch.tensor(3), 3), (torch.tensor(2.5), 2.5)),
+        *(((1, np.int64(2)), [1, 2]), (torch.tensor([1, 2]), [1, 2]), (np.array(["a"]), ["a"])),
+        *((np.bool_(True), True), (None, None), (Path("a/b"), "a/b")),
+    ],
+    ids=repr,
+)
+def test_what_a_record_makes_of_a_value(value, expected):
+    found = record.plain(value)
+    assert (found, type(found)) == (expected, type(expected))

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import random
-import resource
 import shutil
 import struct
 import subprocess
@@ -23,8 +22,9 @@ import pytest
 import torch
 
 import gatewise as gw
+from gatewise import whole
 from gatewise.errors import ModelFileError
-from gatewise.tasks import saved, whole
+from gatewise.tasks import saved
 from gatewise.tasks.forecast.files import write_table
 from gatewise.train.fitting import Run
 
@@ -450,6 +450,7 @@ def test_sizes_are_held_against_the_tensors_before_anything_is_made(folder, valu
 
 
 def peak_memory() -> int:
+    resource = pytest.importorskip("resource", reason="Windows tells no peak of memory")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

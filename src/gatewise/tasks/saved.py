@@ -21,7 +21,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import save as to_bytes
@@ -36,7 +35,8 @@ from gatewise.errors import (
     ShapeError,
 )
 from gatewise.tasks.described import count, mapped, one_of, record, text
-from gatewise.tasks.whole import patiently, write_whole
+from gatewise.train.record import python
+from gatewise.whole import patiently, write_whole
 
 FORMAT = 1
 
@@ -148,7 +148,7 @@ def write_model(
         tensors={key: _checksum(value["data"]) for key, value in deserialize(data)},
     )
     try:
-        described = json.loads(json.dumps(described, default=_plain))
+        described = json.loads(json.dumps(described, default=_as_python))
         described["checksum"] = _content(described)
         page = json.dumps(described, indent=1, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -166,11 +166,12 @@ def write_model(
     return folder
 
 
-def _plain(value: Any) -> Any:
-    """The numbers and arrays of numpy and torch as Python's, for json."""
-    if isinstance(value, (np.generic, np.ndarray, Tensor)):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is neither")
+def _as_python(value: Any) -> Any:
+    """For json: what it has no form for, where that is a number or an array."""
+    found = python(value)
+    if found is value:
+        raise TypeError(f"{type(value).__name__} is neither")
+    return found
 
 
 def _checksum(data: bytes | bytearray) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from gatewise.errors import ModelFileError, OptionError
 
@@ -41,12 +42,16 @@ def digest(*parts: Any) -> str:
     return found.hexdigest()[:32]
 
 
+def python(value: Any) -> Any:
+    """The numbers and arrays of NumPy and torch as Python's; anything else as it is."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
+
+
 def plain(value: Any) -> Any:
-    """``value`` as a checkpoint can hold it and compares it: NumPy's numbers as Python's, tuples as
-    lists, and what is neither number nor text as text."""
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.ndim):
-        value = value.item()
-    if isinstance(value, list | tuple | np.ndarray):
+    """``value`` as a checkpoint can hold it and compares it: NumPy's and torch's numbers as Python's,
+    tuples as lists, and what is neither number nor text as text."""
+    value = python(value)
+    if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
