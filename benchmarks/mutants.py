@@ -52,7 +52,7 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        share: of all mutants, as the numbers of the first report had it.
+        share: of all mutants.
         sources: what to change, below the folder of sound files: a pattern of names.
         read: what reading a file and using it gives, arrays and texts by name.
         change: what it says, put down in its format again.
