@@ -2,11 +2,11 @@
 
     python benchmarks/kills.py [KILLS] [--out FILE]
 
-Each run is killed with SIGKILL, half of them at a moment after they are started, half after that at which
-they have their folder; a third of the resumed ones are killed once more. A quarter begin in a folder that
+Each run is killed with SIGKILL. Half are killed at a random time after the start, half at a random time after
+they have locked the folder. A third of the resumed ones are killed once more. A quarter begin in a folder that
 has another run's model and checkpoint. What must be equal, bit by bit: weights, conformal offsets, losses of
-all rounds, and which round was kept. Moments are drawn with a fixed seed, but what a moment falls on is
-the machine's; the figures count what was there when it fell.
+all rounds, and which round was kept. Times are drawn with a fixed seed, but what a run is doing by then depends
+on the machine: the figures count what was there. A run that had ended by then is no kill.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ import torch
 
 import gatewise as gw
 from gatewise.cli import main as main_of_gatewise
+from gatewise.train.folder import checkpoint_of
 
 RESULT = Path(__file__).parent / "results" / "kills.json"
 SEED = 20
+ENDED = "after its end"  # no kill
 OPTIONS = ("--horizon", "7", "--hidden", "16", "--steps", "450", "--conformal", "--seed", "3")
 
 
@@ -84,13 +86,18 @@ def kill(data: Path, out: Path, delay: float, begun: bool, *more: str) -> str:
         time.sleep(0.002)
     time.sleep(delay)
     if code is not None or ended(process) is not None:
-        return "after its end"
+        return ENDED
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
     if not (out / ".lock").exists():
-        return "outside of the training"
-    checkpoint = (out / "checkpoints" / "last.safetensors").exists()
-    return "in a later round" if checkpoint else "in the first round"
+        return "before it had locked the folder"
+    return "with a checkpoint" if checkpoint_of(out).exists() else "before its first checkpoint"
+
+
+def begun_anew(out: Path, before: Path) -> bool:
+    """Whether the checkpoint is no longer the earlier run's, which a resumed run must refuse."""
+    now, then = checkpoint_of(out), checkpoint_of(before)
+    return not now.exists() or now.read_bytes() != then.read_bytes()
 
 
 def learned(out: Path) -> dict[str, Any]:
@@ -137,7 +144,7 @@ def measure(kills: int, folder: Path) -> dict[str, Any]:
     fell: Counter[str] = Counter()
     different: list[str] = []
     runs = 0
-    while fell.total() < kills:
+    while fell.total() - fell[ENDED] < kills:
         out = folder / f"run{runs}"
         used = draw.random() < 0.25
         if used:
@@ -148,9 +155,7 @@ def measure(kills: int, folder: Path) -> dict[str, Any]:
         if draw.random() < 1 / 3 and not used:
             fell[kill(data, out, draw.uniform(0, 0.2 * seconds), True, "--resume")] += 1
         code = finish(data, out, "--resume")
-        if (
-            code == 2 and used
-        ):  # refused: the other run's checkpoint is still there, this one had not begun
+        if code == 2 and used and not begun_anew(out, folder / "before"):
             code = finish(data, out)
         if code:
             raise SystemExit(f"the run in {out} ended with {code}")
@@ -159,7 +164,7 @@ def measure(kills: int, folder: Path) -> dict[str, Any]:
         runs += 1
         print(runs, dict(fell), different, file=sys.stderr)
     return {
-        "kills": fell.total(),
+        "kills": fell.total() - fell[ENDED],
         "runs": runs,
         "fell": dict(sorted(fell.items())),
         "different": different,

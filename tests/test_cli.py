@@ -14,6 +14,7 @@ import torch
 
 import gatewise as gw
 from gatewise.backends.registry import BACKENDS
+from gatewise.__main__ import main as command
 from gatewise.cli import main
 from gatewise.emit.account import in_words, listing, record
 from gatewise.emit.equations import latex, text
@@ -229,5 +230,5 @@ def test_interrupted(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gatewise.emit.equations.text", interrupt)
-    assert main(["equations", "lstm"]) == 130
+    assert command(["equations", "lstm"]) == 130
     assert "Traceback" not in capsys.readouterr().err

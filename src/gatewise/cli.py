@@ -17,7 +17,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from gatewise import signals
 from gatewise.errors import GatewiseError, GatewiseWarning, OptionError, out_of_memory
 from gatewise.options import whole
 
@@ -27,12 +26,8 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. 0: done; 2: the user's input is at fault; 128 and a signal's number: it stopped the
-    verb; 70: a fault of gatewise's own. All but 0 come with a line on standard error."""
-    return signals.answered(lambda: _run(argv))
-
-
-def _run(argv: list[str] | None) -> int:
+    """Run one verb. 0: done; 1: whoever read the output has gone; 2: the user's input is at fault; 70: a
+    fault of gatewise's own. 2 and 70 come with a line on standard error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a terminal that lacks σ is shown \u03c3, not a traceback
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -143,7 +138,7 @@ def _refit_from(text: str) -> bool | int:
 
 
 _SHOWN = 40
-_whole = _as(_whole_from, "a whole number of up to 18 digits")
+_whole = _as(_whole_from, "an integer below 2**63")
 _number = _as(float, "a number")
 _path = _as(_path_from, "a path")
 _part = _as(_part_from, "a number of rows or a share below 1")
@@ -205,7 +200,7 @@ def _fit(verbs: Any) -> None:
 def _run_fit(given: argparse.Namespace) -> None:
     from gatewise import Forecaster
     from gatewise.train.fitting import Run
-    from gatewise.train.folder import checkpoint_of
+    from gatewise.train.folder import Claim, checkpoint_of
 
     options = {
         name: getattr(given, name)
@@ -216,8 +211,10 @@ def _run_fit(given: argparse.Namespace) -> None:
             *("hidden", "layers", "dropout", "steps", "batch", "learning_rate", "seed"),
         )
     }
+    claim = Claim(given.out)  # until the model and its report are written, too
     run = Run(
         folder=given.out,
+        claim=claim,
         resume=given.resume,
         devices=given.devices,
         nodes=given.nodes,
@@ -231,14 +228,15 @@ def _run_fit(given: argparse.Namespace) -> None:
         print(f"no checkpoint in {given.out}: beginning", file=sys.stderr)
     saved = given.resume and checkpoint_of(given.out).exists()
     try:
-        forecaster.fit(given.data, validation=given.validation, test=given.test, run=run)
-        saved = True
-        if not signals.first_process():
-            return  # that one writes
-        if given.resume and _stands(forecaster, given.out):
-            print(f"the run in {given.out} is finished, and its model and report are complete")
-            return
-        _finish(forecaster, given.data, given.out, held_out=given.test != 0)
+        with claim:
+            forecaster.fit(given.data, validation=given.validation, test=given.test, run=run)
+            saved = True
+            if not claim.held:
+                return  # the first of this training's processes has it, and writes
+            if given.resume and _stands(forecaster, given.out):
+                print(f"the run in {given.out} is finished, and its model and report are complete")
+                return
+            _finish(forecaster, given.data, given.out, held_out=given.test != 0)
     except KeyboardInterrupt as stopped:
         if not getattr(stopped, "__notes__", []):
             stopped.add_note(
@@ -328,7 +326,7 @@ def _run_evaluate(given: argparse.Namespace) -> None:
     _print_scores(backtest)
 
 
-def _forecaster(folder: str) -> Any:
+def _forecaster(folder: Path) -> Any:
     """The forecaster that is saved there, and no model of another task."""
     from gatewise import Forecaster, load
 
@@ -359,7 +357,6 @@ def _run_cells(given: argparse.Namespace) -> None:
     from gatewise.cells.catalogue import CELLS, find
     from gatewise.emit.account import listing, record, sheet
     from gatewise.emit.page import write
-    from gatewise.options import whole
 
     if given.docs is not None:
         _check_alone("--docs", cell=given.cell, inputs=given.inputs, units=given.units)
@@ -528,10 +525,14 @@ def _run_demo(given: argparse.Namespace) -> None:
     from gatewise import Forecaster
     from gatewise.tasks.forecast.files import write_table
     from gatewise.train.fitting import Run
+    from gatewise.train.folder import Claim
 
     print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
-    with as_file(files("gatewise.data") / "examples" / "co2.csv") as data:
-        given.out.mkdir(parents=True, exist_ok=True)
+    with (
+        as_file(files("gatewise.data") / "examples" / "co2.csv") as data,
+        Claim(given.out) as claim,
+    ):
+        claim.take()
         forecaster = Forecaster(52, "co2", "date", conformal=True)
         forecaster.fit(data, run=Run(progress=sys.stderr.isatty()))
         _finish(forecaster, data, given.out, held_out=True)

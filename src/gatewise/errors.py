@@ -56,11 +56,13 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
         number: of the signal.
+        told_elsewhere: whether another process of the same training says so.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = int(number)
+        self.told_elsewhere = False
 
 
 class MissingExtraError(GatewiseError, ImportError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -23,37 +22,33 @@ def answered(action: Callable[[], int]) -> int:
             return action()
         except KeyboardInterrupt as stopped:
             _ignored()
-            if first_process():
+            if not getattr(stopped, "told_elsewhere", False):
                 notes = getattr(stopped, "__notes__", None) or ["stopped"]
                 print("gatewise:", "; ".join(notes), file=sys.stderr)
             return 128 + getattr(stopped, "number", int(signal.SIGINT))
 
 
-def first_process() -> bool:
-    """Whether this is the first of the processes that train one model."""
-    return not any(int(os.environ.get(name) or 0) for name in ("LOCAL_RANK", "NODE_RANK"))
-
-
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within, both wait for the end, so that a process that is being started gets all it needs; and it
-    never sees SIGINT, which a terminal sends to all: the process that started it ends it."""
+    """Within the block SIGINT and SIGTERM are held back until its end. A process started here has SIGINT
+    blocked; its parent ends it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     waiting: list[int] = []
-    both = (signal.SIGINT, signal.SIGTERM)
-    before = {each: signal.signal(each, lambda number, _: waiting.append(number)) for each in both}
-    masked = {signal.SIGINT} if hasattr(signal, "pthread_sigmask") else set()
-    if masked:  # what a new process inherits; here other threads still get it
-        signal.pthread_sigmask(signal.SIG_BLOCK, masked)
+    before = {
+        each: signal.signal(each, lambda number, _: waiting.append(number)) for each in _heeded()
+    }
+    masks = hasattr(signal, "pthread_sigmask")
+    if masks:  # what a new process inherits; here other threads still get it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         for each, handler in before.items():
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
-        if masked:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, masked)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number in waiting[:1]:
             signal.raise_signal(number)
 
@@ -83,8 +78,8 @@ def raised() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM), _raise_after_imports)
-    if hasattr(signal, "SIGALRM"):
+    handlers: dict[int, Any] = dict.fromkeys(_heeded(), _raise_after_imports)
+    if handlers and hasattr(signal, "SIGALRM"):
         handlers[signal.SIGALRM] = _again
     before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
     try:
@@ -95,6 +90,12 @@ def raised() -> Iterator[None]:
         _waiting.clear()
         for each, handler in before.items():
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+
+def _heeded() -> list[signal.Signals]:
+    """Those of SIGINT and SIGTERM that are not ignored: a shell script's background jobs ignore SIGINT."""
+    both = (signal.SIGINT, signal.SIGTERM)
+    return [each for each in both if signal.getsignal(each) is not signal.SIG_IGN]
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gatewise import signals
-from gatewise.errors import ModelFileError, OptionError, TrainingError, need, out_of_memory
+from gatewise.errors import ModelFileError, OptionError, Stopped, TrainingError, need, out_of_memory
 from gatewise.options import choice, flag, whole
 from gatewise.train import folder
 from gatewise.train.checkpoint import SafeCheckpoints, check_like, load
+from gatewise.train.folder import Claim
 from gatewise.train.record import Record, check_same
 
 
@@ -49,6 +50,8 @@ class Run:
 
     Args:
         folder: where checkpoints are written; without one there are none.
+        claim: to the folder, for one who writes there after the training too; the training takes it. Without
+            one it has a claim of its own, which ends with it.
         resume: go on from the checkpoint in ``folder``, which must be of the same data and options;
             begin where there is none.
         devices: "auto" for one, or how many processes or GPUs on each of the ``nodes``.
@@ -56,7 +59,8 @@ class Run:
         record: what the training learns from, as its task says it.
     """
 
-    folder: Path | None = None
+    folder: str | Path | None = None
+    claim: Claim | None = None
     resume: bool = False
     devices: int | str = "auto"
     nodes: int = 1
@@ -67,26 +71,27 @@ class Run:
     record: Record | None = None
 
     def __post_init__(self) -> None:
-        def keep(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        if self.folder is not None:
-            keep("folder", Path(self.folder))
         if self.devices != "auto":
-            keep("devices", _devices(self.devices))
-        keep("nodes", whole("nodes", self.nodes))
-        keep("precision", choice("precision", self.precision, PRECISIONS))
+            _devices(self.devices)
+        whole("nodes", self.nodes)
+        choice("precision", self.precision, PRECISIONS)
         for name in ("resume", "progress", "tensorboard"):
-            keep(name, flag(name, getattr(self, name)))
+            flag(name, getattr(self, name))
         if self.tensorboard and self.folder is None:
             raise OptionError(
                 "tensorboard writes its logs to the run's folder, and this run has none"
             )
         if self.nodes > 1 and not _MEETING_PLACE & os.environ.keys():
             raise OptionError(
-                f"nodes={self.nodes}: the processes find each other by MASTER_ADDR, MASTER_PORT and "
-                f"NODE_RANK in the environment, which torchrun and Slurm set, and none is there"
+                f"nodes={self.nodes}: the processes of several nodes are started by torchrun, by Slurm's "
+                f"srun, or one on each node with MASTER_ADDR, MASTER_PORT and NODE_RANK in its "
+                f"environment, and nothing of these is there"
             )
+
+    @property
+    def path(self) -> Path | None:
+        """The folder."""
+        return None if self.folder is None else Path(self.folder)
 
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -193,7 +198,7 @@ class _Keep(Checkpoint):
 
     def __init__(self, recipe: Recipe, run: Run, checked: bool) -> None:
         self.recipe, self.checked = recipe, checked
-        self.path = None if run.folder is None else folder.checkpoint_of(run.folder)
+        self.path = None if run.path is None else folder.checkpoint_of(run.path)
         self.recorded = asdict(run.record or _NOTHING) | {"recipe": asdict(recipe)}
         self.weights: dict[str, Tensor] = {}
         self.saved = 0  # rounds in the checkpoint
@@ -252,9 +257,10 @@ def fit(
     """
     keep = _Keep(recipe, run, checks is not None)
     trainer = _trainer(recipe, run, keep)
-    # processes that this one starts for the same run work under its claim
-    alone = run.folder is not None and trainer.is_global_zero
-    with folder.claimed(run.folder) if alone and run.folder else nullcontext():
+    with ExitStack() as end:
+        # processes that the first one starts for the same run work under its claim
+        if run.path is not None and trainer.is_global_zero:
+            (run.claim or end.enter_context(Claim(run.path))).take()
         resumed = _taken_up(keep, module, trainer, (training, checks), run)
         if not (resumed and complete(module.history, recipe, keep.checked)):
             _train(module, training, checks, trainer, keep, resumed)
@@ -268,14 +274,14 @@ def _taken_up(
 ) -> bool:
     """Whether the run goes on from a checkpoint, whose history and best weights are then there; an
     earlier run's checkpoint is removed where it doesn't."""
-    if keep.path is None or run.folder is None:
+    if keep.path is None or run.path is None:
         return False
     if not (run.resume and keep.path.exists()):
         if trainer.is_global_zero:
-            folder.clear(run.folder)
+            folder.clear(run.path)
         return False
     checkpoint = load(keep.path)
-    check_same(checkpoint.get("run"), run.record or _NOTHING, keep.recipe, run.folder)
+    check_same(checkpoint.get("run"), run.record or _NOTHING, keep.recipe, run.path)
     try:
         _check(checkpoint, module, trainer, parts, keep)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
@@ -361,10 +367,10 @@ def _train(
             trainer.fit(module, training, checks, ckpt_path=str(keep.path) if resumed else None)
         except SystemExit as ended:
             stopped = signals.translated(ended)
-            _note(stopped, keep)
+            _note(stopped, keep, trainer)
             raise stopped from None
         except KeyboardInterrupt as stopped:
-            _note(stopped, keep)
+            _note(stopped, keep, trainer)
             raise
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
@@ -375,8 +381,10 @@ def _train(
             ) from error
 
 
-def _note(stopped: KeyboardInterrupt, keep: _Keep) -> None:
-    """Say how to go on."""
+def _note(stopped: KeyboardInterrupt, keep: _Keep, trainer: lightning.Trainer) -> None:
+    """Say how to go on, in the first process of the training."""
+    if isinstance(stopped, Stopped):
+        stopped.told_elsewhere = not trainer.is_global_zero
     if keep.path is None:
         return
     if keep.saved:
@@ -396,20 +404,21 @@ def _trainer(recipe: Recipe, run: Run, keep: Checkpoint) -> lightning.Trainer:
     if run.tensorboard:
         need("tensorboard", "tensorboard")
         logger = TensorBoardLogger(str(run.folder), name="logs")
-    many = run.devices not in ("auto", 1) or run.nodes > 1
+    devices = "auto" if run.devices == "auto" else _devices(run.devices)
+    many = devices not in ("auto", 1) or run.nodes > 1
     most = max(os.cpu_count() or 1, 2)
     on_cpu = run.accelerator == "cpu" or not torch.accelerator.is_available()
-    if on_cpu and run.devices != "auto" and int(run.devices) > most:
+    if on_cpu and isinstance(devices, int) and devices > most:
         raise OptionError(
-            f"devices={run.devices}: each is a process on a processor of its own, and this machine has "
+            f"devices={devices}: each is a process on a processor of its own, and this machine has "
             f"{os.cpu_count()}"
         )
     try:
         return lightning.Trainer(
             max_epochs=recipe.rounds,
             accelerator=run.accelerator,
-            devices=run.devices if many or run.devices != "auto" else 1,
-            num_nodes=run.nodes,
+            devices=1 if devices == "auto" and not many else devices,
+            num_nodes=whole("nodes", run.nodes),
             strategy="ddp" if many else "auto",
             precision=run.precision,  # type: ignore[arg-type]
             gradient_clip_val=recipe.clip,
@@ -417,7 +426,7 @@ def _trainer(recipe: Recipe, run: Run, keep: Checkpoint) -> lightning.Trainer:
             logger=logger,
             log_every_n_steps=1,
             plugins=[SafeCheckpoints()],
-            enable_progress_bar=run.progress,
+            enable_progress_bar=bool(run.progress),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
-from gatewise.errors import ModelFileError, OptionError
+from gatewise.errors import ModelFileError, OptionError, caution
 
 LOCK = ".lock"
 
@@ -35,27 +34,53 @@ def clear(folder: Path) -> None:
         ) from error
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Have the folder alone. The system ends the claim with the process, however that ends.
+class Claim:
+    """A run's claim to its folder, from where it is taken to the end of the block. The system ends it with
+    the process, however that ends."""
 
-    Raises:
-        OptionError: another run has it; the message has the number of its process.
-        ModelFileError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _locked(folder)
-    except OSError as error:
-        raise ModelFileError(f"cannot write to {folder}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: IO[str] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has taken it; of a training's processes the first one does."""
+        return self._file is not None
+
+    def take(self) -> None:
+        """Locks the folder for this run, where it has not yet.
+
+        Raises:
+            OptionError: another run has it; the message has the number of its process.
+            ModelFileError: the folder cannot be written.
+        """
+        if self.held:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = _locked(self.folder)
+        except OSError as error:
+            raise ModelFileError(
+                f"cannot write to {self.folder}: {error.strerror or error}"
+            ) from error
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        if self._file is None:
+            return
         # while it is locked: whoever opened it meanwhile finds that it is not in the folder any more.
         # Windows removes no open file; there it stays, and blocks nobody.
         with suppress(OSError):
-            (folder / LOCK).unlink(missing_ok=True)
-        file.close()
+            (self.folder / LOCK).unlink(missing_ok=True)
+        self._file.close()
+        self._file = None
 
 
 def _locked(folder: Path) -> IO[str]:
@@ -66,10 +91,9 @@ def _locked(folder: Path) -> IO[str]:
             _lock(file)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                warnings.warn(
+                caution(
                     f"{folder} is on a file system without locks ({error.strerror}): see to it that no "
-                    f"other run writes there",
-                    stacklevel=2,
+                    f"other run writes there"
                 )
                 return file
             file.seek(0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,17 +12,27 @@ from gatewise.data.panel import Panel
 from gatewise.train.fitting import Run
 from gatewise.train.record import Record, digest, plain
 
-if TYPE_CHECKING:
-    from gatewise.tasks.forecast.forecaster import Forecaster
-
 # Of these the recipe says what became of them, and the data's grid what was read with them.
 _ELSEWHERE = ("steps", "batch", "learning_rate", "seed", "freq", "time_format")
 _NAMES = ("target", "past", "known", "static")
 
 
+class Learner(Protocol):
+    """What is recorded of a forecaster: its options, and what they say of columns and quantiles."""
+
+    season: int | None
+    target_: tuple[str, ...]
+    past_: tuple[str, ...]
+    known_: tuple[str, ...]
+    static_: tuple[str, ...]
+    quantiles_: Sequence[float]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+
+
 def recorded(
     run: Run,
-    forecaster: Forecaster,
+    forecaster: Learner,
     panel: Panel,
     validation: int | float,
     test: int | float,

@@ -124,7 +124,8 @@ def write(forecaster: Forecaster, data: Any, backtest: Backtest | None, folder: 
     page = report(forecaster, backtest, trace, values, summary)
     title = f"{_short(_called(summary.name, summary.targets[0]))}: the LSTM's gates"
     gates = _saved(_gates(forecaster, trace, values, summary, title), format="png", dpi=130)
-    write_whole(folder, {"report.html": page.encode(), "gates.png": gates})
+    # the page last: where it stands, the report is complete
+    write_whole(folder, {"gates.png": gates, "report.html": page.encode()})
     return folder / "report.html"
 
 
