@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import gatewise as gw
-from gatewise.backends.registry import BACKENDS
 from gatewise.__main__ import main as command
+from gatewise.backends.registry import BACKENDS
 from gatewise.cli import main
 from gatewise.emit.account import in_words, listing, record
 from gatewise.emit.equations import latex, text
