@@ -1,8 +1,10 @@
 """What importing gatewise costs, and which room may look into which."""
 
 import ast
+import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import gatewise
 
 ROOT = Path(gatewise.__file__).parent
+SCRIPT = Path(sysconfig.get_path("scripts")) / "gatewise"
 HEAVY = (
     *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton", "cuda"),
     *("keras", "h5py", "onnx", "sklearn", "scipy"),
@@ -100,11 +103,42 @@ def test_what_is_private_to_a_module_stays_there(module):
     assert {n for n in private if not n.startswith("gatewise._native")} == set()
 
 
-def test_importing_it_alone_does_not_load_torch():
-    """So that the command line can answer a signal from the first moment on."""
-    code = "import sys, gatewise.cli; print('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "False\n"
+SPY = """
+import atexit, signal, sys
+from importlib import abc
+
+class Spy(abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            handler = signal.getsignal(signal.SIGTERM)
+            print("torch is loaded, SIGTERM", "answered" if callable(handler) else "not answered")
+            sys.meta_path.remove(self)
+
+sys.meta_path.insert(0, Spy())
+"""
+
+
+@pytest.mark.parametrize("started", [["-m", "gatewise"], [str(SCRIPT)]], ids=["module", "script"])
+def test_the_command_answers_signals_before_it_loads_torch(started, tmp_path):
+    """Python runs sitecustomize.py before all else."""
+    (tmp_path / "sitecustomize.py").write_text(SPY)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    said = []
+    for line in (["--version"], ["cells", "lstm"]):
+        run = subprocess.run(
+            [sys.executable, *started, *line], capture_output=True, text=True, check=True, env=env
+        )
+        said.append(run.stdout.splitlines())
+    assert said[0] == [f"gatewise {gatewise.__version__}"]
+    assert said[1][0] == "torch is loaded, SIGTERM answered"
+
+
+def test_a_library_import_registers_the_operators_of_exported_programs():
+    code = "import sys, gatewise; print(*(m in sys.modules for m in sys.argv[1:]))"
+    modules = ["gatewise.backends.operators", "gatewise.nn.checks"]
+    line = [sys.executable, "-c", code, *modules]
+    run = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "True"]
 
 
 def test_everything_exported_is_there_and_documented():

@@ -543,8 +543,8 @@ def check_whole(found, kills, loads):
 
 
 def test_a_killed_save_and_readers_beside_it_find_one_whole_model(tmp_path):
-    found = saving(tmp_path, steps=0, kills=30, readers=150, savers=20)
-    check_whole(found, 30, 150)
+    found = saving(tmp_path, steps=0, kills=8, readers=40, savers=6)
+    check_whole(found, 8, 40)
     steps = found["steps"]  # killed before each operation on files: the old one, then the new one
     turn = steps.index("second")
     assert steps == ["first"] * turn + ["second"] * (len(steps) - turn)

@@ -92,6 +92,7 @@ def libraries(folder):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_cell_is_compiled_once_and_kept(tmp_path):
     """By several processes at once on an empty cache, and by a later one that has no compiler."""
     kept = tmp_path / "not yet there" / "cells"

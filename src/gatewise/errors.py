@@ -78,7 +78,7 @@ def caution(message: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "gatewise":
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, GatewiseWarning, stacklevel=level - 1)
+    warnings.warn(message, GatewiseWarning, stacklevel=level)
 
 
 def need(module: str, extra: str) -> ModuleType:
