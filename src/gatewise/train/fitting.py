@@ -432,4 +432,6 @@ def _trainer(recipe: Recipe, run: Run, keep: Checkpoint) -> lightning.Trainer:
             use_distributed_sampler=False,
         )
     except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
-        raise OptionError(f"Lightning cannot run this: {error}") from error
+        raise OptionError(
+            f"Lightning cannot run this (accelerator={run.accelerator!r}, devices={run.devices!r}): {error}"
+        ) from error
