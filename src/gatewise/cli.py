@@ -147,7 +147,11 @@ _refit = _as(_refit_from, "true, false or a whole number")
 
 
 def _fit(verbs: Any) -> None:
-    verb = verbs.add_parser("fit", help="learn from a table of series")
+    verb = verbs.add_parser(
+        "fit",
+        help="learn from a table of series",
+        epilog="gatewise fit forecast --help lists the options.",
+    )
     tasks = verb.add_subparsers(metavar="TASK", required=True)
     task = tasks.add_parser("forecast", help="forecast the next steps of each series")
     task.set_defaults(run=_run_fit)
@@ -172,25 +176,33 @@ def _fit(verbs: Any) -> None:
     )
     task.add_argument("--context", type=_whole, help="steps the model sees")
     task.add_argument("--season", type=_whole, help="seasonal period in steps")
-    task.add_argument("--quantiles", type=_number, nargs="+", default=[0.1, 0.5, 0.9])
+    task.add_argument(
+        "--quantiles",
+        type=_number,
+        nargs="+",
+        default=[0.1, 0.5, 0.9],
+        help="levels to forecast beside the point (0.1 0.5 0.9)",
+    )
     task.add_argument("--calendar", action="store_true", help="see hour of day, day of week, …")
     task.add_argument("--conformal", action="store_true", help="calibrate the quantiles")
     task.add_argument("--minimum", type=_number, help="forecasts are cut off below it, e.g. 0")
     task.add_argument("--maximum", type=_number, help="forecasts are cut off above it")
     task.add_argument("--validation", type=_part, default=0.15, help="rows, or a share below 1")
     task.add_argument("--test", type=_part, default=0.15, help="rows held out, or a share below 1")
-    task.add_argument("--hidden", type=_whole, default=64)
-    task.add_argument("--layers", type=_whole, default=1)
-    task.add_argument("--dropout", type=_number, default=0.2)
+    task.add_argument("--hidden", type=_whole, default=64, help="units of the LSTM (64)")
+    task.add_argument("--layers", type=_whole, default=1, help="layers of the LSTM (1)")
+    task.add_argument("--dropout", type=_number, default=0.2, help="a probability (0.2)")
     task.add_argument("--steps", type=_whole, help="training steps; by the data if not given")
-    task.add_argument("--batch", type=_whole, default=256)
-    task.add_argument("--lr", dest="learning_rate", type=_number, default=4e-3)
-    task.add_argument("--seed", type=_whole, default=0)
+    task.add_argument("--batch", type=_whole, default=256, help="windows to a training step (256)")
+    task.add_argument(
+        "--lr", dest="learning_rate", type=_number, default=4e-3, help="learning rate (0.004)"
+    )
+    task.add_argument("--seed", type=_whole, default=0, help="the same seed gives the same model")
     task.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in --out"
     )
     task.add_argument("--devices", type=_devices, default="auto", help="processes or GPUs per node")
-    task.add_argument("--nodes", type=_whole, default=1)
+    task.add_argument("--nodes", type=_whole, default=1, help="machines (1)")
     task.add_argument("--accelerator", default="auto", help="cpu, gpu, …")
     task.add_argument("--precision", default="32-true", help="bf16-mixed, 16-mixed, 32-true")
     task.add_argument("--tensorboard", action="store_true", help="write logs to --out/logs")
@@ -518,7 +530,9 @@ def _run_paper(given: argparse.Namespace) -> None:
 def _demo(verbs: Any) -> None:
     verb = verbs.add_parser("demo", help="the main job on an embedded real series")
     verb.set_defaults(run=_run_demo)
-    verb.add_argument("--out", type=_path, default=Path("runs/demo"))
+    verb.add_argument(
+        "--out", type=_path, default=Path("runs/demo"), help="folder for what it writes (runs/demo)"
+    )
 
 
 def _run_demo(given: argparse.Namespace) -> None:
