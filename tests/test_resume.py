@@ -406,7 +406,7 @@ def test_processes_of_one_run_do_not_refuse_each_other(tmp_path):
     """Two processes on a CPU, the second started by Lightning as the same command."""
     table().write_csv(tmp_path / "a.csv")
     line = [*FIT, "--hidden", "8", "--steps", "18", "--devices", "2", "--accelerator", "cpu"]
-    for more, said in (([], "report"), (["--resume"], "is finished")):
+    for more, said in (([], "report    "), (["--resume"], "is finished")):
         process = command(*line, *more, cwd=tmp_path)
         out, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
