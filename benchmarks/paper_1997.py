@@ -101,7 +101,7 @@ def _arguments() -> argparse.Namespace:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number, 1 or more; not {text!r}")
+        raise argparse.ArgumentTypeError(f"a positive integer, not {text!r}")
     return int(text)
 
 

@@ -269,12 +269,12 @@ def test_autocast(input_type):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AdditiveAttention(0, 4, 5), "query_size must be a whole number from 1 on, not 0"),
-        (lambda: AdditiveAttention(3, 4, 5.0), "units must be a whole number from 1 on, not 5.0"),
+        (lambda: AdditiveAttention(0, 4, 5), "query_size must be a positive integer, not 0"),
+        (lambda: AdditiveAttention(3, 4, 5.0), "units must be a positive integer, not 5.0"),
         (lambda: MultiplicativeAttention(3, 4, "concat"), "kind must be one of 'general', 'dot', not 'concat'"),
         (lambda: MultiplicativeAttention(3, 4, "dot"), "not query_size=3 and key_size=4"),
         (lambda: AttentionPooling(3, batch_first=2), "batch_first must be True or False, not 2"),
-        (lambda: AttentionPooling(3, 0), "units must be a whole number from 1 on, not 0"),
+        (lambda: AttentionPooling(3, 0), "units must be a positive integer, not 0"),
     ],
 )  # fmt: skip
 def test_options_out_of_range(make, message):

@@ -233,8 +233,8 @@ def test_what_is_said_of_a_layout():
 
 
 LENGTHS = {
-    "2^63": ([2**63, 1], "expected a whole number for each sequence"),
-    "2^70": ([2**70, 1], "expected a whole number for each sequence"),
+    "2^63": ([2**63, 1], "expected an integer for each sequence"),
+    "2^70": ([2**70, 1], "expected an integer for each sequence"),
     "2^63 of uint64": (np.array([2**63, 1], np.uint64), "length 9223372036854775808 of sequence 0"),
     "below zero": ([-1, 2], "length -1 of sequence 0 is not in 0…5"),
     "too long": ([5, 6], "length 6 of sequence 1 is not in 0…5"),
@@ -242,8 +242,8 @@ LENGTHS = {
     "None in it": ([None, 1], "lengths is"),
     "an object": (object(), "lengths is"),
     "a mapping": ({}, "lengths is"),
-    "fractions": ([1.5, 2], "lengths must be whole numbers"),
-    "booleans": ([True, False], "lengths must be whole numbers"),
+    "fractions": ([1.5, 2], "lengths must be integers"),
+    "booleans": ([True, False], "lengths must be integers"),
     "too few": ([1], r"lengths has the shape \(1,\), expected \(2,\)"),
     "meta": (torch.tensor([1, 2], device="meta"), "lengths is on 'meta', the input is on 'cpu'"),
 }

@@ -57,7 +57,7 @@ def test_fit_predict_evaluate(hourly, tmp_path, capsys):
     ("change", "message"),
     [
         (["--target", "lod"], "did you mean 'load'"),
-        (["--horizon", "0"], "horizon must be a whole number from 1 on, not 0"),
+        (["--horizon", "0"], "horizon must be a positive integer, not 0"),
         (["--gaps", "fill"], "gaps must be"),
         (["--dropout", "7"], "dropout must be a probability from 0 to 1, not 7.0"),
         (["--lr", "-1"], "learning_rate must be a number above 0, not -1.0"),
@@ -183,8 +183,8 @@ def test_pages_are_written(tmp_path, capsys):
     [
         (["lsmt"], "no cell 'lsmt' (did you mean 'lstm'?); there are: rnn_tanh,"),
         (["lsmt", "--json"], "no cell 'lsmt' (did you mean 'lstm'?)"),
-        (["--units", "0"], "units must be a whole number from 1 on, not 0"),
-        (["lstm", "--inputs", "-3"], "inputs must be a whole number from 1 on, not -3"),
+        (["--units", "0"], "units must be a positive integer, not 0"),
+        (["lstm", "--inputs", "-3"], "inputs must be a positive integer, not -3"),
         (["gru", "--docs"], "--docs writes every cell's page and takes no cell, not 'gru'"),
         (["--units", "3", "--docs"], "--docs writes every cell's page and takes no units, not 3"),
     ],

@@ -329,9 +329,9 @@ def test_what_the_sentences_say(places, capsys):
             [*fit, "--test", "nan"],
             "--test: expected a number of rows or a share below 1, not 'nan'",
         ),
-        ([*fit, "--seed", "-1"], "seed must be a whole number from 0"),
+        ([*fit, "--seed", "-1"], "seed must be an integer from 0"),
         ([*fit, "--hidden", "1000000"], "hidden=1000000, layers=1"),
-        ([*fit, "--devices", "-1"], "devices must be 'auto' or a whole number from 1 on, not -1"),
+        ([*fit, "--devices", "-1"], "devices must be 'auto' or a positive integer, not -1"),
         ([*fit, "--devices", "100000"], "devices=100000: each is a process"),
         ([*fit, "--nodes", "2"], "nodes=2: the processes of several nodes are started by torchrun"),
         ([*fit[:-1], "a\0b"], "--out: expected a path, not 'a\\x00b'"),
@@ -343,8 +343,11 @@ def test_what_the_sentences_say(places, capsys):
             ["bench", "--shapes", "1000000000,1000,1000,1000"],
             "the shape 1000000000,1000,1000,1000 takes",
         ),
-        (["bench", "--threads", "1000000"], "threads must be a whole number from 1 to"),
-        (["paper", "1997", "3a-100-3", "--processes", "1000000000"], "--processes must be a whole"),
+        (["bench", "--threads", "1000000"], "threads must be an integer from 1 to"),
+        (
+            ["paper", "1997", "3a-100-3", "--processes", "1000000000"],
+            "--processes must be an integer from 1 to",
+        ),
         (["fit"], "the following arguments are required: TASK"),
     ):
         assert main(line) == 2, line

@@ -252,7 +252,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_series(hourly, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(horizon=0), "horizon must be a whole number from 1 on, not 0"),
+        (dict(horizon=0), "horizon must be a positive integer, not 0"),
         (dict(horizon=2.5), "horizon"),
         (dict(quantiles=[0.5, 0.5]), "quantiles must differ"),
         (dict(quantiles=[0, 0.5]), "between 0 and 1"),

@@ -423,12 +423,12 @@ def test_another_table_without_time_is_told_how_rows_are_counted():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(seed=-1), "seed must be a whole number from 0 .*, not -1"),
+        (dict(seed=-1), "seed must be an integer from 0 .*, not -1"),
         (dict(seed=2**64), "seed must be"),
         (dict(target=None), "target must be the name of a column or a list of names, not None"),
         (dict(quantiles="0.9"), "quantiles must differ .* not '0.9'"),
         (dict(quantiles=None), "quantiles"),
-        (dict(layers=1001), "layers must be a whole number from 1 to 1000"),
+        (dict(layers=1001), "layers must be an integer from 1 to 1000"),
         (dict(calendar="yes"), "calendar must be True or False"),
         (dict(minimum=3, maximum=3), "minimum=3.0 must be below maximum=3.0"),
         (dict(minimum=NAN), "minimum must be a finite number or None"),
@@ -443,7 +443,7 @@ def test_options_that_cannot_be_used_are_refused_when_given(options, message):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (dict(test="0.2"), "test must be a share below 1 or a whole number of rows, not '0.2'"),
+        (dict(test="0.2"), "test must be a share below 1 or a number of rows, not '0.2'"),
         (dict(test=1.0), "test must be"),
         (dict(validation=None), "validation must be"),
         (dict(validation=0), "validation must hold some rows"),

@@ -352,7 +352,7 @@ def test_autocast(order, input_type):
     ("make", "message"),
     [
         (lambda: SelfAttention(6, 4), "size must be a multiple of heads=4, not 6"),
-        (lambda: SelfAttention(6, 0), "heads must be a whole number from 1 on, not 0"),
+        (lambda: SelfAttention(6, 0), "heads must be a positive integer, not 0"),
         (lambda: SelfAttention(6, 2, causal='no'), "causal must be True or False, not 'no'"),
         (lambda: SelfAttention(6, 2, dropout=2), "dropout must be a probability from 0 to 1, not 2"),
         (lambda: HybridBlock(6, 2, order="paralel"), "order must be one of 'recurrence-first', 'attention-first', "
@@ -364,7 +364,7 @@ def test_autocast(order, input_type):
             "recurrence in time's direction"),
         (lambda: HybridBlock(6, 2, gw.GRU(6, 6), backend="aten"), "backend='aten' is for a recurrence made "
             "here; the one given has backend='auto'"),
-        (lambda: HybridBlock(6, 2, feed_forward=0), "feed_forward must be a whole number from 1 on, not 0"),
+        (lambda: HybridBlock(6, 2, feed_forward=0), "feed_forward must be a positive integer, not 0"),
         (lambda: HybridBlock(6, 2, batch_first='no'), "batch_first must be True or False, not 'no'"),
     ],
 )  # fmt: skip

@@ -445,9 +445,9 @@ def test_how_it_begins():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(input_size=0), "input_size must be a whole number from 1 on, not 0"),
-        (dict(heads=2.0), "heads must be a whole number from 1 on, not 2.0"),
-        (dict(chunk=0), "chunk must be a whole number from 1 on, not 0"),
+        (dict(input_size=0), "input_size must be a positive integer, not 0"),
+        (dict(heads=2.0), "heads must be a positive integer, not 2.0"),
+        (dict(chunk=0), "chunk must be a positive integer, not 0"),
         (dict(heads=4), "hidden_size=6 is not a multiple of heads=4: each head has an equal share"),
         (dict(forget="tanh"), "forget must be one of 'sigmoid', 'exp', not 'tanh'"),
         (dict(batch_first=2), "batch_first must be True or False, not 2"),

@@ -36,20 +36,58 @@ def test_whole_numbers_of_every_kind(value):
         None,
         [7],
         np.array([7]),
-        2**63,
     ],
     ids=repr,
 )
-def test_what_is_no_whole_number_is_named(value):
-    with pytest.raises(OptionError, match=r"n must be a whole number from 1 on, not") as caught:
+def test_what_is_no_positive_integer_is_named(value):
+    with pytest.raises(OptionError, match="n must be a positive integer, not") as caught:
         whole("n", value)
     assert repr(value) in str(caught.value)
 
 
-def test_a_whole_number_has_an_upper_bound():
-    assert whole("n", 3, least=0, most=3) == 3
-    with pytest.raises(OptionError, match="from 0 to 3, not 4"):
-        whole("n", 4, least=0, most=3)
+@pytest.mark.parametrize(
+    ("bounds", "value", "said"),
+    [
+        (dict(), 0, "n must be a positive integer, not 0"),
+        (dict(least=0), -1, "n must be a non-negative integer, not -1"),
+        (dict(least=2), 1, "n must be an integer from 2 on, not 1"),
+        (dict(least=0, most=3), 4, "n must be an integer from 0 to 3, not 4"),
+        (dict(), 2**63, f"n must be an integer from 1 to {2**63 - 1}, not {2**63}"),
+    ],
+)
+def test_a_message_says_the_range(bounds, value, said):
+    assert whole("n", 3, **bounds) == 3
+    with pytest.raises(OptionError) as caught:
+        whole("n", value, **bounds)
+    assert str(caught.value) == said
+
+
+LONG = {
+    "list": list(range(10**5)),
+    "text": "x" * 10**5,
+    "array": np.arange(900.0),
+    "tensor": torch.zeros(10**3),
+    "integer": 10**4000,
+}
+CHECKS = {
+    "whole": whole,
+    "real": real,
+    "probability": probability,
+    "flag": flag,
+    "choice": lambda name, value: choice(name, value, ("error", "mask")),
+    "size of a layer": lambda _, value: gw.LSTM(3, value),
+    "torch's flag": lambda _, value: gw.LSTM(3, 4, bias=value),
+    "projection": lambda _, value: gw.LSTM(3, 4, proj_size=value),
+    "kernel": lambda _, value: gw.ConvLSTM(3, 4, value),
+}
+
+
+@pytest.mark.parametrize("value", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_a_message_shortens_what_is_long(check, value):
+    with pytest.raises(OptionError, match=r"not .*\.\.\.") as caught:
+        check("n", value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def test_static_columns_must_be_constant_and_there() -> None:
         ({"known": ["promo", "promo"]}, "column 'promo' is given twice: as known and as known"),
         ({"static": ["id"]}, "column 'id' is given twice: as static and as series"),
         ({"target": ()}, "target names no column"),
-        ({"gaps": "fill"}, "gaps must be 'error' or 'mask', not 'fill'"),
+        ({"gaps": "fill"}, "gaps must be one of 'error', 'mask', not 'fill'"),
     ],
 )
 def test_options_that_cannot_be(changes: dict[str, Any], message: str) -> None:

@@ -594,7 +594,7 @@ def test_the_command_line(capsys):
     assert main(["paper", "1997", "9"]) == 2
     assert "no experiment '9'" in capsys.readouterr().err
     assert main(["paper", "1997", "6a", "--trials", "0"]) == 2
-    assert "--trials must be a whole number from 1 to 100000, not 0" in capsys.readouterr().err
+    assert "--trials must be an integer from 1 to 100000, not 0" in capsys.readouterr().err
 
 
 def test_a_summary():

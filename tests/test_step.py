@@ -146,7 +146,7 @@ def test_a_type_that_does_not_fit():
 
 
 def test_options():
-    with pytest.raises(OptionError, match="hidden_size must be a whole number from 0 on, not -1"):
+    with pytest.raises(OptionError, match="hidden_size must be a non-negative integer, not -1"):
         gw.LSTMCell(3, -1)
     with pytest.raises(OptionError, match="bias must be True or False, not 'no'"):
         gw.GRUCell(3, 4, "no")

@@ -100,7 +100,7 @@ def test_a_row_that_does_not_fit(row, message):
 def test_what_cannot_stream():
     with pytest.raises(OptionError, match="bidirectional layer cannot stream"):
         make(LAYERS["lstm"], bidirectional=True).stream()
-    with pytest.raises(OptionError, match="batch must be a whole number from 1 on, not 0"):
+    with pytest.raises(OptionError, match="batch must be a positive integer, not 0"):
         make(LAYERS["lstm"]).stream(0)
     with pytest.raises(BackendError, match=r"torch\.bfloat16"):
         make(LAYERS["lstm"], dtype=torch.bfloat16).stream()

@@ -469,8 +469,8 @@ def test_no_recurrent_part(block_size):
         (lambda: gw.Recurrent(block_of_1997, 3, 6, block_size=3, recurrent_blocks=4), "which is 12"),
         (lambda: gw.LSTM(3, 6, block_size=2), "block_size=2 is how many cells share the gates that a "
             "cell says are shared, and lstm says so of none"),
-        (lambda: gw.LSTM(3, 6, block_size=0), "block_size must be a whole number from 1 on, not 0"),
-        (lambda: gw.LSTM(3, 6, recurrent_blocks=2.0), "recurrent_blocks must be a whole number"),
+        (lambda: gw.LSTM(3, 6, block_size=0), "block_size must be a positive integer, not 0"),
+        (lambda: gw.LSTM(3, 6, recurrent_blocks=2.0), "recurrent_blocks must be a positive integer"),
         (lambda: gw.GRU(3, 6, recurrent_blocks=4), "hidden_size=6 must be a multiple of block_size=1 "
             "times recurrent_blocks=4, which is 4"),
         (lambda: gw.LSTM(3, 6, proj_size=3, recurrent_blocks=2), "proj_size=3 must be a multiple of "

@@ -404,7 +404,7 @@ REFUSED = {
     "gate": (dict(recurrent_activation="softmax"), "recurrent_activation='softmax'"),
     "layer as a function": (
         dict(activation={"class_name": "LeakyReLU", "config": {}}), "activation=.*LeakyReLU"),
-    "units": (dict(units="many"), "units='many': expected a whole number"),
+    "units": (dict(units="many"), "units='many': expected a positive integer"),
     "more units": (dict(units=5), r"kernel of the layer 'lstm' has the shape \(2, 16\), expected \(2, 20\)"),
     "bias": (dict(use_bias=False), "has the weights kernel, recurrent_kernel, bias, expected kernel, recurrent_kernel"),
     "a flag": (dict(go_backwards="yes"), "go_backwards='yes': expected true or false"),

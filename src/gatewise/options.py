@@ -6,6 +6,7 @@ A number may come as Python's, NumPy's, an array without dimensions or a tensor 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
@@ -13,20 +14,23 @@ from typing import Any
 from gatewise.errors import OptionError, near
 
 _LARGEST = 2**63 - 1  # numpy and torch count with 64 bits
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100  # characters
 
 
 def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """``value`` as an int from ``least`` on, up to ``most`` where that is given.
 
     Raises:
-        OptionError: it is no whole number or out of this range; the message has the value.
+        OptionError: it is no integer or out of this range; the message has the value.
     """
     number = _scalar(value)
-    largest = _LARGEST if most is None else most
-    if isinstance(number, Integral) and least <= int(number) <= largest:
+    integral = isinstance(number, Integral)
+    if integral and least <= int(number) <= (_LARGEST if most is None else most):
         return int(number)
-    upto = " on" if most is None else f" to {most}"
-    raise OptionError(f"{name} must be a whole number from {least}{upto}, not {value!r}")
+    if most is None and integral and int(number) > _LARGEST:
+        most = _LARGEST
+    raise OptionError(f"{name} must be {_range(least, most)}, not {shown(value)}")
 
 
 def real(
@@ -52,7 +56,7 @@ def real(
             found = math.inf
         if math.isfinite(found) and above < found < below and least <= found <= most:
             return found
-    raise OptionError(f"{name} must be {expected}, not {value!r}")
+    raise OptionError(f"{name} must be {expected}, not {shown(value)}")
 
 
 def probability(name: str, value: Any) -> float:
@@ -71,11 +75,9 @@ def flag(name: str, value: Any) -> bool:
         OptionError: it is something else; the message has the value.
     """
     found = _single(value)
-    if type(found).__name__ in ("bool", "bool_") or (
-        isinstance(found, Integral) and int(found) in (0, 1)
-    ):
+    if is_bool(found) or (isinstance(found, Integral) and int(found) in (0, 1)):
         return bool(found)
-    raise OptionError(f"{name} must be True or False, not {value!r}")
+    raise OptionError(f"{name} must be True or False, not {shown(value)}")
 
 
 def choice(name: str, value: Any, known: Collection[str]) -> str:
@@ -87,13 +89,34 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
     if isinstance(value, str) and value in known:
         return str(value)
     hint = near(value, known) if isinstance(value, str) else ""
-    raise OptionError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}{hint}")
+    raise OptionError(
+        f"{name} must be one of {', '.join(map(repr, known))}, not {shown(value)}{hint}"
+    )
+
+
+def is_bool(value: Any) -> bool:
+    """Whether it is Python's truth value or NumPy's, which is looked at without importing NumPy."""
+    return type(value).__name__ in ("bool", "bool_")
+
+
+def shown(value: Any) -> str:
+    """``value`` as a message prints it: the beginning and the end of what is long, such as an array."""
+    return _SHORT.repr(value)
+
+
+def _range(least: int, most: int | None) -> str:
+    """The integers from ``least`` to ``most``, in words."""
+    if most is not None:
+        return f"an integer from {least} to {most}"
+    return {0: "a non-negative integer", 1: "a positive integer"}.get(
+        least, f"an integer from {least} on"
+    )
 
 
 def _scalar(value: Any) -> Any:
     """What ``value`` holds, or None where that is a truth value, which is no number here."""
     found = _single(value)
-    return None if type(found).__name__ in ("bool", "bool_") else found
+    return None if is_bool(found) else found
 
 
 def _single(value: Any) -> Any:

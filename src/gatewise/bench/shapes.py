@@ -50,14 +50,14 @@ def parse(text: str) -> Shape:
     """A shape from "T,B,I,H".
 
     Raises:
-        OptionError: it is not four whole numbers from 1 on.
+        OptionError: it is not four positive integers.
     """
     numbers = text.split(",")
     # with more than 18 digits it is beyond any machine
     fine = (n.strip().isdecimal() and len(n) <= 18 and int(n) > 0 for n in numbers)
     if len(numbers) != 4 or not all(fine):
         raise OptionError(
-            f"a shape is T,B,I,H (steps, sequences, inputs, units), four whole numbers from 1 on, "
+            f"a shape is T,B,I,H (steps, sequences, inputs, units), four positive integers, "
             f"such as 100,32,128,128; not '{text}'"
         )
     return Shape(*(int(n) for n in numbers))

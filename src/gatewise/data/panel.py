@@ -16,6 +16,7 @@ from gatewise.data.table import Table, categories, load, name_of, names_of, numb
 from gatewise.data.timeline import Integers, OffGridError, Timeline
 from gatewise.data.zones import show
 from gatewise.errors import DataError, OptionError, near, some
+from gatewise.options import choice
 
 Columns = Any  # a name, or a list or tuple of them; names are texts, or what pandas takes as one
 Floats = NDArray[np.float64]
@@ -582,8 +583,7 @@ def _index_of(table: Table, roles: Mapping[str, tuple[str, ...]]) -> str | None:
 
 
 def _check_roles(roles: Mapping[str, tuple[str, ...]], gaps: str) -> None:
-    if gaps not in ("error", "mask"):
-        raise OptionError(f"gaps must be 'error' or 'mask', not {gaps!r}")
+    choice("gaps", gaps, ("error", "mask"))
     if not roles["target"]:
         raise OptionError("target names no column: say what to forecast")
     taken: dict[str, str] = {}

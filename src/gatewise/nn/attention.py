@@ -70,7 +70,7 @@ class AdditiveAttention(nn.Module):
             query: B×S×Q, or B×Q for one query a sequence.
             keys: B×T×K.
             values: B×T×V; the keys themselves if not given.
-            lengths: B whole numbers from 0 to T: how many of each sequence's keys are real.
+            lengths: B integers from 0 to T: how many of each sequence's keys are real.
             mask: booleans B×T, or B×S×T for each query its own: true where a key may be drawn on.
                 With ``lengths``, both must allow it.
 
@@ -211,7 +211,7 @@ class AttentionPooling(nn.Module):
 
         Args:
             states: T×B×D (B×T×D if ``batch_first``), or T×D for a single sequence.
-            lengths: B whole numbers from 0 to T: how much of each sequence is real. What lies
+            lengths: B integers from 0 to T: how much of each sequence is real. What lies
                 beyond has weight 0 and is never looked at.
             mask: booleans B×T (T for a single sequence), true where a state counts; others have
                 weight 0 and are never looked at.

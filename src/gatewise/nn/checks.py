@@ -18,7 +18,7 @@ from gatewise.cells.language import Cell, topological
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn import sentences
 from gatewise.nn.lengths import as_tensor
-from gatewise.options import choice, probability, whole
+from gatewise.options import choice, is_bool, probability, shown, whole
 
 _LAYERS_OWN = (
     *("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh"),
@@ -50,10 +50,10 @@ def checked_bool(name: str, value: object) -> bool:
     Raises:
         OptionError: it is something else.
     """
-    if type(value).__name__ in ("bool", "bool_"):
+    if is_bool(value):
         return bool(value)
     raise OptionError(
-        f"{name} must be True or False, not {value!r} ({sentences.of_flag(name, value)})"
+        f"{name} must be True or False, not {shown(value)} ({sentences.of_flag(name, value)})"
     )
 
 
@@ -133,8 +133,8 @@ def checked_projection(cell: Cell, hidden_size: int, given: object) -> int:
         proj_size = whole("proj_size", given, 0, hidden_size - 1)
     except OptionError:
         raise OptionError(
-            f"proj_size must be a whole number from 0 to below hidden_size={hidden_size}, not "
-            f"{given!r} ({sentences.of_projection(given, hidden_size)})"
+            f"proj_size must be an integer from 0 to below hidden_size={hidden_size}, not "
+            f"{shown(given)} ({sentences.of_projection(given, hidden_size)})"
         ) from None
     if proj_size and cell.late:
         raise OptionError(
@@ -249,15 +249,15 @@ def check_input(x: Tensor, weight: Tensor) -> None:
 
 
 def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
-    """B whole numbers on the input's device, or None."""
+    """B integers on the input's device, or None."""
     if lengths is None:
         return None
     by = recorded_by()
     if by:
         check_recordable(lengths)
-    given = _as_tensor("lengths", lengths, "a whole number for each sequence")
+    given = _as_tensor("lengths", lengths, "an integer for each sequence")
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise ShapeError(f"lengths must be whole numbers, these are {given.dtype}")
+        raise ShapeError(f"lengths must be integers, these are {given.dtype}")
     steps, batch = x.shape[:2]
     if given.shape != (batch,):
         raise ShapeError(f"lengths has the shape {shape_of(given)}, expected ({batch},)")

@@ -31,7 +31,7 @@ from gatewise.nn.sequences import State, reset_reversed, stacked
 from gatewise.nn.states import states_given
 from gatewise.nn.structure import structure
 from gatewise.nn.trace import Trace
-from gatewise.options import flag, whole
+from gatewise.options import flag, shown, whole
 
 
 class ConvRecurrent(nn.Module):
@@ -129,7 +129,7 @@ class ConvRecurrent(nn.Module):
             input: T×B×I×h×w (B×T×I×h×w if ``batch_first``), or T×I×h×w for a single sequence.
             hx: initial states, each L·D×B×C×h×w (no B for a single sequence); one tensor where the
                 cell has one state, else a tuple. Zero if not given.
-            lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
+            lengths: B integers from 0 to T, in any order: how much of each sequence is real.
                 What lies beyond is never looked at, the output there is zero, and the final state
                 is that after the real part.
             reset: T×B booleans (B×T if ``batch_first``), T for a single sequence; where true, the
@@ -376,7 +376,7 @@ def _checked_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     single = not hasattr(value, "__len__") or not getattr(value, "shape", True)
     pair = (value, value) if single else tuple(value)  # type: ignore[arg-type]
     if isinstance(value, str) or len(pair) != 2:
-        raise OptionError(f"{name} must be a pair of whole numbers (height, width), not {value!r}")
+        raise OptionError(f"{name} must be a pair of integers (height, width), not {shown(value)}")
     return whole(f"the height in {name}", pair[0]), whole(f"the width in {name}", pair[1])
 
 

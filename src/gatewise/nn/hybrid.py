@@ -91,7 +91,7 @@ class SelfAttention(nn.Module):
 
         Args:
             input: T×B×D (B×T×D if ``batch_first``), or T×D for a single sequence.
-            lengths: B whole numbers from 0 to T: how much of each sequence is real. What lies
+            lengths: B integers from 0 to T: how much of each sequence is real. What lies
                 beyond is never looked at, and the output there is zero.
             reset: booleans of the input's shape less its last dimension; where true, a piece
                 begins. Steps draw on those of their own piece only.
@@ -252,7 +252,7 @@ class HybridBlock(nn.Module):
             input: T×B×D (B×T×D if ``batch_first``), or T×D for a single sequence.
             hx: must be None; here because recurrent layers have it. Attention needs the steps that
                 a state has been carried over from, and they are not in it.
-            lengths: B whole numbers from 0 to T: how much of each sequence is real. What lies
+            lengths: B integers from 0 to T: how much of each sequence is real. What lies
                 beyond is never looked at, and the output there is zero.
             reset: booleans of the input's shape less its last dimension; where true, the sequence
                 starts afresh: the result is that of its pieces, each run by itself.

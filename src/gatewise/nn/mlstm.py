@@ -258,7 +258,7 @@ class MLSTM(nn.Module):
             input: T×B×I (B×T×I if ``batch_first``), or T×I for a single sequence.
             hx: the initial C, n and m, with the shapes of :class:`MLSTMState` (no B for a single
                 sequence). Zero if not given.
-            lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
+            lengths: B integers from 0 to T, in any order: how much of each sequence is real.
                 What lies beyond is never looked at, the output there is zero, and the final state
                 is that after the real part.
             reset: booleans T×B (B×T if ``batch_first``), or T: where the sequence starts afresh, from

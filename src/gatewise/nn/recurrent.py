@@ -219,7 +219,7 @@ class Recurrent(TorchNames, nn.Module):
             hx: initial states, L·D×B×P for the first and L·D×B×H for others (no B for a single
                 sequence); one tensor where the cell has one state, else a tuple. Zero, or the learned
                 ones, if not given.
-            lengths: B whole numbers from 0 to T, in any order: how much of each sequence is real.
+            lengths: B integers from 0 to T, in any order: how much of each sequence is real.
                 What lies beyond is never looked at, the output there is zero, and the final state
                 is that after the real part.
             reset: booleans of the input's shape less its last dimension: T×B (B×T if

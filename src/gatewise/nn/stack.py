@@ -81,7 +81,7 @@ class Stack(nn.Module):
         Args:
             input: T×B×I (B×T×I if the layers are batch-first), or T×I for a single sequence.
             hx: for each layer its initial state as it takes it, or None for zero.
-            lengths: B whole numbers from 0 to T: how much of each sequence is real. What lies
+            lengths: B integers from 0 to T: how much of each sequence is real. What lies
                 beyond is never looked at, and the output there is zero.
             reset: booleans T×B (B×T if batch-first): where the sequence starts afresh.
             trace: also return every layer's trace.
@@ -151,7 +151,7 @@ def widths(layer: nn.Module) -> tuple[int, int]:
             return given, gives
     raise OptionError(
         f"{type(layer).__name__} has input_size={sizes[0]} and output_size={sizes[1]}, expected "
-        f"whole numbers: a gatewise.Recurrent, or a module that is called like one and has both"
+        f"integers: a gatewise.Recurrent, or a module that is called like one and has both"
     )
 
 

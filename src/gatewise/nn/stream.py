@@ -35,7 +35,7 @@ class Stream:
     stream was made.
 
     Raises:
-        OptionError: the layer is bidirectional, or batch is not a positive whole number.
+        OptionError: the layer is bidirectional, or batch is not a positive integer.
         BackendError: the layer's type or cell has no native kernels here.
         ShapeError: a row does not fit.
     """

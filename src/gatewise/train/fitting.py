@@ -103,7 +103,7 @@ def _devices(devices: Any) -> int:
         return whole("devices", devices)
     except OptionError as error:
         raise OptionError(
-            f"devices must be 'auto' or a whole number from 1 on, not {devices!r}"
+            f"devices must be 'auto' or a positive integer, not {devices!r}"
         ) from error
 
 

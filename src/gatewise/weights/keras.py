@@ -224,7 +224,7 @@ def _cell_and_tensors(
 ) -> tuple[Cell, dict[str, Tensor]]:
     H = unit.options.get("units")
     if not isinstance(H, int) or isinstance(H, bool) or H < 1:
-        raise unit.refuse("units", H, "expected a whole number from 1 on")
+        raise unit.refuse("units", H, "expected a positive integer")
     columns = len(gates.split()) * H
     # before there was this option, Keras had the reset before the product
     reset_after = kind == "GRU" and unit.flag("reset_after")

@@ -101,14 +101,14 @@ class Networks:
             gate and of its forget gate, as it has come about so far: 2 or 3×blocks×2×16×N.
 
     Raises:
-        OptionError: ``count`` is not a whole number from 1 on.
+        OptionError: ``count`` is not a positive integer.
     """
 
     def __init__(
         self, design: Design, count: int, rng: np.random.Generator, dtype: type = np.float32
     ) -> None:
         if not isinstance(count, (int, np.integer)) or count < 1:
-            raise OptionError(f"count must be a whole number of networks from 1 on, not {count!r}")
+            raise OptionError(f"count must be a positive integer, not {count!r}")
         self.design = design
         units = design.gates + CELLS
         draw: np.ndarray = rng.uniform(-0.2, 0.2, (units + SYMBOLS, SOURCES, count)).astype(dtype)

@@ -639,7 +639,7 @@ def _every(refit: Any) -> int:
         return whole("refit", refit)
     except OptionError:
         raise OptionError(
-            f"refit must be True, False or a whole number from 1 on, not {refit!r}"
+            f"refit must be True, False or a positive integer, not {refit!r}"
         ) from None
 
 

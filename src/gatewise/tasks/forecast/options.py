@@ -101,7 +101,7 @@ def share_or_rows(name: str, given: Any) -> float | int:
     try:
         return whole(name, given, least=0)
     except OptionError:
-        return real(name, given, "a share below 1 or a whole number of rows", least=0, below=1)
+        return real(name, given, "a share below 1 or a number of rows", least=0, below=1)
 
 
 def _bound(name: str, value: Any) -> float | None:
