@@ -191,48 +191,30 @@ public:
     // stand, or 0. reset: where bytes laid out as x stand and their two strides, or None; for one direction.
     nb::object run(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads, uintptr_t lengths,
                    std::optional<std::tuple<uintptr_t, int64_t, int64_t>> reset) {
-        try {
-            return run_if_fit(std::move(x), std::move(state), weights, batch_first, threads, lengths, reset);
-        } catch (nb::python_error& error) {
-            // sparse and nested tensors have no strides, shape or address
-            if (!error.matches(PyExc_RuntimeError)) throw;
-            return nb::none();
-        }
-    }
-
-private:
-    nb::object run_if_fit(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads, uintptr_t lengths,
-                          std::optional<std::tuple<uintptr_t, int64_t, int64_t>> reset) {
         const auto& ask = tensor::names();
-        if (!read_as_it_lies(x)) return nb::none();
-        const nb::object shape = tensor::attribute(x, ask.shape);
-        if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 2) != problem_.inputs) return nb::none();
-        // its own, kept alive: other threads may run this with other weights, or replace them, meanwhile
-        std::vector<nb::object> held;
-        std::vector<uintptr_t> addresses;
-        if (!fit(weights, held, addresses)) return nb::none();
-        nb::object strides = tensor::call(x, ask.stride);
-        if (tensor::number(strides, 2) != 1) {
-            x = tensor::call(x, ask.contiguous);
-            strides = tensor::call(x, ask.stride);
-        }
-        const int64_t outer = tensor::number(shape, 0), inner = tensor::number(shape, 1);
-        const int64_t by_outer = tensor::number(strides, 0), by_inner = tensor::number(strides, 1);
-        const int64_t wide = problem_.output_size() * directions_;
         Problem p = problem_;
-        p.steps = batch_first ? inner : outer;
-        p.batch = batch_first ? outer : inner;
         p.threads = threads;
-        p.x = {tensor::data(x), batch_first ? by_inner : by_outer, batch_first ? by_outer : by_inner};
         p.lengths = pointer<const int64_t>(lengths);
+        Held held;
+        if (!readable(x, state, weights, batch_first, p, held)) return nb::none();
         if (p.lengths && !std::all_of(p.lengths, p.lengths + p.batch, [&](int64_t n) { return 0 <= n && n <= p.steps; })) return nb::none();
         if (reset) {
             const auto [base, outermost, next] = *reset;
             p.reset = {pointer(base), batch_first ? next : outermost, batch_first ? outermost : next};
         }
+        // from here on what fails, such as torch's allocations, is an error
+        if (!held.x_in_rows) {
+            x = tensor::call(x, ask.contiguous);
+            place(x, batch_first, p);
+        }
         const int states = p.cell->states;
-        nb::object initial[most_states];
-        if (!state.is_none() && !begin_from(state, p, initial)) return nb::none();
+        for (int k = 0; k < states; ++k) {
+            if (!held.copied[k]) continue;
+            held.state[k] = tensor::call(held.state[k], ask.contiguous);
+            p.state[k].base = tensor::data(held.state[k]);
+        }
+        const int64_t outer = batch_first ? p.batch : p.steps, inner = batch_first ? p.steps : p.batch;
+        const int64_t wide = p.output_size() * directions_;
         const nb::object output = tensor::call(x, ask.new_empty, outer, inner, wide);
         p.output = {tensor::data(output), batch_first ? wide : inner * wide, batch_first ? inner * wide : wide};
         nb::object final = nb::steal(PyTuple_New(states));
@@ -244,9 +226,43 @@ private:
         }
         {
             nb::gil_scoped_release release;
-            compute(p, addresses);
+            compute(p, held.weights);
         }
         return nb::make_tuple(output, states == 1 ? nb::borrow(PyTuple_GET_ITEM(final.ptr(), 0)) : final);
+    }
+
+private:
+    // What a run reads, kept alive: other threads may run this with other weights, or replace them, meanwhile.
+    struct Held {
+        bool x_in_rows = true;  // the values of a step are side by side
+        nb::object state[most_states];
+        bool copied[most_states] = {};  // whether a state lies otherwise than the core reads it
+        std::vector<nb::object> tensors;
+        std::vector<uintptr_t> weights;
+    };
+
+    // Whether x, the initial state and the weights are as they must be; puts them into p and held.
+    bool readable(const nb::object& x, const nb::object& state, const nb::dict& weights, bool batch_first, Problem& p, Held& held) {
+        try {
+            if (!read_as_it_lies(x)) return false;
+            const nb::object shape = tensor::attribute(x, tensor::names().shape);
+            if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 2) != problem_.inputs) return false;
+            p.steps = tensor::number(shape, batch_first ? 1 : 0);
+            p.batch = tensor::number(shape, batch_first ? 0 : 1);
+            held.x_in_rows = place(x, batch_first, p);
+            return fit(weights, held.tensors, held.weights) && (state.is_none() || begin_from(state, p, held));
+        } catch (nb::python_error& error) {
+            // sparse and nested tensors have no strides, shape or address
+            if (!error.matches(PyExc_RuntimeError)) throw;
+            return false;
+        }
+    }
+
+    // Puts where x lies into p. Whether the values of a step are side by side, as the core reads them.
+    static bool place(const nb::object& x, bool batch_first, Problem& p) {
+        const nb::object strides = tensor::call(x, tensor::names().stride);
+        p.x = {tensor::data(x), tensor::number(strides, batch_first ? 1 : 0), tensor::number(strides, batch_first ? 0 : 1)};
+        return tensor::number(strides, 2) == 1;
     }
 
     // Whether it is an array of numbers of this network's type.
@@ -262,8 +278,8 @@ private:
         return array(tensor) && tensor::attribute(tensor, ask.is_cpu).is(Py_True) && !tensor::call(tensor, ask.is_neg).is(Py_True);
     }
 
-    // Puts the initial states into p; initial keeps them alive. False if they are not as they must be.
-    bool begin_from(const nb::object& state, Problem& p, nb::object* initial) const {
+    // Puts the initial states into p and held. False if they are not as they must be.
+    bool begin_from(const nb::object& state, Problem& p, Held& held) const {
         const auto& ask = tensor::names();
         const nb::object all = PyTuple_Check(state.ptr()) ? state : nb::make_tuple(state);
         if (PyTuple_GET_SIZE(all.ptr()) != p.cell->states) return false;
@@ -274,8 +290,9 @@ private:
             if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 0) != layers_ * directions_ ||
                 tensor::number(shape, 1) != p.batch || tensor::number(shape, 2) != p.state_size(k))
                 return false;
-            initial[k] = tensor::call(given, ask.contiguous);
-            p.state[k] = {tensor::data(initial[k]), p.state_size(k)};
+            held.state[k] = nb::borrow(given);
+            held.copied[k] = !tensor::call(given, ask.is_contiguous).is(Py_True);
+            p.state[k] = {tensor::data(given), p.state_size(k)};
         }
         return true;
     }

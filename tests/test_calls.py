@@ -408,3 +408,45 @@ def test_cells_without_units_or_inputs_are_torchs(name, inputs, units, mode):
 def test_every_cell_without_units(cell):
     made = gw.RecurrentCell(cell, 3, 0)
     assert all(state.shape == (2, 0) for state in tree_leaves(made(X[0])))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_what_torch_cannot_allocate_is_an_error_of_the_call_at_once(batch_first):
+    """Not a reason to go the slower way, which would fail too."""
+    layer = gw.LSTM(3, 4, batch_first=batch_first)
+    with torch.no_grad():
+        layer(X)
+    network, at_once = layer._network, []
+    network.run = lambda *given, run=network.run: at_once.append(1) or run(*given)
+    x = (
+        torch.zeros(1, 1, 3).expand(1, 2**46, 3)
+        if batch_first
+        else torch.zeros(1, 1, 3).expand(2**46, 1, 3)
+    )
+    with torch.no_grad(), pytest.raises(RuntimeError, match="allocate") as caught:
+        layer(x)
+    assert at_once
+    assert caught.traceback[-1].name == "<lambda>"
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "in columns", "expanded"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_inputs_and_states_as_they_lie_in_memory(kind, batch_first):
+    """The core copies those whose values of a step are not side by side."""
+    layer = gw.LSTM(3, 4, 2, batch_first=batch_first)
+    lie = {
+        "contiguous": lambda t: t.clone(),
+        "in columns": lambda t: t.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        "expanded": lambda t: t[:, :1].expand_as(t),
+    }[kind]
+    x, hx = (
+        lie(torch.randn(5, 2, 3)),
+        [lie(torch.randn(2, 5 if batch_first else 2, 4)) for _ in "hc"],
+    )
+    with torch.no_grad():
+        at_once = layer(x, tuple(hx))
+        assert layer._network is not None
+        plain = gw.LSTM(3, 4, 2, batch_first=batch_first, backend="reference")
+        plain.load_state_dict(layer.state_dict())
+        expected = plain(x.clone(), tuple(s.contiguous() for s in hx))
+    torch.testing.assert_close(at_once, expected)
