@@ -81,8 +81,8 @@ def _outrun(backend: Backend, spec: Spec) -> str | None:
 @constant
 def chosen(name: str, **fields: Any) -> tuple[str, tuple[bool, str], str]:
     """The name of the backend for the Spec of these fields, whether it is ``transformed`` and what it is
-    ``recorded`` by, and the sentence that says why. What torch.compile makes holds them fast, for as long
-    as the fields are the same."""
+    ``recorded`` by, and the sentence that says why. In what torch.compile makes they are constants, for as
+    long as the fields are the same."""
     around = transformed(), recording()
     _, why = choose(_spec(fields, around), name)
     return why.partition(":")[0], around, why

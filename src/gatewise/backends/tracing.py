@@ -78,9 +78,9 @@ def check_packed() -> None:
 
 
 def check_recordable(lengths: object) -> None:
-    """Raises ShapeError for lengths that a record would hold fast with the example's."""
+    """Raises ShapeError for lengths whose values a record would have as constants."""
     if not isinstance(lengths, torch.Tensor):
         raise ShapeError(
-            f"lengths is a {type(lengths).__name__}, which {_CALLED[recording()]} would hold fast in what "
-            f"it records; make it a tensor, an input of the model"
+            f"lengths is a {type(lengths).__name__}; {_CALLED[recording()]} would record its values as "
+            f"constants: give a tensor that is an input of the model"
         )

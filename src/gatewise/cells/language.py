@@ -40,7 +40,8 @@ OPERATIONS: Mapping[str, int] = {
 # and "gate.h" (its two parts). A "late" node is a whole pre-activation too, with its recurrent product
 # taken with its argument. Gradients add "gradient" (of a new state), "gradient.late" (of what the
 # late gates were fed with; its arguments are these gates' gradients) and "passed" (of relu's argument: the
-# first argument, 0 where the second is not above 0; no product, which of an infinite gradient had no number).
+# first argument where the second is above 0 or NaN, else 0. It is a selection and not a product, because
+# infinity times 0 is NaN).
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,7 +151,7 @@ def _compile(cell: Cell, target: Path) -> str | None:
         _sweep(target.parent)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=_UNFINISHED) as folder:
             text, library = Path(folder) / "cell.cpp", Path(folder) / "cell.so"
-            text.write_text(source(cell, "gw_cell"))
+            text.write_text(source(cell, "gw_cell"), encoding="utf-8")
             # the caller's own arguments last, so that they win
             flags = [*_flags_for(found[0]), "-I", str(include_path()), *_arguments()]
             run = subprocess.run(
