@@ -478,9 +478,9 @@ def test_what_is_drawn_for_a_sequence_is_refused_in_training_alone():
 
 def test_lengths_that_would_be_fixed_are_refused():
     for lengths in ([5, 2], (5, 2), np.array([5, 2])):
-        with pytest.raises(ShapeError, match="make it a tensor"):
+        with pytest.raises(ShapeError, match="give a tensor that is an input"):
             torch.jit.trace(Asking(gw.LSTM(I, H), lengths=lengths), (torch.randn(5, 2, I),))
-        with pytest.raises(ShapeError, match="make it a tensor"):
+        with pytest.raises(ShapeError, match="give a tensor that is an input"):
             torch.jit.trace(
                 Asking(gw.SelfAttention(4, 2), lengths=lengths), (torch.randn(5, 2, 4),)
             )
@@ -602,6 +602,35 @@ def test_lengths_of_any_kind_are_compiled_once(container):
         expected = model(dict(x=batch["x"], lengths=torch.tensor(lengths)))
         close(run(batch), expected)
     assert counting.graphs == 1
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("lacks", ["resolve_source_value", "is_modified", "example_strong_ref"])
+def test_a_torch_that_lacks_what_makes_a_list_an_input_has_its_numbers_as_constants(
+    lacks, monkeypatch
+):
+    from torch._dynamo.output_graph import OutputGraph
+    from torch._dynamo.side_effects import SideEffects
+
+    from gatewise.nn import lists
+
+    monkeypatch.setattr(lists, "_PREPARED", [])
+    if lacks == "example_strong_ref":
+        monkeypatch.setattr(lists, "_GRAPH_ARG", lists._GRAPH_ARG | {"of another torch"})
+    else:
+        of = OutputGraph if lacks == "resolve_source_value" else SideEffects
+        monkeypatch.delattr(of, lacks)
+    assert lists._handlers() is None
+    monkeypatch.undo()  # torch itself uses them too
+    monkeypatch.setattr(lists, "_PREPARED", [])
+    monkeypatch.setattr(lists, "_handlers", lambda: None)
+    layer, counting = gw.LSTM(I, H), Counting()
+    run = torch.compile(layer, backend=counting, fullgraph=True)
+    for lengths in ([6, 2], [6, 2], [3, 5]):
+        x = torch.randn(6, 2, I)
+        close(run(x, lengths=lengths), layer(x, lengths=lengths))
+    assert counting.graphs == 2
+    assert lists._PREPARED == [False]
 
 
 @pytest.mark.usefixtures("fresh_dynamo")

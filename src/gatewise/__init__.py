@@ -104,7 +104,7 @@ def _is_command() -> bool:
 
 if not _is_command():
     # torch looks the operators of an exported program up by their names
-    for _module in ("gatewise.backends.operators", "gatewise.nn.checks"):
+    for _module in ("gatewise.backends.operators", "gatewise.nn.lengths"):
         import_module(_module)
 
 __all__ = [

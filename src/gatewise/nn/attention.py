@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gatewise.backends.contract import check_tensor, valid_steps
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
-from gatewise.nn.checks import checked_lengths, not_a_tensor, shape_of
+from gatewise.nn.checks import not_a_tensor, shape_of
+from gatewise.nn.lengths import checked_lengths
 from gatewise.options import choice, flag, whole
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import reprlib
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
 
-from gatewise.backends.contract import check_lengths, recorded
-from gatewise.backends.tracing import check_recordable, recorded_by
 from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, topological
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn import sentences
-from gatewise.nn.lengths import as_tensor
 from gatewise.options import choice, is_bool, probability, shown, whole
 
 _LAYERS_OWN = (
@@ -183,31 +177,6 @@ def not_a_tensor(input: object, name: str = "input") -> ShapeError:
     )
 
 
-def overriding(*given: object) -> tuple[object, ...]:
-    """Those that are no tensors and have a ``__torch_function__``, of what may be tuples of them."""
-    found = []
-    for one in given:  # no generators: torch.compile cannot go through them
-        for each in one if isinstance(one, tuple | list) else (one,):
-            if not isinstance(each, Tensor) and has_torch_function((each,)):
-                found.append(each)
-    return tuple(found)
-
-
-def by_override(
-    forward: Callable[..., Any], layer: object, input: object, *hx: Any, **options: Any
-) -> Any:
-    """What the ``__torch_function__`` of an input or state that is no tensor makes of ``forward``, a
-    layer's method, as torch's own functions let it.
-
-    Raises:
-        ShapeError: none has one.
-    """
-    relevant = overriding(input, *hx)
-    if not relevant:
-        raise not_a_tensor(input)
-    return handle_torch_function(forward, relevant, layer, input, *hx, **options)
-
-
 def check_expanded(weight: Tensor) -> None:
     """Raises BackendError for what torch's call_for_per_sample_grads puts in a weight's place."""
     if type(weight).__name__ == "ExpandedWeight":
@@ -246,77 +215,3 @@ def check_input(x: Tensor, weight: Tensor) -> None:
             f"input is on '{x.device}', the layer's weights are on '{weight.device}' "
             f"({sentences.of_device(x.device, weight.device, 'parameter')})"
         )
-
-
-def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
-    """B integers on the input's device, or None."""
-    if lengths is None:
-        return None
-    by = recorded_by()
-    if by:
-        check_recordable(lengths)
-    given = _as_tensor("lengths", lengths, "an integer for each sequence")
-    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise ShapeError(f"lengths must be integers, these are {given.dtype}")
-    steps, batch = x.shape[:2]
-    if given.shape != (batch,):
-        raise ShapeError(f"lengths has the shape {shape_of(given)}, expected ({batch},)")
-    if given.is_meta != x.is_meta:
-        raise ShapeError(f"lengths is on '{given.device}', the input is on '{x.device}'")
-    if by:  # a record has no place for the check of values, and one of B in this shape
-        given = given.view(batch)
-    elif recorded((given,)):
-        given = torch.ops.gatewise.lengths_within(given, steps)
-    elif not given.is_meta:  # there they have no values
-        check_lengths(_all_values(given), steps)
-    ahead = x.is_cuda and given.is_cpu
-    if ahead:  # from memory of its own, not pinned, what is copied is read before this returns
-        given = given.to(torch.long, copy=True)
-    return given.to(device=x.device, dtype=torch.long, non_blocking=ahead)
-
-
-@torch.library.custom_op("gatewise::lengths_within", mutates_args=())
-def _lengths_within(lengths: Tensor, steps: int) -> Tensor:
-    """The lengths, checked when a traced graph runs: while it is traced, they have no values."""
-    check_lengths(lengths, steps)
-    return lengths.clone()
-
-
-@_lengths_within.register_fake
-def _(lengths: Tensor, steps: int) -> Tensor:
-    return torch.empty_like(lengths)
-
-
-def _as_tensor(name: str, given: object, expected: str) -> Tensor:
-    """What a caller gave as a tensor, list or array."""
-    try:
-        found = as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ShapeError(f"{name} is {reprlib.repr(given)}, expected {expected}: {error}") from None
-    check_layout(name, found)
-    return found
-
-
-def _all_values(tensor: Tensor) -> Tensor:
-    """The numbers under what torch.func makes of a tensor, of which no single one can be read."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor.flatten()
-
-
-def checked_reset(reset: Tensor | None, input: Tensor, time_major: bool) -> Tensor | None:
-    """T×B booleans on the input's device, or None."""
-    if reset is None:
-        return None
-    given = _as_tensor("reset", reset, "a boolean for each step")
-    if given.dtype != torch.bool:
-        raise ShapeError(f"reset must be boolean, this is {given.dtype}")
-    if given.shape != input.shape[:-1]:
-        raise ShapeError(
-            f"reset has the shape {shape_of(given)}, expected {tuple(input.shape[:-1])}: a value "
-            f"for each step of the input, laid out as it is"
-        )
-    given = given.to(input.device)
-    if given.dim() == 1:
-        return given[:, None]
-    return given if time_major else given.T

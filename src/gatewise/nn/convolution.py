@@ -17,16 +17,15 @@ from gatewise.cells.language import Cell, Value, topological
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype, cast
 from gatewise.nn.checks import (
-    by_override,
     check_input,
     check_layout,
     check_parameter_names,
     checked_cell,
     checked_dropout,
-    checked_lengths,
-    checked_reset,
     shape_of,
 )
+from gatewise.nn.lengths import checked_lengths, checked_reset
+from gatewise.nn.overrides import by_override
 from gatewise.nn.sequences import State, reset_reversed, stacked
 from gatewise.nn.states import states_given
 from gatewise.nn.structure import structure

@@ -12,7 +12,9 @@ from torch.nn.utils import parametrize
 
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.checks import by_override, checked_lengths, checked_reset, shape_of
+from gatewise.nn.checks import shape_of
+from gatewise.nn.lengths import checked_lengths, checked_reset
+from gatewise.nn.overrides import by_override
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.sequences import as_time_major, check_width, cleared, laid_out, reset_reversed
 from gatewise.nn.stack import Stack, batch_first, widths

@@ -15,7 +15,9 @@ from gatewise.backends.tracing import recorded_by
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
-from gatewise.nn.checks import by_override, check_input, checked_lengths, checked_reset
+from gatewise.nn.checks import check_input
+from gatewise.nn.lengths import checked_lengths, checked_reset
+from gatewise.nn.overrides import by_override
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
 from gatewise.options import choice, flag, probability, whole

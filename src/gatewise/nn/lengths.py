@@ -1,81 +1,89 @@
-"""Lengths as a tensor; a list or tuple of them as an input of what torch.compile makes, not as constants.
-
-torch.compile holds the whole numbers of a list fast: another list would be compiled anew, and the ninth
-refused. Nothing public says that a list is data, so that this is said in torch's own terms, those in which
-it takes a NumPy array for a tensor. Where they are not to be had, a list's numbers are constants.
-"""
+"""Where sequences end and where they begin anew: ``lengths=`` and ``reset=``, checked."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import constant
+from gatewise.backends.contract import check_lengths, recorded
+from gatewise.backends.tracing import check_recordable, recorded_by
+from gatewise.errors import ShapeError
+from gatewise.nn.checks import check_layout, shape_of
+from gatewise.nn.lists import as_tensor
 
 
-def as_tensor(lengths: Any) -> Tensor:
-    """``torch.as_tensor``."""
-    if isinstance(lengths, list | tuple) and torch.compiler.is_dynamo_compiling() and _prepared():
-        return _of_list(lengths)
-    return torch.as_tensor(lengths)
-
-
-def _of_list(lengths: Sequence[int]) -> Tensor:
-    return torch.as_tensor(lengths)
-
-
-_PREPARED: list[bool] = []
-
-
-@constant
-def _prepared() -> bool:
-    """Has torch.compile, which is at work, see ``_of_list`` as one call, and its list as an input; whether
-    this torch can."""
-    if not _PREPARED:
-        try:
-            from torch._dynamo.source import FloatTensorSource  # noqa: F401  all that _input_from needs
-            from torch._dynamo.variables.builder import GraphArg, VariableBuilder  # noqa: F401
-            from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
-
-            handlers = TorchInGraphFunctionVariable._get_handlers()
-        except (ImportError, AttributeError):
-            _PREPARED.append(False)
-        else:
-            torch.compiler.allow_in_graph(_of_list)
-            handlers[_of_list] = _input_from
-            _PREPARED.append(True)
-    return _PREPARED[0]
-
-
-def _input_from(called: Any, tx: Any, lengths: Any) -> Any:
-    """What torch.compile is to take for ``_of_list(lengths)``: an input that is made of the list at each
-    call; None, for what it takes by itself, of a list that is made in the graph."""
-    from torch._dynamo.source import FloatTensorSource
-    from torch._dynamo.variables.builder import GraphArg, VariableBuilder
-
-    source = lengths.source
-    if source is None or tx.export or tx.output.side_effects.is_modified(lengths):
+def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
+    """B integers on the input's device, or None."""
+    if lengths is None:
         return None
-    values = tx.output.resolve_source_value(source)
-    if not values or not all(
-        type(value) is int or isinstance(value, np.integer) for value in values
-    ):
-        return None
-    tensor = torch.as_tensor(values)
-    # static, as the list is: a graph is for one length of it. (mark_static works before compiling only)
-    tensor._dynamo_static_indices = {0}  # type: ignore[attr-defined]
-    found = VariableBuilder(tx, FloatTensorSource(source))(tensor).realize()
-    meta = found.as_proxy().node.meta
-    meta["grapharg"] = GraphArg(
-        source,
-        tensor,
-        pass_arg_as_tensor=True,
-        fake_tensor=meta["grapharg"].fake_tensor,
-        is_tensor=True,
-        example_strong_ref=tensor,
-    )
+    by = recorded_by()
+    if by:
+        check_recordable(lengths)
+    given = _as_tensor("lengths", lengths, "an integer for each sequence")
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise ShapeError(f"lengths must be integers, these are {given.dtype}")
+    steps, batch = x.shape[:2]
+    if given.shape != (batch,):
+        raise ShapeError(f"lengths has the shape {shape_of(given)}, expected ({batch},)")
+    if given.is_meta != x.is_meta:
+        raise ShapeError(f"lengths is on '{given.device}', the input is on '{x.device}'")
+    if by:  # a record has no place for the check of values, and one of B in this shape
+        given = given.view(batch)
+    elif recorded((given,)):
+        given = torch.ops.gatewise.lengths_within(given, steps)
+    elif not given.is_meta:  # there they have no values
+        check_lengths(_all_values(given), steps)
+    ahead = x.is_cuda and given.is_cpu
+    if ahead:  # from memory of its own, not pinned, what is copied is read before this returns
+        given = given.to(torch.long, copy=True)
+    return given.to(device=x.device, dtype=torch.long, non_blocking=ahead)
+
+
+@torch.library.custom_op("gatewise::lengths_within", mutates_args=())
+def _lengths_within(lengths: Tensor, steps: int) -> Tensor:
+    """The lengths, checked when a traced graph runs: while it is traced, they have no values."""
+    check_lengths(lengths, steps)
+    return lengths.clone()
+
+
+@_lengths_within.register_fake
+def _(lengths: Tensor, steps: int) -> Tensor:
+    return torch.empty_like(lengths)
+
+
+def _as_tensor(name: str, given: object, expected: str) -> Tensor:
+    """What a caller gave as a tensor, list or array."""
+    try:
+        found = as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(f"{name} is {reprlib.repr(given)}, expected {expected}: {error}") from None
+    check_layout(name, found)
     return found
+
+
+def _all_values(tensor: Tensor) -> Tensor:
+    """The numbers under what torch.func makes of a tensor, of which no single one can be read."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.flatten()
+
+
+def checked_reset(reset: Tensor | None, input: Tensor, time_major: bool) -> Tensor | None:
+    """T×B booleans on the input's device, or None."""
+    if reset is None:
+        return None
+    given = _as_tensor("reset", reset, "a boolean for each step")
+    if given.dtype != torch.bool:
+        raise ShapeError(f"reset must be boolean, this is {given.dtype}")
+    if given.shape != input.shape[:-1]:
+        raise ShapeError(
+            f"reset has the shape {shape_of(given)}, expected {tuple(input.shape[:-1])}: a value "
+            f"for each step of the input, laid out as it is"
+        )
+    given = given.to(input.device)
+    if given.dim() == 1:
+        return given[:, None]
+    return given if time_major else given.T

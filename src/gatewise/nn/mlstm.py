@@ -20,13 +20,9 @@ from gatewise.backends.contract import check_tensor, valid_steps
 from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype, cast
-from gatewise.nn.checks import (
-    by_override,
-    check_input,
-    checked_lengths,
-    checked_reset,
-    checked_size,
-)
+from gatewise.nn.checks import check_input, checked_size
+from gatewise.nn.lengths import checked_lengths, checked_reset
+from gatewise.nn.overrides import by_override
 from gatewise.nn.sequences import as_time_major, check_width
 from gatewise.nn.trace import Trace
 from gatewise.options import choice, flag, whole

@@ -22,7 +22,6 @@ from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.at_once import run_at_once
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import (
-    by_override,
     check_blocks,
     check_input,
     check_parameter_names,
@@ -30,14 +29,13 @@ from gatewise.nn.checks import (
     checked_cell,
     checked_connect,
     checked_dropout,
-    checked_lengths,
     checked_projection,
-    checked_reset,
     checked_size,
     checked_zoneout,
-    overriding,
 )
+from gatewise.nn.lengths import checked_lengths, checked_reset
 from gatewise.nn.masks import masks_of
+from gatewise.nn.overrides import by_override, overriding
 from gatewise.nn.parameters import parameter_beside, shapes_beside, step_shapes, weights_of
 from gatewise.nn.sequences import State, as_time_major, check_width, packed_as, stacked
 from gatewise.nn.states import initial_states, states_given

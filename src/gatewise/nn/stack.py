@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.checks import by_override, checked_lengths
+from gatewise.nn.lengths import checked_lengths
+from gatewise.nn.overrides import by_override
 from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
 from gatewise.options import flag, probability
 

@@ -19,15 +19,14 @@ from gatewise.nn import sentences
 from gatewise.nn.at_once import step_at_once
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import (
-    by_override,
     check_input,
     check_layout,
     check_parameter_names,
     checked_cell,
     checked_size,
-    overriding,
     shape_of,
 )
+from gatewise.nn.overrides import by_override, overriding
 from gatewise.nn.parameters import step_shapes, weights_of
 from gatewise.nn.sequences import State
 from gatewise.nn.states import check_state, states_given

@@ -1,0 +1,97 @@
+"""Integers as a tensor; a list or tuple of them as an input of what torch.compile makes, not as constants.
+
+To torch.compile the integers of a list are constants: another list would be compiled anew, and the ninth
+refused. Nothing public says that a list is data, so that this is said in torch's own terms, those in which
+it takes a NumPy array for a tensor. Where they are not to be had, a list's numbers are constants.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gatewise.backends.contract import constant
+
+
+def as_tensor(lengths: Any) -> Tensor:
+    """``torch.as_tensor``."""
+    if isinstance(lengths, list | tuple) and torch.compiler.is_dynamo_compiling() and _prepared():
+        return _of_list(lengths)
+    return torch.as_tensor(lengths)
+
+
+def _of_list(lengths: Sequence[int]) -> Tensor:
+    return torch.as_tensor(lengths)
+
+
+_PREPARED: list[bool] = []
+_GRAPH_ARG = {"pass_arg_as_tensor", "fake_tensor", "is_tensor", "example_strong_ref"}
+
+
+@constant
+def _prepared() -> bool:
+    """Has torch.compile, which is at work, see ``_of_list`` as one call, and its list as an input; whether
+    this torch can."""
+    if not _PREPARED:
+        handlers = _handlers()
+        if handlers is not None:
+            torch.compiler.allow_in_graph(_of_list)
+            handlers[_of_list] = _input_from
+        _PREPARED.append(handlers is not None)
+    return _PREPARED[0]
+
+
+def _handlers() -> dict[Any, Any] | None:
+    """What torch.compile calls for functions that it knows; None where this torch lacks any of what
+    ``_input_from`` uses."""
+    try:
+        from torch._dynamo.output_graph import OutputGraph
+        from torch._dynamo.side_effects import SideEffects
+        from torch._dynamo.source import FloatTensorSource  # noqa: F401
+        from torch._dynamo.variables.builder import GraphArg, VariableBuilder  # noqa: F401
+        from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
+
+        handlers: dict[Any, Any] = TorchInGraphFunctionVariable._get_handlers()
+    except (ImportError, AttributeError):
+        return None
+    fits = (
+        hasattr(OutputGraph, "resolve_source_value")
+        and hasattr(SideEffects, "is_modified")
+        and inspect.signature(GraphArg).parameters.keys() >= _GRAPH_ARG
+    )
+    return handlers if fits else None
+
+
+def _input_from(called: Any, tx: Any, lengths: Any) -> Any:
+    """What torch.compile is to take for ``_of_list(lengths)``: an input that is made of the list at each
+    call; None, for what it takes by itself, of a list that is made in the graph."""
+    from torch._dynamo.source import FloatTensorSource
+    from torch._dynamo.variables.builder import GraphArg, VariableBuilder
+
+    source = lengths.source
+    if source is None or tx.export or tx.output.side_effects.is_modified(lengths):
+        return None
+    values = tx.output.resolve_source_value(source)
+    if not values or not all(
+        type(value) is int or isinstance(value, np.integer) for value in values
+    ):
+        return None
+    tensor = torch.as_tensor(values)
+    # static, as the list is: a graph is for one length of it. (mark_static works before compiling only)
+    tensor._dynamo_static_indices = {0}  # type: ignore[attr-defined]
+    found = VariableBuilder(tx, FloatTensorSource(source))(tensor).realize()
+    meta = found.as_proxy().node.meta
+    meta["grapharg"] = GraphArg(
+        source,
+        tensor,
+        pass_arg_as_tensor=True,
+        fake_tensor=meta["grapharg"].fake_tensor,
+        is_tensor=True,
+        example_strong_ref=tensor,
+    )
+    return found
