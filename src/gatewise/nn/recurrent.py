@@ -242,7 +242,7 @@ class Recurrent(TorchNames, nn.Module):
                 return at_once
             whole = lengths is None and reset is None and recorded_by() == JIT
             if whole and is_torchs(self):
-                return run_recorded(self, input, hx)
+                return run_recorded(self, input, hx, partial(initial_states, self))
         packed = input if isinstance(input, PackedSequence) else None
         if packed is not None:
             if lengths is not None:

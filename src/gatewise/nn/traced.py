@@ -7,23 +7,46 @@ layer, by the backend ``aten``.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gatewise.backends import aten
+from gatewise.cells.language import Cell
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import check_input
 from gatewise.nn.sequences import State, as_time_major, check_width
-from gatewise.nn.states import initial_states
 
-if TYPE_CHECKING:
-    from gatewise.nn.recurrent import Recurrent
+# The states to begin with, L·D×B×width, from those given, the input T×B×… and whether it has a dimension B.
+Begin = Callable[[State | None, Tensor, bool], tuple[Tensor, ...]]
 
 
-def is_torchs(layer: Recurrent) -> bool:
+class Layer(Protocol):
+    """What is asked of a recurrent layer here."""
+
+    cell: Cell
+    backend: str
+    input_size: int
+    proj_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    bidirectional: bool
+    layer_norm: bool
+    locked_dropout: bool
+    training: bool
+    dropout: float
+    recurrent_dropout: float
+    weight_drop: float
+    zoneout: tuple[float, ...]
+    _simple: bool
+    _expected: Mapping[str, Mapping[str, Any]]
+
+
+def is_torchs(layer: Layer) -> bool:
     """Whether the layer, as it is now, is one of torch's."""
     drops = layer.recurrent_dropout or layer.weight_drop or layer.locked_dropout
     return (
@@ -34,32 +57,38 @@ def is_torchs(layer: Recurrent) -> bool:
     )
 
 
-def run_recorded(layer: Recurrent, input: Tensor | PackedSequence, hx: State | None) -> Any:
+def run_recorded(
+    layer: Layer, input: Tensor | PackedSequence, hx: State | None, begin: Begin
+) -> Any:
     """The layer's output and final state; for a layer that ``is_torchs``."""
     values = input.data if isinstance(input, PackedSequence) else input
     if (dtype := autocast_dtype(values)) is None:
-        return _run(layer, input, hx, None)
+        return _run(layer, input, hx, begin, None)
     with torch.autocast(values.device.type, enabled=False):
         if isinstance(input, PackedSequence):
             input = input._replace(data=cast(input.data, dtype))
         else:
             input = cast(input, dtype)
-        return _run(layer, input, cast_states(hx, dtype), dtype)
+        return _run(layer, input, cast_states(hx, dtype), begin, dtype)
 
 
 def _run(
-    layer: Recurrent, input: Tensor | PackedSequence, hx: State | None, dtype: torch.dtype | None
+    layer: Layer,
+    input: Tensor | PackedSequence,
+    hx: State | None,
+    begin: Begin,
+    dtype: torch.dtype | None,
 ) -> Any:
     found = [getattr(layer, name + s) for s, each in layer._expected.items() for name in each]
     weights = found if dtype is None else [cast(weight, dtype) for weight in found]
     options = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
     if isinstance(input, PackedSequence):
-        return _packed(layer, input, hx, weights, options)
+        return _packed(layer, input, hx, begin, weights, options)
     check_width(input, layer.input_size)
     check_input(input, weights[0])
     batched = input.dim() == 3
     x = as_time_major(input, layer.batch_first)
-    states = initial_states(layer, hx, x, batched)
+    states = begin(hx, x, batched)
     first = batched and layer.batch_first
     given = input if batched else x
     output, *final = aten.whole(layer.cell, (given,), states, weights, (*options, first))
@@ -69,9 +98,10 @@ def _run(
 
 
 def _packed(
-    layer: Recurrent,
+    layer: Layer,
     packed: PackedSequence,
     hx: State | None,
+    begin: Begin,
     weights: list[Tensor],
     options: tuple[Any, ...],
 ) -> Any:
@@ -80,7 +110,7 @@ def _packed(
     # of the padded input's shape what the states are to fit: as many sequences as the first step has
     batch: Any = packed.batch_sizes[0]
     like = packed.data.new_empty(1, batch, 0)
-    states = initial_states(layer, hx, like, True)
+    states = begin(hx, like, True)
     if hx is not None and packed.sorted_indices is not None:
         states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
     given = (packed.data, packed.batch_sizes)
