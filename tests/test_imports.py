@@ -169,7 +169,7 @@ def test_the_command_answers_signals_before_it_loads_torch(started, tmp_path):
 
 def test_a_library_import_registers_the_operators_of_exported_programs():
     code = "import sys, gatewise; print(*(m in sys.modules for m in sys.argv[1:]))"
-    modules = ["gatewise.backends.operators", "gatewise.nn.checks"]
+    modules = ["gatewise.backends.operators", "gatewise.nn.lengths"]
     line = [sys.executable, "-c", code, *modules]
     run = subprocess.run(line, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True", "True"]
