@@ -549,7 +549,12 @@ REFERENCE = "reference: the cell's equations in plain torch operations, a step a
         (gw.LSTM(3, 6), {}, KERNELS.format("lstm built in")),
         (gw.LSTM(3, 6, proj_size=2), {}, KERNELS.format("lstm built in")),
         (gw.GRU(3, 6), dict(lengths=[5, 2]), KERNELS.format("gru built in")),
-        (gw.LSTM(3, 6, layer_norm=True, **DROPPED), {}, KERNELS.format("lstm built in")),
+        (
+            gw.LSTM(3, 6, layer_norm=True, **DROPPED),
+            {},
+            KERNELS.replace(";", ", in double precision;").format("lstm built in"),
+        ),
+        (gw.LSTM(3, 8, layer_norm=True), {}, KERNELS.format("lstm built in")),
         (gw.RNN(3, 6).requires_grad_(False), dict(trace=True), KERNELS.format("rnn_tanh built in")),
         (
             gw.RNN(3, 6),
