@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 import gatewise as gw
@@ -206,6 +207,49 @@ INPUTS = {
     "a scalar": lambda x: torch.tensor(1.0),
     "too many dimensions": lambda x: x[..., None],
 }
+
+PACKED = pack_sequence([torch.zeros(5, 3), torch.zeros(3, 3)])
+STEP, ONE = torch.zeros(2, 3), torch.zeros(2, 4)
+PACKED_2D = r"Expected hidden size \(1, 2, 4\), got \[2, 4\]"
+TYPES = "mat1 and mat2 must have the same dtype, but got Double and Float"
+LIKE_TORCHS = [
+    ("LSTM", X, (H, H, H), RuntimeError, "lstm expects two hidden states"),
+    ("LSTM", PACKED, (H, H, H), RuntimeError, "lstm expects two hidden states"),
+    ("LSTMCell", STEP, (ONE,), RuntimeError, "lstm_cell expects two hidden states"),
+    ("LSTMCell", STEP, (ONE, ONE, ONE), RuntimeError, "lstm_cell expects two hidden states"),
+    ("LSTMCell", STEP, ONE, TypeError, "must be tuple of Tensors, not Tensor"),
+    ("LSTMCell", STEP, {}, TypeError, "must be tuple of Tensors, not dict"),
+    ("GRU", PACKED, ONE, RuntimeError, PACKED_2D),
+    ("RNN", PACKED, ONE, RuntimeError, PACKED_2D),
+    ("GRU", X, H.double(), RuntimeError, TYPES),
+    ("RNN", X, H.double(), RuntimeError, TYPES),
+    ("LSTM", PACKED, (H.double(), H.double()), RuntimeError, TYPES),
+    ("LSTMCell", STEP, (ONE.double(), ONE.double()), RuntimeError, TYPES),
+    ("GRUCell", STEP, ONE.double(), RuntimeError, TYPES),
+    ("RNNCell", STEP, ONE.bfloat16(), RuntimeError, "but got BFloat16 and Float"),
+    ("GRUCell", STEP.double(), ONE, RuntimeError, TYPES),
+    ("GRU", PACKED._replace(data=torch.zeros(8, 7)), None, RuntimeError, "Expected 3, got 7"),
+    (
+        *("LSTM", PACKED._replace(data=torch.zeros(8, 7)), None, RuntimeError),
+        r"mat1 and mat2 shapes cannot be multiplied \(8x7 and 3x16\)",
+    ),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "x", "hx", "error", "sentence"), LIKE_TORCHS)
+def test_what_does_not_fit_is_said_in_torchs_sentence_too(name, x, hx, error, sentence, mode):
+    with MODES[mode]():
+        for module in (getattr(torch.nn, name)(3, 4), getattr(gw, name)(3, 4)):
+            with pytest.raises(error, match=sentence) as caught:
+                module(x, hx)
+    assert isinstance(caught.value, ShapeError)
+
+
+def test_a_packed_input_of_another_width_has_the_shape_that_it_was_given_in():
+    with pytest.raises(ShapeError, match=r"the packed input's data has the shape \(8, 7\)"):
+        gw.LSTM(3, 4)(PACKED._replace(data=torch.zeros(8, 7)))
+
 
 
 @pytest.mark.filterwarnings(

@@ -24,6 +24,12 @@ class ShapeError(GatewiseError, ValueError, RuntimeError):
     either catches this."""
 
 
+class StateTypeError(ShapeError, TypeError):
+    """A call's states are not given as what they are: tensors, one by itself or several in a tuple.
+
+    torch raises a TypeError for some of these."""
+
+
 class BackendError(GatewiseError, RuntimeError):
     """A backend was asked for by name and cannot do what was asked; it never falls back in silence."""
 

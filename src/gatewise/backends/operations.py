@@ -7,6 +7,19 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from gatewise.backends.tracing import recorded_by
+
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), exact everywhere; torch's own softplus turns linear above 20."""
+    zero = torch.zeros_like(x)
+    if recorded_by():
+        # the same of operators that ONNX has. Its second derivative is wrong at 0 itself
+        return torch.maximum(x, zero) + torch.log1p(torch.exp(-x.abs()))
+    return torch.logaddexp(x, zero)
+
+
 TORCH: Mapping[str, Callable[..., Tensor]] = {
     "add": torch.add,
     "sub": torch.sub,
@@ -18,8 +31,7 @@ TORCH: Mapping[str, Callable[..., Tensor]] = {
     "relu": torch.relu,
     "exp": torch.exp,
     "log": torch.log,
-    # torch's own softplus turns linear above 20; this one is exact everywhere
-    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    "softplus": _softplus,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
     "greater": lambda a, b: (a > b).to(a.dtype),

@@ -37,7 +37,14 @@ from gatewise.nn.lengths import checked_lengths, checked_reset
 from gatewise.nn.masks import masks_of
 from gatewise.nn.overrides import by_override, overriding
 from gatewise.nn.parameters import parameter_beside, shapes_beside, step_shapes, weights_of
-from gatewise.nn.sequences import State, as_time_major, check_width, packed_as, stacked
+from gatewise.nn.sequences import (
+    State,
+    as_time_major,
+    check_packed_width,
+    check_width,
+    packed_as,
+    stacked,
+)
 from gatewise.nn.states import initial_states, states_given
 from gatewise.nn.stream import Stream
 from gatewise.nn.structure import structure
@@ -252,6 +259,7 @@ class Recurrent(TorchNames, nn.Module):
                     "reset= has no place in a PackedSequence; give the padded input and lengths="
                 )
             check_packed()
+            check_packed_width(packed, self.input_size, len(self.weight_ih_l0))
             input, lengths = pad_packed_sequence(packed)
         if not isinstance(input, Tensor) or (hx is not None and overriding(hx)):
             asked = dict(lengths=lengths, reset=reset, trace=trace)
@@ -263,12 +271,12 @@ class Recurrent(TorchNames, nn.Module):
         given = checked_lengths(lengths, x)
         resets = checked_reset(reset, input, time_major)
         if (dtype := autocast_dtype(x)) is None:
-            states = initial_states(self, hx, x, batched)
+            states = initial_states(self, hx, x, batched, packed=packed is not None)
             output, finals, traced = self._layers(x, states, given, resets, trace)
         else:  # everything is cast here, once, so that every backend sees one dtype
             with torch.autocast(x.device.type, enabled=False):
                 x, hx = cast(x, dtype), cast_states(hx, dtype)
-                states = initial_states(self, hx, x, batched, dtype)
+                states = initial_states(self, hx, x, batched, dtype, packed is not None)
                 output, finals, traced = self._layers(x, states, given, resets, trace, dtype)
         result = self._as_given(output, packed, given, batched, time_major)
         state = tuple(stacked(each, batched) for each in zip(*finals, strict=True))

@@ -38,8 +38,32 @@ def of_nonlinearity(value: Any) -> str:
 def of_type(input: torch.dtype, weight: torch.dtype) -> str:
     return (
         f"RNN input dtype ({input}) does not match weight dtype ({weight}). "
-        f"Convert input: input.to({weight}), or convert model: model.to({input})"
+        f"Convert input: input.to({weight}), or convert model: model.to({input}); "
+        f"{of_product(input, weight)}"
     )
+
+
+# torch's own names of types, in the errors of its operators.
+_SCALARS = {
+    torch.float64: "Double",
+    torch.float32: "Float",
+    torch.float16: "Half",
+    torch.bfloat16: "BFloat16",
+    torch.int64: "Long",
+    torch.int32: "Int",
+    torch.int16: "Short",
+    torch.int8: "Char",
+    torch.uint8: "Byte",
+    torch.bool: "Bool",
+    torch.complex64: "ComplexFloat",
+    torch.complex128: "ComplexDouble",
+}
+
+
+def of_product(left: torch.dtype, right: torch.dtype) -> str:
+    """Of a matrix product's factors that have not the same type."""
+    names = " and ".join(_SCALARS.get(dtype, str(dtype)) for dtype in (left, right))
+    return f"mat1 and mat2 must have the same dtype, but got {names}"
 
 
 def of_device(input: torch.device, other: torch.device, called: str) -> str:
@@ -63,11 +87,32 @@ def of_width(expected: int, found: int) -> str:
     return f"input.size(-1) must be equal to input_size. Expected {expected}, got {found}"
 
 
-def of_states(states: Sequence[Tensor], batched: bool, shapes: Sequence[tuple[int, ...]]) -> str:
+def of_packed_width(values: Tensor, size: int, rows: int) -> str:
+    """Of a packed input that is not of ``size``, by input weights of ``rows``."""
+    wide = values.shape[-1]
+    product = f"{len(values)}x{wide} and {size}x{rows}"
+    return f"{of_width(size, wide)}; mat1 and mat2 shapes cannot be multiplied ({product})"
+
+
+def of_number(operator: str) -> str:
+    """Of more or fewer than two states for torch's ``operator``."""
+    return f"{operator} expects two hidden states"
+
+
+def of_kind(operator: str, hx: object) -> str:
+    """Of a step's states that are not in a tuple."""
+    return (
+        f"{operator}(): argument 'hx' (position 2) must be tuple of Tensors, not {type(hx).__name__}"
+    )
+
+
+def of_states(
+    states: Sequence[Tensor], batched: bool, shapes: Sequence[tuple[int, ...]], packed: bool
+) -> str:
     """Of a layer's initial states that have not these shapes, L·D×B×width each."""
     like = "For batched 3-D input" if batched else "For unbatched 2-D input"
     dims = 3 if batched else 2
-    if any(state.dim() != dims for state in states):
+    if not packed and any(state.dim() != dims for state in states):
         if len(states) == 1:
             return f"{like}, hx should also be {dims}-D but got {states[0].dim()}-D tensor"
         each = ", ".join(f"{state.dim()}-D" for state in states)

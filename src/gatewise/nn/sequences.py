@@ -34,6 +34,16 @@ def check_width(input: Tensor, size: int, called: str = "input_size", layer: str
         )
 
 
+def check_packed_width(packed: PackedSequence, size: int, rows: int) -> None:
+    """Raises ShapeError unless the packed values are of that size; ``rows`` are its weights'."""
+    check_layout("input.data", packed.data)
+    if packed.data.dim() != 2 or packed.data.shape[-1] != size:
+        raise ShapeError(
+            f"the packed input's data has the shape {shape_of(packed.data)}: its last dimension must be "
+            f"input_size={size} ({sentences.of_packed_width(packed.data, size, rows)})"
+        )
+
+
 def as_time_major(input: Tensor, batch_first: bool) -> Tensor:
     """T×B×…, whatever the layout; B = 1 for a single sequence, T×I."""
     if input.dim() == 2:

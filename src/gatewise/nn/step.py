@@ -142,7 +142,7 @@ class RecurrentCell(nn.Module):
         """Which backend would run this, and why, in a sentence."""
         dtype = autocast_dtype(input)
         x = input if dtype is None else cast(input, dtype)
-        states = () if hx is None else states_given(self.cell, hx)
+        states = () if hx is None else states_given(self.cell, hx, single=True)
         if self._torchs is not None and torch.is_grad_enabled():
             return f"aten: torch's own step of {self.cell.name}; with a gradient it takes less time"
         return chosen(self.backend, **self._fields(x, states, weights_of(self, "", dtype)))[2]
@@ -151,7 +151,7 @@ class RecurrentCell(nn.Module):
         self, input: Tensor, hx: State | None, batched: bool, dtype: torch.dtype | None
     ) -> Any:
         x = input if batched else input[None]
-        state = self._states(hx, x, batched)
+        state = self._states(hx, x, batched, dtype)
         # torch.func has no rules for these
         if self._torchs is not None and (torch.compiler.is_compiling() or not transformed()):
             after = self._by_torch(x, state, dtype)
@@ -193,12 +193,14 @@ class RecurrentCell(nn.Module):
             differentiated=differentiated(given),
         )
 
-    def _states(self, hx: State | None, x: Tensor, batched: bool) -> tuple[Tensor, ...]:
+    def _states(
+        self, hx: State | None, x: Tensor, batched: bool, dtype: torch.dtype | None
+    ) -> tuple[Tensor, ...]:
         """Each B×H, for an input B×I."""
         names, shape = self.cell.state, (x.shape[0], self.hidden_size)
         if hx is None:
             return tuple(x.new_zeros(shape) for _ in names)
-        given = states_given(self.cell, hx)
+        given = states_given(self.cell, hx, single=True)
         expected = shape if batched else shape[1:]
         for k, (name, state) in enumerate(zip(names, given, strict=True)):
             if state.shape != expected:
@@ -206,7 +208,7 @@ class RecurrentCell(nn.Module):
                 raise ShapeError(
                     f"the state {name} has the shape {shape_of(state)}, expected {tuple(expected)} ({why})"
                 )
-            check_state(f"the state {name}", state, expected, x)
+            check_state(self, f"the state {name}", state, expected, x, dtype)
         return given if batched else tuple(state[None] for state in given)
 
     def extra_repr(self) -> str:

@@ -18,10 +18,10 @@ from gatewise.backends import aten
 from gatewise.cells.language import Cell
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import check_input
-from gatewise.nn.sequences import State, as_time_major, check_width
+from gatewise.nn.sequences import State, as_time_major, check_packed_width, check_width
 
 # The states to begin with, L·D×B×width, from those given, the input T×B×… and whether it has a dimension B.
-Begin = Callable[[State | None, Tensor, bool], tuple[Tensor, ...]]
+Begin = Callable[..., tuple[Tensor, ...]]
 
 
 class Layer(Protocol):
@@ -105,12 +105,12 @@ def _packed(
     weights: list[Tensor],
     options: tuple[Any, ...],
 ) -> Any:
-    check_width(packed.data, layer.input_size)
+    check_packed_width(packed, layer.input_size, len(weights[0]))
     check_input(packed.data, weights[0])
     # of the padded input's shape what the states are to fit: as many sequences as the first step has
     batch: Any = packed.batch_sizes[0]
     like = packed.data.new_empty(1, batch, 0)
-    states = begin(hx, like, True)
+    states = begin(hx, like, True, packed=True)
     if hx is not None and packed.sorted_indices is not None:
         states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
     given = (packed.data, packed.batch_sizes)
