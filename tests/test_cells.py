@@ -194,3 +194,21 @@ def test_the_gradient_reaches_the_leaves_it_should():
     assert leaves == parts
     cut = define(lambda a, s: dict(h=detach(a.u) + a.v), gates="u v")
     assert {v.name for v in derive(cut).leaves} == {"v"}
+
+
+class NoFunction:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("function", "params", "message"),
+    [
+        (lambda a, s, p: dict(h=a.z), "", "of 2 arguments, .* are named in params="),
+        (lambda a: dict(h=a.z), "", "expected a function of 2 arguments"),
+        (lambda a, s: dict(h=a.z), "w", "of 3 arguments, .* the parameters"),
+        (NoFunction, "", "a cell is a function of the gates'"),
+    ],
+)
+def test_what_takes_other_arguments_is_no_cell(function, params, message):
+    with pytest.raises(gw.GatewiseError, match=message):
+        gw.cell(gates="z", params=params)(function)

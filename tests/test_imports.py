@@ -195,3 +195,10 @@ def test_backends_do_not_import_each_other():
     modules = {f"gatewise.backends.{name}" for name in BACKENDS}
     for module in modules:
         assert not imported(module) & (modules | {"gatewise.backends.registry"}) - {module}
+
+
+def test_what_the_package_lists_is_public():
+    import gatewise as gw
+
+    listed = {name for name in dir(gw) if not name.startswith("__")}
+    assert listed == {*gw.__all__, "backends", "cells", "emit", "nn", "options"}

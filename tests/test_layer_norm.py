@@ -11,13 +11,15 @@ from gatewise.backends.contract import in_double
 from gatewise.cells.catalogue import CELLS
 
 NORMALISED = ("lstm", "rnn_tanh", "gru", "coupled", "peephole", "slstm")
+# by the reference and by the scan
+NORMALISED += ("mgu", "gru_2014", "mingru", "minlstm")
 # One rounding of the result: where torch's layer is as near as this, it is so by luck.
 ROUNDING = 2**-23
 
 
 def made(cell, units, **options):
     """A layer with weights and gains that a trained one might have, and its twins by the reference, in
-    which torch's layer_norm normalises, in float32 and float64."""
+    which torch's layer_norm normalises; for float32 and in float64."""
     ours = gw.Recurrent(cell, 3, units, layer_norm=True, **options)
     with torch.no_grad():
         for parameter in ours.parameters():
@@ -35,7 +37,7 @@ def results(layer, x, weights):
     states = (state,) if isinstance(state, torch.Tensor) else state
     (y * weights.to(y.dtype)).sum().backward()
     found = [y.detach(), *(s.detach() for s in states), x.grad]
-    return [each.double() for each in [*found, *(p.grad for p in layer.parameters())]]
+    return [each.double() for each in [*found, *(p.grad for p in layer.parameters() if p.numel())]]
 
 
 def errors(found, exact):
@@ -47,13 +49,16 @@ def errors(found, exact):
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("units", [1, 2, 3])
 @pytest.mark.parametrize("cell", NORMALISED)
-def test_layers_of_few_units_are_as_near_as_torchs_layer_norm(cell, units):
+def test_layers_of_few_units_are_as_near_as_torchs_layer_norm(cell, units, monkeypatch):
     for seed in range(8):
         torch.manual_seed(seed)
         ours, torchs, exact = made(cell, units)
         x, weights = torch.randn(6, 3, 3), torch.randn(6, 3, units)
         right = results(exact, x, weights)
-        found, of_torch = (errors(results(each, x, weights), right) for each in (ours, torchs))
+        found = errors(results(ours, x, weights), right)
+        with monkeypatch.context() as patch:
+            patch.setattr("gatewise.backends.precision.in_double", lambda *_: False)
+            of_torch = errors(results(torchs, x, weights), right)
         assert (found <= 2 * of_torch.clip(min=ROUNDING)).all(), (seed, found, of_torch)
 
 
@@ -109,6 +114,27 @@ def test_a_stream_in_double_precision_takes_float32_alone():
         stream.step(np.zeros(3))
     with pytest.raises(gw.GatewiseError, match="given was a list"):
         stream.step([0.0, 0.0, 0.0])
+
+
+BY = [("lstm", "reference"), ("gru_2014", "auto"), ("mgu", "auto"), ("mingru", "scan")]
+
+
+@pytest.mark.parametrize(("cell", "backend"), BY)
+def test_it_holds_of_the_reference_and_the_scan(cell, backend):
+    torch.manual_seed(0)
+    ours, _, exact = made(cell, 1, backend=backend)
+    x, weights = torch.randn(6, 3, 3), torch.randn(6, 3, 1)
+    assert "in double precision" in ours.explain_backend(x)
+    right = results(exact, x, weights)
+    found = errors(results(ours, x, weights), right)
+    assert (found <= 2 * ROUNDING).all(), found
+    assert ours(x)[0].dtype == torch.float32
+    step = gw.RecurrentCell(cell, 3, 1, layer_norm=True)
+    step.load_state_dict({name[:-3]: p for name, p in ours.state_dict().items()})
+    with torch.no_grad():
+        states = step(x[0])
+        states = states if isinstance(states, tuple) else (states,)
+        torch.testing.assert_close(states[0], ours(x)[0][0], rtol=0, atol=3e-7)
 
 
 def test_which_layers_run_in_double_precision():

@@ -14,6 +14,7 @@ from torch.export import Dim
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewise as gw
+from gatewise.backends.operations import TORCH
 from gatewise.errors import BackendError, ShapeError
 
 pytestmark = [
@@ -358,6 +359,13 @@ def test_states_by_the_newer_exporter():
 
 # One step ----------------------------------------------------------------------------------------------
 
+
+
+@gw.cell(gates="z")
+def softplus(a, s):
+    return dict(h=gw.softplus(40 * a.z) - s.h)
+
+
 STEPS = {
     "lstm": lambda: gw.LSTMCell(I, H),
     "gru": lambda: gw.GRUCell(I, H, bias=False),
@@ -366,6 +374,8 @@ STEPS = {
     "normalised": lambda: gw.LSTMCell(I, H, layer_norm=True),
     **{name: lambda name=name: gw.RecurrentCell(name, I, H) for name in ("peephole", "gru_2014")},
     **{name: lambda name=name: gw.RecurrentCell(name, I, H) for name in ("mingru", "lem", "mgu")},
+    **{name: lambda name=name: gw.RecurrentCell(name, I, H) for name in ("slstm", "minlstm")},
+    "softplus": lambda: gw.RecurrentCell(softplus, I, H),
 }
 
 
@@ -415,6 +425,44 @@ def test_a_step_by_the_newer_exporter(name):
     for B in (1, 5):
         x = torch.randn(B, I)
         close(run(x), cell(x))
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_what_is_recorded_for_softplus_is_exact(opset):
+    """Far from 0 too, and in what is trained after it was traced."""
+
+    class Softplus(nn.Module):
+        def forward(self, x):
+            return TORCH["softplus"](x)
+
+    x = torch.tensor([-200.0, -50.0, -3.0, 0.0, 1e-3, 30.0, 200.0], requires_grad=True)
+    script = torch.jit.trace(Softplus(), (torch.randn(7),))
+    close(script(x), torch.logaddexp(x, torch.zeros(7)))
+    (found,) = torch.autograd.grad(script(x).sum(), x)
+    close(found, torch.sigmoid(x.detach()))
+    held = io.BytesIO()
+    torch.onnx.export(Softplus(), (torch.randn(7),), held, dynamo=False, opset_version=opset)
+    close(session(held.getvalue())(x.detach()), Softplus()(x.detach()))
+
+
+LOOPING = {
+    "normalised": lambda: gw.Recurrent("gru_2014", 4, 4, layer_norm=True),
+    "reference": lambda: gw.LSTM(4, 4, 2, bidirectional=True, backend="reference"),
+    "aten": lambda: gw.GRU(4, 4, backend="aten"),
+    "aten's LSTM": lambda: gw.LSTM(4, 4, bidirectional=True, backend="aten"),
+    "scan": lambda: gw.Recurrent("minlstm", 4, 4, backend="scan"),
+    "mlstm": lambda: gw.MLSTM(4, 4),
+}
+
+
+@pytest.mark.parametrize("name", LOOPING)
+def test_a_strict_export_of_what_loops_for_any_batch(name):
+    module = WithLengths(LOOPING[name]().eval())
+    axes = {1: Dim("B")}, {0: Dim("B")}
+    example = torch.randn(5, 2, 4), torch.tensor([5, 2])
+    program = torch.export.export(module, example, dynamic_shapes=axes, strict=True)
+    given = torch.randn(5, 3, 4), torch.tensor([0, 5, 1])
+    close(program.module()(*given), module(*given))
 
 
 # Refused ------------------------------------------------------------------------------------------------
@@ -492,6 +540,15 @@ def test_lengths_of_another_batch_are_no_ones():
         script(torch.randn(5, 3, I), torch.tensor([4]))
 
 
+@pytest.mark.parametrize("connect", ["plain", "residual"])
+def test_a_projection_that_onnx_cannot_have(connect):
+    layer, x = gw.LSTM(3, 4, 2, proj_size=2, connect=connect).eval(), torch.randn(5, 2, 3)
+    longer = torch.randn(9, 3, 3)
+    close(scripted(layer, (x,))(longer)[0], layer(longer)[0])
+    with pytest.raises(BackendError, match="torch.jit.trace alone takes proj_size"):
+        torch.onnx.export(layer, (x,), io.BytesIO(), dynamo=False)
+
+
 def test_a_packed_sequence_that_onnx_cannot_have():
     layer, given = (
         gw.LSTM(4, 4, 2, connect="highway").eval(),
@@ -509,8 +566,17 @@ def test_a_stream_is_no_part_of_a_record():
         def forward(self, x):
             return torch.from_numpy(gw.LSTM(I, H).stream().step(x.numpy()))
 
-    with pytest.raises(BackendError, match="cannot take a stream"):
-        torch.jit.trace(Streaming(), (torch.randn(I),))
+    class Stepping(nn.Module):
+        def forward(self, x):
+            return torch.from_numpy(stream.step(x))
+
+    stream = gw.LSTM(I, H).stream()
+    for module in (Streaming(), Stepping()):
+        with pytest.raises(BackendError, match="cannot take a stream"):
+            torch.jit.trace(module, (torch.randn(I),))
+        with pytest.raises(BackendError, match="cannot take a stream"):
+            torch.onnx.export(module, (torch.randn(I),), io.BytesIO(), dynamo=False)
+    assert stream.step(torch.randn(I)).shape == (H,)
 
 
 # AOTInductor --------------------------------------------------------------------------------------------
@@ -590,8 +656,11 @@ def fresh_dynamo():
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize(
     "container",
-    [list, tuple, np.array, torch.tensor, lambda n: [np.int64(each) for each in n]],
-    ids=["list", "tuple", "array", "tensor", "list of NumPy's"],
+    [
+        *(list, tuple, np.array, torch.tensor, lambda n: [np.int64(each) for each in n]),
+        *(lambda n: [torch.tensor(each) for each in n], lambda n: tuple(map(torch.tensor, n))),
+    ],
+    ids=["list", "tuple", "array", "tensor", "list of NumPy's", "list of tensors", "tuple of tensors"],
 )
 def test_lengths_of_any_kind_are_compiled_once(container):
     model, counting = Model(), Counting()

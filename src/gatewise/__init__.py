@@ -66,7 +66,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, *_ROOMS})
+    special = {name for name in globals() if name.startswith("__")}
+    return sorted({*special, *__all__, *_ROOMS, "__version__"})
 
 
 # What is exported, by the module that has it.

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Outcome, Spec, Weights, valid_steps
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights, constant, valid_steps
+from gatewise.backends.tracing import exports_onnx
 from gatewise.cells.catalogue import gru, lstm, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
 
-_FUNCTIONS: Mapping[Cell, Callable[..., tuple[Tensor, ...]]] = {
-    lstm: torch.lstm,
-    gru: torch.gru,
-    rnn_tanh: torch.rnn_tanh,
-    rnn_relu: torch.rnn_relu,
+# torch's functions of whole sequences.
+_FUNCTIONS: Mapping[Cell, str] = {
+    lstm: "lstm",
+    gru: "gru",
+    rnn_tanh: "rnn_tanh",
+    rnn_relu: "rnn_relu",
 }
 
 # torch's functions of one step: of the input, the state or states, the weights and the biases.
@@ -49,6 +51,8 @@ def supports(spec: Spec) -> str | None:
         if getattr(spec, option):
             return reason
     if not has(spec.cell, spec.proj_size):
+        if spec.cell == lstm:
+            return "has no projection in ONNX (torch.jit.trace alone takes proj_size)"
         return "projects the LSTM's output only"
     return None
 
@@ -95,8 +99,9 @@ def _run(
 
 
 def has(cell: Cell, proj_size: int) -> bool:
-    """Whether torch has an operator of the cell with a projection of this size, or 0."""
-    return cell in _FUNCTIONS and (not proj_size or cell == lstm)
+    """Whether torch, and ONNX where it is exported to, has an operator of the cell with a projection of
+    this size, or 0."""
+    return cell in _FUNCTIONS and (not proj_size or (cell == lstm and not exports_onnx()))
 
 
 def whole(
@@ -115,13 +120,21 @@ def whole(
         weights: those of each layer and direction, in torch's order.
         options: bias, num_layers, dropout, training and bidirectional; batch_first if it isn't packed.
     """
-    initial = tuple(states) if cell == lstm else states[0]
+    name = _function(cell)
+    function = getattr(torch, name)
+    initial = tuple(states) if name == "lstm" else states[0]
     if not input[0].is_cuda:
-        return _FUNCTIONS[cell](*input, initial, weights, *options)
+        return function(*input, initial, weights, *options)
     with warnings.catch_warnings():
         # cuDNN copies weights that do not lie in one piece: ours may be anywhere
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
-        return _FUNCTIONS[cell](*input, initial, weights, *options)
+        return function(*input, initial, weights, *options)
+
+
+@constant
+def _function(cell: Cell) -> str:
+    """Its name: torch.compile and a strict export, which trace this, cannot look it up by a cell."""
+    return _FUNCTIONS[cell]
 
 
 def _ragged(
@@ -139,7 +152,7 @@ def _ragged(
     within = _turned(steps, lengths) if spec.reverse else None
     if within is not None:
         x = x[within, torch.arange(batch, device=x.device)]
-    if spec.cell in (lstm, rnn_relu):
+    if _function(spec.cell) in ("lstm", "rnn_relu"):
         x, weights = _hold_state(spec, x, weights, valid)
     output, new = _run(spec, x, state, weights)
     last = output[(lengths - 1).clamp(min=0), torch.arange(batch, device=x.device)]
@@ -164,7 +177,8 @@ def _hold_state(spec: Spec, x: Tensor, weights: Weights, valid: Tensor) -> tuple
     number.
     """
     shut = -torch.finfo(weights.input.dtype).max / 2
-    gates = [-_SATURATED, _SATURATED, 0, -_SATURATED] if spec.cell == lstm else [shut]
+    is_lstm = _function(spec.cell) == "lstm"
+    gates = [-_SATURATED, _SATURATED, 0, -_SATURATED] if is_lstm else [shut]
     column = weights.input.new_tensor(gates).repeat_interleave(spec.hidden_size)[:, None]
     padding = (~valid)[..., None].to(x.dtype)
     held = weights._replace(input=torch.cat([weights.input, column], 1))

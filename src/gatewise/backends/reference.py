@@ -25,6 +25,7 @@ from gatewise.backends.contract import (
     valid_steps,
 )
 from gatewise.backends.operations import TORCH
+from gatewise.backends.precision import is_widened, widened
 from gatewise.backends.tracing import UNROLLED
 from gatewise.cells.gradient import Gradient, derive
 from gatewise.cells.language import Cell, Value, topological
@@ -35,9 +36,11 @@ def supports(spec: Spec) -> str | None:
 
 
 def describe(spec: Spec) -> str:
-    return "the cell's equations in plain torch operations, a step at a time"
+    precision = ", in double precision" if is_widened(spec) else ""
+    return f"the cell's equations in plain torch operations, a step at a time{precision}"
 
 
+@widened
 def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
@@ -209,10 +212,18 @@ def _sequence(values: list[Tensor], valid: Tensor | None, x: Tensor, width: int)
     return stacked if valid is None else torch.where(valid, stacked, 0)
 
 
-@lru_cache(maxsize=256)
 def _program(cell: Cell) -> tuple[Mapping[str, Value], list[Value]]:
-    """The named values and the nodes in order; both of the first of all equal cells."""
+    """The named values and the nodes in order."""
+    if torch.compiler.is_dynamo_compiling():  # a strict export, which warns of caches
+        return _ordered(cell)
+    return _kept_program(cell)
+
+
+def _ordered(cell: Cell) -> tuple[Mapping[str, Value], list[Value]]:
     return cell.values, topological(cell.values.values())
+
+
+_kept_program = lru_cache(maxsize=256)(_ordered)  # that of the first of all equal cells
 
 
 @lru_cache(maxsize=256)

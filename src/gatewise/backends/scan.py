@@ -31,6 +31,7 @@ from gatewise.backends.contract import (
     valid_steps,
 )
 from gatewise.backends.operations import TORCH
+from gatewise.backends.precision import is_widened, widened
 from gatewise.backends.tracing import UNROLLED
 from gatewise.cells.language import Cell, Value, constant, operate, topological
 
@@ -60,12 +61,18 @@ def supports(spec: Spec) -> str | None:
 
 
 def describe(spec: Spec) -> str:
-    return "its states are linear recurrences, scanned over all steps at once in torch operations"
+    precision = ", in double precision" if is_widened(spec) else ""
+    return f"its states are linear recurrences, scanned over all steps at once in torch operations{precision}"
 
 
-@lru_cache(maxsize=256)
 def _plan(cell: Cell) -> _Plan | str:
-    """How to scan the cell, or the reason why it cannot be: for all equal cells, so without a name."""
+    """How to scan the cell, or the reason why it cannot be."""
+    if torch.compiler.is_dynamo_compiling():  # a strict export, which warns of caches
+        return _new_plan(cell)
+    return _kept_plan(cell)
+
+
+def _new_plan(cell: Cell) -> _Plan | str:
     nodes = topological(cell.values.values())
     fed = {node.name for node in nodes if node.op in ("gate", "gate.h", "late")}
     if fed:
@@ -87,6 +94,9 @@ def _plan(cell: Cell) -> _Plan | str:
             )
         recurrences.append(_Recurrence(name, *split))
     return _Plan(tuple(recurrences), cell.values)
+
+
+_kept_plan = lru_cache(maxsize=256)(_new_plan)  # for all equal cells, so without their names
 
 
 def _states_used(value: Value) -> set[str]:
@@ -125,6 +135,7 @@ def _affine(op: str, *args: tuple[Value, Value]) -> tuple[Value, Value] | None:
     return None
 
 
+@widened
 def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:

@@ -37,10 +37,11 @@ def recording() -> str:
     """
     if _state() is not None:
         return JIT
-    return ONNX if _exports_onnx() else ""
+    return ONNX if exports_onnx() else ""
 
 
-def _exports_onnx() -> bool:
+def exports_onnx() -> bool:
+    """Whether it is one of ONNX's exporters."""
     onnx = sys.modules.get("torch.onnx")  # it is imported when it is first used
     return onnx is not None and bool(onnx.is_in_onnx_export())
 
@@ -70,7 +71,7 @@ def check_unrecorded(what: str) -> None:
 def check_packed() -> None:
     """Raises BackendError for a PackedSequence that ONNX's exporter would find unpacked: it knows none but
     those that torch's own layers take."""
-    if recording() and _exports_onnx():
+    if recording() and exports_onnx():
         raise BackendError(
             "torch.onnx.export takes a PackedSequence for layers that are torch's own alone, and this one "
             "has more (connect=, learn_initial=, …); give the padded tensor and lengths= instead"

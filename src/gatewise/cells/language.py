@@ -394,6 +394,7 @@ def cell(
         ]
         if lists["params"]:
             symbols.append(_Symbols("parameter", "parameter", lists["params"]))
+        _check_callable(title, function, symbols)
         try:
             found = function(*symbols)
         except CellError as error:
@@ -415,6 +416,27 @@ def cell(
         return Cell(title, **lists, values=_in_order(values), fed=fed, doc=doc)
 
     return define
+
+
+def _check_callable(title: str, function: Any, symbols: list[_Symbols]) -> None:
+    """Raises CellError unless ``function`` is one of the gates, the states and the parameters."""
+    takes = "the gates' pre-activations, the states and the parameters"
+    if len(symbols) == 2:
+        takes = "the gates' pre-activations and the states"
+    if isinstance(function, type):
+        raise CellError(f"a cell is a function of {takes}, not {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # it has none to look at
+    try:
+        signature.bind(*symbols)
+    except TypeError as error:
+        lacks = "" if len(symbols) > 2 else "; parameters of its units are named in params="
+        raise CellError(
+            f"cell '{title}' is {title}{signature}, expected a function of {len(symbols)} arguments, "
+            f"{takes}{lacks} ({error})"
+        ) from None
 
 
 def _written(function: Any) -> Any:

@@ -22,6 +22,7 @@ from gatewise.options import whole
 if TYPE_CHECKING:
     from gatewise.nn.recurrent import Recurrent
 
+_tracing = torch._C._get_tracing_state
 _ROWS = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -75,7 +76,14 @@ class Stream:
             )
 
     def step(self, row: Any) -> Any:
-        """The output for one further input of each sequence."""
+        """The output for one further input of each sequence.
+
+        Raises:
+            ShapeError: the row does not fit.
+            BackendError: torch.jit.trace records here, and would hold the output fast.
+        """
+        if _tracing() is not None:
+            check_unrecorded("a stream")
         if self._wide:
             return self._step_in_double(row)
         output = self._native.step(row)

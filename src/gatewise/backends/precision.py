@@ -1,0 +1,52 @@
+"""Layer normalisation of few values, in double precision: what is taken and given stays float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+from torch import Tensor
+
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights, in_double
+
+Forward = Callable[[Spec, Tensor, tuple[Tensor, ...], Weights, Masks], Outcome]
+
+_HAVE_DOUBLE = ("cpu", "cuda")
+
+
+def is_widened(spec: Spec) -> bool:
+    """Whether ``widened`` changes anything for ``spec``."""
+    has = spec.device.type in _HAVE_DOUBLE
+    return spec.layer_norm and has and in_double(spec.cell, spec.hidden_size, spec.dtype)
+
+
+def widened(forward: Forward) -> Forward:
+    """A backend's ``forward``, which runs in double precision what normalises few values."""
+
+    @wraps(forward)
+    def run(
+        spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
+    ) -> Outcome:
+        if not is_widened(spec):
+            return forward(spec, x, state, weights, masks)
+        per_unit = {name: each.double() for name, each in weights.per_unit.items()}
+        found = forward(
+            spec,
+            x.double(),
+            tuple([s.double() for s in state]),
+            Weights(*[_double(w) for w in weights[:7]], per_unit),  # type: ignore[arg-type]
+            masks._replace(
+                recurrent=_double(masks.recurrent),
+                zoneout=None
+                if masks.zoneout is None
+                else tuple([z.double() for z in masks.zoneout]),
+            ),
+        )
+        trace = {name: value.float() for name, value in found.trace.items()}
+        return Outcome(found.output.float(), tuple([s.float() for s in found.state]), trace)
+
+    return run
+
+
+def _double(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.double()
