@@ -251,7 +251,6 @@ def test_a_packed_input_of_another_width_has_the_shape_that_it_was_given_in():
         gw.LSTM(3, 4)(PACKED._replace(data=torch.zeros(8, 7)))
 
 
-
 @pytest.mark.filterwarnings(
     "ignore:.*[nN]ested tensors:UserWarning", "ignore:.*quantized:UserWarning"
 )

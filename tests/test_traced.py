@@ -360,7 +360,6 @@ def test_states_by_the_newer_exporter():
 # One step ----------------------------------------------------------------------------------------------
 
 
-
 @gw.cell(gates="z")
 def softplus(a, s):
     return dict(h=gw.softplus(40 * a.z) - s.h)
@@ -660,7 +659,15 @@ def fresh_dynamo():
         *(list, tuple, np.array, torch.tensor, lambda n: [np.int64(each) for each in n]),
         *(lambda n: [torch.tensor(each) for each in n], lambda n: tuple(map(torch.tensor, n))),
     ],
-    ids=["list", "tuple", "array", "tensor", "list of NumPy's", "list of tensors", "tuple of tensors"],
+    ids=[
+        "list",
+        "tuple",
+        "array",
+        "tensor",
+        "list of NumPy's",
+        "list of tensors",
+        "tuple of tensors",
+    ],
 )
 def test_lengths_of_any_kind_are_compiled_once(container):
     model, counting = Model(), Counting()

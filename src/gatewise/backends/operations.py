@@ -10,7 +10,6 @@ from torch import Tensor
 from gatewise.backends.tracing import recorded_by
 
 
-
 def _softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), exact everywhere; torch's own softplus turns linear above 20."""
     zero = torch.zeros_like(x)

@@ -103,7 +103,11 @@ def run(
     """What the backend chosen for these fields gives. ``masks`` makes them for the Spec."""
     backend, around, _ = chosen(name, **fields)
     spec = _spec(fields, around)
-    if backend in _BY_OPERATORS or not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting():
+    if (
+        backend in _BY_OPERATORS
+        or not torch.compiler.is_dynamo_compiling()
+        or torch.compiler.is_exporting()
+    ):
         return LOADED[backend].forward(spec, x, state, weights, masks(spec))
     place = int(_kept(name, **fields))
     return Outcome(*_OPAQUE[0](place, x, state, _present(weights), _present(masks(spec))))

@@ -29,6 +29,11 @@ def _of_list(lengths: Sequence[int]) -> Tensor:
     return torch.as_tensor(lengths)
 
 
+def _stacked(lengths: Sequence[Any]) -> Tensor:
+    """The same of tensors, of which each is an input of what torch.compile makes."""
+    return torch.stack([torch.as_tensor(length) for length in lengths])
+
+
 _PREPARED: list[bool] = []
 _GRAPH_ARG = {"pass_arg_as_tensor", "fake_tensor", "is_tensor", "example_strong_ref"}
 
@@ -53,6 +58,7 @@ def _handlers() -> dict[Any, Any] | None:
         from torch._dynamo.output_graph import OutputGraph
         from torch._dynamo.side_effects import SideEffects
         from torch._dynamo.source import FloatTensorSource  # noqa: F401
+        from torch._dynamo.variables import TensorVariable, UserFunctionVariable  # noqa: F401
         from torch._dynamo.variables.builder import GraphArg, VariableBuilder  # noqa: F401
         from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
 
@@ -71,9 +77,17 @@ def _input_from(called: Any, tx: Any, lengths: Any) -> Any:
     """What torch.compile is to take for ``_of_list(lengths)``: an input that is made of the list at each
     call; None, for what it takes by itself, of a list that is made in the graph."""
     from torch._dynamo.source import FloatTensorSource
+    from torch._dynamo.variables import TensorVariable, UserFunctionVariable
     from torch._dynamo.variables.builder import GraphArg, VariableBuilder
 
     source = lengths.source
+    if source is not None and not tx.output.side_effects.is_modified(lengths):
+        tensors = [isinstance(each, Tensor) for each in tx.output.resolve_source_value(source)]
+    else:
+        tensors = [isinstance(each.realize(), TensorVariable) for each in lengths.items]
+    if any(tensors):
+        stacked: Any = _stacked
+        return UserFunctionVariable(stacked).call_function(tx, [lengths], {})
     if source is None or tx.export or tx.output.side_effects.is_modified(lengths):
         return None
     values = tx.output.resolve_source_value(source)

@@ -101,9 +101,7 @@ def of_number(operator: str) -> str:
 
 def of_kind(operator: str, hx: object) -> str:
     """Of a step's states that are not in a tuple."""
-    return (
-        f"{operator}(): argument 'hx' (position 2) must be tuple of Tensors, not {type(hx).__name__}"
-    )
+    return f"{operator}(): argument 'hx' (position 2) must be tuple of Tensors, not {type(hx).__name__}"
 
 
 def of_states(
