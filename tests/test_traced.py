@@ -544,7 +544,7 @@ def test_a_projection_that_onnx_cannot_have(connect):
     layer, x = gw.LSTM(3, 4, 2, proj_size=2, connect=connect).eval(), torch.randn(5, 2, 3)
     longer = torch.randn(9, 3, 3)
     close(scripted(layer, (x,))(longer)[0], layer(longer)[0])
-    with pytest.raises(BackendError, match="torch.jit.trace alone takes proj_size"):
+    with pytest.raises(BackendError, match=r"torch\.jit\.trace alone takes proj_size"):
         torch.onnx.export(layer, (x,), io.BytesIO(), dynamo=False)
 
 
