@@ -89,10 +89,7 @@ PAIRS = {
     "gatewise.nn.parameters": ("gatewise.nn.recurrent", "gatewise.nn.step"),
     "gatewise.nn.states": ("gatewise.nn.recurrent",),
     "gatewise.nn.stream": ("gatewise.nn.recurrent",),
-    "gatewise.tasks.forecast.forecaster": (
-        "gatewise.tasks.forecast.files",
-        "gatewise.tasks.forecast.record",
-    ),
+    "gatewise.tasks.forecast.forecaster": ("gatewise.tasks.forecast.files",),
     "gatewise.tasks.sequences.estimators": ("gatewise.tasks.sequences.files",),
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,12 @@ from gatewise.nn.sequences import State
 
 if TYPE_CHECKING:
     from gatewise.nn.recurrent import Recurrent
-    from gatewise.nn.step import RecurrentCell
+
+
+class Weighted(Protocol):
+    """A layer or cell, of which the shapes of the weights are asked, by their names' ends."""
+
+    _expected: Mapping[str, Mapping[str, Any]]
 
 
 def initial_states(
@@ -63,7 +68,7 @@ def initial_states(
 
 
 def check_state(
-    layer: Recurrent | RecurrentCell,
+    layer: Weighted,
     called: str,
     state: Tensor,
     shape: tuple[int, ...],
