@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Weighted(Protocol):
     """A layer or cell, of which the shapes of the weights are asked, by their names' ends."""
 
-    _expected: Mapping[str, Mapping[str, Any]]
+    @property
+    def _expected(self) -> Mapping[str, Mapping[str, Any]]: ...
 
 
 def initial_states(
