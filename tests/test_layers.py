@@ -917,7 +917,9 @@ def test_inputs_and_states_that_are_no_tensors():
             pytest.raises(ShapeError, match=r"hx has a NoneType where lstm's states \(h, c\) are"),
         ):
             gw.LSTM(3, 6)(x, (torch.zeros(1, 2, 6), None))
-    with pytest.raises(ShapeError, match="hx is a int, expected lstm's states as tensors"):
+    with pytest.raises(
+        ShapeError, match=r"hx is a int, expected lstm's states \(h, c\) as tensors"
+    ):
         gw.LSTM(3, 6)(x, 5)
 
 

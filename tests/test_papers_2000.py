@@ -338,8 +338,8 @@ def test_rows_are_the_papers():
     ("make", "error", "message"),
     [
         (lambda: Design(forget=True, keep=0.9), OptionError, "fixed share that is kept (here 0.9)"),
-        (lambda: Networks(Design(), 0, np.random.default_rng(0)), OptionError, "from 1 on, not 0"),
-        (lambda: Networks(Design(), 2.0, np.random.default_rng(0)), OptionError, "1 on, not 2.0"),
+        (lambda: Networks(Design(), 0, np.random.default_rng(0)), OptionError, "positive integer, not 0"),
+        (lambda: Networks(Design(), 2.0, np.random.default_rng(0)), OptionError, "positive integer, not 2.0"),
         (lambda: find("forgets"), OptionError, "no row 'forgets' (did you mean 'forget'?)"),
         (lambda: fixed(Design()).outputs(np.zeros(3, int)), ShapeError, "shape (3,), expected T×n"),
         (lambda: fixed(Design(reset=True)).outputs(np.zeros((3, 1), int)), ShapeError, "begins is "

@@ -536,10 +536,9 @@ def saving(folder, **modes):
 
 
 def check_whole(found, kills, loads):
-    assert found["kills"].keys() == {"first", "second"}
-    assert sum(found["kills"].values()) == kills
-    assert found["readers"].keys() == {"first", "second"}
-    assert sum(found["readers"].values()) == 2 * loads
+    for kind, count in (("kills", kills), ("readers", 2 * loads)):
+        assert found[kind].keys() <= {"first", "second"}
+        assert sum(found[kind].values()) == count
 
 
 def test_a_killed_save_and_readers_beside_it_find_one_whole_model(tmp_path):
@@ -558,4 +557,6 @@ def test_a_killed_save_and_readers_beside_it_find_one_whole_model(tmp_path):
 
 @pytest.mark.slow
 def test_a_thousand_killed_saves_and_four_thousand_loads(tmp_path):
-    check_whole(saving(tmp_path, kills=1000, readers=2000), 1000, 2000)
+    found = saving(tmp_path, kills=1000, readers=2000)
+    check_whole(found, 1000, 2000)
+    assert found["kills"].keys() == found["readers"].keys() == {"first", "second"}
