@@ -78,13 +78,15 @@ class PatchLSTM(nn.Module):
         return (forecast, result[2]) if trace else forecast
 
     def _patches(self, batch: Batch) -> Tensor:
-        """B×n×patch: the target; what is missing has the mean of its phase, or 0 if that was never seen."""
+        """B×n×patch: the target; of a patch of which less than half was seen the missing phases have their
+        means, or 0 if they were never seen."""
         target, observed = (
             values.view(len(values), self.patches, self.shape.patch)
             for values in (batch.target, batch.observed)
         )
         usual = target.sum(1, keepdim=True) / observed.sum(1, keepdim=True).clamp(min=1)
-        return torch.where(observed > 0, target, usual)
+        mostly = observed.mean(2, keepdim=True) >= 0.5
+        return torch.where(mostly | (observed > 0), target, usual)
 
     def _features(self, batch: Batch, patches: Tensor) -> Tensor:
         """B×n×features: what the LSTM reads at each patch."""
