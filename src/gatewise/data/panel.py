@@ -293,6 +293,12 @@ class Panel:
         ]
         return shown[0] if first == last else f"{shown[0]} to {shown[1]}"
 
+    def listed(self, series: Sequence[int] | Integer) -> str:
+        """Series by name, for a message; the first few of many."""
+        if self.series is None:
+            return "the series"
+        return f"series {some([repr(self.names[s]) for s in series], _SHOWN_SERIES)}"
+
     def _called(self, s: int) -> str:
         return f"series {self.names[s]!r}, " if self.series is not None else ""
 

@@ -247,7 +247,7 @@ class Forecaster(BaseEstimator):
             absent = np.setdiff1d(np.arange(len(panel.names)), each.series())
             if absent.size:
                 caution(
-                    f"{_listed(panel, absent)}: too short, or with too few observed values, for a window "
+                    f"{panel.listed(absent)}: too short, or with too few observed values, for a window "
                     f"in the {kind} part, in which it takes no part"
                 )
         if self.options_.conformal:
@@ -469,7 +469,7 @@ class Forecaster(BaseEstimator):
         if not series.size:
             return
         said = (
-            f"{_listed(panel, series)}: of the last {self.shape_.context} steps at least "
+            f"{panel.listed(series)}: of the last {self.shape_.context} steps at least "
             f"{least_observed(self.shape_.context)} values must be observed, and of a series that fit "
             f"did not see two that differ"
         )
@@ -481,7 +481,7 @@ class Forecaster(BaseEstimator):
         short = np.flatnonzero(panel.lengths < self.shape_.context)
         if short.size:
             caution(
-                f"{_listed(panel, short)}: shorter than the {self.shape_.context} steps that the model "
+                f"{panel.listed(short)}: shorter than the {self.shape_.context} steps that the model "
                 f"reads; what is before the first row is taken as missing"
             )
 
@@ -614,7 +614,6 @@ _NOTHING = (
     "there is nothing to test on: no date that the model has not seen has enough observed values before "
     "it to forecast from, and one after it to compare with"
 )
-_SHOWN_SERIES = 3
 
 
 def _names(role: str, given: Columns) -> tuple[str, ...]:
@@ -641,15 +640,6 @@ def _every(refit: Any) -> int:
         raise OptionError(
             f"refit must be True, False or a positive integer, not {refit!r}"
         ) from None
-
-
-def _listed(panel: Panel, series: Array) -> str:
-    """Series by name, for a message; the first few of many."""
-    if panel.series is None:
-        return "the series"
-    names = ", ".join(repr(panel.names[s]) for s in series[:_SHOWN_SERIES])
-    more = len(series) - _SHOWN_SERIES
-    return f"series {names}" + (f" and {more} more" if more > 0 else "")
 
 
 def _chunks(indices: Array) -> Iterator[Array]:

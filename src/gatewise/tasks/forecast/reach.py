@@ -36,8 +36,7 @@ def say_far(windows: Windows, batch: Batch, values: Array) -> None:
     if finite.all() and not far.any():
         return
     at = int(np.argmin(finite)) if not finite.all() else int(np.argmax(far))
-    panel = windows.panel
-    name = f"series {panel.names[series[at]]!r}" if panel.series is not None else "the series"
+    name = windows.panel.listed([series[at]])
     why = _covariate(windows, batch, at)
     if not finite[at]:
         raise DataError(
