@@ -9,7 +9,7 @@
 #include "problem.h"
 #include "product.h"
 #include "rows.h"
-#include "tape.h"
+#include "activations.h"
 
 namespace gw {
 
@@ -28,11 +28,11 @@ class Backward {
 public:
     Backward(const Problem& problem, Arena& arena)
         : p(problem), cell(*problem.cell), size(problem), arena(arena), plan(make_plan(problem, arena)), threads(useful_threads(problem)) {
-        tape.lay(p, size, p.tape, true);
-        normal = p.weights.norm_input != nullptr;
+        activations.lay(p, size, p.activations, true);
+        layer_norm = p.weights.norm_input != nullptr;
         const int64_t all = p.steps * p.batch;
-        sums = arena.take<T>(all * size.sums);
-        if (normal) {
+        pre_activations = arena.take<T>(all * size.pre_activations);
+        if (layer_norm) {
             raw_input = arena.take<T>(all * size.from_input);
             raw_state = arena.take<T>(all * size.from_state);
         }
@@ -44,22 +44,22 @@ public:
             carried[k] = arena.take<T>(p.batch * size.state(k));
             if (p.zoneout[k].base) held[k] = arena.take<T>(p.batch * size.state(k));
         }
-        if (cell.late) late_gradient = arena.take<T>(p.batch * size.units);
-        if (p.fed_factor.base) through = arena.take<T>(p.batch * std::max(size.output, size.units));
+        if (cell.second_stage) second_stage_gradient = arena.take<T>(p.batch * size.units);
+        if (p.recurrent_factor.base) through = arena.take<T>(p.batch * std::max(size.output, size.units));
         zeros = arena.take<T>(std::max(size.units, size.output));
         std::fill_n(zeros, std::max(size.units, size.output), T(0));
-        totals = arena.take<T>(plan.count * size.sums);
-        std::fill_n(totals, plan.count * size.sums, T(0));
+        totals = arena.take<T>(plan.count * size.pre_activations);
+        std::fill_n(totals, plan.count * size.pre_activations, T(0));
         pack(arena);
     }
 
     void run() {
         if (plan.by_units) {
-            Pool::get().run_together(p.threads, [this](int member, Team& team) { Walk(*this, 0, member, team).go(); });
+            Pool::get().run_together(p.threads, [this](int member, Team& team) { TimeLoop(*this, 0, member, team).go(); });
         } else {
             Pool::get().run(plan.count, useful_threads(p), [this](int share) {
                 Team alone(1);
-                Walk(*this, share, 0, alone).go();
+                TimeLoop(*this, share, 0, alone).go();
             });
         }
         list_rows();
@@ -71,10 +71,10 @@ public:
 private:
     void pack(Arena& arena) {
         const int first = cell.accumulators - cell.from_state;
-        const S** rows = accumulator_rows<S>(p, size.units, first, cell.from_state, p.weights.recurrent, p.fed_size(), arena);
+        const S** rows = accumulator_rows<S>(p, size.units, first, cell.from_state, p.weights.recurrent, p.recurrent_size(), arena);
         for (int k = 0; k < cell.feedbacks; ++k)
-            recurrent[k] = pack_straight<P>(rows, size.early(), p.fed_column(k), p.state_size(cell.feedback[k]), threads, arena);
-        if (cell.late) late = pack_straight<P>(rows + size.early(), size.late, 0, p.units, threads, arena);
+            recurrent[k] = pack_straight<P>(rows, size.first_stage(), p.recurrent_column(k), p.state_size(cell.feedback[k]), threads, arena);
+        if (cell.second_stage) second_stage = pack_straight<P>(rows + size.first_stage(), size.second_stage, 0, p.units, threads, arena);
         if (p.grad_x.base) {
             rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
             input = pack_straight<P>(rows, size.from_input, 0, p.inputs, threads, arena);
@@ -91,13 +91,13 @@ private:
             param_gradients[k] = arena.take<T>(plan.count * size.units);
             std::fill_n(param_gradients[k], plan.count * size.units, T(0));
         }
-        if (normal) {
-            gain_input = gains(p.weights.norm_input, 0, cell.from_input);
-            gain_state = gains(p.weights.norm_recurrent, first, cell.from_state);
+        if (layer_norm) {
+            norm_weight_input = norm_weights(p.weights.norm_input, 0, cell.from_input);
+            norm_weight_recurrent = norm_weights(p.weights.norm_recurrent, first, cell.from_state);
         }
     }
 
-    T* gains(const void* from, int first, int count) {
+    T* norm_weights(const void* from, int first, int count) {
         T* to = arena.take<T>(count * size.units);
         std::fill_n(to, count * size.units, T(0));
         for (int a = 0; a < count; ++a)
@@ -106,10 +106,10 @@ private:
     }
 
     // One share of the rows, or one member's units of all rows, from the last step to the first.
-    class Walk {
+    class TimeLoop {
     public:
-        Walk(Backward& backward, int share_index, int member, Team& team)
-            : b(backward), p(b.p), cell(b.cell), size(b.size), tape(b.tape), share(b.plan.shares[share_index]), index(share_index),
+        TimeLoop(Backward& backward, int share_index, int member, Team& team)
+            : b(backward), p(b.p), cell(b.cell), size(b.size), activations(b.activations), share(b.plan.shares[share_index]), index(share_index),
               member(member), team(team), together(team.size() > 1) {
             const int64_t blocks = (size.units + unit_block - 1) / unit_block, n = team.size();
             own = {std::min(size.units, blocks * member / n * unit_block),
@@ -151,8 +151,8 @@ private:
             hold_old(t, rows);
             if (p.projection) project_back(t, rows);
             step_back(t, rows);
-            add_sums(t, rows);
-            if (b.normal) normalise_back(t, rows);
+            add_bias_gradients(t, rows);
+            if (b.layer_norm) normalise_backward(t, rows);
             if (together && !team.meet(member)) {  // the first member takes all units on
                 together = false;
                 own = {0, size.units};
@@ -210,16 +210,16 @@ private:
         }
 
         void step_back(int64_t t, int64_t rows) {
-            BackArgs<T> args{};
+            BackwardArgs<T> args{};
             args.rows = rows;
             args.first_unit = own.first;
             args.last_unit = own.last;
             args.padded = size.units;
             args.units = p.units;
-            args.saved = tape.saved + kept_row(t) * size.saved;
+            args.saved = activations.saved + kept_row(t) * size.saved;
             args.saved_stride = size.saved;
             for (int k = 0; k < cell.states; ++k) {
-                args.state[k] = tape.state[k].at(before(t), share.first);
+                args.state[k] = activations.state[k].at(before(t), share.first);
                 args.state_stride[k] = args.gradient_stride[k] = size.state(k);
                 args.gradient[k] = carried(k, share.first);
             }
@@ -231,58 +231,58 @@ private:
                 args.params[k] = b.params[k];
                 args.param_gradients[k] = b.param_gradients[k] + index * size.units;
             }
-            args.sums = b.sums + kept_row(t) * size.sums;
-            args.sums_stride = size.sums;
+            args.pre_activations = b.pre_activations + kept_row(t) * size.pre_activations;
+            args.pre_activations_stride = size.pre_activations;
             if (rows == 0) return;
-            if (cell.late) {
-                table<T>(cell).back_late(args);
-                args.late = through_late(args);
+            if (cell.second_stage) {
+                table<T>(cell).second_stage_backward(args);
+                args.second_stage_gradient = through_second_stage(args);
             }
-            table<T>(cell).back(args);
+            table<T>(cell).backward(args);
         }
 
-        // What reaches the value that the late gates were fed with, through their product.
-        const T* through_late(const BackArgs<T>& args) {
-            T* to = b.late_gradient + share.first * size.units;
-            const Strided<T> a{args.sums + size.sums - size.late, size.sums};
-            product<P>(args.rows, a, size.late, b.late, 0, size.units / V, {b.zeros, 0}, {to, size.units});
-            for (int64_t r = 0; p.fed_factor.base && r < args.rows; ++r)
+        // The gradient of the second stage's recurrent input, through its product.
+        const T* through_second_stage(const BackwardArgs<T>& args) {
+            T* to = b.second_stage_gradient + share.first * size.units;
+            const Strided<T> a{args.pre_activations + size.pre_activations - size.second_stage, size.pre_activations};
+            product<P>(args.rows, a, size.second_stage, b.second_stage, 0, size.units / V, {b.zeros, 0}, {to, size.units});
+            for (int64_t r = 0; p.recurrent_factor.base && r < args.rows; ++r)
                 update_row<T>(to + r * size.units, p.units, [](auto x, auto factor) { return x * factor; },
-                              static_cast<const S*>(p.fed_factor.base) + b.plan.order[share.first + r] * p.fed_factor.row);
+                              static_cast<const S*>(p.recurrent_factor.base) + b.plan.order[share.first + r] * p.recurrent_factor.row);
             return to;
         }
 
-        // The biases' gradients: the sums' own, over all steps and sequences.
-        void add_sums(int64_t t, int64_t rows) {
-            T* total = b.totals + index * size.sums;
-            const T* from = b.sums + kept_row(t) * size.sums;
-            for (int64_t at = 0; at < size.sums; at += size.units)
+        // The biases' gradients: the pre-activations' gradients, summed over all steps and sequences.
+        void add_bias_gradients(int64_t t, int64_t rows) {
+            T* total = b.totals + index * size.pre_activations;
+            const T* from = b.pre_activations + kept_row(t) * size.pre_activations;
+            for (int64_t at = 0; at < size.pre_activations; at += size.units)
                 for (int64_t c = at + own.first; c < at + own.last; c += V) {
                     vec<T> sum = load(total + c);
-                    for (int64_t r = 0; r < rows; ++r) sum += load(from + r * size.sums + c);
+                    for (int64_t r = 0; r < rows; ++r) sum += load(from + r * size.pre_activations + c);
                     store(total + c, sum);
                 }
         }
 
-        // What reaches the old states: through the sums, and past them.
+        // The gradients of the states before the step: those through the pre-activations, and those of the other equations.
         void carry(int64_t t, int64_t rows) {
             const Strided<T> a = b.from_state(kept_row(t));
-            if (p.projection)  // no equation has the projected state: nothing went past the sums
+            if (p.projection)  // no equation has the projected state: all its gradient comes through the pre-activations
                 for (int64_t r = 0; r < rows; ++r) std::fill_n(carried(0, share.first + r), size.output, T(0));
             for (int f = 0; f < cell.feedbacks; ++f) {
                 const int k = cell.feedback[f];
                 const int64_t stride = size.state(k);
                 const int64_t first = together ? own.first / V : 0, last = together ? own.last / V : stride / V;
                 T* to = carried(k, share.first);
-                if (p.fed_factor.base == nullptr) {
-                    product<P>(rows, a, size.early(), b.recurrent[f], first, last, {to, stride}, {to, stride});
+                if (p.recurrent_factor.base == nullptr) {
+                    product<P>(rows, a, size.first_stage(), b.recurrent[f], first, last, {to, stride}, {to, stride});
                 } else {
                     T* through = b.through + share.first * std::max(size.output, size.units);
-                    product<P>(rows, a, size.early(), b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
+                    product<P>(rows, a, size.first_stage(), b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
                     const Units units = within(p.state_size(k));
-                    const S* factors = static_cast<const S*>(p.fed_factor.base) + p.fed_column(f);
+                    const S* factors = static_cast<const S*>(p.recurrent_factor.base) + p.recurrent_column(f);
                     for (int64_t r = 0; r < rows; ++r) {
-                        const S* factor = factors + b.plan.order[share.first + r] * p.fed_factor.row;
+                        const S* factor = factors + b.plan.order[share.first + r] * p.recurrent_factor.row;
                         update_row<T>(to + r * stride + units.first, units.last - units.first,
                                       [](auto x, auto y, auto factor) { return x + y * factor; },
                                       through + r * stride + units.first, factor + units.first);
@@ -322,37 +322,37 @@ private:
             }
         }
 
-        // From the normalised sums' gradients to those of the products.
-        void normalise_back(int64_t t, int64_t rows) {
+        // The products' gradients, from the gradients of what layer normalisation made of them.
+        void normalise_backward(int64_t t, int64_t rows) {
             for (int64_t r = 0; r < rows; ++r) {
                 const int64_t row = kept_row(t) + r;
-                const T* from = b.sums + row * size.sums;
-                undo(b.raw_input + row * size.from_input, from, b.gain_input, tape.normal_input + row * size.from_input,
-                     tape.spread_input[row], cell.from_input);
-                undo(b.raw_state + row * size.from_state, from + size.first_from_state(), b.gain_state,
-                     tape.normal_state + row * size.from_state, tape.spread_state[row], cell.from_state);
+                const T* from = b.pre_activations + row * size.pre_activations;
+                undo(b.raw_input + row * size.from_input, from, b.norm_weight_input, activations.normalised_input + row * size.from_input,
+                     activations.inverse_std_input[row], cell.from_input);
+                undo(b.raw_state + row * size.from_state, from + size.first_from_state(), b.norm_weight_recurrent,
+                     activations.normalised_recurrent + row * size.from_state, activations.inverse_std_recurrent[row], cell.from_state);
             }
         }
 
-        void undo(T* to, const T* from, const T* gain, const T* normal, T spread, int accumulators) {
-            const int64_t n = accumulators * size.units;  // gains are zero in the padding
+        void undo(T* to, const T* from, const T* norm_weight, const T* normalised, T inverse_std, int accumulators) {
+            const int64_t n = accumulators * size.units;  // norm weights are zero in the padding
             vec<T> sum{}, along{};
             for (int64_t k = 0; k < n; k += V) {
-                const vec<T> x = load(from + k) * load(gain + k);
+                const vec<T> x = load(from + k) * load(norm_weight + k);
                 store(to + k, x);
                 sum += x;
-                along += first_lanes<T>(x * load(normal + k), p.units - k % size.units);
+                along += first_lanes<T>(x * load(normalised + k), p.units - k % size.units);
             }
             const T count = T(accumulators * p.units), mean = reduce_add(sum) / count, slope = reduce_add(along) / count;
             for (int64_t k = 0; k < n; k += V)
-                store(to + k, first_lanes<T>((load(to + k) - mean - load(normal + k) * slope) * spread, p.units - k % size.units));
+                store(to + k, first_lanes<T>((load(to + k) - mean - load(normalised + k) * slope) * inverse_std, p.units - k % size.units));
         }
 
         Backward& b;
         const Problem& p;
         const Cell& cell;
         const Sizes<T>& size;
-        const Tape<T>& tape;
+        const Activations<T>& activations;
         const Share share;
         const int index, member;
         Team& team;
@@ -360,14 +360,14 @@ private:
         Units own;
     };
 
-    // The gradients of the input's products, and of the recurrent ones: a part of the sums', or what
+    // The gradients of the input's products, and of the recurrent ones: a part of the pre-activations' gradients, or what
     // layer normalisation made of them.
     Strided<T> from_input(int64_t row) const {
-        return normal ? Strided<T>{raw_input + row * size.from_input, size.from_input} : Strided<T>{sums + row * size.sums, size.sums};
+        return layer_norm ? Strided<T>{raw_input + row * size.from_input, size.from_input} : Strided<T>{pre_activations + row * size.pre_activations, size.pre_activations};
     }
     Strided<T> from_state(int64_t row) const {
-        return normal ? Strided<T>{raw_state + row * size.from_state, size.from_state}
-                      : Strided<T>{sums + row * size.sums + size.first_from_state(), size.sums};
+        return layer_norm ? Strided<T>{raw_state + row * size.from_state, size.from_state}
+                      : Strided<T>{pre_activations + row * size.pre_activations + size.first_from_state(), size.pre_activations};
     }
 
     // Every step of every sequence: the rows that the products over time go by.
@@ -403,7 +403,7 @@ private:
             for (int64_t t = plan.length[row]; t < p.steps; ++t) std::memset(x_row(p.grad_x, {t, row}), 0, size_t(p.inputs) * sizeof(S));
     }
 
-    // One weight's gradient: over all steps, the sum of a row of sums' gradients (as a column) times one of
+    // One weight's gradient: over all steps, the sum of a row of pre-activation gradients (as a column) times one of
     // `columns` numbers, b's. to: where each sum's row goes.
     template <class B>
     struct Side {
@@ -474,15 +474,15 @@ private:
             sum[i] = mine.take<T>(rows * wide[i]);
             std::fill_n(sum[i], rows * wide[i], T(0));
         }
-        T* turned = mine.take<T>(padded<T>(rows) * k_block);
+        T* transposed = mine.take<T>(padded<T>(rows) * k_block);
         const T** from = mine.take<const T*>(k_block + V);
         for (int64_t at = 0; at < count; at += k_block) {
             const int64_t k = std::min(k_block, count - at);
             for (int64_t j = 0; j < k; ++j) from[j] = a(steps[at + j]) + first;
             for (int64_t j = k; j < k + V; ++j) from[j] = nullptr;
-            turn(turned, from, k, rows);
+            transpose_rows(transposed, from, k, rows);
             for (int i = 0; i < sides; ++i)
-                product<P>(rows, Strided<T>{turned, k_block}, k, packed[i] + at * wide[i], 0, wide[i] / V, {sum[i], wide[i]}, {sum[i], wide[i]});
+                product<P>(rows, Strided<T>{transposed, k_block}, k, packed[i] + at * wide[i], 0, wide[i] / V, {sum[i], wide[i]}, {sum[i], wide[i]});
         }
         int i = 0;
         ((put_rows(first, rows, sum[i], wide[i], side), ++i), ...);
@@ -495,7 +495,7 @@ private:
     }
 
     // Rows of k numbers out of k rows: to[r][j] = from[j][r].
-    static void turn(T* to, const T* const* from, int64_t k, int64_t rows) {
+    static void transpose_rows(T* to, const T* const* from, int64_t k, int64_t rows) {
         for (int64_t j = 0; j < k; j += V)
             for (int64_t r = 0; r < rows; r += V) {
                 vec<T> x[V];
@@ -532,39 +532,39 @@ private:
             return Side{p.inputs, [this](Step s) { return static_cast<const S*>(x_row(p.x, s)); },
                         rows_of(g.input, 0, cell.from_input, p.inputs, 0)};
         };
-        const auto fed = [&](int f) {
-            return Side{p.state_size(cell.feedback[f]), [this, f](Step s) { return static_cast<const T*>(tape.fed[f].at(p.reverse ? s.t + 1 : s.t, s.row)); },
-                        rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state - cell.late, p.fed_size(), p.fed_column(f))};
+        const auto recurrent_input = [&](int f) {
+            return Side{p.state_size(cell.feedback[f]), [this, f](Step s) { return static_cast<const T*>(activations.recurrent_input[f].at(p.reverse ? s.t + 1 : s.t, s.row)); },
+                        rows_of(g.recurrent, cell.accumulators - cell.from_state, cell.from_state - cell.second_stage, p.recurrent_size(), p.recurrent_column(f))};
         };
-        const bool alike = !normal && !cell.late && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators;
+        const bool alike = !layer_norm && !cell.second_stage && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators;
         if (g.input && g.recurrent && alike && cell.feedbacks == 1) {
-            outer_sum(size.sums, of_input, x(), fed(0));
+            outer_sum(size.pre_activations, of_input, x(), recurrent_input(0));
         } else {
             if (g.input) outer_sum(size.from_input, of_input, x());
-            for (int f = 0; f < cell.feedbacks && g.recurrent; ++f) outer_sum(size.early(), of_state, fed(f));
+            for (int f = 0; f < cell.feedbacks && g.recurrent; ++f) outer_sum(size.first_stage(), of_state, recurrent_input(f));
         }
-        if (g.recurrent && cell.late)
-            outer_sum(size.late, [&](Step s) { return of_state(s) + size.early(); },
-                      Side{p.units, [&](Step s) { return static_cast<const T*>(tape.late + row_of(s) * size.units); },
-                           rows_of(g.recurrent, cell.accumulators - cell.late, cell.late, p.fed_size(), 0)});
+        if (g.recurrent && cell.second_stage)
+            outer_sum(size.second_stage, [&](Step s) { return of_state(s) + size.first_stage(); },
+                      Side{p.units, [&](Step s) { return static_cast<const T*>(activations.second_stage_input + row_of(s) * size.units); },
+                           rows_of(g.recurrent, cell.accumulators - cell.second_stage, cell.second_stage, p.recurrent_size(), 0)});
         if (g.projection) {
             S** to = arena.take<S*>(p.projection);
             for (int64_t r = 0; r < p.projection; ++r) to[r] = static_cast<S*>(g.projection) + r * p.units;
             outer_sum(p.projection, [&](Step s) { return projected + row_of(s) * size.output; },
-                      Side{p.units, [&](Step s) { return static_cast<const T*>(tape.unprojected + row_of(s) * size.units); }, to});
+                      Side{p.units, [&](Step s) { return static_cast<const T*>(activations.unprojected + row_of(s) * size.units); }, to});
         }
     }
 
-    // Biases, gains and per-unit parameters: sums over all steps.
+    // The gradients of biases, norm weights and per-unit parameters: sums over all steps.
     void vector_gradients() {
         const Weights& g = p.grad_weights;
-        T* sum = arena.take<T>(size.sums);
-        add_shares(totals, size.sums);
+        T* sum = arena.take<T>(size.pre_activations);
+        add_shares(totals, size.pre_activations);
         scatter(g.input_bias, totals, 0, cell.from_input);
         scatter(g.recurrent_bias, totals + size.first_from_state(), cell.accumulators - cell.from_state, cell.from_state);
-        if (g.norm_input) gain_gradient(g.norm_input, tape.normal_input, 0, cell.from_input, sum);
+        if (g.norm_input) norm_weight_gradient(g.norm_input, activations.normalised_input, 0, cell.from_input, sum);
         if (g.norm_recurrent)
-            gain_gradient(g.norm_recurrent, tape.normal_state, cell.accumulators - cell.from_state, cell.from_state, sum);
+            norm_weight_gradient(g.norm_recurrent, activations.normalised_recurrent, cell.accumulators - cell.from_state, cell.from_state, sum);
         for (int k = 0; k < cell.params; ++k) {
             if (g.per_unit[k] == nullptr) continue;
             add_shares(param_gradients[k], size.units);
@@ -572,19 +572,19 @@ private:
         }
     }
 
-    // Each share's n sums, one after the other, added up in the first.
+    // Adds each share's n sums, which lie one after the other, to those of the first share.
     void add_shares(T* first, int64_t n) {
         for (int s = 1; s < plan.count; ++s)
             for (int64_t c = 0; c < n; c += V) store(first + c, load(first + c) + load(first + s * n + c));
     }
 
-    void gain_gradient(void* to, const T* normal, int first, int accumulators, T* sum) {
+    void norm_weight_gradient(void* to, const T* normalised, int first, int accumulators, T* sum) {
         const int64_t wide = accumulators * size.units;
         std::fill_n(sum, wide, T(0));
         for (int64_t k = 0; k < count; ++k) {
             const int64_t row = steps[k].t * p.batch + steps[k].row;
-            const T* from = sums + row * size.sums + first * size.units;
-            for (int64_t c = 0; c < wide; c += V) store(sum + c, load(sum + c) + load(from + c) * load(normal + row * wide + c));
+            const T* from = pre_activations + row * size.pre_activations + first * size.units;
+            for (int64_t c = 0; c < wide; c += V) store(sum + c, load(sum + c) + load(from + c) * load(normalised + row * wide + c));
         }
         scatter(to, sum, first, accumulators);
     }
@@ -601,12 +601,12 @@ private:
     Arena& arena;
     Plan plan;
     int threads;
-    Tape<T> tape;
-    bool normal;
-    T *totals, *sums, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *late_gradient = nullptr, *zeros;
-    T *carried[most_states], *held[most_states], *params[most_params], *param_gradients[most_params];
-    T *gain_input = nullptr, *gain_state = nullptr;
-    const P *recurrent[most_states], *late = nullptr, *input = nullptr, *projection = nullptr;
+    Activations<T> activations;
+    bool layer_norm;
+    T *totals, *pre_activations, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *second_stage_gradient = nullptr, *zeros;
+    T *carried[max_states], *held[max_states], *params[max_params], *param_gradients[max_params];
+    T *norm_weight_input = nullptr, *norm_weight_recurrent = nullptr;
+    const P *recurrent[max_states], *second_stage = nullptr, *input = nullptr, *projection = nullptr;
     Step* steps;
     int64_t count;
 };

@@ -53,8 +53,8 @@ using RowsGiven = std::tuple<uintptr_t, int64_t>;
 Steps steps(const StepsGiven& given) { return {pointer(std::get<0>(given)), std::get<1>(given), std::get<2>(given)}; }
 Rows rows(const RowsGiven& given) { return {pointer(std::get<0>(given)), std::get<1>(given)}; }
 
-// Memory for a tape, which lives from a forward call to its backward one. Pages that were once mapped
-// are kept for the next: mapping them anew at each training step takes as long as some of the sums.
+// Memory for a activations, which lives from a forward call to its backward one. Pages that were once mapped
+// are kept for the next: mapping new pages at each training step takes as long as some of the products.
 class Block {
 public:
     explicit Block(size_t bytes) : bytes_(bytes) {
@@ -235,8 +235,8 @@ private:
     // What a run reads, kept alive: other threads may run this with other weights, or replace them, meanwhile.
     struct Held {
         bool x_in_rows = true;  // the values of a step are side by side
-        nb::object state[most_states];
-        bool copied[most_states] = {};  // whether a state lies otherwise than the core reads it
+        nb::object state[max_states];
+        bool copied[max_states] = {};  // whether a state lies otherwise than the core reads it
         std::vector<nb::object> tensors;
         std::vector<uintptr_t> weights;
     };
@@ -411,7 +411,7 @@ private:
     std::vector<char> between_;
 };
 
-template <Rows (Problem::*field)[most_states]>
+template <Rows (Problem::*field)[max_states]>
 void set_rows(Call& call, const std::vector<RowsGiven>& given) {
     for (size_t k = 0; k < given.size(); ++k) (call.problem.*field)[k] = rows(given[k]);
 }
@@ -472,7 +472,7 @@ NB_MODULE(_core, m) {
         .def("final_state", set_rows<&Problem::final_state>)
         .def("grad_final", set_rows<&Problem::grad_final>)
         .def("grad_state", set_rows<&Problem::grad_state>)
-        .def("fed_factor", [](Call& call, const RowsGiven& given) { call.problem.fed_factor = rows(given); })
+        .def("recurrent_factor", [](Call& call, const RowsGiven& given) { call.problem.recurrent_factor = rows(given); })
         .def("zoneout",
              [](Call& call, const std::vector<StepsGiven>& given) {
                  for (size_t k = 0; k < given.size(); ++k) call.problem.zoneout[k] = steps(given[k]);
@@ -482,10 +482,10 @@ NB_MODULE(_core, m) {
              [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.grad_weights, given.data(), given.size()); })
         .def("lengths", [](Call& call, uintptr_t lengths) { call.problem.lengths = pointer<const int64_t>(lengths); })
         .def("trace", [](Call& call, uintptr_t trace) { call.problem.trace = pointer(trace); })
-        .def("tape", [](Call& call, uintptr_t tape) { call.problem.tape = pointer(tape); })
-        .def("tape_size",
+        .def("activations", [](Call& call, uintptr_t activations) { call.problem.activations = pointer(activations); })
+        .def("activations_size",
              [](const Call& call) {
-                 return std::tuple(kernels->tape_row(call.problem, call.storage), kernels->tape_beside(call.storage));
+                 return std::tuple(kernels->activations_row(call.problem, call.storage), kernels->activations_extra(call.storage));
              })
         .def("order", [](const Call& call, uintptr_t to) { kernels->order(call.problem, pointer<int64_t>(to)); })
         .def("forward", [](const Call& call) { kernels->forward(call.problem, call.storage); },
@@ -493,7 +493,7 @@ NB_MODULE(_core, m) {
         .def("backward", [](const Call& call) { kernels->backward(call.problem, call.storage); },
              nb::call_guard<nb::gil_scoped_release>());
 
-    m.def("tape", [](size_t numbers, bool twice) -> nb::object {
+    m.def("activations", [](size_t numbers, bool twice) -> nb::object {
         auto block = std::make_unique<Block>(numbers * (twice ? sizeof(double) : sizeof(float)));
         void* base = block->base();
         nb::capsule owner(block.release(), [](void* p) noexcept { delete static_cast<Block*>(p); });

@@ -12,53 +12,53 @@
 
 namespace gw {
 
-inline constexpr int most_states = 8;
-inline constexpr int most_accumulators = 32;
-inline constexpr int most_params = 16;
-inline constexpr int most_values = 64;
+inline constexpr int max_states = 8;
+inline constexpr int max_accumulators = 32;
+inline constexpr int max_params = 16;
+inline constexpr int max_values = 64;
 
 // Each row is a sequence; each pointer is to the first row. A row's units lie together, padded to
 // whole vectors: `padded` numbers for each accumulator, saved or traced value.
 template <class T>
 struct StepArgs {
-    T* late;  // out of `early`: what the late gates are fed with, `padded` as its stride
+    T* second_stage_input;  // out, of `second_stage_input`: the recurrent input of the second stage; its stride is `padded`
     int64_t rows, first_unit, last_unit, padded;
-    const T* sums;  // the accumulators' sums
-    int64_t sums_stride;
-    const T* state[most_states];
-    int64_t state_stride[most_states];
-    T* next[most_states];
-    int64_t next_stride[most_states];
-    const T* params[most_params];
+    const T* pre_activations;  // one for each accumulator and unit
+    int64_t pre_activations_stride;
+    const T* state[max_states];
+    int64_t state_stride[max_states];
+    T* next[max_states];
+    int64_t next_stride[max_states];
+    const T* params[max_params];
     T* saved;
     int64_t saved_stride;
-    T* values[most_values];  // each with `padded` as its stride
+    T* values[max_values];  // each with `padded` as its stride
 };
 
 template <class T>
-struct BackArgs {
+struct BackwardArgs {
     int64_t rows, first_unit, last_unit, padded, units;
     const T* saved;
     int64_t saved_stride;
-    const T* state[most_states];
-    int64_t state_stride[most_states];
-    const T* params[most_params];
-    const T* late;  // the gradient of what the late gates were fed with, `padded` as its stride
-    T* gradient[most_states];  // in: of the new state; out: what reaches the old one past the sums
-    int64_t gradient_stride[most_states];
-    T* sums;  // out: the accumulators' gradients, zero in the padding
-    int64_t sums_stride;
-    T* param_gradients[most_params];  // added to
+    const T* state[max_states];
+    int64_t state_stride[max_states];
+    const T* params[max_params];
+    const T* second_stage_gradient;  // of the second stage's recurrent input; its stride is `padded`
+    T* gradient[max_states];  // in: of the new state; out: of the old state, without what comes through the pre-activations
+    int64_t gradient_stride[max_states];
+    T* pre_activations;  // out: the accumulators' gradients, zero in the padding
+    int64_t pre_activations_stride;
+    T* param_gradients[max_params];  // added to
 };
 
 template <class T>
 struct CellTable {
-    void (*early)(const StepArgs<T>&);  // null where no gate is late, as is back_late
+    void (*second_stage_input)(const StepArgs<T>&);  // null for a cell of one stage, as is second_stage_backward
     void (*step)(const StepArgs<T>&);
     void (*step_saving)(const StepArgs<T>&);
     void (*step_tracing)(const StepArgs<T>&);
-    void (*back_late)(const BackArgs<T>&);  // the late accumulators' gradients alone
-    void (*back)(const BackArgs<T>&);
+    void (*second_stage_backward)(const BackwardArgs<T>&);  // the gradients of the second stage's accumulators alone
+    void (*backward)(const BackwardArgs<T>&);
 };
 
 // The accumulators are in this order: those of input parts alone, those of whole gates, those of
@@ -67,10 +67,10 @@ struct CellTable {
 // before the step but with a value of this one, which `early` works out from the other gates.
 struct Cell {
     const char* name;
-    int gates, accumulators, from_input, from_state, late, states, params, saved, values, feedbacks;
-    int gate[most_accumulators];  // each accumulator's gate
-    int feedback[most_states];    // the states that are fed back
-    int value[most_states];       // each new state's place among the values
+    int gates, accumulators, from_input, from_state, second_stage, states, params, saved, values, feedbacks;
+    int gate[max_accumulators];  // each accumulator's gate
+    int feedback[max_states];    // the states that are fed back
+    int value[max_states];       // each new state's place among the values
     CellTable<float> in_float;
     CellTable<double> in_double;
 };
@@ -118,7 +118,7 @@ GW_OF_TWO(relu)
 GW_OF_TWO_AND_TWO(maximum)
 GW_OF_TWO_AND_TWO(minimum)
 GW_OF_TWO_AND_TWO(greater)
-GW_OF_TWO_AND_TWO(passed)
+GW_OF_TWO_AND_TWO(relu_backward)
 #undef GW_OF_TWO
 #undef GW_OF_TWO_AND_TWO
 
@@ -147,7 +147,7 @@ GW_INLINE V number(double x) {
 template <class Equations, class T, class V>
 GW_INLINE void read_step(const StepArgs<T>& t, int64_t row, int64_t u, V* a, V* s, V* p) {
     using at = Access<V>;
-    for (int k = 0; k < Equations::accumulators; ++k) a[k] = at::get(t.sums + row * t.sums_stride + k * t.padded + u);
+    for (int k = 0; k < Equations::accumulators; ++k) a[k] = at::get(t.pre_activations + row * t.pre_activations_stride + k * t.padded + u);
     for (int k = 0; k < Equations::states; ++k)
         if (Equations::uses_state[k]) s[k] = at::get(t.state[k] + row * t.state_stride[k] + u);
     for (int k = 0; k < Equations::params; ++k) p[k] = at::get(t.params[k] + u);
@@ -168,16 +168,16 @@ GW_INLINE void step_at(const StepArgs<T>& t, int64_t row, int64_t u) {
 }
 
 template <class Equations, class T>
-void early_rows(const StepArgs<T>& args) {
+void second_stage_input_rows(const StepArgs<T>& args) {
     using V = vec<T>;
     const StepArgs<T> t = args;
     for (int64_t row = 0; row < t.rows; ++row)
         for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
             V a[Equations::accumulators], s[Equations::states], p[Equations::params + 1];
             read_step<Equations, T, V>(t, row, u, a, s, p);
-            V late;
-            Equations::early(a, s, p, &late);
-            store(t.late + row * t.padded + u, late);
+            V input;
+            Equations::second_stage_input(a, s, p, &input);
+            store(t.second_stage_input + row * t.padded + u, input);
         }
 }
 
@@ -198,7 +198,7 @@ GW_INLINE vec<T> first_lanes(vec<T> x, int64_t n) {
 }
 
 template <class Equations, class T>
-GW_INLINE void read_back(const BackArgs<T>& t, int64_t row, int64_t u, vec<T>* saved, vec<T>* s, vec<T>* p, vec<T>* seed) {
+GW_INLINE void read_backward(const BackwardArgs<T>& t, int64_t row, int64_t u, vec<T>* saved, vec<T>* s, vec<T>* p, vec<T>* seed) {
     for (int k = 0; k < Equations::saved; ++k) saved[k] = load(t.saved + row * t.saved_stride + k * t.padded + u);
     for (int k = 0; k < Equations::states; ++k) {
         if (Equations::uses_state[k]) s[k] = load(t.state[k] + row * t.state_stride[k] + u);
@@ -208,39 +208,39 @@ GW_INLINE void read_back(const BackArgs<T>& t, int64_t row, int64_t u, vec<T>* s
 }
 
 template <class Equations, class T>
-void back_late_rows(const BackArgs<T>& args) {
+void second_stage_backward_rows(const BackwardArgs<T>& args) {
     using V = vec<T>;
-    const BackArgs<T> t = args;
+    const BackwardArgs<T> t = args;
     for (int64_t row = 0; row < t.rows; ++row)
         for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
             V saved[Equations::saved + 1], s[Equations::states], p[Equations::params + 1], seed[Equations::states];
-            read_back<Equations, T>(t, row, u, saved, s, p, seed);
-            V da[Equations::late + 1];
-            Equations::back_late(saved, s, p, seed, da);
-            for (int k = 0; k < Equations::late; ++k)
-                store(t.sums + row * t.sums_stride + (Equations::accumulators - Equations::late + k) * t.padded + u,
+            read_backward<Equations, T>(t, row, u, saved, s, p, seed);
+            V da[Equations::second_stage + 1];
+            Equations::second_stage_backward(saved, s, p, seed, da);
+            for (int k = 0; k < Equations::second_stage; ++k)
+                store(t.pre_activations + row * t.pre_activations_stride + (Equations::accumulators - Equations::second_stage + k) * t.padded + u,
                       first_lanes<T>(da[k], t.units - u));
         }
 }
 
 template <class Equations, class T>
-void back_rows(const BackArgs<T>& args) {
+void backward_rows(const BackwardArgs<T>& args) {
     using V = vec<T>;
-    const BackArgs<T> t = args;
+    const BackwardArgs<T> t = args;
     for (int64_t row = 0; row < t.rows; ++row)
         for (int64_t u = t.first_unit; u < t.last_unit; u += width<T>) {
             V saved[Equations::saved + 1], s[Equations::states], p[Equations::params + 1], seed[Equations::states + 1];
             V da[Equations::accumulators], ds[Equations::states], dp[Equations::params + 1];
-            read_back<Equations, T>(t, row, u, saved, s, p, seed);
-            if constexpr (Equations::late > 0) seed[Equations::states] = load(t.late + row * t.padded + u);
-            Equations::back(saved, s, p, seed, da, ds, dp);
+            read_backward<Equations, T>(t, row, u, saved, s, p, seed);
+            if constexpr (Equations::second_stage > 0) seed[Equations::states] = load(t.second_stage_gradient + row * t.padded + u);
+            Equations::backward(saved, s, p, seed, da, ds, dp);
             const int64_t left = t.units - u;
             if (left < width<T>) {  // what the padding holds must not reach the recurrent product
                 for (int k = 0; k < Equations::accumulators; ++k) da[k] = first_lanes<T>(da[k], left);
                 for (int k = 0; k < Equations::states; ++k) ds[k] = first_lanes<T>(ds[k], left);
                 for (int k = 0; k < Equations::params; ++k) dp[k] = first_lanes<T>(dp[k], left);
             }
-            for (int k = 0; k < Equations::accumulators; ++k) store(t.sums + row * t.sums_stride + k * t.padded + u, da[k]);
+            for (int k = 0; k < Equations::accumulators; ++k) store(t.pre_activations + row * t.pre_activations_stride + k * t.padded + u, da[k]);
             for (int k = 0; k < Equations::states; ++k) store(t.gradient[k] + row * t.gradient_stride[k] + u, ds[k]);
             for (int k = 0; k < Equations::params; ++k) {
                 T* sum = t.param_gradients[k] + u;
@@ -252,10 +252,10 @@ void back_rows(const BackArgs<T>& args) {
 template <class Equations, class T>
 constexpr CellTable<T> table_of() {
     CellTable<T> table{nullptr, step_rows<Equations, T, Keep::nothing>, step_rows<Equations, T, Keep::saved>,
-                       step_rows<Equations, T, Keep::values>, nullptr, back_rows<Equations, T>};
-    if constexpr (Equations::late > 0) {
-        table.early = early_rows<Equations, T>;
-        table.back_late = back_late_rows<Equations, T>;
+                       step_rows<Equations, T, Keep::values>, nullptr, backward_rows<Equations, T>};
+    if constexpr (Equations::second_stage > 0) {
+        table.second_stage_input = second_stage_input_rows<Equations, T>;
+        table.second_stage_backward = second_stage_backward_rows<Equations, T>;
     }
     return table;
 }
@@ -267,7 +267,7 @@ constexpr Cell cell_of(const char* name) {
               Equations::accumulators,
               Equations::from_input,
               Equations::from_state,
-              Equations::late,
+              Equations::second_stage,
               Equations::states,
               Equations::params,
               Equations::saved,

@@ -9,7 +9,7 @@
 #include "problem.h"
 #include "product.h"
 #include "rows.h"
-#include "tape.h"
+#include "activations.h"
 
 namespace gw {
 
@@ -30,9 +30,9 @@ class Forward {
 public:
     Forward(const Problem& problem, Arena& arena, bool many_runs = false)
         : p(problem), cell(*problem.cell), size(problem), plan(make_plan(problem, arena)) {
-        void* block = p.tape;
-        if (block == nullptr) block = arena.take<char>(int64_t(tape.lay(p, size, nullptr, false)));
-        tape.lay(p, size, block, p.tape != nullptr);
+        void* block = p.activations;
+        if (block == nullptr) block = arena.take<char>(int64_t(activations.lay(p, size, nullptr, false)));
+        activations.lay(p, size, block, p.activations != nullptr);
         const int threads = useful_threads(p);
         const int first = cell.accumulators - cell.from_state;
         fused = both_at_once();
@@ -43,18 +43,18 @@ public:
         input = matrix(accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena),
                        size.from_input, p.inputs);
         for (int f = 0; f < cell.feedbacks; ++f) {
-            const S* from = static_cast<const S*>(p.weights.recurrent) + p.fed_column(f);
-            recurrent[f] = matrix(accumulator_rows<S>(p, size.units, first, cell.from_state - cell.late, from, p.fed_size(), arena),
-                                  size.early(), p.state_size(cell.feedback[f]));
+            const S* from = static_cast<const S*>(p.weights.recurrent) + p.recurrent_column(f);
+            recurrent[f] = matrix(accumulator_rows<S>(p, size.units, first, cell.from_state - cell.second_stage, from, p.recurrent_size(), arena),
+                                  size.first_stage(), p.state_size(cell.feedback[f]));
         }
-        if (cell.late)
-            late = matrix(accumulator_rows<S>(p, size.units, cell.accumulators - cell.late, cell.late, p.weights.recurrent, p.fed_size(), arena),
-                          size.late, p.units);
+        if (cell.second_stage)
+            second_stage = matrix(accumulator_rows<S>(p, size.units, cell.accumulators - cell.second_stage, cell.second_stage, p.weights.recurrent, p.recurrent_size(), arena),
+                          size.second_stage, p.units);
         if constexpr (std::is_same_v<P, T>)
             if (fused) {
-                both = arena.take<P>(size.sums * (p.inputs + recurrent[0].k));
-                pack_transposed(both, input.rows, size.sums, p.inputs, recurrent[0].k, threads);
-                pack_transposed(both + p.inputs * V, recurrent[0].rows, size.sums, recurrent[0].k, p.inputs, threads);
+                both = arena.take<P>(size.pre_activations * (p.inputs + recurrent[0].k));
+                pack_transposed(both, input.rows, size.pre_activations, p.inputs, recurrent[0].k, threads);
+                pack_transposed(both + p.inputs * V, recurrent[0].rows, size.pre_activations, recurrent[0].k, p.inputs, threads);
             }
         if (p.projection) {
             const S** rows = arena.take<const S*>(size.output);
@@ -65,7 +65,7 @@ public:
         }
         pack_vectors(arena);
         chunk_rows = std::max(p.batch, rows_at_once);
-        sums = arena.take<T>(plan.count * chunk_rows * size.sums);
+        pre_activations = arena.take<T>(plan.count * chunk_rows * size.pre_activations);
         const int64_t walks = plan.by_units ? p.threads : plan.count;  // each gathers the input for itself
         inputs = arena.take<const P*>(walks * chunk_rows);
         if constexpr (!std::is_same_v<S, P>) converted = arena.take<P>(walks * chunk_rows * size.inputs);
@@ -73,11 +73,11 @@ public:
 
     void run() {
         if (plan.by_units) {
-            Pool::get().run_together(p.threads, [this](int member, Team& team) { Walk(*this, 0, member, team).go(); });
+            Pool::get().run_together(p.threads, [this](int member, Team& team) { TimeLoop(*this, 0, member, team).go(); });
         } else {
             Pool::get().run(plan.count, useful_threads(p), [this](int share) {
                 Team alone(1);
-                Walk(*this, share, 0, alone).go();
+                TimeLoop(*this, share, 0, alone).go();
             });
         }
     }
@@ -103,16 +103,16 @@ private:
     // short (together no longer than what keeps to the cache), and a step's rows alone fill the tiles.
     bool both_at_once() const {
         return std::is_same_v<P, T> && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators &&
-               cell.feedbacks == 1 && !cell.late && !p.weights.norm_input && p.inputs + p.output_size() <= k_block * 5 / 4 &&
+               cell.feedbacks == 1 && !cell.second_stage && !p.weights.norm_input && p.inputs + p.output_size() <= k_block * 5 / 4 &&
                p.batch / plan.count >= tile_rows;
     }
 
-    // The biases as the sums begin with them, the gains and the per-unit parameters, in padded rows.
+    // The biases that the pre-activations start from, the norm weights and the per-unit parameters, in padded rows.
     void pack_vectors(Arena& arena) {
-        bias = arena.take<T>(size.sums);
-        zeros = arena.take<T>(std::max(size.sums, size.output));
-        std::fill_n(bias, size.sums, T(0));
-        std::fill_n(zeros, std::max(size.sums, size.output), T(0));
+        bias = arena.take<T>(size.pre_activations);
+        zeros = arena.take<T>(std::max(size.pre_activations, size.output));
+        std::fill_n(bias, size.pre_activations, T(0));
+        std::fill_n(zeros, std::max(size.pre_activations, size.output), T(0));
         for (int a = 0; a < cell.accumulators; ++a) {
             T* to = bias + a * size.units;
             const int64_t from = cell.gate[a] * p.units;
@@ -124,8 +124,8 @@ private:
         }
         for (int k = 0; k < cell.params; ++k) params[k] = padded_row(p.weights.per_unit[k], arena);
         if (!p.weights.norm_input) return;
-        gain_input = gains(p.weights.norm_input, 0, cell.from_input, arena);
-        gain_state = gains(p.weights.norm_recurrent, cell.accumulators - cell.from_state, cell.from_state, arena);
+        norm_weight_input = norm_weights(p.weights.norm_input, 0, cell.from_input, arena);
+        norm_weight_recurrent = norm_weights(p.weights.norm_recurrent, cell.accumulators - cell.from_state, cell.from_state, arena);
     }
 
     T* padded_row(const void* from, Arena& arena) {
@@ -135,7 +135,7 @@ private:
         return to;
     }
 
-    T* gains(const void* from, int first, int count, Arena& arena) {
+    T* norm_weights(const void* from, int first, int count, Arena& arena) {
         T* to = arena.take<T>(count * size.units);
         std::fill_n(to, count * size.units, T(0));
         for (int a = 0; a < count; ++a)
@@ -144,14 +144,14 @@ private:
     }
 
     // One share of the rows, or one member's units of all rows, through all steps.
-    class Walk {
+    class TimeLoop {
     public:
-        Walk(Forward& forward, int share, int member, Team& team)
-            : f(forward), p(f.p), cell(f.cell), size(f.size), tape(f.tape), share(f.plan.shares[share]), member(member), team(team) {
+        TimeLoop(Forward& forward, int share, int member, Team& team)
+            : f(forward), p(f.p), cell(f.cell), size(f.size), activations(f.activations), share(f.plan.shares[share]), member(member), team(team) {
             const int64_t blocks = (size.units + unit_block - 1) / unit_block, n = team.size();
             own = {std::min(size.units, blocks * member / n * unit_block),
                    std::min(size.units, blocks * (member + 1) / n * unit_block)};
-            sums = f.sums + share * f.chunk_rows * size.sums;
+            pre_activations = f.pre_activations + share * f.chunk_rows * size.pre_activations;
             inputs = f.inputs + (share + member) * f.chunk_rows;  // one of the two is 0
             converted = f.converted ? f.converted + (share + member) * f.chunk_rows * size.inputs : nullptr;
             together = team.size() > 1;
@@ -166,12 +166,12 @@ private:
                 const int64_t until = chunk_end(done);
                 const int64_t first = done;
                 multiply_inputs(first, until);
-                T* at = sums;
+                T* at = pre_activations;
                 for (; done < until; ++done) {
                     const int64_t rows = running(f.plan, share, time(done));
                     step(time(done), rows, at);
                     prepare(done + 1);
-                    at += rows * size.sums;
+                    at += rows * size.pre_activations;
                     if (together && !team.meet(member)) {
                         if (!go_alone()) return;
                         multiply_inputs(first, until);  // the others' units too, by the same tiles: the same bits
@@ -208,7 +208,7 @@ private:
             return until;
         }
 
-        // The input's part of the sums of steps [first, until), all rows one after the other.
+        // The input's part of the pre-activations of steps [first, until), all rows one after the other.
         void multiply_inputs(int64_t first, int64_t until) {
             int64_t rows = 0;
             for (int64_t done = first; done < until; ++done) {
@@ -221,26 +221,26 @@ private:
                         copy_row(converted + rows * size.inputs, x, p.inputs);
                         inputs[rows] = converted + rows * size.inputs;
                     }
-                    if (size.from_input < size.sums) begin_with_bias(sums + rows * size.sums);
+                    if (size.from_input < size.pre_activations) begin_with_bias(pre_activations + rows * size.pre_activations);
                 }
             }
             if (f.fused) return;
-            const bool normal = p.weights.norm_input;
-            const Block<const T> start{normal ? f.zeros : f.bias, 0};
-            multiply(rows, Gathered<P>{inputs}, f.input, cell.from_input, start, sums);
-            if (normal) normalise_inputs(first, until);
+            const bool layer_norm = p.weights.norm_input;
+            const Block<const T> start{layer_norm ? f.zeros : f.bias, 0};
+            multiply(rows, Gathered<P>{inputs}, f.input, cell.from_input, start, pre_activations);
+            if (layer_norm) normalise_inputs(first, until);
         }
 
         // The recurrent parts that stand alone.
         void begin_with_bias(T* row) {
-            for (int64_t at = size.from_input; at < size.sums; at += size.units)
+            for (int64_t at = size.from_input; at < size.pre_activations; at += size.units)
                 std::copy(f.bias + at + own.first, f.bias + at + own.last, row + at + own.first);
         }
 
-        // Own units of `accumulators` sums += rows of a times weights.
+        // Adds rows of a times weights to this member's units of `accumulators` pre-activations.
         template <class Rows>
         void multiply(int64_t rows, const Rows& a, const Matrix& weights, int accumulators, Block<const T> start, T* to) {
-            const Block<T> out{to, size.sums};
+            const Block<T> out{to, size.pre_activations};
             if (!together) return weights.multiply(rows, a, 0, accumulators * size.units, start, out);
             for (int64_t at = 0; at < accumulators * size.units; at += size.units)
                 weights.multiply(rows, a, at + own.first, at + own.last, start, out);
@@ -253,9 +253,9 @@ private:
             else
                 multiply_states(t, rows, at);
             const StepArgs<T> args = step_args(t, rows, at);
-            if (cell.late) multiply_late(args, at);
+            if (cell.second_stage) multiply_second_stage(args, at);
             const CellTable<T>& run = table<T>(cell);
-            (p.tape ? run.step_saving : p.trace ? run.step_tracing : run.step)(args);
+            (p.activations ? run.step_saving : p.trace ? run.step_tracing : run.step)(args);
             if (p.projection) project(t, rows);
             keep_old(t, rows);
             put_out(t, rows);
@@ -263,48 +263,48 @@ private:
 
         void multiply_both(int64_t t, int64_t rows, T* at) {
             if constexpr (std::is_same_v<P, T>) {
-                const Gathered<P> x{inputs + (at - sums) / size.sums};
-                const Strided<T> h{tape.fed[0].at(before(t), share.first), tape.fed[0].width};
+                const Gathered<P> x{inputs + (at - pre_activations) / size.pre_activations};
+                const Strided<T> h{activations.recurrent_input[0].at(before(t), share.first), activations.recurrent_input[0].width};
                 const int64_t n = f.recurrent[0].k;
                 if (!together)
-                    return product_of_two<P>(rows, x, p.inputs, h, n, f.both, 0, size.sums / V, {f.bias, 0}, {at, size.sums});
-                for (int64_t to = 0; to < size.sums; to += size.units)
+                    return product_of_two<P>(rows, x, p.inputs, h, n, f.both, 0, size.pre_activations / V, {f.bias, 0}, {at, size.pre_activations});
+                for (int64_t to = 0; to < size.pre_activations; to += size.units)
                     product_of_two<P>(rows, x, p.inputs, h, n, f.both, (to + own.first) / V, (to + own.last) / V, {f.bias, 0},
-                                      {at, size.sums});
+                                      {at, size.pre_activations});
             }
         }
 
         void multiply_states(int64_t t, int64_t rows, T* at) {
             T* from_state = at + size.first_from_state();
-            const bool normal = p.weights.norm_input;
-            T* to = normal ? tape.normal_state + kept_row(t) * size.from_state : from_state;
+            const bool layer_norm = p.weights.norm_input;
+            T* to = layer_norm ? activations.normalised_recurrent + kept_row(t) * size.from_state : from_state;
             for (int k = 0; k < cell.feedbacks; ++k) {
-                const History<T>& fed = tape.fed[k];
-                const Strided<T> a{fed.at(before(t), share.first), fed.width};
-                if (normal) {
+                const History<T>& from = activations.recurrent_input[k];
+                const Strided<T> a{from.at(before(t), share.first), from.width};
+                if (layer_norm) {
                     const Block<const T> start = k == 0 ? Block<const T>{f.zeros, 0} : Block<const T>{to, size.from_state};
                     f.recurrent[k].multiply(rows, a, 0, size.from_state, start, {to, size.from_state});
                 } else {
-                    multiply(rows, a, f.recurrent[k], cell.from_state - cell.late, {to, size.sums}, to);
+                    multiply(rows, a, f.recurrent[k], cell.from_state - cell.second_stage, {to, size.pre_activations}, to);
                 }
             }
-            if (normal)
+            if (layer_norm)
                 for (int64_t r = 0; r < rows; ++r)
-                    add_normal(to + r * size.from_state, &tape.spread_state[kept_row(t) + r], from_state + r * size.sums);
+                    add_normalised(to + r * size.from_state, &activations.inverse_std_recurrent[kept_row(t) + r], from_state + r * size.pre_activations);
         }
 
         // The row of a step's first sequence in what is kept of all steps, or written over at each.
-        int64_t kept_row(int64_t t) const { return (p.tape ? t * p.batch : 0) + share.first; }
+        int64_t kept_row(int64_t t) const { return (p.activations ? t * p.batch : 0) + share.first; }
 
-        // What the late gates are fed with, and their recurrent product.
-        void multiply_late(const StepArgs<T>& args, T* at) {
-            table<T>(cell).early(args);
-            if (p.fed_factor.base)
+        // The recurrent input of the second stage, and its product.
+        void multiply_second_stage(const StepArgs<T>& args, T* at) {
+            table<T>(cell).second_stage_input(args);
+            if (p.recurrent_factor.base)
                 for (int64_t r = 0; r < args.rows; ++r)
-                    update_row<T>(args.late + r * size.units, p.units, [](auto x, auto factor) { return x * factor; },
-                                  static_cast<const S*>(p.fed_factor.base) + f.plan.order[share.first + r] * p.fed_factor.row);
-            T* to = at + size.sums - size.late;
-            f.late.multiply(args.rows, Strided<T>{args.late, size.units}, 0, size.late, {to, size.sums}, {to, size.sums});
+                    update_row<T>(args.second_stage_input + r * size.units, p.units, [](auto x, auto factor) { return x * factor; },
+                                  static_cast<const S*>(p.recurrent_factor.base) + f.plan.order[share.first + r] * p.recurrent_factor.row);
+            T* to = at + size.pre_activations - size.second_stage;
+            f.second_stage.multiply(args.rows, Strided<T>{args.second_stage_input, size.units}, 0, size.second_stage, {to, size.pre_activations}, {to, size.pre_activations});
         }
 
         StepArgs<T> step_args(int64_t t, int64_t rows, const T* at) {
@@ -313,24 +313,24 @@ private:
             args.first_unit = own.first;
             args.last_unit = own.last;
             args.padded = size.units;
-            args.sums = at;
-            args.sums_stride = size.sums;
+            args.pre_activations = at;
+            args.pre_activations_stride = size.pre_activations;
             for (int k = 0; k < cell.states; ++k) {
-                const History<T>& h = tape.state[k];
+                const History<T>& h = activations.state[k];
                 args.state[k] = h.at(before(t), share.first);
                 args.next[k] = h.at(after(t), share.first);
                 args.state_stride[k] = args.next_stride[k] = h.width;
             }
             if (p.projection) {
-                args.next[0] = tape.unprojected + kept_row(t) * size.units;
+                args.next[0] = activations.unprojected + kept_row(t) * size.units;
                 args.next_stride[0] = size.units;
             }
             for (int k = 0; k < cell.params; ++k) args.params[k] = f.params[k];
-            if (p.tape) args.saved = tape.saved + kept_row(t) * size.saved;
+            if (p.activations) args.saved = activations.saved + kept_row(t) * size.saved;
             args.saved_stride = size.saved;
             if (p.trace)
                 for (int k = 0; k < cell.values; ++k) args.values[k] = traced(k, t);
-            if (cell.late) args.late = tape.late + kept_row(t) * size.units;
+            if (cell.second_stage) args.second_stage_input = activations.second_stage_input + kept_row(t) * size.units;
             return args;
         }
 
@@ -339,8 +339,8 @@ private:
         }
 
         void project(int64_t t, int64_t rows) {
-            const History<T>& h = tape.state[0];
-            f.projection.multiply(rows, Strided<T>{tape.unprojected + kept_row(t) * size.units, size.units}, 0, size.output,
+            const History<T>& h = activations.state[0];
+            f.projection.multiply(rows, Strided<T>{activations.unprojected + kept_row(t) * size.units, size.units}, 0, size.output,
                                   {f.zeros, 0}, {h.at(after(t), share.first), h.width});
         }
 
@@ -353,11 +353,11 @@ private:
                     const int64_t row = share.first + r;
                     const S* share_kept = static_cast<const S*>(p.zoneout[k].base) + t * p.zoneout[k].step +
                                           f.plan.order[row] * p.zoneout[k].row;
-                    update_row<T>(tape.state[k].at(after(t), row) + units.first, units.last - units.first,
+                    update_row<T>(activations.state[k].at(after(t), row) + units.first, units.last - units.first,
                                   [](auto now, auto kept, auto old) { return kept * old + (1 - kept) * now; },
-                                  share_kept + units.first, tape.state[k].at(before(t), row) + units.first);
+                                  share_kept + units.first, activations.state[k].at(before(t), row) + units.first);
                     if (p.trace && !(k == 0 && p.projection))  // a traced state is what the next step sees
-                        copy_row(traced(cell.value[k], t) + r * size.units + units.first, tape.state[k].at(after(t), row) + units.first,
+                        copy_row(traced(cell.value[k], t) + r * size.units + units.first, activations.state[k].at(after(t), row) + units.first,
                                  units.last - units.first);
                 }
             }
@@ -376,9 +376,9 @@ private:
                 const int64_t row = share.first + r;
                 S* to = static_cast<S*>(p.output.base) + t * p.output.step + f.plan.order[row] * p.output.row;
                 if constexpr (std::is_same_v<S, T>) {
-                    copy_row(to + units.first, tape.state[0].at(after(t), row) + units.first, units.last - units.first);
+                    copy_row(to + units.first, activations.state[0].at(after(t), row) + units.first, units.last - units.first);
                 } else {  // what is fed back is what was put out
-                    T* from = tape.state[0].at(after(t), row);
+                    T* from = activations.state[0].at(after(t), row);
                     copy_row(to + units.first, from + units.first, units.last - units.first);
                     copy_row(from + units.first, to + units.first, units.last - units.first);
                 }
@@ -402,26 +402,26 @@ private:
                 if (p.reset.base && static_cast<const uint8_t*>(p.reset.base)[t * p.reset.step + f.plan.order[row] * p.reset.row])
                     for (int k = 0; k < cell.states; ++k) {
                         const Units units = within(p.state_size(k));
-                        std::fill(tape.state[k].at(before(t), row) + units.first, tape.state[k].at(before(t), row) + units.last, T(0));
+                        std::fill(activations.state[k].at(before(t), row) + units.first, activations.state[k].at(before(t), row) + units.last, T(0));
                     }
-                if (p.fed_factor.base) form_fed(row, before(t));
+                if (p.recurrent_factor.base) form_fed(row, before(t));
             }
         }
 
         void form_fed(int64_t row, int64_t slot) {
             for (int k = 0; k < cell.feedbacks; ++k) {
                 const Units units = within(p.state_size(cell.feedback[k]));
-                T* to = tape.fed[k].at(slot, row) + units.first;
-                copy_row(to, tape.state[cell.feedback[k]].at(slot, row) + units.first, units.last - units.first);
+                T* to = activations.recurrent_input[k].at(slot, row) + units.first;
+                copy_row(to, activations.state[cell.feedback[k]].at(slot, row) + units.first, units.last - units.first);
                 update_row<T>(to, units.last - units.first, [](auto x, auto factor) { return x * factor; },
-                              static_cast<const S*>(p.fed_factor.base) + f.plan.order[row] * p.fed_factor.row + p.fed_column(k) + units.first);
+                              static_cast<const S*>(p.recurrent_factor.base) + f.plan.order[row] * p.recurrent_factor.row + p.recurrent_column(k) + units.first);
             }
         }
 
         void begin(int64_t row, int64_t slot) {
             for (int k = 0; k < cell.states; ++k) {
                 const Units units = within(p.state_size(k));
-                T* to = tape.state[k].at(slot, row);
+                T* to = activations.state[k].at(slot, row);
                 if (p.state[k].base == nullptr)
                     std::fill(to + units.first, to + units.last, T(0));
                 else
@@ -434,7 +434,7 @@ private:
             for (int k = 0; k < cell.states; ++k) {
                 const Units units = within(p.state_size(k));
                 copy_row(static_cast<S*>(p.final_state[k].base) + f.plan.order[row] * p.final_state[k].row + units.first,
-                         tape.state[k].at(slot, row) + units.first, units.last - units.first);
+                         activations.state[k].at(slot, row) + units.first, units.last - units.first);
             }
         }
 
@@ -448,7 +448,7 @@ private:
                 }
         }
 
-        // Layer normalisation of one row of sums: normalises in place and says by what it divided.
+        // Normalises one row of products in place. Returns one over its standard deviation.
         T normalise(T* row, int accumulators) {
             T mean = 0, square = 0;
             const T count = T(accumulators * p.units);
@@ -456,10 +456,10 @@ private:
             mean /= count;
             for (int a = 0; a < accumulators; ++a)
                 square += sum_of(row + a * size.units, [mean](auto x) { return (x - mean) * (x - mean); });
-            const T spread = T(1) / std::sqrt(square / count + T(norm_epsilon));
+            const T inverse_std = T(1) / std::sqrt(square / count + T(norm_epsilon));
             for (int64_t k = 0; k < accumulators * size.units; k += V)
-                store(row + k, (load(row + k) - mean) * spread);
-            return spread;
+                store(row + k, (load(row + k) - mean) * inverse_std);
+            return inverse_std;
         }
 
         template <class F>
@@ -472,24 +472,24 @@ private:
             return reduce_add(sum) + rest;
         }
 
-        void add_normal(T* normal, T* spread, T* sums) {
-            *spread = normalise(normal, cell.from_state);
+        void add_normalised(T* normalised, T* inverse_std, T* pre_activations) {
+            *inverse_std = normalise(normalised, cell.from_state);
             for (int64_t k = 0; k < size.from_state; k += V)
-                store(sums + k, load(sums + k) + load(f.gain_state + k) * load(normal + k));
+                store(pre_activations + k, load(pre_activations + k) + load(f.norm_weight_recurrent + k) * load(normalised + k));
         }
 
         void normalise_inputs(int64_t first, int64_t until) {
-            T* row = sums;
+            T* row = pre_activations;
             for (int64_t done = first; done < until; ++done) {
                 const int64_t t = time(done), n = running(f.plan, share, t);
-                for (int64_t r = 0; r < n; ++r, row += size.sums) {
-                    const T spread = normalise(row, cell.from_input);
-                    if (p.tape) {
-                        std::copy(row, row + size.from_input, tape.normal_input + (kept_row(t) + r) * size.from_input);
-                        tape.spread_input[kept_row(t) + r] = spread;
+                for (int64_t r = 0; r < n; ++r, row += size.pre_activations) {
+                    const T inverse_std = normalise(row, cell.from_input);
+                    if (p.activations) {
+                        std::copy(row, row + size.from_input, activations.normalised_input + (kept_row(t) + r) * size.from_input);
+                        activations.inverse_std_input[kept_row(t) + r] = inverse_std;
                     }
                     for (int64_t k = 0; k < size.from_input; k += V)
-                        store(row + k, load(f.gain_input + k) * load(row + k) + load(f.bias + k));
+                        store(row + k, load(f.norm_weight_input + k) * load(row + k) + load(f.bias + k));
                 }
             }
         }
@@ -498,13 +498,13 @@ private:
         const Problem& p;
         const Cell& cell;
         const Sizes<T>& size;
-        const Tape<T>& tape;
+        const Activations<T>& activations;
         const Share share;
         const int member;
         Team& team;
         bool together;
         Units own;
-        T* sums;
+        T* pre_activations;
         const P** inputs;
         P* converted;
     };
@@ -513,13 +513,13 @@ private:
     const Cell& cell;
     Sizes<T> size;
     Plan plan;
-    Tape<T> tape;
-    Matrix input, recurrent[most_states], late, projection;
+    Activations<T> activations;
+    Matrix input, recurrent[max_states], second_stage, projection;
     bool fused;
     P* both = nullptr;  // the input's and the state's weights, where they are taken together
-    T *bias, *zeros, *params[most_params], *gain_input = nullptr, *gain_state = nullptr;
+    T *bias, *zeros, *params[max_params], *norm_weight_input = nullptr, *norm_weight_recurrent = nullptr;
     int64_t chunk_rows;
-    T* sums;
+    T* pre_activations;
     const P** inputs;
     P* converted = nullptr;
 };

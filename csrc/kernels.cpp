@@ -19,15 +19,15 @@ auto by_storage(Storage storage, const F& f) {
 
 void begin(bool forked) { Pool::get(forked); }
 
-int64_t tape_row(const Problem& p, Storage storage) {
+int64_t activations_row(const Problem& p, Storage storage) {
     return by_storage(storage, [&](auto stored) {
         using T = compute<decltype(stored)>;
-        return Tape<T>::row(p, Sizes<T>(p));
+        return Activations<T>::row(p, Sizes<T>(p));
     });
 }
 
-int64_t tape_beside(Storage storage) {
-    return by_storage(storage, [](auto stored) { return Tape<compute<decltype(stored)>>::beside; });
+int64_t activations_extra(Storage storage) {
+    return by_storage(storage, [](auto stored) { return Activations<compute<decltype(stored)>>::beside; });
 }
 
 void forward(const Problem& p, Storage storage) {
@@ -85,5 +85,5 @@ void close_stream(void* stream) { delete static_cast<Stream*>(stream); }
 
 extern "C" [[gnu::visibility("default")]] const gw::Kernels gw_kernels;
 const gw::Kernels gw_kernels = {
-    GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::begin,       gw::tape_row,    gw::tape_beside, gw::forward,
+    GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::begin,       gw::activations_row,    gw::activations_extra, gw::forward,
     gw::backward,        gw::order,        gw::open_stream, gw::step_stream, gw::close_stream};

@@ -13,8 +13,8 @@ struct Kernels {
     const char* level;
     int vector_bytes;
     void (*begin)(bool forked);  // before all else; whether this process is a fork of one that had used torch
-    int64_t (*tape_row)(const Problem&, Storage);  // a tape is of (T + 1) * B * row + beside numbers
-    int64_t (*tape_beside)(Storage);
+    int64_t (*activations_row)(const Problem&, Storage);  // a activations is of (T + 1) * B * row + beside numbers
+    int64_t (*activations_extra)(Storage);
     void (*forward)(const Problem&, Storage);
     void (*backward)(const Problem&, Storage);
     void (*order)(const Problem&, int64_t* order);  // in which a trace's rows lie

@@ -112,7 +112,7 @@ GW_INLINE V greater(V a, V b) {
 
 // relu's gradient of that of its result; as torch's, it lets through where x is no number.
 template <float_vector V>
-GW_INLINE V passed(V dy, V x) {
+GW_INLINE V relu_backward(V dy, V x) {
     return x <= V{} ? V{} : dy;
 }
 

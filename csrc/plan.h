@@ -29,14 +29,14 @@ inline double speed(double rows) { return std::min(1.0, 0.25 + 0.15 * rows); }
 
 inline int useful_threads(const Problem& p) {
     const double columns = double(p.cell->accumulators) * p.units;
-    const double operations = 2.0 * p.steps * p.batch * columns * (p.inputs + p.fed_size() + 20);
+    const double operations = 2.0 * p.steps * p.batch * columns * (p.inputs + p.recurrent_size() + 20);
     return operations < 1e6 ? 1 : p.threads;
 }
 
 // True if it is better to divide the units and meet at each step than to divide the rows.
 inline bool units_pay(const Problem& p, int threads) {
-    if (threads == 1 || p.projection || p.weights.norm_input || p.cell->late || p.units < 32 * threads) return false;
-    const double step = 2.0 * p.cell->accumulators * p.units * double(p.fed_size() + p.inputs) * p.batch;  // operations
+    if (threads == 1 || p.projection || p.weights.norm_input || p.cell->second_stage || p.units < 32 * threads) return false;
+    const double step = 2.0 * p.cell->accumulators * p.units * double(p.recurrent_size() + p.inputs) * p.batch;  // operations
     const double nanoseconds = step / 60, meeting = 1500;
     const double shares = std::min<double>(threads, p.batch);
     const double by_rows = nanoseconds / shares / speed(double(p.batch) / shares);

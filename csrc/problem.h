@@ -29,7 +29,7 @@ struct Weights {
     void* projection = nullptr;      // P×H
     void* norm_input = nullptr;
     void* norm_recurrent = nullptr;
-    void* per_unit[most_params] = {};
+    void* per_unit[max_params] = {};
 };
 
 struct Problem {
@@ -39,26 +39,26 @@ struct Problem {
     int threads = 1;
 
     Steps x, output;
-    Rows state[most_states], final_state[most_states];  // null initial states are zero
+    Rows state[max_states], final_state[max_states];  // null initial states are zero
     Weights weights;
     const int64_t* lengths = nullptr;
     Steps reset;       // bytes
-    Rows fed_factor;   // B×F
-    Steps zoneout[most_states];
+    Rows recurrent_factor;   // B×F
+    Steps zoneout[max_states];
     void* trace = nullptr;  // values×T×B×padded H, of the type computed in, in the order of `order`
-    void* tape = nullptr;   // what backward needs; of tape_bytes()
+    void* activations = nullptr;   // what backward needs; of activations_bytes()
 
     // backward: the loss's gradients that are given, and those that are wanted (null: not)
     Steps grad_output, grad_x;
-    Rows grad_final[most_states], grad_state[most_states];
+    Rows grad_final[max_states], grad_state[max_states];
     Weights grad_weights;
 
     int64_t output_size() const { return projection ? projection : units; }
     int64_t state_size(int k) const { return k == 0 ? output_size() : units; }
-    int64_t fed_size() const { return fed_column(cell->feedbacks); }
+    int64_t recurrent_size() const { return recurrent_column(cell->feedbacks); }
 
     // Where the columns of a fed-back state begin among those of all.
-    int64_t fed_column(int feedback) const {
+    int64_t recurrent_column(int feedback) const {
         int64_t sum = 0;
         for (int k = 0; k < feedback; ++k) sum += state_size(cell->feedback[k]);
         return sum;

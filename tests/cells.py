@@ -91,7 +91,7 @@ def fed_late(a, s):
     """A gate that is fed with a value of the step itself (Cho et al. 2014)."""
     r, z = sigmoid(a.r), sigmoid(a.z)
     q = r * s.h
-    n = tanh(a.n.fed(q))
+    n = tanh(a.n.recurrent(q))
     return dict(r=r, z=z, q=q, n=n, h=(1 - z) * n + z * s.h)
 
 
@@ -100,8 +100,8 @@ def two_fed_late(a, s, p):
     """Two late gates, fed with a new state that the equations use elsewhere too."""
     d = sigmoid(a.d)
     z = (1 - d) * s.z + d * tanh(a.u + p.w * s.h)
-    y = tanh(a.y.fed(z))
-    return dict(d=d, z=z, y=y, h=sigmoid(a.v.fed(z)) * y + 0.3 * z * s.h)
+    y = tanh(a.y.recurrent(z))
+    return dict(d=d, z=z, y=y, h=sigmoid(a.v.recurrent(z)) * y + 0.3 * z * s.h)
 
 
 OWN_CELLS = {

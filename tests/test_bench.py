@@ -50,7 +50,7 @@ def odd(a, s, p):
 @gw.cell(gates="n")
 def late_alone(a, s):
     """No gate is fed with what was before the step."""
-    return dict(h=gw.tanh(a.n.fed(0.5 * s.h)))
+    return dict(h=gw.tanh(a.n.recurrent(0.5 * s.h)))
 
 
 def plan(**options):

@@ -49,9 +49,9 @@ LSTM_NAMES = dict(gates="i f g o", state="h c")
         (
             lambda a, s: dict(h=a.forgot),
             dict(gates="forget"),
-            r"cell 'test': no gate 'forgot' \(did you mean 'forget'\?\); there are: forget",
+            r"cell 'test': the cell has no gate 'forgot' \(did you mean 'forget'\?\); it has: forget",
         ),
-        (lambda a, s: dict(h=a.u * s.q), dict(gates="u"), "no state 'q'; there are: h"),
+        (lambda a, s: dict(h=a.u * s.q), dict(gates="u"), "no state 'q'; it has: h"),
         (
             lambda a, s, p: dict(h=a.u * p.peak),
             dict(gates="u", params="peek"),
@@ -63,14 +63,18 @@ LSTM_NAMES = dict(gates="i f g o", state="h c")
             dict(gates="u"),
             "cannot branch on a value.*use maximum, minimum or greater",
         ),
-        (lambda a, s: dict(h=a.u), {}, "declares the gate 'v' and never uses it"),
+        (lambda a, s: dict(h=a.u), {}, "declares the gate 'v' but does not use it"),
         (lambda a, s: dict(h=a.u), dict(gates="u u"), "gates 'u' is repeated"),
         (lambda a, s: dict(h=a.u), dict(gates="u", state="h h"), "state 'h' is repeated"),
         (lambda a, s: dict(h=a.u), dict(gates="1u"), "'1u' is repeated or not an identifier"),
         (lambda a, s: dict(h=a.u), dict(gates=""), "at least one gate and one state"),
         (lambda a, s: dict(h=a.u), dict(gates="u", feedback="c"), "feedback 'c' is not one of"),
         (lambda a, s: dict(h=3.0), dict(gates="u"), "'h' is float, not a value"),
-        (lambda a, s: dict(h=a.u + "1"), dict(gates="u"), "'add' takes the cell's values.*not str"),
+        (
+            lambda a, s: dict(h=a.u + "1"),
+            dict(gates="u"),
+            "'add' takes values of the cell.*not str",
+        ),
         (lambda a, s: dict(h=a.u * s.h.x), dict(gates="u"), "only a gate's pre-activation has .x"),
     ],
 )
@@ -203,7 +207,7 @@ class NoFunction:
 @pytest.mark.parametrize(
     ("function", "params", "message"),
     [
-        (lambda a, s, p: dict(h=a.z), "", "of 2 arguments, .* are named in params="),
+        (lambda a, s, p: dict(h=a.z), "", "of 2 arguments, .* name per-unit parameters in params="),
         (lambda a: dict(h=a.z), "", "expected a function of 2 arguments"),
         (lambda a, s: dict(h=a.z), "w", "of 3 arguments, .* the parameters"),
         (NoFunction, "", "a cell is a function of the gates'"),

@@ -11,7 +11,7 @@ import gatewise as gw
 from gatewise.bench.shapes import Shape
 from gatewise.bench.shapes import flop as counted_by_the_benchmark
 from gatewise.cells.counts import Count, point_wise, products, weights
-from gatewise.emit.account import listing, parts, record, said, sheet
+from gatewise.emit.account import describe, listing, parts, record, sheet
 from gatewise.emit.equations import latex, text
 from gatewise.emit.page import page, pages, write
 
@@ -137,9 +137,11 @@ def test_a_count_is_written_with_the_value_it_has(count, written):
 
 def test_every_built_in_cell_says_what_it_is_and_where_it_is_from():
     for cell in gw.CELLS.values():
-        told = said(cell)
-        assert told.what.endswith(".") and len(told.what) <= 100, cell.name  # noqa: PT018
-        assert cell.doc.split("\n")[0] == told.what, "the first line is all of the first paragraph"
+        told = describe(cell)
+        assert told.summary.endswith(".") and len(told.summary) <= 100, cell.name  # noqa: PT018
+        assert cell.doc.split("\n")[0] == told.summary, (
+            "the first line is all of the first paragraph"
+        )
         assert re.fullmatch(r"[A-Z].*\b(19|20)\d\d", told.paper), cell.name
         assert told.source.startswith(told.paper)
         assert not any(note.startswith("Source") for note in told.notes)
@@ -159,8 +161,8 @@ def test_a_docstring_by_its_parts():
         second line."""
         return dict(h=gw.tanh(a.i))
 
-    told = said(mine)
-    assert told.what == "What it is, on two lines."
+    told = describe(mine)
+    assert told.summary == "What it is, on two lines."
     assert told.source == 'A & B 1999, "C in 2001", section 2.'
     assert told.paper == "A & B 1999"
     assert told.notes == ("First note.", "Last note, with a second line.")
@@ -172,33 +174,33 @@ def test_a_cell_without_a_docstring_has_a_sheet_and_a_page():
         c = gw.sigmoid(a.i.x) * s.c + p.p
         return dict(c=c, h=c * a.j)
 
-    assert said(mine).what == said(mine).source == said(mine).paper == ""
+    assert describe(mine).summary == describe(mine).source == describe(mine).paper == ""
     assert sheet(mine, 3, 4, {}).splitlines()[0] == "mine:"
     assert "Source" not in sheet(mine, 3, 4, {}) + page(mine)
-    assert "What may surprise" not in page(mine)
+    assert "## Notes" not in page(mine)
     assert text(mine) in sheet(mine, 3, 4, {})
 
 
 def test_parts():
     assert parts(gw.CELLS["peephole"]) == [
-        *(("gate", gate, "sees x[t], h[t-1]") for gate in "ifgo"),
-        ("state", "h", "the output; fed back to i, f, g, o"),
-        ("state", "c", "a unit sees its own of the step before"),
-        *(("parameter", name, "one number of each unit") for name in ("pi", "pf", "po")),
+        *(("gate", gate, "inputs: x[t], h[t-1]") for gate in "ifgo"),
+        ("state", "h", "output; recurrent input of i, f, g, o"),
+        ("state", "c", "each unit reads its own previous value"),
+        *(("parameter", name, "one number per unit") for name in ("pi", "pf", "po")),
     ]
     told = {name: what for _, name, what in parts(gw.CELLS["gru_2014"])}
-    assert told["n"] == "sees x[t], r[t] ⊙ h[t-1]"
-    assert told["h"] == "the output; fed back to r, z; a unit sees its own of the step before"
+    assert told["n"] == "inputs: x[t], r[t] ⊙ h[t-1]"
+    assert told["h"] == "output; recurrent input of r, z; each unit reads its own previous value"
     first = parts(gw.CELLS["lstm_1997"])[:2]
-    block = "sees x[t], h[t-1]; one for all cells of a block, where the layer has a block_size"
-    assert first == [("gate", "i", block), ("gate", "g", "sees x[t], h[t-1]")]
+    block = "inputs: x[t], h[t-1]; shared by all cells of a block, where the layer has a block_size"
+    assert first == [("gate", "i", block), ("gate", "g", "inputs: x[t], h[t-1]")]
 
 
 @SIZES
 def test_the_list_has_each_cells_figures_and_what_it_is(inputs, units):
     lines = listing(gw.CELLS.values(), inputs, units).splitlines()
-    assert f"I = {inputs} inputs and H = {units} units" in lines[-2]
-    ends = [lines[0].rindex(head) + len(head) for head in ("weights", "FLOP of a step")]
+    assert f"I = {inputs} inputs and H = {units} units" in " ".join(lines[-2:])
+    ends = [lines[0].rindex(head) + len(head) for head in ("weights", "FLOP per step")]
     for cell, figures, what in zip(gw.CELLS.values(), lines[1::2], lines[2::2], strict=False):
         assert figures.split()[0] == cell.name
         assert " ".join(cell.gates) in figures
@@ -209,10 +211,10 @@ def test_the_list_has_each_cells_figures_and_what_it_is(inputs, units):
             str(weights(cell)),
             f"{connected:,}",
             f"{units * work:,}",
-            said(cell).paper,
+            describe(cell).paper,
         ]
         assert all(figures[end - 1].isdigit() and figures[end] == " " for end in ends)
-        assert what.strip() == said(cell).what
+        assert what.strip() == describe(cell).summary
 
 
 def test_the_list_of_one_and_of_none():
@@ -227,9 +229,9 @@ def test_a_sheet_has_all_there_is_to_say(name):
     flat = " ".join(printed.split())
     assert printed.startswith(f"{name}: ")
     assert text(cell) in printed
-    for paragraph in (said(cell).what, said(cell).source, *said(cell).notes):
+    for paragraph in (describe(cell).summary, describe(cell).source, *describe(cell).notes):
         assert paragraph.replace("``", "") in flat
-    assert f"can be traced: {', '.join(cell.values)}" in flat
+    assert f"traceable values: {', '.join(cell.values)}" in flat
     assert f"{weights(cell)} {200 * weights(cell).at(1000, 200):,}" in flat
     assert f"{products(cell)} {200 * products(cell).at(1000, 200):,}" in flat
     assert f"{sum(WORK[name])} {200 * sum(WORK[name]):,}" in flat
@@ -244,9 +246,9 @@ def test_a_record():
     assert found["feedback"] == {"h": ["i", "f", "g", "o"]}
     assert found["traced"] == list(gw.CELLS["peephole"].values)
     assert found["equations"]["text"] == text(gw.CELLS["peephole"])
-    assert found["weights"] == {"of_a_unit": "4 (I + H) + 11", "in_all": 4 * (4 * 7 + 11)}
-    assert found["flop_of_a_step"]["in_all"] == 4 * (8 * 7 + 15)
-    assert found["flop_of_a_step"]["point_wise_of_a_unit"] == dict(mul=6, add=4, sigmoid=3, tanh=2)
+    assert found["weights"] == {"per_unit": "4 (I + H) + 11", "total": 4 * (4 * 7 + 11)}
+    assert found["flop_per_step"]["total"] == 4 * (8 * 7 + 15)
+    assert found["flop_per_step"]["elementwise_per_unit"] == dict(mul=6, add=4, sigmoid=3, tanh=2)
     assert "``" not in str([record(cell, 3, 4) for cell in gw.CELLS.values()])
 
 
@@ -301,9 +303,11 @@ def test_a_pages_code_runs_and_its_comments_are_true(name):
 def test_a_page_has_the_cells_formulas_and_whole_tables(name):
     cell, content = gw.CELLS[name], page(gw.CELLS[name])
     assert re.findall(r"```math\n(.*?)\n```", content, re.DOTALL) == [latex(cell)]
-    assert content.startswith(f"# {name}\n\n{said(cell).what}\n\nSource: {said(cell).source}")
-    for note in said(cell).notes:
-        assert note.replace("``", "`") in content.partition("## What may surprise")[2]
+    assert content.startswith(
+        f"# {name}\n\n{describe(cell).summary}\n\nSource: {describe(cell).source}"
+    )
+    for note in describe(cell).notes:
+        assert note.replace("``", "`") in content.partition("## Notes")[2]
     assert "``" not in content.replace("```", "")
     parts_of, counts = tables(content)
     assert [row[1].strip("`") for row in parts_of[1:]] == [*cell.gates, *cell.state, *cell.params]
@@ -317,13 +321,13 @@ def test_the_index_has_every_cell_and_its_links_lead_somewhere():
     (rows,) = tables(content)
     assert [row[0] for row in rows[1:]] == [f"[`{name}`]({name}.md)" for name in gw.CELLS]
     for cell, row in zip(gw.CELLS.values(), rows[1:], strict=True):
-        assert row[1].replace("`", "") == said(cell).what.replace("`", "")
+        assert row[1].replace("`", "") == describe(cell).summary.replace("`", "")
         assert row[2:4] == [" ".join(cell.gates), " ".join(cell.state)]
         assert row[4] == str(weights(cell))
         assert row[5] == str(
             Count(products(cell).inputs, products(cell).units, sum(WORK[cell.name]))
         )
-        assert row[6] == said(cell).paper
+        assert row[6] == describe(cell).paper
     for path in FOLDER.glob("*.md"):
         for link in re.findall(r"\]\(([^)#]*)", path.read_text(encoding="utf-8")):
             assert (FOLDER / link).exists(), f"{path.name}: {link}"
@@ -341,10 +345,10 @@ def tables(content):
 
 
 def test_symbols_are_told_where_they_stand():
-    assert "d is a recurrent bias" in page(gw.CELLS["gru"])
+    assert "d is the bias of the recurrent part" in page(gw.CELLS["gru"])
     assert "[a; b]" in page(gw.CELLS["fgr"])
     assert "greater(a, b) is 1" in page(gw.CELLS["slstm"])
     assert "detach(a) is a" in page(gw.CELLS["lstm_1997_truncated"])
     plain = page(gw.CELLS["mingru"])
-    assert "W and b are a gate's weights and its bias;" in plain
-    assert not any(sign in plain for sign in ("d is a", "[a; b]", "greater", "detach", "W, U"))
+    assert "W are a gate's weights and b is its bias;" in plain
+    assert not any(sign in plain for sign in ("d is the", "[a; b]", "greater", "detach", "W, U"))

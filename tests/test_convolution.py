@@ -39,7 +39,7 @@ def gain_traced(a, s, p):
 
 @gw.cell(gates="r n")
 def fed_late(a, s):
-    return dict(h=gw.tanh(a.n.fed(gw.sigmoid(a.r) * s.h)))
+    return dict(h=gw.tanh(a.n.recurrent(gw.sigmoid(a.r) * s.h)))
 
 
 @gw.cell(gates="i n", state="h q", feedback={"h": "i n", "q": "i"})

@@ -264,7 +264,7 @@ def test_bfloat16(cell):
     for value, true in zip(one.forward(cpu), one.in_double().forward(reference), strict=True):
         # nothing has been fed back yet: the true number, rounded once; what a late gate is fed with
         # may have been rounded before
-        rtol, atol = (2**-6, 2**-8) if cell.late else (2**-8, 1e-6)
+        rtol, atol = (2**-6, 2**-8) if cell.second_stage else (2**-8, 1e-6)
         torch.testing.assert_close(value.double(), true, rtol=rtol, atol=atol)
 
 
@@ -505,7 +505,7 @@ def test_gradcheck_through_a_layer(cell, every):
     """Of parameters, input and states, by finite differences."""
     P = 2 if every and cell.name in PROJECTABLE else 0
     normal = every and uses_every_part(cell)
-    zoneout = [0.3 if every and state not in cell.together else 0 for state in cell.state]
+    zoneout = [0.3 if every and state not in cell.coupled_states else 0 for state in cell.state]
     layer, _ = layers(cell, P, layer_norm=normal, zoneout=zoneout)
     reset = torch.tensor([[0, 0, 0], [1, 0, 1], [0, 0, 1]]) > 0 if every else None
     run, inputs = function_of_all(layer.eval(), lengths=(3, 0, 2) if every else None, reset=reset)

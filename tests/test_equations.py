@@ -12,7 +12,7 @@ import pytest
 
 import gatewise as gw
 from gatewise.cells.language import OPERATIONS, Value, operate
-from gatewise.emit.equations import latex, sees, text
+from gatewise.emit.equations import gate_inputs, latex, text
 
 LSTM = """\
 i[t] = σ(W_i x[t] + U_i h[t-1] + b_i)
@@ -106,13 +106,13 @@ def test_what_a_gate_sees():
         ("lem", "y"): "x[t], z[t]",
         ("lem", "z"): "x[t], h[t-1]",
     }
-    assert {key: sees(gw.CELLS[key[0]], key[1]) for key in seen} == seen
+    assert {key: gate_inputs(gw.CELLS[key[0]], key[1]) for key in seen} == seen
 
     @gw.cell(gates="i j")
     def apart(a, s):
         return dict(h=a.i.x + a.j.h)
 
-    assert (sees(apart, "i"), sees(apart, "j")) == ("x[t]", "h[t-1]")
+    assert (gate_inputs(apart, "i"), gate_inputs(apart, "j")) == ("x[t]", "h[t-1]")
 
 
 LEAVES = ("x_now", "h_before", "c_before", "p", *("W_i", "U_i", "b_i", "W_j", "U_j", "b_j", "d_j"))

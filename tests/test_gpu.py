@@ -71,7 +71,7 @@ def check(given, backend=triton):
 
 
 def options(cell):
-    norm = uses_every_part(cell) and not cell.late
+    norm = uses_every_part(cell) and not cell.second_stage
     every = dict(ALL, layer_norm=norm, lengths=LENGTHS)
     yield {}
     yield dict(every, reverse=True, zoneout=(1, 5))

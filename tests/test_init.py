@@ -18,7 +18,7 @@ from gatewise.nn import init
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@gw.cell(gates="i f g", state="h c", feedback={"h": "i g"}, shared="i")
+@gw.cell(gates="i f g", state="h c", feedback={"h": "i g"}, shared_gates="i")
 def shared_input(a, s):
     i, f = sigmoid(a.i), sigmoid(a.f)
     c = f * s.c + i * tanh(a.g)

@@ -364,7 +364,7 @@ def test_reset_of_a_single_sequence():
 def extras(cell):
     """Of states that say something only together none is kept alone."""
     cell = gw.CELLS.get(cell, cell)
-    zoneout = [0.0 if name in cell.together else 0.3 for name in cell.state]
+    zoneout = [0.0 if name in cell.coupled_states else 0.3 for name in cell.state]
     return dict(layer_norm=True, recurrent_dropout=0.4, zoneout=zoneout)
 
 
@@ -936,4 +936,4 @@ def test_states_that_say_something_only_together():
     start = layer.initial_h_l0.detach().expand(1, 2, 6)
     torch.testing.assert_close(layer(x)[0], layer(x, (start, zero, zero, zero))[0])
     with pytest.raises(CellError, match="'odd': together 'k' is not one of its states"):
-        gw.cell(gates="i", together="k", name="odd")(lambda a, s: dict(h=a.i))
+        gw.cell(gates="i", coupled_states="k", name="odd")(lambda a, s: dict(h=a.i))

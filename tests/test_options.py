@@ -341,7 +341,7 @@ ALL = dict(
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_2014", "lstm_1997_truncated", "fgr"])
 def test_each_sequence_alone_with_every_option(cell):
     """In evaluation: alone, in a batch, packed and without a gradient, the same."""
-    block = dict(block_size=3) if gw.CELLS[cell].shared else {}
+    block = dict(block_size=3) if gw.CELLS[cell].shared_gates else {}
     torch.manual_seed(0)
     layer = gw.Recurrent(cell, 3, 6, batch_first=True, **ALL, **block).eval()
     with torch.no_grad():

@@ -17,7 +17,7 @@ from gatewise.nn.states import initial_states
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@gw.cell(gates="i g o", state="h i o c", feedback="h i o", shared="i o")
+@gw.cell(gates="i g o", state="h i o c", feedback="h i o", shared_gates="i o")
 def block_of_1997(a, s):
     """Every cell and gate sees every cell and gate, and the gradient is whole."""
     i, o = sigmoid(a.i), sigmoid(a.o)
@@ -30,7 +30,7 @@ def block_of_1997(a, s):
     state="h i c f",
     feedback={"h": "i g o", "f": "f i", "i": "o"},
     params="w",
-    shared="f",
+    shared_gates="f",
 )
 def sparse(a, s, p):
     """Some states reach some gates, in another order than the states have; only f is shared."""
@@ -39,14 +39,14 @@ def sparse(a, s, p):
     return dict(i=i, f=f, c=c, h=sigmoid(a.o) * tanh(c))
 
 
-@gw.cell(gates="i g o", state="h c i", feedback="h i", shared="i")
+@gw.cell(gates="i g o", state="h c i", feedback="h i", shared_gates="i")
 def projectable(a, s):
     i = sigmoid(a.i)
     c = 0.5 * s.c + i * tanh(a.g)
     return dict(i=i, c=c, h=sigmoid(a.o) * tanh(c))
 
 
-@gw.cell(gates="u v", shared="u")
+@gw.cell(gates="u v", shared_gates="u")
 def without_feedback(a, s):
     u = sigmoid(a.u.x)
     return dict(h=u * s.h + (1 - u) * a.v.x)
@@ -99,7 +99,7 @@ def row_of(layer):
     """For each gate's unit the stored row, in the order of the full rows."""
     rows, first = [], 0
     for gate in layer.cell.gates:
-        size = layer.block_size if gate in layer.cell.shared else 1
+        size = layer.block_size if gate in layer.cell.shared_gates else 1
         rows += [first + unit // size for unit in range(layer.hidden_size)]
         first += layer.hidden_size // size
     return rows
@@ -120,7 +120,11 @@ def entries_of(layer):
             every = layer.block_size if state in PER_BLOCK.get(cell.name, ()) else 1
             stored = width // every // heads
             for j in range(width):
-                seen = gate in cell.fed[state] and j // (width // heads) == own and j % every == 0
+                seen = (
+                    gate in cell.connections[state]
+                    and j // (width // heads) == own
+                    and j % every == 0
+                )
                 table[k].append((row, first + j % (width // heads) // every) if seen else None)
             first += stored
     return table
@@ -178,7 +182,7 @@ RUNS = {
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_outputs_and_gradients_are_those_of_the_full_matrices(options, run, backend):
     cell = gw.CELLS.get(options["cell"], options["cell"])
-    if run.get("layer_norm") and cell.late and backend == "cpu":
+    if run.get("layer_norm") and cell.second_stage and backend == "cpu":
         backend = "auto"  # which normalises late gates on the reference
     layer = make(options, backend=backend, **run).eval()
     with torch.no_grad():
@@ -340,7 +344,7 @@ def test_what_is_not_connected_never_acts_and_is_never_changed(options):
 def test_a_shared_gate_that_sees_what_is_each_cells_own_has_every_column():
     """One column a block needs a state that rests on shared gates alone."""
 
-    @gw.cell(gates="i g", state="h i c k m", feedback="i c k m", shared="i", params="p")
+    @gw.cell(gates="i g", state="h i c k m", feedback="i c k m", shared_gates="i", params="p")
     def seeing(a, s, p):
         i = sigmoid(a.i + p.p * s.c)
         c = s.c + i * tanh(a.g)
@@ -348,7 +352,7 @@ def test_a_shared_gate_that_sees_what_is_each_cells_own_has_every_column():
 
     layer = gw.Recurrent(seeing, 3, 6, block_size=3)
     assert layer.weight_hh_l0.shape == (2 + 6, 6 + 6 + 2 + 6)
-    gate = gw.cell(gates="i", shared="i")(lambda a, s: dict(h=sigmoid(a.i)))
+    gate = gw.cell(gates="i", shared_gates="i")(lambda a, s: dict(h=sigmoid(a.i)))
     assert gw.Recurrent(gate, 3, 6, block_size=3).weight_hh_l0.shape == (2, 2)
     projected = gw.Recurrent(gate, 3, 6, block_size=3, proj_size=4)  # of a block no more one value
     assert projected.weight_hh_l0.shape == (2, 4)
@@ -358,10 +362,10 @@ def test_a_shared_gate_that_sees_what_is_each_cells_own_has_every_column():
 def test_a_late_gate_has_a_column_for_each_value_that_it_is_fed_with():
     """Though the state in whose place that value stands is the same for all cells of a block."""
 
-    @gw.cell(gates="i n", state="h k", feedback="k", shared="i")
+    @gw.cell(gates="i n", state="h k", feedback="k", shared_gates="i")
     def fed(a, s):
         k = sigmoid(a.i)
-        return dict(k=k, h=tanh(a.n.fed(k + 0.5 * s.h)))
+        return dict(k=k, h=tanh(a.n.recurrent(k + 0.5 * s.h)))
 
     layer = make(dict(cell=fed, block_size=3))
     w, u, b, b2 = layer.parameters()

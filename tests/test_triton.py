@@ -104,7 +104,7 @@ def check(given):
 
 def options(cell):
     """A cell with all at once that the loops have to heed; then, slow, with less."""
-    norm = uses_every_part(cell) and not cell.late
+    norm = uses_every_part(cell) and not cell.second_stage
     every = dict(ALL, layer_norm=norm, lengths=LENGTHS)
     yield dict(every, reverse=True, zoneout=(1, 5)), ()
     yield {}, () if cell.name in ("lstm", "gru", "peephole") else pytest.mark.slow

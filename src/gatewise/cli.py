@@ -426,13 +426,13 @@ def _equations(verbs: Any) -> None:
 
 def _run_equations(given: argparse.Namespace) -> None:
     from gatewise.cells.catalogue import CELLS, find
-    from gatewise.emit.account import in_words, said
+    from gatewise.emit.account import describe, in_words
     from gatewise.emit.equations import latex, text
 
     if given.cell is None:
         width = max(map(len, CELLS))
         for cell in CELLS.values():
-            print(f"{cell.name:<{width}}  {said(cell).what}")
+            print(f"{cell.name:<{width}}  {describe(cell).summary}")
         return
     cell = find(given.cell)
     if given.text or given.latex:

@@ -397,7 +397,7 @@ public:
         if (c.has(lengths)) p.lengths = g.lengths.data();
         if (c.has(reset)) p.reset = {const_cast<uint8_t*>(g.reset.data()), c.B, 1};
         for (double f : g.factor) factors.push_back(stored<S>(f));
-        if (c.has(factor)) p.fed_factor = {factors.data(), c.fed()};
+        if (c.has(factor)) p.recurrent_factor = {factors.data(), c.fed()};
     }
 
     bool by_units() {
@@ -411,7 +411,7 @@ public:
         return gw::make_plan(p, arena).count > 1;
     }
 
-    enum class Keep { nothing, trace, tape };
+    enum class Keep { nothing, trace, activations };
     Results forward(Keep keep) {
         const Cell& cell = c.cell();
         const int64_t lanes = gw_kernels.vector_bytes / int64_t(sizeof(T)), wide = (c.H + lanes - 1) / lanes * lanes;
@@ -422,8 +422,8 @@ public:
         p.output = output.steps();
         std::vector<T> trace(keep == Keep::trace ? cell.values * c.T * c.B * wide : 0);
         p.trace = keep == Keep::trace ? all_ones(trace) : nullptr;
-        if (keep == Keep::tape) tape.resize((c.T + 1) * c.B * gw_kernels.tape_row(p, c.storage) + gw_kernels.tape_beside(c.storage));
-        p.tape = keep == Keep::tape ? all_ones(tape) : nullptr;
+        if (keep == Keep::activations) activations.resize((c.T + 1) * c.B * gw_kernels.activations_row(p, c.storage) + gw_kernels.activations_extra(c.storage));
+        p.activations = keep == Keep::activations ? all_ones(activations) : nullptr;
         spoil_working_memory();
         gw_kernels.forward(p, c.storage);
         Results results;
@@ -457,7 +457,7 @@ public:
         std::vector<std::vector<S>> state;
         Problem one = p;
         one.steps = 1;
-        one.trace = one.tape = nullptr;
+        one.trace = one.activations = nullptr;
         one.x = {nullptr, c.B * c.I, c.I};
         one.output = {nullptr, c.B * c.size(0), c.size(0)};
         for (int k = 0; k < cell.states; ++k) {
@@ -482,7 +482,7 @@ public:
         return results;
     }
 
-    // The gradients of the leaves, after a forward run that kept a tape.
+    // The gradients of the leaves, after a forward run that kept a activations.
     std::vector<Numbers> backward() {
         const Cell& cell = c.cell();
         Array<S> seed(c, c.T, c.size(0), g.seed_output, &g.lengths), grad_x(c, c.T, c.I);
@@ -532,7 +532,7 @@ private:
     std::vector<Array<S>> states, zoneouts;
     std::vector<std::vector<S>> weights, zoneout_rows;
     std::vector<S> factors;
-    std::vector<T> tape;
+    std::vector<T> activations;
 };
 
 // Comparing ----------------------------------------------------------------------------------------
@@ -653,7 +653,7 @@ void check(const Case& c, uint64_t seed) {
     complaint.unless_near("forward", native.forward(Run::Keep::nothing), want, near);
     complaint.unless_near("traced", native.forward(Run::Keep::trace), want, near);
     ready();
-    complaint.unless_near("taped", native.forward(Run::Keep::tape), want, near);
+    complaint.unless_near("taped", native.forward(Run::Keep::activations), want, near);
     if (Run::streams(c)) complaint.unless_near("streamed", native.stream(), want, near);
     ready();
     const std::vector<Numbers> gradients = native.backward();
@@ -664,7 +664,7 @@ void check(const Case& c, uint64_t seed) {
         other.storage = Storage::f64;
         other.threads = 1;
         Native<double> alone(other, g);
-        alone.forward(Native<double>::Keep::tape);
+        alone.forward(Native<double>::Keep::activations);
         const std::vector<Numbers> expected = alone.backward();
         // a bfloat16 state's rounding takes it over a corner of the equations here and there
         const double alike = is_double ? 1e-11 : !is_bf16 ? 1e-4 : c.by_hand->smooth ? 5e-2 : 4e-1;

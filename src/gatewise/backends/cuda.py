@@ -54,8 +54,8 @@ def unsuited(spec: Spec) -> str | None:
     if cell.feedback != cell.state[:1]:
         fed = f"has {', '.join(cell.feedback)}" if cell.feedback else "feeds nothing back"
         return f"has the output alone fed back, and '{cell.name}' {fed}"
-    if cell.late:
-        return f"has no gates that wait for others, and '{cell.name}' has {', '.join(cell.late)}"
+    if cell.second_stage:
+        return f"has no gates that wait for others, and '{cell.name}' has {', '.join(cell.second_stage)}"
     for there, name in (
         (spec.proj_size, "project the output"),
         (spec.layer_norm, "normalise the sums"),

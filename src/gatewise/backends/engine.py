@@ -67,10 +67,10 @@ def unfit(spec: Spec) -> str | None:
 
 def unnormalised(cell: Cell) -> str | None:
     """Why no engine can normalise the cell's sums, likewise."""
-    if cell.late:
+    if cell.second_stage:
         return (
             f"normalises the recurrent product of all gates at once, and '{cell.name}' takes that of "
-            f"{', '.join(cell.late)} later, with a value of the same step"
+            f"{', '.join(cell.second_stage)} later, with a value of the same step"
         )
     plan = layout(cell)
     if not plan.from_input == plan.from_state == len(cell.gates):

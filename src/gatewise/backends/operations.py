@@ -36,5 +36,5 @@ TORCH: Mapping[str, Callable[..., Tensor]] = {
     "greater": lambda a, b: (a > b).to(a.dtype),
     "detach": torch.Tensor.detach,
     # gradients alone have it; as torch's, it lets the gradient of what is no number pass
-    "passed": lambda dy, x: torch.where(x <= 0, 0, dy),
+    "relu_backward": lambda dy, x: torch.where(x <= 0, 0, dy),
 }

@@ -156,7 +156,7 @@ def _leaves(
 
 def _early(cell: Cell) -> tuple[str, ...]:
     """The gates that are fed with the states before the step."""
-    return tuple(gate for gate in cell.gates if gate not in cell.late)
+    return tuple(gate for gate in cell.gates if gate not in cell.second_stage)
 
 
 def _recurrent_parts(
@@ -192,11 +192,13 @@ class _Late:
         return value if self.masks.recurrent is None else value * self.masks.recurrent
 
     def parts(self, value: Tensor) -> dict[str, Tensor]:
-        return _recurrent_parts(self.spec, self.spec.cell.late, self.values(value), self.weights)
+        return _recurrent_parts(
+            self.spec, self.spec.cell.second_stage, self.values(value), self.weights
+        )
 
     def back(self, gradients: list[Tensor], value: Tensor) -> Tensor:
         """From the late gates' gradients to that of what they were fed with."""
-        late = self.spec.cell.late
+        late = self.spec.cell.second_stage
         rows, gain = (
             _rows(self.spec.cell, late, of)
             for of in (self.weights.recurrent, self.weights.norm_recurrent)
@@ -242,11 +244,11 @@ def _evaluate(
     for value in program:
         if value.op == "constant":
             known[value] = like.new_tensor(value.number)
-        elif value.op == "late":
+        elif value.op == "recurrent":
             fed = known[value.args[0]]
             parts = parts or late.parts(fed)
             known[value] = leaves["gate.x", value.name] + parts[value.name]
-        elif value.op == "gradient.late":
+        elif value.op == "gradient.recurrent":
             each = [known[arg].expand(like.shape) for arg in value.args]
             known[value] = late.back(each, fed)
         elif not value.args:
@@ -353,9 +355,9 @@ def _late_value(
 ) -> Tensor | None:
     """What the late gates of one step multiply."""
     late = _Late(spec, weights, masks)
-    if spec.cell.late_value is None:
+    if spec.cell.second_stage_input is None:
         return None
-    program = topological([spec.cell.late_value])
+    program = topological([spec.cell.second_stage_input])
     known = _evaluate(program, _leaves(spec, from_input, state, weights, masks), late)
     return late.values(known[program[-1]].expand(from_input.shape[0], spec.hidden_size))
 
@@ -398,7 +400,7 @@ def _step_back(
     def part(kind: str) -> Tensor:
         none = torch.zeros_like(first)
         each = [
-            of.get(("gate", g), none) + of.get((kind, g), none) + of.get(("late", g), none)
+            of.get(("gate", g), none) + of.get((kind, g), none) + of.get(("recurrent", g), none)
             for g in cell.gates
         ]
         return torch.cat(each, -1)
@@ -440,7 +442,7 @@ def _over_all_steps(
     from_x = linear(x, weights.input)
     grad_from_x = _before_norm(back.input_part, from_x, weights.norm_input)
     early = _recurrent_gradients(cell, _early(cell), run.fed_back, weights, back)
-    late = _recurrent_gradients(cell, cell.late, run.fed_late, weights, back)
+    late = _recurrent_gradients(cell, cell.second_stage, run.fed_late, weights, back)
     by_gate = [(early | late)[gate] for gate in cell.gates]
     grad_recurrent, grad_norm_recurrent = (torch.cat(each) for each in zip(*by_gate, strict=True))
 

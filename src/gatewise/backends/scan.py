@@ -74,7 +74,7 @@ def _plan(cell: Cell) -> _Plan | str:
 
 def _new_plan(cell: Cell) -> _Plan | str:
     nodes = topological(cell.values.values())
-    fed = {node.name for node in nodes if node.op in ("gate", "gate.h", "late")}
+    fed = {node.name for node in nodes if node.op in ("gate", "gate.h", "recurrent")}
     if fed:
         names = ", ".join(gate for gate in cell.gates if gate in fed)
         return f"runs cells without recurrent weights, which reach {names} here"

@@ -53,7 +53,9 @@ class Loop(nn.Module):
         from_input = linear(x, self.weight_ih, self.bias_ih)
         per_unit = tuple(getattr(self, name) for name in self.cell.params)
         state = tuple(x.new_zeros(x.shape[1], self.hidden_size) for _ in self.cell.state)
-        early, late = (self._product(gates) for gates in (_early(self.cell), self.cell.late))
+        early, late = (
+            self._product(gates) for gates in (_early(self.cell), self.cell.second_stage)
+        )
         outputs = []
         for t in range(x.shape[0]):
             from_state = None
@@ -78,7 +80,7 @@ class Loop(nn.Module):
 
 
 def _early(cell: Cell) -> tuple[str, ...]:
-    return tuple(gate for gate in cell.gates if gate not in cell.late)
+    return tuple(gate for gate in cell.gates if gate not in cell.second_stage)
 
 
 def step_function(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
@@ -92,7 +94,7 @@ def step_function(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
 
 def step_source(cell: Cell) -> str:
     order = topological(cell.new_state)
-    parts = any(value.op in ("gate.x", "gate.h", "late") for value in order)
+    parts = any(value.op in ("gate.x", "gate.h", "recurrent") for value in order)
     lines = [f"{_tuple(f's_{name}' for name in cell.state)} = s"]
     if cell.params:
         lines.append(f"{_tuple(f'p_{name}' for name in cell.params)} = p")
@@ -107,8 +109,8 @@ def step_source(cell: Cell) -> str:
         if not value.args:
             named[value] = _leaf(value, parts)
             continue
-        if value.op == "late" and not any(each.op == "late" for each in named):
-            lines.append(_chunks("l", cell.late, f"late({named[value.args[0]]})"))
+        if value.op == "recurrent" and not any(each.op == "recurrent" for each in named):
+            lines.append(_chunks("l", cell.second_stage, f"late({named[value.args[0]]})"))
         named[value] = f"v{len(named)}"
         lines.append(f"{named[value]} = {_operation(value, named)}")
     lines.append(f"return {_tuple(named[value] for value in cell.new_state)}")
@@ -135,7 +137,7 @@ def _leaf(value: Value, parts: bool) -> str:
 
 
 def _operation(value: Value, named: dict[Value, str]) -> str:
-    if value.op == "late":
+    if value.op == "recurrent":
         return f"x_{value.name} + l_{value.name}"
     first, *rest = value.args
     if value.op in ("maximum", "minimum") and "constant" in (first.op, rest[0].op):

@@ -1,7 +1,7 @@
-"""The activation functions of ONNX and of Keras, by their names there, as a cell's equations.
+"""The activation functions of ONNX and Keras, under their names there, as equations of a cell.
 
-Pieces are joined by ``greater``, so that the gradient at a corner is one of the two sides', as torch has
-it; that of ``maximum`` would be the mean of both.
+The pieces of a piecewise function are joined by ``greater``. So the gradient at a corner is that of one
+side, as in torch. With ``maximum`` it would be the mean of both sides.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def linear(x: Value) -> Value:
     return x
 
 
-def between(x: Value, low: float, high: float) -> Value:
-    """x, not below ``low`` and not above ``high``."""
+def clipped(x: Value, low: float, high: float) -> Value:
+    """x, clipped to the range from ``low`` to ``high``."""
     inside = greater(x, low) * greater(high, x)
     return inside * x + low * (1 - greater(x, low)) + high * (1 - greater(high, x))
 
@@ -41,7 +41,7 @@ def scaled_tanh(x: Value, alpha: float, beta: float) -> Value:
 
 
 def hard_sigmoid(x: Value, alpha: float, beta: float) -> Value:
-    return between(alpha * x + beta, 0, 1)
+    return clipped(alpha * x + beta, 0, 1)
 
 
 def elu(x: Value, alpha: float) -> Value:
@@ -119,13 +119,13 @@ KERAS: Mapping[str, Activation] = {
     "hard_sigmoid": partial(hard_sigmoid, alpha=1 / 6, beta=0.5),
     "hard_silu": hard_silu,
     "hard_swish": hard_silu,
-    "hard_tanh": partial(between, low=-1, high=1),
+    "hard_tanh": partial(clipped, low=-1, high=1),
     "leaky_relu": partial(leaky_relu, alpha=0.2),
     "linear": linear,
     "log_sigmoid": log_sigmoid,
     "mish": mish,
     "relu": relu,
-    "relu6": partial(between, low=0, high=6),
+    "relu6": partial(clipped, low=0, high=6),
     "selu": selu,
     "sigmoid": sigmoid,
     "silu": silu,

@@ -1,4 +1,4 @@
-"""What a cell costs, counted in its graph: weights, and floating-point operations of a step."""
+"""A cell's cost, counted in its graph: weights, and floating-point operations of one step."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 from gatewise.cells.language import OPERATIONS, Cell, Value, topological
 
-_FREE = ("detach",)  # it cuts a gradient and computes nothing
-# Those that a processor has no single instruction for. Each is counted as one all the same.
+_FREE = ("detach",)  # it stops a gradient and computes nothing
+# Operations that take a processor several instructions. Each is counted as one operation.
 FUNCTIONS = ("sigmoid", "tanh", "exp", "log", "softplus")
 
 
 @dataclass(frozen=True)
 class Count:
-    """``inputs`` · I + ``units`` · H + ``rest``, of one hidden unit of a layer with I inputs and H
-    units."""
+    """The number ``inputs`` · I + ``units`` · H + ``rest``, per hidden unit of a layer with I inputs
+    and H units."""
 
     inputs: int
     units: int
     rest: int = 0
 
     def at(self, I: int, H: int) -> int:  # noqa: E741
-        """The number for one unit."""
+        """The number per unit for these sizes."""
         return self.inputs * I + self.units * H + self.rest
 
     def __str__(self) -> str:
@@ -36,11 +36,11 @@ class Count:
 
 
 def weights(cell: Cell) -> Count:
-    """The numbers that one unit learns: for each gate a weight of each input, of each unit of each
-    state that is fed back to it, and torch's two biases (one where nothing is fed back); and the
-    unit's own parameters.
+    """The trainable numbers per unit.
 
-    No options of the layer: no blocks, no projection, no layer normalisation.
+    Each gate has one weight for each input, one weight for each unit of each feedback state that is
+    connected to it, and two biases as in torch (one bias where the cell has no feedback). Per-unit
+    parameters add to these. Options of a layer (blocks, projection, layer normalisation) do not count.
     """
     matrices = products(cell)
     biases = len(cell.gates) * (2 if cell.feedback else 1)
@@ -48,19 +48,18 @@ def weights(cell: Cell) -> Count:
 
 
 def products(cell: Cell) -> Count:
-    """Floating-point operations of a unit and step in W x + U h + b: a multiplication and an addition
-    for each weight, which adds one bias too. A training step has three times as many.
+    """Floating-point operations per unit and step in W x + U h + b.
 
-    A state that is fed back to some of the gates is counted for these alone; a kernel that also
-    multiplies the zeros beside them does more.
+    Each weight counts as one multiplication and one addition. A training step has three times as
+    many. A feedback state counts only for the gates that it is connected to; a kernel that also
+    multiplies the zeros of other gates does more.
     """
-    fed_back = sum(len(gates) for gates in cell.fed.values())
-    return Count(2 * len(cell.gates), 2 * fed_back)
+    connected = sum(len(gates) for gates in cell.connections.values())
+    return Count(2 * len(cell.gates), 2 * connected)
 
 
 def point_wise(cell: Cell) -> Counter[str]:
-    """How many of each operation a unit takes in a step, element by element; what stands in the
-    equations twice is worked out once."""
+    """The number of each element-wise operation per unit and step. Equal expressions count once."""
     found: Counter[str] = Counter()
     known: dict[tuple[object, ...], int] = {}
     place: dict[Value, int] = {}

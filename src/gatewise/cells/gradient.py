@@ -1,4 +1,4 @@
-"""Reverse mode over a cell's graph: from the gradient of its new states to that of its leaves."""
+"""A cell's gradient: reverse-mode differentiation of its graph."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from gatewise.cells.language import Cell, Value, constant, greater, sigmoid, top
 
 @dataclass(frozen=True, eq=False)
 class Gradient:
-    """The backward step of a cell, as a graph over the forward one's nodes.
+    """The backward pass of one step, as a graph that uses the nodes of the forward graph.
 
     Attributes:
-        late: the leaf, if there are late gates, that stands for the gradient of what they are fed
-            with: the product of their own gradients, its arguments, with their recurrent weights.
-        seeds: for each state, the leaf that stands for the loss's gradient with respect to its new
-            value.
-        leaves: for each leaf of the forward graph that a gradient reaches, that gradient.
+        seeds: for each state, the leaf that stands for the loss's gradient with respect to the new
+            state.
+        leaves: the gradient of each leaf of the forward graph that a gradient reaches.
+        second_stage_input: the node that stands for the gradient of the second stage's recurrent
+            input, or None. The time loop computes it: the gradients of that stage's gates, which
+            are the node's arguments, times the gates' recurrent weights.
     """
 
     seeds: Mapping[str, Value]
     leaves: Mapping[Value, Value]
-    late: Value | None = None
+    second_stage_input: Value | None = None
 
 
 def derive(cell: Cell) -> Gradient:
-    """The gradient of ``cell``, by reverse mode: one rule an operation, summed where paths meet."""
+    """The gradient of ``cell``. Each operation has one rule; gradients add up where paths meet."""
     seeds = {name: Value("gradient", name=name) for name in cell.state}
     gradients: dict[Value, Value] = {}
 
@@ -36,29 +37,33 @@ def derive(cell: Cell) -> Gradient:
 
     for name in cell.state:
         accumulate(cell.values[name], seeds[name])
-    late = None
+    second_stage_input = None
     for value in reversed(topological(cell.new_state)):
-        if value is cell.late_value:  # every late gate rests on it, so their gradients are complete
-            late = _late_gradient(cell, gradients)
-            accumulate(value, late)
-        if not value.args or value.op == "late" or value not in gradients:
+        if value is cell.second_stage_input:  # its gates depend on it: their gradients are complete
+            second_stage_input = _second_stage_gradient(cell, gradients)
+            accumulate(value, second_stage_input)
+        if not value.args or value.op == "recurrent" or value not in gradients:
             continue
         for arg, gradient in zip(
             value.args, _RULES[value.op](value, gradients[value]), strict=True
         ):
             if gradient is not None and arg.op != "constant":
                 accumulate(arg, gradient)
-    leaves = {v: g for v, g in gradients.items() if v.op == "late" or not v.args}
-    return Gradient(seeds, {v: g for v, g in leaves.items() if v.op != "constant"}, late)
+    leaves = {v: g for v, g in gradients.items() if v.op == "recurrent" or not v.args}
+    return Gradient(
+        seeds, {v: g for v, g in leaves.items() if v.op != "constant"}, second_stage_input
+    )
 
 
-def _late_gradient(cell: Cell, gradients: Mapping[Value, Value]) -> Value:
-    of = {value.name: gradient for value, gradient in gradients.items() if value.op == "late"}
-    return Value("gradient.late", tuple(of.get(gate, constant(0)) for gate in cell.late))
+def _second_stage_gradient(cell: Cell, gradients: Mapping[Value, Value]) -> Value:
+    by_gate = {v.name: gradient for v, gradient in gradients.items() if v.op == "recurrent"}
+    return Value(
+        "gradient.recurrent", tuple(by_gate.get(gate, constant(0)) for gate in cell.second_stage)
+    )
 
 
 def _choice(first: bool) -> Callable[[Value, Value], tuple[Value, Value]]:
-    """The rule of maximum (the first wins if it is greater) and of minimum (if it is less)."""
+    """The rule of maximum (``first``: the first argument counts if it is greater) or of minimum."""
 
     def rule(y: Value, dy: Value) -> tuple[Value, Value]:
         a, b = y.args
@@ -69,7 +74,7 @@ def _choice(first: bool) -> Callable[[Value, Value], tuple[Value, Value]]:
     return rule
 
 
-# For y = op(args) and the gradient dy of y: each argument's gradient, or None where it has none.
+# For y = op(args) and the gradient dy of y: the gradient of each argument, or None for none.
 _RULES: Mapping[str, Callable[[Value, Value], tuple[Value | None, ...]]] = {
     "add": lambda y, dy: (dy, dy),
     "sub": lambda y, dy: (dy, -dy),
@@ -78,7 +83,7 @@ _RULES: Mapping[str, Callable[[Value, Value], tuple[Value | None, ...]]] = {
     "neg": lambda y, dy: (-dy,),
     "sigmoid": lambda y, dy: (dy * y * (1 - y),),
     "tanh": lambda y, dy: (dy * (1 - y * y),),
-    "relu": lambda y, dy: (Value("passed", (dy, y.args[0])),),
+    "relu": lambda y, dy: (Value("relu_backward", (dy, y.args[0])),),
     "exp": lambda y, dy: (dy * y,),
     "log": lambda y, dy: (dy / y.args[0],),
     "softplus": lambda y, dy: (dy * sigmoid(y.args[0]),),

@@ -1,8 +1,8 @@
-"""The language in which a cell is written: symbols, a graph of fifteen operations, and ``@cell``.
+"""The language in which a cell is written: symbols, a graph of operations, and ``@cell``.
 
-A cell is a Python function of its gates' pre-activations ``a`` and its previous state ``s`` (and of
-its per-unit parameters ``p``, where it has any). Called once, on symbols, it leaves a graph of
-:class:`Value`; every gradient, kernel, trace and formula in gatewise is derived from that graph.
+A cell is a Python function of its gates' pre-activations ``a``, its previous state ``s`` and, where
+it has any, its per-unit parameters ``p``. ``@cell`` calls the function once, on symbols. The result
+is a graph of :class:`Value`. Every gradient, kernel, trace and formula is derived from that graph.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from gatewise.errors import CellError, near
 
-# Each operation's number of arguments. All act element by element.
+# Each operation's number of arguments. All operations are element-wise.
 OPERATIONS: Mapping[str, int] = {
     "add": 2,
     "sub": 2,
@@ -32,16 +32,19 @@ OPERATIONS: Mapping[str, int] = {
     "softplus": 1,
     "maximum": 2,
     "minimum": 2,
-    "greater": 2,  # 1 where the first is the greater, else 0; has no gradient
-    "detach": 1,  # the value itself; cuts the gradient
+    "greater": 2,  # 1 where the first argument is greater, else 0; its gradient is zero
+    "detach": 1,  # the argument itself; stops the gradient
 }
 
-# What a graph begins with: "constant", "state", "parameter", "gate" (a whole pre-activation), "gate.x"
-# and "gate.h" (its two parts). A "late" node is a whole pre-activation too, with its recurrent product
-# taken with its argument. Gradients add "gradient" (of a new state), "gradient.late" (of what the
-# late gates were fed with; its arguments are these gates' gradients) and "passed" (of relu's argument: the
-# first argument where the second is above 0 or NaN, else 0. It is a selection and not a product, because
-# infinity times 0 is NaN).
+# A graph's leaves are "constant", "state", "parameter", "gate" (a whole pre-activation, W x + U h + b),
+# "gate.x" and "gate.h" (its input part and its recurrent part). A "recurrent" node is a whole
+# pre-activation too; its recurrent input is its argument and not the previous state.
+#
+# Gradients add three operations. "gradient" is the gradient of a new state. "gradient.recurrent" is
+# the gradient of the recurrent input of the second stage; its arguments are the gradients of that
+# stage's gates. "relu_backward" has two arguments, the gradient of relu's result and relu's argument,
+# and gives the first where the second is above 0 or NaN, else 0. It selects and does not multiply,
+# because infinity times 0 is NaN.
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +52,9 @@ class Value:
     """A node of a cell's graph: an operation on other nodes, or a leaf.
 
     A gate's pre-activation ``a.n`` is the sum of an input part ``a.n.x`` = W x + b and a recurrent
-    part ``a.n.h`` = U h + b; a cell that treats the two apart, as the GRU does, uses these
-    attributes. ``a.n.fed(q)`` is W x + U q + b, with q a value of this step in the state's place.
+    part ``a.n.h`` = U h + b. A cell that needs the two parts separately, as the GRU does, uses these
+    attributes. ``a.n.recurrent(q)`` is W x + U q + b: the recurrent input is q, a value of the same
+    step, and not the previous state.
     """
 
     op: str
@@ -58,7 +62,7 @@ class Value:
     name: str = ""
     number: float = 0.0
 
-    @cached_property  # one leaf however often it is taken: its gradient is one sum
+    @cached_property  # cached, so that all uses are one leaf and its gradient is one sum
     def x(self) -> Value:
         return self._part("x")
 
@@ -68,17 +72,23 @@ class Value:
 
     def _part(self, part: str) -> Value:
         if self.op != "gate":
-            raise CellError(f"only a gate's pre-activation has .{part}, this is a '{self.op}'")
+            raise CellError(f"only a gate's pre-activation has .{part}; this value is '{self.op}'")
         return Value(f"gate.{part}", name=self.name)
 
-    def fed(self, value: Value) -> Value:
-        """The pre-activation W x + U q + b of a gate that is fed with the step's own value q, as the
-        GRU of 2014 feeds its candidate with r * h."""
+    def recurrent(self, value: Value) -> Value:
+        """The pre-activation W x + U q + b, where q is ``value``, a value of the same step.
+
+        The GRU of 2014 computes its candidate so, with q = r * h.
+        """
         if self.op != "gate":
-            raise CellError(f"only a gate's pre-activation has .fed, this is a '{self.op}'")
+            raise CellError(
+                f"only a gate's pre-activation has .recurrent; this value is '{self.op}'"
+            )
         if not isinstance(value, Value):
-            raise CellError(f".fed takes one of the cell's values, not {type(value).__name__}")
-        return Value("late", (value,), self.name)
+            raise CellError(
+                f".recurrent takes a value of the cell, such as r * s.h, not {type(value).__name__}"
+            )
+        return Value("recurrent", (value,), self.name)
 
     def __add__(self, other: Operand) -> Value:
         return operate("add", self, other)
@@ -109,8 +119,8 @@ class Value:
 
     def __bool__(self) -> bool:
         raise CellError(
-            "a cell cannot branch on a value: its equations must be the same for every unit and "
-            "step; use maximum, minimum or greater"
+            "a cell cannot branch on a value, because its equations are the same for every unit and "
+            "step; use maximum, minimum or greater instead"
         )
 
 
@@ -122,7 +132,7 @@ def constant(number: float) -> Value:
 
 
 def operate(op: str, *args: Operand) -> Value:
-    """The node ``op(*args)``, with what is trivially zero or one folded away."""
+    """The node ``op(*args)``. Sums with 0 and products with 0 or 1 are simplified."""
     values = tuple(arg if isinstance(arg, Value) else _constant_argument(op, arg) for arg in args)
     folded = _folded(op, values)
     return Value(op, values) if folded is None else folded
@@ -131,7 +141,7 @@ def operate(op: str, *args: Operand) -> Value:
 def _constant_argument(op: str, arg: Any) -> Value:
     if isinstance(arg, (int, float)):
         return constant(arg)
-    raise CellError(f"'{op}' takes the cell's values and plain numbers, not {type(arg).__name__}")
+    raise CellError(f"'{op}' takes values of the cell and plain numbers, not {type(arg).__name__}")
 
 
 def _folded(op: str, args: tuple[Value, ...]) -> Value | None:
@@ -163,7 +173,7 @@ def tanh(x: Operand) -> Value:
 
 
 def relu(x: Operand) -> Value:
-    """max(x, 0), with gradient 0 at 0, as torch has it."""
+    """max(x, 0). Its gradient at 0 is 0, as in torch."""
     return operate("relu", x)
 
 
@@ -178,17 +188,17 @@ def log(x: Operand) -> Value:
 
 
 def softplus(x: Operand) -> Value:
-    """log(1 + exp(x)); ``-softplus(-x)`` is the logarithm of ``sigmoid(x)``."""
+    """log(1 + exp(x)). ``-softplus(-x)`` is the logarithm of ``sigmoid(x)``."""
     return operate("softplus", x)
 
 
 def maximum(x: Operand, y: Operand) -> Value:
-    """The greater of the two; equal ones share the gradient, as torch has it."""
+    """The greater of the two. Where they are equal, each has half of the gradient, as in torch."""
     return operate("maximum", x, y)
 
 
 def minimum(x: Operand, y: Operand) -> Value:
-    """The lesser of the two; equal ones share the gradient, as torch has it."""
+    """The lesser of the two. Where they are equal, each has half of the gradient, as in torch."""
     return operate("minimum", x, y)
 
 
@@ -198,58 +208,59 @@ def greater(x: Operand, y: Operand) -> Value:
 
 
 def detach(x: Operand) -> Value:
-    """x itself, with the gradient cut, as in the truncated gradient of the 1997 paper."""
+    """x itself. No gradient passes, as in the truncated gradient of the 1997 paper."""
     return operate("detach", x)
 
 
 def topological(
     outputs: Iterable[Value], arguments: Callable[[Value], Iterable[Value]] = lambda v: v.args
 ) -> list[Value]:
-    """Every node that ``outputs`` rest on, each after its ``arguments``.
+    """Every node that ``outputs`` depend on, each after its ``arguments``.
 
-    Depth first, and without recursion: a graph may be deeper than Python's stack.
+    The search is depth first. It does not recurse, because a graph may be deeper than Python's stack.
     """
     order: list[Value] = []
     seen: set[Value] = set()
     for output in outputs:
-        under_way = [] if output in seen else [(output, iter(arguments(output)))]
+        path = [] if output in seen else [(output, iter(arguments(output)))]
         seen.add(output)
-        while under_way:
-            value, rest = under_way[-1]
+        while path:
+            value, rest = path[-1]
             new = next((arg for arg in rest if arg not in seen), None)
             if new is None:
                 order.append(value)
-                under_way.pop()
+                path.pop()
             else:
                 seen.add(new)
-                under_way.append((new, iter(arguments(new))))
+                path.append((new, iter(arguments(new))))
     return order
 
 
-# What a cell's signature begins with, and after these "fed".
-_LISTS = ("gates", "state", "params", "feedback", "shared", "together")
+# The lists that a cell's signature begins with. "connections" follows them.
+_LISTS = ("gates", "state", "params", "feedback", "shared_gates", "coupled_states")
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One step of a recurrent network, as a graph.
 
-    Attributes:
-        name: what it is called.
-        gates: names of the pre-activations, in the order in which their weights are stacked.
-        state: names of the states; the first is the output and, unless ``feedback`` says else, the
-            one that is fed back through the recurrent weights.
-        params: names of the parameters that each hidden unit has one of (a peephole, for example).
-        feedback: states that are fed back through recurrent weights; none where no gate has a
-            recurrent part.
-        values: every named value of a step, the new states among them, each after those it rests
-            on.
-        fed: for each fed-back state, the gates whose recurrent weights take it; nearly always all.
-        shared: gates of which the cells of a block have one in common, where a layer has blocks.
-        together: states that say something only with each other.
-        doc: the docstring of the function it was written as.
+    Two cells are equal if their names and graphs are equal, whatever files they were written in.
 
-    Two cells are equal if their graphs and names are, whatever file they were written in.
+    Attributes:
+        name: the cell's name.
+        gates: names of the pre-activations, in the order in which their weights are stacked.
+        state: names of the states. The first is the output. It is also the recurrent input, unless
+            ``feedback`` names other states.
+        params: names of the per-unit parameters, such as peephole weights: one number for each unit.
+        feedback: the states that the recurrent weights multiply; none where no gate has a recurrent
+            part.
+        values: every named value of a step, the new states included. Each comes after those that it
+            depends on.
+        connections: for each feedback state, the gates whose recurrent weights multiply it; nearly
+            always all gates.
+        shared_gates: gates that all cells of a block share, where a layer has blocks.
+        coupled_states: states whose values have a meaning only jointly.
+        doc: the docstring of the cell's function.
     """
 
     name: str
@@ -258,9 +269,9 @@ class Cell:
     params: tuple[str, ...]
     feedback: tuple[str, ...]
     values: Mapping[str, Value]
-    fed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    shared: tuple[str, ...] = ()
-    together: tuple[str, ...] = ()
+    connections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shared_gates: tuple[str, ...] = ()
+    coupled_states: tuple[str, ...] = ()
     doc: str = field(default="", repr=False)
 
     @property
@@ -268,22 +279,27 @@ class Cell:
         return tuple(self.values[name] for name in self.state)
 
     @cached_property
-    def late(self) -> tuple[str, ...]:
-        """The gates whose recurrent weights take a value of the step itself; all take the same."""
-        return tuple(gate for gate in self.gates if gate in self._late)
+    def second_stage(self) -> tuple[str, ...]:
+        """The gates whose recurrent input is a value of the same step: ``a.n.recurrent(q)``.
+
+        Their products can start only when q is known, so a step has two stages of products. All
+        gates of the second stage have the same q.
+        """
+        return tuple(gate for gate in self.gates if gate in self._second_stage)
 
     @property
-    def late_value(self) -> Value | None:
-        """What they take."""
-        return next((node.args[0] for node in self._late.values()), None)
+    def second_stage_input(self) -> Value | None:
+        """The recurrent input of the second stage, or None for a cell of one stage."""
+        return next((node.args[0] for node in self._second_stage.values()), None)
 
     @cached_property
-    def _late(self) -> dict[str, Value]:
-        return {node.name: node for node in topological(self.values.values()) if node.op == "late"}
+    def _second_stage(self) -> dict[str, Value]:
+        nodes = topological(self.values.values())
+        return {node.name: node for node in nodes if node.op == "recurrent"}
 
     @cached_property
     def signature(self) -> str:
-        """The cell as text: equal for equal cells, and a key for what is derived from it."""
+        """The cell as text. Equal cells have equal signatures; caches use it as a key."""
         numbered: dict[Value, int] = {}
         lines = []
         for value in topological(self.values.values()):
@@ -292,7 +308,9 @@ class Cell:
             numbered[value] = len(numbered)
         named = ",".join(f"{name}={numbered[value]}" for name, value in self.values.items())
         lists = {head: getattr(self, head) for head in _LISTS}
-        lists["fed"] = [f"{name}:{','.join(gates)}" for name, gates in self.fed.items()]
+        lists["connections"] = [
+            f"{name}:{','.join(gates)}" for name, gates in self.connections.items()
+        ]
         heads = [f"{head}={' '.join(names)}" for head, names in lists.items()]
         return "\n".join([*heads, *lines, named])
 
@@ -303,7 +321,7 @@ class Cell:
         return hash(self.signature)
 
     def __copy__(self) -> Cell:
-        return self  # nothing in it changes
+        return self  # a cell is immutable
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cell:
         return self
@@ -316,7 +334,7 @@ class Cell:
 
 
 class _Symbols:
-    """The leaves that a cell's function is called on, as attributes."""
+    """The leaves of one kind, as attributes. A cell's function is called on them."""
 
     def __init__(self, kind: str, op: str, names: tuple[str, ...]) -> None:
         self._kind = kind
@@ -328,7 +346,7 @@ class _Symbols:
         if name not in self._leaves:
             names = " ".join(self._leaves) or "none"
             raise CellError(
-                f"no {self._kind} '{name}'{near(name, self._leaves)}; there are: {names}"
+                f"the cell has no {self._kind} '{name}'{near(name, self._leaves)}; it has: {names}"
             )
         return self._leaves[name]
 
@@ -339,15 +357,15 @@ def cell(
     state: str = "h",
     params: str = "",
     feedback: str | Mapping[str, str] = "",
-    shared: str = "",
-    together: str = "",
+    shared_gates: str = "",
+    coupled_states: str = "",
     name: str | None = None,
 ) -> Callable[[Callable[..., Mapping[str, Value]]], Cell]:
-    """Make a cell of a function that states one step's equations.
+    """A decorator that makes a cell of a function with the equations of one step.
 
-    The function takes the gates' pre-activations (each W x + U h + b), the previous state and,
+    The function takes the gates' pre-activations (each is W x + U h + b), the previous state and,
     where ``params`` names any, the per-unit parameters. It returns a mapping with every new state
-    by its name; whatever else it holds can be traced and is named in the equations::
+    by its name. Every other value in the mapping can be traced and is named in the equations::
 
         @gw.cell(gates="i f g o", state="h c")
         def lstm(a, s):
@@ -358,19 +376,19 @@ def cell(
     Args:
         gates: names of the pre-activations, separated by spaces, in the order of their weights.
         state: names of the states; the first is the layer's output.
-        params: names of parameters of which each hidden unit has one.
-        feedback: states that go through the recurrent weights; the first state if not given, and
-            none where the equations use no gate's recurrent part. As a mapping, each with the gates
-            that it is connected to.
-        shared: gates of which the cells of one block have one in common, as in the 1997 paper,
-            where the layer has a ``block_size``.
-        together: states that say something only with each other, as one that is scaled by another:
-            a layer leaves them out of what acts on each state for itself (``zoneout``,
-            ``learn_initial``).
-        name: the cell's name; the function's if not given.
+        params: names of the per-unit parameters: one number for each hidden unit.
+        feedback: states that the recurrent weights multiply. The default is the first state, or
+            none where the equations use no gate's recurrent part. A mapping gives for each state
+            the gates that it is connected to.
+        shared_gates: gates that all cells of a block share, as in the 1997 paper, where the layer
+            has a ``block_size``.
+        coupled_states: states whose values have a meaning only jointly, such as a state that is
+            scaled by another. A layer's ``zoneout`` and ``learn_initial`` leave them out, because
+            they act on each state separately.
+        name: the cell's name; the default is the function's name.
 
     Raises:
-        CellError: the definition does not hold together; the message says where.
+        CellError: the definition is not valid. The message says what is wrong.
     """
 
     def define(function: Callable[..., Mapping[str, Value]]) -> Cell:
@@ -382,8 +400,8 @@ def cell(
             feedback=" ".join(feedback.split())
             if isinstance(feedback, str)
             else " ".join(feedback),
-            shared=shared,
-            together=together,
+            shared_gates=shared_gates,
+            coupled_states=coupled_states,
         )
         lists = {kind: tuple(text.split()) for kind, text in names.items()}
         lists["feedback"] = lists["feedback"] or lists["state"][:1]
@@ -401,89 +419,89 @@ def cell(
             raise CellError(f"cell '{title}': {error}") from error
         if not isinstance(found, Mapping):
             raise CellError(
-                f"cell '{title}' returns a {type(found).__name__}, expected a mapping with every new "
-                f"state by its name"
+                f"cell '{title}' returns a {type(found).__name__}; it must return a mapping with every "
+                f"new state by its name, such as dict(h=...)"
             )
         values = dict(found)
         _check_values(title, lists, values)
         if not feedback and not _has_recurrent_part(values):
             lists["feedback"] = ()
-        fed = dict.fromkeys(lists["feedback"], lists["gates"])
+        connections = dict.fromkeys(lists["feedback"], lists["gates"])
         if not isinstance(feedback, str):
-            fed = {name: tuple(to.split()) for name, to in feedback.items()}
-        _check_fed(title, lists["gates"], fed)
-        doc = inspect.getdoc(_written(function)) or ""
-        return Cell(title, **lists, values=_in_order(values), fed=fed, doc=doc)
+            connections = {name: tuple(to.split()) for name, to in feedback.items()}
+        _check_connections(title, lists["gates"], connections)
+        doc = inspect.getdoc(_unwrapped(function)) or ""
+        return Cell(title, **lists, values=_in_order(values), connections=connections, doc=doc)
 
     return define
 
 
 def _check_callable(title: str, function: Any, symbols: list[_Symbols]) -> None:
-    """Raises CellError unless ``function`` is one of the gates, the states and the parameters."""
+    """Raises CellError unless ``function`` takes the gates, the states and the parameters."""
     takes = "the gates' pre-activations, the states and the parameters"
     if len(symbols) == 2:
         takes = "the gates' pre-activations and the states"
     if isinstance(function, type):
-        raise CellError(f"a cell is a function of {takes}, not {function!r}")
+        raise CellError(f"a cell is a function of {takes}, not a class: {function!r}")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return  # it has none to look at
+        return  # Python does not know its signature
     try:
         signature.bind(*symbols)
     except TypeError as error:
-        lacks = "" if len(symbols) > 2 else "; parameters of its units are named in params="
+        hint = "" if len(symbols) > 2 else "; name per-unit parameters in params="
         raise CellError(
-            f"cell '{title}' is {title}{signature}, expected a function of {len(symbols)} arguments, "
-            f"{takes}{lacks} ({error})"
+            f"cell '{title}' has the signature {title}{signature}, expected a function of "
+            f"{len(symbols)} arguments, {takes}{hint} ({error})"
         ) from None
 
 
-def _written(function: Any) -> Any:
-    """What was written for a person to read: of a partial, the function in it."""
+def _unwrapped(function: Any) -> Any:
+    """The function itself, without ``functools.partial`` around it."""
     while isinstance(function, functools.partial):
         function = function.func
     return function
 
 
 def _title(name: object, function: object) -> str:
-    """A cell's name: the one given, else the function's, or the class's of a callable object."""
+    """A cell's name: the given one, else the name of the function or of a callable object's class."""
     if name is not None and not isinstance(name, str):
         raise CellError(f"a cell's name must be text, not {name!r}")
     if not callable(function):
-        raise CellError(f"a cell is made of a function, not of {function!r}")
-    written = _written(function)
-    return str(name or getattr(written, "__name__", None) or type(written).__name__)
+        raise CellError(f"@cell takes a function, not {function!r}")
+    inner = _unwrapped(function)
+    return str(name or getattr(inner, "__name__", None) or type(inner).__name__)
 
 
 _NODE = re.compile(r"([a-z.]+)\(([\d,]*)\)(\w*):(\S+)")
 
 
 def from_signature(name: str, text: str) -> Cell:
-    """The cell of that name whose signature is ``text``.
+    """The cell that has this name and whose signature is ``text``.
 
     Raises:
-        CellError: no cell has it.
+        CellError: no cell has that name and signature.
     """
     try:
         cell = _parsed(name, text.split("\n"))
     except (AttributeError, CellError, IndexError, KeyError, TypeError, ValueError):
         cell = None
     if cell is None or not name.isidentifier() or cell.signature != text:
-        raise CellError(f"these are not a cell's name and signature: {name!r}, {text!r}")
+        raise CellError(f"no cell has the name {name!r} and the signature {text!r}")
     return cell
 
 
 def _restored(name: str, text: str, doc: str) -> Cell:
-    """A cell as it was copied or pickled: its graph may be too deep for these themselves."""
+    """A cell from its pickle. A pickle has the signature, because a graph may be too deep for pickle."""
     return replace(_parsed(name, text.split("\n")), doc=doc)
 
 
 def _parsed(name: str, lines: list[str]) -> Cell:
     heads = dict(line.split("=") for line in lines[: len(_LISTS) + 1])
     lists = {kind: tuple(heads[kind].split()) for kind in _LISTS}
-    pairs = (each.split(":") for each in heads["fed"].split())
-    fed = {state: tuple(to.split(",")) for state, to in pairs}
+    pairs = (each.split(":") for each in heads["connections"].split())
+    connections = {state: tuple(to.split(",")) for state, to in pairs}
     of = {"gate": "gates", "gate.x": "gates", "gate.h": "gates", "parameter": "params"}
     leaves = {op: lists[of.get(op, op)] for op in (*of, "state")} | {"constant": ("",)}
     gates = lists["gates"]
@@ -491,42 +509,46 @@ def _parsed(name: str, lines: list[str]) -> Cell:
     for line in lines[len(_LISTS) + 1 : -1]:
         op, args, leaf, number = _NODE.fullmatch(line).groups()  # type: ignore[union-attr]
         given = tuple(nodes[int(k)] for k in args.split(",") if k)
-        if op == "late":
-            right = len(given) == 1 and leaf in gates
+        if op == "recurrent":
+            valid = len(given) == 1 and leaf in gates
         else:
-            right = len(given) == OPERATIONS[op] if given else leaf in leaves[op]
-        if not right:
-            raise CellError(f"'{line}' is no node of a cell's graph")
+            valid = len(given) == OPERATIONS[op] if given else leaf in leaves[op]
+        if not valid:
+            raise CellError(f"'{line}' is not a node of a cell's graph")
         nodes.append(Value(op, given, leaf, float(number)))
     places = (each.split("=") for each in lines[-1].split(","))
     values = {value: nodes[int(k)] for value, k in places}
     _check_names(name, lists)
     _check_values(name, lists, values)
-    _check_fed(name, lists["gates"], fed)
-    return Cell(name, **lists, values=values, fed=fed)  # type: ignore[arg-type]
+    _check_connections(name, lists["gates"], connections)
+    return Cell(name, **lists, values=values, connections=connections)  # type: ignore[arg-type]
 
 
 def _check_names(title: str, lists: Mapping[str, tuple[str, ...]]) -> None:
     if not lists["gates"] or not lists["state"]:
-        raise CellError(f"cell '{title}' needs at least one gate and one state")
+        raise CellError(f"cell '{title}' must have at least one gate and one state")
     for kind, names in lists.items():
         for name in names:
             if not name.isidentifier() or names.count(name) > 1:
                 raise CellError(f"cell '{title}': {kind} '{name}' is repeated or not an identifier")
     states, gates = (lists["state"], "states"), (lists["gates"], "gates")
-    for kind, (known, called) in dict(feedback=states, shared=gates, together=states).items():
+    for kind, (known, called) in dict(
+        feedback=states, shared_gates=gates, coupled_states=states
+    ).items():
         for name in lists[kind]:
             if name not in known:
                 raise CellError(f"cell '{title}': {kind} '{name}' is not one of its {called}")
 
 
-def _check_fed(title: str, gates: tuple[str, ...], fed: Mapping[str, tuple[str, ...]]) -> None:
-    for state, to in fed.items():
-        for gate in to or ("",):
+def _check_connections(
+    title: str, gates: tuple[str, ...], connections: Mapping[str, tuple[str, ...]]
+) -> None:
+    for state, connected in connections.items():
+        for gate in connected or ("",):
             if gate not in gates:
                 raise CellError(
-                    f"cell '{title}': the feedback of {state} goes to '{gate}', which is not one of "
-                    f"its gates ({', '.join(gates)})"
+                    f"cell '{title}': feedback connects {state} to '{gate}', which is not one of its "
+                    f"gates ({', '.join(gates)})"
                 )
 
 
@@ -538,35 +560,42 @@ def _check_values(
             raise CellError(f"cell '{title}' does not return its state '{name}'")
     for name, value in values.items():
         if not isinstance(value, Value):
-            raise CellError(f"cell '{title}': '{name}' is {type(value).__name__}, not a value")
+            raise CellError(
+                f"cell '{title}': '{name}' is {type(value).__name__}, not a value of the cell"
+            )
     nodes = topological(values.values())
-    used = {node.name for node in nodes if node.op in ("gate", "gate.x", "gate.h", "late")}
+    used = {node.name for node in nodes if node.op in ("gate", "gate.x", "gate.h", "recurrent")}
     for gate in lists["gates"]:
         if gate not in used:
-            raise CellError(f"cell '{title}' declares the gate '{gate}' and never uses it")
-    _check_late(title, lists, nodes)
+            raise CellError(f"cell '{title}' declares the gate '{gate}' but does not use it")
+    _check_second_stage(title, lists, nodes)
 
 
-def _check_late(title: str, lists: Mapping[str, tuple[str, ...]], nodes: list[Value]) -> None:
-    """A step has two rounds of products at most, and the second takes one value for all its gates."""
-    late = [node for node in nodes if node.op == "late"]
-    if not late:
+def _check_second_stage(
+    title: str, lists: Mapping[str, tuple[str, ...]], nodes: list[Value]
+) -> None:
+    """Raises CellError where a step would need more than two stages of products."""
+    second = [node for node in nodes if node.op == "recurrent"]
+    if not second:
         return
-    names = {node.name for node in late}
-    if len({node.args[0] for node in late}) > 1:
-        raise CellError(f"cell '{title}': all gates with .fed must be fed with the same value")
+    names = {node.name for node in second}
+    if len({node.args[0] for node in second}) > 1:
+        raise CellError(f"cell '{title}': all gates with .recurrent must take the same value")
     if any(node.op.startswith("gate") and node.name in names for node in nodes):
-        raise CellError(f"cell '{title}': a gate that is .fed with a value is used in no other way")
-    if any(node.op == "late" for node in topological(late[0].args)):
-        raise CellError(f"cell '{title}': what a gate is .fed with may not rest on such a gate")
+        raise CellError(f"cell '{title}': a gate with .recurrent cannot be used in another way too")
+    if any(node.op == "recurrent" for node in topological(second[0].args)):
+        raise CellError(
+            f"cell '{title}': the value that .recurrent takes cannot depend on another .recurrent"
+        )
     if len(lists["feedback"]) > 1 or any(node.op == "gate.h" for node in nodes):
         raise CellError(
-            f"cell '{title}': beside a gate that is .fed, one state is fed back, and to whole gates"
+            f"cell '{title}': where a gate has .recurrent, there can be only one feedback state, and "
+            f"no gate can use .h"
         )
 
 
 def _has_recurrent_part(values: Mapping[str, Value]) -> bool:
-    return any(node.op in ("gate", "gate.h", "late") for node in topological(values.values()))
+    return any(node.op in ("gate", "gate.h", "recurrent") for node in topological(values.values()))
 
 
 def _in_order(values: Mapping[str, Value]) -> dict[str, Value]:

@@ -1,5 +1,6 @@
-"""LSTMs, GRUs and simple networks with other activations than usual, or bounds, as Keras and ONNX have
-them: the catalogue's cells where they are these, else made from their equations."""
+"""LSTM, GRU and simple RNN cells with the activations and the clipping of Keras and ONNX.
+
+Each function returns the catalogue's cell where one has the same equations, else it makes a cell."""
 
 from __future__ import annotations
 
@@ -29,11 +30,12 @@ def lstm_cell(
     peepholes: bool = False,
     coupled: bool = False,
 ) -> Cell:
-    """An LSTM with f at its gates, g at its input and h at its output.
+    """An LSTM whose gates have the activation f, its candidate g and its output h.
 
-    ``clip`` bounds the pre-activations, peepholes among them, and not the state on its way into h:
-    ONNX speaks of the input of activations, and this is how ONNX Runtime has it. ``coupled`` is i with
-    weights and 1 - i in the place of f; the catalogue's two coupled cells have the weights at f instead.
+    ``clip`` clips the pre-activations, after the peepholes, but not the input of h. ONNX says that it
+    clips the input of activations; ONNX Runtime does what is done here. With ``coupled`` the input
+    gate has weights and the forget gate is 1 - i. In the catalogue's two coupled cells the forget gate
+    has the weights.
     """
     if (f, g, h, clip) == (sigmoid, tanh, tanh, None):
         return find(_LSTMS[peepholes, coupled])
@@ -43,8 +45,8 @@ def lstm_cell(
     @cell(gates=gates, state="h c", params=params, name=_name("lstm", f, g, h, clip))
     def made(a: Any, s: Any, p: Any = None) -> Mapping[str, Value]:
         def gate(name: str, c: Value) -> Value:
-            seen = getattr(p, f"p{name}") * c if peepholes else 0
-            return f(_clipped(getattr(a, name) + seen, clip))
+            peephole = getattr(p, f"p{name}") * c if peepholes else 0
+            return f(_clipped(getattr(a, name) + peephole, clip))
 
         i, new = gate("i", s.c), g(_clipped(a.g, clip))
         forget = 1 - i if coupled else gate("f", s.c)
@@ -56,14 +58,14 @@ def lstm_cell(
 
 
 def gru_cell(f: Activation, g: Activation, *, reset_after: bool, clip: float | None = None) -> Cell:
-    """A GRU with f at its gates and g at its candidate; ``reset_after`` is ONNX's linear_before_reset."""
+    """A GRU whose gates have the activation f, its candidate g; ``reset_after`` is ONNX's linear_before_reset."""
     if (f, g, clip) == (sigmoid, tanh, None):
         return find("gru" if reset_after else "gru_2014")
 
     @cell(gates="r z n", name=_name("gru", f, g, clip))
     def made(a: Any, s: Any) -> Mapping[str, Value]:
         r, z = f(_clipped(a.r, clip)), f(_clipped(a.z, clip))
-        candidate = a.n.x + r * a.n.h if reset_after else a.n.fed(r * s.h)
+        candidate = a.n.x + r * a.n.h if reset_after else a.n.recurrent(r * s.h)
         n = g(_clipped(candidate, clip))
         return _named(r=r, z=z, n=n, h=(1 - z) * n + z * s.h)
 
@@ -71,7 +73,7 @@ def gru_cell(f: Activation, g: Activation, *, reset_after: bool, clip: float | N
 
 
 def rnn_cell(f: Activation, *, clip: float | None = None) -> Cell:
-    """A simple recurrent network with f."""
+    """A simple recurrent network with the activation f."""
     if clip is None and f in (tanh, relu):
         return find("rnn_tanh" if f is tanh else "rnn_relu")
 
@@ -87,12 +89,12 @@ def _clipped(x: Value, clip: float | None) -> Value:
 
 
 def _named(**values: Value) -> Mapping[str, Value]:
-    """Without what an identity as activation leaves as it was: a pre-activation has no name in a cell."""
+    """The values except bare pre-activations, which have no name in a cell (an identity leaves them)."""
     return {name: value for name, value in values.items() if not value.op.startswith("gate")}
 
 
 def _name(kind: str, *parts: Activation | float | None) -> str:
-    """Such as ``lstm_sigmoid_tanh_tanh_clip_3_0``."""
+    """A name such as ``lstm_sigmoid_tanh_tanh_clip_3_0``."""
     words = [kind]
     for part in parts:
         if isinstance(part, float):

@@ -1,4 +1,4 @@
-"""An account of a cell, in text and as plain data: what its docstring says and what its graph counts."""
+"""A cell's description and cost, as text and as plain data, from its docstring and its graph."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from typing import Any
 
 from gatewise.cells.counts import FUNCTIONS, Count, point_wise, products, weights
 from gatewise.cells.language import Cell, topological
-from gatewise.emit.equations import latex, sees, text
+from gatewise.emit.equations import gate_inputs, latex, text
 
-WIDTH = 100  # of what is printed
+WIDTH = 100  # columns of the printed text
 _SOURCE = "Source: "
 
 
 @dataclass(frozen=True)
-class Said:
-    """A cell's docstring by its parts: what the cell is, in a line; its source, with equations or
-    sections; and what may surprise, in paragraphs. Any of them may be empty."""
+class Description:
+    """The parts of a cell's docstring. Each may be empty.
 
-    what: str
+    Attributes:
+        summary: what the cell is, in one line.
+        source: the publication, with its equations or sections.
+        notes: paragraphs on what a user may not expect.
+    """
+
+    summary: str
     source: str
     notes: tuple[str, ...]
 
@@ -32,58 +37,62 @@ class Said:
         return found[0] if found else ""
 
 
-def said(cell: Cell) -> Said:
-    """What the cell's docstring says. The source is its first paragraph that begins "Source: "."""
-    what, *others = [" ".join(each.split()) for each in cell.doc.split("\n\n")]
+def describe(cell: Cell) -> Description:
+    """The cell's docstring by its parts. The source is the first paragraph that begins "Source: "."""
+    summary, *others = [" ".join(each.split()) for each in cell.doc.split("\n\n")]
     sources = [each for each in others if each.startswith(_SOURCE)]
     notes = tuple(each for each in others if each not in sources[:1])
-    return Said(what, sources[0].removeprefix(_SOURCE) if sources else "", notes)
+    return Description(summary, sources[0].removeprefix(_SOURCE) if sources else "", notes)
 
 
 def flop(cell: Cell) -> Count:
-    """Floating-point operations of a unit and step, in the products and point by point."""
+    """Floating-point operations per unit and step: products and element-wise operations."""
     matrices = products(cell)
     return Count(matrices.inputs, matrices.units, point_wise(cell).total())
 
 
 def parts(cell: Cell) -> list[tuple[str, str, str]]:
-    """Each gate, state and parameter: which of these it is, its name, and what there is to say."""
-    shared = "; one for all cells of a block, where the layer has a block_size"
-    gates = [(g, f"sees {sees(cell, g)}{shared if g in cell.shared else ''}") for g in cell.gates]
+    """For each gate, state and parameter: the kind, the name and a description."""
+    shared = "; shared by all cells of a block, where the layer has a block_size"
+    gates = [
+        (g, f"inputs: {gate_inputs(cell, g)}{shared if g in cell.shared_gates else ''}")
+        for g in cell.gates
+    ]
     states = [(s, "; ".join(_roles(cell, s))) for s in cell.state]
-    params = [(p, "one number of each unit") for p in cell.params]
+    params = [(p, "one number per unit") for p in cell.params]
     kinds = {"gate": gates, "state": states, "parameter": params}
     return [(kind, *each) for kind, those in kinds.items() for each in those]
 
 
 def _roles(cell: Cell, state: str) -> list[str]:
-    roles = ["the output"] if state == cell.state[0] else []
-    fed = [g for g in cell.gates if g in cell.fed.get(state, ()) and g not in cell.late]
-    if fed:
-        roles.append(f"fed back to {', '.join(fed)}")
+    roles = ["output"] if state == cell.state[0] else []
+    connected = cell.connections.get(state, ())
+    gates = [g for g in cell.gates if g in connected and g not in cell.second_stage]
+    if gates:
+        roles.append(f"recurrent input of {', '.join(gates)}")
     if any((v.op, v.name) == ("state", state) for v in topological(cell.values.values())):
-        roles.append("a unit sees its own of the step before")
-    if state in cell.together:
-        others = [name for name in cell.together if name != state]
-        roles.append(f"says something only with {', '.join(others)}")
-    return roles or ["kept for the caller"]
+        roles.append("each unit reads its own previous value")
+    if state in cell.coupled_states:
+        others = [name for name in cell.coupled_states if name != state]
+        roles.append(f"coupled with {', '.join(others)}")
+    return roles or ["not read by the cell; returned to the caller"]
 
 
 def sizes(cell: Cell, inputs: int, units: int) -> list[tuple[str, str, str]]:
-    """Weights and work: of a unit, and of a layer of that size. The first row says what is what."""
-    pointed = Count(0, 0, point_wise(cell).total())
+    """A table of weights and FLOP, per unit and for a layer of that size. The first row is the head."""
+    elementwise = Count(0, 0, point_wise(cell).total())
     rows = {
         "weights": weights(cell),
-        "FLOP of a step, in products": products(cell),
-        f"FLOP of a step, point by point ({work(cell)})": pointed,
+        "FLOP per step, products": products(cell),
+        f"FLOP per step, element-wise ({work(cell)})": elementwise,
     }
-    heads = ("", "of a unit", f"of a layer with I = {inputs:,}, H = {units:,}")
-    in_all = (f"{units * each.at(inputs, units):,}" for each in rows.values())
-    return [heads, *zip(rows, map(str, rows.values()), in_all, strict=True)]
+    heads = ("", "per unit", f"layer with I = {inputs:,}, H = {units:,}")
+    totals = (f"{units * each.at(inputs, units):,}" for each in rows.values())
+    return [heads, *zip(rows, map(str, rows.values()), totals, strict=True)]
 
 
 def work(cell: Cell) -> str:
-    """What a unit works out point by point: "4 of mul, add and 5 of sigmoid, tanh"."""
+    """The element-wise operations per unit: "4 of mul, add and 5 of sigmoid, tanh"."""
     counted = point_wise(cell)
     functions = {name: n for name, n in counted.items() if name in FUNCTIONS}
     arithmetic = {name: n for name, n in counted.items() if name not in FUNCTIONS}
@@ -92,41 +101,41 @@ def work(cell: Cell) -> str:
 
 
 def listing(cells: Iterable[Cell], inputs: int, units: int) -> str:
-    """A table of cells, two lines for each: its figures, and under them what it is."""
+    """A table of cells with two lines for each: its numbers, and its summary below."""
     cells = list(cells)
-    heads = ("cell", "gates", "states", "weights of a unit", "weights", "FLOP of a step", "paper")
-    rows = [heads, *(_figures(cell, inputs, units) for cell in cells)]
+    heads = ("cell", "gates", "states", "weights per unit", "weights", "FLOP per step", "paper")
+    rows = [heads, *(_numbers(cell, inputs, units) for cell in cells)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_aligned(heads, widths)]
     for cell, row in zip(cells, rows[1:], strict=True):
-        lines += [_aligned(row, widths), f"    {said(cell).what}"]
+        lines += [_aligned(row, widths), f"    {describe(cell).summary}"]
     return "\n".join(
         [
             *lines,
             "",
-            f"In all of one layer in one direction with I = {inputs:,} inputs and H = {units:,} units; a",
-            "step is of one sequence. Training takes three times the products.",
+            f"Weights and FLOP are of one layer in one direction with I = {inputs:,} inputs and H =",
+            f"{units:,} units; a step is of one sequence. Training takes three times the products.",
         ]
     )
 
 
-def _figures(cell: Cell, inputs: int, units: int) -> tuple[str, ...]:
+def _numbers(cell: Cell, inputs: int, units: int) -> tuple[str, ...]:
     per_unit, steps = weights(cell), flop(cell)
-    in_all = (f"{units * each.at(inputs, units):,}" for each in (per_unit, steps))
+    totals = (f"{units * each.at(inputs, units):,}" for each in (per_unit, steps))
     gates, states = " ".join(cell.gates), " ".join(cell.state)
-    return cell.name, gates, states, str(per_unit), *in_all, said(cell).paper
+    return cell.name, gates, states, str(per_unit), *totals, describe(cell).paper
 
 
 def _aligned(row: Iterable[str], widths: Iterable[int]) -> str:
-    """A row with its numbers to the right."""
+    """A row of the table, its numbers aligned to the right."""
     cells = zip(row, widths, range(7), strict=True)
     return "  ".join(f"{s:>{w}}" if k in (4, 5) else f"{s:<{w}}" for s, w, k in cells).rstrip()
 
 
 def sheet(cell: Cell, inputs: int, units: int, backends: Mapping[str, str]) -> str:
-    """All there is to say of one cell. ``backends`` are sentences by name."""
+    """The full text on one cell. ``backends`` maps a backend's name to a sentence on it."""
     blocks = in_words(cell, f"{cell.name}: ")
-    traced = f"can be traced: {', '.join(cell.values)}"
+    traced = f"traceable values: {', '.join(cell.values)}"
     blocks += [text(cell), _table(parts(cell)), traced, _table(sizes(cell, inputs, units))]
     if backends:
         blocks.append(_table([("backend", ""), *backends.items()]))
@@ -134,10 +143,10 @@ def sheet(cell: Cell, inputs: int, units: int, backends: Mapping[str, str]) -> s
 
 
 def in_words(cell: Cell, title: str = "") -> list[str]:
-    """What the docstring says, a paragraph each, in lines of WIDTH."""
-    told = said(cell)
-    source = [f"{_SOURCE}{told.source}"] if told.source else []
-    paragraphs = [f"{title}{told.what}", *source, *told.notes]
+    """The cell's docstring as paragraphs with lines of WIDTH columns."""
+    description = describe(cell)
+    source = [f"{_SOURCE}{description.source}"] if description.source else []
+    paragraphs = [f"{title}{description.summary}", *source, *description.notes]
     return [textwrap.fill(_plain(each), WIDTH) for each in paragraphs]
 
 
@@ -152,29 +161,29 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def record(cell: Cell, inputs: int, units: int) -> dict[str, Any]:
-    """The same as plain data, for machines."""
-    told, per_unit, matrices, pointed = said(cell), weights(cell), products(cell), point_wise(cell)
-    in_all = [units * each.at(inputs, units) for each in (per_unit, flop(cell))]
+    """What ``sheet`` prints, as plain data for JSON."""
+    description, per_unit, matrices = describe(cell), weights(cell), products(cell)
+    totals = [units * each.at(inputs, units) for each in (per_unit, flop(cell))]
     return {
         "name": cell.name,
-        "what": _plain(told.what),
-        "source": _plain(told.source),
-        "paper": told.paper,
-        "notes": [_plain(note) for note in told.notes],
+        "summary": _plain(description.summary),
+        "source": _plain(description.source),
+        "paper": description.paper,
+        "notes": [_plain(note) for note in description.notes],
         "gates": list(cell.gates),
         "states": list(cell.state),
         "parameters": list(cell.params),
-        "feedback": {state: list(gates) for state, gates in cell.fed.items()},
-        "shared": list(cell.shared),
-        "together": list(cell.together),
+        "feedback": {state: list(gates) for state, gates in cell.connections.items()},
+        "shared_gates": list(cell.shared_gates),
+        "coupled_states": list(cell.coupled_states),
         "traced": list(cell.values),
         "equations": {"text": text(cell), "latex": latex(cell)},
         "inputs": inputs,
         "units": units,
-        "weights": {"of_a_unit": str(per_unit), "in_all": in_all[0]},
-        "flop_of_a_step": {
-            "products_of_a_unit": str(matrices),
-            "point_wise_of_a_unit": dict(pointed),
-            "in_all": in_all[1],
+        "weights": {"per_unit": str(per_unit), "total": totals[0]},
+        "flop_per_step": {
+            "products_per_unit": str(matrices),
+            "elementwise_per_unit": dict(point_wise(cell)),
+            "total": totals[1],
         },
     }

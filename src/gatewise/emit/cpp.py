@@ -1,5 +1,6 @@
-"""A cell's step and its derived gradient, printed as C++ on any type of numbers: for the CPU on the vectors
-of ``csrc/vec.h``."""
+"""A cell's step and its gradient as C++ templates on the type of number.
+
+On the CPU the type is a vector of ``csrc/vec.h``."""
 
 from __future__ import annotations
 
@@ -9,10 +10,18 @@ from collections.abc import Iterable
 
 from gatewise.cells.counts import FUNCTIONS, point_wise
 from gatewise.cells.language import Cell, topological
-from gatewise.emit.steps import Dialect, Lines, back, back_late, early, layout, step
+from gatewise.emit.steps import (
+    Dialect,
+    Lines,
+    backward,
+    layout,
+    second_stage_backward,
+    second_stage_input,
+    step,
+)
 from gatewise.errors import CellError
 
-# What csrc/cell.h has room for, and as many operations as a compiler takes seconds for and not minutes.
+# The sizes of the arrays in csrc/cell.h, and the numbers of operations that compile in seconds.
 LIMITS = {
     **{"states": 8, "accumulators": 32, "params": 16, "values": 64},
     **{"operations": 256, "functions": 64},
@@ -23,9 +32,9 @@ def source(cell: Cell, symbol: str) -> str:
     """A C++ translation unit that defines ``symbol``, the cell's ``gw::Cell``.
 
     Raises:
-        CellError: the cell has more of something than the native core has room for.
+        CellError: the cell is too large for the native core.
     """
-    if reason := too_large(cell):
+    if reason := unsupported(cell):
         raise CellError(f"cell '{cell.name}' {reason}")
     return f'#include "cell.h"\n\n{equations(cell)}\n{_TABLE.format(symbol=symbol, name=_text(cell.name))}'
 
@@ -36,8 +45,8 @@ const gw::Cell {symbol} = gw::cell_of<Equations>("{name}");
 """
 
 
-def too_large(cell: Cell) -> str | None:
-    """What the native core has no room for, as the end of a sentence, or None."""
+def unsupported(cell: Cell) -> str | None:
+    """Why the native core cannot hold the cell, as the end of a sentence; None if it can."""
     done = point_wise(cell)
     sizes = {
         "states": len(cell.state),
@@ -54,7 +63,7 @@ def too_large(cell: Cell) -> str | None:
 
 
 def equations(cell: Cell) -> str:
-    """The struct ``Equations``: a cell's numbers of each thing, its ``step`` and its ``back``."""
+    """The struct ``Equations``: a cell's sizes, its ``step`` and its ``backward``."""
     plan = layout(cell)
     nodes = topological(cell.values.values())
     read = {node.name for node in nodes if node.op == "state"}
@@ -63,7 +72,7 @@ def equations(cell: Cell) -> str:
         "accumulators": len(plan.accumulators),
         "from_input": plan.from_input,
         "from_state": plan.from_state,
-        "late": len(cell.late),
+        "second_stage": len(cell.second_stage),
         "states": len(cell.state),
         "params": len(cell.params),
         "saved": len(plan.saved),
@@ -89,34 +98,34 @@ struct Equations {{
                                [[maybe_unused]] const V* p, V* next, [[maybe_unused]] V* saved, V* value) {{
 {_indented(_assigned(step(cell, _CPP)))}
     }}
-{_late_functions(cell)}
+{_second_stage(cell)}
 
     template <class V>
-    GW_INLINE static void back([[maybe_unused]] const V* saved, [[maybe_unused]] const V* s,
+    GW_INLINE static void backward([[maybe_unused]] const V* saved, [[maybe_unused]] const V* s,
                                [[maybe_unused]] const V* p, [[maybe_unused]] const V* seed, V* da, V* ds,
                                [[maybe_unused]] V* dp) {{
-{_indented(_assigned(back(cell, _CPP)))}
+{_indented(_assigned(backward(cell, _CPP)))}
     }}
 }};
 }}  // namespace
 """
 
 
-def _late_functions(cell: Cell) -> str:
-    """What the late gates are fed with; and the way back to them from the new states."""
-    if not cell.late:
+def _second_stage(cell: Cell) -> str:
+    """The two functions that only a cell with a second stage has."""
+    if not cell.second_stage:
         return ""
     return f"""
     template <class V>
-    GW_INLINE static void early([[maybe_unused]] const V* a, [[maybe_unused]] const V* s,
-                                [[maybe_unused]] const V* p, V* late) {{
-{_indented(_assigned(early(cell, _CPP)))}
+    GW_INLINE static void second_stage_input([[maybe_unused]] const V* a, [[maybe_unused]] const V* s,
+                                [[maybe_unused]] const V* p, V* input) {{
+{_indented(_assigned(second_stage_input(cell, _CPP)))}
     }}
 
     template <class V>
-    GW_INLINE static void back_late([[maybe_unused]] const V* saved, [[maybe_unused]] const V* s,
+    GW_INLINE static void second_stage_backward([[maybe_unused]] const V* saved, [[maybe_unused]] const V* s,
                                     [[maybe_unused]] const V* p, [[maybe_unused]] const V* seed, V* da) {{
-{_indented(_assigned(back_late(cell, _CPP)))}
+{_indented(_assigned(second_stage_backward(cell, _CPP)))}
     }}
 """
 
@@ -126,13 +135,13 @@ def _indented(lines: Iterable[str]) -> str:
 
 
 def _assigned(lines: Lines) -> list[str]:
-    """The lines, and then each result in its place."""
+    """The lines, followed by an assignment to each result's element."""
     each = ((name, k, of) for name, found in lines.results.items() for k, of in enumerate(found))
     return [*lines.lines, *(f"{name}[{k}] = {of};" for name, k, of in each)]
 
 
 def _text(name: str) -> str:
-    """What stands between the quotation marks of a C++ text: any name, in plain letters."""
+    """``name`` as the inside of a C++ string literal, in ASCII."""
     return re.sub(
         r"[^\w .<>()-]",
         lambda found: "".join(f"\\{byte:03o}" for byte in found[0].encode("utf-8", "replace")),
@@ -153,5 +162,5 @@ _CPP = Dialect(
     line="const V {} = {};",
     number=lambda number: f"gw::number<V>({_number(number)})",
     operation=lambda op, args: f"gw::{op}({', '.join(args)})",
-    nothing="V{}",
+    zero="V{}",
 )

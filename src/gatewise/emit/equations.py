@@ -1,4 +1,4 @@
-"""A cell's equations, as text and as LaTeX, printed from its graph."""
+"""A cell's equations as text and as LaTeX, printed from its graph."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from gatewise.errors import CellError
 
 @dataclass(frozen=True)
 class _Notation:
-    """How one kind of text writes names, operations and steps."""
+    """How a format writes names, operations and steps."""
 
     now: Callable[[str], str]  # a named value at step t
     before: Callable[[str], str]  # a state at step t-1
     parameter: Callable[[str], str]
     number: Callable[[float], str]
-    weight: Callable[[str, str], str]  # a matrix or bias and the gate it belongs to
-    times: str  # between two vectors, element by element
-    scaled: str  # between a number and a vector
-    fraction: str  # with {0} over {1}
+    weight: Callable[[str, str], str]  # a matrix or bias, and its gate
+    times: str  # the element-wise product of two vectors
+    scaled: str  # the product of a number and a vector
+    fraction: str  # of {0} and {1}
     functions: Mapping[str, str]
     brackets: tuple[str, str]
-    stack: tuple[str, str, str]  # around and between fed-back states
+    stack: tuple[str, str, str]  # before, between and after several feedback states
 
 
 def _latex_name(name: str) -> str:
@@ -32,7 +32,7 @@ def _latex_name(name: str) -> str:
 
 
 def _number(number: float) -> str:
-    """Every digit that counts, and no more; one followed by noughts alone as a power of ten."""
+    """The shortest text of a number. A large multiple of a power of ten has an exponent."""
     short = f"{number:.0e}"
     return short if abs(number) >= 1e6 and float(short) == number else _digits(number)
 
@@ -42,7 +42,7 @@ def _digits(number: float) -> str:
 
 
 def _latex_number(number: float) -> str:
-    """The same with a power of ten in braces for 1e-08, and a sign for infinity."""
+    """A number in LaTeX: 1e-08 as a power of ten, infinity as its sign."""
     powers = re.sub(r"e\+?(-?)0*(\d+)", r" \\cdot 10^{\1\2}", _number(number))
     return re.sub(r"^(-?)1 \\cdot ", r"\1", powers).replace("inf", r"\infty")
 
@@ -82,30 +82,34 @@ _LATEX = _Notation(
     stack=("[", "; ", "]"),
 )
 
-# How tightly each operation binds; what binds less than its place needs stands in brackets.
+# Operator precedence. An expression of lower precedence than its context needs is put in brackets.
 _SUM, _PRODUCT, _ATOM = range(3)
 
 
 def text(cell: Cell) -> str:
-    """One line for each named value of a step, in Unicode text."""
+    """The equations in Unicode text: one line for each named value of a step."""
     return "\n".join(f"{name} = {formula}" for name, formula in _lines(cell, _TEXT))
 
 
 def latex(cell: Cell) -> str:
-    """The same as an ``aligned`` block for LaTeX's display mathematics."""
+    """The equations as an ``aligned`` block for LaTeX's display mathematics."""
     lines = [f"  {name} &= {formula}" for name, formula in _lines(cell, _LATEX)]
     return "\n".join([r"\begin{aligned}", " \\\\\n".join(lines), r"\end{aligned}"])
 
 
-def sees(cell: Cell, gate: str) -> str:
-    """What a gate's weights are multiplied with, in Unicode text: "x[t], h[t-1]"."""
+def gate_inputs(cell: Cell, gate: str) -> str:
+    """The values that a gate's weights multiply, in Unicode text: "x[t], h[t-1]"."""
     nodes = [node for node in topological(cell.values.values()) if node.name == gate]
     printer = _Printer(cell, _TEXT, _names(cell))
-    seen = [_TEXT.now("x")] if any(n.op in ("gate", "gate.x", "late") for n in nodes) else []
+    multiplied = (
+        [_TEXT.now("x")] if any(n.op in ("gate", "gate.x", "recurrent") for n in nodes) else []
+    )
     if any(node.op in ("gate", "gate.h") for node in nodes):
-        seen += [_TEXT.before(state) for state in cell.feedback if gate in cell.fed[state]]
-    seen += [printer.argument(node) for node in nodes if node.op == "late"]
-    return ", ".join(seen)
+        multiplied += [
+            _TEXT.before(state) for state in cell.feedback if gate in cell.connections[state]
+        ]
+    multiplied += [printer.argument(node) for node in nodes if node.op == "recurrent"]
+    return ", ".join(multiplied)
 
 
 def _names(cell: Cell) -> dict[Value, str]:
@@ -128,14 +132,14 @@ _DEEPEST = 100
 
 
 def _check_depth(cell: Cell, names: Mapping[Value, str]) -> None:
-    """Raises CellError where brackets in a formula would stand in each other too deep to be read."""
+    """Raises CellError where a formula would be nested too deeply to read."""
     depth: dict[Value, int] = {}
     for value in topological(cell.values.values()):
         depth[value] = 1 + max((0 if a in names else depth[a] for a in value.args), default=0)
     if (deepest := max(depth.values())) > _DEEPEST:
         raise CellError(
-            f"cell '{cell.name}' has {deepest} operations one in the other, and a formula takes "
-            f"{_DEEPEST}; let the cell return some of them by name"
+            f"cell '{cell.name}' has a formula with {deepest} nested operations; the most that can be "
+            f"printed is {_DEEPEST}; return some intermediate values by name"
         )
 
 
@@ -150,13 +154,13 @@ class _Printer:
         return self._expression(value)[0]
 
     def argument(self, value: Value) -> str:
-        """What a node takes, of those that take one thing."""
+        """The argument of a node that has one."""
         return self._at(value.args[0], _SUM, leading=True)
 
     def _at(self, value: Value, least: int, leading: bool = False) -> str:
-        """``value`` where something binding as tightly as ``least`` must stand.
+        """``value`` where the context needs at least the precedence ``least``.
 
-        A minus sign needs no brackets only where it leads, with no operator before it.
+        A leading minus sign needs brackets unless ``leading``: no operator stands before it.
         """
         if value in self.names:
             return self.notation.now(self.names[value])
@@ -166,7 +170,7 @@ class _Printer:
         return written if bare else f"{opening}{written}{closing}"
 
     def _expression(self, value: Value) -> tuple[str, int]:
-        """``value`` written out, and how tightly it binds."""
+        """The expression of ``value``, and its precedence."""
         notation, args = self.notation, value.args
         match value.op:
             case "constant":
@@ -177,12 +181,12 @@ class _Printer:
             case "parameter":
                 return notation.parameter(value.name), _ATOM
             case "gate":
-                shared = notation.weight("b", value.name)
-                return f"{self._input(value)} + {self._recurrent(value)} + {shared}", _SUM
-            case "late":
+                bias = notation.weight("b", value.name)
+                return f"{self._input(value)} + {self._recurrent(value)} + {bias}", _SUM
+            case "recurrent":
                 product = f"{notation.weight('U', value.name)} {self._at(args[0], _ATOM)}"
-                shared = notation.weight("b", value.name)
-                return f"{self._input(value)} + {product} + {shared}", _SUM
+                bias = notation.weight("b", value.name)
+                return f"{self._input(value)} + {product} + {bias}", _SUM
             case "gate.x":
                 return f"{self._input(value)} + {notation.weight('b', value.name)}", _SUM
             case "gate.h":
@@ -211,8 +215,9 @@ class _Printer:
         return f"{self.notation.weight('W', value.name)} {self.notation.now('x')}"
 
     def _recurrent(self, value: Value) -> str:
-        fed = [name for name in self.cell.feedback if value.name in self.cell.fed[name]]
-        states = [self.notation.before(name) for name in fed]
+        connections = self.cell.connections
+        names = [name for name in self.cell.feedback if value.name in connections[name]]
+        states = [self.notation.before(name) for name in names]
         opening, between, closing = self.notation.stack
-        fed_back = states[0] if len(states) == 1 else opening + between.join(states) + closing
-        return f"{self.notation.weight('U', value.name)} {fed_back}"
+        stacked = states[0] if len(states) == 1 else opening + between.join(states) + closing
+        return f"{self.notation.weight('U', value.name)} {stacked}"

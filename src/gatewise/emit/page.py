@@ -1,4 +1,4 @@
-"""The pages of docs/cells: one of each cell and one of all, in GitHub's Markdown."""
+"""The pages of docs/cells in GitHub's Markdown: one for each cell, and an index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gatewise.cells.counts import weights
 from gatewise.cells.language import Cell, topological
-from gatewise.emit.account import flop, parts, said, sizes
+from gatewise.emit.account import describe, flop, parts, sizes
 from gatewise.emit.equations import latex
 from gatewise.errors import CellError
 
@@ -18,15 +18,15 @@ _WRITTEN = (
     "*Written by `gatewise cells --docs docs/cells` from "
     "[the cell's definition](../../src/gatewise/cells/catalogue.py).*"
 )
-# What a symbol means, for the pages whose cells have such an operation.
+# What the symbols mean, by operation. A page explains the operations of its cell.
 _SYMBOLS: Mapping[str, str] = {
-    "mul": "⊙ multiplies unit by unit",
+    "mul": "⊙ is the element-wise product",
     "sigmoid": "σ(a) is 1 / (1 + exp(-a))",
     "relu": "relu(a) is max(a, 0)",
     "softplus": "softplus(a) is log(1 + exp(a))",
     "greater": "greater(a, b) is 1 where a > b, else 0",
-    "detach": "detach(a) is a, with the gradient cut",
-    "gate.h": "d is a recurrent bias that stands apart from the input's, b",
+    "detach": "detach(a) is a, and stops the gradient",
+    "gate.h": "d is the bias of the recurrent part, separate from the bias b of the input part",
 }
 
 
@@ -34,20 +34,22 @@ def pages(cells: Iterable[Cell]) -> dict[str, str]:
     """The text of each page by its file's name.
 
     Raises:
-        CellError: a cell's name is no identifier, of which a file's could be made.
+        CellError: a cell's name is not an identifier, so it cannot name a file.
     """
     cells = list(cells)
     for cell in cells:
         if not cell.name.isidentifier():
-            raise CellError(f"a page needs a cell whose name is an identifier, not {cell.name!r}")
+            raise CellError(
+                f"a cell with a page must have an identifier as its name, not {cell.name!r}"
+            )
     return {"README.md": _index(cells), **{f"{cell.name}.md": page(cell) for cell in cells}}
 
 
 def write(cells: Iterable[Cell], folder: Path) -> list[Path]:
-    """Write the pages into ``folder``, which is made if need be; other files there stay.
+    """Writes the pages into ``folder`` and returns their paths. Other files there stay.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: a page cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -59,49 +61,48 @@ def write(cells: Iterable[Cell], folder: Path) -> list[Path]:
 
 
 def page(cell: Cell) -> str:
-    """One cell: what it is, its source, equations, parts, weights, work, how to use it, and what may
-    surprise."""
-    told = said(cell)
-    blocks = [f"# {cell.name}", _markdown(told.what)]
-    if told.source:
-        blocks.append(f"Source: {_markdown(told.source)}")
-    # a fence and not $$: between dollars GitHub reads \\ and _ as Markdown before they are formulas
+    """The page of one cell."""
+    description = describe(cell)
+    blocks = [f"# {cell.name}", _markdown(description.summary)]
+    if description.source:
+        blocks.append(f"Source: {_markdown(description.source)}")
+    # a fence and not $$, because between dollars GitHub reads \\ and _ as Markdown first
     blocks += ["## Equations", f"```math\n{latex(cell)}\n```", _symbols(cell)]
     rows = [(kind, f"`{name}`", what) for kind, name, what in parts(cell)]
-    blocks += ["## Parts", _table([("", "name", "what it is"), *rows])]
-    blocks.append(f"Can be traced: {', '.join(f'`{name}`' for name in cell.values)}.")
-    blocks += ["## Weights and work", _table(sizes(cell, INPUTS, UNITS)), _COUNTED]
+    blocks += ["## Parts", _table([("", "name", "meaning"), *rows])]
+    blocks.append(f"Traceable values: {', '.join(f'`{name}`' for name in cell.values)}.")
+    blocks += ["## Weights and operations", _table(sizes(cell, INPUTS, UNITS)), _COUNTED]
     blocks += ["## Use", f"```python\n{_use(cell)}\n```"]
-    if told.notes:
-        blocks += ["## What may surprise", *map(_markdown, told.notes)]
+    if description.notes:
+        blocks += ["## Notes", *map(_markdown, description.notes)]
     return "\n\n".join([*blocks, "[All cells](README.md)", _WRITTEN]) + "\n"
 
 
 _OPENING = (
-    "Every cell that is built in. `gatewise cells` prints this list with the figures of a layer of your "
-    "own size, `gatewise cells lstm` all there is to say of one, `--json` the same for machines. A layer "
-    'of a cell is `gw.Recurrent("lstm", inputs, units)`; a cell of your own is written '
+    "All built-in cells. `gatewise cells` prints this list for a layer of any size, `gatewise cells lstm` "
+    "prints everything on one cell, and `--json` prints the same as JSON. "
+    '`gw.Recurrent("lstm", inputs, units)` is a layer of a cell. You can write a cell of your own '
     "[in a few lines](../../README.md#write-a-cell)."
 )
 _COUNTED = (
-    "I inputs, H units, one layer in one direction, with torch's two biases of each gate (one where "
-    "nothing is fed back). A step is of one sequence. Every operation counts as one, σ and tanh too; "
-    "training takes three times the products."
+    "The numbers are for one layer in one direction with I inputs and H units. As in torch each gate has "
+    "two biases (one where the cell has no feedback). A step is of one sequence. Every operation counts "
+    "as one, σ and tanh included. Training takes three times the products."
 )
 
 
 def _symbols(cell: Cell) -> str:
     ops = {node.op for node in topological(cell.values.values())}
-    matrices, biases = ("W, U", "biases' sum") if cell.feedback else ("W", "bias")
-    told = [f"x is the input, {matrices} and b are a gate's weights and its {biases}"]
+    matrices, biases = ("W, U", "the sum of its biases") if cell.feedback else ("W", "its bias")
+    meanings = [f"x is the input; {matrices} are a gate's weights and b is {biases}"]
     if len(cell.feedback) > 1:
-        told.append("[a; b] is one on top of the other")
-    told += [meaning for op, meaning in _SYMBOLS.items() if op in ops]
-    return f"{'; '.join(told)}."
+        meanings.append("[a; b] stacks a on b")
+    meanings += [meaning for op, meaning in _SYMBOLS.items() if op in ops]
+    return f"{'; '.join(meanings)}."
 
 
 def _use(cell: Cell) -> str:
-    """Code that runs as it stands."""
+    """A complete example."""
     states = ", ".join(cell.state)
     final = f"({states})" if len(cell.state) > 1 else states
     traced = next(iter(cell.values))
@@ -121,17 +122,17 @@ def _use(cell: Cell) -> str:
 
 
 def _index(cells: list[Cell]) -> str:
-    counted = ("weights of a unit", "FLOP of a unit and step")
-    heads = ("cell", "what it is", "gates", "states", *counted, "source")
+    counted = ("weights per unit", "FLOP per unit and step")
+    heads = ("cell", "summary", "gates", "states", *counted, "source")
     rows = [
         (
             f"[`{cell.name}`]({cell.name}.md)",
-            _markdown(said(cell).what),
+            _markdown(describe(cell).summary),
             " ".join(cell.gates),
             " ".join(cell.state),
             str(weights(cell)),
             str(flop(cell)),
-            said(cell).paper,
+            describe(cell).paper,
         )
         for cell in cells
     ]

@@ -1,7 +1,7 @@
-"""A cell's step and its derived gradient, printed as Triton functions on tuples of blocks.
+"""A cell's step and its gradient as Triton functions on tuples of blocks.
 
-A block is the values of some sequences and units in one step. What rests on parameters or numbers
-alone has no sequences of its own; adding ``zero``, a block of zeros, gives it them.
+A block has the values of some sequences and units in one step. A value that depends on parameters or
+numbers alone has no dimension for the sequences; adding ``zero``, a block of zeros, gives it one.
 """
 
 from __future__ import annotations
@@ -9,26 +9,38 @@ from __future__ import annotations
 import math
 
 from gatewise.cells.language import Cell
-from gatewise.emit.steps import Dialect, Lines, back, back_late, early, step
+from gatewise.emit.steps import (
+    Dialect,
+    Lines,
+    backward,
+    second_stage_backward,
+    second_stage_input,
+    step,
+)
 
 
 def source(cell: Cell) -> str:
-    """The text of ``step`` and ``back`` and, where the cell has late gates, ``early`` and ``back_late``.
+    """The text of the cell's functions.
 
-    ``step(a, s, p, zero)`` gives the new states, what is saved and the named values;
-    ``back(saved, s, p, seed, zero)`` the gradients of the sums, the states and the parameters.
-    ``early`` takes what ``step`` takes and gives what the late gates are fed with; ``back_late`` takes
-    what ``back`` takes and gives the gradients of the late gates' sums. The operations are called by
-    their names in the language.
+    ``step(a, s, p, zero)`` returns the new states, the saved values and the named values.
+    ``backward(saved, s, p, seed, zero)`` returns the gradients of the pre-activations, the states
+    and the parameters. A cell with a second stage has two further functions.
+    ``second_stage_input`` takes what ``step`` takes and returns that stage's recurrent input.
+    ``second_stage_backward`` takes what ``backward`` takes and returns the gradients of that stage's
+    pre-activations. The functions call each operation by its name in the cell language.
     """
     functions = [
         _function("step", "a, s, p, zero", step(cell, _TRITON)),
-        _function("back", "saved, s, p, seed, zero", back(cell, _TRITON)),
+        _function("backward", "saved, s, p, seed, zero", backward(cell, _TRITON)),
     ]
-    if cell.late:
+    if cell.second_stage:
         functions += [
-            _function("early", "a, s, p, zero", early(cell, _TRITON)),
-            _function("back_late", "saved, s, p, seed, zero", back_late(cell, _TRITON)),
+            _function("second_stage_input", "a, s, p, zero", second_stage_input(cell, _TRITON)),
+            _function(
+                "second_stage_backward",
+                "saved, s, p, seed, zero",
+                second_stage_backward(cell, _TRITON),
+            ),
         ]
     return "\n\n".join(functions)
 
@@ -40,7 +52,7 @@ def _function(name: str, takes: str, body: Lines) -> str:
 
 
 def _tuple(results: list[str]) -> str:
-    """A tuple of blocks; of one zero where there is none, as Triton has no empty results."""
+    """A tuple of blocks. An empty result is one block of zeros, because Triton has no empty tuples."""
     return f"({', '.join(f'{of} + zero' for of in results) or 'zero'},)"
 
 
@@ -52,5 +64,5 @@ _TRITON = Dialect(
     line="{} = {}",
     number=_number,
     operation=lambda op, args: f"{op}({', '.join(args)})",
-    nothing="0.0",
+    zero="0.0",
 )

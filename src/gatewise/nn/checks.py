@@ -99,10 +99,10 @@ def check_blocks(
     cell: Cell, hidden_size: int, proj_size: int, block_size: int, recurrent_blocks: int
 ) -> None:
     """Blocks of cells that share gates, and blocks of units that see themselves alone, must be whole."""
-    if block_size > 1 and not cell.shared:
+    if block_size > 1 and not cell.shared_gates:
         raise OptionError(
             f"block_size={block_size} is how many cells share the gates that a cell says are shared, "
-            f"and {cell.name} says so of none; write it with @cell(..., shared=...)"
+            f"and {cell.name} says so of none; write it with @cell(..., shared_gates=...)"
         )
     if recurrent_blocks > 1 and not cell.feedback:
         raise OptionError(
@@ -130,9 +130,9 @@ def checked_projection(cell: Cell, hidden_size: int, given: object) -> int:
             f"proj_size must be an integer from 0 to below hidden_size={hidden_size}, not "
             f"{shown(given)} ({sentences.of_projection(given, hidden_size)})"
         ) from None
-    if proj_size and cell.late:
+    if proj_size and cell.second_stage:
         raise OptionError(
-            f"{cell.name} cannot be projected: its gates {', '.join(cell.late)} are fed with a value of "
+            f"{cell.name} cannot be projected: its gates {', '.join(cell.second_stage)} are fed with a value of "
             f"the step, which has one number for each of hidden_size={hidden_size} units where the "
             f"recurrent weights would take proj_size={proj_size}"
         )
@@ -160,11 +160,11 @@ def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float
     named = [f"zoneout of the state {name}" for name in cell.state]
     shares = tuple(map(probability, named, each))
     for name, p in zip(cell.state, shares, strict=True):
-        if p and name in cell.together:
+        if p and name in cell.coupled_states:
             pairs = zip(cell.state, shares, strict=True)
-            alone = tuple(0.0 if of in cell.together else own for of, own in pairs)
+            alone = tuple(0.0 if of in cell.coupled_states else own for of, own in pairs)
             raise OptionError(
-                f"zoneout keeps each state for itself, and {cell.name}'s {', '.join(cell.together)} say "
+                f"zoneout keeps each state for itself, and {cell.name}'s {', '.join(cell.coupled_states)} say "
                 f"something only together; give one for each state, as zoneout={alone}"
             )
     return shares

@@ -352,13 +352,13 @@ def _under_autocast(tensor: Tensor, like: Tensor) -> Tensor:
 
 def _check_cell(cell: Cell, size: object) -> None:
     check_parameter_names(cell)
-    if cell.late:
+    if cell.second_stage:
         raise OptionError(
-            f"{cell.name} feeds its gates {', '.join(cell.late)} with a value of the same step "
-            f"(.fed); a convolutional layer takes cells whose gates are fed with the states before "
+            f"{cell.name} feeds its gates {', '.join(cell.second_stage)} with a value of the same step "
+            f"(.recurrent); a convolutional layer takes cells whose gates are fed with the states before "
             f"the step, such as 'lstm' or 'gru'"
         )
-    for state, gates in cell.fed.items():
+    for state, gates in cell.connections.items():
         if state in cell.feedback and gates != cell.gates:
             raise OptionError(
                 f"{cell.name} feeds its state {state} to the gates {', '.join(gates)} only; a "

@@ -48,7 +48,7 @@ def shapes_beside(layer: Recurrent) -> Iterator[tuple[str, tuple[int, ...]]]:
         if layer.learn_initial:
             for suffix in layer._suffixes(k):
                 for name, size in zip(layer.cell.state, layer._state_sizes(), strict=True):
-                    if name not in layer.cell.together:
+                    if name not in layer.cell.coupled_states:
                         yield f"initial_{name}{suffix}", (size,)
         if layer.connect == "highway" and k:
             width = layer._layer_input_size(k)

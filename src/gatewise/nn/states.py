@@ -51,7 +51,9 @@ def initial_states(
     shapes = [(stack, batch, size) for size in layer._state_sizes()]
     if hx is None and layer.learn_initial:
         return tuple(
-            x.new_zeros(shape) if name in layer.cell.together else _learned(layer, name, x, dtype)
+            x.new_zeros(shape)
+            if name in layer.cell.coupled_states
+            else _learned(layer, name, x, dtype)
             for name, shape in zip(names, shapes, strict=True)
         )
     if hx is None:

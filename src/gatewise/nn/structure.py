@@ -113,7 +113,7 @@ def structure(
 
     Args:
         output_size: width of the first state, P or H.
-        block_size: how many cells share one row of each gate that is named in ``cell.shared``.
+        block_size: how many cells share one row of each gate that is named in ``cell.shared_gates``.
         recurrent_blocks: how many blocks the units fall into of which each sees itself alone.
     """
 
@@ -127,10 +127,10 @@ def structure(
     }
     per_block = hidden_size // block_size
     return Structure(
-        rows=tuple(per_block if gate in cell.shared else hidden_size for gate in cell.gates),
+        rows=tuple(per_block if gate in cell.shared_gates else hidden_size for gate in cell.gates),
         columns=tuple(columns(name) for name in states),
         widths=tuple(widths.values()),
-        connected=tuple(tuple(gate in cell.fed[s] for s in states) for gate in cell.gates),
+        connected=tuple(tuple(gate in cell.connections[s] for s in states) for gate in cell.gates),
         units=hidden_size,
         blocks=recurrent_blocks,
     )
@@ -139,8 +139,8 @@ def structure(
 def _per_block(cell: Cell, state: str) -> bool:
     """Whether the cells of a block have this state in common: it rests on shared gates alone."""
     leaves = (node for node in topological((cell.values[state],)) if not node.args)
-    return not cell.late and all(
-        leaf.op == "constant" or (leaf.op.startswith("gate") and leaf.name in cell.shared)
+    return not cell.second_stage and all(
+        leaf.op == "constant" or (leaf.op.startswith("gate") and leaf.name in cell.shared_gates)
         for leaf in leaves
     )
 

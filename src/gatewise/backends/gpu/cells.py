@@ -16,7 +16,8 @@ from gatewise.emit.triton import source
 
 @cache
 def functions(cell: Cell) -> SimpleNamespace:
-    """``step``, ``back``, ``early`` and ``back_late``; the last two None where there is no late gate."""
+    """``step``, ``backward``, ``second_stage_input`` and ``second_stage_backward``; the last two are None
+    for a cell of one stage."""
     text = source(cell)
     # Triton reads a function's text from the file that it is in; this one is in memory alone
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -30,4 +31,5 @@ def functions(cell: Cell) -> SimpleNamespace:
         **OPERATIONS,
     }
     exec(compile(text, name, "exec"), within)
-    return SimpleNamespace(**{k: within.get(k) for k in ("step", "back", "early", "back_late")})
+    names = ("step", "backward", "second_stage_input", "second_stage_backward")
+    return SimpleNamespace(**{name: within.get(name) for name in names})

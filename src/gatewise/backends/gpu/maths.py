@@ -62,9 +62,9 @@ def greater(a, b):
 
 
 @triton.jit
-def passed(dy, x):
+def relu_backward(dy, x):
     return tl.where(x <= 0, 0.0, dy)
 
 
-_FUNCTIONS = (sigmoid, tanh, relu, exp, log, softplus, maximum, minimum, greater, passed)
+_FUNCTIONS = (sigmoid, tanh, relu, exp, log, softplus, maximum, minimum, greater, relu_backward)
 OPERATIONS = {of.__name__: of for of in _FUNCTIONS}

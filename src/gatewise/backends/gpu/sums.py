@@ -50,7 +50,7 @@ def shape_of(cell: Cell) -> Shape:
         NX=parts.count("gate.x"),
         NW=parts.count("gate"),
         NH=parts.count("gate.h"),
-        NL=parts.count("late"),
+        NL=parts.count("recurrent"),
         STATES=len(cell.state),
         PARAMS=len(cell.params),
         SAVED=len(layout(cell).saved),

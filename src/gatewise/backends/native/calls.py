@@ -87,7 +87,7 @@ class _Call:
             reset = self._keep(masks.reset.contiguous())
             call.reset(_steps(reset))
         if masks.recurrent is not None:
-            call.fed_factor(_rows(self._keep(_dense(masks.recurrent.to(x.dtype)))))
+            call.recurrent_factor(_rows(self._keep(_dense(masks.recurrent.to(x.dtype)))))
         if masks.zoneout is not None:
             steps, batch = x.shape[:2]
             whole = [z.to(x.dtype).expand(steps, batch, z.shape[-1]) for z in masks.zoneout]
@@ -129,7 +129,7 @@ def _kept_tape(given: Given) -> Any:
     numbers, dtype = _tape_numbers(given), _COMPUTED_IN[given.x.dtype]
     if numbers < _WORTH_KEEPING:
         return given.x.new_empty(numbers, dtype=dtype)
-    return core().tape(numbers, dtype == torch.float64)
+    return core().activations(numbers, dtype == torch.float64)
 
 
 def _tape_numbers(given: Given) -> int:
@@ -142,8 +142,8 @@ def _tape_numbers(given: Given) -> int:
     )
     call.weights([0 if w is None else 1 for w in weights])
     if masks.recurrent is not None:
-        call.fed_factor((1, 0))
-    row, beside = call.tape_size()
+        call.recurrent_factor((1, 0))
+    row, beside = call.activations_size()
     return (steps + 1) * batch * row + beside
 
 
@@ -155,7 +155,7 @@ def forward(given: Given) -> list[Tensor]:
 def taped(given: Given) -> list[Any]:
     """The same, and the tape."""
     tape, call = _kept_tape(given), _Call(given)
-    call.native.tape(tape.data_ptr())
+    call.native.activations(tape.data_ptr())
     return [*_run(given, call), tape]
 
 
@@ -208,7 +208,7 @@ def backward(
     """
     filled = _Call(given)
     call = filled.native
-    call.tape(tape.data_ptr())
+    call.activations(tape.data_ptr())
     kept = [None if g is None else _dense(g) for g in grads]
     if kept[0] is not None:
         call.grad_output(_steps(kept[0]))

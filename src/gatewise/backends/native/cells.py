@@ -17,7 +17,7 @@ from pathlib import Path
 from gatewise.backends.native.library import core, include_path, library_path, loaded_level
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell
-from gatewise.emit.cpp import source, too_large
+from gatewise.emit.cpp import source, unsupported
 from gatewise.errors import BackendError
 
 # As the built-in cells are compiled; see CMakeLists.txt.
@@ -48,7 +48,7 @@ def unusable(cell: Cell) -> str | None:
 
     A user's cell is compiled by this call if it never was. Where that fails, a warning says so, once.
     """
-    if reason := too_large(cell):
+    if reason := unsupported(cell):
         return f"cannot have the cell '{cell.name}': it {reason}"
     if built_in(cell):
         return None

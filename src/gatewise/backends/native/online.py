@@ -66,7 +66,7 @@ class Online:
         self._sizes = (address(cell), STORAGES[torch.float32]), (inputs, units)
         one = self._call(1)
         one.weights(self._addresses(self.weights))
-        row, beside = one.tape_size()
+        row, beside = one.activations_size()
         self._tape = _aligned(((longest + 1) * row + beside,))
         self._calls: dict[int, Any] = {}
 
@@ -94,7 +94,7 @@ class Online:
         call.output(_steps(self.output))
         call.weights(self._addresses(self.weights))
         call.final_state([(s.ctypes.data, s.shape[1]) for s in self._states])
-        call.tape(self._tape.ctypes.data)
+        call.activations(self._tape.ctypes.data)
         call.grad_output(_steps(self.grad_output))
         call.grad_weights(self._addresses(self.gradients))
         return call

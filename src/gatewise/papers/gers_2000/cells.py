@@ -4,7 +4,7 @@ from gatewise.cells.catalogue import squash, squash_state
 from gatewise.cells.language import Cell, cell, detach, sigmoid
 
 
-@cell(gates="i f g o", state="h c y", feedback="y", shared="i f o")
+@cell(gates="i f g o", state="h c y", feedback="y", shared_gates="i f o")
 def forgetting(a, s):
     """The cell with forget gates: Gers et al. 2000, equations 3.1 and 3.2 and section 2. y is h with
     the gradient cut, so that errors flow back through the cell state alone."""
@@ -18,7 +18,7 @@ def keeping(share: float) -> Cell:
     """The cell without forget gates, whose state keeps that share of itself at each step: 1 in the
     standard LSTM (Gers et al. 2000, section 2), 0.9 in table 2's "state decay"."""
 
-    @cell(gates="i g o", state="h c y", feedback="y", shared="i o", name=f"keeping_{share:g}")
+    @cell(gates="i g o", state="h c y", feedback="y", shared_gates="i o", name=f"keeping_{share:g}")
     def keeping(a, s):
         i, g, o = sigmoid(a.i), squash(a.g), sigmoid(a.o)
         c = share * s.c + i * g

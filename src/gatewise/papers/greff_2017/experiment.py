@@ -60,7 +60,7 @@ class Predictor(nn.Module):
     def weights(self) -> int:
         """How many are learned: without those of a restricted connection that stand for nothing."""
         cell, H = self.layer.cell, self.layer.hidden_size
-        fed = sum(len(cell.fed[state]) for state in cell.feedback)
+        fed = sum(len(cell.connections[state]) for state in cell.feedback)
         return H * (fed * H + len(cell.gates) * (KEYS + 1) + len(cell.params)) + KEYS * (H + 1)
 
     def loss(self, x: Tensor, following: Tensor, lengths: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from gatewise.cells.catalogue import squash, squash_state
 from gatewise.cells.language import cell, sigmoid
 
 
-@cell(gates="i g o", state="h c y_i y_o", feedback="h y_i y_o", shared="i o")
+@cell(gates="i g o", state="h c y_i y_o", feedback="h y_i y_o", shared_gates="i o")
 def lstm_1997_whole(a, s):
     """The network's cell with the whole gradient: ``lstm_1997_truncated`` with nothing cut."""
     i, g, o = sigmoid(a.i), squash(a.g), sigmoid(a.o)

@@ -510,7 +510,7 @@ GW_INLINE void backward(const Backward& given) {
                 passed[k] = ZONEOUT ? given.of.zoneout.of(k, t, item) * seed[k] : 0.0f;
                 seed[k] -= passed[k];
             }
-            Equations::back(saved[i], old[i], params[i], seed, of_sum, of_old[i], of_param);
+            Equations::backward(saved[i], old[i], params[i], seed, of_sum, of_old[i], of_param);
             for (int k = 0; k < SUMS; ++k) narrow(of_sum[k], given.of_sums[place(t, batch, item, SUMS, k)]);
             for (int k = 0; k < PARAMS; ++k) of_params[i][k] += of_param[k];
             for (int k = 0; k < STATES; ++k) of_old[i][k] += passed[k];

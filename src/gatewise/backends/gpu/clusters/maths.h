@@ -19,6 +19,6 @@ GW_INLINE float minimum(float a, float b) { return a < b || a != a ? a : b; }
 GW_INLINE float relu(float x) { return maximum(x, 0.0f); }
 GW_INLINE float softplus(float x) { return maximum(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 GW_INLINE float greater(float a, float b) { return a > b ? 1.0f : 0.0f; }
-GW_INLINE float passed(float dy, float x) { return x <= 0.0f ? 0.0f : dy; }
+GW_INLINE float relu_backward(float dy, float x) { return x <= 0.0f ? 0.0f : dy; }
 
 }  // namespace gw
