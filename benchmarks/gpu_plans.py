@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from gatewise import CELLS
-from gatewise.backends.contract import Masks
-from gatewise.backends.engine import Given, Job
+from gatewise.backends.contract import Masks, Weights
+from gatewise.backends.engine import Arguments
 from gatewise.backends.gpu.calls import Calls
 from gatewise.bench.machine import describe
 
@@ -73,7 +73,7 @@ def milliseconds(call: Callable[[], None]) -> float:
     return start.elapsed_time(end)
 
 
-def given(cell: str, dtype: torch.dtype, units: int, batch: int, device: str = "cuda") -> Given:
+def given(cell: str, dtype: torch.dtype, units: int, batch: int, device: str = "cuda") -> Arguments:
     """A call whose input is as wide as the layer."""
     of, generator = CELLS[cell], torch.Generator(device).manual_seed(0)
 
@@ -83,12 +83,10 @@ def given(cell: str, dtype: torch.dtype, units: int, batch: int, device: str = "
     rows = len(of.gates) * units
     weights = [drawn(rows, units, scale=units**-0.5) for _ in range(2)]
     biases = [drawn(rows, scale=0.1) for _ in range(2)]
-    per_unit = [drawn(units, scale=0.1) for _ in of.params]
-    state = [drawn(batch, units) for _ in of.state]
+    per_unit = {name: drawn(units, scale=0.1) for name in of.params}
+    state = tuple(drawn(batch, units) for _ in of.state)
     x = drawn(STEPS, batch, units)
-    return Given(
-        Job(of, 0, False), x, state, [*weights, *biases, None, None, None, *per_unit], Masks()
-    )
+    return Arguments(of, False, x, state, Weights(*weights, *biases, per_unit=per_unit), Masks())
 
 
 def candidates(call: Any, back: bool) -> Iterator[Any]:
@@ -122,7 +120,7 @@ def candidates(call: Any, back: bool) -> Iterator[Any]:
 class Loops:
     """A backend's loops on one call."""
 
-    def __init__(self, backend: str, of: Given) -> None:
+    def __init__(self, backend: str, of: Arguments) -> None:
         if backend == "cuda":
             from gatewise.backends.gpu.clusters.call import Call
         else:

@@ -8,11 +8,10 @@ from itertools import pairwise
 
 import torch
 
-from gatewise.backends.contract import Masks, Spec, Weights
-from gatewise.backends.engine import Given, flat, job_of
+from gatewise.backends.contract import NAMED_WEIGHTS, Masks, Spec, Weights
+from gatewise.backends.engine import Arguments
 from gatewise.cells.language import topological
 
-WEIGHTS = Weights._fields[:-1]  # all but the per-unit ones
 ALL = dict(reset=True, layer_norm=True, recurrent_dropout=True, zoneout=True)
 
 
@@ -33,12 +32,12 @@ class Case:
         cell = self.spec.cell
         state = tuple(given["0" + name] for name in cell.state)
         per_unit = {name: given[name] for name in cell.params}
-        return given["x"], state, Weights(*map(given.get, WEIGHTS), per_unit), self.masks
+        return given["x"], state, Weights(*map(given.get, NAMED_WEIGHTS), per_unit), self.masks
 
     def asked(self, *values):
         """The same as an engine is given it."""
         x, state, weights, masks = self.arguments(*values)
-        return Given(job_of(self.spec), x, state, flat(weights, self.spec.cell), masks)
+        return Arguments(self.spec.cell, self.spec.reverse, x, state, weights, masks)
 
     def forward(self, backend, *values):
         """Output and final states of ``backend``, as a function of every tensor."""
@@ -105,20 +104,16 @@ def case(
     """Fixed random arguments. ``zoneout``: True, or the two leading sizes that the shares have;
     they are fractions, so that the old value and the candidate are both in every result. ``reset``:
     True for some steps, or "all" of them. Weights shrink as layers grow: gates stay open."""
+    kinds = dict(reset=reset, recurrent=recurrent_dropout, zoneout=zoneout)
     spec = Spec(
-        cell,
-        inputs,
-        H,
-        P,
-        reverse,
-        lengths is not None,
-        False,
-        dtype,
-        torch.device("cpu"),
-        reset=bool(reset),
+        cell=cell,
+        input_size=inputs,
+        hidden_size=H,
+        proj_size=P,
+        reverse=reverse,
+        dtype=dtype,
         layer_norm=layer_norm,
-        recurrent_dropout=recurrent_dropout,
-        zoneout=bool(zoneout),
+        masks=tuple(kind for kind, there in kinds.items() if there),
     )
     generator = torch.Generator().manual_seed(seed)
 
@@ -205,11 +200,12 @@ def alone_and_chunked(backend, given, b, length, ends):
     """Sequence ``b`` of a case run by itself, and in chunks that end at ``ends``: two outcomes, each
     an output and the final states."""
     x, initial, weights, masks = given.arguments()
-    plain = replace(given.spec, lengths=False)
     start = tuple(s[b : b + 1] for s in initial)
 
     def run(steps, state):
-        return backend.forward(plain, x[steps, b : b + 1], state, weights, part(masks, steps, b))
+        return backend.forward(
+            given.spec, x[steps, b : b + 1], state, weights, part(masks, steps, b)
+        )
 
     alone = run(slice(length), start)
     pieces, state = [], start

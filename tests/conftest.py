@@ -7,6 +7,8 @@ import polars as pl
 import pytest
 import torch
 
+from gatewise.backends.registry import forget_choices
+
 # Triton looks when it is first imported: without a GPU its kernels are interpreted (test_triton.py)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -16,6 +18,14 @@ def pytest_configure(config):
     # the tests' own cells are compiled once, and not into the user's cache
     if "GATEWISE_CACHE" not in os.environ:
         os.environ["GATEWISE_CACHE"] = str(config.cache.mkdir("cells"))
+
+
+@pytest.fixture(autouse=True)
+def choices_anew():
+    """Tests change what there is to choose from: none may see what an earlier one left."""
+    forget_choices()
+    yield
+    forget_choices()
 
 
 @pytest.fixture(scope="session")

@@ -359,7 +359,7 @@ def test_a_reset_is_a_new_sequence(cell, reverse, lengths, P):
     x, initial, weights, masks = given.arguments()
     assert 0 < masks.reset.sum() < masks.reset.numel()
     output, *final = given.forward(reference)
-    plain = replace(given.spec, lengths=False, reset=False)
+    plain = replace(given.spec, masks=())
     for b, length in enumerate(lengths or [9] * 4):
         state, rows = tuple(s[b : b + 1] for s in initial), {}
         for t in reversed(range(length)) if reverse else range(length):

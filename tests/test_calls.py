@@ -459,7 +459,7 @@ def test_what_torch_cannot_allocate_is_an_error_of_the_call_at_once(batch_first)
     layer = gw.LSTM(3, 4, batch_first=batch_first)
     with torch.no_grad():
         layer(X)
-    network, at_once = layer._network, []
+    network, at_once = layer._one_call.network, []
     network.run = lambda *given, run=network.run: at_once.append(1) or run(*given)
     x = (
         torch.zeros(1, 1, 3).expand(1, 2**46, 3)
@@ -488,7 +488,7 @@ def test_inputs_and_states_as_they_lie_in_memory(kind, batch_first):
     )
     with torch.no_grad():
         at_once = layer(x, tuple(hx))
-        assert layer._network is not None
+        assert layer._one_call.network is not None
         plain = gw.LSTM(3, 4, 2, batch_first=batch_first, backend="reference")
         plain.load_state_dict(layer.state_dict())
         expected = plain(x.clone(), tuple(s.contiguous() for s in hx))

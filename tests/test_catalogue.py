@@ -52,7 +52,7 @@ def drawn(layer, T, B, seed=2):
     x = torch.randn(T, B, layer.input_size, generator=generator, dtype=torch.float64)
     stack = layer.num_layers * (1 + layer.bidirectional)
     states = []
-    for name, size in zip(layer.cell.state, layer._state_sizes(), strict=True):
+    for name, size in zip(layer.cell.state, layer.config.state_sizes, strict=True):
         s = 2 * torch.rand(stack, B, size, generator=generator, dtype=torch.float64) - 1
         states.append(1.5 + s if name == "n" else s)
     return x, tuple(states)

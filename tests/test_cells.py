@@ -181,7 +181,7 @@ def test_each_operations_gradient_is_autograds(name):
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
     x, h, w, u = draw(2, 3, 2), draw(3, 4), draw(8, 2), draw(8, 4)
-    spec = Spec(cell, 2, 4, 0, False, False, False, x.dtype, x.device)
+    spec = Spec(cell=cell, input_size=2, hidden_size=4, dtype=x.dtype, device=x.device)
     outcome = reference.forward(spec, x, (h,), Weights(w, u), Masks())
     seed_y, seed_h = torch.randn_like(outcome.output), torch.randn_like(h)
     expected = torch.autograd.grad(

@@ -44,7 +44,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 def spec(**changed):
     given = dict(cell=CELLS["lstm"], input_size=3, hidden_size=64, proj_size=0, reverse=False)
-    given |= dict(lengths=False, trace=False, dtype=torch.float32, device=torch.device("cuda"))
+    given |= dict(dtype=torch.float32, device=torch.device("cuda"))
     return Spec(**given | changed)
 
 
@@ -408,7 +408,7 @@ def test_what_it_cannot_do_it_says(changed, reason):
 
 
 def test_it_can_do_the_rest():
-    assert cuda.supports(spec(**dict.fromkeys(BUT_NORM, True), lengths=True, reverse=True)) is None
+    assert cuda.supports(spec(masks=("reset", "recurrent", "zoneout"), reverse=True)) is None
 
 
 @pytest.fixture

@@ -482,7 +482,7 @@ def function_of_all(layer, **arguments):
     """A layer as a function of its input, states and parameters, and those; results in a row."""
     torch.manual_seed(1)
     x = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
-    hx = [torch.rand(2, 3, s, dtype=x.dtype).requires_grad_() for s in layer._state_sizes()]
+    hx = [torch.rand(2, 3, s, dtype=x.dtype).requires_grad_() for s in layer.config.state_sizes]
     names = [name for name, _ in layer.named_parameters()]
 
     def run(x, *values):

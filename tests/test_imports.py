@@ -84,11 +84,6 @@ def each_other() -> set[frozenset[str]]:
 
 # Older than the rule: none may be added, and what is no longer a pair is to leave the list.
 PAIRS = {
-    "gatewise.nn.at_once": ("gatewise.nn.recurrent", "gatewise.nn.step"),
-    "gatewise.nn.masks": ("gatewise.nn.recurrent",),
-    "gatewise.nn.parameters": ("gatewise.nn.recurrent", "gatewise.nn.step"),
-    "gatewise.nn.states": ("gatewise.nn.recurrent",),
-    "gatewise.nn.stream": ("gatewise.nn.recurrent",),
     "gatewise.tasks.forecast.forecaster": ("gatewise.tasks.forecast.files",),
     "gatewise.tasks.sequences.estimators": ("gatewise.tasks.sequences.files",),
 }

@@ -68,7 +68,7 @@ def states(layer, batch=4, seed=0):
     """Initial states for ``layer``, as torch takes them."""
     generator = torch.Generator().manual_seed(seed)
     stack = layer.num_layers * (1 + layer.bidirectional)
-    sizes = layer._state_sizes()
+    sizes = layer.config.state_sizes
     drawn = tuple(
         torch.randn(stack, *([batch] if batch else []), s, generator=generator).to(
             layer.weight_ih_l0.dtype
@@ -872,8 +872,10 @@ def test_lengths_and_resets_at_once(batch_first, options, given, monkeypatch):
     calls = []
     with torch.no_grad():
         layer(x)
-        run = layer._network.run
-        monkeypatch.setattr(layer._network, "run", lambda *a: calls.append(run(*a)) or calls[-1])
+        run = layer._one_call.network.run
+        monkeypatch.setattr(
+            layer._one_call.network, "run", lambda *a: calls.append(run(*a)) or calls[-1]
+        )
         found = layer(x, **beside)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     at_once = calls and calls[-1] is not None

@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import pack_sequence
 
 import gatewise as gw
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.states import initial_states
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,7 +26,7 @@ def parts(layer, kind=nn.LSTM):
         options = dict(bidirectional=layer.bidirectional, dtype=torch.float64)
         if layer.proj_size:
             options["proj_size"] = layer.proj_size
-        each = kind(layer._layer_input_size(k), layer.hidden_size, **options)
+        each = kind(layer.config.layer_input_size(k), layer.hidden_size, **options)
         own = {
             name: layer.get_parameter(name.replace("_l0", f"_l{k}"))
             for name, _ in each.named_parameters()
@@ -297,7 +296,7 @@ def test_a_reset_goes_to_zero_states(backend):
     x = torch.randn(6, 1, 3, dtype=torch.float64)
     reset = torch.tensor([[0], [0], [1], [0], [1], [0]]).bool()
     output, _ = layer(x, reset=reset)
-    learned = initial_states(layer, None, x, True)
+    learned = layer._initial_states(None, x, True)
     for begin, end in ((0, 2), (2, 4), (4, 6)):
         start = tuple(torch.zeros_like(s) for s in learned)
         for mine, its in zip(start, learned, strict=True):
@@ -405,7 +404,7 @@ def test_without_a_gradient_an_option_acts_the_same(name, options, training):
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
     at_once = name not in NEVER_AT_ONCE and not (training and name in DRAWN)
-    assert (layer._network is not None) == at_once
+    assert (layer._one_call.network is not None) == at_once
 
 
 def test_every_option_trains_copies_compiles_and_follows_the_seed():

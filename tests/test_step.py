@@ -65,11 +65,11 @@ def test_torchs_cells(name, batch, graph):
 
 def test_without_a_gradient_it_is_one_call_of_the_core():
     step = gw.LSTMCell(3, 4)
-    assert step._network is None
+    assert step._one_call.network is None
     with torch.no_grad():
         step(torch.randn(2, 3))
         assert step.explain_backend(torch.randn(2, 3)).startswith("cpu: ")
-    assert step._network is not None
+    assert step._one_call.network is not None
     assert step.explain_backend(torch.randn(2, 3)).startswith("aten: torch's own step of lstm")
     peephole = gw.RecurrentCell("peephole", 3, 4)
     assert peephole.explain_backend(torch.randn(2, 3)).startswith("cpu: ")

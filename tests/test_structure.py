@@ -12,7 +12,6 @@ from torch import nn
 import gatewise as gw
 from gatewise import detach, sigmoid, tanh
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.states import initial_states
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -199,7 +198,7 @@ def test_outputs_and_gradients_are_those_of_the_full_matrices(options, run, back
         leaf = x.detach().requires_grad_()
         hx = [
             torch.linspace(-1, 1, s.numel(), dtype=s.dtype).reshape(s.shape).requires_grad_()
-            for s in initial_states(each, None, leaf, True)
+            for s in each._initial_states(None, leaf, True)
         ]
         given = tuple(hx) if len(hx) > 1 else hx[0]
         output, state = each(leaf, given, lengths=[7, 0, 1, 4], reset=reset)

@@ -60,7 +60,7 @@ def arguments(layer, masks, T=10, B=5, seed=0):
     if layer.batch_first:
         x, reset = x.transpose(0, 1).contiguous(), reset.T.contiguous()
     stack = layer.num_layers * (1 + layer.bidirectional)
-    hx = tuple(torch.randn(stack, B, s, generator=generator) for s in layer._state_sizes())
+    hx = tuple(torch.randn(stack, B, s, generator=generator) for s in layer.config.state_sizes)
     given = dict(lengths=torch.randint(0, T + 1, (B,), generator=generator), reset=reset)
     return x, hx if len(hx) > 1 else hx[0], {name: given[name] for name in masks}
 
@@ -269,7 +269,9 @@ def test_exported_for_every_length(name, strict):
     model = Model(LAYERS[name]().eval(), BOTH)
     program = exported(model, strict)
     targets = [str(node.target) for node in program.graph.nodes]
-    assert sum(t.startswith("gatewise.run.") for t in targets) == len(model.layer._expected)
+    assert sum(t.startswith("gatewise.run.") for t in targets) == len(
+        model.layer.config.step_shapes
+    )
     assert len(targets) < 120
     whole = program.run_decompositions()
     for T, B in ((5, 3), (50, 2), (3, 7)):

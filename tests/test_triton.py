@@ -340,7 +340,7 @@ def test_a_planted_fault_is_seen(monkeypatch):
 
 def spec(**changed):
     given = dict(cell=CELLS["lstm"], input_size=3, hidden_size=4, proj_size=0, reverse=False)
-    given |= dict(lengths=False, trace=False, dtype=torch.float32, device=torch.device("cuda"))
+    given |= dict(dtype=torch.float32, device=torch.device("cuda"))
     return Spec(**given | changed)
 
 

@@ -400,13 +400,11 @@ def _check_alone(option: str, **others: Any) -> None:
 def _backends(cell: Cell, inputs: int, units: int) -> dict[str, str]:
     """Each backend, in order of preference, and how it runs a plain layer of the cell here in
     float32, or that it cannot and why."""
-    import torch
 
     from gatewise.backends.contract import Spec
     from gatewise.backends.registry import BACKENDS
 
-    device = torch.device("cpu")
-    spec = Spec(cell, inputs, units, 0, False, False, False, dtype=torch.float32, device=device)
+    spec = Spec(cell=cell, input_size=inputs, hidden_size=units)
     told = {}
     for name in BACKENDS:
         backend = cast("Backend", import_module(f"gatewise.backends.{name}"))

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Outcome, Spec, Weights, constant, valid_steps
+from gatewise.backends.contract import (
+    Masks,
+    Outcome,
+    Spec,
+    Weights,
+    constant,
+    lacking,
+    valid_steps,
+)
 from gatewise.backends.tracing import exports_onnx
 from gatewise.cells.catalogue import gru, lstm, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
@@ -34,7 +42,7 @@ _LACKING: Mapping[str, str] = {
     "trace": "does not give its gates out",
     "reset": "cannot reset its states within a sequence",
     "layer_norm": "has no layer normalisation",
-    "recurrent_dropout": "has no recurrent dropout",
+    "recurrent": "has no recurrent dropout",
     "zoneout": "has no zoneout",
     "transformed": "has no rule for vmap, jvp and other transforms of torch.func",
 }
@@ -47,9 +55,8 @@ def supports(spec: Spec) -> str | None:
     if not has(spec.cell, 0):
         names = ", ".join(cell.name for cell in _FUNCTIONS)
         return f"has fixed cells ({names}), not '{spec.cell.name}'"
-    for option, reason in _LACKING.items():
-        if getattr(spec, option):
-            return reason
+    if reason := lacking(spec, _LACKING):
+        return reason
     if not has(spec.cell, spec.proj_size):
         if spec.cell == lstm:
             return "has no projection in ONNX (torch.jit.trace alone takes proj_size)"

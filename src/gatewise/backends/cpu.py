@@ -8,6 +8,7 @@ from gatewise.backends.contract import Masks, Outcome, Spec, Weights
 from gatewise.backends.engine import unfit
 from gatewise.backends.native import calls, cells
 from gatewise.backends.native.library import core, loaded_level
+from gatewise.backends.native.network import Network
 from gatewise.backends.ops import run
 from gatewise.backends.precision import is_widened, widened
 from gatewise.errors import BackendError
@@ -38,3 +39,6 @@ def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
     return run(calls, spec, x, state, weights, masks)
+
+
+network, stream = Network, calls.stream  # see contract.WholeNetworks

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights, recorded
-from gatewise.backends.engine import flat, unfit
+from gatewise.backends.engine import unfit
 from gatewise.backends.gpu.chips import unfit_chip
 from gatewise.backends.ops import run
 from gatewise.errors import BackendError
@@ -76,7 +76,7 @@ def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
     x, state = x.resolve_neg(), tuple(s.resolve_neg() for s in state)
-    if recorded([x, *state, *flat(weights, spec.cell)]):
+    if recorded([x, *state, *weights.listed(spec.cell)]):
         raise BackendError(
             "the backend 'cuda' has no operator that torch can compile, export or watch: ask for "
             "backend='triton' there"

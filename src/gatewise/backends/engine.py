@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -15,41 +14,29 @@ from gatewise.cells.language import Cell
 from gatewise.emit.steps import layout
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a call needs beside tensors."""
+class Arguments(NamedTuple):
+    """What an engine's call is given: tensors that fit each other, and what they do not say."""
 
     cell: Cell
-    proj_size: int
     reverse: bool
-
-
-class Given(NamedTuple):
-    """What a call is given: tensors that fit each other, the weights as ``flat`` has them."""
-
-    job: Job
     x: Tensor
-    state: Sequence[Tensor]
-    weights: Sequence[Tensor | None]
+    state: tuple[Tensor, ...]
+    weights: Weights
     masks: Masks
 
+    @property
+    def hidden_size(self) -> int:
+        return self.weights.input.shape[0] // len(self.cell.gates)
+
+    @property
+    def proj_size(self) -> int:
+        """P, or 0 where there is no projection."""
+        projection = self.weights.projection
+        return 0 if projection is None else projection.shape[0]
+
     def tensors(self) -> list[Tensor | None]:
-        """All of which a gradient may be asked for."""
-        return [self.x, *self.state, *self.weights]
-
-
-def job_of(spec: Spec) -> Job:
-    return Job(spec.cell, spec.proj_size, spec.reverse)
-
-
-def flat(weights: Weights, cell: Cell) -> list[Tensor | None]:
-    """The weights as a call takes them: in the order of contract.Weights, the per-unit ones last."""
-    return [*weights[:7], *(weights.per_unit[name] for name in cell.params)]
-
-
-def hidden_size(weights: Sequence[Tensor | None], cell: Cell) -> int:
-    """H, as the input's weights, which are always there, have it."""
-    return weights[0].shape[0] // len(cell.gates)  # type: ignore[union-attr]
+        """All of which a gradient may be asked for: x, the states and the weights."""
+        return [self.x, *self.state, *self.weights.listed(self.cell)]
 
 
 def unfit(spec: Spec) -> str | None:
@@ -88,21 +75,21 @@ class Engine(Protocol):
     def unusable(self, cell: Cell) -> str | None:
         """Why it cannot have the cell, as the end of the sentence "it ...", or None."""
 
-    def forward(self, given: Given) -> list[Tensor]:
+    def forward(self, given: Arguments) -> list[Tensor]:
         """The output and each state at its end."""
 
-    def taped(self, given: Given) -> list[Tensor]:
+    def taped(self, given: Arguments) -> list[Tensor]:
         """The same, and the tape that ``backward`` needs."""
 
-    def traced(self, given: Given) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def traced(self, given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The output and the states, and every named value, each T×B×H."""
 
-    def tape_like(self, given: Given) -> Tensor:
+    def tape_like(self, given: Arguments) -> Tensor:
         """An empty tape for a run; its size alone matters, so that what is given may be fake tensors."""
 
     def backward(
         self,
-        given: Given,
+        given: Arguments,
         tape: Tensor,
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],

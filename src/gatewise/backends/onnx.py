@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Outcome, Spec, Weights
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights, lacking
 from gatewise.cells.catalogue import gru, gru_2014, lstm, peephole, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
 
@@ -42,7 +42,7 @@ _LACKING: Mapping[str, str] = {
     "trace": "does not give its gates out",
     "reset": "cannot reset its states within a sequence",
     "layer_norm": "has no layer normalisation",
-    "recurrent_dropout": "has no recurrent dropout",
+    "recurrent": "has no recurrent dropout",
     "zoneout": "has no zoneout",
     "proj_size": "has no projection",
 }
@@ -52,7 +52,7 @@ def supports(spec: Spec) -> str | None:
     if spec.cell not in _NODES:
         names = ", ".join(cell.name for cell in _NODES)
         return f"has fixed cells ({names}), not '{spec.cell.name}'"
-    return next((why for option, why in _LACKING.items() if getattr(spec, option)), None)
+    return lacking(spec, _LACKING)
 
 
 def describe(spec: Spec) -> str:

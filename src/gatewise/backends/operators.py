@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import (
+    NAMED_WEIGHTS,
     Masks,
     Weights,
     check_lengths,
@@ -22,7 +23,7 @@ from gatewise.backends.contract import (
     constant,
     differentiated,
 )
-from gatewise.backends.engine import Engine, Given, Job, engine_for, hidden_size, unnormalised
+from gatewise.backends.engine import Arguments, Engine, engine_for, unnormalised
 from gatewise.backends.gradient import Run
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell, from_signature
@@ -50,10 +51,16 @@ class Operands(NamedTuple):
             raise BackendError(f"gatewise::run has no kernels for the device '{self.x.device}'")
         return engine
 
-    def given(self) -> Given:
-        job = Job(_cell(self.cell), self.proj_size, self.reverse)
+    def arguments(self) -> Arguments:
+        """What an engine takes.
+
+        Raises:
+            ShapeError: there are more or fewer states or weights than the cell has.
+        """
+        cell = _cell(self.cell)
+        weights = _named_weights(self, cell)
         masks = Masks(self.lengths, self.reset, self.recurrent, tuple(self.zoneout) or None)
-        return Given(job, self.x, self.state, self.weights, masks)
+        return Arguments(cell, self.reverse, self.x, tuple(self.state), weights, masks)
 
 
 def _as_operands(*given: Any) -> Operands:
@@ -63,10 +70,20 @@ def _as_operands(*given: Any) -> Operands:
     return operands if operands.zoneout is not None else operands._replace(zoneout=[])
 
 
-def operands(given: Given) -> Operands:
-    job, x, state, weights, masks = given
-    tensors = (x, list(state), list(weights), *masks[:3], list(masks.zoneout or ()))
-    return Operands(*tensors, _key(job.cell), job.proj_size, job.reverse)
+def operands(given: Arguments) -> Operands:
+    lengths, reset, recurrent, zoneout = given.masks
+    return Operands(
+        x=given.x,
+        state=list(given.state),
+        weights=given.weights.listed(given.cell),
+        lengths=lengths,
+        reset=reset,
+        recurrent=recurrent,
+        zoneout=list(zoneout or ()),
+        cell=_key(given.cell),
+        proj_size=given.proj_size,
+        reverse=given.reverse,
+    )
 
 
 @constant
@@ -107,59 +124,82 @@ def _checked(*given: Any) -> Operands:
         )
     if reason := engine.unusable(cell):
         raise BackendError(f"the kernels on '{x.device.type}' cannot run this: it {reason}")
-    expected = list(_expected(operands, cell))
-    for name, tensor, shape in expected:
+    arguments = operands.arguments()
+    for name, tensor, shape in _expected(arguments):
         if tensor is not None:
             check_tensor(name, tensor, shape, x)
-    _check_masks(operands, cell)
+    _check_masks(arguments)
     resolved = [None if w is None else w.resolve_neg() for w in operands.weights]
     return operands._replace(weights=resolved)
 
 
-def _expected(given: Operands, cell: Cell) -> Iterator[tuple[str, Tensor | None, tuple[int, ...]]]:
-    """Each state's and weight's name, itself and shape."""
-    names = (*Weights._fields[:-1], *cell.params)
-    there = [w is not None for w in given.weights]
-    needed = (True, True, *there[2:4], given.proj_size > 0, *[there[5:6] == [True]] * 2)
-    needed = (*needed, *[True] * len(cell.params))
-    if len(given.state) != len(cell.state) or tuple(there) != needed:
+def _named_weights(given: Operands, cell: Cell) -> Weights:
+    names = (*NAMED_WEIGHTS, *cell.params)
+    there = dict(zip(names, given.weights, strict=False))
+    needed = dict.fromkeys(("input", "recurrent", *cell.params), True)
+    needed |= {"projection": given.proj_size > 0}
+    needed |= {"norm_recurrent": there.get("norm_input") is not None}
+    fit = all((there.get(name) is not None) == need for name, need in needed.items())
+    if len(given.state) != len(cell.state) or len(given.weights) != len(names) or not fit:
         raise ShapeError(
             f"the cell '{cell.name}' with proj_size={given.proj_size} has the states "
             f"{', '.join(cell.state)} and the weights {', '.join(names)}; given were "
-            f"{len(given.state)} states and {[n for n, t in zip(names, there, strict=False) if t]}"
+            f"{len(given.state)} states and {[n for n, w in there.items() if w is not None]}"
         )
-    units, batch = hidden_size(given.weights, cell), given.x.shape[1]
-    stacked = len(cell.gates) * units
-    sizes = [given.proj_size or units, *[units] * (len(cell.state) - 1)]
-    fed = sum(sizes[cell.state.index(name)] for name in cell.feedback)
-    for name, state, size in zip(cell.state, given.state, sizes, strict=True):
+    return Weights.from_list(given.weights, cell)
+
+
+def _recurrent_inputs(given: Arguments) -> int:
+    """F, the sum of their widths."""
+    sizes = dict(zip(given.cell.state, _state_sizes(given), strict=True))
+    return sum(sizes[name] for name in given.cell.feedback)
+
+
+def _state_sizes(given: Arguments) -> list[int]:
+    units = given.hidden_size
+    return [given.proj_size or units, *[units] * (len(given.cell.state) - 1)]
+
+
+def _expected(given: Arguments) -> Iterator[tuple[str, Tensor | None, tuple[int, ...]]]:
+    """Each state's and weight's name, itself and shape."""
+    cell, units, weights = given.cell, given.hidden_size, given.weights
+    batch, stacked = given.x.shape[1], len(cell.gates) * given.hidden_size
+    for name, state, size in zip(cell.state, given.state, _state_sizes(given), strict=True):
         yield f"the initial state {name}", state, (batch, size)
-    shapes = [(stacked, given.x.shape[2]), (stacked, fed), *[(stacked,)] * 2]
-    shapes += [(given.proj_size, units), *[(stacked,)] * 2, *[(units,)] * len(cell.params)]
-    yield from zip(names, given.weights, shapes, strict=True)
+    shapes = {
+        "input": (stacked, given.x.shape[2]),
+        "recurrent": (stacked, _recurrent_inputs(given)),
+        "projection": (given.proj_size, units),
+    }
+    for name in NAMED_WEIGHTS:
+        yield name, getattr(weights, name), shapes.get(name, (stacked,))
+    for name, weight in weights.per_unit.items():
+        yield name, weight, (units,)
 
 
-def _check_masks(given: Operands, cell: Cell) -> None:
-    (steps, batch, _), sizes = given.x.shape, [s.shape[1] for s in given.state]
-    if given.lengths is not None:
-        check_tensor(
-            "lengths", given.lengths.long(), (batch,), given.x.new_empty(0, dtype=torch.int64)
-        )
-        check_lengths(given.lengths, steps)
-    if given.reset is not None:
-        check_tensor("reset", given.reset, (steps, batch), given.x.new_empty(0, dtype=torch.bool))
-    if given.recurrent is not None:
-        fed = sum(sizes[cell.state.index(name)] for name in cell.feedback)
-        check_tensor("the recurrent factors", given.recurrent, (batch, fed), given.x)
-    if given.zoneout and len(given.zoneout) != len(sizes):
-        raise ShapeError(f"zoneout has {len(given.zoneout)} shares, expected {len(sizes)}")
-    for share, size in zip(given.zoneout, sizes, strict=False):
+def _check_masks(given: Arguments) -> None:
+    steps, batch, _ = given.x.shape
+    sizes = [state.shape[1] for state in given.state]
+    lengths, reset, recurrent, zoneout = given.masks
+    if lengths is not None:
+        like = given.x.new_empty(0, dtype=torch.int64)
+        check_tensor("lengths", lengths.long(), (batch,), like)
+        check_lengths(lengths, steps)
+    if reset is not None:
+        check_tensor("reset", reset, (steps, batch), given.x.new_empty(0, dtype=torch.bool))
+    if recurrent is not None:
+        shape = (batch, _recurrent_inputs(given))
+        check_tensor("the recurrent factors", recurrent, shape, given.x)
+    shares = zoneout or ()
+    if shares and len(shares) != len(sizes):
+        raise ShapeError(f"zoneout has {len(shares)} shares, expected {len(sizes)}")
+    for share, size in zip(shares, sizes, strict=False):
         broadcast = [
             of if n == of else 1 for n, of in zip(share.shape, (steps, batch), strict=False)
         ]
         check_tensor("zoneout's share", share, (*broadcast, size), given.x)
-    if given.weights[5] is not None and unnormalised(cell):
-        raise BackendError(f"the kernels cannot normalise the parts of '{cell.name}'")
+    if given.weights.norm_input is not None and unnormalised(given.cell):
+        raise BackendError(f"the kernels cannot normalise the parts of '{given.cell.name}'")
 
 
 # The operators -------------------------------------------------------------------------------------
@@ -182,7 +222,7 @@ def _define(name: str, takes: str, kernel: Callable[..., Any], fake: Callable[..
 def _run(*given: Any) -> list[Tensor]:
     """The output and the final states."""
     o = _checked(*given)
-    return o.engine.forward(o.given())
+    return o.engine.forward(o.arguments())
 
 
 def _run_fake(*given: Any) -> list[Tensor]:
@@ -192,13 +232,13 @@ def _run_fake(*given: Any) -> list[Tensor]:
     return [output, *(s.new_empty(s.shape) for s in o.state)]
 
 
-def _run_differentiably(*given: Any) -> list[Tensor]:
+def _run_differentiably(*operands: Any) -> list[Tensor]:
     """``run`` for whoever may ask for a gradient."""
-    o = _as_operands(*given)
-    asked = o.given()
-    tensors = asked.tensors()
+    o = _as_operands(*operands)
+    given = o.arguments()
+    tensors = given.tensors()
     if differentiated(tensors):
-        return list(Run.apply(_Operators, asked.job, asked.masks, *tensors))
+        return list(Run.apply(_Operators, given.cell, given.reverse, given.masks, *tensors))
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.gatewise.run(*o)
 
@@ -207,12 +247,12 @@ class _Operators:
     """What gradient.Run calls while torch traces."""
 
     @staticmethod
-    def taped(given: Given) -> list[Tensor]:
+    def taped(given: Arguments) -> list[Tensor]:
         return torch.ops.gatewise.run_taped(*operands(given))
 
     @staticmethod
     def backward(
-        given: Given, tape: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
+        given: Arguments, tape: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
     ) -> list[Tensor | None]:
         found = iter(torch.ops.gatewise.run_back(grads, tape, wanted, *operands(given)))
         return [next(found) if want else None for want in wanted]
@@ -221,12 +261,12 @@ class _Operators:
 def _run_taped(*given: Any) -> list[Tensor]:
     """The output, the final states and the tape."""
     o = _checked(*given)
-    return o.engine.taped(o.given())
+    return o.engine.taped(o.arguments())
 
 
 def _run_taped_fake(*given: Any) -> list[Tensor]:
     o = _as_operands(*given)
-    return [*_run_fake(*given), o.engine.tape_like(o.given())]
+    return [*_run_fake(*given), o.engine.tape_like(o.arguments())]
 
 
 def _run_back(
@@ -234,33 +274,34 @@ def _run_back(
 ) -> list[Tensor]:
     """The gradients of those of x, the states and the weights that are ``wanted``."""
     o = _checked(*given)
-    like = o.engine.tape_like(o.given())
+    like = o.engine.tape_like(o.arguments())
     check_tensor("the tape", tape, tuple(like.shape), like)
     for k, (grad, outcome) in enumerate(zip(grads, _run_fake(*o), strict=True)):
         if grad is not None:
             check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
     plain = [None if g is None else g.resolve_neg() for g in grads]
-    found = o.engine.backward(o.given(), tape, plain, wanted)
+    found = o.engine.backward(o.arguments(), tape, plain, wanted)
     return [g for g in found if g is not None]
 
 
 def _run_back_fake(grads: Any, tape: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
-    each = zip(_as_operands(*given).given().tensors(), wanted, strict=True)
+    each = zip(_as_operands(*given).arguments().tensors(), wanted, strict=True)
     return [t.new_empty(t.shape) for t, want in each if t is not None and want]
 
 
 def _run_traced(*given: Any) -> list[Tensor]:
     """The output, the final states, and the named values one after the other."""
     o = _checked(*given)
-    outcome, trace = o.engine.traced(o.given())
+    outcome, trace = o.engine.traced(o.arguments())
     return [*outcome, torch.stack(list(trace.values()))]
 
 
 def _run_traced_fake(*given: Any) -> list[Tensor]:
-    o, cell = _as_operands(*given), _cell(_as_operands(*given).cell)
-    steps, batch, _ = o.x.shape
-    values = o.x.new_empty(len(cell.values), steps, batch, hidden_size(o.weights, cell))
-    return [*_run_fake(*given), values]
+    o = _as_operands(*given)
+    arguments = o.arguments()
+    (steps, batch, _), values = o.x.shape, len(arguments.cell.values)
+    traced = o.x.new_empty(values, steps, batch, arguments.hidden_size)
+    return [*_run_fake(*given), traced]
 
 
 _define("run", _GIVEN, _run, _run_fake)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gatewise.backends import operators
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights, differentiated, recorded
-from gatewise.backends.engine import Engine, Given, flat, job_of
+from gatewise.backends.engine import Arguments, Engine
 from gatewise.backends.gradient import Run
 
 
@@ -24,7 +24,7 @@ def run(
     masks: Masks,
 ) -> Outcome:
     """What comes out; differentiable, unless it is traced."""
-    given = Given(job_of(spec), x, state, flat(weights, spec.cell), masks)
+    given = Arguments(spec.cell, spec.reverse, x, state, weights, masks)
     tensors = given.tensors()
     traced = recorded(tensors)
     if spec.trace:
@@ -32,13 +32,13 @@ def run(
     if traced:
         output, *final = torch.ops.gatewise.run(*operators.operands(given))
     elif differentiated(tensors):
-        output, *final = Run.apply(engine, given.job, masks, *tensors)
+        output, *final = Run.apply(engine, spec.cell, spec.reverse, masks, *tensors)
     else:
         output, *final = engine.forward(given)
     return Outcome(output, tuple(final))
 
 
-def _traced(engine: Engine, spec: Spec, given: Given, recorded: bool) -> Outcome:
+def _traced(engine: Engine, spec: Spec, given: Arguments, recorded: bool) -> Outcome:
     if recorded:
         output, *final, values = torch.ops.gatewise.run_traced(*operators.operands(given))
         trace = dict(zip(spec.cell.values, values, strict=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
 
 from torch import Tensor
 
@@ -30,15 +29,11 @@ def widened(forward: Forward) -> Forward:
     ) -> Outcome:
         if not is_widened(spec):
             return forward(spec, x, state, weights, masks)
-        wide: dict[str, Any] = {
-            n: _double(w) for n, w in weights._asdict().items() if n != "per_unit"
-        }
-        wide["per_unit"] = {name: each.double() for name, each in weights.per_unit.items()}
         found = forward(
             spec,
             x.double(),
             tuple([s.double() for s in state]),
-            weights._replace(**wide),
+            weights.double(),
             masks._replace(
                 recurrent=_double(masks.recurrent),
                 zoneout=None

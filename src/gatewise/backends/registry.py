@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -11,8 +12,18 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import gatewise.backends.operators  # noqa: F401  a saved graph may hold them
-from gatewise.backends.contract import Backend, Masks, Outcome, Spec, Weights, constant
+from gatewise.backends.contract import (
+    Backend,
+    Choice,
+    Masks,
+    Outcome,
+    Spec,
+    Weights,
+    WholeNetworks,
+    constant,
+)
 from gatewise.backends.tracing import OPERATORS, recording, unrecorded
+from gatewise.cells.language import Cell
 from gatewise.errors import BackendError, unknown
 
 # Each is a module of this package, imported when first asked.
@@ -21,6 +32,9 @@ BACKENDS = ("cpu", "triton", "cuda", "aten", "scan", "reference")
 # In order of preference, by kind of device.
 _PREFERRED = {"cuda": ("scan", "triton", "aten", "reference")}
 _ELSEWHERE = ("cpu", "aten", "scan", "reference")
+
+# The one that runs layers one step at a time.
+_STREAMS = "cpu"
 
 # Those that were, by name.
 LOADED: dict[str, Backend] = {}
@@ -38,31 +52,51 @@ def checked_name(name: object) -> str:
     return str(name)
 
 
-def choose(spec: Spec, name: str = "auto") -> tuple[Backend, str]:
-    """The backend that is to run ``spec``, and a sentence that says which and why.
+@constant
+def choose(name: str = "auto", **fields: Any) -> Choice:
+    """The backend that is to run the Spec of these fields, but for ``transformed`` and ``recorded``, which
+    are found out here. In what torch.compile makes it is a constant, for as long as the fields are the same.
 
     Raises:
-        BackendError: ``name`` asks for a backend that cannot run it; the message says what it
-            cannot do.
+        BackendError: ``name`` asks for a backend that cannot run it, or none can; the message says what
+            they cannot do.
     """
+    # equal cells may have different names, which reasons hold
+    found = _found(name, fields["cell"].name, transformed(), recording(), **fields)
+    if isinstance(found, str):
+        raise BackendError(found)
+    return found
+
+
+def forget_choices() -> None:
+    """Let every choice be made anew: what this machine has may have changed."""
+    _found.cache_clear()
+
+
+@lru_cache(maxsize=4096)
+def _found(
+    name: str, cell_name: str, transformed: bool, recorded: str, **fields: Any
+) -> Choice | str:
+    """The choice, or why there is none."""
+    spec = Spec(**fields, transformed=transformed, recorded=recorded)
     if name != "auto":
-        backend = _load(name)
+        backend = load(name)
         if reason := backend.supports(spec):
-            raise BackendError(f"the backend '{name}' was asked for, but it {reason}")
-        return backend, f"{name}: {backend.describe(spec)}; asked for by name"
+            return f"the backend '{name}' was asked for, but it {reason}"
+        return Choice(name, spec, f"{backend.describe(spec)}; asked for by name")
     passed_over: list[str] = []
     for candidate in _candidates(spec):
-        backend = _load(candidate)
+        backend = load(candidate)
         reason = backend.supports(spec) or _outrun(backend, spec)
         if reason is None:
             why = "; ".join(passed_over) or "the first in order of preference"
-            return backend, f"{candidate}: {backend.describe(spec)}; {why}"
+            return Choice(candidate, spec, f"{backend.describe(spec)}; {why}")
         passed_over.append(f"'{candidate}' {reason}")
-    if spec.recorded:
-        why = str(_load(OPERATORS[spec.recorded]).supports(spec))
+    if recorded:
+        why = str(load(OPERATORS[recorded]).supports(spec))
         step = ", and a RecurrentCell, one step of it, can be exported"
-        raise unrecorded(f"this layer of {spec.cell.name}", why, step)
-    raise BackendError(f"no backend can run this: {'; '.join(passed_over)}")
+        return str(unrecorded(f"this layer of {cell_name}", why, step))
+    return f"no backend can run this: {'; '.join(passed_over)}"
 
 
 def _candidates(spec: Spec) -> tuple[str, ...]:
@@ -75,63 +109,40 @@ def _outrun(backend: Backend, spec: Spec) -> str | None:
     """Why a backend that can run ``spec`` leaves it to another that can too, or None."""
     of = getattr(backend, "outrun", None)
     found = of(spec) if of else None
-    return found[1] if found and _load(found[0]).supports(spec) is None else None
-
-
-@constant
-def chosen(name: str, **fields: Any) -> tuple[str, tuple[bool, str], str]:
-    """The name of the backend for the Spec of these fields, whether it is ``transformed`` and what it is
-    ``recorded`` by, and the sentence that says why. In what torch.compile makes they are constants, for as
-    long as the fields are the same."""
-    around = transformed(), recording()
-    _, why = choose(_spec(fields, around), name)
-    return why.partition(":")[0], around, why
-
-
-def _spec(fields: Mapping[str, Any], around: tuple[bool, str]) -> Spec:
-    return Spec(**fields, transformed=around[0], recorded=around[1])
+    return found[1] if found and load(found[0]).supports(spec) is None else None
 
 
 def run(
-    name: str,
-    fields: Mapping[str, Any],
-    x: Tensor,
-    state: tuple[Tensor, ...],
-    weights: Weights,
-    masks: Callable[[Spec], Masks],
+    choice: Choice, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
-    """What the backend chosen for these fields gives. ``masks`` makes them for the Spec."""
-    backend, around, _ = chosen(name, **fields)
-    spec = _spec(fields, around)
+    """What the chosen backend gives."""
     if (
-        backend in _BY_OPERATORS
+        choice.backend in _BY_OPERATORS
         or not torch.compiler.is_dynamo_compiling()
         or torch.compiler.is_exporting()
     ):
-        return LOADED[backend].forward(spec, x, state, weights, masks(spec))
-    place = int(_kept(name, **fields))
-    return Outcome(*_OPAQUE[0](place, x, state, _present(weights), _present(masks(spec))))
+        return LOADED[choice.backend].forward(choice.spec, x, state, weights, masks)
+    place = int(_kept(choice))
+    return Outcome(*_OPAQUE[0](place, x, state, _present(weights), _present(masks)))
 
 
 # How torch.compile sees it: a choice is made while it traces and is constant in what it makes. The
 # backends whose work is in operators it traces through; of the others it has a call in its graph, and
 # what they do is seen one level below, where Python runs as it is.
 _BY_OPERATORS = ("cpu", "triton")
-_RUNS: list[tuple[str, Spec]] = []
+_KEPT: list[Choice] = []
 _OPAQUE: list[Callable[..., Any]] = []
 
 
 @constant
-def _kept(name: str, **fields: Any) -> str:
-    """The place in _RUNS of what is chosen for these fields; as text, since a graph may not take a
-    constant such as this for a number."""
+def _kept(choice: Choice) -> str:
+    """The place of a choice in _KEPT; as text, since a graph may not take a constant such as this for a
+    number."""
     if not _OPAQUE:
         _OPAQUE.append(torch._dynamo.nonstrict_trace(_opaque))
-    backend, around, _ = chosen(name, **fields)
-    run = backend, _spec(fields, around)
-    if run not in _RUNS:
-        _RUNS.append(run)
-    return str(_RUNS.index(run))
+    if choice not in _KEPT:
+        _KEPT.append(choice)
+    return str(_KEPT.index(choice))
 
 
 def _present(given: Weights | Masks) -> dict[str, Any]:
@@ -147,10 +158,22 @@ def _opaque(
     weights: dict[str, Any],
     masks: dict[str, Any],
 ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
-    backend, spec = _RUNS[place]
-    given = Weights(**weights), Masks(**masks)
-    outcome = LOADED[backend].forward(spec, x, state, *given)
+    choice = _KEPT[place]
+    backend = LOADED[choice.backend]
+    outcome = backend.forward(choice.spec, x, state, Weights(**weights), Masks(**masks))
     return outcome.output, outcome.state, dict(outcome.trace)
+
+
+def streaming(cell: Cell) -> WholeNetworks:
+    """The backend that runs layers of ``cell`` one step at a time.
+
+    Raises:
+        BackendError: it cannot.
+    """
+    backend = load(_STREAMS)
+    if reason := backend.supports(Spec(cell=cell, input_size=1, hidden_size=1)):
+        raise BackendError(f"a stream runs on the backend '{_STREAMS}', which {reason}")
+    return cast(WholeNetworks, backend)
 
 
 _interpreters = torch._C._functorch.peek_interpreter_stack
@@ -176,7 +199,8 @@ def watched() -> bool:
     )
 
 
-def _load(name: str) -> Backend:
+def load(name: str) -> Backend:
+    """The backend of this name, imported when it is first asked for."""
     if name not in LOADED:
         LOADED[name] = cast(Backend, importlib.import_module(f"gatewise.backends.{name}"))
     return LOADED[name]

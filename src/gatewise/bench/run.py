@@ -211,7 +211,7 @@ class _Bench:
             if name != chosen and name not in self.plan.backends:
                 continue
             try:
-                gatewise_layer(problem, name).explain_backend(_example(problem))
+                gatewise_layer(problem, name).choose_backend(_example(problem))
             except BackendError as error:
                 self.note(f"{OURS}{name}: {error}")
             else:
@@ -251,7 +251,7 @@ def ours(backend: str) -> Builder:
 
 def automatic(problem: Problem) -> str:
     """The backend that "auto" picks."""
-    return gatewise_layer(problem).explain_backend(_example(problem)).partition(":")[0]
+    return gatewise_layer(problem).choose_backend(_example(problem)).backend
 
 
 def _example(problem: Problem) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Weights, differentiated
-from gatewise.backends.registry import run
+from gatewise.backends.registry import choose, run
 from gatewise.backends.tracing import recorded_by, unrecorded
 from gatewise.cells.language import Cell
 from gatewise.keras.activations import name_of
@@ -164,22 +164,18 @@ def _run(
     weights: Weights,
     factor: Tensor | None,
 ) -> Outcome:
-    given = (x, *state, *weights[:4])
-    fields: dict[str, Any] = dict(
+    choice = choose(
         cell=cell,
         input_size=x.shape[2],
         hidden_size=state[0].shape[1],
-        proj_size=0,
         reverse=steps.reverse,
-        lengths=steps.lengths is not None,
-        trace=False,
         dtype=x.dtype,
         device=x.device,
-        recurrent_dropout=factor is not None,
-        differentiated=differentiated(given),
+        masks=() if factor is None else ("recurrent",),
+        differentiated=differentiated((x, *state, *weights.listed(cell))),
     )
     masks = Masks(lengths=steps.lengths, recurrent=factor)
-    return run("auto", fields, x, state, weights, lambda spec: masks)
+    return run(choice, x, state, weights, masks)
 
 
 _WARNED: set[tuple[str, str]] = set()

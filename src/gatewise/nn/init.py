@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from gatewise.backends.contract import Masks, Spec, Weights
-from gatewise.backends.registry import choose
+from gatewise.backends.contract import Masks, Weights
+from gatewise.backends.registry import choose, run
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError
 from gatewise.nn.convolution import ConvRecurrent
@@ -124,7 +124,7 @@ def keras_(layer: Dense) -> Dense:
         OptionError: the recurrent weights are stored otherwise than as G·H×F; Keras has no such layer.
     """
     _check_layer("keras_", layer, dense=True)
-    if layer._structured:
+    if not layer._structure.plain:
         raise OptionError(
             f"keras_ is for plain recurrent weights; those of {layer!r} with the cell "
             f"{layer.cell.name} are not. Use xavier_input_, orthogonal_ and forget_bias_"
@@ -218,16 +218,15 @@ def _slopes(cell: Cell, state: str, gate: str, at: float) -> tuple[float, dict[s
         of(count, len(cell.feedback)),
         per_unit={name: of(1) for name in cell.params},
     )
-    spec = Spec(
-        *(cell, count, 1, 0),
-        reverse=False,
-        lengths=False,
-        trace=False,
+    choice = choose(
+        "reference",
+        cell=cell,
+        input_size=count,
+        hidden_size=1,
         dtype=torch.float64,
         device=sums.device,
     )
-    reference, _ = choose(spec, "reference")
-    new = reference.forward(spec, given[0], tuple(given[1:]), weights, Masks()).state[place].sum()
+    new = run(choice, given[0], tuple(given[1:]), weights, Masks()).state[place].sum()
     if not new.requires_grad:  # of constants, or of what is detached
         return 0.0, dict.fromkeys(cell.gates, 0.0)
     grads = torch.autograd.grad(new, given, allow_unused=True, materialize_grads=True)

@@ -39,7 +39,7 @@ class LSTM(Recurrent):
             return
         forget = slice(self.hidden_size, 2 * self.hidden_size)
         for layer in range(self.num_layers):
-            for suffix in self._suffixes(layer):
+            for suffix in self.config.suffixes[layer]:
                 for name, value in (("bias_ih", self.forget_bias), ("bias_hh", 0.0)):
                     nn.init.constant_(getattr(self, name + suffix)[forget], value)
 

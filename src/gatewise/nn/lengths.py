@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 from torch import Tensor
@@ -14,8 +15,14 @@ from gatewise.errors import ShapeError
 from gatewise.nn.checks import check_layout, shape_of
 from gatewise.nn.lists import as_tensor
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
+# How long each sequence is, as a caller gives it.
+Lengths: TypeAlias = Union[Tensor, Sequence[int], "np.ndarray[Any, Any]"]
+
+
+def checked_lengths(lengths: Lengths | None, x: Tensor) -> Tensor | None:
     """B integers on the input's device, or None."""
     if lengths is None:
         return None

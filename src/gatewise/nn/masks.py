@@ -1,33 +1,55 @@
-"""What a run takes beside its input: lengths, cuts, and what is drawn for it."""
+"""What a run takes beside its input: lengths, resets, and what is drawn for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Spec
+from gatewise.backends.contract import Masks
+from gatewise.nn.config import LayerConfig
 from gatewise.nn.sequences import reset_reversed
 
-if TYPE_CHECKING:
-    from gatewise.nn.recurrent import Recurrent
+
+def mask_kinds(
+    reset: object, recurrent_dropout: float, zoneout: Sequence[float]
+) -> tuple[str, ...]:
+    """Which of :class:`Masks` a call brings, ``lengths`` aside: what ``Spec.masks`` is.
+
+    Args:
+        reset: None where there are no resets.
+        recurrent_dropout: its probability in this call, 0 outside of training.
+    """
+    kinds = () if reset is None else ("reset",)
+    if recurrent_dropout:
+        kinds = (*kinds, "recurrent")
+    return (*kinds, "zoneout") if any(zoneout) else kinds
 
 
-def masks_of(
-    layer: Recurrent, x: Tensor, lengths: Tensor | None, reset: Tensor | None, spec: Spec
+def make_masks(
+    kinds: tuple[str, ...],
+    config: LayerConfig,
+    x: Tensor,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    *,
+    reverse: bool,
+    recurrent_dropout: float,
+    zoneout: Sequence[float],
+    training: bool,
 ) -> Masks:
-    """The masks of one run over ``x``, T×B×…; what is random in it is drawn here."""
-    if reset is not None and spec.reverse:
+    """The masks of one run over ``x``, T×B×…, of these kinds; what is random in them is drawn here."""
+    if reset is not None and reverse:
         reset = reset_reversed(reset, lengths)
-    recurrent = zoneout = None
-    if spec.recurrent_dropout:
-        ones = x.new_ones(x.shape[1], sum(layer._structure.widths))
-        recurrent = F.dropout(ones, layer.recurrent_dropout)
-    if spec.zoneout:
-        sizes = zip(layer.zoneout, layer._state_sizes(), strict=True)
-        zoneout = tuple(_kept_share(x, p, size, layer.training) for p, size in sizes)
-    return Masks(lengths, reset, recurrent, zoneout)
+    recurrent = shares = None
+    if "recurrent" in kinds:
+        ones = x.new_ones(x.shape[1], sum(config.structure.widths))
+        recurrent = F.dropout(ones, recurrent_dropout)
+    if "zoneout" in kinds:
+        sizes = zip(zoneout, config.state_sizes, strict=True)
+        shares = tuple(_kept_share(x, p, size, training) for p, size in sizes)
+    return Masks(lengths, reset, recurrent, shares)
 
 
 def _kept_share(x: Tensor, p: float, size: int, training: bool) -> Tensor:

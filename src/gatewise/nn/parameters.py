@@ -1,104 +1,106 @@
-"""A recurrent layer's parameters: their names and shapes, and how a backend is given them."""
+"""A recurrent layer's parameters: how they are named, checked, and given to a backend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatewise.backends.contract import Weights, check_tensor
 from gatewise.nn.autocast import cast
 from gatewise.nn.checks import check_expanded
+from gatewise.nn.config import LayerConfig
 
-if TYPE_CHECKING:
-    from gatewise.nn.recurrent import Recurrent
-    from gatewise.nn.step import RecurrentCell
-
-Shapes = dict[str, tuple[int, ...]]
-
-# In the order of contract.Weights, less the suffix; not every layer has all.
-NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh")
-
-
-def step_shapes(layer: Recurrent | RecurrentCell, input_size: int) -> Shapes:
-    """Each parameter of the cell's step, of an input so wide: its name, less the suffix, and shape, in
-    torch's order."""
-    cell, structure = layer.cell, layer._structure
-    rows = sum(structure.rows)
-    parts = ("ih", "hh") if cell.feedback else ("ih",)
-    shapes: Shapes = {
-        "weight_ih": (rows, input_size),
-        "weight_hh": (rows, sum(structure.columns)),
-    }
-    if layer.bias:
-        shapes |= {f"bias_{part}": (rows,) for part in parts}
-    if layer.proj_size:
-        shapes["weight_hr"] = (layer.proj_size, layer.hidden_size)
-    if layer.layer_norm:
-        shapes |= {f"norm_{part}": (rows,) for part in parts}
-    return shapes | dict.fromkeys(cell.params, (layer.hidden_size,))
+# By the names of contract.Weights, in its order: a parameter's name, less the suffix. Not every layer
+# has all.
+STORED = dict(
+    input="weight_ih",
+    recurrent="weight_hh",
+    input_bias="bias_ih",
+    recurrent_bias="bias_hh",
+    projection="weight_hr",
+    norm_input="norm_ih",
+    norm_recurrent="norm_hh",
+)
 
 
-def shapes_beside(layer: Recurrent) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of each parameter that is none of a cell's step."""
-    for k in range(layer.num_layers):
-        if layer.learn_initial:
-            for suffix in layer._suffixes(k):
-                for name, size in zip(layer.cell.state, layer._state_sizes(), strict=True):
-                    if name not in layer.cell.coupled_states:
-                        yield f"initial_{name}{suffix}", (size,)
-        if layer.connect == "highway" and k:
-            width = layer._layer_input_size(k)
-            yield f"highway_weight_l{k}", (width, width)
-            yield f"highway_bias_l{k}", (width,)
+def register_parameters(
+    module: nn.Module,
+    config: LayerConfig,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> None:
+    """Give the module the parameters of its configuration, without values."""
+    for name, shape in config.shapes.items():
+        empty = torch.empty(shape, device=device, dtype=dtype)
+        module.register_parameter(name, nn.Parameter(empty))
+
+
+def step_parameters(module: nn.Module, config: LayerConfig, suffix: str) -> dict[str, Tensor]:
+    """Those of one layer and direction, by their names less the suffix. They need not be parameters:
+    parametrizations and functional_call put others in their place."""
+    return {name: getattr(module, name + suffix) for name in config.step_shapes[suffix]}
 
 
 def weights_of(
-    layer: Recurrent | RecurrentCell,
+    config: LayerConfig,
     suffix: str,
+    stored: Mapping[str, Tensor],
     dtype: torch.dtype | None = None,
-    dropped: bool = False,
+    weight_drop: float = 0.0,
 ) -> Weights:
-    """A layer's weights in one direction, checked, cast where autocast has a ``dtype``, and as the
-    backends take them; ``dropped`` says whether ``weight_drop`` is to act.
+    """The weights of one layer and direction as the backends take them, checked.
 
-    They need not be parameters: parametrizations and functional_call put others in their place.
+    Args:
+        stored: the layer's, as ``step_parameters`` has them.
+        dtype: what autocast asks for.
+        weight_drop: probability of dropping a recurrent weight.
 
     Raises:
         ShapeError: one has not the shape, type or device that it was made with.
     """
-    expected = layer._expected[suffix]
-    found = {name: getattr(layer, name + suffix) for name in expected}
-    check_expanded(found["weight_ih"])
+    check_expanded(stored["weight_ih"])
     if dtype is not None:
-        found = {name: cast(weight, dtype) for name, weight in found.items()}
-    like = found["weight_ih"]
-    for name, shape in expected.items():
-        check_tensor(name + suffix, found[name], shape, like, "weight_ih" + suffix)
-    if dropped and layer.weight_drop:
-        found["weight_hh"] = F.dropout(found["weight_hh"], layer.weight_drop)
-    if layer._structured:
-        found = layer._structure.full(found)
-    return Weights(
-        input=found["weight_ih"],
-        recurrent=found["weight_hh"],
-        input_bias=found.get("bias_ih"),
-        recurrent_bias=found.get("bias_hh"),
-        projection=found.get("weight_hr"),
-        norm_input=found.get("norm_ih"),
-        norm_recurrent=found.get("norm_hh"),
-        per_unit={name: found[name] for name in layer.cell.params},
-    )
+        stored = {name: cast(weight, dtype) for name, weight in stored.items()}
+    like = stored["weight_ih"]
+    for name, shape in config.step_shapes[suffix].items():
+        check_tensor(name + suffix, stored[name], shape, like, "weight_ih" + suffix)
+    if weight_drop:
+        dropped = F.dropout(stored["weight_hh"], weight_drop)
+        stored = {**stored, "weight_hh": dropped}
+    if not config.structure.plain:
+        stored = config.structure.full(stored)
+    named = {field: stored.get(name) for field, name in STORED.items()}
+    per_unit = {name: stored[name] for name in config.cell.params}
+    return Weights(**named, per_unit=per_unit)  # type: ignore[arg-type]
 
 
-def parameter_beside(
-    layer: Recurrent, name: str, like: Tensor, dtype: torch.dtype | None
+def other_parameter(
+    module: nn.Module, config: LayerConfig, name: str, like: Tensor, dtype: torch.dtype | None
 ) -> Tensor:
-    """One that is none of a cell's step, checked, and cast where autocast has a ``dtype``."""
-    found: Tensor = getattr(layer, name)
+    """One that belongs to no step, checked, and cast where autocast has a ``dtype``.
+
+    Raises:
+        ShapeError: it has not the shape that it was made with, or the type and device of ``like``.
+    """
+    found: Tensor = getattr(module, name)
     found = found if dtype is None else cast(found, dtype)
-    check_tensor(name, found, layer._beside[name], like)
+    check_tensor(name, found, config.other_shapes[name], like)
     return found
+
+
+def learned_states(
+    module: nn.Module, config: LayerConfig, like: Tensor, dtype: torch.dtype | None = None
+) -> dict[str, list[Tensor]]:
+    """The learned initial states by name, a vector for each layer and direction; coupled states have
+    none."""
+    return {
+        state: [
+            other_parameter(module, config, f"initial_{state}{suffix}", like, dtype)
+            for suffix in config.step_shapes
+        ]
+        for state in config.cell.state
+        if state not in config.cell.coupled_states
+    }

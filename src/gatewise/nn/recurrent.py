@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from gatewise.backends.contract import Weights, differentiated
-from gatewise.backends.native.network import Network
-from gatewise.backends.registry import checked_name, chosen, run
+from gatewise.backends.contract import Choice, Outcome, Weights, differentiated
+from gatewise.backends.registry import checked_name, choose, run
 from gatewise.backends.tracing import JIT, check_packed, recorded_by
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
-from gatewise.nn.at_once import run_at_once
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import (
     check_blocks,
@@ -33,10 +32,19 @@ from gatewise.nn.checks import (
     checked_size,
     checked_zoneout,
 )
-from gatewise.nn.lengths import checked_lengths, checked_reset
-from gatewise.nn.masks import masks_of
+from gatewise.nn.config import Configured, LayerConfig
+from gatewise.nn.layer_loop import LayersOutcome, run_layers
+from gatewise.nn.lengths import Lengths, checked_lengths, checked_reset
+from gatewise.nn.masks import make_masks, mask_kinds
+from gatewise.nn.one_call import OneCall
 from gatewise.nn.overrides import by_override, overriding
-from gatewise.nn.parameters import parameter_beside, shapes_beside, step_shapes, weights_of
+from gatewise.nn.parameters import (
+    learned_states,
+    other_parameter,
+    register_parameters,
+    step_parameters,
+    weights_of,
+)
 from gatewise.nn.sequences import (
     State,
     as_time_major,
@@ -45,16 +53,25 @@ from gatewise.nn.sequences import (
     packed_as,
     stacked,
 )
-from gatewise.nn.states import initial_states, states_given
+from gatewise.nn.states import initial_states, states_given, states_of_runs, zero_states
 from gatewise.nn.stream import Stream
-from gatewise.nn.structure import structure
 from gatewise.nn.torch_names import TorchNames
 from gatewise.nn.trace import Trace
 from gatewise.nn.traced import is_torchs, run_recorded
 from gatewise.options import flag, probability
 
+# What a layer's output is in the form of.
+Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
-class Recurrent(TorchNames, nn.Module):
+# The options that a layer's repr shows where they differ from their defaults.
+_SHOWN = (
+    *("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "layer_norm"),
+    *("recurrent_dropout", "zoneout", "weight_drop", "locked_dropout", "connect"),
+    *("learn_initial", "block_size", "recurrent_blocks"),
+)
+
+
+class Recurrent(Configured, TorchNames, nn.Module):
     """A recurrent layer of any cell.
 
     Parameters have the names, shapes and order of torch's (``weight_ih_l0``,
@@ -144,55 +161,42 @@ class Recurrent(TorchNames, nn.Module):
         recurrent_blocks: int = 1,
     ) -> None:
         super().__init__()
-        self.cell = checked_cell(cell)
-        check_parameter_names(self.cell)
-        self.input_size = checked_size("input_size", input_size)
-        self.hidden_size = checked_size("hidden_size", hidden_size)
-        self.num_layers = checked_size("num_layers", num_layers)
-        self.bias = checked_bool("bias", bias)
+        cell = checked_cell(cell)
+        check_parameter_names(cell)
+        hidden_size = checked_size("hidden_size", hidden_size)
+        num_layers = checked_size("num_layers", num_layers)
+        proj_size = checked_projection(cell, hidden_size, proj_size)
+        block_size = checked_size("block_size", block_size)
+        recurrent_blocks = checked_size("recurrent_blocks", recurrent_blocks)
+        check_blocks(cell, hidden_size, proj_size, block_size, recurrent_blocks)
+        self.config = config = LayerConfig(
+            cell=cell,
+            input_size=checked_size("input_size", input_size),
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=checked_bool("bias", bias),
+            bidirectional=flag("bidirectional", bidirectional),
+            proj_size=proj_size,
+            layer_norm=flag("layer_norm", layer_norm),
+            connect=checked_connect(connect, num_layers),
+            learn_initial=flag("learn_initial", learn_initial),
+            block_size=block_size,
+            recurrent_blocks=recurrent_blocks,
+        )
         self.batch_first = checked_bool("batch_first", batch_first)
         self.dropout = checked_dropout(dropout)
-        self.bidirectional = flag("bidirectional", bidirectional)
-        self.proj_size = checked_projection(self.cell, self.hidden_size, proj_size)
         self.backend = checked_name(backend)
-        self.layer_norm = flag("layer_norm", layer_norm)
         self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
-        self.zoneout = checked_zoneout(zoneout, self.cell)
+        self.zoneout = checked_zoneout(zoneout, cell)
         self.weight_drop = probability("weight_drop", weight_drop)
         self.locked_dropout = flag("locked_dropout", locked_dropout)
-        self.connect = checked_connect(connect, self.num_layers)
-        self.learn_initial = flag("learn_initial", learn_initial)
-        self.block_size = checked_size("block_size", block_size)
-        self.recurrent_blocks = checked_size("recurrent_blocks", recurrent_blocks)
-        blocks = self.block_size, self.recurrent_blocks
-        check_blocks(self.cell, self.hidden_size, self.proj_size, *blocks)
-        if self.dropout and self.num_layers == 1:
+        if self.dropout and num_layers == 1:
             warnings.warn(
                 f"dropout={dropout} acts between layers, and there is only one", stacklevel=2
             )
-        sizes = self.hidden_size, self._state_sizes()[0]
-        self._structure = structure(self.cell, *sizes, *blocks)
-        self._structured = not self._structure.plain
-        layers = range(self.num_layers)
-        self._expected = {
-            suffix: step_shapes(self, self._layer_input_size(k))
-            for k in layers
-            for suffix in self._suffixes(k)
-        }
-        self._beside = dict(shapes_beside(self))
-        named = {name + s: of for s, each in self._expected.items() for name, of in each.items()}
-        for name, shape in (named | self._beside).items():
-            empty = torch.empty(shape, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(empty))
-        # what the core can run in one call: weights as they are stored, nothing between the layers
-        self._simple = not self._structured and not self._beside and self.connect == "plain"
-        self._network: Network | None = None
+        register_parameters(self, config, device, dtype)
+        self._one_call = OneCall(config)
         self.reset_parameters()
-
-    @property
-    def output_size(self) -> int:
-        """D·P, the width of the output; P is H where there is no projection."""
-        return self._state_sizes()[0] * (1 + self.bidirectional)
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/√H, 1/√H), in torch's order; the gains are one, learned
@@ -207,16 +211,47 @@ class Recurrent(TorchNames, nn.Module):
             else:
                 nn.init.uniform_(parameter, -bound, bound)
             if kind == "weight_hh":
-                self._structure.zero_unconnected(parameter)
+                self.config.structure.zero_unconnected(parameter)
+
+    @overload
+    def forward(
+        self,
+        input: Sequences,
+        hx: State | None = None,
+        lengths: Lengths | None = None,
+        reset: Tensor | None = None,
+        trace: Literal[False] = False,
+    ) -> tuple[Sequences, State]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Sequences,
+        hx: State | None = None,
+        lengths: Lengths | None = None,
+        reset: Tensor | None = None,
+        *,
+        trace: Literal[True],
+    ) -> tuple[Sequences, State, Trace]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Sequences,
+        hx: State | None = None,
+        lengths: Lengths | None = None,
+        reset: Tensor | None = None,
+        trace: bool = False,
+    ) -> tuple[Any, ...]: ...
 
     def forward(
         self,
         input: Tensor | PackedSequence,
         hx: State | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
+        lengths: Lengths | None = None,
         reset: Tensor | None = None,
         trace: bool = False,
-    ) -> Any:
+    ) -> tuple[Any, ...]:
         """Run the layer over a batch of sequences.
 
         Args:
@@ -244,44 +279,39 @@ class Recurrent(TorchNames, nn.Module):
             BackendError: the backend asked for by name cannot do this.
         """
         if not trace:
-            at_once = run_at_once(self, input, hx, lengths, reset)
-            if at_once is not None:
-                return at_once
-            whole = lengths is None and reset is None and recorded_by() == JIT
-            if whole and is_torchs(self):
-                return run_recorded(self, input, hx, partial(initial_states, self))
+            whole = self._in_one_call(input, hx, lengths, reset)
+            if whole is not None:
+                return whole
+            plain = lengths is None and reset is None
+            if plain and recorded_by() == JIT and is_torchs(self):
+                return run_recorded(self, input, hx, self._initial_states)
         packed = input if isinstance(input, PackedSequence) else None
         if packed is not None:
-            if lengths is not None:
-                raise ShapeError("a PackedSequence has its own lengths; give no lengths= beside it")
-            if reset is not None:
-                raise ShapeError(
-                    "reset= has no place in a PackedSequence; give the padded input and lengths="
-                )
-            check_packed()
-            check_packed_width(packed, self.input_size, len(self.weight_ih_l0))
-            input, lengths = pad_packed_sequence(packed)
+            input, lengths = self._unpacked(packed, lengths, reset)
         if not isinstance(input, Tensor) or (hx is not None and overriding(hx)):
             asked = dict(lengths=lengths, reset=reset, trace=trace)
             return by_override(Recurrent.forward, self, input, hx, **asked)
         batched = input.dim() == 3
         time_major = packed is not None or not self.batch_first
-        check_width(input, self.input_size, layer=type(self).__name__)
+        check_width(input, self.config.input_size, layer=type(self).__name__)
         x = as_time_major(input, not time_major)
         given = checked_lengths(lengths, x)
         resets = checked_reset(reset, input, time_major)
         if (dtype := autocast_dtype(x)) is None:
-            states = initial_states(self, hx, x, batched, packed=packed is not None)
-            output, finals, traced = self._layers(x, states, given, resets, trace)
+            states = self._states_of_runs(hx, x, batched, None, packed is not None)
+            found = self._run_layers(x, states, given, resets, trace, None)
         else:  # everything is cast here, once, so that every backend sees one dtype
             with torch.autocast(x.device.type, enabled=False):
                 x, hx = cast(x, dtype), cast_states(hx, dtype)
-                states = initial_states(self, hx, x, batched, dtype, packed is not None)
-                output, finals, traced = self._layers(x, states, given, resets, trace, dtype)
-        result = self._as_given(output, packed, given, batched, time_major)
-        state = tuple(stacked(each, batched) for each in zip(*finals, strict=True))
-        hn = state if len(state) > 1 else state[0]
-        return (result, hn, Trace(traced, given)) if trace else (result, hn)
+                states = self._states_of_runs(hx, x, batched, dtype, packed is not None)
+                found = self._run_layers(x, states, given, resets, trace, dtype)
+        result = _as_given(found.output, packed, given, batched, time_major)
+        final = tuple([stacked(each, batched) for each in zip(*found.final, strict=True)])
+        hn = final if len(final) > 1 else final[0]
+        return (result, hn, Trace(found.traced, given)) if trace else (result, hn)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # what torch declares says Any
 
     def stream(self, batch: int = 1) -> Stream:
         """The layer for one step at a time: see :class:`gatewise.nn.stream.Stream`.
@@ -298,137 +328,189 @@ class Recurrent(TorchNames, nn.Module):
                 f"a stream hands each layer's output on as it is, and this one has connect="
                 f"{self.connect!r}; call the layer a step at a time, each time with the last state"
             )
-        stream = Stream(self, batch)
-        if self.learn_initial:
-            like = torch.empty(1, batch, 0, dtype=weights_of(self, "_l0").input.dtype)
-            stream.state = initial_states(self, None, like, True)
+        config = self.config
+        with torch.no_grad():
+            weights = [self._weights(suffix) for (suffix, *_) in config.suffixes]
+            stream = Stream(config, weights, self.zoneout, batch)
+            if config.learn_initial:
+                like = torch.empty(1, batch, 0, dtype=weights[0].input.dtype)
+                stream.state = self._initial_states(None, like, True)
         return stream
+
+    def choose_backend(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        reset: Tensor | None = None,
+        trace: bool = False,
+    ) -> Choice:
+        """The backend that would run this, with what it would run and the reason; of several layers,
+        the first's.
+
+        Raises:
+            BackendError: the backend asked for by name cannot do this.
+        """
+        x = input.data if isinstance(input, PackedSequence) else input
+        dtype = autocast_dtype(x)
+        x = x if dtype is None else cast(x, dtype)
+        states = () if hx is None else states_given(self.config.cell, hx)
+        weights = self._weights(self.config.first_suffix, dtype)
+        return self._choose(x, states, weights, 0, False, self._mask_kinds(reset), trace)
 
     def explain_backend(
         self,
         input: Tensor | PackedSequence,
         hx: State | None = None,
         *,
-        lengths: Tensor | Sequence[int] | None = None,
+        lengths: Lengths | None = None,
         reset: Tensor | None = None,
         trace: bool = False,
     ) -> str:
         """Which backend would run this, and why, in a sentence; of several layers, the first."""
-        x = input.data if isinstance(input, PackedSequence) else input
-        dtype = autocast_dtype(x)
-        x = x if dtype is None else cast(x, dtype)
-        states = () if hx is None else states_given(self.cell, hx)
-        ragged = lengths is not None or isinstance(input, PackedSequence)
-        asked = dict(lengths=ragged, reset=reset is not None, trace=trace)
-        fields = self._fields(x, states, weights_of(self, "_l0", dtype), 0, False, **asked)
-        return chosen(self.backend, **fields)[2]
+        return str(self.choose_backend(input, hx, lengths=lengths, reset=reset, trace=trace))
 
     def extra_repr(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = dict(
-            proj_size=0,
-            num_layers=1,
-            bias=True,
-            batch_first=False,
-            dropout=0.0,
-            bidirectional=False,
-            layer_norm=False,
-            recurrent_dropout=0.0,
-            zoneout=(0.0,) * len(self.cell.state),
-            weight_drop=0.0,
-            locked_dropout=False,
-            connect="plain",
-            learn_initial=False,
-            block_size=1,
-            recurrent_blocks=1,
-        )
-        shown += [f"{k}={getattr(self, k)!r}" for k, v in defaults.items() if getattr(self, k) != v]
+        defaults = inspect.signature(Recurrent.__init__).parameters
+        for name in _SHOWN:
+            value, default = getattr(self, name), defaults[name].default
+            if value != default and (name != "zoneout" or any(self.zoneout)):
+                shown.append(f"{name}={value!r}")
         return ", ".join(shown)
 
-    def _suffixes(self, layer: int) -> Iterator[str]:
-        yield f"_l{layer}"
-        if self.bidirectional:
-            yield f"_l{layer}_reverse"
+    def _in_one_call(
+        self,
+        input: object,
+        hx: State | None,
+        lengths: Lengths | None,
+        reset: Tensor | None,
+    ) -> Any:
+        """The result of a backend's one call for all layers; None where there is more to do than that."""
+        if (
+            torch.is_grad_enabled()
+            or not self.config.plain
+            or any(self.zoneout)
+            or (self.training and (self.dropout or self.recurrent_dropout or self.weight_drop))
+        ):
+            return None
+        given = (input, hx, lengths, reset, self.batch_first)
+        return self._one_call.run(self.backend, self._parameters, *given)
 
-    def _state_sizes(self) -> list[int]:
-        first = self.proj_size or self.hidden_size
-        return [first, *[self.hidden_size] * (len(self.cell.state) - 1)]
+    def _unpacked(
+        self, packed: PackedSequence, lengths: object, reset: object
+    ) -> tuple[Tensor, Tensor]:
+        """The padded input, T×B×I, and the lengths."""
+        if lengths is not None:
+            raise ShapeError("a PackedSequence has its own lengths; give no lengths= beside it")
+        if reset is not None:
+            raise ShapeError(
+                "reset= has no place in a PackedSequence; give the padded input and lengths="
+            )
+        check_packed()
+        check_packed_width(packed, self.config.input_size, len(self.weight_ih_l0))
+        return pad_packed_sequence(packed)
 
-    def _layer_input_size(self, layer: int) -> int:
-        return self.input_size if layer == 0 else self.output_size
+    def _initial_states(
+        self,
+        hx: State | None,
+        x: Tensor,
+        batched: bool,
+        dtype: torch.dtype | None = None,
+        packed: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """L·D×B×(P or H) for each of the cell's states."""
+        config, learned = self.config, None
+        if hx is None and config.learn_initial:
+            learned = learned_states(self, config, x, dtype)
+        beside: dict[str, Any] = dict(learned=learned, dtype=dtype, packed=packed)
+        return initial_states(config, hx, x, batched, self.weight_ih_l0, **beside)
 
-    def _fields(
+    def _states_of_runs(
+        self,
+        hx: State | None,
+        x: Tensor,
+        batched: bool,
+        dtype: torch.dtype | None,
+        packed: bool,
+    ) -> list[tuple[Tensor, ...]]:
+        """The initial states of each layer and direction."""
+        if hx is None and not self.config.learn_initial:
+            return zero_states(self.config, x)
+        return states_of_runs(self.config, self._initial_states(hx, x, batched, dtype, packed))
+
+    def _weights(self, suffix: str, dtype: torch.dtype | None = None, drop: float = 0.0) -> Weights:
+        stored = step_parameters(self, self.config, suffix)
+        return weights_of(self.config, suffix, stored, dtype, drop)
+
+    def _mask_kinds(self, reset: object) -> tuple[str, ...]:
+        return mask_kinds(reset, self._in_training(self.recurrent_dropout), self.zoneout)
+
+    def _in_training(self, probability: float) -> float:
+        return probability if self.training else 0.0
+
+    def _choose(
         self,
         x: Tensor,
         state: tuple[Tensor, ...],
         weights: Weights,
         layer: int,
         reverse: bool,
-        *,
-        lengths: bool,
-        reset: bool,
+        masks: tuple[str, ...],
         trace: bool,
-    ) -> dict[str, Any]:
-        """What a run's Spec is made of."""
+    ) -> Choice:
+        """The backend for one layer in one direction."""
+        config = self.config
         # a graph is for any number of them
         known = x.is_cuda and not (torch.compiler.is_compiling() or recorded_by())
         steps, batch = x.shape[:2] if known else (0, 0)
-        given = (x, *state, *weights[:7], *weights.per_unit.values())
-        return dict(
-            cell=self.cell,
-            input_size=self._layer_input_size(layer),
-            hidden_size=self.hidden_size,
-            proj_size=self.proj_size,
+        return choose(
+            self.backend,
+            cell=config.cell,
+            input_size=config.layer_input_size(layer),
+            hidden_size=config.hidden_size,
+            proj_size=config.proj_size,
             reverse=reverse,
-            lengths=lengths,
             trace=trace,
             dtype=x.dtype,
             device=x.device,
-            reset=reset,
-            layer_norm=self.layer_norm,
-            recurrent_dropout=self.training
-            if self.recurrent_dropout
-            else False,  # not `and`: dynamo
-            zoneout=any(self.zoneout),
-            differentiated=differentiated(given),
+            layer_norm=config.layer_norm,
+            masks=masks,
+            differentiated=differentiated((x, *state, *weights.listed(config.cell))),
             steps=steps,
             batch=batch,
         )
 
-    def _layers(
+    def _run_layers(
         self,
         x: Tensor,
-        states: tuple[Tensor, ...],
+        states: Sequence[tuple[Tensor, ...]],
         lengths: Tensor | None,
         reset: Tensor | None,
         trace: bool,
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, list[tuple[Tensor, ...]], dict[str, list[list[Tensor]]]]:
-        """The output, the final states of each layer and direction, and what is traced."""
-        finals: list[tuple[Tensor, ...]] = []
-        asked = dict(lengths=lengths is not None, reset=reset is not None, trace=trace)
-        names = self.cell.values if trace else ()
-        traced: dict[str, list[list[Tensor]]] = {name: [] for name in names}
-        carried = x
-        for layer in range(self.num_layers):
-            x = self._dropped(carried) if layer else x
-            outputs = []
-            for values in traced.values():
-                values.append([])
-            for direction, suffix in enumerate(self._suffixes(layer)):
-                weights = weights_of(self, suffix, dtype, self.training)
-                check_input(x, weights.input)
-                state = tuple(s[len(finals)] for s in states)
-                fields = self._fields(x, state, weights, layer, bool(direction), **asked)
-                masks = partial(masks_of, self, x, lengths, reset)
-                outcome = run(self.backend, fields, x, state, weights, masks)
-                outputs.append(outcome.output)
-                finals.append(outcome.state)
-                for name, values in traced.items():
-                    values[layer].append(outcome.trace[name].transpose(0, 1))
-            output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-            carried = self._handed_on(output, carried, layer, dtype)
-        return carried, finals, traced
+        dtype: torch.dtype | None,
+    ) -> LayersOutcome:
+        config, kinds = self.config, self._mask_kinds(reset)
+        drop = self._in_training(self.weight_drop)
+        drawn: dict[str, Any] = dict(
+            recurrent_dropout=self.recurrent_dropout, zoneout=self.zoneout, training=self.training
+        )
+
+        def run_one(
+            layer: int, reverse: bool, suffix: str, x: Tensor, state: tuple[Tensor, ...]
+        ) -> Outcome:
+            weights = self._weights(suffix, dtype, drop)
+            check_input(x, weights.input)
+            choice = self._choose(x, state, weights, layer, reverse, kinds, trace)
+            masks = make_masks(kinds, config, x, lengths, reset, reverse=reverse, **drawn)
+            return run(choice, x, state, weights, masks)
+
+        hand_on = None if config.connect == "plain" else partial(self._hand_on, dtype=dtype)
+        names = tuple(config.cell.values) if trace else ()
+        return run_layers(
+            config.suffixes, x, states, run_one, self._dropped, hand_on=hand_on, traced=names
+        )
 
     def _dropped(self, x: Tensor) -> Tensor:
         """What the next layer's cells read of the last one's output."""
@@ -436,32 +518,33 @@ class Recurrent(TorchNames, nn.Module):
             return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.dropout)
         return F.dropout(x, self.dropout, self.training)
 
-    def _handed_on(
-        self, output: Tensor, carried: Tensor, layer: int, dtype: torch.dtype | None
+    def _hand_on(
+        self, layer: int, output: Tensor, carried: Tensor, *, dtype: torch.dtype | None
     ) -> Tensor:
         """A layer's output, joined with what went into the layer. Padding is zero in both and stays."""
-        if layer == 0 or self.connect == "plain":
+        if layer == 0:
             return output
-        if self.connect == "residual":
+        if self.config.connect == "residual":
             return output + carried
         weight, bias = (
-            parameter_beside(self, f"highway_{part}_l{layer}", output, dtype)
+            other_parameter(self, self.config, f"highway_{part}_l{layer}", output, dtype)
             for part in ("weight", "bias")
         )
         t = torch.sigmoid(F.linear(carried, weight, bias))
         return t * output + (1 - t) * carried
 
-    def _as_given(
-        self,
-        output: Tensor,
-        packed: PackedSequence | None,
-        lengths: Tensor | None,
-        batched: bool,
-        time_major: bool,
-    ) -> Tensor | PackedSequence:
-        if packed is not None:
-            assert lengths is not None
-            return packed_as(packed, output, lengths.cpu())
-        if not batched:
-            return output.squeeze(1)
-        return output if time_major else output.transpose(0, 1)
+
+def _as_given(
+    output: Tensor,
+    packed: PackedSequence | None,
+    lengths: Tensor | None,
+    batched: bool,
+    time_major: bool,
+) -> Tensor | PackedSequence:
+    """The output, T×B×…, laid out as the input was."""
+    if packed is not None:
+        assert lengths is not None
+        return packed_as(packed, output, lengths.cpu())
+    if not batched:
+        return output.squeeze(1)
+    return output if time_major else output.transpose(0, 1)

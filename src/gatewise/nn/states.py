@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,25 +12,18 @@ from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError, StateTypeError
 from gatewise.nn import sentences
 from gatewise.nn.checks import check_input, check_layout, shape_of
-from gatewise.nn.parameters import parameter_beside
+from gatewise.nn.config import LayerConfig
 from gatewise.nn.sequences import State
-
-if TYPE_CHECKING:
-    from gatewise.nn.recurrent import Recurrent
-
-
-class Weighted(Protocol):
-    """A layer or cell, of which the shapes of the weights are asked, by their names' ends."""
-
-    @property
-    def _expected(self) -> Mapping[str, Mapping[str, Any]]: ...
 
 
 def initial_states(
-    layer: Recurrent,
+    config: LayerConfig,
     hx: State | None,
     x: Tensor,
     batched: bool,
+    weight: Tensor,
+    *,
+    learned: Mapping[str, Sequence[Tensor]] | None = None,
     dtype: torch.dtype | None = None,
     packed: bool = False,
 ) -> tuple[Tensor, ...]:
@@ -40,25 +32,24 @@ def initial_states(
     Args:
         x: T×B×…, for its size, type and device.
         batched: whether the caller's states have a dimension B.
+        weight: the layer's first input weight, for the error of an input of another type.
+        learned: as ``parameters.learned_states`` has them; None where there are none.
         dtype: what autocast asks for.
         packed: whether the caller's input is a PackedSequence.
 
     Raises:
         ShapeError: a state does not fit; the message has both shapes.
     """
-    names = layer.cell.state
-    batch, stack = x.shape[1], layer.num_layers * (1 + layer.bidirectional)
-    shapes = [(stack, batch, size) for size in layer._state_sizes()]
-    if hx is None and layer.learn_initial:
+    names = config.cell.state
+    batch, runs = x.shape[1], len(config.step_shapes)
+    shapes = [(runs, batch, size) for size in config.state_sizes]
+    if hx is None:
+        vectors = learned or {}
         return tuple(
-            x.new_zeros(shape)
-            if name in layer.cell.coupled_states
-            else _learned(layer, name, x, dtype)
+            _for_each_sequence(vectors[name], batch) if name in vectors else x.new_zeros(shape)
             for name, shape in zip(names, shapes, strict=True)
         )
-    if hx is None:
-        return tuple(x.new_zeros(shape) for shape in shapes)
-    given = states_given(layer.cell, hx)
+    given = states_given(config.cell, hx)
     for name, state, shape in zip(names, given, shapes, strict=True):
         expected = shape if batched else (shape[0], shape[2])
         if state.shape != expected:
@@ -66,20 +57,32 @@ def initial_states(
                 f"the initial state {name} has the shape {shape_of(state)}, expected {expected} "
                 f"({sentences.of_states(given, batched, shapes, packed)})"
             )
-        check_state(layer, f"the initial state {name}", state, expected, x, dtype)
+        check_state(f"the initial state {name}", state, expected, x, weight, dtype)
     return given if batched else tuple(state.unsqueeze(1) for state in given)
 
 
+def states_of_runs(config: LayerConfig, states: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """``initial_states`` for each layer and direction: B×(P or H) each."""
+    return [tuple([s[k] for s in states]) for k in range(len(config.step_shapes))]
+
+
+def zero_states(config: LayerConfig, x: Tensor) -> list[tuple[Tensor, ...]]:
+    """The same of zeros, which all layers and directions have in common."""
+    batch = x.shape[1]
+    zeros = tuple([x.new_zeros(batch, size) for size in config.state_sizes])
+    return [zeros] * len(config.step_shapes)
+
+
 def check_state(
-    layer: Weighted,
     called: str,
     state: Tensor,
     shape: tuple[int, ...],
     x: Tensor,
+    weight: Tensor,
     dtype: torch.dtype | None,
 ) -> None:
     """Raises ShapeError unless the state has that shape, and the type and device of the input; of an
-    input that is not of the weights' type the error is, as torch's, about the input."""
+    input that is not of the weight's type the error is, as torch's, about the input."""
     if state.device != x.device:
         raise ShapeError(
             f"{called} is on '{state.device}', the input is on '{x.device}' "
@@ -87,7 +90,7 @@ def check_state(
         )
     if state.dtype != x.dtype:
         if dtype is None:
-            check_input(x, getattr(layer, "weight_ih" + next(iter(layer._expected))))
+            check_input(x, weight)
         raise ShapeError(
             f"{called} is {state.dtype}, the input is {x.dtype}; give its .to({x.dtype}) "
             f"({sentences.of_product(state.dtype, x.dtype)})"
@@ -132,7 +135,6 @@ def states_given(
     return given
 
 
-def _learned(layer: Recurrent, name: str, x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """The same for each sequence, L·D×B×(P or H)."""
-    each = [parameter_beside(layer, f"initial_{name}{s}", x, dtype) for s in layer._expected]
-    return torch.stack(each).unsqueeze(1).expand(-1, x.shape[1], -1)
+def _for_each_sequence(vectors: Sequence[Tensor], batch: int) -> Tensor:
+    """Learned states of each layer and direction, the same for each sequence: L·D×B×(P or H)."""
+    return torch.stack(list(vectors)).unsqueeze(1).expand(-1, batch, -1)

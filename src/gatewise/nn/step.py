@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from gatewise.backends.aten import STEPS
-from gatewise.backends.contract import Masks, Spec, Weights, differentiated
-from gatewise.backends.native.network import Network
-from gatewise.backends.registry import checked_name, chosen, run, transformed
+from gatewise.backends.contract import Choice, Masks, Weights, differentiated
+from gatewise.backends.registry import checked_name, choose, run, transformed
 from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
 from gatewise.nn import sentences
-from gatewise.nn.at_once import step_at_once
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import (
     check_input,
@@ -26,15 +24,16 @@ from gatewise.nn.checks import (
     checked_size,
     shape_of,
 )
+from gatewise.nn.config import Configured, LayerConfig
+from gatewise.nn.one_call import OneCall
 from gatewise.nn.overrides import by_override, overriding
-from gatewise.nn.parameters import step_shapes, weights_of
+from gatewise.nn.parameters import register_parameters, step_parameters, weights_of
 from gatewise.nn.sequences import State
 from gatewise.nn.states import check_state, states_given
-from gatewise.nn.structure import structure
 from gatewise.options import flag
 
 
-class RecurrentCell(nn.Module):
+class RecurrentCell(Configured, nn.Module):
     """One step of any cell, for a loop of the caller's own. Where a sequence is there from the start,
     :class:`gatewise.Recurrent` runs it many times as fast.
 
@@ -71,25 +70,22 @@ class RecurrentCell(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.cell = checked_cell(cell)
-        check_parameter_names(self.cell)
-        self.input_size = checked_size("input_size", input_size, least=0)
-        self.hidden_size = checked_size("hidden_size", hidden_size, least=0)
-        self.bias = _biased(bias)
+        cell = checked_cell(cell)
+        check_parameter_names(cell)
+        self.config = LayerConfig(
+            cell=cell,
+            input_size=checked_size("input_size", input_size, least=0),
+            hidden_size=checked_size("hidden_size", hidden_size, least=0),
+            bias=_biased(bias),
+            layer_norm=flag("layer_norm", layer_norm),
+            single_step=True,
+        )
         self.backend = checked_name(backend)
-        self.layer_norm = flag("layer_norm", layer_norm)
-        # of a layer's options that its weights depend on, those that a single step does without
-        self.proj_size, self.weight_drop = 0, 0.0
-        self._structure = structure(self.cell, self.hidden_size, self.hidden_size, 1, 1)
-        self._structured = not self._structure.plain
-        self._expected = {"": step_shapes(self, self.input_size)}
-        self._network: Network | None = None
-        # torch's own step, for where the core's one call is not to be had
-        plain = self.backend in ("auto", "aten") and not self.layer_norm
-        self._torchs = STEPS.get(self.cell) if plain else None
-        for name, shape in self._expected[""].items():
-            empty = torch.empty(shape, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(empty))
+        self._one_call = OneCall(self.config)
+        # torch's own step, for where a backend's one call is not to be had
+        plain = self.backend in ("auto", "aten") and not self.config.layer_norm
+        self._torchs = STEPS.get(cell) if plain else None
+        register_parameters(self, self.config, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -101,9 +97,9 @@ class RecurrentCell(nn.Module):
             else:
                 nn.init.uniform_(parameter, -bound, bound)
             if name == "weight_hh":
-                self._structure.zero_unconnected(parameter)
+                self.config.structure.zero_unconnected(parameter)
 
-    def forward(self, input: Tensor, hx: State | None = None) -> Any:
+    def forward(self, input: Tensor, hx: State | None = None) -> State:
         """The state after one step.
 
         Args:
@@ -122,8 +118,10 @@ class RecurrentCell(nn.Module):
             return by_override(RecurrentCell.forward, self, input, hx)
         batched = input.dim() == 2
         # it takes what fits and leaves the rest to the checks: they'd be a good part of its time
-        if batched and (at_once := step_at_once(self, input, hx)) is not None:
-            return at_once
+        if batched and not torch.is_grad_enabled() and self.config.structure.plain:
+            found = self._one_call.run_step(self.backend, self._parameters, input, hx)
+            if found is not None:
+                return found
         if hx is not None and overriding(hx):
             return by_override(RecurrentCell.forward, self, input, hx)
         check_layout("input", input)
@@ -138,6 +136,9 @@ class RecurrentCell(nn.Module):
         with torch.autocast(input.device.type, enabled=False):
             return self._step(cast(input, dtype), cast_states(hx, dtype), batched, dtype)
 
+    if TYPE_CHECKING:
+        __call__ = forward  # what torch declares says Any
+
     def explain_backend(self, input: Tensor, hx: State | None = None) -> str:
         """Which backend would run this, and why, in a sentence."""
         dtype = autocast_dtype(input)
@@ -145,52 +146,51 @@ class RecurrentCell(nn.Module):
         states = () if hx is None else states_given(self.cell, hx, single=True)
         if self._torchs is not None and torch.is_grad_enabled():
             return f"aten: torch's own step of {self.cell.name}; with a gradient it takes less time"
-        return chosen(self.backend, **self._fields(x, states, weights_of(self, "", dtype)))[2]
+        return str(self._choose(x, states, self._weights(dtype)))
 
     def _step(
         self, input: Tensor, hx: State | None, batched: bool, dtype: torch.dtype | None
-    ) -> Any:
+    ) -> State:
         x = input if batched else input[None]
         state = self._states(hx, x, batched, dtype)
         # torch.func has no rules for these
         if self._torchs is not None and (torch.compiler.is_compiling() or not transformed()):
             after = self._by_torch(x, state, dtype)
         else:
-            weights = weights_of(self, "", dtype)
+            weights = self._weights(dtype)
             check_input(x, weights.input)
-            fields = self._fields(x, state, weights)
-            after = run(self.backend, fields, x[None], state, weights, _no_masks).state
+            choice = self._choose(x, state, weights)
+            after = run(choice, x[None], state, weights, Masks()).state
         after = _own(after, state) if batched else tuple(s.squeeze(0).clone() for s in after)
         return after if len(after) > 1 else after[0]
+
+    def _weights(self, dtype: torch.dtype | None) -> Weights:
+        return weights_of(self.config, "", step_parameters(self, self.config, ""), dtype)
 
     def _by_torch(
         self, x: Tensor, state: tuple[Tensor, ...], dtype: torch.dtype | None
     ) -> tuple[Tensor, ...]:
         """torch looks at the weights' shapes itself, in less time than it takes here."""
         assert self._torchs is not None
-        found = [getattr(self, name) for name in self._expected[""]]
+        found = [getattr(self, name) for name in self.config.shapes]
         weights = found if dtype is None else [cast(weight, dtype) for weight in found]
         check_input(x, weights[0])
         given = state if len(state) > 1 else state[0]
         after = getattr(torch, self._torchs)(x, given, *weights)
         return (after,) if isinstance(after, Tensor) else after
 
-    def _fields(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> dict[str, Any]:
-        """What a run's Spec is made of."""
-        given = (x, *state, *weights[:7], *weights.per_unit.values())
-        return dict(
-            cell=self.cell,
-            input_size=self.input_size,
-            hidden_size=self.hidden_size,
-            proj_size=0,
-            reverse=False,
-            lengths=False,
-            trace=False,
+    def _choose(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> Choice:
+        config = self.config
+        return choose(
+            self.backend,
+            cell=config.cell,
+            input_size=config.input_size,
+            hidden_size=config.hidden_size,
             dtype=x.dtype,
             device=x.device,
-            layer_norm=self.layer_norm,
+            layer_norm=config.layer_norm,
             single=True,
-            differentiated=differentiated(given),
+            differentiated=differentiated((x, *state, *weights.listed(config.cell))),
         )
 
     def _states(
@@ -208,7 +208,7 @@ class RecurrentCell(nn.Module):
                 raise ShapeError(
                     f"the state {name} has the shape {shape_of(state)}, expected {tuple(expected)} ({why})"
                 )
-            check_state(self, f"the state {name}", state, expected, x, dtype)
+            check_state(f"the state {name}", state, expected, x, self.weight_ih, dtype)
         return given if batched else tuple(state[None] for state in given)
 
     def extra_repr(self) -> str:
@@ -239,7 +239,3 @@ def _biased(bias: object) -> bool:
         )
         return True
     return flag("bias", bias)
-
-
-def _no_masks(spec: Spec) -> Masks:
-    return Masks()

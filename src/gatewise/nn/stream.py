@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import in_double
-from gatewise.backends.engine import Job, flat
-from gatewise.backends.native import calls
-from gatewise.backends.native.cells import unusable
+from gatewise.backends.contract import Weights, in_double
+from gatewise.backends.registry import streaming
 from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import BackendError, OptionError, ShapeError
-from gatewise.nn.parameters import weights_of
+from gatewise.nn.config import LayerConfig
 from gatewise.nn.states import states_given
 from gatewise.options import whole
-
-if TYPE_CHECKING:
-    from gatewise.nn.recurrent import Recurrent
 
 _tracing = torch._C._get_tracing_state
 _ROWS = {torch.float32: "float32", torch.float64: "float64"}
@@ -41,39 +36,37 @@ class Stream:
         ShapeError: a row does not fit.
     """
 
-    def __init__(self, layer: Recurrent, batch: int) -> None:
+    def __init__(
+        self,
+        config: LayerConfig,
+        weights: Sequence[Weights],
+        zoneout: Sequence[float],
+        batch: int,
+    ) -> None:
         check_unrecorded("a stream")
-        weight = layer.weight_ih_l0
-        if layer.bidirectional:
+        if config.bidirectional:
             raise OptionError(
                 "a bidirectional layer cannot stream: it needs a sequence's end first"
             )
-        batch = whole("batch", batch)
+        batch, weight = whole("batch", batch), weights[0].input
         if weight.dtype not in _ROWS or weight.device.type != "cpu":
             raise BackendError(
                 f"streams run in float32 and float64 on the CPU; this layer is {weight.dtype} on "
                 f"'{weight.device}'"
             )
-        if reason := unusable(layer.cell):
-            raise BackendError(f"a stream runs on the backend 'cpu', which {reason}")
-        self._batch, self._inputs, self._dtype = batch, layer.input_size, weight.dtype
-        self._wide = layer.layer_norm and in_double(layer.cell, layer.hidden_size, weight.dtype)
-        dtype = torch.float64 if self._wide else weight.dtype
-        self._cell, self._names = layer.cell, layer.cell.state
-        stack, sizes = layer.num_layers, layer._state_sizes()
-        self._state = tuple(torch.zeros(stack, batch, n, dtype=dtype) for n in sizes)
-        with torch.no_grad():
-            zoneout = None
-            if any(layer.zoneout):
-                pairs = zip(layer.zoneout, sizes, strict=True)
-                zoneout = tuple(weight.new_full((1, 1, n), p, dtype=dtype) for p, n in pairs)
-            self._native, self._kept = calls.stream(
-                Job(layer.cell, layer.proj_size, False),
-                [layer._layer_input_size(k) for k in range(stack)],
-                [[s[k] for s in self._state] for k in range(stack)],
-                [self._weights(layer, k) for k in range(stack)],
-                zoneout,
-            )
+        cell, dtype = config.cell, weight.dtype
+        self._batch, self._inputs, self._dtype = batch, config.input_size, dtype
+        self._wide = config.layer_norm and in_double(cell, config.hidden_size, dtype)
+        if self._wide:
+            weights, dtype = [each.double() for each in weights], torch.float64
+        self._cell, sizes = cell, config.state_sizes
+        self._state = tuple(torch.zeros(config.num_layers, batch, n, dtype=dtype) for n in sizes)
+        shares = None
+        if any(zoneout):
+            pairs = zip(zoneout, sizes, strict=True)
+            shares = tuple(torch.full((1, 1, n), p, dtype=dtype) for p, n in pairs)
+        states = [[s[k] for s in self._state] for k in range(config.num_layers)]
+        self._native = streaming(cell).stream(cell, states, weights, shares)
 
     def step(self, row: Any) -> Any:
         """The output for one further input of each sequence.
@@ -95,10 +88,6 @@ class Stream:
         output = self._native.step(np.asarray(row, np.float64)) if fits else None
         return output.astype(np.float32) if output is not None else self._misfit(row)
 
-    def _weights(self, layer: Recurrent, k: int) -> list[Tensor | None]:
-        each = flat(weights_of(layer, f"_l{k}"), layer.cell)
-        return [w.double() if self._wide and w is not None else w for w in each]
-
     def _misfit(self, row: Any) -> None:
         shape = f"({self._batch}, {self._inputs})"
         if self._batch == 1:
@@ -119,7 +108,7 @@ class Stream:
     @state.setter
     def state(self, given: Tensor | Sequence[Tensor]) -> None:
         states = states_given(self._cell, given)
-        for name, ours, new in zip(self._names, self._state, states, strict=True):
+        for name, ours, new in zip(self._cell.state, self._state, states, strict=True):
             if new.shape != ours.shape or new.dtype != self._dtype:
                 raise ShapeError(
                     f"the state {name} is {tuple(ours.shape)} {self._dtype}, given was "

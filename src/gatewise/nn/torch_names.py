@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
+
+from gatewise.nn.config import LayerConfig
 
 
 class TorchNames:
     """Weights as ``torch.nn.RNNBase`` lists them. They are looked up anew each time, so that what a
     hook, a parametrization or ``functional_call`` has put in a parameter's place is listed."""
 
-    _expected: Mapping[str, Mapping[str, tuple[int, ...]]]  # by suffix, then by name
+    config: LayerConfig
 
     @property
     def _all_weights(self) -> list[list[str]]:
-        return [[name + suffix for name in each] for suffix, each in self._expected.items()]
+        return [
+            [name + suffix for name in each] for suffix, each in self.config.step_shapes.items()
+        ]
 
     @property
     def _flat_weights_names(self) -> list[str]:

@@ -7,7 +7,7 @@ layer, by the backend ``aten``.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gatewise.backends import aten
-from gatewise.cells.language import Cell
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import check_input
+from gatewise.nn.config import LayerConfig
 from gatewise.nn.sequences import State, as_time_major, check_packed_width, check_width
 
 # The states to begin with, L·D×B×width, from those given, the input T×B×… and whether it has a dimension B.
@@ -27,33 +27,25 @@ Begin = Callable[..., tuple[Tensor, ...]]
 class Layer(Protocol):
     """What is asked of a recurrent layer here."""
 
-    cell: Cell
+    config: LayerConfig
     backend: str
-    input_size: int
-    proj_size: int
-    num_layers: int
-    bias: bool
     batch_first: bool
-    bidirectional: bool
-    layer_norm: bool
     locked_dropout: bool
     training: bool
     dropout: float
     recurrent_dropout: float
     weight_drop: float
     zoneout: tuple[float, ...]
-    _simple: bool
-    _expected: Mapping[str, Mapping[str, Any]]
 
 
 def is_torchs(layer: Layer) -> bool:
     """Whether the layer, as it is now, is one of torch's."""
     drops = layer.recurrent_dropout or layer.weight_drop or layer.locked_dropout
     return (
-        layer._simple
+        layer.config.plain
         and layer.backend in ("auto", "aten")
-        and aten.has(layer.cell, layer.proj_size)
-        and not (layer.layer_norm or any(layer.zoneout) or (layer.training and drops))
+        and aten.has(layer.config.cell, layer.config.proj_size)
+        and not (layer.config.layer_norm or any(layer.zoneout) or (layer.training and drops))
     )
 
 
@@ -79,19 +71,20 @@ def _run(
     begin: Begin,
     dtype: torch.dtype | None,
 ) -> Any:
-    found = [getattr(layer, name + s) for s, each in layer._expected.items() for name in each]
+    found = [getattr(layer, name) for name in layer.config.shapes]
     weights = found if dtype is None else [cast(weight, dtype) for weight in found]
-    options = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
+    config = layer.config
+    options = (config.bias, config.num_layers, layer.dropout, layer.training, config.bidirectional)
     if isinstance(input, PackedSequence):
         return _packed(layer, input, hx, begin, weights, options)
-    check_width(input, layer.input_size)
+    check_width(input, layer.config.input_size)
     check_input(input, weights[0])
     batched = input.dim() == 3
     x = as_time_major(input, layer.batch_first)
     states = begin(hx, x, batched)
     first = batched and layer.batch_first
     given = input if batched else x
-    output, *final = aten.whole(layer.cell, (given,), states, weights, (*options, first))
+    output, *final = aten.whole(layer.config.cell, (given,), states, weights, (*options, first))
     if not batched:
         output, final = output.squeeze(1), [s.squeeze(1) for s in final]
     return output, tuple(final) if len(final) > 1 else final[0]
@@ -105,7 +98,7 @@ def _packed(
     weights: list[Tensor],
     options: tuple[Any, ...],
 ) -> Any:
-    check_packed_width(packed, layer.input_size, len(weights[0]))
+    check_packed_width(packed, layer.config.input_size, len(weights[0]))
     check_input(packed.data, weights[0])
     # of the padded input's shape what the states are to fit: as many sequences as the first step has
     batch: Any = packed.batch_sizes[0]
@@ -114,7 +107,7 @@ def _packed(
     if hx is not None and packed.sorted_indices is not None:
         states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
     given = (packed.data, packed.batch_sizes)
-    data, *final = aten.whole(layer.cell, given, states, weights, options)
+    data, *final = aten.whole(layer.config.cell, given, states, weights, options)
     output = PackedSequence(
         data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
     )

@@ -41,7 +41,7 @@ class Call(Prepared):
         return self.plan.at_once(self.sizes.B, chip_of(self.x.device))
 
     def forward(self, run: Forward) -> None:
-        own, shape, T = functions(self.job.cell), self.shape, self.sizes.T
+        own, shape, T = functions(self.cell), self.shape, self.sizes.T
         # Triton has no place that is not there
         histories = zip(run.histories, run.final, strict=True)
         self._launch(
@@ -62,7 +62,7 @@ class Call(Prepared):
         )
 
     def backward(self, run: Backward) -> None:
-        own, plan = functions(self.job.cell), self.plan
+        own, plan = functions(self.cell), self.plan
         partial = None
         if plan.PARTS > 1:  # of what each fed-back state's gradient is added up of
             size = (max(len(self.shape.FED), 1), plan.PARTS, self.sizes.B, plan.SLICES * plan.US)
@@ -82,7 +82,7 @@ class Call(Prepared):
     def _launch(self, loop: Any, *given: Any, **constants: Any) -> None:
         sizes, T, B = self.sizes, self.sizes.T, self.sizes.B
         constants |= _constants(self.shape, self.plan, sizes.H, sizes.P, self.widths, sizes.dtype)
-        constants |= dict(REVERSE=self.job.reverse)
+        constants |= dict(REVERSE=self.reverse)
         constants |= dict(PRECISION="tf32x3" if full_precision() else "tf32")
         if self.exchanged:  # they wait for each other, so that all must run: this sees to it
             constants["launch_cooperative_grid"] = True

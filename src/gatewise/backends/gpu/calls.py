@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gatewise.backends.engine import Given
+from gatewise.backends.engine import Arguments
 from gatewise.backends.gpu.chips import DTYPES
 from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, sizes_of
 from gatewise.backends.gpu.products import gradients, input_sums
@@ -27,26 +27,26 @@ class Calls:
     def unusable(self, cell: Cell) -> str | None:
         return None  # asked by torch's operators alone, which have Triton's loops
 
-    def forward(self, given: Given) -> list[Tensor]:
+    def forward(self, given: Arguments) -> list[Tensor]:
         return _Run(self._call(given, back=False)).outcome()
 
-    def taped(self, given: Given) -> list[Tensor]:
+    def taped(self, given: Arguments) -> list[Tensor]:
         run = _Run(self._call(given, back=False), taped=True)
         output, *final = run.outcome()
         # its own: whoever writes into the output must not spoil the tape, nor keep it alive
         return [output.clone(), *final, run.tape]
 
-    def traced(self, given: Given) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def traced(self, given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
         run = _Run(self._call(given, back=False), traced=True)
         return run.outcome(), run.trace()
 
-    def tape_like(self, given: Given) -> Tensor:
-        size = laid_out(shape_of(given.job.cell), sizes_of(given))[1]
+    def tape_like(self, given: Arguments) -> Tensor:
+        size = laid_out(shape_of(given.cell), sizes_of(given))[1]
         return given.x.new_empty(size, dtype=torch.uint8)
 
     def backward(
         self,
-        given: Given,
+        given: Arguments,
         tape: Tensor,
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],
@@ -105,7 +105,7 @@ class _Run:
         """A state after each step, zero beyond a sequence's length."""
         history = self.histories[k]
         assert history is not None
-        if not self.call.job.reverse:
+        if not self.call.reverse:
             return history[1:]
         return self.call.real(history[:-1])  # at the lengths stand the initial states
 
@@ -115,7 +115,7 @@ class _Run:
 
     def trace(self) -> dict[str, Tensor]:
         """Every named value; a state is what the next step sees."""
-        cell, (T, B, H, *_) = self.call.job.cell, self.call.sizes
+        cell, (T, B, H, *_) = self.call.cell, self.call.sizes
         assert self.values is not None
         values = self.values.view(T, B, len(cell.values), H).unbind(2)
         trace = dict(zip(cell.values, values, strict=True))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Weights, valid_steps
-from gatewise.backends.engine import Given, hidden_size
+from gatewise.backends.contract import Masks, valid_steps
+from gatewise.backends.engine import Arguments
 from gatewise.backends.gpu.plan import Divided
 from gatewise.backends.gpu.sums import rows, shape_of
 from gatewise.backends.gpu.tape import Sizes, widths
@@ -52,10 +52,9 @@ class Prepared(ABC):
     """A call whose way forward or back is to be run. What comes without ``lengths`` has None for them.
     Per-unit weights stand by themselves, in the cell's order."""
 
-    def __init__(self, given: Given, back: bool) -> None:
-        job, x, state, weights, masks = given
-        self.job, self.shape, self.x, self.state = job, shape_of(job.cell), x, state
-        self.weights = Weights(*weights[:7])  # type: ignore[arg-type]
+    def __init__(self, given: Arguments, back: bool) -> None:
+        self.cell, self.reverse, self.x, self.state, self.weights, masks = given
+        self.shape = shape_of(self.cell)
         self.sizes = sizes_of(given)
         self.widths = widths(self.shape, self.sizes)
         of_state, H = self.shape.of_state, self.sizes.H
@@ -65,7 +64,8 @@ class Prepared(ABC):
         self.projection = None if projection is None else projection.contiguous()
         biases = self.weights.input_bias, self.weights.recurrent_bias
         self.biases = tuple(None if bias is None else bias.contiguous() for bias in biases)
-        self.per_unit = tuple(w.contiguous() for w in weights[7:] if w is not None)
+        per_unit = self.weights.per_unit
+        self.per_unit = tuple(per_unit[name].contiguous() for name in self.cell.params)
         self.plan = self.divide(back)
         self._take(masks)
 
@@ -127,12 +127,10 @@ class Prepared(ABC):
         return make(shape, dtype=dtype or self.sizes.dtype, device=self.x.device)
 
 
-def sizes_of(given: Given) -> Sizes:
-    job, x, _, weights, _ = given
-    H = hidden_size(weights, job.cell)
-    projected, normalised = weights[4] is not None, weights[6] is not None
-    T, B, _ = x.shape
-    return Sizes(T, B, H, job.proj_size or H, x.dtype, projected, normalised)
+def sizes_of(given: Arguments) -> Sizes:
+    (T, B, _), H, P = given.x.shape, given.hidden_size, given.proj_size
+    normalised = given.weights.norm_recurrent is not None
+    return Sizes(T, B, H, P or H, given.x.dtype, P > 0, normalised)
 
 
 def index_of(device: torch.device) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
-from gatewise.backends.contract import NORM_EPSILON
+from gatewise.backends.contract import NAMED_WEIGHTS, NORM_EPSILON
 from gatewise.backends.gpu.prepared import Prepared
 from gatewise.backends.gpu.sums import in_gates, rows
 
@@ -39,7 +39,7 @@ def gradients(
     shape, H, w, x = call.shape, call.sizes.H, call.weights, call.real(call.x)
     of_x = of_sums[..., : len(shape.of_input) * H]
     of_h = of_sums[..., shape.NX * H :]
-    names = w._fields[:7]  # less the per-unit ones
+    names = NAMED_WEIGHTS
     want_x, want = wanted[0], dict(zip(names, wanted[1 + shape.STATES :], strict=False))
     matrix = rows(w.input, shape.of_input, H)
     found: dict[str, Tensor | None] = {}
@@ -69,7 +69,7 @@ def gradients(
                 found[name] = in_gates(gradient, gates, weight, H)
     of_input = (into @ matrix) if want_x else None
     results = [of_input, *initial, *map(found.get, names), *per_unit]
-    given = [call.x, *call.state, *w[:7], *call.per_unit]
+    given = [call.x, *call.state, *(getattr(w, name) for name in names), *call.per_unit]
     each = zip(results, given, wanted, strict=True)
     return [
         r.to(of.dtype) if asked and r is not None and of is not None else None
@@ -99,7 +99,7 @@ def _of_recurrent(call: Prepared, tape: Mapping[str, Tensor], into: Tensor) -> T
 
 def _fed_back(call: Prepared, history: Tensor) -> Tensor:
     """Each step's old state, as a product takes it."""
-    return (history[1:] if call.job.reverse else history[:-1]).to(call.x.dtype)
+    return (history[1:] if call.reverse else history[:-1]).to(call.x.dtype)
 
 
 def _before_norm(grads: Tensor, product: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,14 @@ takes, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks
-from gatewise.backends.engine import Given, Job, hidden_size
+from gatewise.backends.contract import Masks, Weights
+from gatewise.backends.engine import Arguments
 from gatewise.backends.native import cells
 from gatewise.backends.native.cells import address
 from gatewise.backends.native.library import core
@@ -40,12 +40,12 @@ def unusable(cell: Cell) -> str | None:
     return cells.unusable(cell)
 
 
-def _native(job: Job, x: Tensor, weights: Sequence[Tensor | None]) -> Any:
-    steps, batch, inputs = x.shape
-    units = hidden_size(weights, job.cell)
+def _native(given: Arguments) -> Any:
+    """A call of the core for these, with nothing but its sizes filled in."""
+    steps, batch, inputs = given.x.shape
     return core().Call(
-        *(address(job.cell), STORAGES[x.dtype], steps, batch, inputs, units),
-        *(job.proj_size, job.reverse, torch.get_num_threads()),
+        *(address(given.cell), STORAGES[given.x.dtype], steps, batch, inputs, given.hidden_size),
+        *(given.proj_size, given.reverse, torch.get_num_threads()),
     )
 
 
@@ -69,14 +69,16 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 
 class _Call:
-    """A call filled in with what goes into both directions. It keeps alive what it points at."""
+    """A call of the core with what both the forward and the backward pass read. It keeps alive what it
+    points at."""
 
-    def __init__(self, given: Given) -> None:
-        job, x, state, weights, masks = given
+    def __init__(self, given: Arguments) -> None:
+        x, masks = given.x, given.masks
         self.x = _dense(x)
-        self.weights = [None if w is None else w.contiguous() for w in weights]
-        self.state = [_dense(s) for s in state]
-        self.native = call = _native(job, self.x, self.weights)
+        listed = given.weights.listed(given.cell)
+        self.weights = [None if w is None else w.contiguous() for w in listed]
+        self.state = [_dense(s) for s in given.state]
+        self.native = call = _native(given)
         call.x(_steps(self.x))
         call.weights(_addresses(self.weights))
         call.state([_rows(s) for s in self.state])
@@ -99,32 +101,38 @@ class _Call:
 
 
 def stream(
-    job: Job,
-    input_sizes: Sequence[int],
+    cell: Cell,
     states: Sequence[Sequence[Tensor]],
-    weights: Sequence[Sequence[Tensor | None]],
+    weights: Sequence[Weights],
     zoneout: tuple[Tensor, ...] | None,
-) -> Any:
-    """A core's stream through layers: for each its input size, its state (B×width; kept up to date
-    in place) and its weights, which are packed here and not looked at again."""
-    given = []
-    for inputs, state, each in zip(input_sizes, states, weights, strict=True):
-        batch = state[0].shape[0]
-        like = state[0].new_empty(1, batch, inputs)
-        one = _Call(Given(job, like, state, each, Masks(zoneout=zoneout)))
+) -> _Stream:
+    """A stream through layers, see ``contract.WholeNetworks``."""
+    calls = []
+    for state, of_layer in zip(states, weights, strict=True):
+        batch, width = state[0].shape
+        like = state[0].new_empty(1, batch, of_layer.input.shape[1])
+        masks = Masks(zoneout=zoneout)
+        one = _Call(Arguments(cell, False, like, tuple(state), of_layer, masks))
         one.native.final_state([_rows(s) for s in one.state])
-        one.native.output((0, batch * state[0].shape[1], state[0].shape[1]))
-        given.append(one)
-    native = core().Stream([one.native for one in given])
-    return native, given  # the zoneout shares must live as long
+        one.native.output((0, batch * width, width))
+        calls.append(one)
+    return _Stream(calls)
 
 
-def tape_like(given: Given) -> Tensor:
+class _Stream:
+    """The core's stream, and what it points at."""
+
+    def __init__(self, calls: Sequence[_Call]) -> None:
+        self._calls = calls
+        self.step: Callable[[Any], Any] = core().Stream([one.native for one in calls]).step
+
+
+def tape_like(given: Arguments) -> Tensor:
     """An empty tape for a run; its size alone matters, so that what is given may be fake tensors."""
     return given.x.new_empty(_tape_numbers(given), dtype=_COMPUTED_IN[given.x.dtype])
 
 
-def _kept_tape(given: Given) -> Any:
+def _kept_tape(given: Arguments) -> Any:
     """The same in memory of the core's, which keeps it for the next tape when it is let go."""
     numbers, dtype = _tape_numbers(given), _COMPUTED_IN[given.x.dtype]
     if numbers < _WORTH_KEEPING:
@@ -132,34 +140,48 @@ def _kept_tape(given: Given) -> Any:
     return core().activations(numbers, dtype == torch.float64)
 
 
-def _tape_numbers(given: Given) -> int:
-    job, x, _, weights, masks = given
-    steps, batch = x.shape[:2]
-    units = hidden_size(weights, job.cell)
-    call = core().Call(
-        *(address(job.cell), STORAGES[x.dtype], 1, 1, x.shape[2], units),
-        *(job.proj_size, job.reverse, 1),
+def _tape_numbers(given: Arguments) -> int:
+    steps, batch, inputs = given.x.shape
+    there = tuple([w is not None for w in given.weights.listed(given.cell)])
+    row, beside = _tape_size(
+        *(address(given.cell), given.x.dtype, inputs, given.hidden_size, given.proj_size),
+        *(there, given.masks.recurrent is not None),
     )
-    call.weights([0 if w is None else 1 for w in weights])
-    if masks.recurrent is not None:
-        call.recurrent_factor((1, 0))
-    row, beside = call.activations_size()
     return (steps + 1) * batch * row + beside
 
 
-def forward(given: Given) -> list[Tensor]:
+@lru_cache(maxsize=1024)
+def _tape_size(
+    cell: int,
+    dtype: torch.dtype,
+    inputs: int,
+    units: int,
+    projection: int,
+    weights: tuple[bool, ...],
+    recurrent_factor: bool,
+) -> tuple[int, int]:
+    """Numbers for each sequence and step, and numbers beside these. ``weights`` says which there are."""
+    call = core().Call(cell, STORAGES[dtype], 1, 1, inputs, units, projection, False, 1)
+    call.weights([int(there) for there in weights])
+    if recurrent_factor:
+        call.recurrent_factor((1, 0))
+    row, beside = call.activations_size()
+    return row, beside
+
+
+def forward(given: Arguments) -> list[Tensor]:
     """The output and each state at its end."""
     return _run(given, _Call(given))
 
 
-def taped(given: Given) -> list[Any]:
+def taped(given: Arguments) -> list[Any]:
     """The same, and the tape."""
     tape, call = _kept_tape(given), _Call(given)
     call.native.activations(tape.data_ptr())
     return [*_run(given, call), tape]
 
 
-def _run(given: Given, call: _Call) -> list[Tensor]:
+def _run(given: Arguments, call: _Call) -> list[Tensor]:
     x, state = given.x, given.state
     output = x.new_empty(*x.shape[:2], state[0].shape[1])
     final = [s.new_empty(s.shape) for s in state]
@@ -169,11 +191,10 @@ def _run(given: Given, call: _Call) -> list[Tensor]:
     return [output, *final]
 
 
-def traced(given: Given) -> tuple[list[Tensor], dict[str, Tensor]]:
+def traced(given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The output and the states, and every named value, each T×B×H."""
-    x, cell, lengths = given.x, given.job.cell, given.masks.lengths
-    steps, batch = x.shape[:2]
-    units = hidden_size(given.weights, cell)
+    x, cell, lengths = given.x, given.cell, given.masks.lengths
+    (steps, batch, _), units = x.shape, given.hidden_size
     dtype = _COMPUTED_IN[x.dtype]
     lanes = core().vector_bytes() // dtype.itemsize
     padded = -(-units // lanes) * lanes
@@ -200,7 +221,7 @@ def _gradient_of_weights(cell: Cell) -> Callable[..., Tensor]:
 
 
 def backward(
-    given: Given, tape: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]
+    given: Arguments, tape: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of x, the states and the weights, in that order; None where not ``wanted``.
 
@@ -214,11 +235,11 @@ def backward(
         call.grad_output(_steps(kept[0]))
     call.grad_final([(0, 0) if g is None else _rows(g) for g in kept[1:]])
     first = 1 + len(given.state)
-    of_weights = _gradient_of_weights(given.job.cell)
-    makes = [torch.empty] * first + [of_weights] * len(given.weights)
+    of_weights, tensors = _gradient_of_weights(given.cell), given.tensors()
+    makes = [torch.empty] * first + [of_weights] * (len(tensors) - first)
     results = [
         make(t.shape, dtype=t.dtype) if want and t is not None else None
-        for make, t, want in zip(makes, given.tensors(), wanted, strict=True)
+        for make, t, want in zip(makes, tensors, wanted, strict=True)
     ]
     if results[0] is not None:
         call.grad_x(_steps(results[0]))

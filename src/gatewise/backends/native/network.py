@@ -1,4 +1,4 @@
-"""A whole module in one call of the core: all layers and directions, where no gradient is asked for.
+"""A whole layer in one call of the core: all stacked layers and directions, without a gradient.
 
 A call of one step on a small layer takes a few microseconds in the core, so that what is done on the
 way there counts: the core itself looks at the input and the weights.
@@ -19,23 +19,7 @@ from gatewise.cells.language import Cell
 
 
 class Network:
-    """One module's layers as the core runs them.
-
-    Args:
-        cell, sizes: the cell, and the module's input_size, hidden_size, proj_size, num_layers and
-            bidirectional.
-        weights: name and shape of each weight, for each layer and direction those of
-            contract.Weights and then the per-unit parameters; of what there is not, None and None.
-        dtype: of everything.
-
-    Attributes:
-        run: a function of the input, T×B×I, or B×T×I if it is batch first; the initial state, a
-            tuple of several, or None; the weights by name; whether it is batch first; the number
-            of threads; the address of the lengths, int64, or 0; and for resets, in one direction,
-            the address of booleans laid out as the input and their two strides, or None. Gives
-            the output, laid out as the input, and the final state or states; None if the input, a
-            state, a weight or a length is not what this network takes.
-    """
+    """A layer as the core runs it: see ``Network`` and ``WholeNetworks`` in contract.py."""
 
     def __init__(
         self,

@@ -281,7 +281,7 @@ class Fixed:
             )
         x = self._one_hot[torch.from_numpy(symbols)]
         reset = torch.from_numpy(begins) if self.design.reset else None
-        hidden, state = self.layer(x, state, reset=reset)
+        hidden, after = self.layer(x, state, reset=reset)
         weight = self._output
         net = hidden @ weight[:, SYMBOLS:-1].T + weight[:, -1] + x @ weight[:, :SYMBOLS].T
-        return torch.sigmoid(net), state
+        return torch.sigmoid(net), tuple(after)

@@ -59,9 +59,9 @@ class Call(Prepared):
         strides = self.zone_steps or [0] * (2 * self.shape.STATES)
         words = _addresses(*tensors, lengths, self.order, self.reset, *zoneout)
         words += [*strides[0::2], *strides[1::2], *_addresses(self.factor)]
-        constants = self.plan.constants() | dict(H=H, REVERSE=self.job.reverse)
+        constants = self.plan.constants() | dict(H=H, REVERSE=self.reverse)
         constants |= dict(ZONEOUT=self.zoneout is not None, EXACT=full_precision())
-        device, kind = self.x.device, (self.job.cell, way, self.sizes.dtype)
+        device, kind = self.x.device, (self.cell, way, self.sizes.dtype)
         kernel = _kernel(*kind, tuple(constants.items()), len(words) + 4, device)
         for first, tiles in self.launches():
             counters = torch.zeros(tiles, dtype=torch.int32, device=device)

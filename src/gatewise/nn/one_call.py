@@ -1,0 +1,153 @@
+"""A layer's whole call as one of a backend's, where that is all there is to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewise.backends.contract import Network, in_double, in_memory
+from gatewise.backends.registry import choose, load, watched
+from gatewise.nn.config import LayerConfig
+from gatewise.nn.lengths import Lengths
+from gatewise.nn.parameters import STORED
+from gatewise.nn.sequences import State
+
+
+class OneCall:
+    """Runs all layers and directions in one call of a backend that can, where no gradient is asked for.
+
+    What decides is kept short: it is a good part of the time of a call of one step.
+
+    Attributes:
+        network: the backend's; None before the first call that a backend could run so.
+    """
+
+    def __init__(self, config: LayerConfig) -> None:
+        self._config, self._asked = config, ""
+        self.network: Network | None = None
+
+    def run(
+        self,
+        backend: str,
+        parameters: Mapping[str, Tensor | None],
+        input: object,
+        hx: State | None,
+        lengths: Lengths | None,
+        reset: Tensor | None,
+        batch_first: bool,
+    ) -> Any:
+        """The output and the final state; None where no backend runs these so, or they are not as simple.
+
+        Args:
+            backend: "auto", or the name of the one that is to be used.
+            parameters: the layer's, by name.
+        """
+        if not isinstance(input, Tensor) or watched():
+            return None
+        network = self.network
+        if network is None or network.dtype is not input.dtype or backend != self._asked:
+            network = self._make(backend, parameters, input)
+            if network is None:
+                return None
+        given = (input, hx, parameters, batch_first, torch.get_num_threads())
+        if lengths is None and reset is None:
+            return network.run(*given)
+        if not _readable(self._config, input, lengths, reset, batch_first):
+            return None
+        return network.run(
+            *given,
+            0 if lengths is None else lengths.data_ptr(),  # type: ignore[union-attr]
+            None if reset is None else (reset.data_ptr(), *reset.stride()),
+        )
+
+    def run_step(
+        self,
+        backend: str,
+        parameters: Mapping[str, Tensor | None],
+        input: Tensor,
+        hx: State | None,
+    ) -> Any:
+        """The state after one step over ``input``, B×I; None likewise."""
+        try:
+            x = input[None]
+            if isinstance(hx, Tensor):
+                hx = hx[None]
+            elif hx is not None:
+                if not isinstance(hx, tuple | list):
+                    return None
+                hx = tuple(s[None] for s in hx)
+        except (TypeError, IndexError, RuntimeError):
+            return None  # what is wrong with them is said where they are looked at one by one
+        result = self.run(backend, parameters, x, hx, None, None, False)
+        if result is None:
+            return None
+        after = result[1]  # its first dimension is taken off in place: a view could not be detached
+        if isinstance(after, Tensor):
+            return after.squeeze_(0)
+        return tuple(s.squeeze_(0) for s in after)
+
+    def _make(
+        self, backend: str, parameters: Mapping[str, Tensor | None], input: Tensor
+    ) -> Network | None:
+        """The network of the backend that is chosen; None if it has none."""
+        config = self._config
+        like = parameters.get("weight_ih" + config.first_suffix)
+        if (
+            like is None
+            or not in_memory((input,))
+            or input.is_nested
+            or not input.is_cpu
+            or input.device != like.device
+            or input.dtype != like.dtype
+            or (config.layer_norm and in_double(config.cell, config.hidden_size, input.dtype))
+        ):
+            return None
+        choice = choose(
+            backend,
+            cell=config.cell,
+            input_size=config.input_size,
+            hidden_size=config.hidden_size,
+            proj_size=config.proj_size,
+            dtype=input.dtype,
+            device=input.device,
+            layer_norm=config.layer_norm,
+            single=config.single_step,
+        )
+        make = getattr(load(choice.backend), "network", None)
+        if make is None:
+            return None
+        weights = [
+            (name + suffix, shapes[name]) if name in shapes else (None, None)
+            for suffix, shapes in config.step_shapes.items()
+            for name in (*STORED.values(), *config.cell.params)
+        ]
+        sizes = (
+            *(config.input_size, config.hidden_size, config.proj_size, config.num_layers),
+            config.bidirectional,
+        )
+        self.network, self._asked = make(config.cell, sizes, weights, input.dtype), backend
+        return self.network
+
+
+def _readable(
+    config: LayerConfig,
+    input: Tensor,
+    lengths: Lengths | None,
+    reset: Tensor | None,
+    batch_first: bool,
+) -> bool:
+    """Whether a network can read these where they lie; it looks at the lengths' values itself."""
+    shape, given = input.shape, [t for t in (lengths, reset) if t is not None]
+    plain = in_memory(given) and all(t.is_cpu for t in given)  # type: ignore[union-attr]
+    if not plain or input.dim() != 3:
+        return False
+    if isinstance(lengths, Tensor):
+        batch = (shape[0 if batch_first else 1],)
+        if lengths.dtype != torch.int64 or lengths.shape != batch or not lengths.is_contiguous():
+            return False
+    if reset is None:
+        return True
+    return not config.bidirectional and reset.dtype == torch.bool and reset.shape == shape[:-1]
