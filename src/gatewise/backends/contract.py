@@ -118,8 +118,9 @@ class Weights(NamedTuple):
     def double(self) -> Weights:
         """The same in double precision."""
         per_unit = {name: weight.double() for name, weight in self.per_unit.items()}
-        named = {name: getattr(self, name) for name in NAMED_WEIGHTS}
-        wide = {name: None if weight is None else weight.double() for name, weight in named.items()}
+        given: dict[str, Any] = self._asdict()
+        there = [name for name in NAMED_WEIGHTS if given[name] is not None]
+        wide = {name: given[name].double() for name in there}
         return Weights(**wide, per_unit=per_unit)
 
     @classmethod
@@ -274,7 +275,11 @@ def check_lengths(lengths: Tensor, steps: int) -> None:
 
 def differentiated(tensors: Iterable[Tensor | None]) -> bool:
     """Whether a gradient may be asked for of what is made of these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:  # no generator: this is asked at every call
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 # The types of tensor that are plain arrays of numbers: no fake, functional or user's tensor.
@@ -287,15 +292,19 @@ def in_memory(tensors: Iterable[object]) -> bool:
     return _PLAIN_OR_NONE.issuperset(map(type, tensors))
 
 
-def recorded(tensors: Iterable[Tensor | None]) -> bool:
+def recorded(tensors: Sequence[Tensor | None]) -> bool:
     """Whether operations on these are for torch's dispatcher to see, not to be done at once: it
     traces (compile, export, make_fx), or one of the tensors is no array in memory."""
-    return (
+    if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or not in_memory(tensors)
-        or any(t is not None and t.is_neg() for t in tensors)
-    )
+    ):
+        return True
+    for tensor in tensors:  # noqa: SIM110  no generator: this is asked at every call
+        if tensor is not None and tensor.is_neg():
+            return True
+    return False
 
 
 _Function = TypeVar("_Function", bound=Callable[..., object])

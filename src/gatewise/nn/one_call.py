@@ -15,6 +15,8 @@ from gatewise.nn.lengths import Lengths
 from gatewise.nn.parameters import STORED
 from gatewise.nn.sequences import State
 
+_threads = torch.get_num_threads
+
 
 class OneCall:
     """Runs all layers and directions in one call of a backend that can, where no gradient is asked for.
@@ -52,13 +54,13 @@ class OneCall:
             network = self._make(backend, parameters, input)
             if network is None:
                 return None
-        given = (input, hx, parameters, batch_first, torch.get_num_threads())
+        threads = _threads()
         if lengths is None and reset is None:
-            return network.run(*given)
+            return network.run(input, hx, parameters, batch_first, threads)
         if not _readable(self._config, input, lengths, reset, batch_first):
             return None
         return network.run(
-            *given,
+            *(input, hx, parameters, batch_first, threads),
             0 if lengths is None else lengths.data_ptr(),  # type: ignore[union-attr]
             None if reset is None else (reset.data_ptr(), *reset.stride()),
         )

@@ -72,9 +72,9 @@ def weights_of(
         stored = {**stored, "weight_hh": dropped}
     if not config.structure.plain:
         stored = config.structure.full(stored)
-    named = {field: stored.get(name) for field, name in STORED.items()}
+    named = [stored.get(name) for name in STORED.values()]
     per_unit = {name: stored[name] for name in config.cell.params}
-    return Weights(**named, per_unit=per_unit)  # type: ignore[arg-type]
+    return Weights._make((*named, per_unit))
 
 
 def other_parameter(

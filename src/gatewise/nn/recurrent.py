@@ -195,7 +195,8 @@ class Recurrent(Configured, TorchNames, nn.Module):
                 f"dropout={dropout} acts between layers, and there is only one", stacklevel=2
             )
         register_parameters(self, config, device, dtype)
-        self._one_call = OneCall(config)
+        # for a call that has no more to do than a backend's network
+        self._one_call = OneCall(config) if config.plain else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -279,9 +280,20 @@ class Recurrent(Configured, TorchNames, nn.Module):
             BackendError: the backend asked for by name cannot do this.
         """
         if not trace:
-            whole = self._in_one_call(input, hx, lengths, reset)
-            if whole is not None:
-                return whole
+            one_call = self._one_call
+            if (
+                one_call is not None
+                and not torch.is_grad_enabled()
+                and not any(self.zoneout)
+                and not (
+                    self.training and (self.dropout or self.recurrent_dropout or self.weight_drop)
+                )
+            ):
+                whole = one_call.run(
+                    self.backend, self._parameters, input, hx, lengths, reset, self.batch_first
+                )
+                if whole is not None:
+                    return whole
             plain = lengths is None and reset is None
             if plain and recorded_by() == JIT and is_torchs(self):
                 return run_recorded(self, input, hx, self._initial_states)
@@ -379,24 +391,6 @@ class Recurrent(Configured, TorchNames, nn.Module):
             if value != default and (name != "zoneout" or any(self.zoneout)):
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
-
-    def _in_one_call(
-        self,
-        input: object,
-        hx: State | None,
-        lengths: Lengths | None,
-        reset: Tensor | None,
-    ) -> Any:
-        """The result of a backend's one call for all layers; None where there is more to do than that."""
-        if (
-            torch.is_grad_enabled()
-            or not self.config.plain
-            or any(self.zoneout)
-            or (self.training and (self.dropout or self.recurrent_dropout or self.weight_drop))
-        ):
-            return None
-        given = (input, hx, lengths, reset, self.batch_first)
-        return self._one_call.run(self.backend, self._parameters, *given)
 
     def _unpacked(
         self, packed: PackedSequence, lengths: object, reset: object

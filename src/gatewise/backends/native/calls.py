@@ -51,13 +51,14 @@ def _native(given: Arguments) -> Any:
 
 def _dense(tensor: Tensor) -> Tensor:
     """The tensor with its last dimension's numbers side by side."""
-    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-        return tensor.contiguous()
-    return tensor
+    if tensor.is_contiguous() or tensor.shape[-1] <= 1 or tensor.stride(-1) == 1:
+        return tensor
+    return tensor.contiguous()
 
 
 def _steps(tensor: Tensor) -> tuple[int, int, int]:
-    return tensor.data_ptr(), tensor.stride(0), tensor.stride(1)
+    step, row, *_ = tensor.stride()
+    return tensor.data_ptr(), step, row
 
 
 def _rows(tensor: Tensor) -> tuple[int, int]:
