@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +16,8 @@ from gatewise.errors import ShapeError
 from gatewise.nn.checks import check_layout, shape_of
 from gatewise.nn.lists import as_tensor
 
-if TYPE_CHECKING:
-    import numpy as np
-
 # How long each sequence is, as a caller gives it.
-Lengths: TypeAlias = Union[Tensor, Sequence[int], "np.ndarray[Any, Any]"]
+Lengths = Tensor | Sequence[int] | np.ndarray[Any, Any]
 
 
 def checked_lengths(lengths: Lengths | None, x: Tensor) -> Tensor | None:

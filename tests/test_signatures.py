@@ -1,0 +1,84 @@
+"""The constructors and results that an editor shows."""
+
+import inspect
+from importlib.resources import files
+from typing import get_overloads, get_type_hints
+
+import pytest
+import torch
+
+import gatewise as gw
+from gatewise.nn.trace import Trace
+
+LAYERS = {"LSTM": {"forget_bias"}, "GRU": set(), "RNN": {"nonlinearity"}}
+CELLS = {"LSTMCell": set(), "GRUCell": set(), "RNNCell": {"nonlinearity"}}
+
+
+def arguments(of: type) -> dict[str, inspect.Parameter]:
+    found = dict(inspect.signature(of).parameters)
+    assert not {p.kind for p in found.values()} & {
+        inspect.Parameter.VAR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    }
+    return found
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *CELLS])
+def test_a_named_layer_lists_every_argument_of_its_base(name):
+    base = gw.Recurrent if name in LAYERS else gw.RecurrentCell
+    ours, bases = arguments(getattr(gw, name)), arguments(base)
+    assert bases.keys() - {"cell"} == ours.keys() - (LAYERS | CELLS)[name]
+    for argument in bases.keys() - {"cell"}:
+        assert ours[argument].default == bases[argument].default, argument
+        assert ours[argument].annotation == bases[argument].annotation, argument
+
+
+OTHER = dict(
+    num_layers=2, bias=False, batch_first=True, dropout=0.25, bidirectional=True, proj_size=2,
+    backend="reference", layer_norm=True, recurrent_dropout=0.5, zoneout=0.125, weight_drop=0.375,
+    locked_dropout=True, connect="residual", recurrent_blocks=2,
+)  # fmt: skip
+
+
+HANDED_ON = [
+    pytest.param(name, option, id=f"{name}-{option}")
+    for name in (*LAYERS, *CELLS)
+    for option in (*OTHER, "learn_initial")
+    if option in inspect.signature(getattr(gw, name)).parameters
+    and (option != "proj_size" or name == "LSTM")
+]
+
+
+@pytest.mark.parametrize(("name", "option"), HANDED_ON)
+def test_every_option_is_handed_on(name, option):
+    given = OTHER.get(option, True)
+    beside = {"num_layers": 2} if option in ("dropout", "connect") else {}
+    layer = getattr(gw, name)(3, 4, **beside, **{option: given})
+    assert getattr(layer, option) in (given, (given,) * len(layer.cell.state))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *CELLS])
+def test_device_and_type_are_handed_on(name):
+    layer = getattr(gw, name)(3, 4, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *CELLS, "Recurrent", "RecurrentCell"])
+def test_an_unknown_argument_is_an_error_of_the_class_itself(name):
+    cell = ("lstm",) if name.startswith("Recurrent") else ()
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) got an unexpected .* 'foo'$"):
+        getattr(gw, name)(*cell, 3, 4, foo=1)
+
+
+def test_results_have_types():
+    results = [get_type_hints(form)["return"] for form in get_overloads(gw.Recurrent.forward)]
+    assert len(results) == 3
+    assert Trace in results[1].__args__
+    assert (
+        get_type_hints(gw.RecurrentCell.forward)["return"]
+        == torch.Tensor | tuple[torch.Tensor, ...]
+    )
+
+
+def test_type_checkers_may_read_the_package():
+    assert files("gatewise").joinpath("py.typed").is_file()
