@@ -1,6 +1,7 @@
 """Options in every form that callers write them."""
 
 import math
+from dataclasses import fields
 from decimal import Decimal
 from fractions import Fraction
 
@@ -179,8 +180,10 @@ PLAIN_TYPES = (int, float, bool, str, type(None), tuple)
 
 def options_of(module):
     """The module's own attributes that are no modules, tensors or machinery."""
-    own = vars(module).items()
-    return {k: v for k, v in own if not k.startswith("_") and k not in ("cell", "training")}
+    own = dict(vars(module))
+    if config := own.pop("config", None):
+        own |= {of.name: getattr(config, of.name) for of in fields(config) if of.init}
+    return {k: v for k, v in own.items() if not k.startswith("_") and k not in ("cell", "training")}
 
 
 @pytest.mark.parametrize("half", HALF.values(), ids=HALF)
