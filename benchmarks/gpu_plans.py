@@ -127,7 +127,7 @@ class Loops:
             from gatewise.backends.gpu.call import Call  # type: ignore[assignment]
         self.call, self.given = timed(Call), of
         self.engine = Calls(self.call)
-        output, *rest, self.tape = self.engine.taped(of)
+        output, *rest, self.tape = self.engine.forward_saving(of)
         generator = torch.Generator(of.x.device).manual_seed(1)
         seed = torch.randn(output.shape, generator=generator, device=of.x.device).to(output.dtype)
         self.grads = [seed, *[None] * len(rest)]

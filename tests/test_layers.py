@@ -362,7 +362,7 @@ def test_reset_of_a_single_sequence():
 
 
 def extras(cell):
-    """Of states that say something only together none is kept alone."""
+    """Of coupled states none is kept alone."""
     cell = gw.CELLS.get(cell, cell)
     zoneout = [0.0 if name in cell.coupled_states else 0.3 for name in cell.state]
     return dict(layer_norm=True, recurrent_dropout=0.4, zoneout=zoneout)
@@ -476,7 +476,7 @@ def test_zoneout_in_training_keeps_a_unit_or_does_not():
 
 
 def dropping(p, **options):
-    """A layer whose output shows which of its fed-back values were dropped."""
+    """A layer whose output shows which of its recurrent inputs were dropped."""
     layer = gw.RNN(1, 40, nonlinearity="relu", bias=False, recurrent_dropout=p, **options)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
@@ -704,7 +704,7 @@ def test_absent_kernels_asked_for_by_name():
         (lambda: gw.Recurrent(None, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
         (lambda: gw.RecurrentCell(3, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
         (lambda: gw.Recurrent("mlstm", 3, 6), "is no cell but a layer of its own, gw.MLSTM"),
-        (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m say something only together; give "
+        (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m are coupled; give "
             "one for each state, as zoneout=(0.1, 0.0, 0.0, 0.0)"),
         (lambda: gw.Recurrent("slstm", 3, 6, zoneout=(0.3, 0.1, 0, 0)), "zoneout=(0.3, 0.0, 0.0, 0.0)"),
         (lambda: gw.ConvRecurrent(None, 3, 6, 3), "cell must be a cell, made by @gw.cell, or the name of a"),

@@ -63,6 +63,17 @@ def test_device_and_type_are_handed_on(name):
     assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}
 
 
+def test_a_layers_text_shows_every_option_that_is_not_as_by_default():
+    apart = {"cell", "input_size", "hidden_size", "device", "dtype", "backend"}
+    for option in arguments(gw.Recurrent).keys() - apart:
+        value = OTHER.get(option, True) if option != "block_size" else 2
+        cell = "lstm_1997" if option == "block_size" else "lstm"
+        beside = {"num_layers": 2} if option in ("dropout", "connect") else {}
+        shown = repr(gw.Recurrent(cell, 3, 4, **beside, **{option: value}))
+        assert f"{option}=" in shown, shown
+    assert repr(gw.LSTM(3, 4)) == "LSTM(3, 4)"
+
+
 @pytest.mark.parametrize("name", [*LAYERS, *CELLS, "Recurrent", "RecurrentCell"])
 def test_an_unknown_argument_is_an_error_of_the_class_itself(name):
     cell = ("lstm",) if name.startswith("Recurrent") else ()

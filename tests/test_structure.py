@@ -470,8 +470,8 @@ def test_no_recurrent_part(block_size):
         (lambda: gw.Recurrent(block_of_1997, 3, 6, block_size=4), "hidden_size=6 must be a multiple "
             "of block_size=4 times recurrent_blocks=1, which is 4"),
         (lambda: gw.Recurrent(block_of_1997, 3, 6, block_size=3, recurrent_blocks=4), "which is 12"),
-        (lambda: gw.LSTM(3, 6, block_size=2), "block_size=2 is how many cells share the gates that a "
-            "cell says are shared, and lstm says so of none"),
+        (lambda: gw.LSTM(3, 6, block_size=2), "block_size=2 needs a cell with shared gates, and lstm "
+            "has none"),
         (lambda: gw.LSTM(3, 6, block_size=0), "block_size must be a positive integer, not 0"),
         (lambda: gw.LSTM(3, 6, recurrent_blocks=2.0), "recurrent_blocks must be a positive integer"),
         (lambda: gw.GRU(3, 6, recurrent_blocks=4), "hidden_size=6 must be a multiple of block_size=1 "
@@ -481,7 +481,7 @@ def test_no_recurrent_part(block_size):
         (lambda: gw.Recurrent("mingru", 3, 6, recurrent_blocks=2), "recurrent_blocks=2 divides the "
             "recurrent weights, and mingru has none"),
         (lambda: gw.Recurrent("gru_2014", 3, 6, proj_size=2), "gru_2014 cannot be projected: its gates "
-            "n are fed with a value of the step, which has one number for each of hidden_size=6 units "
+            "n take a value of the step, which has one number for each of hidden_size=6 units "
             "where the recurrent weights would take proj_size=2"),
     ],
 )  # fmt: skip

@@ -292,9 +292,9 @@ def test_an_exported_program_can_be_trained():
         torch.testing.assert_close(trained.get_parameter(name).grad, parameter.grad)
 
 
-def test_no_tape_is_made_where_none_is_needed(monkeypatch):
+def test_no_activations_are_saved_where_none_are_needed(monkeypatch):
     model = exported(Model(gw.LSTM(3, 6), ("lengths",))).module()
-    monkeypatch.setattr(calls, "tape_like", lambda *_: pytest.fail("a tape"))
+    monkeypatch.setattr(calls, "activations_like", lambda *_: pytest.fail("saved"))
     with torch.no_grad():
         model(*example(7, 3))
 
@@ -378,7 +378,7 @@ def test_opcheck(cell, options, differentiable):
     given = operators_arguments(case(cell, **options), differentiable)
     torch.library.opcheck(torch.ops.gatewise.run.default, given)
     with torch.no_grad():
-        *outcome, tape = torch.ops.gatewise.run_taped(*given)
+        *outcome, tape = torch.ops.gatewise.run_saving(*given)
     for wanted in (True, False):
         tensors = [given[0], *given[1], *given[2]]
         asked = [t is not None and (wanted or k % 2 == 0) for k, t in enumerate(tensors)]
@@ -431,10 +431,10 @@ def at(k, change):
 def test_an_operator_checks_all_that_it_is_given(change, message):
     """A graph is a file's, and may be given anything."""
     given = operators_arguments(case(gw.CELLS["lstm"], P=2, lengths=(4, 0, 2), **ALL))
-    *outcome, tape = torch.ops.gatewise.run_taped(*given)
+    *outcome, tape = torch.ops.gatewise.run_saving(*given)
     wanted = [t is not None for t in (given[0], *given[1], *given[2])]
     given = change(given)
-    for op in ("run", "run_taped", "run_traced"):
+    for op in ("run", "run_saving", "run_traced"):
         with pytest.raises(ShapeError, match=re.escape(message)):
             getattr(torch.ops.gatewise, op)(*given)
     with pytest.raises(ShapeError, match=re.escape(message)):
@@ -443,12 +443,12 @@ def test_an_operator_checks_all_that_it_is_given(change, message):
 
 def test_the_gradients_operator_checks_its_own():
     given = operators_arguments(case(gw.CELLS["lstm"]))
-    *outcome, tape = torch.ops.gatewise.run_taped(*given)
+    *outcome, tape = torch.ops.gatewise.run_saving(*given)
     wanted = [t is not None for t in (given[0], *given[1], *given[2])]
     back = torch.ops.gatewise.run_back
-    with pytest.raises(ShapeError, match="the tape has the shape"):
+    with pytest.raises(ShapeError, match="the saved activations has the shape"):
         back(outcome, tape[:-1], wanted, *given)
-    with pytest.raises(ShapeError, match="the tape is torch"):
+    with pytest.raises(ShapeError, match="the saved activations is torch"):
         back(outcome, tape.float(), wanted, *given)
     with pytest.raises(ShapeError, match="the gradient of result 1 has the shape"):
         back([outcome[0], outcome[1][:1], None], tape, wanted, *given)
@@ -649,7 +649,7 @@ def _grads(loss, layer):
 
 
 def test_what_is_kept_for_backward_goes_through_the_hooks():
-    """So that checkpointing and save_on_cpu reach the tape and the masks."""
+    """So that checkpointing and save_on_cpu reach the saved activations and the masks."""
     layer, kept = gw.LSTM(3, 60, zoneout=0.3), []
     x = torch.randn(50, 4, 3)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):

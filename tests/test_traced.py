@@ -606,7 +606,7 @@ def test_a_package_of_aotinductor(name, tmp_path):
             close(run(*given), module(*given))
 
 
-@pytest.mark.parametrize("operator", ["run", "run_taped", "run_traced"])
+@pytest.mark.parametrize("operator", ["run", "run_saving", "run_traced"])
 def test_none_is_an_empty_list_to_the_operators(operator):
     """As AOTInductor's packages call them."""
     from gatewise.backends import operators

@@ -215,7 +215,7 @@ def test_a_tape_may_be_a_part_of_another_tensor():
 
     given = case(CELLS["lstm"], **SIZES)
     asked = given.asked()
-    *outcome, tape = calls.taped(asked)
+    *outcome, tape = calls.forward_saving(asked)
     grads, wanted = (
         [torch.ones_like(o) for o in outcome],
         [True] * 3 + [t is not None for t in asked.weights],

@@ -99,7 +99,7 @@ def _run(
     flat = [w for w in (*given, weights.projection) if w is not None]
     states = [s[None].contiguous() for s in state]
     bias = weights.input_bias is not None
-    # without its training mode cuDNN has no way back
+    # outside of its training mode cuDNN has no backward pass
     training = spec.device.type == "cuda" and spec.differentiated
     output, *new = whole(spec.cell, (x,), states, flat, (bias, 1, 0.0, training, False, False))
     return output, tuple(s[0] for s in new)

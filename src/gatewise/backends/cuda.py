@@ -52,13 +52,13 @@ def unsuited(spec: Spec) -> str | None:
     """What its loops have no part for."""
     cell = spec.cell
     if cell.feedback != cell.state[:1]:
-        fed = f"has {', '.join(cell.feedback)}" if cell.feedback else "feeds nothing back"
-        return f"has the output alone fed back, and '{cell.name}' {fed}"
+        inputs = ", ".join(cell.feedback) or "none"
+        return f"takes the output as the only recurrent input; '{cell.name}' has {inputs}"
     if cell.second_stage:
-        return f"has no gates that wait for others, and '{cell.name}' has {', '.join(cell.second_stage)}"
+        return f"has no second stage of gates; '{cell.name}' has {', '.join(cell.second_stage)}"
     for there, name in (
         (spec.proj_size, "project the output"),
-        (spec.layer_norm, "normalise the sums"),
+        (spec.layer_norm, "normalise the pre-activations"),
     ):
         if there:
             return f"cannot {name}"

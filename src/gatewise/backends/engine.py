@@ -46,14 +46,14 @@ def unfit(spec: Spec) -> str | None:
     if spec.recorded:
         return "is no operator that torch.jit.trace and ONNX know"
     if not spec.input_size or not spec.hidden_size:
-        return "computes sums of at least one number for at least one unit"
+        return "needs at least one input and one unit"
     if spec.trace and spec.differentiated:
         return "does not differentiate what it traces"
     return unnormalised(spec.cell) if spec.layer_norm else None
 
 
 def unnormalised(cell: Cell) -> str | None:
-    """Why no engine can normalise the cell's sums, likewise."""
+    """Why no engine can normalise the cell's pre-activations, as the end of the sentence "it ...", or None."""
     if cell.second_stage:
         return (
             f"normalises the recurrent product of all gates at once, and '{cell.name}' takes that of "
@@ -78,19 +78,20 @@ class Engine(Protocol):
     def forward(self, given: Arguments) -> list[Tensor]:
         """The output and each state at its end."""
 
-    def taped(self, given: Arguments) -> list[Tensor]:
-        """The same, and the tape that ``backward`` needs."""
+    def forward_saving(self, given: Arguments) -> list[Tensor]:
+        """The same, and the saved activations that ``backward`` needs."""
 
     def traced(self, given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The output and the states, and every named value, each T×B×H."""
 
-    def tape_like(self, given: Arguments) -> Tensor:
-        """An empty tape for a run; its size alone matters, so that what is given may be fake tensors."""
+    def activations_like(self, given: Arguments) -> Tensor:
+        """Room for the saved activations of a run. Only its size matters, so the arguments may be fake
+        tensors."""
 
     def backward(
         self,
         given: Arguments,
-        tape: Tensor,
+        activations: Tensor,
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:

@@ -1,4 +1,4 @@
-"""A run's gradient: an engine's own, and the reference's where a gradient of the gradient is asked for."""
+"""A run's gradient: the engine's, or the reference's where a gradient of the gradient is asked for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gatewise.cells.language import Cell
 
 
 class Run(torch.autograd.Function):
-    """A differentiable run. ``how`` is an engine, or has its calls ``taped`` and ``backward``."""
+    """A differentiable run of an engine, or of anything with its ``forward_saving`` and ``backward``."""
 
     @staticmethod
     def forward(
-        ctx: Any, how: Any, cell: Cell, reverse: bool, masks: Masks, *tensors: Tensor | None
+        ctx: Any, engine: Any, cell: Cell, reverse: bool, masks: Masks, *tensors: Tensor | None
     ) -> Any:
-        *outcome, tape = how.taped(_arguments(cell, reverse, tensors, masks))
-        ctx.how, ctx.cell, ctx.reverse = how, cell, reverse
-        ctx.save_for_backward(*tensors, tape, *masks.listed())
+        *outcome, activations = engine.forward_saving(_arguments(cell, reverse, tensors, masks))
+        ctx.engine, ctx.cell, ctx.reverse = engine, cell, reverse
+        ctx.save_for_backward(*tensors, activations, *masks.listed())
         ctx.set_materialize_grads(False)
         return tuple(outcome)
 
@@ -31,18 +31,22 @@ class Run(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         saved = ctx.saved_tensors  # once: hooks may allow it no second time
         wanted = ctx.needs_input_grad[4:]
-        tensors, tape, rest = saved[: len(wanted)], saved[len(wanted)], saved[len(wanted) + 1 :]
+        tensors, activations, rest = (
+            saved[: len(wanted)],
+            saved[len(wanted)],
+            saved[len(wanted) + 1 :],
+        )
         given = _arguments(ctx.cell, ctx.reverse, tensors, Masks.from_list(rest))
-        if torch.is_grad_enabled() or _batched(grads):  # a graph of the gradient is asked for, …
+        if torch.is_grad_enabled() or _batched(grads):  # a graph of it is asked for
             found = _reference_gradients(given, grads, wanted)
         else:
             plain = [None if g is None else g.resolve_neg() for g in grads]
-            found = ctx.how.backward(given, tape, plain, wanted)
+            found = ctx.engine.backward(given, activations, plain, wanted)
         return None, None, None, None, *found
 
 
 def _batched(grads: Sequence[Tensor | None]) -> bool:
-    """Whether many gradients come at once, as ``is_grads_batched`` has it, or none in memory."""
+    """Whether these are batches of gradients, as of ``is_grads_batched``, or have no memory."""
     keys = (repr(torch._C._dispatch_keys(g)) for g in grads if g is not None)
     return any("Batched" in key or "ZeroTensor" in key for key in keys)
 

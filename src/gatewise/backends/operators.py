@@ -1,8 +1,8 @@
 """An engine's calls as operators of torch's dispatcher: what torch.compile and export put in a graph.
 
-``gatewise::run`` is a run; where a gradient is asked for it becomes ``run_taped``, with
-``run_back`` for its gradient. ``run_traced`` also gives the named values. A graph may be kept in a
-file and run on anything, so that each of these checks whatever it is given.
+``gatewise::run`` is a run. Where a gradient is asked for it becomes ``run_saving``, and ``run_back`` is
+its backward pass. ``run_traced`` also returns the named values. A graph may be loaded from a file and
+run on any tensors, so each operator checks its arguments.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ _GIVEN = (
     "Tensor x, Tensor[] state, Tensor?[] weights, Tensor? lengths, Tensor? reset, "
     "Tensor? recurrent, Tensor[] zoneout, str cell, int proj_size, bool reverse"
 )
-_BACK = "Tensor?[] grads, Tensor tape, bool[] wanted"
+_BACK = "Tensor?[] grads, Tensor activations, bool[] wanted"
 _LIBRARY = torch.library.Library("gatewise", "DEF")
 
 
@@ -247,44 +247,49 @@ class _Operators:
     """What gradient.Run calls while torch traces."""
 
     @staticmethod
-    def taped(given: Arguments) -> list[Tensor]:
-        return torch.ops.gatewise.run_taped(*operands(given))
+    def forward_saving(given: Arguments) -> list[Tensor]:
+        return torch.ops.gatewise.run_saving(*operands(given))
 
     @staticmethod
     def backward(
-        given: Arguments, tape: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
+        given: Arguments,
+        activations: Tensor,
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        found = iter(torch.ops.gatewise.run_back(grads, tape, wanted, *operands(given)))
+        found = iter(torch.ops.gatewise.run_back(grads, activations, wanted, *operands(given)))
         return [next(found) if want else None for want in wanted]
 
 
-def _run_taped(*given: Any) -> list[Tensor]:
-    """The output, the final states and the tape."""
+def _run_saving(*given: Any) -> list[Tensor]:
+    """The output, the final states and the saved activations."""
     o = _checked(*given)
-    return o.engine.taped(o.arguments())
+    return o.engine.forward_saving(o.arguments())
 
 
-def _run_taped_fake(*given: Any) -> list[Tensor]:
+def _run_saving_fake(*given: Any) -> list[Tensor]:
     o = _as_operands(*given)
-    return [*_run_fake(*given), o.engine.tape_like(o.arguments())]
+    return [*_run_fake(*given), o.engine.activations_like(o.arguments())]
 
 
 def _run_back(
-    grads: list[Tensor | None], tape: Tensor, wanted: list[bool], *given: Any
+    grads: list[Tensor | None], activations: Tensor, wanted: list[bool], *given: Any
 ) -> list[Tensor]:
     """The gradients of those of x, the states and the weights that are ``wanted``."""
     o = _checked(*given)
-    like = o.engine.tape_like(o.arguments())
-    check_tensor("the tape", tape, tuple(like.shape), like)
+    like = o.engine.activations_like(o.arguments())
+    check_tensor("the saved activations", activations, tuple(like.shape), like)
     for k, (grad, outcome) in enumerate(zip(grads, _run_fake(*o), strict=True)):
         if grad is not None:
             check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
     plain = [None if g is None else g.resolve_neg() for g in grads]
-    found = o.engine.backward(o.arguments(), tape, plain, wanted)
+    found = o.engine.backward(o.arguments(), activations, plain, wanted)
     return [g for g in found if g is not None]
 
 
-def _run_back_fake(grads: Any, tape: Tensor, wanted: list[bool], *given: Any) -> list[Tensor]:
+def _run_back_fake(
+    grads: Any, activations: Tensor, wanted: list[bool], *given: Any
+) -> list[Tensor]:
     each = zip(_as_operands(*given).arguments().tensors(), wanted, strict=True)
     return [t.new_empty(t.shape) for t, want in each if t is not None and want]
 
@@ -305,7 +310,7 @@ def _run_traced_fake(*given: Any) -> list[Tensor]:
 
 
 _define("run", _GIVEN, _run, _run_fake)
-_define("run_taped", _GIVEN, _run_taped, _run_taped_fake)
+_define("run_saving", _GIVEN, _run_saving, _run_saving_fake)
 _define("run_back", f"{_BACK}, {_GIVEN}", _run_back, _run_back_fake)
 _define("run_traced", _GIVEN, _run_traced, _run_traced_fake)
 _LIBRARY.impl("run", _run_differentiably, "Autograd")

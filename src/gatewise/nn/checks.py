@@ -98,11 +98,11 @@ def checked_connect(connect: object, num_layers: int) -> str:
 def check_blocks(
     cell: Cell, hidden_size: int, proj_size: int, block_size: int, recurrent_blocks: int
 ) -> None:
-    """Blocks of cells that share gates, and blocks of units that see themselves alone, must be whole."""
+    """Raises OptionError unless both kinds of blocks divide the units, and the cell has what they need."""
     if block_size > 1 and not cell.shared_gates:
         raise OptionError(
-            f"block_size={block_size} is how many cells share the gates that a cell says are shared, "
-            f"and {cell.name} says so of none; write it with @cell(..., shared_gates=...)"
+            f"block_size={block_size} needs a cell with shared gates, and {cell.name} has none; name "
+            f"them with @cell(..., shared_gates=...)"
         )
     if recurrent_blocks > 1 and not cell.feedback:
         raise OptionError(
@@ -132,7 +132,7 @@ def checked_projection(cell: Cell, hidden_size: int, given: object) -> int:
         ) from None
     if proj_size and cell.second_stage:
         raise OptionError(
-            f"{cell.name} cannot be projected: its gates {', '.join(cell.second_stage)} are fed with a value of "
+            f"{cell.name} cannot be projected: its gates {', '.join(cell.second_stage)} take a value of "
             f"the step, which has one number for each of hidden_size={hidden_size} units where the "
             f"recurrent weights would take proj_size={proj_size}"
         )
@@ -164,8 +164,9 @@ def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float
             pairs = zip(cell.state, shares, strict=True)
             alone = tuple(0.0 if of in cell.coupled_states else own for of, own in pairs)
             raise OptionError(
-                f"zoneout keeps each state for itself, and {cell.name}'s {', '.join(cell.coupled_states)} say "
-                f"something only together; give one for each state, as zoneout={alone}"
+                f"zoneout would keep old values of one state without the other, and {cell.name}'s "
+                f"{', '.join(cell.coupled_states)} are coupled; give one for each state, as "
+                f"zoneout={alone}"
             )
     return shares
 

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from gatewise.backends.contract import Choice, Outcome, Weights, differentiated
-from gatewise.backends.registry import checked_name, choose, run
+from gatewise.backends.contract import Choice
+from gatewise.backends.registry import checked_name
 from gatewise.backends.tracing import JIT, check_packed, recorded_by
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.checks import (
     check_blocks,
-    check_input,
     check_parameter_names,
     checked_bool,
     checked_cell,
@@ -32,19 +28,12 @@ from gatewise.nn.checks import (
     checked_size,
     checked_zoneout,
 )
-from gatewise.nn.config import Configured, LayerConfig
-from gatewise.nn.layer_loop import LayersOutcome, run_layers
+from gatewise.nn.config import LayerConfig
 from gatewise.nn.lengths import Lengths, checked_lengths, checked_reset
-from gatewise.nn.masks import make_masks, mask_kinds
 from gatewise.nn.one_call import OneCall
 from gatewise.nn.overrides import by_override, overriding
-from gatewise.nn.parameters import (
-    learned_states,
-    other_parameter,
-    register_parameters,
-    step_parameters,
-    weights_of,
-)
+from gatewise.nn.parameters import register_parameters
+from gatewise.nn.recurrent_core import RecurrentCore
 from gatewise.nn.sequences import (
     State,
     as_time_major,
@@ -53,9 +42,8 @@ from gatewise.nn.sequences import (
     packed_as,
     stacked,
 )
-from gatewise.nn.states import initial_states, states_given, states_of_runs, zero_states
+from gatewise.nn.states import states_given
 from gatewise.nn.stream import Stream
-from gatewise.nn.torch_names import TorchNames
 from gatewise.nn.trace import Trace
 from gatewise.nn.traced import is_torchs, run_recorded
 from gatewise.options import flag, probability
@@ -71,12 +59,12 @@ _SHOWN = (
 )
 
 
-class Recurrent(Configured, TorchNames, nn.Module):
+class Recurrent(RecurrentCore):
     """A recurrent layer of any cell.
 
     Parameters have the names, shapes and order of torch's (``weight_ih_l0``,
     ``bias_hh_l1_reverse``, …); a cell's per-unit parameters are named after it (``{name}_l0``), the
-    gains of layer normalisation ``norm_ih_l0`` and ``norm_hh_l0``.
+    norm weights of layer normalisation ``norm_ih_l0`` and ``norm_hh_l0``.
 
     Args:
         cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one.
@@ -90,50 +78,47 @@ class Recurrent(Configured, TorchNames, nn.Module):
         proj_size: P, width to which the output is projected (Sak et al. 2014); 0 for none. For
             cells that use their first state through the recurrent weights alone.
         backend: "auto", or the name of the one backend that is to be used.
-        layer_norm: whether the products W x and U h are normalised, each over all its G·H values
-            and with a gain of its own, before the gates see them (Ba et al. 2016, equation 20). The
-            product of gates that are fed with a value of the step is normalised by itself.
-        recurrent_dropout: probability, in training, of dropping a fed-back value on its way into
-            the recurrent product: one draw for a sequence, layer and direction, held over all steps
-            (Gal & Ghahramani 2016). The cell itself sees its states whole.
-        zoneout: probability that a unit keeps its old value of a state, one for all states or one
-            for each, in the cell's order (Krueger et al. 2017): in training drawn for each step and
-            sequence; else the new value is the mean over the draws. A traced state is what the next
-            step sees. Not for states that the cell says are one thing together.
-        weight_drop: probability, in training, of dropping a recurrent weight: one draw a call, layer
-            and direction, for all steps and sequences (Merity et al. 2018, "Regularizing and
-            Optimizing LSTM Language Models", section 2).
-        locked_dropout: whether ``dropout`` draws once for a sequence, for all its steps (Gal &
-            Ghahramani 2016), and not for each step.
-        connect: what a layer from the second on hands on, of its output y and its input x: "plain",
-            y; "residual", y + x; "highway", t * y + (1 - t) * x with the gate t = sigmoid(W x + b)
-            (Srivastava et al. 2015, "Highway Networks", equation 3) of the parameters
-            ``highway_weight_l1`` D·P×D·P and ``highway_bias_l1``, which is there with any ``bias``
-            and starts at -1, so that x is carried. ``dropout`` is for what the cells read: x is
-            carried whole. States and traces are the cells' own.
-        learn_initial: whether the states that a sequence starts from are learned, where a call is
-            given none: a vector ``initial_{state}_l0``, zero at first, for each state, layer and
-            direction. Those that the cell says are one thing together start from zero.
-        block_size: cells in a block, which have in common the gates that the cell says are shared:
-            such a gate has H / block_size rows of weights and biases, and a fed-back state that
-            rests on shared gates alone as many columns (Hochreiter & Schmidhuber 1997, figure 2).
-            Such a state too is given and returned as H values; of a block's, the first is fed back.
-        recurrent_blocks: blocks into which each fed-back state and each gate is divided, each block
-            of units seeing itself alone: ``weight_hh_l0`` is G·H×F/recurrent_blocks (the heads of
-            Beck et al. 2024, "xLSTM", section 2.2).
+        layer_norm: whether the products W x and U h are normalised before the gates see them, each
+            over all its G·H values and with its own norm weight (Ba et al. 2016, equation 20). The
+            product of second-stage gates is normalised by itself.
+        recurrent_dropout: probability, in training, of dropping a recurrent input on its way into the
+            recurrent product: one draw for a sequence, layer and direction, held over all steps
+            (Gal & Ghahramani 2016). The cell's equations use the whole states.
+        zoneout: probability that a unit keeps its old value of a state: one for all states, or one
+            for each in the cell's order (Krueger et al. 2017). In training it is drawn for each step
+            and sequence; else the new value is the mean over the draws. A traced state is the one
+            after zoneout. Coupled states take none.
+        weight_drop: probability, in training, of dropping a recurrent weight: one draw for a call,
+            layer and direction, held over all steps and sequences (Merity et al. 2018, "Regularizing
+            and Optimizing LSTM Language Models", section 2).
+        locked_dropout: whether ``dropout`` draws once for a sequence and holds the draw over all steps
+            (Gal & Ghahramani 2016).
+        connect: the output of each layer from the second on, made of what its cells give, y, and its
+            input x. "plain": y. "residual": y + x. "highway": t * y + (1 - t) * x with the gate
+            t = sigmoid(W x + b) (Srivastava et al. 2015, "Highway Networks", equation 3), of the
+            parameters ``highway_weight_l1`` D·P×D·P and ``highway_bias_l1``, which is there whatever
+            ``bias`` is and starts at -1. ``dropout`` acts on what the cells read and not on this x.
+            States and traces are the cells' own.
+        learn_initial: whether the initial states are learned, for calls that are given none: a vector
+            ``initial_{state}_l0``, zero at first, for each state, layer and direction. Coupled states
+            start from zero.
+        block_size: number of cells in a block. The cells of a block share the cell's shared gates: such
+            a gate has H / block_size rows of weights and biases. A recurrent input that depends on
+            shared gates alone has as many columns (Hochreiter & Schmidhuber 1997, figure 2); the first
+            of a block's values is used. Such a state too is given and returned as H values.
+        recurrent_blocks: number of blocks into which the units of each recurrent input and gate are
+            divided. A block's gates see the recurrent inputs of their own block: ``weight_hh_l0`` is
+            G·H×F/recurrent_blocks (the heads of Beck et al. 2024, "xLSTM", section 2.2).
 
     Where a cell has no recurrent part, ``weight_hh_l0`` has no columns and there is no ``bias_hh_l0``.
-    What is random is drawn from torch's own generator, so ``torch.manual_seed`` repeats it.
+    Random draws come from torch's generator, so ``torch.manual_seed`` repeats them.
+
+    Attributes:
+        config: the cell, the sizes and all else that the parameters depend on; it never changes.
 
     Raises:
         OptionError: an argument is out of its range.
     """
-
-    # for type checkers; the constructor makes these and those of the other layers by their names
-    weight_ih_l0: Tensor
-    weight_hh_l0: Tensor
-    bias_ih_l0: Tensor
-    bias_hh_l0: Tensor
 
     def __init__(
         self,
@@ -199,21 +184,6 @@ class Recurrent(Configured, TorchNames, nn.Module):
         self._one_call = OneCall(config) if config.plain else None
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√H, 1/√H), in torch's order; the gains are one, learned
-        initial states and weights where there is no connection zero, biases of highways -1."""
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        fixed = {"norm_ih": 1.0, "norm_hh": 1.0, "highway_bias": -1.0}
-        fixed |= {f"initial_{state}": 0.0 for state in self.cell.state}
-        for name, parameter in self.named_parameters():
-            kind = name.rpartition("_l")[0]
-            if kind in fixed:
-                nn.init.constant_(parameter, fixed[kind])
-            else:
-                nn.init.uniform_(parameter, -bound, bound)
-            if kind == "weight_hh":
-                self.config.structure.zero_unconnected(parameter)
-
     @overload
     def forward(
         self,
@@ -260,15 +230,14 @@ class Recurrent(Configured, TorchNames, nn.Module):
             hx: initial states, L·D×B×P for the first and L·D×B×H for others (no B for a single
                 sequence); one tensor where the cell has one state, else a tuple. Zero, or the learned
                 ones, if not given.
-            lengths: B integers from 0 to T, in any order: how much of each sequence is real.
-                What lies beyond is never looked at, the output there is zero, and the final state
-                is that after the real part.
+            lengths: B integers from 0 to T, in any order: how many steps of each sequence are real.
+                The others are never read, the output there is zero, and the final state is the one
+                after the last real step.
             reset: booleans of the input's shape less its last dimension: T×B (B×T if
-                ``batch_first``), T for a single sequence. Where true, the sequence starts afresh at
-                this step: the result is that of its pieces, each run by itself from zero states, not
-                from learned ones (``hx``, or what is learned in its place, is for the piece that a
-                direction runs first, if it has a step before the first reset), and the final state
-                is that of the piece which it runs last.
+                ``batch_first``), T for a single sequence. Where true, a sequence starts again from
+                zero states (not from learned ones) before this step, as if its pieces were run one
+                by one. ``hx``, or the learned states, are for the piece that a direction runs first,
+                if it has a step before the first reset; the final state is that of the last piece.
             trace: also return every named value of the cell.
 
         Returns:
@@ -405,127 +374,6 @@ class Recurrent(Configured, TorchNames, nn.Module):
         check_packed()
         check_packed_width(packed, self.config.input_size, len(self.weight_ih_l0))
         return pad_packed_sequence(packed)
-
-    def _initial_states(
-        self,
-        hx: State | None,
-        x: Tensor,
-        batched: bool,
-        dtype: torch.dtype | None = None,
-        packed: bool = False,
-    ) -> tuple[Tensor, ...]:
-        """L·D×B×(P or H) for each of the cell's states."""
-        config, learned = self.config, None
-        if hx is None and config.learn_initial:
-            learned = learned_states(self, config, x, dtype)
-        beside: dict[str, Any] = dict(learned=learned, dtype=dtype, packed=packed)
-        return initial_states(config, hx, x, batched, self.weight_ih_l0, **beside)
-
-    def _states_of_runs(
-        self,
-        hx: State | None,
-        x: Tensor,
-        batched: bool,
-        dtype: torch.dtype | None,
-        packed: bool,
-    ) -> list[tuple[Tensor, ...]]:
-        """The initial states of each layer and direction."""
-        if hx is None and not self.config.learn_initial:
-            return zero_states(self.config, x)
-        return states_of_runs(self.config, self._initial_states(hx, x, batched, dtype, packed))
-
-    def _weights(self, suffix: str, dtype: torch.dtype | None = None, drop: float = 0.0) -> Weights:
-        stored = step_parameters(self, self.config, suffix)
-        return weights_of(self.config, suffix, stored, dtype, drop)
-
-    def _mask_kinds(self, reset: object) -> tuple[str, ...]:
-        return mask_kinds(reset, self._in_training(self.recurrent_dropout), self.zoneout)
-
-    def _in_training(self, probability: float) -> float:
-        return probability if self.training else 0.0
-
-    def _choose(
-        self,
-        x: Tensor,
-        state: tuple[Tensor, ...],
-        weights: Weights,
-        layer: int,
-        reverse: bool,
-        masks: tuple[str, ...],
-        trace: bool,
-    ) -> Choice:
-        """The backend for one layer in one direction."""
-        config = self.config
-        # a graph is for any number of them
-        known = x.is_cuda and not (torch.compiler.is_compiling() or recorded_by())
-        steps, batch = x.shape[:2] if known else (0, 0)
-        return choose(
-            self.backend,
-            cell=config.cell,
-            input_size=config.layer_input_size(layer),
-            hidden_size=config.hidden_size,
-            proj_size=config.proj_size,
-            reverse=reverse,
-            trace=trace,
-            dtype=x.dtype,
-            device=x.device,
-            layer_norm=config.layer_norm,
-            masks=masks,
-            differentiated=differentiated((x, *state, *weights.listed(config.cell))),
-            steps=steps,
-            batch=batch,
-        )
-
-    def _run_layers(
-        self,
-        x: Tensor,
-        states: Sequence[tuple[Tensor, ...]],
-        lengths: Tensor | None,
-        reset: Tensor | None,
-        trace: bool,
-        dtype: torch.dtype | None,
-    ) -> LayersOutcome:
-        config, kinds = self.config, self._mask_kinds(reset)
-        drop = self._in_training(self.weight_drop)
-        drawn: dict[str, Any] = dict(
-            recurrent_dropout=self.recurrent_dropout, zoneout=self.zoneout, training=self.training
-        )
-
-        def run_one(
-            layer: int, reverse: bool, suffix: str, x: Tensor, state: tuple[Tensor, ...]
-        ) -> Outcome:
-            weights = self._weights(suffix, dtype, drop)
-            check_input(x, weights.input)
-            choice = self._choose(x, state, weights, layer, reverse, kinds, trace)
-            masks = make_masks(kinds, config, x, lengths, reset, reverse=reverse, **drawn)
-            return run(choice, x, state, weights, masks)
-
-        hand_on = None if config.connect == "plain" else partial(self._hand_on, dtype=dtype)
-        names = tuple(config.cell.values) if trace else ()
-        return run_layers(
-            config.suffixes, x, states, run_one, self._dropped, hand_on=hand_on, traced=names
-        )
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        """What the next layer's cells read of the last one's output."""
-        if self.locked_dropout and self.training:
-            return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.dropout)
-        return F.dropout(x, self.dropout, self.training)
-
-    def _hand_on(
-        self, layer: int, output: Tensor, carried: Tensor, *, dtype: torch.dtype | None
-    ) -> Tensor:
-        """A layer's output, joined with what went into the layer. Padding is zero in both and stays."""
-        if layer == 0:
-            return output
-        if self.config.connect == "residual":
-            return output + carried
-        weight, bias = (
-            other_parameter(self, self.config, f"highway_{part}_l{layer}", output, dtype)
-            for part in ("weight", "bias")
-        )
-        t = torch.sigmoid(F.linear(carried, weight, bias))
-        return t * output + (1 - t) * carried
 
 
 def _as_given(

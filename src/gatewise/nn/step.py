@@ -38,7 +38,7 @@ class RecurrentCell(Configured, nn.Module):
     :class:`gatewise.Recurrent` runs it many times as fast.
 
     Parameters have the names, shapes and order of torch's cells: ``weight_ih`` G·H×I, ``weight_hh``
-    G·H×F (F the sum of the widths of the states fed back), ``bias_ih`` and ``bias_hh`` G·H, the gains
+    G·H×F (F the sum of the widths of the recurrent inputs), ``bias_ih`` and ``bias_hh`` G·H, the norm weights
     ``norm_ih`` and ``norm_hh`` G·H, and a cell's own by their names, each H.
 
     Args:
@@ -89,7 +89,7 @@ class RecurrentCell(Configured, nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√H, 1/√H), in torch's order; the gains are one."""
+        """Draw every parameter from U(-1/√H, 1/√H), in torch's order; norm weights are one."""
         bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for name, parameter in self.named_parameters():
             if name in ("norm_ih", "norm_hh"):
@@ -117,7 +117,7 @@ class RecurrentCell(Configured, nn.Module):
         if not isinstance(input, Tensor):
             return by_override(RecurrentCell.forward, self, input, hx)
         batched = input.dim() == 2
-        # it takes what fits and leaves the rest to the checks: they'd be a good part of its time
+        # before the checks, which would be a good part of its time: it refuses what does not fit
         if batched and not torch.is_grad_enabled() and self.config.structure.plain:
             found = self._one_call.run_step(self.backend, self._parameters, input, hx)
             if found is not None:

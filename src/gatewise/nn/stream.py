@@ -22,7 +22,7 @@ _ROWS = {torch.float32: "float32", torch.float64: "float64"}
 
 
 class Stream:
-    """A layer fed one step at a time, as :meth:`gatewise.Recurrent.stream` gives it.
+    """A layer that takes one step at a time, as :meth:`gatewise.Recurrent.stream` gives it.
 
     ``step(row)`` takes the next input of every sequence, a C-contiguous NumPy array (or CPU tensor)
     of the layer's dtype, B×I (or I alone for a stream of one sequence), and returns the layer's output

@@ -1,6 +1,6 @@
 """Which of a layer's weights are stored, and how they become the full matrices that backends take.
 
-Three things make a recurrent layer store less than G·H×F: a cell whose fed-back states reach some of
+Three things make a recurrent layer store less than G·H×F: a cell whose recurrent inputs reach some of
 its gates only, gates that the cells of one block share (Hochreiter & Schmidhuber 1997), and units
 that see their own block alone (the heads of Beck et al. 2024, "xLSTM", section 2.2).
 """
@@ -21,13 +21,13 @@ _BY_ROW = ("weight_ih", "bias_ih", "bias_hh", "norm_ih", "norm_hh")
 
 @dataclass(frozen=True)
 class Structure:
-    """The layout of one layer's stored weights, by gates (rows) and fed-back states (columns).
+    """The layout of one layer's stored weights, by gates (rows) and recurrent inputs (columns).
 
     Attributes:
         rows: for each gate, how many rows are stored: one for a unit, or one for a block.
-        columns: for each fed-back state, how many columns are stored.
-        widths: for each fed-back state, how many values it has.
-        connected: for each gate, whether each fed-back state reaches it.
+        columns: for each recurrent input, how many columns are stored.
+        widths: for each recurrent input, how many values it has.
+        connected: for each gate, whether each recurrent input reaches it.
         units: H.
         blocks: how many blocks there are of units that see each other; 1 where all do.
     """
@@ -65,7 +65,7 @@ class Structure:
         return torch.cat([torch.cat(parts, -1) for parts in self._full_parts(stored)])
 
     def _full_parts(self, stored: Tensor) -> Iterator[list[Tensor]]:
-        """For each gate its H×(width) weights for each fed-back state."""
+        """For each gate its H×(width) weights for each recurrent input."""
         for parts, reached in zip(self._parts(stored), self.connected, strict=True):
             yield [
                 self._full(part, k) if connected else stored.new_zeros(self.units, self.widths[k])
@@ -93,12 +93,12 @@ class Structure:
             first += n
 
     def _parts(self, stored: Tensor) -> Iterator[Sequence[Tensor]]:
-        """For each gate, its stored weights for each fed-back state; views of them."""
+        """For each gate, its stored weights for each recurrent input; views of them."""
         for rows in stored.split(self.rows):
             yield rows.split(self.columns, -1)
 
     def _full(self, stored: Tensor, k: int) -> Tensor:
-        """H×(width of the k-th fed-back state), from one gate's stored weights for it."""
+        """H×(width of the k-th recurrent input), from one gate's stored weights for it."""
         within = _block_diagonal(stored, self.blocks)
         apart = self.widths[k] // (self.columns[k] * self.blocks)
         if apart > 1:  # all values of a block are the same: its first unit's stands for them

@@ -30,7 +30,7 @@ class Calls:
     def forward(self, given: Arguments) -> list[Tensor]:
         return _Run(self._call(given, back=False)).outcome()
 
-    def taped(self, given: Arguments) -> list[Tensor]:
+    def forward_saving(self, given: Arguments) -> list[Tensor]:
         run = _Run(self._call(given, back=False), taped=True)
         output, *final = run.outcome()
         # its own: whoever writes into the output must not spoil the tape, nor keep it alive
@@ -40,7 +40,7 @@ class Calls:
         run = _Run(self._call(given, back=False), traced=True)
         return run.outcome(), run.trace()
 
-    def tape_like(self, given: Arguments) -> Tensor:
+    def activations_like(self, given: Arguments) -> Tensor:
         size = laid_out(shape_of(given.cell), sizes_of(given))[1]
         return given.x.new_empty(size, dtype=torch.uint8)
 

@@ -31,7 +31,7 @@ _COMPUTED_IN = {
 
 
 DTYPES = tuple(STORAGES)
-# Tapes of so many numbers: mapping their pages anew takes longer than asking for kept ones.
+# Activations of so many numbers: mapping their pages anew takes longer than asking for kept ones.
 _WORTH_KEEPING = 1 << 18
 
 
@@ -128,23 +128,23 @@ class _Stream:
         self.step: Callable[[Any], Any] = core().Stream([one.native for one in calls]).step
 
 
-def tape_like(given: Arguments) -> Tensor:
-    """An empty tape for a run; its size alone matters, so that what is given may be fake tensors."""
-    return given.x.new_empty(_tape_numbers(given), dtype=_COMPUTED_IN[given.x.dtype])
+def activations_like(given: Arguments) -> Tensor:
+    """Room for the saved activations of a run. Only its size matters, so the arguments may be fake tensors."""
+    return given.x.new_empty(_activation_count(given), dtype=_COMPUTED_IN[given.x.dtype])
 
 
-def _kept_tape(given: Arguments) -> Any:
-    """The same in memory of the core's, which keeps it for the next tape when it is let go."""
-    numbers, dtype = _tape_numbers(given), _COMPUTED_IN[given.x.dtype]
+def _kept_activations(given: Arguments) -> Any:
+    """The same in memory of the core, which keeps the pages for later runs."""
+    numbers, dtype = _activation_count(given), _COMPUTED_IN[given.x.dtype]
     if numbers < _WORTH_KEEPING:
         return given.x.new_empty(numbers, dtype=dtype)
     return core().activations(numbers, dtype == torch.float64)
 
 
-def _tape_numbers(given: Arguments) -> int:
+def _activation_count(given: Arguments) -> int:
     steps, batch, inputs = given.x.shape
     there = tuple([w is not None for w in given.weights.listed(given.cell)])
-    row, beside = _tape_size(
+    row, beside = _activation_sizes(
         *(address(given.cell), given.x.dtype, inputs, given.hidden_size, given.proj_size),
         *(there, given.masks.recurrent is not None),
     )
@@ -152,7 +152,7 @@ def _tape_numbers(given: Arguments) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _tape_size(
+def _activation_sizes(
     cell: int,
     dtype: torch.dtype,
     inputs: int,
@@ -175,11 +175,11 @@ def forward(given: Arguments) -> list[Tensor]:
     return _run(given, _Call(given))
 
 
-def taped(given: Arguments) -> list[Any]:
-    """The same, and the tape."""
-    tape, call = _kept_tape(given), _Call(given)
-    call.native.activations(tape.data_ptr())
-    return [*_run(given, call), tape]
+def forward_saving(given: Arguments) -> list[Any]:
+    """The same, and the saved activations."""
+    activations, call = _kept_activations(given), _Call(given)
+    call.native.activations(activations.data_ptr())
+    return [*_run(given, call), activations]
 
 
 def _run(given: Arguments, call: _Call) -> list[Tensor]:
@@ -222,7 +222,7 @@ def _gradient_of_weights(cell: Cell) -> Callable[..., Tensor]:
 
 
 def backward(
-    given: Arguments, tape: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]
+    given: Arguments, activations: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients of x, the states and the weights, in that order; None where not ``wanted``.
 
@@ -230,7 +230,7 @@ def backward(
     """
     filled = _Call(given)
     call = filled.native
-    call.activations(tape.data_ptr())
+    call.activations(activations.data_ptr())
     kept = [None if g is None else _dense(g) for g in grads]
     if kept[0] is not None:
         call.grad_output(_steps(kept[0]))

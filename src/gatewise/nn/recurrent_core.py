@@ -1,0 +1,178 @@
+"""Stacked recurrent layers over a batch T×B×I: parameters, initial states, and the run of each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gatewise.backends.contract import Choice, Outcome, Weights, differentiated
+from gatewise.backends.registry import choose, run
+from gatewise.backends.tracing import recorded_by
+from gatewise.nn.checks import check_input
+from gatewise.nn.config import Configured
+from gatewise.nn.layer_loop import LayersOutcome, run_layers
+from gatewise.nn.masks import make_masks, mask_kinds
+from gatewise.nn.parameters import learned_states, other_parameter, step_parameters, weights_of
+from gatewise.nn.sequences import State
+from gatewise.nn.states import initial_states, states_of_runs, zero_states
+from gatewise.nn.torch_names import TorchNames
+
+
+class RecurrentCore(Configured, TorchNames, nn.Module):
+    """What :class:`gatewise.Recurrent` does with an input T×B×I in one dtype, and with parameters."""
+
+    # the constructor of Recurrent checks and sets these
+    backend: str
+    dropout: float
+    recurrent_dropout: float
+    zoneout: tuple[float, ...]
+    weight_drop: float
+    locked_dropout: bool
+
+    # for type checkers; the constructor makes these and those of the other layers by their names
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/√H, 1/√H), in torch's order. Norm weights are one, learned
+        initial states and weights without a connection zero, biases of highways -1."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        fixed = {"norm_ih": 1.0, "norm_hh": 1.0, "highway_bias": -1.0}
+        fixed |= {f"initial_{state}": 0.0 for state in self.cell.state}
+        for name, parameter in self.named_parameters():
+            kind = name.rpartition("_l")[0]
+            if kind in fixed:
+                nn.init.constant_(parameter, fixed[kind])
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
+            if kind == "weight_hh":
+                self.config.structure.zero_unconnected(parameter)
+
+    def _initial_states(
+        self,
+        hx: State | None,
+        x: Tensor,
+        batched: bool,
+        dtype: torch.dtype | None = None,
+        packed: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """L·D×B×(P or H) for each of the cell's states."""
+        config, learned = self.config, None
+        if hx is None and config.learn_initial:
+            learned = learned_states(self, config, x, dtype)
+        beside: dict[str, Any] = dict(learned=learned, dtype=dtype, packed=packed)
+        return initial_states(config, hx, x, batched, self.weight_ih_l0, **beside)
+
+    def _states_of_runs(
+        self,
+        hx: State | None,
+        x: Tensor,
+        batched: bool,
+        dtype: torch.dtype | None,
+        packed: bool,
+    ) -> list[tuple[Tensor, ...]]:
+        """The initial states of each layer and direction."""
+        if hx is None and not self.config.learn_initial:
+            return zero_states(self.config, x)
+        return states_of_runs(self.config, self._initial_states(hx, x, batched, dtype, packed))
+
+    def _weights(self, suffix: str, dtype: torch.dtype | None = None, drop: float = 0.0) -> Weights:
+        stored = step_parameters(self, self.config, suffix)
+        return weights_of(self.config, suffix, stored, dtype, drop)
+
+    def _mask_kinds(self, reset: object) -> tuple[str, ...]:
+        return mask_kinds(reset, self._in_training(self.recurrent_dropout), self.zoneout)
+
+    def _in_training(self, probability: float) -> float:
+        return probability if self.training else 0.0
+
+    def _choose(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        weights: Weights,
+        layer: int,
+        reverse: bool,
+        masks: tuple[str, ...],
+        trace: bool,
+    ) -> Choice:
+        """The backend for one layer in one direction."""
+        config = self.config
+        # a graph is for any number of them
+        known = x.is_cuda and not (torch.compiler.is_compiling() or recorded_by())
+        steps, batch = x.shape[:2] if known else (0, 0)
+        return choose(
+            self.backend,
+            cell=config.cell,
+            input_size=config.layer_input_size(layer),
+            hidden_size=config.hidden_size,
+            proj_size=config.proj_size,
+            reverse=reverse,
+            trace=trace,
+            dtype=x.dtype,
+            device=x.device,
+            layer_norm=config.layer_norm,
+            masks=masks,
+            differentiated=differentiated((x, *state, *weights.listed(config.cell))),
+            steps=steps,
+            batch=batch,
+        )
+
+    def _run_layers(
+        self,
+        x: Tensor,
+        states: Sequence[tuple[Tensor, ...]],
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        trace: bool,
+        dtype: torch.dtype | None,
+    ) -> LayersOutcome:
+        config, kinds = self.config, self._mask_kinds(reset)
+        drop = self._in_training(self.weight_drop)
+        drawn: dict[str, Any] = dict(
+            recurrent_dropout=self.recurrent_dropout, zoneout=self.zoneout, training=self.training
+        )
+
+        def run_one(
+            layer: int, reverse: bool, suffix: str, x: Tensor, state: tuple[Tensor, ...]
+        ) -> Outcome:
+            weights = self._weights(suffix, dtype, drop)
+            check_input(x, weights.input)
+            choice = self._choose(x, state, weights, layer, reverse, kinds, trace)
+            masks = make_masks(kinds, config, x, lengths, reset, reverse=reverse, **drawn)
+            return run(choice, x, state, weights, masks)
+
+        hand_on = None if config.connect == "plain" else partial(self._hand_on, dtype=dtype)
+        names = tuple(config.cell.values) if trace else ()
+        return run_layers(
+            config.suffixes, x, states, run_one, self._dropped, hand_on=hand_on, traced=names
+        )
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """What the next layer's cells read of the last one's output."""
+        if self.locked_dropout and self.training:
+            return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.dropout)
+        return F.dropout(x, self.dropout, self.training)
+
+    def _hand_on(
+        self, layer: int, output: Tensor, carried: Tensor, *, dtype: torch.dtype | None
+    ) -> Tensor:
+        """A layer's output, joined with what went into the layer. Padding is zero in both and stays."""
+        if layer == 0:
+            return output
+        if self.config.connect == "residual":
+            return output + carried
+        weight, bias = (
+            other_parameter(self, self.config, f"highway_{part}_l{layer}", output, dtype)
+            for part in ("weight", "bias")
+        )
+        t = torch.sigmoid(F.linear(carried, weight, bias))
+        return t * output + (1 - t) * carried
