@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +14,8 @@ from gatewise.errors import ShapeError
 from gatewise.nn.checks import check_layout, shape_of
 from gatewise.nn.lists import as_tensor
 
-# How long each sequence is, as a caller gives it.
-Lengths = Tensor | Sequence[int] | np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import Lengths
 
 
 def checked_lengths(lengths: Lengths | None, x: Tensor) -> Tensor | None:

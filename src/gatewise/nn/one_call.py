@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,11 @@ from torch import Tensor
 from gatewise.backends.contract import Network, in_double, in_memory
 from gatewise.backends.registry import choose, load, watched
 from gatewise.nn.config import LayerConfig
-from gatewise.nn.lengths import Lengths
 from gatewise.nn.parameters import STORED
 from gatewise.nn.sequences import State
+
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import Lengths
 
 _threads = torch.get_num_threads
 

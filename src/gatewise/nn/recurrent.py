@@ -29,7 +29,7 @@ from gatewise.nn.checks import (
     checked_zoneout,
 )
 from gatewise.nn.config import LayerConfig
-from gatewise.nn.lengths import Lengths, checked_lengths, checked_reset
+from gatewise.nn.lengths import checked_lengths, checked_reset
 from gatewise.nn.one_call import OneCall
 from gatewise.nn.overrides import by_override, overriding
 from gatewise.nn.parameters import register_parameters
@@ -48,7 +48,10 @@ from gatewise.nn.trace import Trace
 from gatewise.nn.traced import is_torchs, run_recorded
 from gatewise.options import flag, probability
 
-# What a layer's output is in the form of.
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import Input, Lengths, Output, Reset
+
+# The forms of an input, and of the output for it.
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
 # The options that a layer's repr shows where they differ from their defaults.
@@ -217,12 +220,12 @@ class Recurrent(RecurrentCore):
 
     def forward(
         self,
-        input: Tensor | PackedSequence,
+        input: Input | PackedSequence,
         hx: State | None = None,
         lengths: Lengths | None = None,
-        reset: Tensor | None = None,
+        reset: Reset | None = None,
         trace: bool = False,
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Output | PackedSequence, State] | tuple[Output | PackedSequence, State, Trace]:
         """Run the layer over a batch of sequences.
 
         Args:

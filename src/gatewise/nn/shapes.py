@@ -15,12 +15,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from jaxtyping import Bool, Float, Integer
     from torch import Tensor
 
     Input = Float[Tensor, "*steps I"]
     Output = Float[Tensor, "*steps O"]
-    Lengths = Integer[Tensor, " B"] | Sequence[int]
+    Lengths = Integer[Tensor, " B"] | Sequence[int] | Integer[np.ndarray, " B"]
     Reset = Bool[Tensor, "*steps"]
+    StepInput = Float[Tensor, "*batch I"]  # B I, or I for a single sequence
+    StepState = Float[Tensor, "*batch H"]
 
-    __all__ = ["Bool", "Float", "Input", "Integer", "Lengths", "Output", "Reset"]
+    __all__ = [
+        "Bool",
+        "Float",
+        "Input",
+        "Integer",
+        "Lengths",
+        "Output",
+        "Reset",
+        "StepInput",
+        "StepState",
+    ]

@@ -32,6 +32,9 @@ from gatewise.nn.sequences import State
 from gatewise.nn.states import check_state, states_given
 from gatewise.options import flag
 
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import StepInput, StepState
+
 
 class RecurrentCell(Configured, nn.Module):
     """One step of any cell, for a loop of the caller's own. Where a sequence is there from the start,
@@ -99,7 +102,9 @@ class RecurrentCell(Configured, nn.Module):
             if name == "weight_hh":
                 self.config.structure.zero_unconnected(parameter)
 
-    def forward(self, input: Tensor, hx: State | None = None) -> State:
+    def forward(
+        self, input: StepInput, hx: StepState | tuple[StepState, ...] | None = None
+    ) -> StepState | tuple[StepState, ...]:
         """The state after one step.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from gatewise.options import whole
 
 _tracing = torch._C._get_tracing_state
 _ROWS = {torch.float32: "float32", torch.float64: "float64"}
+
+
+# One step of every sequence.
+Row = Tensor | np.ndarray[Any, Any]
 
 
 class Stream:
@@ -68,7 +72,7 @@ class Stream:
         states = [[s[k] for s in self._state] for k in range(config.num_layers)]
         self._native = streaming(cell).stream(cell, states, weights, shares)
 
-    def step(self, row: Any) -> Any:
+    def step(self, row: Row) -> np.ndarray[Any, Any]:
         """The output for one further input of each sequence.
 
         Raises:
@@ -82,13 +86,13 @@ class Stream:
         output = self._native.step(row)
         return output if output is not None else self._misfit(row)
 
-    def _step_in_double(self, row: Any) -> Any:
+    def _step_in_double(self, row: Row) -> np.ndarray[Any, Any]:
         """The same for a layer that runs in double precision; what is given and found is float32."""
         fits = getattr(row, "dtype", None) in (np.float32, torch.float32)
         output = self._native.step(np.asarray(row, np.float64)) if fits else None
         return output.astype(np.float32) if output is not None else self._misfit(row)
 
-    def _misfit(self, row: Any) -> None:
+    def _misfit(self, row: Row) -> NoReturn:
         shape = f"({self._batch}, {self._inputs})"
         if self._batch == 1:
             shape = f"({self._inputs},) or {shape}"

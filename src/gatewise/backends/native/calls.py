@@ -144,10 +144,10 @@ def _kept_activations(given: Arguments) -> Any:
 def _activation_count(given: Arguments) -> int:
     steps, batch, inputs = given.x.shape
     there = tuple([w is not None for w in given.weights.listed(given.cell)])
-    row, beside = _activation_sizes(
-        *(address(given.cell), given.x.dtype, inputs, given.hidden_size, given.proj_size),
-        *(there, given.masks.recurrent is not None),
-    )
+    # a graph's sizes may be symbols: these are fixed in it
+    sizes = int(inputs), int(given.hidden_size), int(given.proj_size)
+    kind = address(given.cell), given.x.dtype
+    row, beside = _activation_sizes(*kind, *sizes, there, given.masks.recurrent is not None)
     return (steps + 1) * batch * row + beside
 
 
