@@ -1,4 +1,4 @@
-// What a forward run leaves for the backward one, and how wide everything is.
+// The activations that the forward pass saves for the backward pass, and the sizes of their rows.
 #pragma once
 
 #include "memory.h"
@@ -9,14 +9,14 @@ namespace gw {
 
 template <class T>
 struct Sizes {
-    int64_t units;           // H, padded to whole vectors
-    int64_t pre_activations;            // a row of all accumulators
-    int64_t from_input;      // of those that take the input's product: the first
-    int64_t from_state;      // of those that take the recurrent one: the last
-    int64_t second_stage;    // the last of those: their recurrent input is a value of the same step
+    int64_t units;               // H, padded to whole vectors
+    int64_t pre_activations;     // of all accumulators
+    int64_t from_input;          // the first of these: they have the input's product
+    int64_t from_state;          // the last of these: they have the recurrent product
+    int64_t second_stage;        // the last of those: their recurrent input is a value of the same step
     int64_t saved;
-    int64_t output;          // P or H, padded
-    int64_t inputs;          // I, padded
+    int64_t output;              // P or H, padded
+    int64_t inputs;              // I, padded
 
     explicit Sizes(const Problem& p)
         : units(padded<T>(p.units)),
@@ -33,29 +33,29 @@ struct Sizes {
     int64_t first_stage() const { return from_state - second_stage; }
 };
 
-// Steps × rows × width, for what each state was before a step and is after it.
+// Slots × rows × width: a state before the first step and after each step.
 template <class T>
 struct History {
     T* base = nullptr;
     int64_t width = 0, rows = 0;
-    bool whole = false;  // all steps, else the last two
+    bool whole = false;  // whether there is a slot for every step; else there are two, used in turn
 
     T* at(int64_t slot, int64_t row) const { return base + ((whole ? slot : slot & 1) * rows + row) * width; }
 };
 
 template <class T>
 struct Activations {
-    History<T> state[max_states];  // T + 1 slots: what it is before each step, and after the last
-    History<T> recurrent_input[max_states];    // by feedback: the same array, or the state times its factor
-    T* saved = nullptr;             // T×B×saved
-    T* second_stage_input = nullptr;  // T×B×H, the recurrent input of the second stage
-    T* unprojected = nullptr;       // T×B×H, the first state before its projection
-    T* normalised_input = nullptr;      // T×B×from_input: normalised, before the norm weight
-    T* normalised_recurrent = nullptr;      // T×B×from_state
-    T* inverse_std_input = nullptr;      // T×B: one over the standard deviation
+    History<T> state[max_states];              // T + 1 slots
+    History<T> recurrent_input[max_states];    // by feedback: the state itself, or the state times recurrent_factor
+    T* saved = nullptr;                        // T×B×saved
+    T* second_stage_input = nullptr;           // T×B×H, the recurrent input of the second stage
+    T* unprojected = nullptr;                  // T×B×H, the first state before its projection
+    T* normalised_input = nullptr;             // T×B×from_input: the normalised products, before the norm weight
+    T* normalised_recurrent = nullptr;         // T×B×from_state
+    T* inverse_std_input = nullptr;            // T×B: one over the standard deviation
     T* inverse_std_recurrent = nullptr;
 
-    // Numbers for each sequence and step that a whole activations takes; and those beside, for alignment.
+    // The numbers that training saves for each sequence and step; `extra` more are for alignment.
     static int64_t row(const Problem& p, const Sizes<T>& size) {
         int64_t numbers = size.saved;
         for (int k = 0; k < p.cell->states; ++k) numbers += size.state(k);
@@ -65,10 +65,10 @@ struct Activations {
         if (p.weights.norm_input) numbers += size.from_input + size.from_state + 2;
         return numbers;
     }
-    static constexpr int64_t beside = (2 * max_states + 7) * 2 * alignment / int64_t(sizeof(T));
+    static constexpr int64_t extra = (2 * max_states + 7) * 2 * alignment / int64_t(sizeof(T));
 
-    // Lays a activations out in `block`, or without one only says how large it is; returns the bytes.
-    size_t lay(const Problem& p, const Sizes<T>& size, void* block, bool whole) {
+    // Places the arrays in `block`. Returns the bytes they need; a null block only counts them.
+    size_t place(const Problem& p, const Sizes<T>& size, void* block, bool whole) {
         Carver carver(block);
         const int64_t slots = whole ? p.steps + 1 : 2, all = p.steps * p.batch;
         for (int k = 0; k < p.cell->states; ++k)
@@ -77,7 +77,7 @@ struct Activations {
             recurrent_input[f] = state[p.cell->feedback[f]];
             if (p.recurrent_factor.base) recurrent_input[f].base = carver.take<T>(slots * p.batch * recurrent_input[f].width);
         }
-        const int64_t rows = whole ? all : p.batch;  // what isn't kept is written over at each step
+        const int64_t rows = whole ? all : p.batch;  // without training each step overwrites the last
         if (whole) saved = carver.take<T>(all * size.saved);
         if (p.projection) unprojected = carver.take<T>(rows * size.units);
         if (p.cell->second_stage) second_stage_input = carver.take<T>(rows * size.units);

@@ -1,5 +1,5 @@
-// Back-propagation through time, by the cell's derived gradient; after it, the weights' gradients as
-// single products over all steps.
+// The backward pass through time, by the cell's derived gradient. The gradients of the weights follow, each
+// as one product over all steps.
 #pragma once
 
 #include "forward.h"
@@ -13,10 +13,10 @@
 
 namespace gw {
 
-// Rows of the input's gradient that are formed at once.
+// The number of rows of the input's gradient that are computed at once.
 inline constexpr int64_t gradient_rows = 96;
 
-// Up to so many steps of all sequences, weight gradients are formed without packing.
+// With at most this many steps of all sequences, weight gradients are computed without packing.
 inline constexpr int64_t few_steps = 3;
 
 template <class S>
@@ -28,7 +28,7 @@ class Backward {
 public:
     Backward(const Problem& problem, Arena& arena)
         : p(problem), cell(*problem.cell), size(problem), arena(arena), plan(make_plan(problem, arena)), threads(useful_threads(problem)) {
-        activations.lay(p, size, p.activations, true);
+        activations.place(p, size, p.activations, true);
         layer_norm = p.weights.norm_input != nullptr;
         const int64_t all = p.steps * p.batch;
         pre_activations = arena.take<T>(all * size.pre_activations);
@@ -105,7 +105,7 @@ private:
         return to;
     }
 
-    // One share of the rows, or one member's units of all rows, from the last step to the first.
+    // The backward time loop over one share of the rows, or over one team member's units of all rows.
     class TimeLoop {
     public:
         TimeLoop(Backward& backward, int share_index, int member, Team& team)
@@ -145,7 +145,7 @@ private:
             return {std::min(own.first, n), std::min(own.last, n)};
         }
 
-        // False where the team is dissolved and this is not its first member.
+        // Returns false where the team is dissolved and this is not its first member.
         bool step(int64_t t, int64_t rows) {
             add_output_gradient(t, rows);
             hold_old(t, rows);
@@ -153,7 +153,7 @@ private:
             step_back(t, rows);
             add_bias_gradients(t, rows);
             if (b.layer_norm) normalise_backward(t, rows);
-            if (together && !team.meet(member)) {  // the first member takes all units on
+            if (together && !team.meet(member)) {  // the first member continues with all units
                 together = false;
                 own = {0, size.units};
                 if (member > 0) return false;
@@ -174,7 +174,7 @@ private:
             }
         }
 
-        // Zoneout: the share that went by the cell.
+        // Zoneout: the gradient of the share that bypassed the cell.
         void hold_old(int64_t t, int64_t rows) {
             for (int k = 0; k < cell.states; ++k) {
                 if (p.zoneout[k].base == nullptr) continue;
@@ -370,7 +370,7 @@ private:
                       : Strided<T>{pre_activations + row * size.pre_activations + size.first_from_state(), size.pre_activations};
     }
 
-    // Every step of every sequence: the rows that the products over time go by.
+    // Lists every step of every sequence: the rows of the products over time.
     struct Step {
         int64_t t, row;
     };
@@ -403,8 +403,8 @@ private:
             for (int64_t t = plan.length[row]; t < p.steps; ++t) std::memset(x_row(p.grad_x, {t, row}), 0, size_t(p.inputs) * sizeof(S));
     }
 
-    // One weight's gradient: over all steps, the sum of a row of pre-activation gradients (as a column) times one of
-    // `columns` numbers, b's. to: where each sum's row goes.
+    // The right factor of a weight's gradient, which is the sum over all steps of pre-activation gradients (a
+    // column) times b's row of `columns` numbers. to: the destination of each row of the gradient.
     template <class B>
     struct Side {
         int64_t columns;
@@ -414,7 +414,7 @@ private:
     template <class B>
     Side(int64_t, B, S* const*) -> Side<B>;
 
-    // The gradients of weights that share a's rows.
+    // The gradients of several weights that have the left factor a in common.
     template <class A, class... B>
     void outer_sum(int64_t rows, const A& a, const Side<B>&... side) {
         if (rows == 0) return;
@@ -427,7 +427,7 @@ private:
         });
     }
 
-    // The same for a handful of steps, which are not worth packing.
+    // outer_sum for so few steps that packing is not worth while.
     template <class A, class B>
     void outer_few(int64_t rows, const A& a, const Side<B>& side) {
         decltype(a(Step{})) from[few_steps];
@@ -448,7 +448,7 @@ private:
         }
     }
 
-    // All its rows, in panels for each stretch of k_block steps.
+    // The right factor, packed in panels for each stretch of k_block steps.
     template <class B>
     const P* pack_side(const Side<B>& side) {
         const int64_t wide = padded<T>(side.columns), stretches = (count + k_block - 1) / k_block;
@@ -494,7 +494,7 @@ private:
             if (S* row = side.to[first + r]) copy_row(row, sum + r * wide, side.columns);
     }
 
-    // Rows of k numbers out of k rows: to[r][j] = from[j][r].
+    // Transposes k rows: to[r][j] = from[j][r].
     static void transpose_rows(T* to, const T* const* from, int64_t k, int64_t rows) {
         for (int64_t j = 0; j < k; j += V)
             for (int64_t r = 0; r < rows; r += V) {
@@ -508,7 +508,7 @@ private:
             }
     }
 
-    // Where each accumulator's rows go in a gradient of G·H rows.
+    // The destination of each accumulator's rows in a gradient of G·H rows.
     S** rows_of(void* gradient, int first, int accumulators, int64_t columns, int64_t column) {
         S** to = arena.take<S*>(accumulators * size.units);
         for (int a = 0; a < accumulators; ++a)

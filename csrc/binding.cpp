@@ -1,5 +1,5 @@
-// Python's view of the core: loads one library of kernels, fills in Problems and runs them. Sizes,
-// types and devices are checked in Python before anything gets here, but for what Network looks at itself.
+// The Python binding: loads one kernel library, fills in Problems and runs them. Python has checked sizes, types
+// and devices, except those that Network checks itself.
 #include <dlfcn.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -53,8 +53,8 @@ using RowsGiven = std::tuple<uintptr_t, int64_t>;
 Steps steps(const StepsGiven& given) { return {pointer(std::get<0>(given)), std::get<1>(given), std::get<2>(given)}; }
 Rows rows(const RowsGiven& given) { return {pointer(std::get<0>(given)), std::get<1>(given)}; }
 
-// Memory for a activations, which lives from a forward call to its backward one. Pages that were once mapped
-// are kept for the next: mapping new pages at each training step takes as long as some of the products.
+// Memory for saved activations, from a forward call to its backward call. Freed blocks are kept for the next
+// call, because mapping new pages at each training step takes as long as some of the products.
 class Block {
 public:
     explicit Block(size_t bytes) : bytes_(bytes) {
@@ -95,7 +95,7 @@ public:
 
 private:
     static constexpr size_t most_kept = size_t(512) << 20;
-    // Never destroyed: blocks may be given back while the interpreter ends.
+    // Never destroyed: blocks may be released while the interpreter exits.
     static std::mutex& mutex() {
         static auto* one = new std::mutex;
         return *one;
@@ -126,10 +126,10 @@ void set_weights(Weights& weights, const uintptr_t* given, size_t given_count) {
     for (size_t k = 0; k < given_count; ++k) (k < count ? *named[k] : weights.per_unit[k - count]) = pointer(given[k]);
 }
 
-// What is asked of torch's tensors, by name: the core is built without torch.
+// Attributes and methods of torch's tensors, by name, because the core is built without torch.
 namespace tensor {
 
-// Never let go: the interpreter may end before them.
+// Never released: the interpreter may exit before them.
 struct Names {
     PyObject *data_ptr = of("data_ptr"), *shape = of("shape"), *dtype = of("dtype"), *is_cpu = of("is_cpu"), *is_neg = of("is_neg"),
              *is_contiguous = of("is_contiguous"), *contiguous = of("contiguous"), *stride = of("stride"), *new_empty = of("new_empty");
@@ -173,8 +173,8 @@ void* data(nb::handle of) { return PyLong_AsVoidPtr(call(of, names().data_ptr).p
 // The layers and directions of one module through all steps, without a gradient.
 class Network {
 public:
-    // names and shapes: of the module's weights, for each layer and direction in the order of set_weights,
-    // None for what there is not. plain: the types of tensor that are arrays in memory.
+    // names and shapes: of the module's weights, for each layer and direction in the order of set_weights; None for
+    // a missing weight. plain: the tensor types that are plain arrays in memory.
     Network(uintptr_t cell, int storage, int64_t inputs, int64_t units, int64_t projection, int layers, bool both_ways,
             const std::vector<nb::object>& names, const std::vector<nb::object>& shapes, nb::object dtype,
             const std::vector<nb::object>& plain)
@@ -186,9 +186,10 @@ public:
         problem_.projection = projection;
     }
 
-    // The output, laid out as x, and the final state or states; None if x, an initial state or a weight is not
-    // as it must be. state: one or a tuple, or None. weights: the module's, by name. lengths: where the batch's
-    // stand, or 0. reset: where bytes laid out as x stand and their two strides, or None; for one direction.
+    // Returns the output, in the layout of x, and the final state or states; None if x, an initial state or a weight
+    // does not fit. state: one state, a tuple or None. weights: the module's, by name. lengths: the address of the
+    // batch's lengths, or 0. reset: the address and the two strides of bytes in the layout of x, or None; it is for
+    // one direction.
     nb::object run(nb::object x, nb::object state, const nb::dict& weights, bool batch_first, int threads, uintptr_t lengths,
                    std::optional<std::tuple<uintptr_t, int64_t, int64_t>> reset) {
         const auto& ask = tensor::names();
@@ -202,7 +203,7 @@ public:
             const auto [base, outermost, next] = *reset;
             p.reset = {pointer(base), batch_first ? next : outermost, batch_first ? outermost : next};
         }
-        // from here on what fails, such as torch's allocations, is an error
+        // from here on a failure, such as a failed allocation, is an error
         if (!held.x_in_rows) {
             x = tensor::call(x, ask.contiguous);
             place(x, batch_first, p);
@@ -232,16 +233,16 @@ public:
     }
 
 private:
-    // What a run reads, kept alive: other threads may run this with other weights, or replace them, meanwhile.
+    // Keeps alive what a run reads, because other threads may replace the weights or run this with others.
     struct Held {
-        bool x_in_rows = true;  // the values of a step are side by side
+        bool x_in_rows = true;  // the values of a step are contiguous
         nb::object state[max_states];
-        bool copied[max_states] = {};  // whether a state lies otherwise than the core reads it
+        bool copied[max_states] = {};  // whether a state must be copied to be contiguous
         std::vector<nb::object> tensors;
         std::vector<uintptr_t> weights;
     };
 
-    // Whether x, the initial state and the weights are as they must be; puts them into p and held.
+    // Stores x, the initial state and the weights in p and held. Returns false if one of them does not fit.
     bool readable(const nb::object& x, const nb::object& state, const nb::dict& weights, bool batch_first, Problem& p, Held& held) {
         try {
             if (!read_as_it_lies(x)) return false;
@@ -258,14 +259,14 @@ private:
         }
     }
 
-    // Puts where x lies into p. Whether the values of a step are side by side, as the core reads them.
+    // Stores the address and strides of x in p. Returns whether the values of a step are contiguous.
     static bool place(const nb::object& x, bool batch_first, Problem& p) {
         const nb::object strides = tensor::call(x, tensor::names().stride);
         p.x = {tensor::data(x), tensor::number(strides, batch_first ? 1 : 0), tensor::number(strides, batch_first ? 0 : 1)};
         return tensor::number(strides, 2) == 1;
     }
 
-    // Whether it is an array of numbers of this network's type.
+    // Whether the tensor is a plain array of this network's dtype.
     bool array(nb::handle tensor) const {
         for (const nb::object& type : plain_)
             if (type.ptr() == reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr())))
@@ -278,7 +279,7 @@ private:
         return array(tensor) && tensor::attribute(tensor, ask.is_cpu).is(Py_True) && !tensor::call(tensor, ask.is_neg).is(Py_True);
     }
 
-    // Puts the initial states into p and held. False if they are not as they must be.
+    // Stores the initial states in p and held. Returns false if they do not fit.
     bool begin_from(const nb::object& state, Problem& p, Held& held) const {
         const auto& ask = tensor::names();
         const nb::object all = PyTuple_Check(state.ptr()) ? state : nb::make_tuple(state);
@@ -297,7 +298,7 @@ private:
         return true;
     }
 
-    // Looks at the weights, by name; held keeps them alive. False if they are not as they must be.
+    // Looks up the weights by name; held keeps them alive. Returns false if they do not fit.
     bool fit(const nb::dict& weights, std::vector<nb::object>& held, std::vector<uintptr_t>& addresses) {
         const auto& ask = tensor::names();
         held.reserve(names_.size());
@@ -319,8 +320,8 @@ private:
         return true;
     }
 
-    // p has the first layer's input, the last one's output and the initial and final states, each a dense
-    // L·D×B×width array, null initial ones being zero.
+    // Runs all layers. p has the first layer's input, the last layer's output, and the initial and final states, each
+    // a dense L·D×B×width array; null initial states are zero.
     void compute(Problem& p, const std::vector<uintptr_t>& weights) const {
         const size_t bytes = storage_ == Storage::f64 ? 8 : storage_ == Storage::f32 ? 4 : 2;
         const int64_t out = p.output_size(), wide = out * directions_;
@@ -353,13 +354,13 @@ private:
     std::vector<nb::object> names_, shapes_;
     nb::object dtype_;
     std::vector<nb::object> plain_;
-    std::vector<uintptr_t> seen_;  // where the weights were, the last time
+    std::vector<uintptr_t> seen_;  // the weights' addresses at the last call
 };
 
-// Layers that keep their packed weights and their state, for one step at a time.
+// Layers that keep their packed weights and their state, and run one step per call.
 class Stream {
 public:
-    // calls: one for each layer; their final_state is where the state stays.
+    // calls: one for each layer; the state stays in their final_state.
     explicit Stream(const std::vector<const Call*>& calls) : first_(calls.front()->problem) {
         for (const Call* call : calls) {
             storage_ = call->storage;
@@ -387,7 +388,7 @@ private:
     template <class T>
     nb::object step_as(nb::handle row) {
         nb::ndarray<const T, nb::c_contig, nb::device::cpu> x;
-        // what is wrong with a row is said in Python
+        // Python raises the error about the row
         if (!nb::try_cast(row, x, false) || x.ndim() < 1 || x.ndim() > 2) return nb::none();
         const size_t dims = x.ndim();
         if (int64_t(x.shape(dims - 1)) != first_.inputs || (dims == 2 ? int64_t(x.shape(0)) : 1) != first_.batch) return nb::none();
@@ -424,7 +425,7 @@ void set_steps(Call& call, const StepsGiven& given) {
 }  // namespace
 
 NB_MODULE(_core, m) {
-    // what torch.compile holds of a layer it never lets go; at exit nanobind would say so of each
+    // torch.compile never releases the layers it has seen; nanobind would warn about each at exit
     nb::set_leak_warnings(false);
     m.def("load", [](const std::string& library, bool forked) {
         kernels = static_cast<const Kernels*>(symbol(library, "gw_kernels"));

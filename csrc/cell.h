@@ -1,8 +1,8 @@
-// A cell as the time loop sees it: how many of each thing it has, and its step there and back.
+// A cell as the time loop uses it: its sizes, its step and the backward pass of its step.
 //
 // The emitter prints a cell's equations as a struct with two static functions of vectors, `step` and
-// `back`; what is below turns such a struct into a table of functions that run it over rows and units.
-// The loop calls the table, once a step: it is not compiled anew for a cell.
+// `backward`. The templates below turn such a struct into a table of functions that run it over rows and
+// units. The time loop calls these once per step, so it is not compiled again for each cell.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ inline constexpr int max_accumulators = 32;
 inline constexpr int max_params = 16;
 inline constexpr int max_values = 64;
 
-// Each row is a sequence; each pointer is to the first row. A row's units lie together, padded to
-// whole vectors: `padded` numbers for each accumulator, saved or traced value.
+// Each row is a sequence; each pointer is to the first row. The units of a row are contiguous and padded to
+// whole vectors: `padded` numbers for each accumulator, saved value or traced value.
 template <class T>
 struct StepArgs {
     T* second_stage_input;  // out, of `second_stage_input`: the recurrent input of the second stage; its stride is `padded`
@@ -32,7 +32,7 @@ struct StepArgs {
     const T* params[max_params];
     T* saved;
     int64_t saved_stride;
-    T* values[max_values];  // each with `padded` as its stride
+    T* values[max_values];  // the stride of each is `padded`
 };
 
 template <class T>
@@ -48,7 +48,7 @@ struct BackwardArgs {
     int64_t gradient_stride[max_states];
     T* pre_activations;  // out: the accumulators' gradients, zero in the padding
     int64_t pre_activations_stride;
-    T* param_gradients[max_params];  // added to
+    T* param_gradients[max_params];  // the gradients are added to these
 };
 
 template <class T>
@@ -61,16 +61,16 @@ struct CellTable {
     void (*backward)(const BackwardArgs<T>&);
 };
 
-// The accumulators are in this order: those of input parts alone, those of whole gates, those of
-// recurrent parts alone. The first `from_input` take the input's product, the last `from_state` the
-// recurrent one. Of those, the last `late` are whole gates whose recurrent product is not with the states
-// before the step but with a value of this one, which `early` works out from the other gates.
+// An accumulator is a pre-activation that the time loop computes for each unit: a whole gate or one of its
+// two parts. The order is: input parts, whole gates, recurrent parts. The first `from_input` have the input's
+// product, the last `from_state` the recurrent product. The last `second_stage` of these are whole gates whose
+// recurrent input is not the previous state but a value of this step; `second_stage_input` computes it.
 struct Cell {
     const char* name;
     int gates, accumulators, from_input, from_state, second_stage, states, params, saved, values, feedbacks;
     int gate[max_accumulators];  // each accumulator's gate
-    int feedback[max_states];    // the states that are fed back
-    int value[max_states];       // each new state's place among the values
+    int feedback[max_states];    // the states that the recurrent weights multiply
+    int value[max_states];       // the index of each new state among the values
     CellTable<float> in_float;
     CellTable<double> in_double;
 };
@@ -85,8 +85,8 @@ const CellTable<T>& table(const Cell& cell) {
 
 enum class Keep { nothing, saved, values };
 
-// Two vectors side by side. A step's operations wait for each other in long chains; two chains that go
-// on in turns fill the time.
+// A pair of vectors. The operations of a step form long dependency chains; two interleaved chains keep the
+// processor busy.
 template <class T>
 struct Two {
     vec<T> a, b;
@@ -122,7 +122,7 @@ GW_OF_TWO_AND_TWO(relu_backward)
 #undef GW_OF_TWO
 #undef GW_OF_TWO_AND_TWO
 
-// How a step's V is read, written and made of a number.
+// Loads, stores and constants of a step's type V.
 template <class V>
 struct Access {
     template <class T>
@@ -143,7 +143,7 @@ GW_INLINE V number(double x) {
     return Access<V>::of(x);
 }
 
-// What every one of a step's functions begins with.
+// Loads the arguments of a step's functions.
 template <class Equations, class T, class V>
 GW_INLINE void read_step(const StepArgs<T>& t, int64_t row, int64_t u, V* a, V* s, V* p) {
     using at = Access<V>;
@@ -235,7 +235,7 @@ void backward_rows(const BackwardArgs<T>& args) {
             if constexpr (Equations::second_stage > 0) seed[Equations::states] = load(t.second_stage_gradient + row * t.padded + u);
             Equations::backward(saved, s, p, seed, da, ds, dp);
             const int64_t left = t.units - u;
-            if (left < width<T>) {  // what the padding holds must not reach the recurrent product
+            if (left < width<T>) {  // the padding must not reach the recurrent product
                 for (int k = 0; k < Equations::accumulators; ++k) da[k] = first_lanes<T>(da[k], left);
                 for (int k = 0; k < Equations::states; ++k) ds[k] = first_lanes<T>(ds[k], left);
                 for (int k = 0; k < Equations::params; ++k) dp[k] = first_lanes<T>(dp[k], left);

@@ -1,4 +1,4 @@
-// A cell through time.
+// The forward pass: a cell over all steps.
 #pragma once
 
 #include <cmath>
@@ -15,10 +15,10 @@ namespace gw {
 
 inline constexpr double norm_epsilon = 1e-5;
 
-// About so many rows of the input are multiplied at once, whatever steps they are of.
+// The number of input rows, of any steps, that are multiplied at once, roughly.
 inline constexpr int64_t rows_at_once = 48;
 
-// Up to so many rows in all, a run takes its weights as they lie.
+// A run with at most this many rows in all does not pack its weights.
 inline constexpr int64_t unpacked_rows = 2;
 
 template <class S>
@@ -31,8 +31,8 @@ public:
     Forward(const Problem& problem, Arena& arena, bool many_runs = false)
         : p(problem), cell(*problem.cell), size(problem), plan(make_plan(problem, arena)) {
         void* block = p.activations;
-        if (block == nullptr) block = arena.take<char>(int64_t(activations.lay(p, size, nullptr, false)));
-        activations.lay(p, size, block, p.activations != nullptr);
+        if (block == nullptr) block = arena.take<char>(int64_t(activations.place(p, size, nullptr, false)));
+        activations.place(p, size, block, p.activations != nullptr);
         const int threads = useful_threads(p);
         const int first = cell.accumulators - cell.from_state;
         fused = both_at_once();
@@ -66,9 +66,9 @@ public:
         pack_vectors(arena);
         chunk_rows = std::max(p.batch, rows_at_once);
         pre_activations = arena.take<T>(plan.count * chunk_rows * size.pre_activations);
-        const int64_t walks = plan.by_units ? p.threads : plan.count;  // each gathers the input for itself
-        inputs = arena.take<const P*>(walks * chunk_rows);
-        if constexpr (!std::is_same_v<S, P>) converted = arena.take<P>(walks * chunk_rows * size.inputs);
+        const int64_t loops = plan.by_units ? p.threads : plan.count;  // each has its own buffer of input rows
+        inputs = arena.take<const P*>(loops * chunk_rows);
+        if constexpr (!std::is_same_v<S, P>) converted = arena.take<P>(loops * chunk_rows * size.inputs);
     }
 
     void run() {
@@ -83,13 +83,13 @@ public:
     }
 
 private:
-    // Weights as columns: where each column's numbers lie, and packed, if they are.
+    // Weights as the columns of a matrix: a pointer to each column, and the packed matrix or null.
     struct Matrix {
         const S* const* rows;
         const P* packed;
         int64_t k;
 
-        // Columns [first, last), both multiples of V. Unpacked ones are taken all together.
+        // Columns [first, last), both multiples of V. An unpacked matrix is multiplied as a whole.
         template <class Rows>
         void multiply(int64_t count, const Rows& a, int64_t first, int64_t last, Block<const T> start, Block<T> to) const {
             if (packed)
@@ -99,8 +99,8 @@ private:
         }
     };
 
-    // Whether a step's two products are made in one: where every sum takes both, both stretches of k are
-    // short (together no longer than what keeps to the cache), and a step's rows alone fill the tiles.
+    // Whether one product computes the input's and the recurrent part. It needs accumulators that all have both
+    // parts, inputs and units that fit in the cache together, and a step with enough rows to fill the tiles.
     bool both_at_once() const {
         return std::is_same_v<P, T> && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators &&
                cell.feedbacks == 1 && !cell.second_stage && !p.weights.norm_input && p.inputs + p.output_size() <= k_block * 5 / 4 &&
@@ -143,7 +143,7 @@ private:
         return to;
     }
 
-    // One share of the rows, or one member's units of all rows, through all steps.
+    // The time loop over one share of the rows, or over one team member's units of all rows.
     class TimeLoop {
     public:
         TimeLoop(Forward& forward, int share, int member, Team& team)
@@ -152,7 +152,7 @@ private:
             own = {std::min(size.units, blocks * member / n * unit_block),
                    std::min(size.units, blocks * (member + 1) / n * unit_block)};
             pre_activations = f.pre_activations + share * f.chunk_rows * size.pre_activations;
-            inputs = f.inputs + (share + member) * f.chunk_rows;  // one of the two is 0
+            inputs = f.inputs + (share + member) * f.chunk_rows;  // share or member is 0
             converted = f.converted ? f.converted + (share + member) * f.chunk_rows * size.inputs : nullptr;
             together = team.size() > 1;
         }
@@ -174,7 +174,7 @@ private:
                     at += rows * size.pre_activations;
                     if (together && !team.meet(member)) {
                         if (!go_alone()) return;
-                        multiply_inputs(first, until);  // the others' units too, by the same tiles: the same bits
+                        multiply_inputs(first, until);  // now for all units; the same tiles give the same bits
                     }
                 }
             }
@@ -183,16 +183,16 @@ private:
 
     private:
         struct Units {
-            int64_t first, last;  // within the padded ones
+            int64_t first, last;  // of the padded units
         };
-        static constexpr int64_t unit_block = 64 / sizeof(T) < V ? V : 64 / sizeof(T);  // no cache line is shared
+        static constexpr int64_t unit_block = 64 / sizeof(T) < V ? V : 64 / sizeof(T);  // members share no cache line
 
         int64_t time(int64_t done) const { return p.reverse ? p.steps - 1 - done : done; }
-        // What a state was before step t and is after it.
+        // The slots of a state before and after step t.
         int64_t before(int64_t t) const { return p.reverse ? t + 1 : t; }
         int64_t after(int64_t t) const { return p.reverse ? t : t + 1; }
 
-        // The team is dissolved: its first member takes all units on.
+        // The team is dissolved: its first member continues with all units. Returns whether this is that member.
         bool go_alone() {
             together = false;
             own = {0, size.units};
@@ -231,7 +231,7 @@ private:
             if (layer_norm) normalise_inputs(first, until);
         }
 
-        // The recurrent parts that stand alone.
+        // Starts the accumulators that have only a recurrent part.
         void begin_with_bias(T* row) {
             for (int64_t at = size.from_input; at < size.pre_activations; at += size.units)
                 std::copy(f.bias + at + own.first, f.bias + at + own.last, row + at + own.first);
@@ -293,7 +293,7 @@ private:
                     add_normalised(to + r * size.from_state, &activations.inverse_std_recurrent[kept_row(t) + r], from_state + r * size.pre_activations);
         }
 
-        // The row of a step's first sequence in what is kept of all steps, or written over at each.
+        // The row of this share's first sequence at step t, in arrays of all steps or, without training, of one.
         int64_t kept_row(int64_t t) const { return (p.activations ? t * p.batch : 0) + share.first; }
 
         // The recurrent input of the second stage, and its product.
@@ -344,7 +344,7 @@ private:
                                   {f.zeros, 0}, {h.at(after(t), share.first), h.width});
         }
 
-        // Zoneout: each state keeps a share of its old value.
+        // Zoneout: adds a share of each state's old value.
         void keep_old(int64_t t, int64_t rows) {
             for (int k = 0; k < cell.states; ++k) {
                 if (p.zoneout[k].base == nullptr) continue;
@@ -356,14 +356,14 @@ private:
                     update_row<T>(activations.state[k].at(after(t), row) + units.first, units.last - units.first,
                                   [](auto now, auto kept, auto old) { return kept * old + (1 - kept) * now; },
                                   share_kept + units.first, activations.state[k].at(before(t), row) + units.first);
-                    if (p.trace && !(k == 0 && p.projection))  // a traced state is what the next step sees
+                    if (p.trace && !(k == 0 && p.projection))  // a traced state is the one that the next step reads
                         copy_row(traced(cell.value[k], t) + r * size.units + units.first, activations.state[k].at(after(t), row) + units.first,
                                  units.last - units.first);
                 }
             }
         }
 
-        // The own units that there are of a width, beyond which lies padding.
+        // This member's units, without the padding beyond `width`.
         Units within(int64_t n) const {
             if (!together) return {0, n};
             return {std::min(own.first, n), std::min(own.last, n)};
@@ -377,7 +377,7 @@ private:
                 S* to = static_cast<S*>(p.output.base) + t * p.output.step + f.plan.order[row] * p.output.row;
                 if constexpr (std::is_same_v<S, T>) {
                     copy_row(to + units.first, activations.state[0].at(after(t), row) + units.first, units.last - units.first);
-                } else {  // what is fed back is what was put out
+                } else {  // the recurrent input is the output as it is stored
                     T* from = activations.state[0].at(after(t), row);
                     copy_row(to + units.first, from + units.first, units.last - units.first);
                     copy_row(from + units.first, to + units.first, units.last - units.first);
@@ -385,8 +385,8 @@ private:
             }
         }
 
-        // After `done` steps: ends the sequences that are over, begins those that start, resets, and
-        // forms what is fed back.
+        // Prepares the step after `done` steps: ends finished sequences, starts new ones, applies resets, and
+        // computes the recurrent input.
         void prepare(int64_t done) {
             const int64_t all = share.last - share.first;
             const int64_t was = done == 0 ? 0 : running(f.plan, share, time(done - 1));
@@ -438,7 +438,7 @@ private:
             }
         }
 
-        // The output beyond each sequence's length.
+        // Sets the output beyond each sequence's length to zero.
         void clear_padding() {
             const Units units = within(p.output_size());
             for (int64_t row = share.first; row < share.last; ++row)
@@ -516,7 +516,7 @@ private:
     Activations<T> activations;
     Matrix input, recurrent[max_states], second_stage, projection;
     bool fused;
-    P* both = nullptr;  // the input's and the state's weights, where they are taken together
+    P* both = nullptr;  // the input weights and the recurrent weights, packed for one product
     T *bias, *zeros, *params[max_params], *norm_weight_input = nullptr, *norm_weight_recurrent = nullptr;
     int64_t chunk_rows;
     T* pre_activations;

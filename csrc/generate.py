@@ -1,4 +1,4 @@
-"""Writes the C++ of every built-in cell into a folder; run by CMake, where torch need not be there."""
+"""Writes the C++ of every built-in cell into a folder. CMake runs it, without torch."""
 
 import sys
 import types

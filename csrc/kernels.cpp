@@ -27,7 +27,7 @@ int64_t activations_row(const Problem& p, Storage storage) {
 }
 
 int64_t activations_extra(Storage storage) {
-    return by_storage(storage, [](auto stored) { return Activations<compute<decltype(stored)>>::beside; });
+    return by_storage(storage, [](auto stored) { return Activations<compute<decltype(stored)>>::extra; });
 }
 
 void forward(const Problem& p, Storage storage) {

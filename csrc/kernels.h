@@ -1,4 +1,4 @@
-// What a library of kernels (one for each level of the processor) gives out.
+// The functions of a kernel library. There is one library for each level of the processor's instructions.
 #pragma once
 
 #include <cstddef>
@@ -12,15 +12,15 @@ enum class Storage { f32, f64, bf16 };
 struct Kernels {
     const char* level;
     int vector_bytes;
-    void (*begin)(bool forked);  // before all else; whether this process is a fork of one that had used torch
-    int64_t (*activations_row)(const Problem&, Storage);  // a activations is of (T + 1) * B * row + beside numbers
+    void (*begin)(bool forked);  // called first; whether this process was forked from one that had used torch
+    int64_t (*activations_row)(const Problem&, Storage);  // activations have (T + 1) * B * row + extra numbers
     int64_t (*activations_extra)(Storage);
     void (*forward)(const Problem&, Storage);
     void (*backward)(const Problem&, Storage);
-    void (*order)(const Problem&, int64_t* order);  // in which a trace's rows lie
+    void (*order)(const Problem&, int64_t* order);  // the order of a trace's rows
 
-    // A run with its weights packed once and kept, for one step at a time: x is B×I, output B×(P or H),
-    // the state stays where the problem's final_state is.
+    // A stream: a run of one step at a time, whose weights are packed once. x is B×I, output B×(P or H); the
+    // state stays in the problem's final_state.
     void* (*open_stream)(const Problem&, Storage);
     void (*step_stream)(void* stream, const void* x, void* output);
     void (*close_stream)(void* stream);

@@ -1,9 +1,9 @@
-// exp, log, tanh, sigmoid, softplus and the small choices between numbers, on vec<float> and
-// vec<double>. No branches: far inputs are clamped, special ones selected. NaN gives NaN. Nothing here
-// needs -ffast-math, or bears it.
+// exp, log, tanh, sigmoid, softplus, maximum, minimum and the like, on vec<float> and vec<double>. There are no
+// branches: large inputs are clamped, special results are selected. NaN gives NaN. The functions do not need
+// -ffast-math, and are wrong with it.
 //
-// Greatest errors in ulp: of float over every input between the flat ends, and a sample beyond; of double
-// over some millions.
+// Largest errors in ulp. Float: over every input where the function varies, and a sample beyond. Double: over
+// some millions of inputs.
 //
 //                      exp    log    tanh   sigmoid  softplus
 //   float, FMA         0.89   0.96   2.00    1.97      1.99
@@ -11,7 +11,7 @@
 //   double, FMA        0.86   0.85   2.16    1.95      1.87
 //   double, no FMA     1.29   0.85   2.32    2.02      1.97
 //
-// Subnormal results are as good, but for sigmoid's: below the smallest normal number it gives 0.
+// Subnormal results are as accurate, except sigmoid's: below the smallest normal number it gives 0.
 #pragma once
 
 #include <concepts>
@@ -69,7 +69,7 @@ using signed_bits_of = vec<std::make_signed_t<typename constants<element<V>>::bi
 
 // Choices ------------------------------------------------------------------------------------------
 
-// GCC 12 makes one max or min instruction of a comparison only where it doesn't know the number.
+// GCC 12 compiles a comparison to one max or min instruction only where it does not know the number.
 template <float_vector V>
 GW_INLINE V unknown(element<V> number) {
     V x = splat(number);
@@ -79,7 +79,7 @@ GW_INLINE V unknown(element<V> number) {
     return x;
 }
 
-// The comparison fails for a NaN, which then stays.
+// The comparison is false for a NaN, so the NaN stays.
 template <float_vector V>
 GW_INLINE V at_least(V x, element<V> low) {
     const V lows = unknown<V>(low);
@@ -110,7 +110,7 @@ GW_INLINE V greater(V a, V b) {
     return a > b ? splat(element<V>(1)) : V{};
 }
 
-// relu's gradient of that of its result; as torch's, it lets through where x is no number.
+// The gradient of relu's argument x. Like torch's, it is dy where x is NaN.
 template <float_vector V>
 GW_INLINE V relu_backward(V dy, V x) {
     return x <= V{} ? V{} : dy;
@@ -135,7 +135,7 @@ GW_INLINE V polynomial(V x, const element<V> (&coefficients)[terms]) {
     return y;
 }
 
-// Adding it rounds a small x to an integer n and leaves n + exponent_bias in the low bits.
+// Adding this number rounds a small x to an integer n and leaves n + exponent_bias in the low bits.
 template <class T>
 inline constexpr T rounder = T(3ull << (constants<T>::mantissa_bits - 1)) + constants<T>::exponent_bias;
 
@@ -180,7 +180,7 @@ GW_INLINE V exp(V x) {
     using T = element<V>;
     using C = constants<T>;
     const auto [rest, exponent] = exp_parts(at_least(at_most(x, C::exp_high), C::exp_low));
-    // 2^n in two factors, as it may be too large or too small for a number.
+    // 2^n as two factors, because 2^n alone may overflow or underflow.
     const bits_of<V> first = (exponent + C::exponent_bias) >> 1, second = exponent + C::exponent_bias - first;
     return (rest * (1 / c<T>) + 1) * power_of_two<V>(first) * power_of_two<V>(second);
 }
@@ -204,7 +204,7 @@ GW_INLINE V log(V x) {
     return x > 0 ? (x == limits::infinity() ? x : y) : edge;
 }
 
-// From here on 1 + e^-x is 1, and (e^x - 1) / (e^x + 1) too, in float and in double.
+// From this x on 1 + e^-x and (e^x - 1) / (e^x + 1) round to 1.
 inline constexpr int saturation = 40;
 
 // h / (h + 2), h = e^2|x| - 1
@@ -218,7 +218,7 @@ GW_INLINE V tanh(V x) {
     return with_sign_of(x, h / (h + 2 * c<T>));
 }
 
-// 1 / (1 + e^-x). Far below zero 2^n overflows, and zero is put there.
+// 1 / (1 + e^-x). For very negative x 2^n overflows; the result is set to zero.
 template <float_vector V>
 GW_INLINE V sigmoid(V x) {
     using T = element<V>;

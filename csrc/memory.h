@@ -1,4 +1,4 @@
-// Working memory: a stack for each thread, kept from call to call, and the carving of one block into
+// Working memory: a stack for each thread that is kept between calls, and the division of one block into
 // arrays.
 #pragma once
 
@@ -18,7 +18,7 @@ inline constexpr size_t alignment = 64;
 
 inline size_t rounded(size_t bytes, size_t to = alignment) { return (bytes + to - 1) / to * to; }
 
-// Memory that is taken in order and given back all at once, where a Frame ends.
+// A stack of memory. A Frame's end releases everything that was taken within it.
 class Arena {
 public:
     static Arena& mine() {
@@ -32,7 +32,7 @@ public:
 
     template <class T>
     T* take(int64_t count) {
-        const size_t bytes = rounded(size_t(count) * sizeof(T)) + alignment;  // loads may pass the end
+        const size_t bytes = rounded(size_t(count) * sizeof(T)) + alignment;  // vector loads may read past the end
         if (chunks_.empty() || chunks_.back().size - chunks_.back().used < bytes) add(bytes);
         Chunk& chunk = chunks_.back();
         T* from = reinterpret_cast<T*>(chunk.base + chunk.used);
@@ -70,7 +70,7 @@ private:
         chunks_.push_back({static_cast<char*>(base), size, 0});
     }
 
-    // What was taken in pieces is one piece the next time; what is very large is not held on to.
+    // Memory that was taken in pieces is one piece the next time; very large memory is released.
     void clear() {
         size_t total = 0;
         for (Chunk& chunk : chunks_) {
@@ -88,7 +88,7 @@ private:
     int frames_ = 0;
 };
 
-// Arrays laid one after the other in a block. With a null block it only counts.
+// Places arrays one after the other in a block. With a null block it only counts the bytes.
 class Carver {
 public:
     explicit Carver(void* block) : base_(static_cast<char*>(block)) {}

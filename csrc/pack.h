@@ -1,4 +1,4 @@
-// Weights laid out as the products read them; see product.h.
+// Packing of weights into the layout that the products read; see product.h.
 #pragma once
 
 #include "memory.h"
@@ -9,7 +9,7 @@
 
 namespace gw {
 
-// V columns' numbers at one k, and in bfloat16 those at the next k beside them.
+// Stores V columns at one k; in bfloat16 interleaved with those at the next k.
 template <class P>
 GW_INLINE void put_group(P* to, const vec<compute<P>>* at_k) {
     if constexpr (group<P> == 2)
@@ -18,7 +18,7 @@ GW_INLINE void put_group(P* to, const vec<compute<P>>* at_k) {
         store(to, at_k[0]);
 }
 
-// One panel of a matrix whose columns are rows of weights: V rows of k numbers, null ones being zero.
+// Packs one panel of a matrix whose columns are rows of weights: V rows of k numbers; a null row is zero.
 template <class P, class S>
 void pack_rows(P* panel, const S* const* rows, int64_t k) {
     constexpr int V = width<compute<P>>, G = group<P>;
@@ -34,7 +34,7 @@ void pack_rows(P* panel, const S* const* rows, int64_t k) {
     }
 }
 
-// One panel of a matrix as it lies: k rows, null ones being zero, from a column on; n <= V columns.
+// Packs one panel of a matrix in row order: n <= V columns of k rows, from `column`; a null row is zero.
 template <class P, class S>
 void pack_columns(P* panel, const S* const* rows, int64_t k, int64_t column, int n) {
     constexpr int V = width<compute<P>>, G = group<P>;
@@ -48,7 +48,7 @@ void pack_columns(P* panel, const S* const* rows, int64_t k, int64_t column, int
     }
 }
 
-// Where the rows of a gate matrix stand among the accumulators [first, first + count), padded.
+// Pointers to a gate matrix's rows for the accumulators [first, first + count); null in the padding.
 template <class S>
 const S** accumulator_rows(const Problem& p, int64_t padded_units, int first, int count, const void* weights,
                            int64_t columns, Arena& arena) {
@@ -63,8 +63,8 @@ const S** accumulator_rows(const Problem& p, int64_t padded_units, int first, in
 
 inline constexpr int64_t panels_at_once = 16;
 
-// Panels over `count` rows (a multiple of V) of k numbers: the matrix that the forward products take.
-// Each panel is followed by room for `beside` further numbers of each of its columns.
+// Packs `count` rows (a multiple of V) of k numbers, the matrix of the forward products. After each panel
+// there is room for `beside` more numbers of each of its columns.
 template <class P, class S>
 void pack_transposed(P* to, const S* const* rows, int64_t count, int64_t k, int64_t beside, int threads) {
     constexpr int V = width<compute<P>>;
@@ -83,7 +83,7 @@ P* pack_transposed(const S* const* rows, int64_t count, int64_t k, int threads, 
     return packed;
 }
 
-// Panels over columns [column, column + n) of k rows: the matrix that the backward products take.
+// Packs columns [column, column + n) of k rows, the matrix of the backward products.
 template <class P, class S>
 P* pack_straight(const S* const* rows, int64_t k, int64_t column, int64_t n, int threads, Arena& arena) {
     constexpr int V = width<compute<P>>;

@@ -1,5 +1,5 @@
-// Who does what: the order in which a batch's sequences lie inside, and how they or the units are
-// shared out among threads.
+// The plan of a run: the order of the batch's sequences inside the core, and how sequences or units are
+// divided among threads.
 #pragma once
 
 #include <algorithm>
@@ -16,15 +16,15 @@ struct Share {
 };
 
 struct Plan {
-    int64_t* order;   // for each row inside, the sequence it is
-    int64_t* length;  // of that sequence
+    int64_t* order;   // the sequence of each row
+    int64_t* length;  // the length of that sequence
     Share* shares;
     int count;      // of shares
-    bool by_units;  // one share of the rows; its units are divided among a team, which meets at each step
+    bool by_units;  // one share with all rows; a team divides its units and synchronises at each step
 };
 
-// How fast a product of so few rows is, relative to one of many: with one row each weight that is
-// loaded is used once.
+// The speed of a product with few rows, relative to one with many. With one row each loaded weight is used
+// only once.
 inline double speed(double rows) { return std::min(1.0, 0.25 + 0.15 * rows); }
 
 inline int useful_threads(const Problem& p) {
@@ -33,7 +33,7 @@ inline int useful_threads(const Problem& p) {
     return operations < 1e6 ? 1 : p.threads;
 }
 
-// True if it is better to divide the units and meet at each step than to divide the rows.
+// Whether to divide the units, with a synchronisation at each step, and not the rows.
 inline bool units_pay(const Problem& p, int threads) {
     if (threads == 1 || p.projection || p.weights.norm_input || p.cell->second_stage || p.units < 32 * threads) return false;
     const double step = 2.0 * p.cell->accumulators * p.units * double(p.recurrent_size() + p.inputs) * p.batch;  // operations
@@ -55,11 +55,11 @@ inline Plan make_plan(const Problem& p, Arena& arena) {
         std::fill_n(plan.length, p.batch, p.steps);
         return plan;
     }
-    // longest first, so that those still running are always the first rows of a share
+    // longest first, so that the sequences still running are always the first rows of a share
     int64_t* sorted = arena.take<int64_t>(p.batch);
     std::iota(sorted, sorted + p.batch, 0);
     std::stable_sort(sorted, sorted + p.batch, [&](int64_t a, int64_t b) { return p.lengths[a] > p.lengths[b]; });
-    // dealt out, so that every share has long and short ones
+    // in turn, so that every share has long and short sequences
     int64_t* next = arena.take<int64_t>(plan.count);
     for (int s = 0; s < plan.count; ++s) next[s] = plan.shares[s].first;
     for (int64_t k = 0, s = 0; k < p.batch; ++k, s = (s + 1) % plan.count) {
@@ -70,7 +70,7 @@ inline Plan make_plan(const Problem& p, Arena& arena) {
     return plan;
 }
 
-// How many rows of a share have a step t.
+// The number of rows of a share that have a step t.
 inline int64_t running(const Plan& plan, const Share& share, int64_t t) {
     const int64_t* first = plan.length + share.first;
     const int64_t* last = plan.length + share.last;

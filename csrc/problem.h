@@ -1,5 +1,5 @@
-// What the core is asked to do: one cell, one direction, all steps. Plain pointers, sizes and strides,
-// in elements; nothing here is checked again.
+// The arguments of a run: one cell in one direction over all steps. Pointers, sizes and strides in elements.
+// The caller has checked them; the core does not.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +14,17 @@ struct Steps {
     int64_t step = 0, row = 0;
 };
 
-// A B×width array likewise.
+// A B×width array whose last dimension is contiguous; null where there is none.
 struct Rows {
     void* base = nullptr;
     int64_t row = 0;
 };
 
-// Contiguous; the layouts are torch's.
+// Contiguous arrays in torch's layouts.
 struct Weights {
     void* input = nullptr;           // G·H×I
     void* recurrent = nullptr;       // G·H×F
-    void* input_bias = nullptr;      // G·H or null, as are those below
+    void* input_bias = nullptr;      // G·H or null, as are the next ones
     void* recurrent_bias = nullptr;
     void* projection = nullptr;      // P×H
     void* norm_input = nullptr;
@@ -45,10 +45,10 @@ struct Problem {
     Steps reset;       // bytes
     Rows recurrent_factor;   // B×F
     Steps zoneout[max_states];
-    void* trace = nullptr;  // values×T×B×padded H, of the type computed in, in the order of `order`
-    void* activations = nullptr;   // what backward needs; of activations_bytes()
+    void* trace = nullptr;  // values×T×B×padded H in the compute type; the rows have the order of `order`
+    void* activations = nullptr;   // the saved activations, which backward reads; null without training
 
-    // backward: the loss's gradients that are given, and those that are wanted (null: not)
+    // backward: the given gradients of the loss, and the wanted ones (null: not wanted)
     Steps grad_output, grad_x;
     Rows grad_final[max_states], grad_state[max_states];
     Weights grad_weights;
@@ -57,7 +57,7 @@ struct Problem {
     int64_t state_size(int k) const { return k == 0 ? output_size() : units; }
     int64_t recurrent_size() const { return recurrent_column(cell->feedbacks); }
 
-    // Where the columns of a fed-back state begin among those of all.
+    // The first column of a feedback state's recurrent weights.
     int64_t recurrent_column(int feedback) const {
         int64_t sum = 0;
         for (int k = 0; k < feedback; ++k) sum += state_size(cell->feedback[k]);

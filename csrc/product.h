@@ -1,8 +1,8 @@
-// Matrix products on packed weights: C = C0 + A B, and the sum over rows that weight gradients are.
+// Matrix products with packed weights: C = C0 + A B.
 //
 // B is packed in panels of one vector's width: [columns / V][K][V], or in bfloat16 [columns / V][K / 2][V][2]. C and C0 are padded to whole
-// panels, so nothing here is masked. A tile is up to `tile_rows` rows by two panels, its sums held in
-// registers; where rows are few, several sums over k are kept, or the adds' latency would set the pace.
+// panels, so no load or store is masked. A tile has up to `tile_rows` rows and two panels, with its sums in
+// registers. Tiles of few rows keep several partial sums over k, because one would wait for each addition.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ inline constexpr int tile_rows = 12;  // of 32 registers
 inline constexpr int tile_rows = 6;  // of 16 registers
 #endif
 
-// A stretch of k whose two panels stay in the first-level cache while all rows go by.
+// A stretch of k whose two panels stay in the first-level cache for all rows.
 inline constexpr int64_t k_block = 256;
 
 template <class T>
@@ -33,7 +33,7 @@ int64_t padded(int64_t columns) {
     return panels<T>(columns) * width<T>;
 }
 
-// Rows of A that lie apart by one stride, and rows that lie anywhere.
+// Rows of A with one stride, and rows at any address.
 template <class T>
 struct Strided {
     const T* base;
@@ -53,15 +53,15 @@ struct Block {  // rows of a matrix
     int64_t stride;
 };
 
-// P is the type that numbers are packed in: that of the sums, or bf16, two along k beside each other.
+// P is the packed type: the type of the sums, or bf16 in interleaved pairs along k.
 template <class P>
 inline constexpr int group = std::is_same_v<P, bf16> ? 2 : 1;
 
-// What rows of S are packed in.
+// The packed type for rows of S.
 template <class S>
 using packed_as = std::conditional_t<std::is_same_v<S, bf16> && !GW_BF16_PAIRS, float, S>;
 
-// Numbers of a packed column of k.
+// The packed length of a column of k numbers.
 template <class P>
 int64_t packed_length(int64_t k) {
     return (k + group<P> - 1) / group<P> * group<P>;
@@ -70,15 +70,15 @@ int64_t packed_length(int64_t k) {
 template <class P>
 struct TileArgs {
     using T = compute<P>;
-    int64_t groups[2];          // of a first stretch of k, and of a second from other rows, or 0
+    int64_t groups[2];          // groups of a first stretch of k, and of a second one with other rows of A, or 0
     const P* a[2][tile_rows];
-    const P* b;  // the first panel, at this tile's first k; the second stretch follows the first
+    const P* b;  // the first panel at this tile's first k; the panel has both stretches
     int64_t panel_stride;
     const T* c0;
     int64_t c0_stride;
     T* c;
     int64_t c_stride;
-    const char* soon = nullptr;  // the panels after these, from where on this tile fetches its part of them
+    const char* soon = nullptr;  // this tile's part of the next panels, which it prefetches
     int64_t soon_step;
 };
 
@@ -93,9 +93,9 @@ GW_INLINE vec<float> multiply_add(vec<float> sum, const bf16* a, const bf16* b) 
     return dot_pair(sum, load_raw<vec<uint32_t>>(b), two);
 }
 
-// A matrix of so many bytes is not held by a core's own cache: while the tiles of two panels are made, the
-// next two are fetched, a little at each k. The processor's own fetching starts anew at each stretch of k,
-// and is fast enough only for tiles of few rows.
+// A matrix of this many bytes does not fit in a core's own cache. While the tiles of two panels are computed,
+// the next two are prefetched, a little at each k. The hardware prefetcher restarts at each stretch of k and is
+// fast enough only for tiles of few rows.
 inline constexpr int64_t far_bytes = 1 << 20;
 inline constexpr int far_rows = 4;
 
@@ -103,7 +103,7 @@ template <class P, int rows, int vectors, bool far>
 [[gnu::noinline]] void tile(const TileArgs<P>& t) {
     using T = compute<P>;
     constexpr int V = width<T>, G = group<P>;
-    // sums over k; by the rows alone, so that a column's bits don't depend on its neighbour
+    // partial sums over k; their number depends only on the rows, so a column's bits don't depend on its neighbour
     constexpr int parts = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
     vec<T> sum[parts][rows][vectors];
 #pragma GCC unroll 16
@@ -175,7 +175,7 @@ constexpr auto tile_table(std::integer_sequence<int, r...>) {
 template <class P>
 inline constexpr auto tiles = tile_table<P>(std::make_integer_sequence<int, tile_rows>{});
 
-// So many rows go through all panels together.
+// The number of rows that are multiplied with all panels before the next rows.
 inline constexpr int64_t row_block = 96;
 
 template <class P>
@@ -183,14 +183,14 @@ struct Gather {
     alignas(64) P rows[row_block * k_block];
 };
 
-// Rows that lie a multiple of half a page apart would push each other out of the first-level cache.
+// Rows at distances that are a multiple of half a page would evict each other from the first-level cache.
 template <class Rows>
 bool apart_by_half_pages(const Rows& a, int64_t rows) {
     return rows > 2 && (a(1) - a(0)) * int64_t(sizeof *a(0)) % 2048 == 0;
 }
 
-// The tiles of rows [top, top + high) times two panels, or one. of(row, r, t) sets the rows of A of the
-// tile's row r. Tiles are of equal height: a last one of a row or two would take the time of a whole one.
+// The tiles of rows [top, top + high) and one or two panels. of(row, r, t) sets the rows of A for the tile's
+// row r. All tiles have about the same height, because a last tile of one row would take as long as a full one.
 template <class P, class RowsOf>
 GW_INLINE void tiles_of_panels(TileArgs<P>& t, int64_t top, int64_t high, int vectors, Block<const compute<P>> c0,
                                Block<compute<P>> c, bool far, const RowsOf& of) {
@@ -248,8 +248,7 @@ void product(int64_t rows, const Rows& a, int64_t k, const P* b, int64_t first, 
     }
 }
 
-// C = C0 + A1 B1 + A2 B2 in one go, where both stretches of k are short: B's panels hold B1's rows and
-// then B2's.
+// C = C0 + A1 B1 + A2 B2 in one product, for two short stretches of k: B's panels have B1's rows, then B2's.
 template <class P, class Rows1, class Rows2>
 void product_of_two(int64_t rows, const Rows1& a1, int64_t k1, const Rows2& a2, int64_t k2, const P* b, int64_t first,
                     int64_t last, Block<const P> c0, Block<P> c) {
@@ -270,7 +269,7 @@ void product_of_two(int64_t rows, const Rows1& a1, int64_t k1, const Rows2& a2, 
         }
 }
 
-// The sums of V vectors' lanes, in their order.
+// The sum of the lanes of each of V vectors, in order.
 template <class T>
 GW_INLINE vec<T> lane_sums(vec<T> (&x)[width<T>]) {
     constexpr int V = width<T>;
@@ -285,8 +284,8 @@ GW_INLINE vec<T> lane_sums(vec<T> (&x)[width<T>]) {
     return x[0];
 }
 
-// The same on weights as they lie: column j of B is the row weights[j], k numbers; null ones stand for
-// padding and give any number. For so few rows that packing would take longer than the product.
+// C = C0 + A B with unpacked weights, for so few rows that packing would take longer than the product. Column j
+// of B is the row weights[j] of k numbers; null is padding, whose result may be any number.
 template <class T, class S, class Rows>
 void product_unpacked(int64_t rows, const Rows& a, int64_t k, const S* const* weights, int64_t columns, Block<const T> c0,
                       Block<T> c) {

@@ -1,4 +1,4 @@
-// Rows of numbers between the type they are stored in and the type they are computed in.
+// Rows of numbers: conversion between the storage type and the compute type, updates, transposition.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ GW_INLINE void copy_row(To* to, const From* from, int64_t n) {
     }
 }
 
-// f(vector of to, vector of each other) over one row of n numbers; `to` is the type computed in.
+// to = f(to, from...) over one row of n numbers; `to` has the compute type.
 template <class T, class F, class... From>
 GW_INLINE void update_row(T* to, int64_t n, const F& f, const From*... from) {
     constexpr int V = width<T>;
@@ -33,11 +33,11 @@ GW_INLINE void update_row(T* to, int64_t n, const F& f, const From*... from) {
     }
 }
 
-// Turns V rows of V numbers into columns.
+// Transposes V rows of V numbers.
 template <class T>
 GW_INLINE void transpose(vec<T> (&x)[width<T>]) {
     constexpr int V = width<T>;
-    // each round deals the rows' halves out as one deals cards; V rounds of log2 make columns of rows
+    // each round interleaves the two halves of the rows, as a card shuffle does; log2 V rounds transpose
 #pragma GCC unroll 8
     for (int round = 1; round < V; round *= 2) {
         vec<T> y[V];

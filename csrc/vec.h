@@ -1,8 +1,8 @@
-// The small vector type that every kernel is written on: as wide as the compile flags allow, with
-// whole and partial loads and stores of float, double and bfloat16.
+// The vector type of all kernels, as wide as the compile flags allow, with full and partial loads and stores
+// of float, double and bfloat16.
 //
-// vec<T> is a raw GCC/Clang vector, so + - * / < and ?: work on it natively. Intrinsics appear only
-// where the vector extensions have no word for it: masked memory access and the bfloat16 dot product.
+// vec<T> is a GCC/Clang vector, so + - * / < and ?: work on it. Intrinsics are used only for what the vector
+// extensions lack: masked memory access and the bfloat16 dot product.
 #pragma once
 
 #include <bit>
@@ -24,7 +24,7 @@
 #define GW_REGISTER_BYTES 16
 #endif
 
-// A test may set another width than the registers': intrinsics then make way for the general code.
+// A test may set another width than the registers have; general code then replaces the intrinsics.
 #if !defined(GW_VECTOR_BYTES)
 #define GW_VECTOR_BYTES GW_REGISTER_BYTES
 #endif
@@ -49,13 +49,13 @@ using vec = typename vector_of<T>::type;
 template <class T>
 inline constexpr int width = vector_bytes / int(sizeof(T));
 
-// What values stored as S are computed in.
+// The compute type for values stored as S.
 template <class S>
 using compute = std::conditional_t<std::is_same_v<S, bf16>, float, S>;
 
 template <class T>
 GW_INLINE vec<T> splat(T x) {
-    return x - vec<T>{};  // not +: 0 + x is not x for -0.0, and stays in the code
+    return x - vec<T>{};  // not x + 0, which is not x for -0.0, so that the compiler would keep the addition
 }
 
 template <class To, class From>
@@ -80,10 +80,9 @@ GW_INLINE vec<float> widen(bf16_bits x) {
     return bits_as<vec<float>>(lanes << 16);
 }
 
-// To nearest, ties to even. Rounding could carry a NaN's payload into infinity: NaNs are cut instead,
-// with the quiet bit set so that the cut leaves a NaN. (The AVX512BF16 instruction flushes
-// subnormals; this doesn't, so that all levels store the same bits.)
-// In the upper half of each lane.
+// Rounds to nearest, ties to even; the result is in the upper half of each lane. Rounding could turn a NaN
+// into infinity, so NaNs are truncated instead, with the quiet bit set so that a NaN remains. (The AVX512BF16
+// instruction flushes subnormals. This function does not, so that all levels store the same bits.)
 GW_INLINE vec<uint32_t> rounded_bits(vec<float> x) {
     const auto bits = bits_as<vec<uint32_t>>(x);
     const vec<uint32_t> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -109,7 +108,7 @@ GW_INLINE bf16 to_bf16(float x) {
     return {uint16_t(chosen >> 16)};
 }
 
-// Whole loads and stores, at any alignment ------------------------------------------------------------
+// Full loads and stores, at any alignment ------------------------------------------------------------
 
 template <class V, class S>
 GW_INLINE V load_raw(const S* from) {
@@ -129,9 +128,9 @@ GW_INLINE void store(bf16* to, vec<float> x) {
     __builtin_memcpy(to, &narrowed, sizeof narrowed);
 }
 
-// Partial loads and stores: the first n lanes, 0 <= n <= width; memory beyond is never touched --------
+// Partial loads and stores: the first n lanes, 0 <= n <= width; memory beyond is not accessed --------
 
-// Constant lane numbers, so that the vector stays in a register.
+// The lane numbers are constants, so that the vector stays in a register.
 template <class V, class S>
 GW_INLINE V load_lanes(const S* from, int n) {
     V x{};
@@ -219,8 +218,8 @@ GW_INLINE T reduce_add_lanes(vec<T> x) {
 GW_INLINE float reduce_add(vec<float> x) { return reduce_add_lanes<float>(x); }
 GW_INLINE double reduce_add(vec<double> x) { return reduce_add_lanes<double>(x); }
 
-// Pairs of bfloat16, for the instruction that multiplies two and adds both products to a float. It takes
-// subnormals for zeros. Where there is none, the products are made of floats, unless a test wants pairs.
+// Pairs of bfloat16, for the instruction that multiplies two pairs and adds both products to a float. It treats
+// subnormals as zeros. Without that instruction the products are computed in floats, unless a test asks for pairs.
 #if defined(__AVX512BF16__) && GW_VECTOR_BYTES == 64
 #define GW_BF16_PAIRS 1
 #elif !defined(GW_BF16_PAIRS)
