@@ -288,17 +288,17 @@ QUERY, KEYS = torch.zeros(2, 3), torch.zeros(2, 5, 4)
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ((QUERY[0], KEYS), {}, "query needs 2 or 3 dimensions, this has the shape (3,)"),
-        ((QUERY, KEYS[0]), {}, "keys need 3 dimensions (B×T×K), these have the shape (5, 4)"),
+        ((QUERY[0], KEYS), {}, "query must have 2 or 3 dimensions, not the shape (3,)"),
+        ((QUERY, KEYS[0]), {}, "keys must have 3 dimensions (B×T×K), not the shape (5, 4)"),
         ((QUERY[:, :2], KEYS), {}, "query has the shape (2, 2), expected (2, 3)"),
         ((QUERY, KEYS[..., :3]), {}, "keys has the shape (2, 5, 3), expected (2, 5, 4)"),
-        ((QUERY[:1], KEYS), {}, "query has the shape (1, 3), keys have the shape (2, 5, 4)"),
+        ((QUERY[:1], KEYS), {}, "query has the shape (1, 3) and keys have the shape (2, 5, 4)"),
         ((QUERY, KEYS, KEYS[:, :4]), {}, "values have the shape (2, 4, 4), expected (2, 5, V)"),
         ((QUERY.double(), KEYS), {}, "query is torch.float64, the layer's weight is torch.float32"),
         ((QUERY, KEYS, KEYS.double()), {}, "values is torch.float64, the layer's weight is"),
         ((QUERY, KEYS), dict(lengths=[5, 6]), "length 6 of sequence 1 is not in 0…5"),
-        ((QUERY, KEYS), dict(mask=torch.zeros(2, 5)), "mask must be boolean, true where a key counts; this "
-            "is torch.float32"),
+        ((QUERY, KEYS), dict(mask=torch.zeros(2, 5)), "mask must be boolean, true where a query may "
+            "attend to a key, not torch.float32"),
         ((QUERY, KEYS), dict(mask=torch.ones(2, 4, dtype=torch.bool)), "mask has the shape (2, 4), expected "
             "(2, 5) or (2, 1, 5)"),
     ],
@@ -319,7 +319,7 @@ def test_dot_names_the_keys_where_there_is_no_weight():
 @pytest.mark.parametrize(
     ("states", "options", "message"),
     [
-        (torch.zeros(3), {}, "states need 2 or 3 dimensions, these have the shape (3,)"),
+        (torch.zeros(3), {}, "states must have 2 or 3 dimensions, not the shape (3,)"),
         (torch.zeros(5, 2, 4), {}, "states has the shape (2, 5, 4), expected (2, 5, 3)"),
         (torch.zeros(5, 2, 3), dict(lengths=[6, 1]), "length 6 of sequence 0 is not in 0…5"),
     ],

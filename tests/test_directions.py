@@ -212,32 +212,34 @@ def test_what_is_refused():
     plain = gw.LSTM(N, H)
     with pytest.raises(OptionError, match="has num_layers=2 and bidirectional=False"):
         Reversed(gw.LSTM(N, H, 2))
-    with pytest.raises(OptionError, match="output_size=4 and 5"):
+    with pytest.raises(OptionError, match="output_size=4 and output_size=5; they must be equal"):
         Bidirectional(plain, gw.LSTM(N, 5))
-    with pytest.raises(OptionError, match=r"states=\('h', 'c'\) and \('h',\)"):
+    with pytest.raises(OptionError, match=r"states=\('h', 'c'\) and states=\('h',\)"):
         Bidirectional(plain, gw.GRU(N, H))
     with pytest.raises(OptionError, match="merge must be one of 'concat', 'sum', 'mul', 'ave'"):
         Bidirectional(plain, plain, "max")
-    with pytest.raises(ShapeError, match=r"\(1, 3, 4\), expected 2 at the front"):
+    with pytest.raises(ShapeError, match=r"\(1, 3, 4\); its first dimension must be 2"):
         Bidirectional(plain, plain)(torch.zeros(T, B, N), (torch.zeros(1, B, H),) * 2)
     with pytest.raises(ShapeError, match="input_size=2"):
         Reversed(plain)(torch.zeros(T, B, 5))
-    with pytest.raises(OptionError, match="batch_first=False and True"):
+    with pytest.raises(OptionError, match="batch_first=False and batch_first=True"):
         Bidirectional(gw.MLSTM(N, H), gw.MLSTM(N, H, batch_first=True))
     with pytest.raises(
-        OptionError, match=r"Stack has no reset_parameters\(\); give the backward_layer"
+        OptionError, match=r"Stack has no reset_parameters\(\), so it cannot be copied; give"
     ):
         Bidirectional(gw.Stack(plain))
     with pytest.raises(OptionError, match="Linear has input_size=None"):
         Reversed(torch.nn.Linear(2, 3))
-    with pytest.raises(OptionError, match="layers=1 and 2"):
+    with pytest.raises(OptionError, match="layers=1 and layers=2"):
         Bidirectional(gw.MLSTM(N, H), gw.Stack(gw.GRU(N, H), gw.GRU(H, H)))
     with pytest.raises(
-        OptionError, match="a Reversed reads from the end already; give the layer in it"
+        OptionError, match="a Reversed, which reads backward already; give the layer inside"
     ):
         Bidirectional(plain, Reversed(gw.LSTM(N, H)))
     shared = torch.nn.utils.parametrizations.weight_norm(gw.MLSTM(N, H), "weight")
-    with pytest.raises(OptionError, match="is parametrized; give the backward_layer"):
+    with pytest.raises(
+        OptionError, match="is parametrized, so it cannot be copied; give backward_layer"
+    ):
         Bidirectional(shared)
     pair, x = gw.Bidirectional(gw.MLSTM(N, H)), torch.zeros(T, B, N)
     for hx, what in ((5, "int"), (torch.zeros(2), "Tensor"), ((), "tuple of 0"), ("ab", "str")):

@@ -358,12 +358,12 @@ def test_autocast(order, input_type):
         (lambda: HybridBlock(6, 2, order="paralel"), "order must be one of 'recurrence-first', 'attention-first', "
             "'parallel', not 'paralel' (did you mean 'parallel'?)"),
         (lambda: HybridBlock(6, 2, "lstn"), "no cell 'lstn' (did you mean 'lstm'?)"),
-        (lambda: HybridBlock(6, 2, gw.GRU(6, 4)), "the recurrence takes 6 values a step and gives 4, expected "
-            "size=6 for both"),
+        (lambda: HybridBlock(6, 2, gw.GRU(6, 4)), "the recurrent layer has 6 inputs and 4 outputs; both "
+            "must be size=6"),
         (lambda: HybridBlock(6, 2, gw.GRU(6, 3, bidirectional=True), causal=True), "causal=True needs a "
-            "recurrence in time's direction"),
-        (lambda: HybridBlock(6, 2, gw.GRU(6, 6), backend="aten"), "backend='aten' is for a recurrence made "
-            "here; the one given has backend='auto'"),
+            "recurrent layer with one direction, and the given one is bidirectional"),
+        (lambda: HybridBlock(6, 2, gw.GRU(6, 6), backend="aten"), "backend='aten' cannot be given with a "
+            "layer: the given recurrent layer has backend='auto'"),
         (lambda: HybridBlock(6, 2, feed_forward=0), "feed_forward must be a positive integer, not 0"),
         (lambda: HybridBlock(6, 2, batch_first='no'), "batch_first must be True or False, not 'no'"),
     ],
@@ -395,7 +395,9 @@ def test_shapes_that_do_not_fit(make, given, options, message):
 def test_a_block_does_not_go_on_from_a_state():
     block = HybridBlock(6, 2)
     _, state = block(torch.randn(3, 2, 6))
-    with pytest.raises(ShapeError, match="cannot go on from a state, hx must be None"):
+    with pytest.raises(
+        ShapeError, match="hx must be None for a HybridBlock: it cannot continue from a state"
+    ):
         block(torch.randn(3, 2, 6), state)
 
 

@@ -343,7 +343,7 @@ X = torch.nn.utils.parametrizations
     ("make", "message"),
     [
         (lambda: init.forget_bias_(gw.LSTM(3, 6, bias=False), 1), "forget_bias_ sets biases, and LSTM(3, "
-            "6, bias=False) was made with bias=False"),
+            "6, bias=False) has bias=False"),
         (lambda: init.chrono_(gw.GRU(3, 6, bias=False), 9), "chrono_ sets biases, and GRU(3, 6, bias="),
         (lambda: init.forget_bias_(nn.LSTM(3, 6), 1), "takes a Recurrent, a RecurrentCell or a "
             "ConvRecurrent, not LSTM"),
@@ -353,14 +353,14 @@ X = torch.nn.utils.parametrizations
         (lambda: init.keras_(gw.ConvLSTM(1, 2, 3)), "keras_ takes a Recurrent or a RecurrentCell, not "),
         (lambda: init.forget_bias_(gw.LSTM(3, 6), math.nan), "must be a finite number, not nan"),
         (lambda: init.forget_bias_(gw.LSTM(3, 6), "1"), "must be a finite number, not '1'"),
-        (lambda: init.chrono_(gw.LSTM(3, 6), 1.5), "longest must be a number of steps from 2 on, over which "
-            "is remembered, not 1.5"),
-        (lambda: init.chrono_(gw.LSTM(3, 6), math.inf), "from 2 on, over which is remembered, not inf"),
+        (lambda: init.chrono_(gw.LSTM(3, 6), 1.5), "longest must be a number of steps, at least 2, not "
+            "1.5"),
+        (lambda: init.chrono_(gw.LSTM(3, 6), math.inf), "at least 2, not inf"),
         (lambda: init.chrono_(gw.LSTM(3, 6), True), "not True"),
-        (lambda: init.keras_(gw.LSTM(3, 6, recurrent_blocks=2)), "keras_ is for plain recurrent weights; "
-            "those of LSTM(3, 6, recurrent_blocks=2) with the cell lstm are not. Use xavier_input_"),
+        (lambda: init.keras_(gw.LSTM(3, 6, recurrent_blocks=2)), "keras_ needs plain recurrent weights, "
+            "and LSTM(3, 6, recurrent_blocks=2) with the cell lstm stores them otherwise. Use xavier_input_"),
         (lambda: init.orthogonal_(X.weight_norm(gw.LSTM(3, 6), "weight_hh_l0")), "weight_hh_l0 is not a "
-            "parameter of its own (it is parametrized, or pruned); initialise the layer before that"),
+            "plain parameter: it is parametrized or pruned; initialise the layer before that"),
     ],
 )  # fmt: skip
 def test_what_is_refused(make, message):

@@ -1,5 +1,7 @@
 """The shapes in the annotations of public functions, against calls with tensors."""
 
+from functools import partial
+
 import jaxtyping
 import pytest
 import torch
@@ -7,6 +9,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import gatewise as gw
+from gatewise.nn.attention import AdditiveAttention, AttentionPooling, MultiplicativeAttention
+from gatewise.nn.directions import Reversed
+from gatewise.nn.mlstm import MLSTMState, chunkwise, recurrent
 from shape_checks import checked, names
 
 
@@ -50,3 +55,72 @@ def test_a_recurrent_cells_call(cell):
     wrong = tuple(s[:1] for s in state) if isinstance(state, tuple) else state[:1]
     with pytest.raises(jaxtyping.TypeCheckError):
         forward(step, torch.randn(2, 3), wrong)
+
+
+T, B, N, D = 5, 2, 3, 4
+LAYOUTS = pytest.mark.parametrize(
+    ("shape", "batch_first"),
+    [((T, B), False), ((B, T), True), ((T,), False)],
+    ids=["time-first", "batch-first", "single"],
+)
+
+
+@pytest.mark.parametrize("queries", [(B, 3), (B,)], ids=["some queries", "one query"])
+@pytest.mark.parametrize("layer", [AdditiveAttention, MultiplicativeAttention])
+def test_attention(layer, queries):
+    attention = layer(N, D, 6) if layer is AdditiveAttention else layer(N, D)
+    query, keys, values = torch.randn(*queries, N), torch.randn(B, T, D), torch.randn(B, T, 7)
+    forward = checked(layer.forward)
+    forward(attention, query, keys)
+    context, weights = forward(attention, query, keys, values, lengths=[5, 3])
+    assert (context.shape, weights.shape) == ((*queries, 7), (*queries, T))
+    forward(attention, query, keys, values, mask=torch.ones(B, T, dtype=torch.bool))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        forward(attention, query, keys, values[:, :3])
+
+
+@LAYOUTS
+def test_layers_of_one_width(shape, batch_first):
+    x, reset = torch.randn(*shape, D), torch.zeros(*shape, dtype=torch.bool)
+    lengths = [T, 3][: len(shape)]
+    pool = AttentionPooling(D, batch_first=batch_first)
+    checked(AttentionPooling.forward)(pool, x)
+    checked(AttentionPooling.forward)(pool, x, lengths=lengths, trace=True)
+    attention = gw.SelfAttention(D, 2, batch_first=batch_first)
+    checked(gw.SelfAttention.forward)(attention, x, lengths, reset)
+    checked(gw.SelfAttention.forward)(attention, x, need_weights=True)
+    block = gw.HybridBlock(D, 2, batch_first=batch_first)
+    checked(gw.HybridBlock.forward)(block, x, lengths=lengths, reset=reset)
+    checked(gw.HybridBlock.forward)(block, x, trace=True)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        checked(gw.HybridBlock.forward)(block, x, reset=reset[1:])
+
+
+@LAYOUTS
+@pytest.mark.parametrize("trace", [False, True], ids=["plain", "traced"])
+def test_recurrent_layers(shape, batch_first, trace):
+    x, reset = torch.randn(*shape, N), torch.zeros(*shape, dtype=torch.bool)
+    layers = [
+        gw.MLSTM(N, D, batch_first=batch_first),
+        gw.Stack(gw.LSTM(N, D, batch_first=batch_first), gw.GRU(D, 2, batch_first=batch_first)),
+        Reversed(gw.GRU(N, D, batch_first=batch_first)),
+        gw.Bidirectional(gw.MLSTM(N, D, batch_first=batch_first)),
+    ]
+    for layer in layers:
+        given = dict(lengths=[T, 3][: len(shape)], reset=reset, trace=trace)
+        output, *_ = checked(type(layer).forward)(layer, x, **given)
+        assert output.shape[:-1] == shape
+        with pytest.raises(jaxtyping.TypeCheckError):
+            checked(type(layer).forward)(layer, x.long())
+
+
+@pytest.mark.parametrize("form", [recurrent, partial(chunkwise, chunk=2)], ids=["steps", "chunks"])
+def test_the_forms_of_the_mlstm(form):
+    q, k, v = torch.randn(3, B, 2, T, 3)
+    state = MLSTMState(torch.zeros(B, 2, 3, 3), torch.zeros(B, 2, 3), torch.zeros(B, 2))
+    inner = getattr(form, "func", form)
+    run = partial(checked(inner), **getattr(form, "keywords", {}))
+    gates = torch.randn(2, B, 2, T)
+    run(q, k, v, *gates, state)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        run(q, k, v, gates[0], gates[1][..., 1:], state)

@@ -255,17 +255,17 @@ def test_autocast(way):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Stack(), "a Stack needs at least one layer, none was given"),
-        (lambda: Stack(gw.LSTM(3, 4), gw.GRU(5, 4)), "layer 0 (LSTM) gives 4 values a step, and layer 1 "
-            "(GRU) takes 5"),
-        (lambda: Stack(gw.LSTM(3, 4, bidirectional=True), gw.GRU(4, 4)), "layer 0 (LSTM) gives 8 values"),
+        (lambda: Stack(), "a Stack must have at least one layer, and none was given"),
+        (lambda: Stack(gw.LSTM(3, 4), gw.GRU(5, 4)), "layer 0 (LSTM) has output_size=4 and layer 1 "
+            "(GRU) has input_size=5; they must be equal"),
+        (lambda: Stack(gw.LSTM(3, 4, bidirectional=True), gw.GRU(4, 4)), "layer 0 (LSTM) has output_size=8"),
         (lambda: Stack(gw.LSTM(3, 4), gw.GRU(4, 4, batch_first=True)), "layer 1 has batch_first=True and "
             "layer 0 batch_first=False"),
-        (lambda: Stack(gw.LSTM(4, 4), gw.GRU(4, 3), residual=True), "residual=True needs layers as wide as "
-            "their input; layer 1 (GRU) takes 4 values a step and gives 3"),
-        (lambda: Stack(gw.LSTM(3, 4), highway=True), "highway=True needs layers as wide as their input; "
-            "layer 0 (LSTM) takes 3"),
-        (lambda: Stack(gw.LSTM(4, 4), highway=True, residual=True), "are two ways round a layer; take one"),
+        (lambda: Stack(gw.LSTM(4, 4), gw.GRU(4, 3), residual=True), "residual=True needs layers whose "
+            "output is as wide as their input; layer 1 (GRU) has input_size=4 and output_size=3"),
+        (lambda: Stack(gw.LSTM(3, 4), highway=True), "highway=True needs layers whose output is as wide as "
+            "their input; layer 0 (LSTM) has input_size=3"),
+        (lambda: Stack(gw.LSTM(4, 4), highway=True, residual=True), "exclude each other; give one of them"),
         (lambda: Stack(gw.LSTM(4, 4), dropout=-1), "dropout must be a probability from 0 to 1, not -1"),
         (lambda: Stack(gw.LSTM(4, 4), residual=2), "residual must be True or False, not 2"),
         (lambda: Stack(nn.Linear(4, 4)), "Linear has input_size=None and output_size=None"),
@@ -285,8 +285,8 @@ X = torch.zeros(5, 2, 4)
         ((X[..., :3],), {}, "input has the shape (5, 2, 3): its last dimension must be input_size=4"),
         ((X[0, 0],), {}, "input needs 2 or 3 dimensions, this has the shape (4,)"),
         ((nn.utils.rnn.pack_sequence([X[:, 0]]),), {}, "input is a PackedSequence, expected a tensor"),
-        ((X, X), {}, "hx is a Tensor, expected a state (or None) for each of 2 layers"),
-        ((X, (None,)), {}, "hx is a tuple of 1, expected a state (or None) for each of 2 layers"),
+        ((X, X), {}, "hx is a Tensor, expected a tuple or list with a state or None for each of 2 layers"),
+        ((X, (None,)), {}, "hx is a tuple of 1, expected a tuple or list with a state or None for each of 2 layers"),
         ((X,), dict(lengths=[6, 1]), "length 6 of sequence 0 is not in 0…5"),
         ((X.double(),), {}, "input is torch.float64"),
     ],

@@ -1,10 +1,10 @@
-"""Attention over a recurrent layer's states: which of them a query, or a summary, draws on."""
+"""Attention over the states of a recurrent layer, for a decoder's queries and for pooling."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,21 +17,24 @@ from gatewise.nn.checks import not_a_tensor, shape_of
 from gatewise.nn.lengths import checked_lengths
 from gatewise.options import choice, flag, whole
 
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import Bool, Float, Lengths
+
 
 class AdditiveAttention(nn.Module):
-    """Attention by a small network (Bahdanau et al. 2015, "Neural Machine Translation by Jointly
-    Learning to Align and Translate", section A.1.2): the score of a query s with a key h is
-    v · tanh(W s + U h).
+    """Additive attention: the score of a query s and a key h is v · tanh(W s + U h).
 
-    ``query_weight`` is W, units×Q; ``key_weight`` is U, units×K; ``score_weight`` is v, units.
+    Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and Translate",
+    section A.1.2. ``query_weight`` is W, units×Q; ``key_weight`` is U, units×K; ``score_weight`` is v,
+    units.
 
     Args:
-        query_size: Q, width of a query, for example a decoder's state.
-        key_size: K, width of a key, for example an encoder's output.
-        units: width of the hidden layer.
+        query_size: Q, the width of a query, for example a decoder's state.
+        key_size: K, the width of a key, for example an encoder's output.
+        units: the width of the hidden layer.
 
     Raises:
-        OptionError: a size is out of its range.
+        OptionError: a size is not a positive integer.
     """
 
     def __init__(
@@ -53,61 +56,63 @@ class AdditiveAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw each weight from U(-1/√n, 1/√n), n its last dimension."""
+        """Draws each weight from U(-1/√n, 1/√n), where n is its last dimension."""
         for weight in self.parameters():
             _draw(weight)
 
     def forward(
         self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Each query's mean over the values, weighted by how well the keys fit it.
+        query: Float[Tensor, "B S Q"] | Float[Tensor, "B Q"],
+        keys: Float[Tensor, "B T K"],
+        values: Float[Tensor, "B T V"] | None = None,
+        lengths: Lengths | None = None,
+        mask: Bool[Tensor, "B T"] | Bool[Tensor, "B S T"] | None = None,
+    ) -> (
+        tuple[Float[Tensor, "B S V"], Float[Tensor, "B S T"]]
+        | tuple[Float[Tensor, "B V"], Float[Tensor, "B T"]]
+    ):
+        """The mean of the values for each query, weighted by the softmax of the scores.
 
         Args:
-            query: B×S×Q, or B×Q for one query a sequence.
+            query: B×S×Q, or B×Q for one query per sequence.
             keys: B×T×K.
-            values: B×T×V; the keys themselves if not given.
-            lengths: B integers from 0 to T: how many of each sequence's keys are real.
-            mask: booleans B×T, or B×S×T for each query its own: true where a key may be drawn on.
-                With ``lengths``, both must allow it.
+            values: B×T×V; the default is the keys.
+            lengths: B integers from 0 to T, the number of keys of each sequence; others are padding.
+            mask: booleans B×T, or B×S×T for a mask of each query: true where a query may attend to
+                a key. With ``lengths``, both must allow it.
 
         Returns:
-            ``context, weights``: B×S×V and B×S×T (no S where the query has none). A weight that is
-            not allowed is exactly 0, and what no query is allowed is never looked at; where nothing
-            is, all weights and the context are 0. Other weights of a query sum to 1.
+            ``context, weights``: B×S×V and B×S×T (without S where the query has none). The weights of
+            a query sum to 1. A weight that is not allowed is exactly 0. A key that no query may attend
+            to is not read. Where a query may attend to no key, its weights and context are 0.
 
         Raises:
-            ShapeError: a tensor does not fit; the message has both shapes.
+            ShapeError: a tensor does not fit; the message has the shape and the expected shape.
         """
         sizes = (self.query_size, self.key_size)
         given = _checked(query, keys, values, lengths, mask, sizes, self.key_weight)
         from_query = F.linear(given.query, self.query_weight).unsqueeze(2)
         from_keys = F.linear(given.keys, self.key_weight).unsqueeze(1)
         scores = torch.tanh(from_query + from_keys) @ self.score_weight
-        return _drawn_on(given, scores, query)
+        return _context_and_weights(given, scores, query)
 
     def extra_repr(self) -> str:
         return f"{self.query_size}, {self.key_size}, {self.units}"
 
 
 class MultiplicativeAttention(nn.Module):
-    """Attention by a product (Luong et al. 2015, "Effective Approaches to Attention-based Neural
-    Machine Translation", equation 8): the score of a query h with a key k is h · W k ("general"),
-    or h · k ("dot").
+    """Multiplicative attention: the score of a query h and a key k is h · W k, or h · k.
 
-    ``weight`` is W, Q×K; "dot" has no parameters. As in the paper the scores are not scaled.
+    Luong et al. 2015, "Effective Approaches to Attention-based Neural Machine Translation", equation 8.
+    ``weight`` is W, Q×K. The scores are not scaled, as in the paper.
 
     Args:
-        query_size: Q, width of a query, for example a decoder's state.
-        key_size: K, width of a key, for example an encoder's output; "dot" needs it equal to Q.
-        kind: "general" or "dot".
+        query_size: Q, the width of a query, for example a decoder's state.
+        key_size: K, the width of a key, for example an encoder's output. "dot" needs K = Q.
+        kind: "general" for h · W k, or "dot" for h · k, which has no parameters.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     weight: nn.Parameter | None
@@ -126,8 +131,8 @@ class MultiplicativeAttention(nn.Module):
         self.kind = kind = choice("kind", kind, ("general", "dot"))
         if kind == "dot" and query_size != key_size:
             raise OptionError(
-                f"kind='dot' needs queries as wide as keys, not query_size={query_size} and "
-                f"key_size={key_size}; kind='general' takes both"
+                f"kind='dot' needs query_size == key_size, not query_size={query_size} and "
+                f"key_size={key_size}; use kind='general'"
             )
         weight = None
         if kind == "general":
@@ -136,27 +141,33 @@ class MultiplicativeAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight from U(-1/√K, 1/√K)."""
+        """Draws the weight from U(-1/√K, 1/√K)."""
         if self.weight is not None:
             _draw(self.weight)
 
     def forward(
         self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        mask: Tensor | None = None,
+        query: Float[Tensor, "B S Q"] | Float[Tensor, "B Q"],
+        keys: Float[Tensor, "B T K"],
+        values: Float[Tensor, "B T V"] | None = None,
+        lengths: Lengths | None = None,
+        mask: Bool[Tensor, "B T"] | Bool[Tensor, "B S T"] | None = None,
         need_weights: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`AdditiveAttention.forward`; without ``need_weights`` the weights are None, and
-        torch's scaled_dot_product_attention finds the context without forming them."""
+    ) -> (
+        tuple[Float[Tensor, "B S V"], Float[Tensor, "B S T"] | None]
+        | tuple[Float[Tensor, "B V"], Float[Tensor, "B T"] | None]
+    ):
+        """The context and weights of :meth:`AdditiveAttention.forward`.
+
+        Without ``need_weights`` the weights are None. Then torch's scaled_dot_product_attention computes
+        the context, and does not store the weights.
+        """
         sizes = (self.query_size, self.key_size)
         given = _checked(query, keys, values, lengths, mask, sizes, self.weight)
-        asked = given.query if self.weight is None else given.query @ self.weight
+        projected = given.query if self.weight is None else given.query @ self.weight
         if need_weights:
-            return _drawn_on(given, asked @ given.keys.transpose(1, 2), query)
-        context = _context_alone(asked, given)
+            return _context_and_weights(given, projected @ given.keys.transpose(1, 2), query)
+        context = _context(projected, given)
         return context.squeeze(1) if query.dim() == 2 else context, None
 
     def extra_repr(self) -> str:
@@ -164,19 +175,18 @@ class MultiplicativeAttention(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """A sequence's states as one vector: their mean, weighted by a learned sense of what matters
-    (Yang et al. 2016, "Hierarchical Attention Networks for Document Classification", equations 5
-    to 7): the score of a state h is v · tanh(W h + b).
+    """Attention pooling: one vector per sequence, the weighted mean of its states.
 
-    ``project`` holds W and b, ``score_weight`` is v.
+    The score of a state h is v · tanh(W h + b) (Yang et al. 2016, "Hierarchical Attention Networks for
+    Document Classification", equations 5 to 7). ``project`` has W and b, ``score_weight`` is v.
 
     Args:
-        size: D, width of the states.
-        units: width of the hidden layer; D if not given.
+        size: D, the width of the states.
+        units: the width of the hidden layer; the default is D.
         batch_first: states are B×T×D instead of T×B×D.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -197,39 +207,39 @@ class AttentionPooling(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights as torch's linear layer does, v from U(-1/√units, 1/√units)."""
+        """Draws W and b as torch's linear layer does, and v from U(-1/√units, 1/√units)."""
         self.project.reset_parameters()
         _draw(self.score_weight)
 
     def forward(
         self,
-        states: Tensor,
-        lengths: Tensor | Sequence[int] | None = None,
-        mask: Tensor | None = None,
+        states: Float[Tensor, "*steps D"],
+        lengths: Lengths | None = None,
+        mask: Bool[Tensor, "B T"] | Bool[Tensor, " T"] | None = None,
         trace: bool = False,
-    ) -> Any:
-        """Pool each sequence.
+    ) -> Float[Tensor, "*batch D"] | tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch T"]]:
+        """The pooled vector of each sequence.
 
         Args:
             states: T×B×D (B×T×D if ``batch_first``), or T×D for a single sequence.
-            lengths: B integers from 0 to T: how much of each sequence is real. What lies
-                beyond has weight 0 and is never looked at.
-            mask: booleans B×T (T for a single sequence), true where a state counts; others have
-                weight 0 and are never looked at.
+            lengths: B integers from 0 to T, the length of each sequence. Padding has weight 0 and is
+                not read.
+            mask: booleans B×T (T for a single sequence): true for the states that count. Others
+                have weight 0 and are not read.
             trace: also return the weights.
 
         Returns:
-            B×D (D for a single sequence), zero for a sequence of which nothing counts; and where
-            ``trace`` was asked for the weights, B×T (T).
+            B×D (D for a single sequence); zero for a sequence without any state that counts. With
+            ``trace`` also the weights, B×T (T).
 
         Raises:
-            ShapeError: a tensor does not fit; the message has both shapes.
+            ShapeError: a tensor does not fit; the message has the shape and the expected shape.
         """
         if not isinstance(states, Tensor):
             raise not_a_tensor(states, "states")
         if states.dim() not in (2, 3):
             raise ShapeError(
-                f"states need 2 or 3 dimensions, these have the shape {shape_of(states)}"
+                f"states must have 2 or 3 dimensions, not the shape {shape_of(states)}"
             )
         single = states.dim() == 2
         x = states[None] if single else states if self.batch_first else states.transpose(0, 1)
@@ -248,7 +258,7 @@ class AttentionPooling(nn.Module):
 
 
 class _Given(NamedTuple):
-    """B×S×Q, B×T×K, B×T×V and B×1×T or B×S×T booleans, or None where all is allowed."""
+    """Checked tensors: B×S×Q, B×T×K, B×T×V; the mask is B×1×T or B×S×T, or None for no mask."""
 
     query: Tensor
     keys: Tensor
@@ -265,11 +275,11 @@ def _checked(
     sizes: tuple[int, int],
     weight: Tensor | None,
 ) -> _Given:
-    """``sizes`` are Q and K; ``weight`` has the type and device that all must have."""
+    """The checked arguments. ``sizes`` are Q and K; all tensors must have the dtype and device of ``weight``."""
     if query.dim() not in (2, 3):
-        raise ShapeError(f"query needs 2 or 3 dimensions, this has the shape {shape_of(query)}")
+        raise ShapeError(f"query must have 2 or 3 dimensions, not the shape {shape_of(query)}")
     if keys.dim() != 3:
-        raise ShapeError(f"keys need 3 dimensions (B×T×K), these have the shape {shape_of(keys)}")
+        raise ShapeError(f"keys must have 3 dimensions (B×T×K), not the shape {shape_of(keys)}")
     values = keys if values is None else values
     if values.dim() != 3 or values.shape[:2] != keys.shape[:2]:
         batch, steps = keys.shape[:2]
@@ -286,24 +296,24 @@ def _checked(
         _check_values(name, x, width, like, of)
     if query.shape[0] != keys.shape[0]:
         raise ShapeError(
-            f"query has the shape {shape_of(query)}, keys have the shape {shape_of(keys)}: expected "
-            f"the same batch in both, first"
+            f"query has the shape {shape_of(query)} and keys have the shape {shape_of(keys)}: their "
+            f"first dimensions, the batch, must be equal"
         )
-    asked = query.unsqueeze(1) if query.dim() == 2 else query
-    allowed = _allowed(keys, lengths, mask, asked.shape[1])
-    return _Given(asked, _cleared(keys, allowed), _cleared(values, allowed), allowed)
+    queries = query.unsqueeze(1) if query.dim() == 2 else query
+    allowed = _allowed(keys, lengths, mask, queries.shape[1])
+    return _Given(queries, _cleared(keys, allowed), _cleared(values, allowed), allowed)
 
 
 def _check_values(name: str, x: Tensor, width: int, like: Tensor, of: str) -> None:
     if autocast_dtype(x) is not None:
-        like = like.to(x.dtype)  # torch casts both
+        like = like.to(x.dtype)  # autocast casts both
     check_tensor(name, x, (*x.shape[:-1], width), like, of)
 
 
 def _allowed(
     keys: Tensor, lengths: Tensor | Sequence[int] | None, mask: Tensor | None, queries: int
 ) -> Tensor | None:
-    """B×1×T or B×S×T: which keys a query may draw on; None where all."""
+    """B×1×T or B×S×T: true where a query may attend to a key; None if every query may to every key."""
     batch, steps = keys.shape[:2]
     allowed = None
     given = checked_lengths(lengths, keys.transpose(0, 1))
@@ -312,7 +322,9 @@ def _allowed(
     if mask is None:
         return allowed
     if mask.dtype != torch.bool:
-        raise ShapeError(f"mask must be boolean, true where a key counts; this is {mask.dtype}")
+        raise ShapeError(
+            f"mask must be boolean, true where a query may attend to a key, not {mask.dtype}"
+        )
     if mask.shape not in ((batch, steps), (batch, queries, steps)):
         raise ShapeError(
             f"mask has the shape {shape_of(mask)}, expected ({batch}, {steps}) or "
@@ -335,36 +347,36 @@ def _check_states_mask(mask: Tensor, expected: torch.Size) -> None:
 
 
 def _cleared(x: Tensor, mask: Tensor | None) -> Tensor:
-    """B×T×N with zeros where no query draws: a NaN there would reach sums and gradients."""
+    """B×T×N, with zeros where no query attends, because a NaN there would reach sums and gradients."""
     return x if mask is None else torch.where(mask.any(1)[..., None], x, 0)
 
 
 def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Over the last dimension; exactly 0 where not allowed, also where nothing in a row is."""
+    """The softmax over the last dimension: 0 where ``mask`` is false, also in a row that is all false."""
     if mask is None:
         return scores.softmax(-1)
-    # not -inf: a row of nothing else would be NaN on its way, and so would its gradient
+    # not -inf: a row of -inf alone has a NaN as its softmax and gradient
     least = torch.finfo(scores.dtype).min
     return torch.where(mask, torch.where(mask, scores, least).softmax(-1), 0)
 
 
-def _drawn_on(given: _Given, scores: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+def _context_and_weights(given: _Given, scores: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
     weights = _softmax(scores, given.mask)
     context = weights @ given.values
     return (context.squeeze(1), weights.squeeze(1)) if query.dim() == 2 else (context, weights)
 
 
-def _context_alone(asked: Tensor, given: _Given) -> Tensor:
-    """B×S×V through torch's fused kernels, which take a dimension of heads."""
-    mask, some = None, None
+def _context(projected: Tensor, given: _Given) -> Tensor:
+    """B×S×V, by torch's fused kernels, which need a dimension of heads."""
+    mask, attends = None, None
     if given.mask is not None:
-        some = given.mask.any(-1, keepdim=True)
-        # not every kernel gives zero for a row without keys, so that row has all, and is cut below
-        mask = (given.mask | ~some)[:, None]
+        attends = given.mask.any(-1, keepdim=True)
+        # some kernels do not give zero for a row without keys: give it all keys, and set it to zero below
+        mask = (given.mask | ~attends)[:, None]
     context = F.scaled_dot_product_attention(
-        asked[:, None], given.keys[:, None], given.values[:, None], mask, scale=1.0
+        projected[:, None], given.keys[:, None], given.values[:, None], mask, scale=1.0
     ).squeeze(1)
-    return context if some is None else torch.where(some, context, 0)
+    return context if attends is None else torch.where(attends, context, 0)
 
 
 def _draw(weight: Tensor) -> None:

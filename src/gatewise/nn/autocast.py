@@ -1,4 +1,4 @@
-"""What torch.autocast asks for, read and done once a call, so that every backend sees one dtype."""
+"""torch.autocast, applied once per call, so that every backend gets tensors of one dtype."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """What torch.autocast asks for on the device of ``x``; None where it asks for nothing."""
-    if not torch._C._is_any_autocast_enabled():  # far quicker than the question by device
+    """The dtype of torch.autocast on the device of ``x``; None where autocast is off."""
+    if not torch._C._is_any_autocast_enabled():  # much faster than the query by device
         return None
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
@@ -19,7 +19,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """As torch's autocast casts: every floating type but double precision."""
+    """The tensor in ``dtype``, as torch's autocast casts: every floating dtype except float64."""
     eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
     return tensor.to(dtype) if eligible else tensor
 
@@ -27,9 +27,11 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def cast_states(
     hx: Tensor | tuple[Tensor, ...] | None, dtype: torch.dtype
 ) -> Tensor | tuple[Tensor, ...] | None:
-    """Initial states as a layer is given them: one, several or none."""
+    """The initial states in ``dtype``; ``hx`` is one state, a tuple of states or None."""
     if isinstance(hx, Tensor):
         return cast(hx, dtype)
-    if not isinstance(hx, Sequence):  # None, or what is refused where states are looked at
+    if not isinstance(
+        hx, Sequence
+    ):  # None, or an invalid value that the check of the states refuses
         return hx
     return tuple(cast(state, dtype) if isinstance(state, Tensor) else state for state in hx)

@@ -1,4 +1,4 @@
-"""torch's recurrent modules in a model exchanged for ours, with the same weights."""
+"""Conversion of a model: torch's recurrent modules are replaced by gatewise's, with the same weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatewise.nn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# What of a module is carried over as it is: weights, masks and old weight norms live in the first three.
+# Attributes that the new module takes over. The first three have weights, masks and old weight norms.
 _CARRIED = (
     *("_parameters", "_buffers", "_non_persistent_buffers_set", "training"),
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -25,35 +25,35 @@ _CARRIED = (
     *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
 
-_CACHE = ("_flat_weight_refs",)  # torch's, of its weights
+_CACHE = ("_flat_weight_refs",)  # torch's cache of its weights
 
 
 def convert(model: Model, *, inplace: bool = False, backend: str = "auto") -> Model:
-    """A model with every ``torch.nn.LSTM``, ``GRU``, ``RNN``, ``LSTMCell``, ``GRUCell`` and ``RNNCell``
-    in it exchanged for gatewise's, which gives what it gave.
+    """The model with each of torch's recurrent modules replaced by gatewise's, with equal results.
 
-    Names in the state dict stay. Weights are the same ones, or copies as deepcopy makes them where
-    ``inplace`` is false; hooks, parametrizations (weight norm and the like), pruning masks, frozen
-    weights, modules that are used in several places and the mode of training are kept. What is
-    derived from a class of torch's, and may do something else, stays as it is, with a warning that
-    names it.
+    The modules are ``torch.nn.LSTM``, ``GRU``, ``RNN``, ``LSTMCell``, ``GRUCell`` and ``RNNCell``. Names in
+    the state dict do not change. Hooks, parametrizations (such as weight norm), pruning masks, frozen
+    weights, modules that are used in several places and the training mode are kept. A class that is
+    derived from one of torch's may do something else, so it is not replaced, and a warning names it.
 
     Args:
         model: any module, or one of the six itself.
-        inplace: whether the model itself is changed; a converted root is returned in any case. An
-            optimizer that was made before goes on, since the parameters are the same.
-        backend: as of the layers.
+        inplace: whether to change the model itself, with the same parameters, so that an existing
+            optimizer still works. By default the result is a copy. A root that is converted is a new
+            module in both cases.
+        backend: the backend of the new layers.
 
     Raises:
-        OptionError: ``model`` is no module, has nothing to convert, or cannot be copied.
-        ShapeError: a weight has numbers that are not finite; the message names it.
+        OptionError: ``model`` is not a module, has nothing to convert, or cannot be copied.
+        ShapeError: a weight has a value that is not finite; the message names it.
     """
     if not isinstance(model, nn.Module):
         raise OptionError(f"convert takes a torch.nn.Module, not {type(model).__name__}")
     found = {name: kind for name, m in model.named_modules() if (kind := _kind(m)) is not None}
     if not found:
         raise OptionError(
-            f"this {type(model).__name__} has no {', '.join(of.__name__ for of in _OURS)} of torch's"
+            f"this {type(model).__name__} has no torch.nn.{', torch.nn.'.join(of.__name__ for of in _OURS)} to "
+            f"convert"
         )
     for name in found:
         _check_finite(name, model.get_submodule(name))
@@ -64,7 +64,7 @@ def convert(model: Model, *, inplace: bool = False, backend: str = "auto") -> Mo
             _warn_of_derived(name, module)
             continue
         if id(module) not in made:
-            made[id(module)] = _exchanged(module, kind, backend)
+            made[id(module)] = _replacement(module, kind, backend)
         if not name:
             return made[id(module)]  # type: ignore[return-value]
         parent, _, own = name.rpartition(".")
@@ -75,7 +75,7 @@ def convert(model: Model, *, inplace: bool = False, backend: str = "auto") -> Mo
 def _copied(model: Model) -> Model:
     try:
         return copy.deepcopy(model)
-    except RuntimeError as error:  # of a weight that is a result, as hooks leave it after a call
+    except RuntimeError as error:  # a weight that is not a leaf, as hooks leave it after a call
         raise OptionError(
             f"this {type(model).__name__} cannot be copied: {error}. Convert it with inplace=True, or call "
             f"it once under torch.no_grad() first"
@@ -90,7 +90,7 @@ def _layer(ours: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         if theirs.proj_size:
             given["proj_size"] = theirs.proj_size
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of dropout in a single layer: torch has said so
+            warnings.simplefilter("ignore")  # dropout in a single layer: torch has warned already
             return ours(**given, **_nonlinearity(theirs), **options)
 
     return like
@@ -120,7 +120,7 @@ _OURS: dict[type[nn.Module], Callable[..., nn.Module]] = {
 
 
 def _kind(module: nn.Module) -> type[nn.Module] | None:
-    """The class of torch's that this is one of; a parametrized module has a class of its own."""
+    """The class of torch that the module is an instance of, or None. Parametrized modules have a subclass."""
     own = type(module)
     own = own.__bases__[0] if parametrize.is_parametrized(module) else own
     return own if own in _OURS else None
@@ -130,8 +130,8 @@ def _warn_of_derived(name: str, module: nn.Module) -> None:
     for theirs in _OURS:
         if isinstance(module, theirs):
             warnings.warn(
-                f"'{name}' is a {type(module).__name__}, derived from torch's {theirs.__name__}, and "
-                f"stays as it is",
+                f"'{name}' is a {type(module).__name__}, derived from torch's {theirs.__name__}, and is "
+                f"not converted",
                 stacklevel=3,
             )
 
@@ -143,22 +143,25 @@ def _check_finite(name: str, module: nn.Module) -> None:
         bad = int((~weight.isfinite()).sum())
         raise ShapeError(
             f"{'.'.join(filter(None, (name, own)))} has {bad} of {weight.numel()} numbers that are not "
-            f"finite (NaN or infinity); the model can't be used as it is"
+            f"finite (NaN or infinity); give a model with finite weights"
         )
 
 
-def _exchanged(theirs: nn.Module, kind: type[nn.Module], backend: str) -> nn.Module:
+def _replacement(theirs: nn.Module, kind: type[nn.Module], backend: str) -> nn.Module:
     first = next(theirs.parameters(), None)
     ours = _OURS[kind](
         theirs, device="meta", dtype=first.dtype if first is not None else None, backend=backend
     )
     parametrized = getattr(theirs, "parametrizations", {})
-    for name in parametrized:  # by torch's own function, so that the class gets its properties
+    for name in parametrized:  # torch's function also gives the class its properties
         parametrize.register_parametrization(ours, name, nn.Identity(), unsafe=True)
         ours.parametrizations[name] = parametrized[name]  # type: ignore[operator]
-    for name in _CARRIED:  # the very same: the handles by which hooks are removed point at these
+    for name in _CARRIED:  # the same objects: the handles that remove hooks refer to them
         ours.__dict__[name] = theirs.__dict__[name]
-    for name, value in theirs.__dict__.items():  # weights that hooks make, and a user's own
+    for (
+        name,
+        value,
+    ) in theirs.__dict__.items():  # weights that hooks make, and attributes of the user
         if not (name in ours.__dict__ or hasattr(type(ours), name) or name in _CACHE):
             ours.__dict__[name] = value
     return ours

@@ -1,10 +1,10 @@
-"""Directions that a layer doesn't have by itself: from the end alone, and both ways, with any layers."""
+"""Layers that read sequences backward, and bidirectional layers made of any two layers."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,23 @@ from gatewise.nn.states import states_given
 from gatewise.nn.trace import Trace
 from gatewise.options import choice, flag
 
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import Input, Lengths, Output, Reset
+
 _MERGES = ("concat", "sum", "mul", "ave")
 
 
 class Reversed(nn.Module):
-    """A layer that reads each sequence from its end; called as the layer itself is.
+    """A layer that reads each sequence backward. It is called like the layer itself.
 
     Args:
-        layer: a :class:`gatewise.Recurrent` of one layer and one direction, or any module that is called
+        layer: a :class:`gatewise.Recurrent` with one layer and one direction, or any module that is called
             like one and has ``input_size`` and ``output_size`` (:class:`gatewise.MLSTM`, a Stack).
-        as_read: whether the output is in the order in which it was read, as Keras's ``go_backwards``
-            has it; else, as in ONNX, what belongs to a step of the input stands at that step.
+        as_read: whether the output is in the order of reading, last step first, as with Keras's
+            ``go_backwards``. By default the output of a step is at that step, as in ONNX.
 
     Raises:
-        OptionError: the layer is not as it must be.
+        OptionError: the layer cannot be reversed.
     """
 
     def __init__(self, layer: nn.Module, as_read: bool = False) -> None:
@@ -49,33 +52,36 @@ class Reversed(nn.Module):
 
     def forward(
         self,
-        input: Tensor,
+        input: Input,
         hx: Any = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        lengths: Lengths | None = None,
+        reset: Reset | None = None,
         trace: bool = False,
-    ) -> Any:
-        """See :meth:`Recurrent.forward`; shapes and results are those of the layer, and the final state
-        is the one after the first step. A trace is in the order of the output."""
+    ) -> tuple[Output, Any] | tuple[Output, Any, Any]:
+        """The arguments and results of the layer; see :meth:`Recurrent.forward`.
+
+        The final state is the one after the first step of the sequence, which is read last. A trace is in
+        the order of the output.
+        """
         if not isinstance(input, Tensor):
-            asked = dict(lengths=lengths, reset=reset, trace=trace)
-            return by_override(Reversed.forward, self, input, hx, **asked)
+            options = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(Reversed.forward, self, input, hx, **options)
         check_width(input, self.input_size)
         time_major = as_time_major(input, self.batch_first)
         given = checked_lengths(lengths, time_major)
-        cuts = checked_reset(reset, input, not self.batch_first)
-        order = _from_the_end(time_major, given)
-        if cuts is not None:
-            reset = reset_reversed(cuts, given).gather(0, order)
+        resets = checked_reset(reset, input, not self.batch_first)
+        order = _reading_order(time_major, given)
+        if resets is not None:
+            reset = reset_reversed(resets, given).gather(0, order)
             reset = reset.squeeze(1) if input.dim() == 2 else reset
             reset = reset.T if input.dim() == 3 and self.batch_first else reset
         read = laid_out(_taken(time_major, order).transpose(0, 1), input, self.batch_first)
         output, state, *traced = self.layer(read, hx, lengths=lengths, reset=reset, trace=trace)
         if not self.as_read:
             steps = as_time_major(output, self.batch_first)
-            back = cleared(_taken(steps, order).transpose(0, 1), given)
-            output = laid_out(back, output, self.batch_first)
-            traced = [_of_each(lambda t: _turned(t, order, given), each) for each in traced]
+            in_time = cleared(_taken(steps, order).transpose(0, 1), given)
+            output = laid_out(in_time, output, self.batch_first)
+            traced = [_of_each(lambda t: _reordered(t, order, given), each) for each in traced]
         return output, state, *traced
 
     def extra_repr(self) -> str:
@@ -83,20 +89,20 @@ class Reversed(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """Two layers, one of which reads from the end; called as a bidirectional layer is, but for a
+    """Two layers of which the second reads backward. It is called like a bidirectional layer.
+
+    A :class:`gatewise.Recurrent` with ``bidirectional=True`` does the same in one call, and also takes a
     PackedSequence.
 
-    For the cells of a :class:`gatewise.Recurrent` ``bidirectional=True`` is the same in one call.
-
     Args:
-        forward_layer: what :class:`Reversed` takes.
-        backward_layer: the same, with as many inputs and outputs; of two Recurrents with as many units
-            and the same states. Without it, a copy of the first with weights of its own, of a layer
-            that has ``reset_parameters`` (a Stack has not).
-        merge: what is made of their outputs: "concat", side by side; "sum", "mul" or "ave".
+        forward_layer: a layer that :class:`Reversed` accepts.
+        backward_layer: a layer with as many inputs and outputs; two Recurrents must also have the same
+            number of units and the same states. The default is a copy of the first layer with new
+            weights; that layer must have ``reset_parameters`` (a Stack does not).
+        merge: how the two outputs are merged: "concat", "sum", "mul", or "ave" for the mean.
 
     Raises:
-        OptionError: the two don't fit each other, or there is no such ``merge``.
+        OptionError: the layers do not fit each other, or ``merge`` is not one of these.
     """
 
     def __init__(
@@ -109,11 +115,14 @@ class Bidirectional(nn.Module):
         self.merge = merge = choice("merge", merge, _MERGES)
         _check_forward(forward_layer)
         if backward_layer is None:
-            backward_layer = _another(forward_layer)
-        one, other = _facts(forward_layer), _facts(backward_layer)
+            backward_layer = _copy_with_new_weights(forward_layer)
+        one, other = _properties(forward_layer), _properties(backward_layer)
         for name in one:
             if name in other and one[name] != other[name]:
-                raise OptionError(f"the two directions have {name}={one[name]} and {other[name]}")
+                raise OptionError(
+                    f"the two directions have {name}={one[name]} and {name}={other[name]}; they must "
+                    f"be equal"
+                )
         self.forward_layer = forward_layer
         self.backward_layer = Reversed(backward_layer)
         self.cell: Cell | None = getattr(forward_layer, "cell", None)  # a Recurrent's
@@ -125,22 +134,26 @@ class Bidirectional(nn.Module):
 
     def forward(
         self,
-        input: Tensor,
+        input: Input,
         hx: Any = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        lengths: Lengths | None = None,
+        reset: Reset | None = None,
         trace: bool = False,
-    ) -> Any:
-        """See :meth:`Recurrent.forward`: a trace has two directions, and a state is 2×B×H; of others
-        than two Recurrents it is a pair, each as its layer has it."""
-        asked = dict(lengths=lengths, reset=reset, trace=trace)
+    ) -> tuple[Output, Any] | tuple[Output, Any, Any]:
+        """The arguments and results of a bidirectional layer; see :meth:`Recurrent.forward`.
+
+        A trace has two directions. The state of two Recurrents is 2×B×H; that of other layers is a pair
+        of the layers' states.
+        """
+        options = dict(lengths=lengths, reset=reset, trace=trace)
         if not isinstance(input, Tensor):
-            return by_override(Bidirectional.forward, self, input, hx, **asked)
-        ahead, back = self._states(hx)
-        output, state, *traced = self.forward_layer(input, ahead, **asked)
-        other, end, *also = self.backward_layer(input, back, **asked)
-        both = [_of_each(_side_by_side, *each) for each in zip(traced, also, strict=True)]
-        return self._merged(output, other), self._joined(state, end), *both
+            return by_override(Bidirectional.forward, self, input, hx, **options)
+        first, second = self._states(hx)
+        output, state, *trace_forward = self.forward_layer(input, first, **options)
+        other, other_state, *trace_backward = self.backward_layer(input, second, **options)
+        pairs = zip(trace_forward, trace_backward, strict=True)
+        traces = [_of_each(_both_directions, *pair) for pair in pairs]
+        return self._merged(output, other), self._joined(state, other_state), *traces
 
     def extra_repr(self) -> str:
         return "" if self.merge == "concat" else f"merge={self.merge!r}"
@@ -161,47 +174,49 @@ class Bidirectional(nn.Module):
         for each in given:
             if not each.dim() or len(each) != 2:
                 raise ShapeError(
-                    f"a state has the shape {shape_of(each)}, expected 2 at the front, one for each "
-                    f"direction"
+                    f"a state has the shape {shape_of(each)}; its first dimension must be 2, one for "
+                    f"each direction"
                 )
         if isinstance(hx, Tensor):
             return hx[:1], hx[1:]
         return tuple(s[:1] for s in given), tuple(s[1:] for s in given)
 
-    def _joined(self, state: Any, end: Any) -> Any:
+    def _joined(self, state: Any, other: Any) -> Any:
         if not self._recurrent:
-            return state, end
+            return state, other
         if isinstance(state, Tensor):
-            return torch.cat([state, end])
-        return tuple(torch.cat(each) for each in zip(state, end, strict=True))
+            return torch.cat([state, other])
+        return tuple(torch.cat(each) for each in zip(state, other, strict=True))
 
-    def _merged(self, ahead: Tensor, back: Tensor) -> Tensor:
+    def _merged(self, one: Tensor, other: Tensor) -> Tensor:
         match self.merge:
             case "concat":
-                return torch.cat([ahead, back], -1)
+                return torch.cat([one, other], -1)
             case "sum":
-                return ahead + back
+                return one + other
             case "mul":
-                return ahead * back
-        return (ahead + back) / 2
+                return one * other
+        return (one + other) / 2
 
 
-def _another(layer: nn.Module) -> nn.Module:
-    """A copy with weights of its own."""
-    why = None
+def _copy_with_new_weights(layer: nn.Module) -> nn.Module:
+    """A copy of the layer with newly drawn weights."""
+    reason = None
     if parametrize.is_parametrized(layer):
-        why = "is parametrized"
+        reason = "is parametrized"
     elif not hasattr(layer, "reset_parameters"):
-        why = "has no reset_parameters()"
-    if why:
-        raise OptionError(f"{type(layer).__name__} {why}; give the backward_layer")
+        reason = "has no reset_parameters()"
+    if reason:
+        raise OptionError(
+            f"{type(layer).__name__} {reason}, so it cannot be copied; give backward_layer"
+        )
     made: Any = copy.deepcopy(layer)
     made.reset_parameters()
     return made
 
 
-def _facts(layer: nn.Module) -> dict[str, Any]:
-    """What both directions have in common, as far as both have it."""
+def _properties(layer: nn.Module) -> dict[str, Any]:
+    """The properties that must be equal in both directions, where both layers have them."""
     given, gives = widths(layer)
     found: dict[str, Any] = dict(
         input_size=given,
@@ -217,16 +232,18 @@ def _facts(layer: nn.Module) -> dict[str, Any]:
 def _check_forward(layer: nn.Module) -> None:
     widths(layer)
     if isinstance(layer, Reversed):
-        raise OptionError("a Reversed reads from the end already; give the layer in it")
+        raise OptionError(
+            "the layer is a Reversed, which reads backward already; give the layer inside it"
+        )
     if isinstance(layer, Recurrent) and (layer.num_layers != 1 or layer.bidirectional):
         raise OptionError(
-            f"a layer of one layer and one direction is needed, this has num_layers="
-            f"{layer.num_layers} and bidirectional={layer.bidirectional}"
+            f"the layer has num_layers={layer.num_layers} and bidirectional={layer.bidirectional}; it must "
+            f"have one layer and one direction"
         )
 
 
-def _from_the_end(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """T×B: of each step that is read, which of the sequence it is. Padding stays where it is."""
+def _reading_order(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """T×B: the index of the step that is read at each step. Padding keeps its place."""
     steps, batch = x.shape[:2]
     t = torch.arange(steps, device=x.device)[:, None].expand(steps, batch)
     if lengths is None:
@@ -239,13 +256,13 @@ def _taken(x: Tensor, order: Tensor) -> Tensor:
 
 
 def _of_each(function: Callable[..., Trace], *traces: Any) -> Any:
-    """The function of a layer's trace, or of each that a Stack has."""
+    """The function of a layer's trace, or of every trace of a Stack."""
     if isinstance(traces[0], Trace):
         return function(*traces)
     return tuple(_of_each(function, *each) for each in zip(*traces, strict=True))
 
 
-def _turned(trace: Trace, order: Tensor, lengths: Tensor | None) -> Trace:
+def _reordered(trace: Trace, order: Tensor, lengths: Tensor | None) -> Trace:
     values = {
         name: [
             [_taken(v.transpose(0, 1), order).transpose(0, 1) for v in each] for each in trace[name]
@@ -255,11 +272,11 @@ def _turned(trace: Trace, order: Tensor, lengths: Tensor | None) -> Trace:
     return Trace(values, lengths)
 
 
-def _side_by_side(ahead: Trace, back: Trace) -> Trace:
-    """What both directions' cells name."""
+def _both_directions(one: Trace, other: Trace) -> Trace:
+    """One trace with two directions, of the names that both traces have."""
     values = {
-        name: [[*one, *other] for one, other in zip(ahead[name], back[name], strict=True)]
-        for name in ahead
-        if name in back.names
+        name: [[*a, *b] for a, b in zip(one[name], other[name], strict=True)]
+        for name in one
+        if name in other.names
     }
-    return Trace(values, ahead.lengths)
+    return Trace(values, one.lengths)

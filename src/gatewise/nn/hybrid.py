@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,14 @@ from gatewise.nn.checks import check_input
 from gatewise.nn.lengths import checked_lengths, checked_reset
 from gatewise.nn.overrides import by_override
 from gatewise.nn.recurrent import Recurrent
-from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
+from gatewise.nn.sequences import State, as_batch_first, check_width, cleared, laid_out
+from gatewise.nn.trace import Trace
 from gatewise.options import choice, flag, probability, whole
 
-# What a block does, in order; what stands together sees the same input.
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import Float, Lengths, Reset
+
+# The parts of a block in their order. Parts in one tuple have the same input.
 ORDERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "recurrence-first": (("recurrence",), ("attention",)),
     "attention-first": (("attention",), ("recurrence",)),
@@ -31,21 +35,20 @@ ORDERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, "Attention Is All You Need", section 3.2), by
-    torch's scaled_dot_product_attention.
+    """Multi-head self-attention, computed by torch's scaled_dot_product_attention.
 
-    Parameters have the names and shapes of ``torch.nn.MultiheadAttention``'s, so that state dicts
-    load from and into it.
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.2. Parameters have the names and shapes of
+    ``torch.nn.MultiheadAttention``, so that state dicts fit both.
 
     Args:
-        size: D, width of input and output.
-        heads: number of heads, which divides D.
-        causal: whether a step draws on itself and those before it only.
-        dropout: probability of dropping an attention weight, in training.
+        size: D, the width of input and output.
+        heads: the number of heads; D must be a multiple of it.
+        causal: whether a step attends only to itself and earlier steps.
+        dropout: the probability of dropping an attention weight in training.
         batch_first: input and output are B×T×D instead of T×B×D.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class SelfAttention(nn.Module):
         self._draw()
 
     def reset_parameters(self) -> None:
-        """Draw the weights as ``torch.nn.MultiheadAttention`` does; the biases are zero."""
+        """Draws the weights as ``torch.nn.MultiheadAttention`` does; biases are zero."""
         self.out_proj.reset_parameters()
         self._draw()
 
@@ -84,32 +87,33 @@ class SelfAttention(nn.Module):
 
     def forward(
         self,
-        input: Tensor,
-        lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        input: Float[Tensor, "*steps D"],
+        lengths: Lengths | None = None,
+        reset: Reset | None = None,
         need_weights: bool = False,
-    ) -> Any:
-        """Each step's view of the others.
+    ) -> Float[Tensor, "*steps D"] | tuple[Float[Tensor, "*steps D"], Float[Tensor, "*heads T T"]]:
+        """The output of each step.
 
         Args:
             input: T×B×D (B×T×D if ``batch_first``), or T×D for a single sequence.
-            lengths: B integers from 0 to T: how much of each sequence is real. What lies
-                beyond is never looked at, and the output there is zero.
-            reset: booleans of the input's shape less its last dimension; where true, a piece
-                begins. Steps draw on those of their own piece only.
-            need_weights: also return how much each step drew on each other, which torch's fused
-                attention doesn't tell: time and memory grow with T².
+            lengths: B integers from 0 to T, the length of each sequence. Padding is not read, and its
+                output is zero.
+            reset: booleans with the shape of the input without its last dimension: true where a new
+                piece of the sequence starts. A step attends only to steps of its own piece.
+            need_weights: also return the attention weights. torch's fused attention does not return
+                them, so time and memory grow with T².
 
         Returns:
-            The shape of the input; and where they were asked for the weights, B×heads×T×T (heads×T×T
-            for a single sequence): a row for each step, without any dropout, zero for padding.
+            The output, with the shape of the input. With ``need_weights`` also the weights,
+            B×heads×T×T (heads×T×T for a single sequence): a row for each step, without dropout, zero
+            for padding.
 
         Raises:
-            ShapeError: a tensor does not fit; the message has both shapes.
+            ShapeError: a tensor does not fit; the message has the shape and the expected shape.
         """
         if not isinstance(input, Tensor):
-            asked = dict(lengths=lengths, reset=reset, need_weights=need_weights)
-            return by_override(SelfAttention.forward, self, input, **asked)
+            options = dict(lengths=lengths, reset=reset, need_weights=need_weights)
+            return by_override(SelfAttention.forward, self, input, **options)
         check_width(input, self.size, "size")
         if autocast_dtype(input) is None:
             check_input(input, self.in_proj_weight)
@@ -135,11 +139,11 @@ class SelfAttention(nn.Module):
         return parts.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
     def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
-        """What :meth:`_attend` weighs the values with."""
+        """The weights that :meth:`_attend` uses, without dropout."""
         steps = q.shape[-2]
         scores = (q / math.sqrt(q.shape[-1])) @ k.mT
         if mask is None and self.causal:
-            mask = _no_later(steps, q)
+            mask = _causal_mask(steps, q)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         weights = scores.softmax(-1)
@@ -149,20 +153,20 @@ class SelfAttention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         p = self.dropout if self.training else 0.0
-        alone = self.causal and mask is None
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=alone)
+        is_causal = self.causal and mask is None
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, is_causal=is_causal)
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
     def _mask(self, steps: int, lengths: Tensor | None, reset: Tensor | None) -> Tensor | None:
-        """B×1×(1 or T)×T: what each step may draw on; None where causality alone decides.
+        """B×1×(1 or T)×T: true where a step may attend to another; None for causality alone or no mask.
 
-        No row is ever empty, for that would make a gradient of NaN: padding may see padding.
+        Padding may attend to padding, because a row without any step would have a gradient of NaN.
         """
         if reset is None:
-            # in a causal layer padding, which is at the end, is out of the real steps' sight
+            # padding is at the end: in a causal layer no step of the sequence attends to it
             if self.causal:
-                # a record of is_causal in ONNX's older form is for the example's steps alone
-                return _no_later(steps, self.in_proj_weight) if recorded_by() else None
+                # ONNX's older exporter would record is_causal for the example's number of steps only
+                return _causal_mask(steps, self.in_proj_weight) if recorded_by() else None
             if lengths is None:
                 return None
             return valid_steps(steps, lengths.clamp(min=1)).T[:, None, None]
@@ -174,28 +178,29 @@ class SelfAttention(nn.Module):
 
 
 class HybridBlock(nn.Module):
-    """A recurrence, self-attention and a feed-forward part, each with its input normalised and
-    added to its output (pre-norm: Xiong et al. 2020, "On Layer Normalization in the Transformer
-    Architecture"). Input and output are as wide, and it is called as a recurrent layer is, so that
-    a :class:`gatewise.Stack` stacks it.
+    """A block of a recurrent layer, self-attention and a feed-forward network.
+
+    Each part has a residual connection and layer normalisation before it (pre-norm: Xiong et al. 2020,
+    "On Layer Normalization in the Transformer Architecture"). A block is called like a recurrent layer,
+    and its output is as wide as its input, so that a :class:`gatewise.Stack` can contain it.
 
     Args:
-        size: D, width of input and output.
-        heads: number of attention heads, which divides D.
-        recurrent: the recurrence: a cell or a built-in one's name, for one layer of D units in
-            time's direction; or a :class:`gatewise.Recurrent` that takes and gives D values a step.
-        order: "recurrence-first", "attention-first", or "parallel", where both see the same
-            normalised input and their outputs are added.
-        causal: whether an output rests on its own step and those before it only.
-        dropout: probability, in training, of dropping an attention weight, a hidden value of the
-            feed-forward part, and a value of each part's output.
-        feed_forward: width of the feed-forward part's hidden layer, which is followed by GELU; 4·D
-            if not given.
+        size: D, the width of input and output.
+        heads: the number of attention heads; D must be a multiple of it.
+        recurrent: a cell or the name of a built-in cell, for one forward layer of D units; or a
+            :class:`gatewise.Recurrent` with D inputs and D outputs.
+        order: "recurrence-first", "attention-first", or "parallel". In "parallel" both have the same
+            normalised input, and their outputs are added.
+        causal: whether the output of a step depends only on that step and earlier steps.
+        dropout: the probability, in training, of dropping an attention weight, a hidden value of the
+            feed-forward network, or a value of a part's output.
+        feed_forward: the width of the feed-forward network's hidden layer, which has GELU; the default
+            is 4·D.
         batch_first: input and output are B×T×D instead of T×B×D.
-        backend: for the recurrence, as :class:`gatewise.Recurrent` takes it.
+        backend: the recurrent layer's backend, as for :class:`gatewise.Recurrent`.
 
     Raises:
-        OptionError: an argument is out of its range, or the recurrence does not fit.
+        OptionError: an argument is not valid, or the recurrent layer does not fit.
     """
 
     def __init__(
@@ -223,7 +228,7 @@ class HybridBlock(nn.Module):
             recurrent = Recurrent(recurrent, size, size, backend=backend, **made)
         elif backend != "auto":
             raise OptionError(
-                f"backend={backend!r} is for a recurrence made here; the one given has "
+                f"backend={backend!r} cannot be given with a layer: the given recurrent layer has "
                 f"backend={recurrent.backend!r}"
             )
         _check_recurrence(recurrent, size, self.attention.causal)
@@ -242,39 +247,39 @@ class HybridBlock(nn.Module):
 
     def forward(
         self,
-        input: Tensor,
+        input: Float[Tensor, "*steps D"],
         hx: None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        lengths: Lengths | None = None,
+        reset: Reset | None = None,
         trace: bool = False,
-    ) -> Any:
-        """Run the block over a batch of sequences.
+    ) -> tuple[Float[Tensor, "*steps D"], State] | tuple[Float[Tensor, "*steps D"], State, Trace]:
+        """Runs the block over a batch of sequences.
 
         Args:
             input: T×B×D (B×T×D if ``batch_first``), or T×D for a single sequence.
-            hx: must be None; here because recurrent layers have it. Attention needs the steps that
-                a state has been carried over from, and they are not in it.
-            lengths: B integers from 0 to T: how much of each sequence is real. What lies
-                beyond is never looked at, and the output there is zero.
-            reset: booleans of the input's shape less its last dimension; where true, the sequence
-                starts afresh: the result is that of its pieces, each run by itself.
-            trace: also return the recurrence's trace.
+            hx: must be None. Recurrent layers have this argument. Attention needs the earlier steps
+                themselves, which a state does not contain.
+            lengths: B integers from 0 to T, the length of each sequence. Padding is not read, and its
+                output is zero.
+            reset: booleans with the shape of the input without its last dimension: true where a new
+                piece of the sequence starts. The result is that of the pieces, each run separately.
+            trace: also return the recurrent layer's trace.
 
         Returns:
-            ``output, state``, and a :class:`Trace` where it was asked for: the shape of the input,
-            and the recurrence's final state.
+            ``output, state``, and with ``trace`` a :class:`Trace`. The output has the shape of the
+            input; the state is the recurrent layer's final state.
 
         Raises:
-            ShapeError: a tensor does not fit; the message has both shapes.
+            ShapeError: a tensor does not fit; the message has the shape and the expected shape.
         """
         if hx is not None:
             raise ShapeError(
-                "a HybridBlock cannot go on from a state, hx must be None: its attention needs the "
-                "earlier steps themselves; give the whole sequence"
+                "hx must be None for a HybridBlock: it cannot continue from a state, because its attention "
+                "needs the earlier steps themselves; give the whole sequence"
             )
         if not isinstance(input, Tensor):
-            asked = dict(lengths=lengths, reset=reset, trace=trace)
-            return by_override(HybridBlock.forward, self, input, **asked)
+            options = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(HybridBlock.forward, self, input, **options)
         check_width(input, self.input_size, "size")
         if autocast_dtype(input) is None:
             check_input(input, self.attention.in_proj_weight)
@@ -294,7 +299,7 @@ class HybridBlock(nn.Module):
                 x = x + self.drop(self.attention(n, lengths=lengths, reset=each))
         x = x + self.drop(self.feed_forward(x))
         output = laid_out(cleared(x, lengths), input, self.batch_first)
-        return output, _of_one(state) if input.dim() == 2 else state, *traced
+        return output, _unbatched(state) if input.dim() == 2 else state, *traced
 
     def extra_repr(self) -> str:
         return f"order={self.order!r}, batch_first={self.batch_first}"
@@ -302,7 +307,7 @@ class HybridBlock(nn.Module):
     def _recurrence(
         self, x: Tensor, lengths: Tensor | None, reset: Tensor | None, trace: bool
     ) -> tuple[Any, ...]:
-        """The recurrence on B×T×D, in the layout that it was made with."""
+        """The recurrent layer on B×T×D, in the layer's own layout."""
         if self.recurrent.batch_first:
             each = None if reset is None else reset.T
             return self.recurrent(x, lengths=lengths, reset=each, trace=trace)
@@ -311,26 +316,25 @@ class HybridBlock(nn.Module):
         return y.transpose(0, 1), *rest
 
 
-def _no_later(steps: int, like: Tensor) -> Tensor:
-    """T×T on the device of ``like``: true where a step draws on itself or one before it."""
+def _causal_mask(steps: int, like: Tensor) -> Tensor:
+    """T×T on the device of ``like``: true where a step may attend to itself or to an earlier step."""
     return torch.ones(steps, steps, dtype=torch.bool, device=like.device).tril()
 
 
-def _of_one(state: Any) -> Any:
-    """The state of a single sequence, less its batch dimension."""
+def _unbatched(state: Any) -> Any:
+    """The state of a single sequence, without the batch dimension."""
     if isinstance(state, Tensor):
         return state.squeeze(1).clone()  # a tensor of its own, no view
-    return tuple(_of_one(s) for s in state)
+    return tuple(_unbatched(s) for s in state)
 
 
 def _check_recurrence(recurrent: Recurrent, size: int, causal: bool) -> None:
     takes, gives = recurrent.input_size, recurrent.output_size
     if (takes, gives) != (size, size):
         raise OptionError(
-            f"the recurrence takes {takes} values a step and gives {gives}, expected size={size} "
-            f"for both"
+            f"the recurrent layer has {takes} inputs and {gives} outputs; both must be size={size}"
         )
     if causal and recurrent.bidirectional:
         raise OptionError(
-            "causal=True needs a recurrence in time's direction, this one is bidirectional"
+            "causal=True needs a recurrent layer with one direction, and the given one is bidirectional"
         )

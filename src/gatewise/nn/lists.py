@@ -1,8 +1,9 @@
-"""Integers as a tensor; a list or tuple of them as an input of what torch.compile makes, not as constants.
+"""A list of integers as a tensor that torch.compile treats as an input and not as constants.
 
-To torch.compile the integers of a list are constants: another list would be compiled anew, and the ninth
-refused. Nothing public says that a list is data, so that this is said in torch's own terms, those in which
-it takes a NumPy array for a tensor. Where they are not to be had, a list's numbers are constants.
+torch.compile treats the integers of a list as constants: it compiles again for every new list, and gives up
+at the ninth. It has no public way to mark a list as data. So this file uses the internal functions by
+which torch.compile treats a NumPy array as a tensor. Where a torch version lacks any of them, the integers
+are constants.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gatewise.backends.contract import constant
 
 
 def as_tensor(lengths: Any) -> Tensor:
-    """``torch.as_tensor``."""
+    """The integers as a tensor: ``torch.as_tensor``, with lists as inputs of a compiled graph."""
     if isinstance(lengths, list | tuple) and torch.compiler.is_dynamo_compiling() and _prepared():
         return _of_list(lengths)
     return torch.as_tensor(lengths)
@@ -30,7 +31,7 @@ def _of_list(lengths: Sequence[int]) -> Tensor:
 
 
 def _stacked(lengths: Sequence[Any]) -> Tensor:
-    """The same of tensors, of which each is an input of what torch.compile makes."""
+    """A list of tensors as one tensor; each is an input of the compiled graph."""
     return torch.stack([torch.as_tensor(length) for length in lengths])
 
 
@@ -40,8 +41,8 @@ _GRAPH_ARG = {"pass_arg_as_tensor", "fake_tensor", "is_tensor", "example_strong_
 
 @constant
 def _prepared() -> bool:
-    """Has torch.compile, which is at work, see ``_of_list`` as one call, and its list as an input; whether
-    this torch can."""
+    """Registers ``_of_list`` with the running torch.compile: one call whose list is an input. False where
+    this torch version cannot do it."""
     if not _PREPARED:
         handlers = _handlers()
         if handlers is not None:
@@ -52,7 +53,7 @@ def _prepared() -> bool:
 
 
 def _handlers() -> dict[Any, Any] | None:
-    """What torch.compile calls for functions that it knows; None where this torch lacks any of what
+    """torch.compile's handlers of known functions; None where this torch version lacks anything that
     ``_input_from`` uses."""
     try:
         from torch._dynamo.output_graph import OutputGraph
@@ -74,8 +75,9 @@ def _handlers() -> dict[Any, Any] | None:
 
 
 def _input_from(called: Any, tx: Any, lengths: Any) -> Any:
-    """What torch.compile is to take for ``_of_list(lengths)``: an input that is made of the list at each
-    call; None, for what it takes by itself, of a list that is made in the graph."""
+    """The variable of torch.compile for ``_of_list(lengths)``: an input made of the list at each call.
+
+    None for a list that is made in the graph: torch.compile handles it itself."""
     from torch._dynamo.source import FloatTensorSource
     from torch._dynamo.variables import TensorVariable, UserFunctionVariable
     from torch._dynamo.variables.builder import GraphArg, VariableBuilder
@@ -96,7 +98,7 @@ def _input_from(called: Any, tx: Any, lengths: Any) -> Any:
     ):
         return None
     tensor = torch.as_tensor(values)
-    # static, as the list is: a graph is for one length of it. (mark_static works before compiling only)
+    # static, because a graph is for one length of the list; mark_static works only before compilation
     tensor._dynamo_static_indices = {0}  # type: ignore[attr-defined]
     found = VariableBuilder(tx, FloatTensorSource(source))(tensor).realize()
     meta = found.as_proxy().node.meta

@@ -1,16 +1,16 @@
-"""The mLSTM: an LSTM with a matrix for its memory and no recurrent weights (Beck et al. 2024,
-"xLSTM: Extended Long Short-Term Memory", arXiv 2405.04517, equations 19 to 27).
+"""The mLSTM: an LSTM whose memory is a matrix, without recurrent weights.
 
-Nothing of a step but its memory waits for the step before, so that a sequence can be worked out
-many steps at once. There are two forms of the same mathematics: :func:`recurrent`, a step at a time,
-is the specification; :func:`chunkwise`, with matrix products over a chunk of steps, is for training.
+Beck et al. 2024, "xLSTM: Extended Long Short-Term Memory", arXiv 2405.04517, equations 19 to 27. Only
+the memory of a step depends on the previous step, so many steps can be computed at once. There are two
+forms of the same mathematics. :func:`recurrent` computes one step after another; it is the
+specification. :func:`chunkwise` uses matrix products over a chunk of steps; training uses it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,10 @@ from gatewise.nn.sequences import as_time_major, check_width
 from gatewise.nn.trace import Trace
 from gatewise.options import choice, flag, whole
 
-# The logarithm of the forget gate of its pre-activation (equation 26).
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import Float, Input, Lengths, Reset
+
+# From the forget gate's pre-activation to the logarithm of the gate (equation 26).
 _LOG_FORGET: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": F.logsigmoid,
     "exp": lambda pre: pre,
@@ -35,10 +38,10 @@ _LOG_FORGET: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLSTMState(NamedTuple):
-    """What the mLSTM remembers. The paper's memory and normaliser are exp(m) C and exp(m) n.
+    """The state of an mLSTM. The paper's memory and normaliser are exp(m) C and exp(m) n.
 
-    C: B×heads×d×d, the matrix memory, a row for each component of a value v and a column for each
-    of a key k. n: B×heads×d, the normaliser. m: B×heads, the stabiliser. d is hidden_size / heads.
+    C: B×heads×d×d, the matrix memory; rows are the components of a value v, columns those of a key k.
+    n: B×heads×d, the normaliser. m: B×heads, the stabiliser. d is hidden_size / heads.
     """
 
     C: Tensor
@@ -47,18 +50,24 @@ class MLSTMState(NamedTuple):
 
 
 def recurrent(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, state: MLSTMState
-) -> tuple[Tensor, MLSTMState]:
-    """Equations 19 to 21, stabilised by equations 15 to 17: the specification.
+    q: Float[Tensor, "B heads T d"],
+    k: Float[Tensor, "B heads T d"],
+    v: Float[Tensor, "B heads T d"],
+    i: Float[Tensor, "B heads T"],
+    log_f: Float[Tensor, "B heads T"],
+    state: MLSTMState,
+) -> tuple[Float[Tensor, "B heads T d"], MLSTMState]:
+    """The specification: equations 19 to 21, stabilised by equations 15 to 17.
 
     Args:
         q, k, v: B×heads×T×d, queries, keys and values.
-        i: B×heads×T, the logarithm of the input gate, -inf to let nothing in.
+        i: B×heads×T, the logarithm of the input gate; -inf for a closed gate.
         log_f: B×heads×T, the logarithm of the forget gate.
-        state: what is remembered before the first step.
+        state: the state before the first step.
 
     Returns:
-        B×heads×T×d, what is read before the output gate, and the state after the last step.
+        The values read from the memory, B×heads×T×d, before the output gate; the state after the last
+        step.
     """
     C, n, m = state
     q, scale = _scaled(q)
@@ -66,10 +75,10 @@ def recurrent(
     for t in range(q.shape[-2]):
         log_kept = log_f[..., t] + m
         m = torch.maximum(log_kept, i[..., t])
-        kept, let_in = torch.exp(log_kept - m)[..., None], torch.exp(i[..., t] - m)[..., None]
-        k_in = let_in * k[..., t, :]
-        C = kept[..., None] * C + v[..., t, :, None] * k_in[..., None, :]
-        n = kept * n + k_in
+        f, input_gate = torch.exp(log_kept - m)[..., None], torch.exp(i[..., t] - m)[..., None]
+        k_in = input_gate * k[..., t, :]
+        C = f[..., None] * C + v[..., t, :, None] * k_in[..., None, :]
+        n = f * n + k_in
         q_t = q[..., t, :, None]
         read.append(
             _normalised((C @ q_t)[..., 0], (n[..., None, :] @ q_t)[..., 0], m, scale[..., t, :])
@@ -78,18 +87,24 @@ def recurrent(
 
 
 def chunkwise(
-    q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, state: MLSTMState, chunk: int
-) -> tuple[Tensor, MLSTMState]:
-    """The same for chunks of ``chunk`` steps: within a chunk each step looks back at all those before
-    it, as attention does, and what is older it reads from the memory at the chunk's beginning.
+    q: Float[Tensor, "B heads T d"],
+    k: Float[Tensor, "B heads T d"],
+    v: Float[Tensor, "B heads T d"],
+    i: Float[Tensor, "B heads T"],
+    log_f: Float[Tensor, "B heads T"],
+    state: MLSTMState,
+    chunk: int,
+) -> tuple[Float[Tensor, "B heads T d"], MLSTMState]:
+    """The result of :func:`recurrent`, computed in chunks of ``chunk`` steps. T must be positive.
 
-    Only that memory is carried from chunk to chunk; all else is done for all of them at once. Takes
-    and returns what :func:`recurrent` does, with T from 1 on.
+    A step reads earlier steps of its chunk as attention does. It reads older steps from the memory at
+    the start of the chunk. That memory passes from chunk to chunk; all other work is done for all
+    chunks at once.
     """
     steps = q.shape[-2]
     q, k, v, i, log_f = _in_chunks((q, k, v, i, log_f), chunk)
     q, scale = _scaled(q)
-    # the normaliser is the memory of a value that is always 1 (equation 20 beside 19)
+    # the normaliser is the memory of a value that is always 1: compare equations 19 and 20
     v = F.pad(v, (0, 1), value=1.0)
     within = _log_weights(i, log_f)
     log_decay = log_f.cumsum(-1)
@@ -107,17 +122,20 @@ def chunkwise(
 
 
 def _scaled(q: Tensor) -> tuple[Tensor, Tensor]:
-    """The queries with no component above 1, and the power of two by which each was multiplied: what is
-    read is of third order in a large input, and would be infinite long before its quotient is."""
+    """The queries, scaled to components of at most 1, and the scales, which are powers of two.
+
+    The values read from the memory grow with the third power of the input. Without the scales they
+    would overflow for inputs whose normalised value is still finite.
+    """
     largest = q.detach().abs().amax(-1, keepdim=True).clamp(min=1)
     scale = torch.exp2(-largest.log2().ceil())
     return q * scale, scale
 
 
 def _normalised(read: Tensor, normaliser: Tensor, m: Tensor, scale: Tensor) -> Tensor:
-    """Equation 21's quotient; its max{|n q|, 1} has been divided by exp(m) like C and n, and multiplied
-    by the queries' scale."""
-    # exp(-m) may be too small for a number, and 0 / 0 is not what the paper's 0 / 1 is, or too large
+    """The quotient of equation 21. Its max{|n q|, 1} is divided by exp(m), as C and n are, and
+    multiplied by the scale of the query."""
+    # without the clamp exp(-m) could underflow, and give 0 / 0 for the paper's 0 / 1, or overflow
     far = -math.log(torch.finfo(m.dtype).tiny) / 2
     return read / torch.maximum(
         normaliser.abs(), scale * torch.exp((-m).clamp(-far, far))[..., None]
@@ -125,7 +143,7 @@ def _normalised(read: Tensor, normaliser: Tensor, m: Tensor, scale: Tensor) -> T
 
 
 def _in_chunks(parts: Sequence[Tensor], chunk: int) -> list[Tensor]:
-    """…×T×… as …×chunks×steps×…, filled up with steps that keep all (log f = 0) and let in nothing."""
+    """…×T×… as …×chunks×steps×…, padded with steps that keep the memory (log f = 0, i = 0)."""
     q, k, v, i, log_f = parts
     missing = -i.shape[-1] % chunk
     vectors = [F.pad(part, (0, 0, 0, missing)) for part in (q, k, v)]
@@ -135,64 +153,65 @@ def _in_chunks(parts: Sequence[Tensor], chunk: int) -> list[Tensor]:
 
 
 def _log_weights(i: Tensor, log_f: Tensor) -> Tensor:
-    """…×steps×steps: the logarithm of what is left at step t of what step s let in, f_t … f_{s+1} i_s.
+    """…×steps×steps: the logarithm of f_t … f_{s+1} i_s, the weight of step s at step t.
 
-    Each is summed by itself: the difference of two long sums would lose the digits of a short one.
+    Each is a sum of its own. The difference of two long sums would lose the digits of a short one.
     """
     steps = i.shape[-1]
-    by_now = torch.ones(steps, steps, dtype=torch.bool, device=i.device).tril()
-    decay = torch.where(by_now.tril(-1), log_f[..., None], 0).cumsum(-2)
-    return torch.where(by_now, decay + i[..., None, :], -torch.inf)
+    earlier = torch.ones(steps, steps, dtype=torch.bool, device=i.device).tril()
+    decay = torch.where(earlier.tril(-1), log_f[..., None], 0).cumsum(-2)
+    return torch.where(earlier, decay + i[..., None, :], -torch.inf)
 
 
 def _stabiliser_at_edges(log_decay: Tensor, log_in: Tensor, m: Tensor) -> Tensor:
-    """B×heads×(chunks + 1): equation 15 over a chunk at once, of each chunk's whole decay and of the
-    largest that it let in."""
+    """B×heads×(chunks + 1): the stabiliser at each chunk's start and at the end.
+
+    It is equation 15 for a whole chunk: from the chunk's total decay and its largest input weight.
+    """
     edges = [m]
-    for decay, let_in in zip(log_decay.unbind(-1), log_in.unbind(-1), strict=True):
-        edges.append(torch.maximum(decay + edges[-1], let_in))
+    for decay, largest in zip(log_decay.unbind(-1), log_in.unbind(-1), strict=True):
+        edges.append(torch.maximum(decay + edges[-1], largest))
     return torch.stack(edges, -1)
 
 
 def _memory_at_edges(
     k: Tensor, v: Tensor, log_in: Tensor, log_decay: Tensor, m: Tensor, state: MLSTMState
 ) -> Tensor:
-    """B×heads×(chunks + 1)×(d + 1)×d: C, and n below it, at every chunk's beginning and the end."""
-    let_in = torch.exp(log_in - m[..., 1:, None])[..., None]
-    learned = (let_in * v).mT @ k
+    """B×heads×(chunks + 1)×(d + 1)×d: C, with n as its last row, at each chunk's start and at the end."""
+    input_weights = torch.exp(log_in - m[..., 1:, None])[..., None]
+    added = (input_weights * v).mT @ k
     kept = torch.exp(log_decay + m[..., :-1] - m[..., 1:])[..., None, None]
     edges = [torch.cat([state.C, state.n[..., None, :]], -2)]
-    for old, new in zip(kept.unbind(-3), learned.unbind(-3), strict=True):
+    for old, new in zip(kept.unbind(-3), added.unbind(-3), strict=True):
         edges.append(torch.addcmul(new, old, edges[-1]))
     return torch.stack(edges, -3)
 
 
-def _real(value: Tensor, valid: Tensor | None) -> Tensor:
-    """T×B×…, zero beyond the lengths."""
+def _without_padding(value: Tensor, valid: Tensor | None) -> Tensor:
+    """T×B×…, with zeros beyond the lengths."""
     return value if valid is None else torch.where(valid, value, 0)
 
 
 class MLSTM(nn.Module):
     """A layer of mLSTM cells: matrix memory, exponential input gate, no recurrent weights.
 
-    Each head has a memory of its own, d×d with d = hidden_size / heads, one input gate and one forget
-    gate. ``weight`` (4·H + 2·heads)×I and ``bias`` hold the rows of W_q, W_k, W_v and W_o (equations
-    22 to 24 and 27; a head's d rows are next to each other), then those of w_i and w_f (25 and 26).
+    Each head has one memory, d×d with d = hidden_size / heads, one input gate and one forget gate.
+    ``weight``, (4·H + 2·heads)×I, and ``bias`` have the rows of W_q, W_k, W_v and W_o (equations 22 to 24
+    and 27; the d rows of a head are contiguous), then those of w_i and w_f (equations 25 and 26). The
+    memory has at least single precision, because ``m`` can be in the hundreds.
 
     Args:
-        input_size: I, the number of features of the input.
+        input_size: I, the number of input features.
         hidden_size: H, the width of the output, a multiple of ``heads``.
-        heads: how many memories there are.
+        heads: the number of memories.
         batch_first: input and output are B×T×… instead of T×B×…; the state is not affected.
-        chunk: how many steps are worked out at once. Time grows with it within a chunk, and with
-            the number of chunks; the result is the same.
-        bias: whether there is one.
+        chunk: the number of steps that are computed at once. It changes the time: a longer chunk costs
+            more per step, a shorter one means more chunks. The result is the same.
+        bias: whether the layer has a bias.
         forget: "sigmoid" or "exp", the forget gate's function (equation 26).
 
-    The memory is in single precision at least, whatever the layer is in: ``m`` counts in hundreds.
-
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -218,8 +237,8 @@ class MLSTM(nn.Module):
         biased = flag("bias", bias)
         if hidden_size % heads:
             raise OptionError(
-                f"hidden_size={hidden_size} is not a multiple of heads={heads}: each head has an "
-                f"equal share of it"
+                f"hidden_size={hidden_size} must be a multiple of heads={heads}, because each head has "
+                f"hidden_size / heads units"
             )
         rows = 4 * hidden_size + 2 * heads
         self.weight = nn.Parameter(torch.empty(rows, input_size, device=device, dtype=dtype))
@@ -227,8 +246,8 @@ class MLSTM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the vectors' rows from U(-1/√H, 1/√H). As in the paper's own code the gates i and f
-        begin without regard to the input, with biases from N(0, 0.1) and evenly from 3 to 6."""
+        """Draws the rows of q, k, v and o from U(-1/√H, 1/√H). As in the paper's code the weights of
+        i and f are zero, i has biases from N(0, 0.1) and f has biases evenly spaced from 3 to 6."""
         bound = 1.0 / math.sqrt(self.hidden_size)
         gates = 4 * self.hidden_size
         nn.init.uniform_(self.weight, -bound, bound)
@@ -242,42 +261,46 @@ class MLSTM(nn.Module):
 
     def forward(
         self,
-        input: Tensor,
+        input: Input,
         hx: tuple[Tensor, Tensor, Tensor] | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        lengths: Lengths | None = None,
+        reset: Reset | None = None,
         trace: bool = False,
-    ) -> Any:
-        """Run the layer over a batch of sequences.
+    ) -> (
+        tuple[Float[Tensor, "*steps H"], MLSTMState]
+        | tuple[Float[Tensor, "*steps H"], MLSTMState, Trace]
+    ):
+        """Runs the layer over a batch of sequences.
 
         Args:
             input: T×B×I (B×T×I if ``batch_first``), or T×I for a single sequence.
-            hx: the initial C, n and m, with the shapes of :class:`MLSTMState` (no B for a single
-                sequence). Zero if not given.
-            lengths: B integers from 0 to T, in any order: how much of each sequence is real.
-                What lies beyond is never looked at, the output there is zero, and the final state
-                is that after the real part.
-            reset: booleans T×B (B×T if ``batch_first``), or T: where the sequence starts afresh, from
-                zero. What isn't a number before it is not forgotten.
-            trace: also return every step's values but the memory.
+            hx: the initial C, n and m, with the shapes of :class:`MLSTMState` (without B for a single
+                sequence); the default is zero.
+            lengths: B integers from 0 to T in any order, the length of each sequence. Padding is not
+                read, its output is zero, and the final state is that after the last real step.
+            reset: booleans T×B (B×T if ``batch_first``), or T: true where the state is set to zero
+                before the step. A NaN before it stays in the state.
+            trace: also return the values of every step, except the memory.
 
         Returns:
-            ``output, state``: T×B×H, laid out as the input was, and the final :class:`MLSTMState`; and a
-            :class:`gatewise.Trace` where it was asked for. It has, of one layer and direction, ``q``,
-            ``k``, ``v``, the output gate ``o``, what was ``read`` from the memory before it, and the
-            output ``h``, all B×T×H; and B×T×heads the forget gate ``f`` and the logarithm of the input
-            gate, ``log_i`` (the gate itself has no bound).
+            ``output, state``, and with ``trace`` a :class:`gatewise.Trace`. The output is T×B×H, in the
+            layout of the input; the state is the final :class:`MLSTMState`. The trace has one layer
+            and direction: ``q``, ``k``, ``v``, the output gate ``o``, the values ``read`` from the memory
+            before the output gate, and the output ``h``, all B×T×H; the forget gate ``f`` and the
+            logarithm of the input gate ``log_i``, both B×T×heads. The input gate is not bounded.
 
         Raises:
-            ShapeError: a tensor does not fit; the message has both shapes.
+            ShapeError: a tensor does not fit; the message has the shape and the expected shape.
         """
         if not isinstance(input, Tensor):
-            asked = dict(lengths=lengths, reset=reset, trace=trace)
-            return by_override(MLSTM.forward, self, input, hx, **asked)
+            options = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(MLSTM.forward, self, input, hx, **options)
         check_unrecorded("an MLSTM")
         if (dtype := autocast_dtype(input)) is None:
             return self._forward(input, self.weight, self.bias, hx, lengths, reset, trace)
-        with torch.autocast(input.device.type, enabled=False):  # exponents are no matter of 8 bits
+        with torch.autocast(
+            input.device.type, enabled=False
+        ):  # 8 bits are not enough for the exponents
             bias = None if self.bias is None else cast(self.bias, dtype)
             weight = cast(self.weight, dtype)
             return self._forward(cast(input, dtype), weight, bias, hx, lengths, reset, trace)
@@ -291,7 +314,7 @@ class MLSTM(nn.Module):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         trace: bool,
-    ) -> Any:
+    ) -> tuple[Tensor, MLSTMState] | tuple[Tensor, MLSTMState, Trace]:
         check_width(input, self.input_size, layer="MLSTM")
         x = as_time_major(input, self.batch_first)
         check_input(x, weight)
@@ -300,18 +323,21 @@ class MLSTM(nn.Module):
         state = self._initial_state(hx, x, batched=input.dim() == 3)
         valid = None if given is None else valid_steps(len(x), given)[..., None]
         values, state = self._run(x, weight, bias, state, valid, resets)
-        output = _real(values["h"], valid)
+        output = _without_padding(values["h"], valid)
         if input.dim() == 2:
             output = output.squeeze(1)
         elif self.batch_first:
             output = output.transpose(0, 1)
-        # tensors of their own: in the memory at the chunks' edges, or what was given
-        own = state if input.dim() == 3 else MLSTMState(*(s.squeeze(0) for s in state))
-        state = MLSTMState(*(s.clone() for s in own))
+        # copies: these are views of the memory at all chunks, or the caller's own tensors
+        unbatched = state if input.dim() == 3 else MLSTMState(*(s.squeeze(0) for s in state))
+        state = MLSTMState(*(s.clone() for s in unbatched))
         if not trace:
             return output, state
-        real = {name: _real(value, valid).transpose(0, 1) for name, value in values.items()}
-        return output, state, Trace({name: [[value]] for name, value in real.items()}, given)
+        traced = {
+            name: [[_without_padding(value, valid).transpose(0, 1)]]
+            for name, value in values.items()
+        }
+        return output, state, Trace(traced, given)
 
     def _run(
         self,
@@ -322,11 +348,11 @@ class MLSTM(nn.Module):
         valid: Tensor | None,
         reset: Tensor | None,
     ) -> tuple[dict[str, Tensor], MLSTMState]:
-        """Every value of :meth:`forward`'s trace, each T×B×…, and the final state."""
-        x = _real(x, valid)  # a NaN in the padding would reach the weight's gradient
+        """The values of :meth:`forward`'s trace, each T×B×…, and the final state."""
+        x = _without_padding(x, valid)  # a NaN in the padding would reach the weight's gradient
         q, k, v, o, i, f = self._projections(x, weight, bias)
         i, log_f = i.to(state.m.dtype), _LOG_FORGET[self.forget](f.to(state.m.dtype))
-        if reset is not None:  # nothing before the step is kept
+        if reset is not None:  # the forget gate is 0
             log_f = log_f.masked_fill(reset[..., None], -torch.inf)
         values = dict(q=q, k=k, v=v, o=torch.sigmoid(o), f=log_f.exp(), log_i=i)
         if valid is not None:
@@ -342,10 +368,10 @@ class MLSTM(nn.Module):
         return values, state
 
     def _projections(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-        """Equations 22 to 27 before their gates: q, k, v and o, each T×B×H; i and f, T×B×heads."""
+        """The pre-activations of equations 22 to 27: q, k, v and o, each T×B×H; i and f, T×B×heads."""
         sizes = [self.hidden_size] * 4 + [self.heads] * 2
         q, k, v, o, i, f = F.linear(x, weight).split(sizes, -1)
-        k = k / math.sqrt(self.hidden_size // self.heads)  # its bias is not divided: equation 23
+        k = k / math.sqrt(self.hidden_size // self.heads)  # but not its bias: equation 23
         if bias is None:
             return q, k, v, o, i, f
         pairs = zip((q, k, v, o, i, f), bias.split(sizes), strict=True)
@@ -365,7 +391,7 @@ class MLSTM(nn.Module):
         if not isinstance(hx, tuple | list) or len(hx) != len(each):
             many = f" of {len(hx)}" if isinstance(hx, tuple | list) else ""
             raise ShapeError(
-                f"hx is a {type(hx).__name__}{many}, expected the three of MLSTMState: C, n and m"
+                f"hx is a {type(hx).__name__}{many}, expected a tuple of the three states C, n and m"
             )
         like = x.new_empty((), dtype=dtype)
         for name, given, shape in zip(MLSTMState._fields, hx, each, strict=True):

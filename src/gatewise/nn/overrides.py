@@ -1,4 +1,4 @@
-"""Inputs and states that are no tensors and take a layer's call over, as torch's own functions let them."""
+"""Calls of layers with objects that have ``__torch_function__`` and are not tensors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gatewise.nn.checks import not_a_tensor
 
 
 def overriding(*given: object) -> tuple[object, ...]:
-    """Those that are no tensors and have a ``__torch_function__``, of what may be tuples of them."""
+    """The objects with ``__torch_function__`` that are not tensors, among ``given`` and in tuples there."""
     found = []
-    for one in given:  # no generators: torch.compile cannot go through them
+    for one in given:  # torch.compile does not support generators
         for each in one if isinstance(one, tuple | list) else (one,):
             if not isinstance(each, Tensor) and has_torch_function((each,)):
                 found.append(each)
@@ -24,10 +24,10 @@ def overriding(*given: object) -> tuple[object, ...]:
 def by_override(
     forward: Callable[..., Any], layer: object, input: object, *hx: Any, **options: Any
 ) -> Any:
-    """Calls ``__torch_function__`` of the input or state in place of ``forward``, and returns its result.
+    """The result of ``__torch_function__`` of the input or a state, called in place of ``forward``.
 
     Raises:
-        ShapeError: none has one.
+        ShapeError: neither the input nor a state has ``__torch_function__``.
     """
     relevant = overriding(input, *hx)
     if not relevant:

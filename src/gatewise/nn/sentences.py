@@ -1,5 +1,6 @@
-"""The sentences in which torch's recurrent layers refuse something, for our messages to hold beside our
-own: code that was written for torch's layers matches them."""
+"""The error messages of torch's recurrent layers.
+
+gatewise's messages contain them, because code that was written for torch's layers matches them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ NO_PROJECTION = "proj_size argument is only supported for LSTM, not RNN or GRU"
 
 
 def of_size(name: str, value: Any) -> str:
-    """Of a constructor's number that has to be positive."""
+    """For an argument of a constructor that must be a positive integer."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         return f"{name} must be greater than zero"
     return f"{name} should be of type int, got: {type(value).__name__}"
@@ -43,7 +44,7 @@ def of_type(input: torch.dtype, weight: torch.dtype) -> str:
     )
 
 
-# torch's own names of types, in the errors of its operators.
+# The names of dtypes in the errors of torch's operators.
 _SCALARS = {
     torch.float64: "Double",
     torch.float32: "Float",
@@ -61,7 +62,7 @@ _SCALARS = {
 
 
 def of_product(left: torch.dtype, right: torch.dtype) -> str:
-    """Of a matrix product's factors that have not the same type."""
+    """For a matrix product whose factors differ in dtype."""
     names = " and ".join(_SCALARS.get(dtype, str(dtype)) for dtype in (left, right))
     return f"mat1 and mat2 must have the same dtype, but got {names}"
 
@@ -75,7 +76,7 @@ def of_device(input: torch.device, other: torch.device, called: str) -> str:
 
 
 def of_dimensions(layer: str, dims: int) -> str:
-    """Of a layer's input that has neither two nor three dimensions."""
+    """For an input of a layer that does not have two or three dimensions."""
     kind = " tensor" if layer == "RNN" else ""
     return (
         f"{layer}: Expected input to be 2D or 3D, got {dims}D{kind} instead; "
@@ -88,26 +89,26 @@ def of_width(expected: int, found: int) -> str:
 
 
 def of_packed_width(values: Tensor, size: int, rows: int) -> str:
-    """Of a packed input that is not of ``size``, by input weights of ``rows``."""
+    """For a packed input whose width is not ``size``; the input weights have ``rows`` rows."""
     wide = values.shape[-1]
     product = f"{len(values)}x{wide} and {size}x{rows}"
     return f"{of_width(size, wide)}; mat1 and mat2 shapes cannot be multiplied ({product})"
 
 
 def of_number(operator: str) -> str:
-    """Of more or fewer than two states for torch's ``operator``."""
+    """For a wrong number of states of torch's ``operator``, which takes two."""
     return f"{operator} expects two hidden states"
 
 
 def of_kind(operator: str, hx: object) -> str:
-    """Of a step's states that are not in a tuple."""
+    """For the states of a single step that are not in a tuple."""
     return f"{operator}(): argument 'hx' (position 2) must be tuple of Tensors, not {type(hx).__name__}"
 
 
 def of_states(
     states: Sequence[Tensor], batched: bool, shapes: Sequence[tuple[int, ...]], packed: bool
 ) -> str:
-    """Of a layer's initial states that have not these shapes, L·D×B×width each."""
+    """For initial states of a layer that differ from these shapes, L·D×B×width each."""
     like = "For batched 3-D input" if batched else "For unbatched 2-D input"
     dims = 3 if batched else 2
     if not packed and any(state.dim() != dims for state in states):
@@ -132,7 +133,7 @@ def of_cell_input(cell: str, input: Tensor, input_size: int) -> str:
 def of_cell_state(
     cell: str, k: int, states: Sequence[Tensor], batched: bool, batch: int, units: int
 ) -> str:
-    """Of a cell's k-th state that is not B×H, nor H where there is no B."""
+    """For the k-th state of a single step that is not B×H, or H for a single sequence."""
     state = states[k]
     if state.dim() not in (1, 2):
         which = f"hx[{k}]" if len(states) > 1 else "hidden"

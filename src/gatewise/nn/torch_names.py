@@ -1,4 +1,4 @@
-"""What code written for torch's recurrent layers reads of one, beside calling it."""
+"""The attributes of torch's recurrent layers that code written for them reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from gatewise.nn.config import LayerConfig
 
 
 class TorchNames:
-    """Weights as ``torch.nn.RNNBase`` lists them. They are looked up anew each time, so that what a
-    hook, a parametrization or ``functional_call`` has put in a parameter's place is listed."""
+    """The lists of weights of ``torch.nn.RNNBase``.
+
+    Each access looks the weights up, so that the lists have what a hook, a parametrization or
+    ``functional_call`` has put in a parameter's place."""
 
     config: LayerConfig
 
@@ -27,8 +29,7 @@ class TorchNames:
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
-        """The weights of each layer and direction, those of a layer's two directions one after the
-        other."""
+        """The weights of each layer and direction; a layer's two directions follow each other."""
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     @property
@@ -42,4 +43,4 @@ class TorchNames:
                 setattr(self, name, weight)
 
     def flatten_parameters(self) -> None:
-        """Does nothing: no weights need to lie side by side here."""
+        """Does nothing, because gatewise needs no contiguous weights."""

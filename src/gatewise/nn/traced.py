@@ -1,8 +1,8 @@
-"""A layer as the one operator that torch has for it: what torch.jit.trace and ONNX's exporters record.
+"""A layer as one operator of torch, for torch.jit.trace and the exporters to ONNX.
 
-Where a layer is no more than torch's own, all of its layers and directions are one operator, as in a
-record of torch's. (What has more, such as highways between the layers or lengths, is recorded layer by
-layer, by the backend ``aten``.)
+A layer that equals one of torch's is recorded as one operator for all layers and directions, as torch's
+layer is. A layer with more options, such as highways between layers or lengths, is recorded layer by
+layer, by the backend ``aten``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from gatewise.nn.checks import check_input
 from gatewise.nn.config import LayerConfig
 from gatewise.nn.sequences import State, as_time_major, check_packed_width, check_width
 
-# The states to begin with, L·D×B×width, from those given, the input T×B×… and whether it has a dimension B.
+# Makes the initial states, L·D×B×width, from hx, the input T×B×… and whether the input has a dimension B.
 Begin = Callable[..., tuple[Tensor, ...]]
 
 
 class Layer(Protocol):
-    """What is asked of a recurrent layer here."""
+    """The attributes of a recurrent layer that this file uses."""
 
     config: LayerConfig
     backend: str
@@ -39,7 +39,7 @@ class Layer(Protocol):
 
 
 def is_torchs(layer: Layer) -> bool:
-    """Whether the layer, as it is now, is one of torch's."""
+    """Whether the layer, with its present options, equals one of torch's layers."""
     drops = layer.recurrent_dropout or layer.weight_drop or layer.locked_dropout
     return (
         layer.config.plain
@@ -52,7 +52,7 @@ def is_torchs(layer: Layer) -> bool:
 def run_recorded(
     layer: Layer, input: Tensor | PackedSequence, hx: State | None, begin: Begin
 ) -> Any:
-    """The layer's output and final state; for a layer that ``is_torchs``."""
+    """The layer's output and final state. The layer must fulfil ``is_torchs``."""
     values = input.data if isinstance(input, PackedSequence) else input
     if (dtype := autocast_dtype(values)) is None:
         return _run(layer, input, hx, begin, None)
@@ -100,7 +100,7 @@ def _packed(
 ) -> Any:
     check_packed_width(packed, layer.config.input_size, len(weights[0]))
     check_input(packed.data, weights[0])
-    # of the padded input's shape what the states are to fit: as many sequences as the first step has
+    # the states must fit the number of sequences, which is that of the first step
     batch: Any = packed.batch_sizes[0]
     like = packed.data.new_empty(1, batch, 0)
     states = begin(hx, like, True, packed=True)
