@@ -392,11 +392,11 @@ def test_partials_and_callable_objects_make_cells(function, name, doc):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gw.cell(gates="z")(5), "a cell is made of a function, not of 5"),
+        (lambda: gw.cell(gates="z")(5), "@cell takes a function, not 5"),
         (lambda: gw.cell(gates="z", name=5)(scaled), "a cell's name must be text, not 5"),
         (
             lambda: gw.cell(gates="z", name="n")(lambda a, s: None),
-            "cell 'n' returns a NoneType, expected a",
+            "cell 'n' returns a NoneType; it must return a",
         ),
         (
             lambda: gw.cell(gates="z", name="n")(lambda a, s: [("h", a.z)]),
@@ -440,7 +440,7 @@ def test_deep_cells(depth, tmp_path):
     kept = torch.load(tmp_path / "layer.pt", weights_only=False)
     torch.testing.assert_close(kept(x)[0], y, rtol=0, atol=0)
     assert pickle.loads(pickle.dumps(cell)) == cell
-    with pytest.raises(CellError, match=r"operations one in the other, and a formula takes 100"):
+    with pytest.raises(CellError, match=r"nested operations; the most that can be printed is 100"):
         latex(cell)
 
 
