@@ -1,7 +1,7 @@
-"""Keras's recurrent layers on gatewise's kernels: ``from gatewise.keras import LSTM`` for Keras's own.
+"""Keras's recurrent layers on gatewise's kernels: ``gatewise.keras.LSTM`` in place of ``keras.layers.LSTM``.
 
-Needs the extra ``gatewise[keras]`` and Keras's torch backend, which this import chooses where nothing
-else has been chosen.
+This package needs the extra ``gatewise[keras]`` and Keras's torch backend. The import chooses that backend
+unless another one has been chosen before.
 """
 
 from gatewise.keras.engine import require_torch

@@ -1,4 +1,4 @@
-"""Which of a cell's equations a Keras layer's activation function is."""
+"""The names of Keras's activation functions, from the functions themselves."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from gatewise.cells.activations import KERAS
 
 
 def _known() -> Iterator[tuple[Callable[..., object], str]]:
-    """Keras takes torch's functions too, beside its own."""
+    """Each known function with its name. Keras accepts its own functions and torch's."""
     for name in KERAS:
         for place in (keras.activations, keras.ops, torch):
             if hasattr(place, name):
                 yield getattr(place, name), name
 
 
-_NAMES = {id(function): name for function, name in _known()}  # a callable need not be hashable
+_NAMES = {
+    id(function): name for function, name in _known()
+}  # by id, because a callable need not be hashable
 
 
 def name_of(function: Callable[..., object]) -> str | None:
-    """The name here of what a Keras layer has as an activation; None where it is another's."""
+    """The name of a Keras layer's activation function; None for an unknown function."""
     return _NAMES.get(id(function))

@@ -1,4 +1,4 @@
-"""Keras itself, and the one backend of its own that these layers can run on."""
+"""Keras with its torch backend, the only one that these layers can run on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from gatewise.errors import OptionError, need
 
 
 def require_torch() -> None:
-    """Import Keras on torch; chosen here where neither KERAS_BACKEND nor an earlier import has.
+    """Imports Keras with its torch backend, which it chooses unless KERAS_BACKEND or an earlier import has.
 
     Raises:
         MissingExtraError: Keras is not installed.
-        OptionError: another backend was chosen; the message says how to choose torch.
+        OptionError: another backend has been chosen. The message says how to choose torch.
     """
     if "keras" not in sys.modules:
         asked = os.environ.setdefault("KERAS_BACKEND", "torch")
-        if asked != "torch":  # before Keras looks for a package that may not be there
+        if asked != "torch":  # before Keras imports a package that may not be installed
             raise _wrong(f"KERAS_BACKEND is '{asked}'")
     keras = need("keras", "keras")
     if (running := keras.backend.backend()) != "torch":

@@ -1,7 +1,7 @@
-"""Keras's LSTM, GRU and SimpleRNN with their loop over time on gatewise's kernels.
+"""Keras's LSTM, GRU and SimpleRNN with their time loop on gatewise's kernels.
 
-All but the loop is Keras's own: arguments, weights, masks, states, files. Keras hands the loop its
-tensors in ``inner_loop``, which is what is put in its place here.
+Everything but the time loop is Keras's: arguments, weights, masks, states, files. Keras calls
+``inner_loop`` for the time loop, and the classes here override it.
 """
 
 from __future__ import annotations
@@ -22,63 +22,65 @@ from gatewise.keras.activations import name_of
 from gatewise.keras.cells import cell_of
 from gatewise.keras.steps import Steps, steps_of
 
-# Factors B×n that dropout draws once for all steps, one for all gates or, in a list, one for each.
+# Dropout factors B×n, drawn once for all steps: one tensor for all gates, or a list with one for each gate.
 Factors = Tensor | list[Tensor] | None
 
 
-class _OnGatewise:
-    """The loop over time of a Keras layer, for the three that are one of these as well.
+class _GatewiseLoop:
+    """The time loop of a Keras layer, a base class of the three layers.
 
-    ``order`` has, for each gate as gatewise has them, its place among Keras's.
+    ``order`` has the index in Keras's order of each gate in gatewise's order.
     """
 
     order: Sequence[int]
     cell: Any
 
-    def _equations(self, apart: bool) -> Cell:
-        """The cell, its gates apart where each has dropout of its own."""
+    def _equations(self, separate_gates: bool) -> Cell:
+        """The cell; with ``separate_gates`` each gate has its own recurrent dropout."""
         raise NotImplementedError
 
     def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
         super().build(sequences_shape, initial_state_shape)  # type: ignore[misc]
         for training in (False, True):
-            # made before torch.compile looks, which cannot take what is made while it does
-            if self._unable(training) is None:
+            # before torch.compile traces the layer, because it cannot trace the making of a cell
+            if self._unsupported(training) is None:
                 self._equations(training and self.cell.recurrent_dropout > 0)
 
-    def _unable(self, training: bool | None) -> str | None:
-        """Why this layer is not gatewise's to run; what stands after "it has"."""
+    def _unsupported(self, training: bool | None) -> str | None:
+        """Why gatewise cannot run this layer, as the end of "it has ..."; None if it can."""
         for name in ("activation", "recurrent_activation"):
             function = getattr(self.cell, name, keras.activations.linear)
             if name_of(function) is None:
                 called = getattr(function, "__name__", type(function).__name__)
                 return f"the {name} {called}, which gatewise has no equation for"
         if training and 1.0 in (self.cell.dropout, self.cell.recurrent_dropout):
-            return "a dropout of 1"  # which Keras takes for none or for all, as the case may be
+            return "a dropout of 1"  # Keras treats it as no dropout or as dropping everything, depending on the layer
         return None
 
     def inner_loop(
         self, sequences: Tensor, initial_state: Any, mask: Any, training: bool | None = False
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """What Keras's layers do in this place: the last output, all outputs, the final states."""
-        why = self._unable(training)
-        self._check_recordable(why)
-        if why is not None:
-            _warn(type(self).__name__, why)
-        if why is not None or sequences.is_meta:  # of which Keras asks the shapes alone
+        """The last output, all outputs and the final states, as Keras's own ``inner_loop`` returns them."""
+        reason = self._unsupported(training)
+        self._check_recordable(reason)
+        if reason is not None:
+            _warn(type(self).__name__, reason)
+        if reason is not None or sequences.is_meta:  # Keras only wants the shapes of meta tensors
             return super().inner_loop(  # type: ignore[misc]
                 sequences, initial_state, mask=mask, training=training
             )
         if isinstance(mask, (list, tuple)):
             mask = mask[0]
         of_input, of_state = self._factors(sequences, initial_state, training)
-        apart = isinstance(of_state, list)
-        weights = self._weights(isinstance(of_input, list), apart)
+        separate_gates = isinstance(of_state, list)
+        weights = self._weights(isinstance(of_input, list), separate_gates)
         x = _dropped(sequences.to(weights.input.dtype), of_input)
         steps = steps_of(mask, self.go_backwards)  # type: ignore[attr-defined]
-        state = self._state(initial_state, x, apart)
+        state = self._state(initial_state, x, separate_gates)
         factor = torch.cat(of_state, -1) if isinstance(of_state, list) else of_state
-        outcome = _run(self._equations(apart), steps, steps.taken(x), state, weights, factor)
+        outcome = _run(
+            self._equations(separate_gates), steps, steps.taken(x), state, weights, factor
+        )
         zero = self.zero_output_for_mask  # type: ignore[attr-defined]
         last = steps.last(outcome.state[0], zero)
         outputs = last
@@ -86,21 +88,21 @@ class _OnGatewise:
             outputs = steps.outputs(outcome.output, zero).transpose(0, 1)
         return last, outputs, list(outcome.state[: len(initial_state)])
 
-    def _check_recordable(self, why: str | None) -> None:
-        """Raises BackendError where torch.jit.trace or an exporter would record what is for the example
-        alone."""
+    def _check_recordable(self, reason: str | None) -> None:
+        """Raises BackendError where torch.jit.trace or an exporter would record a graph that is valid for
+        the example only."""
         if not recorded_by():
             return
         called = f"gatewise.keras.{type(self).__name__}"
-        if why is not None:
-            raise unrecorded(f"this {called}", f"has no such equations ({why})")
+        if reason is not None:
+            raise unrecorded(f"this {called}", f"has no such equations ({reason})")
         if self.stateful:  # type: ignore[attr-defined]
             raise unrecorded(f"a stateful {called}", "leaves no state behind")
 
     def _factors(
         self, sequences: Tensor, state: Sequence[Tensor], training: bool | None
     ) -> tuple[Factors, Factors]:
-        """Those of the input and of what is fed back, of each gate in gatewise's order."""
+        """The dropout factors of the input and of the recurrent input, gates in gatewise's order."""
         if not training:
             return None, None
         drawn = (
@@ -112,26 +114,28 @@ class _OnGatewise:
         )
         return of_input, of_state
 
-    def _state(self, given: Sequence[Tensor], x: Tensor, apart: bool) -> tuple[Tensor, ...]:
+    def _state(
+        self, given: Sequence[Tensor], x: Tensor, separate_gates: bool
+    ) -> tuple[Tensor, ...]:
         states = [s.to(x.dtype).expand(x.shape[0], -1) for s in given]
         if self.stateful:  # type: ignore[attr-defined]
-            # Keras writes the new states over these, which the gradient still needs
+            # copies, because Keras overwrites these states, and the backward pass needs them
             states = [s.clone() for s in states]
-        return (*states, *[states[0]] * (len(self.order) - 1 if apart else 0))
+        return (*states, *[states[0]] * (len(self.order) - 1 if separate_gates else 0))
 
-    def _weights(self, apart_input: bool, apart_state: bool) -> Weights:
-        def laid_out(kernel: Any, apart: bool) -> Tensor:
+    def _weights(self, separate_input: bool, separate_recurrent: bool) -> Weights:
+        def stacked(kernel: Any, separate_gates: bool) -> Tensor:
             rows = self._in_order(keras.ops.convert_to_tensor(kernel).T)
-            return torch.block_diag(*rows.chunk(len(self.order))) if apart else rows
+            return torch.block_diag(*rows.chunk(len(self.order))) if separate_gates else rows
 
         return Weights(
-            laid_out(self.cell.kernel, apart_input),
-            laid_out(self.cell.recurrent_kernel, apart_state),
+            stacked(self.cell.kernel, separate_input),
+            stacked(self.cell.recurrent_kernel, separate_recurrent),
             *self._biases(),
         )
 
     def _biases(self) -> tuple[Tensor | None, Tensor | None]:
-        """Keras has one bias for both products, but in a GRU with two rows."""
+        """The two biases. Keras has one bias, except for a GRU with ``reset_after``, which has two rows."""
         if self.cell.bias is None:
             return None, None
         bias = keras.ops.convert_to_tensor(self.cell.bias)
@@ -141,7 +145,7 @@ class _OnGatewise:
         return self._in_order(of_input), self._in_order(of_state)
 
     def _in_order(self, rows: Tensor) -> Tensor:
-        """Rows of Keras's gates, those of each gate where gatewise has them."""
+        """The rows of Keras's gates in gatewise's order."""
         if list(self.order) == sorted(self.order):
             return rows.contiguous()
         parts = rows.chunk(len(self.order))
@@ -149,7 +153,7 @@ class _OnGatewise:
 
 
 def _dropped(x: Tensor, factors: Factors) -> Tensor:
-    """An input B×T×I after dropout; B×T×G·I where the gates have it each for itself."""
+    """The input B×T×I after dropout; B×T×G·I where each gate has its own dropout."""
     if factors is None:
         return x
     each = factors if isinstance(factors, list) else [factors]
@@ -181,67 +185,68 @@ def _run(
 _WARNED: set[tuple[str, str]] = set()
 
 
-def _warn(layer: str, why: str) -> None:
-    """Once for each reason."""
-    if (layer, why) in _WARNED:
+def _warn(layer: str, reason: str) -> None:
+    """Warns once for each layer class and reason."""
+    if (layer, reason) in _WARNED:
         return
-    _WARNED.add((layer, why))
+    _WARNED.add((layer, reason))
     warnings.warn(
-        f"gatewise.keras.{layer} runs Keras's own loop, no faster than Keras: it has {why}",
+        f"gatewise.keras.{layer} runs Keras's own time loop and is no faster than Keras, because it has "
+        f"{reason}",
         stacklevel=4,
     )
 
 
 @keras.saving.register_keras_serializable(package="gatewise")
-class LSTM(_OnGatewise, keras.layers.LSTM):
-    """Long short-term memory, as ``keras.layers.LSTM``: its arguments, weights, results and files.
+class LSTM(_GatewiseLoop, keras.layers.LSTM):
+    """``keras.layers.LSTM`` on gatewise's kernels, with the same arguments, weights, results and files.
 
     Raises:
-        ValueError: what Keras's own raises.
+        ValueError: as Keras's layer does.
     """
 
     order = (0, 1, 2, 3)
 
-    def _equations(self, apart: bool) -> Cell:
-        return cell_of("lstm", *_names(self.cell), apart)
+    def _equations(self, separate_gates: bool) -> Cell:
+        return cell_of("lstm", *_names(self.cell), separate_gates)
 
 
 @keras.saving.register_keras_serializable(package="gatewise")
-class GRU(_OnGatewise, keras.layers.GRU):
-    """Gated recurrent unit, as ``keras.layers.GRU``: its arguments, weights, results and files.
+class GRU(_GatewiseLoop, keras.layers.GRU):
+    """``keras.layers.GRU`` on gatewise's kernels, with the same arguments, weights, results and files.
 
     Raises:
-        ValueError: what Keras's own raises.
+        ValueError: as Keras's layer does.
     """
 
     order = (1, 0, 2)
 
-    def _equations(self, apart: bool) -> Cell:
-        return cell_of("gru", *_names(self.cell), self.cell.reset_after, apart)
+    def _equations(self, separate_gates: bool) -> Cell:
+        return cell_of("gru", *_names(self.cell), self.cell.reset_after, separate_gates)
 
-    def _unable(self, training: bool | None) -> str | None:
+    def _unsupported(self, training: bool | None) -> str | None:
         if training and self.cell.recurrent_dropout and not self.cell.reset_after:
             return "recurrent_dropout with reset_after=False, which gatewise has no equation for"
-        return super()._unable(training)
+        return super()._unsupported(training)
 
 
 @keras.saving.register_keras_serializable(package="gatewise")
-class SimpleRNN(_OnGatewise, keras.layers.SimpleRNN):
-    """Simple recurrent network, as ``keras.layers.SimpleRNN``: its arguments, weights, results and
+class SimpleRNN(_GatewiseLoop, keras.layers.SimpleRNN):
+    """``keras.layers.SimpleRNN`` on gatewise's kernels, with the same arguments, weights, results and
     files.
 
     Raises:
-        ValueError: what Keras's own raises.
+        ValueError: as Keras's layer does.
     """
 
     order = (0,)
 
-    def _equations(self, apart: bool) -> Cell:
+    def _equations(self, separate_gates: bool) -> Cell:
         return cell_of("rnn", *_names(self.cell))
 
 
 def _names(cell: Any) -> tuple[str, ...]:
-    """Those of its activations, which ``_unable`` has found to be known."""
+    """The names of the layer's activations. ``_unsupported`` has checked that they are known."""
     functions = [cell.activation]
     if hasattr(cell, "recurrent_activation"):
         functions.append(cell.recurrent_activation)

@@ -1,8 +1,8 @@
-"""Which steps of a batch are run, and in which order: Keras's masks as lengths.
+"""Keras's masks as lengths: the steps of a batch that are run, and their order.
 
-Keras lets any step be masked: the state is kept there and the output of the step before is given
-again, zeros before the first. The steps that count are brought to the front, run as sequences of
-these lengths, and their outputs put where they belong. A right-padded mask is lengths as it is.
+Keras can mask any step. A masked step keeps the state and repeats the output of the step before it, or
+zero before the first step. Here the unmasked steps are moved to the front and run as sequences with
+lengths; then the outputs are moved back. A mask of right padding needs no move.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gatewise.backends.tracing import recorded_by
 
 
 class _Reordered(torch.autograd.Function):
-    """Rows in another order. Being an order of all rows, it is undone by its inverse, which is far
-    quicker than the sum over repeated rows that torch would make of the gradient."""
+    """Rows in another order. The gradient uses the inverse order, which is much faster than torch's
+    gradient of indexing, a sum over repeated rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -35,15 +35,13 @@ class _Reordered(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Steps:
-    """What is run of a batch.
+    """The steps of a batch that are run.
 
     Attributes:
-        mask: T×B in the order in which Keras takes the steps, true where one counts; None where all
-            do.
-        lengths: B, how many count; None where all do.
-        front: T×B, for each place the step, in time's order, that is brought there; None where they
-            are run as they lie.
-        reverse: whether what is run is run backwards.
+        mask: T×B in Keras's order of the steps, true for an unmasked step; None without a mask.
+        lengths: B, the numbers of unmasked steps; None without a mask.
+        front: T×B, the step that is moved to each place; None where no step moves.
+        reverse: whether the steps are run backward.
     """
 
     mask: Tensor | None = None
@@ -52,7 +50,7 @@ class Steps:
     reverse: bool = False
 
     def taken(self, x: Tensor) -> Tensor:
-        """Of an input B×T×I, what is to be run, T×B×I."""
+        """The part of an input B×T×I that is run, T×B×I."""
         if self.front is None:
             return x.transpose(0, 1)
         batch, steps = x.shape[:2]
@@ -64,10 +62,10 @@ class Steps:
         return _Reordered.apply(x.flatten(0, 1), order, inverse).view(steps, batch, -1)
 
     def outputs(self, y: Tensor, zero: bool) -> Tensor:
-        """Of the outputs of what was run, T×B×H, those of Keras's steps; where ``zero``, a masked
-        step's is zero."""
+        """The outputs of Keras's steps, from the outputs of the steps that were run, T×B×H. With ``zero``
+        the output of a masked step is zero."""
         if self.mask is None or (self.reverse and self.front is None):
-            return y.flip(0) if self.reverse else y  # what was masked came first, and is zero
+            return y.flip(0) if self.reverse else y  # masked steps came first, and are zero
         batch = y.shape[1]
         count = self.mask.long().cumsum(0)
         rows = (count - 1).clamp(min=0) * batch + torch.arange(batch, device=y.device)
@@ -75,7 +73,7 @@ class Steps:
         return torch.where((self.mask if zero else count > 0)[..., None], y, 0)
 
     def last(self, h: Tensor, zero: bool) -> Tensor:
-        """The output of the last of Keras's steps, with ``h`` B×H the state after it."""
+        """The output of Keras's last step; ``h``, B×H, is the state after it."""
         if self.mask is None:
             return h
         assert self.lengths is not None
@@ -84,14 +82,14 @@ class Steps:
 
 
 def steps_of(mask: Tensor | None, backwards: bool) -> Steps:
-    """The steps to run, for a mask B×T or B×T×1, or none."""
+    """The steps to run for a mask B×T or B×T×1, or for None."""
     if mask is None:
         return Steps(reverse=backwards)
     counts = mask.bool().reshape(mask.shape[:2]).T
     lengths = counts.sum(0)
     steps = counts.shape[0]
     taken = counts.flip(0) if backwards else counts
-    if not recorded_by():  # or what holds for the example's mask would be recorded for all
+    if not recorded_by():  # a recorded graph must hold for every mask
         if bool((lengths == steps).all()):
             return Steps(reverse=backwards)
         if torch.equal(counts, valid_steps(steps, lengths)):
@@ -101,7 +99,7 @@ def steps_of(mask: Tensor | None, backwards: bool) -> Steps:
 
 
 def _counted_first(taken: Tensor, lengths: Tensor) -> Tensor:
-    """T×B: all steps, those that count, ``lengths`` many, before the others, each kind in its order."""
+    """T×B: all steps, with the unmasked ones first; masked and unmasked steps each keep their order."""
     ranks, others = taken.long().cumsum(0), (~taken).long().cumsum(0)
     place = torch.where(taken, ranks, lengths + others) - 1
     step = torch.arange(taken.shape[0], device=taken.device)[:, None].expand_as(place)
