@@ -173,7 +173,7 @@ ONNX = {
     "a function of itself": (function_of_itself, "'f' of the file calls itself"),
     "huge and empty": (lambda: without_its_numbers(False), "at most|cannot be read"),
     "huge with four bytes": (lambda: without_its_numbers(True), "and holds 4: the file is damaged"),
-    "text": (text, "'a' is text, expected numbers"),
+    "text": (text, "'a' is text; it must be numbers"),
     "sparse": (lambda: sparse(True), "'W' is sparse"),
     "sparse constant": (lambda: sparse(False), "'W' has a sparse_value"),
     "one weight in many layers": (shared_by_many_layers, "at most"),

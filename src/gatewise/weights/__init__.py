@@ -1,1 +1,1 @@
-"""Weights from elsewhere: layers made from ONNX files, Keras files and cuDNN's arrays."""
+"""Import of weights: layers from ONNX files, Keras files and cuDNN's arrays."""

@@ -1,26 +1,26 @@
-"""How much may be made of a file: held against what it stores, and asked for before it is made."""
+"""A limit on the memory that the import of a file may use, in proportion to the file's size."""
 
 from __future__ import annotations
 
 from gatewise.errors import ModelFileError
 
-# A weight is made anew some eight times on its way into a layer: cut into gates, turned, put together,
-# given another dimension, converted to a type of twice the width, copied, put in the cell's order.
+# The import copies a weight about eight times: it is split into gates, transposed, joined, given another
+# dimension, converted to a type of twice the size, copied, and brought to the cell's order.
 TIMES = 16
-# What a file may have however small it is, as sixteen times a tiny file is not one layer.
+# The limit for small files, because sixteen times a tiny file is less than one layer.
 FLOOR = 64 * 2**20
-# Each thing that is made costs this much besides, so that many small ones end as soon as a large one.
+# Each object counts this many bytes more, so that many small objects reach the limit too.
 EACH = 16 * 2**10
 
 
 class Budget:
-    """Bytes that may still be made of a file.
+    """The bytes that the import of a file may still use.
 
-    What is made is never given back, so that it bounds the time too: a file that makes, drops and makes
-    anew ends here as one that keeps everything.
+    Memory that is freed does not count as free here, so that the limit also bounds the time: a file that
+    makes the import allocate and free repeatedly reaches the limit too.
 
     Args:
-        stored: bytes that the file holds.
+        stored: the file's size in bytes.
     """
 
     def __init__(self, stored: int) -> None:
@@ -32,19 +32,19 @@ class Budget:
         return TIMES * self._stored + FLOOR
 
     def holds(self, more: int) -> None:
-        """There is another file beside this one, of so many bytes."""
+        """Adds the size of another file that belongs to this one."""
         self._stored += more
 
     def take(self, what: str, size: int) -> None:
-        """To be called before ``size`` bytes are made.
+        """Counts ``size`` bytes; called before they are allocated.
 
         Raises:
-            ModelFileError: it is more than may be made of this file.
+            ModelFileError: the limit of this file is exceeded.
         """
         self._made += size + EACH
         if self._made > self.limit:
             raise ModelFileError(
-                f"{what} makes {size} bytes of a file of {self._stored}, {self._made} in all; at most "
+                f"{what} needs {size} bytes for a file of {self._stored} bytes, {self._made} in all; the limit is "
                 f"{self.limit} ({TIMES} times the file and {FLOOR}) are made of it. only= reads fewer "
                 f"layers of a file that holds many"
             )

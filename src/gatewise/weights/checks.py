@@ -1,4 +1,4 @@
-"""What every importer asks of a file and of the arrays in it, and how it says what is wrong."""
+"""Checks of files and arrays that all importers share, with their error messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DTYPES = {
 
 
 def existing_file(path: str | os.PathLike[str], kind: str) -> Path:
-    """Raises ModelFileError unless there is a file, of that ``kind`` as a message calls it."""
+    """Raises ModelFileError unless the path is a file. ``kind`` is the expected file, for the message."""
     found = Path(path)
     if not found.is_file():
         what = "a folder" if found.is_dir() else "not there"
@@ -35,10 +35,10 @@ def existing_file(path: str | os.PathLike[str], kind: str) -> Path:
 
 @contextmanager
 def reading(what: str, kind: str) -> Iterator[None]:
-    """Whatever a damaged file makes a parser raise becomes a ModelFileError.
+    """Turns every error of a parser into a ModelFileError.
 
-    protobuf, zlib, json and HDF5 have no error in common, and bytes that are changed reach all of
-    them, long after the file was opened.
+    protobuf, zlib, json and HDF5 have no common error class, and a damaged file can make each of them
+    fail, also long after the file was opened.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def reading(what: str, kind: str) -> Iterator[None]:
 
 
 def chosen(found: Mapping[str, Found], only: Collection[str] | None, what: str) -> dict[str, Found]:
-    """The layers to be made: all, or those that ``only`` names."""
+    """The layers to import: all, or those that ``only`` names."""
     if only is None:
         return dict(found)
     if isinstance(only, str):
@@ -71,10 +71,10 @@ def check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) ->
 
 
 def as_tensor(name: str, array: Any) -> Tensor:
-    """A copy of an array of floating-point numbers, in its own type.
+    """A tensor with a copy of an array of floating-point numbers, in the array's dtype.
 
     Raises:
-        DataError: it holds a NaN or an infinity, or is of another type.
+        DataError: the array has a NaN or an infinity, or its dtype is not floating-point.
     """
     if isinstance(array, Tensor):
         tensor = array.detach().cpu().clone()
@@ -83,7 +83,9 @@ def as_tensor(name: str, array: Any) -> Tensor:
         if given.dtype.name not in _DTYPES:
             raise _wrong_type(name, given.dtype)
         native = np.array(given, dtype=given.dtype.newbyteorder("="), order="C")
-        if given.dtype.name == "bfloat16":  # a type of ml_dtypes, which torch.from_numpy refuses
+        if (
+            given.dtype.name == "bfloat16"
+        ):  # a dtype of ml_dtypes, which torch.from_numpy does not accept
             tensor = torch.from_numpy(native.view(np.int16)).view(torch.bfloat16)
         else:
             tensor = torch.from_numpy(native)
@@ -102,5 +104,5 @@ def _check_finite(name: str, tensor: Tensor) -> None:
     if nans or infinities:
         raise DataError(
             f"{name} has {nans} NaN and {infinities} infinite of {tensor.numel()} values; "
-            f"a layer with such weights has no output that means anything"
+            f"a layer with such weights has no valid output; give a file with finite weights"
         )

@@ -1,7 +1,7 @@
 """A layer from weights in cuDNN's order.
 
 Source: NVIDIA cuDNN, cudnnGetRNNWeightParams (linLayerID); Keras, backend/tensorflow/rnn.py, which
-lays weights out in this way for cuDNN.
+uses this layout for cuDNN.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ def from_cudnn(
     bidirectional: bool = False,
     proj_size: int = 0,
 ) -> Recurrent:
-    """A layer in eval mode of weights that lie as cuDNN has them.
+    """A layer in eval mode, from weights in cuDNN's order.
 
-    First the matrices: for each layer and, within it, each direction, the input matrices of all gates,
-    then their recurrent matrices, then the projection where there is one. Behind them the biases in
-    the same order, of all input matrices and then of all recurrent ones. Gates are i, f, g, o of an
-    LSTM and r, z, n of a GRU. A matrix has a row for each unit.
+    The matrices come first. For each layer, and within it for each direction, these are the input matrices
+    of all gates, their recurrent matrices, and the projection if there is one. The biases follow in the
+    same order: those of all input matrices, then those of all recurrent ones. The gates are i, f, g, o for
+    an LSTM and r, z, n for a GRU. A matrix has a row for each unit.
 
     Args:
-        weights: one flat array (numpy or torch) of all numbers, or the list of these matrices and
-            biases, each in any shape with its number of values.
-        mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU", as cuDNN and torch call them.
+        weights: one flat array (numpy or torch) with all numbers, or the list of these matrices and
+            biases, each in any shape with the right number of values.
+        mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU", as in cuDNN and torch.
         input_size: I.
         hidden_size: H.
         num_layers: L.
-        bias: whether there are the biases: two for each gate, or none.
-        batch_first: whether the layer is to take B×T×I instead of T×B×I.
+        bias: whether there are biases, two for each gate.
+        batch_first: whether the layer takes B×T×I instead of T×B×I.
         bidirectional: whether each layer has two directions.
-        proj_size: P, of an LSTM; 0 for none. Where the projection lies in a flat array, NVIDIA does
-            not say; it is taken to follow its layer's other matrices, as its number (linLayerID 8)
-            does.
+        proj_size: P of an LSTM; 0 for no projection. NVIDIA does not document the projection's place in a
+            flat array. Here it follows the other matrices of its layer, as its number (linLayerID 8)
+            suggests.
 
     Raises:
-        ShapeError: there are more or fewer numbers than such a layer has; the message has both.
-        DataError: weights are not finite, or not floating-point numbers.
-        OptionError: there is no such mode, or a size is out of its range.
+        ShapeError: the number of weights is not that of such a layer. The message has both numbers.
+        DataError: a weight is not finite, or not a floating-point number.
+        OptionError: the mode is unknown, or a size is not valid.
     """
     if str(mode).upper() not in _MODES:
         raise unknown("mode of cuDNN", str(mode), _MODES)
@@ -75,8 +75,8 @@ def from_cudnn(
     proj_size = whole("proj_size", proj_size, 0)
     if proj_size and (cell.name != "lstm" or proj_size >= hidden_size):
         raise OptionError(
-            f"proj_size is for an LSTM, from 1 to below hidden_size={hidden_size}; this is "
-            f"{proj_size} for {mode}"
+            f"proj_size={proj_size} is not valid for {mode} with hidden_size={hidden_size}: it must be 0 "
+            f"or, for an LSTM, a positive integer below hidden_size"
         )
     directions = 1 + bidirectional
     places = list(
@@ -107,7 +107,7 @@ def _places(
     bias: bool,
     proj_size: int,
 ) -> Iterator[_Place]:
-    """In cuDNN's order each matrix and bias: layer, direction and torch's name, then its shape."""
+    """Each matrix and bias in cuDNN's order: the layer, direction and torch's name, and the shape."""
     width = proj_size or hidden_size
     both = [(layer, direction) for layer in range(num_layers) for direction in range(directions)]
     for layer, direction in both:
@@ -125,7 +125,7 @@ def _places(
 
 
 def _pieces(weights: Any, places: Sequence[_Place]) -> list[Tensor]:
-    """The numbers of each place, flat."""
+    """The numbers of each matrix and bias, flat."""
     sizes = [math.prod(shape) for _, shape in places]
     if isinstance(weights, (Tensor, np.ndarray)):
         if weights.ndim != 1 or len(weights) != sum(sizes):

@@ -1,4 +1,4 @@
-"""An HDF5 file, read by a process of its own that may fail."""
+"""An HDF5 file, read in a separate process, which a damaged file may crash."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gatewise.errors import ModelFileError, need
 from gatewise.weights.budget import EACH, Budget
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_SECONDS = 20.0  # for an answer; and as many more as a slow disk needs for the whole file
-_BUSY = 2.0  # of the processor's time for all answers; and as many more for a large file
-_SLOW = 10e6  # bytes a second
+_SECONDS = 20.0  # to wait for an answer, besides the time that a slow disk needs for the whole file
+_BUSY = 2.0  # of processor time for all answers, besides the time for a large file
+_SLOW = 10e6  # bytes per second of a slow disk
 
 
 class Hdf5:
-    """An open file; a path in it is a list of names.
+    """An open file. A path in it is a list of names.
 
-    Each method raises ModelFileError where there is nothing of the kind at the path, where it lies in
-    another file, and where the library cannot go on.
+    Each method raises ModelFileError where the path has no such object, where the object is in another
+    file, and where the library fails.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
@@ -38,7 +38,7 @@ class Hdf5:
         return found
 
     def names(self, path: Sequence[str]) -> list[str]:
-        """Of what is in a group."""
+        """The names of a group's members."""
         found: list[str] = self._ask("names", path)
         return found
 
@@ -66,7 +66,7 @@ class Hdf5:
         return answer["value"]
 
     def _within_time(self, read: Any) -> bytes:
-        """What is read from the process, which is ended where it takes too long."""
+        """The bytes read from the process. It is killed if it takes too long."""
         timer = threading.Timer(self._seconds, self._process.kill)
         timer.start()
         try:
@@ -85,15 +85,15 @@ class Hdf5:
 
 @contextmanager
 def hdf5(path: Path, size: int) -> Iterator[Hdf5]:
-    """The file, open. ``size`` is that of all that was stored, which bounds what is read of it.
+    """The opened file. ``size`` is the size of everything stored, which limits how much is read.
 
     Raises:
-        ModelFileError: it has not the first bytes of an HDF5 file.
+        ModelFileError: the file does not start with the signature of HDF5.
     """
     need("h5py", "keras")
     with path.open("rb") as file:
         if file.read(len(_SIGNATURE)) != _SIGNATURE:
-            raise ModelFileError("it does not begin as an HDF5 file does")
+            raise ModelFileError("it does not start with the signature of an HDF5 file")
     program = Path(__file__).with_name("hdf5_reader.py")
     extra = path.stat().st_size / _SLOW
     limits = [str(Budget(size).limit), str(EACH), str(_BUSY + extra)]

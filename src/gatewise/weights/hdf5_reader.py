@@ -1,8 +1,8 @@
-"""A program that reads an HDF5 file for :mod:`gatewise.weights.hdf5`, and knows nothing of gatewise.
+"""A program that reads an HDF5 file for :mod:`gatewise.weights.hdf5`. It does not import gatewise.
 
-It is a process of its own, as a file with changed bytes can end the HDF5 library's process, or keep it
-busy for ever. A request is a line of JSON, a command and a path as a list of names; so is the answer,
-{"value": …} or {"error": …}. After the answer to "array" come the array's bytes.
+It runs in a separate process, because a damaged file can crash the HDF5 library or make it loop for ever. A
+request is a line of JSON with a command and a path, a list of names. The answer is a line of JSON too,
+{"value": …} or {"error": …}. The bytes of an array follow the answer to "array".
 """
 
 import json
@@ -16,23 +16,21 @@ import h5py
 
 try:
     import resource
-except ImportError:  # Windows, where the time that the caller waits is the only bound
+except ImportError:  # Windows: there the caller's waiting time is the only limit
     resource = None  # type: ignore[assignment]
 
-_OWN = 2**29  # bytes of addresses for the library itself
+_OWN = 2**29  # bytes of address space for the library itself
 
 
 def _found(file: Any, names: list[str]) -> Any:
-    """What lies at this path in the file itself: a link may lead to any other file."""
+    """The object at this path. Links are not followed, because they may lead to any other file."""
     here = file
     for name in names:
         link = here.get(name, getlink=True) if isinstance(here, h5py.Group) else None
         if link is None:
             raise LookupError(f"the file's weights have no '{here.name.rstrip('/')}/{name}'")
         if not isinstance(link, h5py.HardLink):
-            raise LookupError(
-                f"'{here.name}/{name}' is a link to elsewhere; links are not followed"
-            )
+            raise LookupError(f"'{here.name}/{name}' is a link; links are not followed")
         here = here[name]
     return here
 
@@ -42,7 +40,7 @@ def _text(value: Any) -> str:
 
 
 def _attribute(value: Any) -> str | list[str]:
-    """A text, or a list of texts; all that Keras has."""
+    """An attribute's value: a text or a list of texts, the only kinds that Keras writes."""
     if isinstance(value, (bytes, str)) or not hasattr(value, "tolist"):
         return _text(value)
     listed = value.tolist()
@@ -50,10 +48,10 @@ def _attribute(value: Any) -> str | list[str]:
 
 
 def _bound(limit: int, seconds: float) -> None:
-    """Ends this process where it needs more processor time or memory than any sound file does.
+    """Limits this process to the processor time and memory that a valid file needs.
 
-    A damaged file can keep the library in a loop. Its time on the processor, unlike the clock's, is the
-    same on a busy machine.
+    A damaged file can make the library loop for ever. Processor time, unlike elapsed time, is the same on a
+    busy machine.
     """
     if resource is None:
         return
@@ -63,12 +61,12 @@ def _bound(limit: int, seconds: float) -> None:
             addresses = int(statm.read().split()[0]) * resource.getpagesize()
     except OSError:  # not Linux
         return
-    # an array is there twice, the second time as bytes to be written
+    # an array is in memory twice, the second time as the bytes to write
     _lower(resource.RLIMIT_AS, addresses + 2 * limit + _OWN)
 
 
 def _lower(which: int, wanted: int) -> None:
-    """Set a limit of this process to ``wanted``, or to the system's hard one where that is lower."""
+    """Sets a limit of this process to ``wanted``, or to the system's hard limit if that is lower."""
     _, most = resource.getrlimit(which)
     allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
     resource.setrlimit(which, (allowed, most))
@@ -76,25 +74,25 @@ def _lower(which: int, wanted: int) -> None:
 
 def _checked(dataset: Any, left: int) -> Any:
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise LookupError(f"'{dataset.name}' is not an array that lies in the file itself")
+        raise LookupError(f"'{dataset.name}' is not an array in the file itself")
     if dataset.nbytes > left:
         raise LookupError(
-            f"'{dataset.name}' says that it has the shape {dataset.shape}, {dataset.nbytes} bytes, and "
+            f"'{dataset.name}' has the shape {dataset.shape}, which is {dataset.nbytes} bytes, but only "
             f"{max(left, 0)} may still be read of a file of this size"
         )
     if "dtype" in dataset.attrs and _text(dataset.attrs["dtype"]) == "bfloat16":
         raise LookupError(
-            f"'{dataset.name}' is bfloat16, which HDF5 has not; save the model in float32"
+            f"'{dataset.name}' is bfloat16, which HDF5 does not have; save the model in float32"
         )
     return dataset
 
 
 class _Reader:
-    """Answers requests to one file.
+    """Answers requests about one file.
 
     Args:
-        limit: how many bytes of arrays it gives in all.
-        each: bytes that an array takes from ``limit`` besides its own, so that time is bounded.
+        limit: the bytes of arrays that it returns in all.
+        each: the bytes that every array counts besides its own, so that the time is limited too.
     """
 
     def __init__(self, file: Any, limit: int, each: int) -> None:
@@ -103,7 +101,7 @@ class _Reader:
         self._each = each
 
     def answer(self, command: str, names: list[str]) -> tuple[Any, bytes]:
-        """A value for JSON, and bytes."""
+        """The answer's value for JSON, and the bytes that follow it."""
         found = _found(self._file, names)
         match command:
             case "attributes":
@@ -119,7 +117,7 @@ class _Reader:
 
 
 def _answer(open_file: Any, limit: int, each: int) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The answer to each line of the input, and the bytes that follow it."""
+    """Answers each line of the input, with the bytes that follow."""
     reader = None
     for line in sys.stdin:
         content = b""
@@ -129,7 +127,7 @@ def _answer(open_file: Any, limit: int, each: int) -> Iterator[tuple[dict[str, A
             answer = {"value": value}
         except LookupError as error:
             answer = {"error": str(error.args[0])}
-        except Exception as error:  # of the library, which has no kind of its own
+        except Exception as error:  # the library has no error class of its own
             answer = {"error": f"{type(error).__name__}: {error}"}
         yield answer, content
 

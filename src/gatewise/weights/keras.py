@@ -20,7 +20,7 @@ from gatewise.weights.checks import as_tensor, check_shape, chosen, existing_fil
 from gatewise.weights.keras_file import KIND, KerasFile, opened
 from gatewise.weights.layers import Layer, Part, gates_of, recurrent, split_gates
 
-# Gates in the order of their columns, as cells call them.
+# The cells' gates in the order of Keras's columns.
 _GATES = {"LSTM": "i f g o", "GRU": "z r n", "SimpleRNN": "h"}
 _MODELS = ("Functional", "Model", "Sequential")
 _UNREAD = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "CuDNNGRU", "CuDNNLSTM")
@@ -28,8 +28,10 @@ _UNREAD = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "CuDNNGRU", "CuDNNLSTM")
 
 @dataclass(frozen=True)
 class _Found:
-    """A layer of the file that has to do with recurrence, or may have: its configuration, and where
-    its weights are: by the groups of the new format, and by the names of the older one."""
+    """A layer of the file that is recurrent, or may contain a recurrent layer.
+
+    It has the layer's configuration and the places of its weights: the groups of the new format, and the
+    names of the older one."""
 
     name: str
     config: Mapping[str, Any]
@@ -57,7 +59,7 @@ class _Found:
         return value
 
     def within(self, config: Any, *path: str, name: str | None = None) -> _Found:
-        """A layer inside this one."""
+        """A layer inside this layer."""
         if not isinstance(config, dict) or "class_name" not in config:
             raise ModelFileError(f"the {self.kind} layer '{self.name}' has no layer inside it")
         names = (*self.names, name) if name else self.names
@@ -72,24 +74,24 @@ def from_keras(
     Files are those of ``model.save``: ``.keras``, or the older ``.h5``. They are read as data, with
     zipfile, json and h5py; keras is not imported and nothing in the file is run.
 
-    A layer takes B×T×I and returns its output at every step and its final state, whatever
-    ``return_sequences`` and ``return_state`` are; ``lengths=`` stands for a mask, ``hx`` for
-    ``initial_state`` and what ``stateful`` keeps. Dropout is not taken over: Keras's own is inside the
-    products. A ``Bidirectional`` is one layer; with ``go_backwards`` the output is in the order in which
-    it is read, as it is in Keras.
+    A layer takes B×T×I and returns its output at every step and its final state, for any
+    ``return_sequences`` and ``return_state``. ``lengths=`` replaces a mask; ``hx`` replaces
+    ``initial_state`` and the states that ``stateful`` keeps. Dropout is not imported, because Keras applies
+    it inside the products. A ``Bidirectional`` is one layer. With ``go_backwards`` the output is in the
+    order of reading, as in Keras.
 
     Args:
         path: the file.
-        only: names of the layers that are wanted, where others of the file are not.
+        only: the names of the layers to import; the default is all.
 
     Returns:
-        Layers by their names; ``model/name`` for one inside a nested model.
+        Layers by their names; ``model/name`` for a layer inside a nested model.
 
     Raises:
-        ModelFileError: it is no whole Keras model, is damaged, or has what cannot be taken over, such
-            as an object of its author's own; the message names the layer, the option and its value.
-        ShapeError: weights do not fit; the message has both shapes.
-        DataError: weights are not finite, or not floating-point numbers.
+        ModelFileError: the file is not a whole Keras model, is damaged, or has something that cannot be
+            imported, such as a custom object. The message names the layer, the option and its value.
+        ShapeError: weights do not fit. The message has the shape and the expected shape.
+        DataError: a weight is not finite, or not a floating-point number.
         MissingExtraError: the package h5py is not installed.
     """
     with reading(f"'{path}'", KIND), opened(existing_file(path, KIND)) as file:
@@ -97,7 +99,7 @@ def from_keras(
         seen: list[str] = []
         for layer in _layers(file.model, "", (), (), seen):
             if layer.name in layers:
-                raise ModelFileError(f"'{path}' has two layers that are called '{layer.name}'")
+                raise ModelFileError(f"'{path}' has two layers with the name '{layer.name}'")
             layers[layer.name] = layer
         if not layers:
             raise ModelFileError(
@@ -114,15 +116,15 @@ def _layers(
     names: tuple[str, ...],
     seen: list[str],
 ) -> Iterator[_Found]:
-    """What there is to read of a model and those inside it; ``seen`` collects all classes."""
+    """The layers of a model and of the models inside it; ``seen`` collects the names of all classes."""
     config = model.get("config")
     # before Keras 2.3 a Sequential's configuration was the list itself
     layers = config.get("layers") if isinstance(config, dict) else config
     if _foreign(model) or not isinstance(layers, list):
         raise ModelFileError(
             f"the model{f' {within[:-1]!r}' if within else ''} is of the class "
-            f"{model.get('registered_name') or model['class_name']}, whose layers are made by its "
-            f"author's code; that is never run. A Sequential or functional model can be read"
+            f"{model.get('registered_name') or model['class_name']}, whose layers are made by custom "
+            f"code, which is never run; give a Sequential or functional model"
         )
     counts: dict[str, int] = {}
     for layer in layers:
@@ -143,14 +145,14 @@ def _layers(
 
 
 def _foreign(layer: Mapping[str, Any]) -> bool:
-    """Whether it is of a class that isn't Keras's own."""
+    """Whether the object is of a custom class, not one of Keras's."""
     module = layer.get("module") or "keras"
     registered = layer.get("registered_name") or layer["class_name"]
     return str(module).split(".")[0] not in ("keras", "tf_keras") or ">" in str(registered)
 
 
 def _snake_case(name: str) -> str:
-    """As Keras makes the names of groups from classes."""
+    """The name of a group that Keras makes of a class name."""
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
@@ -159,8 +161,8 @@ def _layer(file: KerasFile, found: _Found) -> Layer:
     if _foreign(found.config):
         named = found.config.get("registered_name") or found.kind
         raise ModelFileError(
-            f"the layer '{found.name}' is of the class {named}, which is not Keras's own: its code is "
-            f"never run, and what it computes is unknown; only= leaves it out"
+            f"the layer '{found.name}' is of the custom class {named}, whose code is never run, so its "
+            f"results are unknown; use only= to leave it out"
         )
     if found.kind == "Bidirectional":
         return _both_ways(file, found)
@@ -174,7 +176,7 @@ def _both_ways(file: KerasFile, found: _Found) -> Layer:
     if merge not in ("concat", "sum", "mul", "ave"):
         raise found.refuse("merge_mode", merge, "expected concat, sum, mul or ave")
     ahead, back = found.options.get("layer"), found.options.get("backward_layer")
-    # the older versions have neither the second layer in the configuration nor the names of the two
+    # older versions have neither the second layer's configuration nor the names of the two layers
     names = _named(ahead, "forward_"), _named(back or ahead, "" if back else "backward_")
     pair = [
         found.within(ahead, "forward_layer", name=names[0]),
@@ -182,7 +184,7 @@ def _both_ways(file: KerasFile, found: _Found) -> Layer:
     ]
     if pair[0].flag("go_backwards"):
         raise found.refuse(
-            "go_backwards", True, "the forward layer of two directions reads forward"
+            "go_backwards", True, "the forward layer of a Bidirectional must read forward"
         )
     parts, time_major = zip(*(_part(file, each) for each in pair), strict=True)
     same = parts[0].cell == parts[1].cell
@@ -194,14 +196,14 @@ def _both_ways(file: KerasFile, found: _Found) -> Layer:
 
 
 def _named(layer: Any, prefix: str) -> str:
-    """The layer's name with this in front, once."""
+    """The layer's name with the prefix, which is added only once."""
     options = layer.get("config") if isinstance(layer, dict) else None
     name = str(options.get("name")) if isinstance(options, dict) else ""
     return prefix + name.removeprefix(prefix)
 
 
 def _part(file: KerasFile, found: _Found) -> tuple[Part, bool]:
-    """A layer's weights and cell, and whether it takes T×B×I."""
+    """The weights and cell of a layer, and whether it takes T×B×I."""
     time_major = found.flag("time_major")
     unit, kind = found, found.kind
     if kind == "RNN":
@@ -210,8 +212,8 @@ def _part(file: KerasFile, found: _Found) -> tuple[Part, bool]:
     if kind not in _GATES or _foreign(unit.config):
         known = ", ".join(_GATES)
         raise ModelFileError(
-            f"the layer '{found.name}' is a {found.kind} of {unit.kind}, which is not among what can be "
-            f"read: {known}, and an RNN of one of their cells"
+            f"the layer '{found.name}' is a {found.kind} of {unit.kind}, which cannot be imported; the "
+            f"layers that can are {known}, and an RNN of one of their cells"
         )
     gates = _GATES[kind]
     cell_path = (*found.path, "cell")
@@ -226,7 +228,7 @@ def _cell_and_tensors(
     if not isinstance(H, int) or isinstance(H, bool) or H < 1:
         raise unit.refuse("units", H, "expected a positive integer")
     columns = len(gates.split()) * H
-    # before there was this option, Keras had the reset before the product
+    # before Keras had this option, the reset gate came before the product
     reset_after = kind == "GRU" and unit.flag("reset_after")
     expected = ["kernel", "recurrent_kernel", *(["bias"] if unit.flag("use_bias", True) else [])]
     if sorted(arrays) != sorted(expected):
@@ -270,6 +272,6 @@ def _activation(unit: _Found, option: str, default: str, major: int) -> Activati
     if not isinstance(name, str) or name not in known:
         hint = near(name, known) if isinstance(name, str) else ""
         raise unit.refuse(
-            option, name, f"not among the functions that can be read{hint}: {', '.join(known)}"
+            option, name, f"not among the functions that can be imported{hint}: {', '.join(known)}"
         )
     return known[name]

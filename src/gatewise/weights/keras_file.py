@@ -1,4 +1,4 @@
-"""A Keras file as data: what its model is made of, and its arrays. Nothing in it is run, and keras isn't imported."""
+"""A Keras file as data: the model's configuration and its arrays. No code of it is run; keras is not imported."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gatewise.weights.budget import Budget
 from gatewise.weights.hdf5 import Hdf5, hdf5
 
 KIND = "a Keras model (.keras, or .h5 with the whole model)"
-_OLD_LAYERS = "_layer_checkpoint_dependencies"  # Keras 2.13's name for what holds a model's layers
-_VARIABLES = ("kernel", "recurrent_kernel", "bias")  # of a cell, in this order
-# bytes of JSON, which may be some twenty times as large once it is read
+_OLD_LAYERS = "_layer_checkpoint_dependencies"  # the group with a model's layers in Keras 2.13
+_VARIABLES = ("kernel", "recurrent_kernel", "bias")  # the variables of a cell, in this order
+# bytes of JSON; parsed, it may be about twenty times as large
 _LONGEST = 2**23
 
 
@@ -28,8 +28,8 @@ class KerasFile:
 
     Attributes:
         model: the model's configuration, as Keras writes it.
-        major: the first number of the version of Keras that wrote it.
-        legacy: whether it is the older format, one HDF5 file that has weights by their names.
+        major: the major version of Keras that wrote the file.
+        legacy: whether the file has the older format, one HDF5 file with weights by their names.
         weights: the HDF5 file with the weights.
     """
 
@@ -39,7 +39,7 @@ class KerasFile:
     weights: Hdf5
 
     def of_cell(self, path: Sequence[str]) -> dict[str, Any]:
-        """Of the new format, the weights of the object at ``path``, by their names in a cell."""
+        """The weights of the object at ``path`` in the new format, by their names in a cell."""
         if _OLD_LAYERS in self.weights.names([]):
             path = [_OLD_LAYERS if name == "layers" else name for name in path]
         place = [*path, "vars"]
@@ -51,7 +51,7 @@ class KerasFile:
         }
 
     def by_names(self, names: Sequence[str]) -> dict[str, Any]:
-        """Of the older format, the weights of the layer that is called so, after the models that it is in."""
+        """The weights of a layer in the older format; ``names`` are those of its models and its own."""
         group = ["model_weights", names[0]]
         listed = [
             each.split("/") for each in _texts(self.weights.attributes(group), "weight_names")
@@ -71,10 +71,10 @@ class KerasFile:
 
 @contextmanager
 def opened(path: Path) -> Iterator[KerasFile]:
-    """The file, open for as long as it is read.
+    """The opened file, as a context manager.
 
     Raises:
-        ModelFileError: it is neither of the two formats, or holds weights alone.
+        ModelFileError: the file has neither of the two formats, or has only weights.
     """
     opener = _new_format if zipfile.is_zipfile(path) else _older_format
     with opener(path) as file:
@@ -101,8 +101,8 @@ def _older_format(path: Path) -> Iterator[KerasFile]:
         attributes = file.attributes([])
         if "model_config" not in attributes:
             raise ModelFileError(
-                f"'{path}' holds weights alone: what they belong to, which activations and which "
-                f"direction, stands only in a whole model; save it with model.save('….keras')"
+                f"'{path}' has only weights; the layers, activations and directions are only in a whole "
+                f"model; save it with model.save('….keras')"
             )
         major = _major(str(attributes.get("keras_version", "1")))
         yield KerasFile(_configuration(str(attributes["model_config"])), major, True, file)
@@ -131,7 +131,7 @@ def _configuration(text: str | bytes) -> dict[str, Any]:
         raise _too_long("the model's configuration", len(text))
     model = json.loads(text)
     if not isinstance(model, dict) or "class_name" not in model:
-        raise ModelFileError(f"the file's configuration is no model's: {text[:80]!r}")
+        raise ModelFileError(f"the file's configuration is not that of a model: {text[:80]!r}")
     return model
 
 
@@ -140,7 +140,7 @@ def _major(version: str) -> int:
 
 
 def _texts(attributes: Mapping[str, str | list[str]], name: str) -> list[str]:
-    """A list of names; long ones are in pieces, name0, name1, …"""
+    """A list of names. Keras stores a long list in pieces, name0, name1, …"""
     if name in attributes:
         return list(attributes[name])
     pieces: list[str] = []
@@ -150,8 +150,8 @@ def _texts(attributes: Mapping[str, str | list[str]], name: str) -> list[str]:
 
 
 def _named(listed: Sequence[list[str]], names: Sequence[str]) -> list[list[str]]:
-    """Those that have these parts in this order, or as many of the last as any has: not every version
-    writes the names of all models that a layer is in."""
+    """The names with these parts in this order, or with as many of the last parts as any name has. Not every
+    version of Keras writes the names of all models that contain a layer."""
     for k in range(len(names)):
         found = [each for each in listed if _in_order(names[k:], each[:-1])]
         if found:

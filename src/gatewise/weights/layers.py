@@ -1,4 +1,4 @@
-"""A layer of gatewise from matrices, whatever file they came in."""
+"""A layer of gatewise from matrices, for all importers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.nn.layers import GRU, LSTM, RNN
 from gatewise.nn.recurrent import Recurrent
 
-Layer = Recurrent | Reversed | Bidirectional  # what a file's layer becomes
+Layer = Recurrent | Reversed | Bidirectional  # the result of importing a layer
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Part:
     """One direction of one layer.
 
     Attributes:
-        cell: what it computes.
-        tensors: its weights, by the names of :class:`Recurrent`'s parameters less the suffix, with the
-            gates in the cell's order; ``initial_{state}`` where it starts from other states than zero.
+        cell: the cell.
+        tensors: the weights, by the names of :class:`Recurrent`'s parameters without the suffix, with the
+            gates in the cell's order; ``initial_{state}`` where an initial state is not zero.
     """
 
     cell: Cell
@@ -33,10 +33,10 @@ class Part:
 
 
 def recurrent(layers: Sequence[Sequence[Part]], batch_first: bool) -> Recurrent:
-    """A layer in eval mode of these parts, all of one cell: for each layer its directions.
+    """A layer in eval mode of these parts, which have one cell: for each layer its directions.
 
     Raises:
-        DataError: tensors are of unlike types.
+        DataError: the tensors have different dtypes.
     """
     state = {
         f"{name}_l{k}{'_reverse' if direction else ''}": tensor
@@ -47,7 +47,7 @@ def recurrent(layers: Sequence[Sequence[Part]], batch_first: bool) -> Recurrent:
     dtypes = {str(tensor.dtype) for tensor in state.values()}
     if len(dtypes) > 1:
         raise DataError(
-            f"the weights of one layer are of unlike types: {', '.join(sorted(dtypes))}"
+            f"the weights of one layer have different dtypes: {', '.join(sorted(dtypes))}; they must be equal"
         )
     first = layers[0][0]
     rows, input_size = first.tensors["weight_ih"].shape
@@ -60,7 +60,7 @@ def recurrent(layers: Sequence[Sequence[Part]], batch_first: bool) -> Recurrent:
         bias="bias_ih" in first.tensors,
         batch_first=batch_first,
         bidirectional=len(layers[0]) == 2,
-        device="meta",  # nothing is drawn: who imports weights keeps his seed
+        device="meta",  # no weights are drawn, so that the import does not change the random state
         learn_initial=any(name.startswith("initial_") for name in first.tensors),
         **({} if projection is None else {"proj_size": projection.shape[0]}),
     )
@@ -69,7 +69,7 @@ def recurrent(layers: Sequence[Sequence[Part]], batch_first: bool) -> Recurrent:
 
 
 def _of_cell(cell: Cell, input_size: int, hidden_size: int, **options: Any) -> Recurrent:
-    """The layer that has the cell's name where there is one."""
+    """The layer class of the cell's name where there is one, else Recurrent."""
     match cell.name:
         case "lstm":
             return LSTM(input_size, hidden_size, **options)
@@ -82,11 +82,11 @@ def _of_cell(cell: Cell, input_size: int, hidden_size: int, **options: Any) -> R
 
 
 def gates_of(cell: Cell, blocks: Mapping[str, Tensor]) -> Tensor:
-    """The rows of each gate, one on another, in the cell's order."""
+    """The rows of all gates, stacked in the cell's order."""
     return torch.cat([blocks[gate] for gate in cell.gates])
 
 
 def split_gates(tensor: Tensor, gates: str) -> dict[str, Tensor]:
-    """The rows of each gate, which lie in the order of ``gates``."""
+    """The rows of each gate by its name; ``gates`` is their order."""
     names = gates.split()
     return dict(zip(names, tensor.chunk(len(names)), strict=True))

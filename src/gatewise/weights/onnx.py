@@ -31,13 +31,13 @@ from gatewise.weights.onnx_tensors import Tensors
 
 _KIND = "an ONNX model"
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-# Gates in the order of their rows, as cells call them, and the activations where a node names none.
+# The cells' gates in the order of ONNX's rows, and the activations of a node that names none.
 _OPERATORS = {
     "LSTM": ("i o f g", ("Sigmoid", "Tanh", "Tanh")),
     "GRU": ("z r n", ("Sigmoid", "Tanh")),
     "RNN": ("h", ("Tanh",)),
 }
-_FUNCTIONS = {name.lower(): each for name, each in ONNX.items()}  # files have "tanh" too
+_FUNCTIONS = {name.lower(): each for name, each in ONNX.items()}  # some files write "tanh"
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 _SETTINGS: Mapping[str, type] = {
     "activation_alpha": list,
@@ -49,17 +49,17 @@ _SETTINGS: Mapping[str, type] = {
     "input_forget": int,
     "layout": int,
     "linear_before_reset": int,
-    "output_sequence": int,  # of the first opset: whether there is a Y
+    "output_sequence": int,  # in the first opset: whether the node has the output Y
 }
 
 
-_SHOWN = 20  # lengths in a message
+_SHOWN = 20  # the number of lengths that a message shows
 
 
 @dataclass(frozen=True)
 class _Node:
-    """A recurrent node: what it is called, its operator, its inputs by their names in the operator's
-    definition, its attributes, and the constants that it can see."""
+    """A recurrent node: its name, its operator, its inputs by their names in the operator's definition, its
+    attributes, and the constants of its graph."""
 
     name: str
     operator: str
@@ -82,13 +82,13 @@ class _Node:
         return self.constants.find(given) if given else None
 
     def weight(self, name: str, *shape: int) -> Tensor | None:
-        """One of W, R, B and P, D×…; None where the node has none."""
+        """One of W, R, B and P, D×…; None if the node does not have it."""
         if not self.inputs.get(name):
             return None
         found = self.constant(name)
         if found is None:
             raise ModelFileError(
-                f"{self.called(name)} is no constant of the file; if it is an input of the graph, "
+                f"{self.called(name)} is not a constant of the file; if it is an input of the graph, "
                 f"give it: tensors={{'{self.inputs[name]}': …}}"
             )
         if shape:
@@ -116,29 +116,29 @@ def from_onnx(
     tensors: Mapping[str, Any] | None = None,
     only: Collection[str] | None = None,
 ) -> dict[str, Layer]:
-    """The LSTM, GRU and RNN nodes of an ONNX model as layers, in eval mode, in the order of the graph.
+    """The LSTM, GRU and RNN nodes of an ONNX model as layers in eval mode, in the order of the graph.
 
-    A layer is a :class:`gatewise.LSTM`, ``GRU`` or ``RNN`` where the node is one of these, else a
-    :class:`gatewise.Recurrent` of the node's own cell (peepholes, coupled gates, other activations, a
-    clip), and of "reverse", or of two directions with unlike activations, a module that is called
-    like one. It takes T×B×I, or B×T×I for layout 1, and has its weights in the file's type. Lengths and
-    initial states that the graph computes, or has as inputs, are for the caller to give; an initial
-    state that is stored in the file is what the layer starts from.
+    A layer is a :class:`gatewise.LSTM`, ``GRU`` or ``RNN`` where the node computes the same, else a
+    :class:`gatewise.Recurrent` with a cell of the node's equations (peepholes, coupled gates, other
+    activations, a clip). For "reverse", or for two directions with different activations, it is a module
+    that is called like one. It takes T×B×I, or B×T×I for layout 1, and keeps the file's dtype. The caller
+    gives lengths and initial states that are inputs of the graph or computed in it. An initial state that
+    is stored in the file is the layer's initial state.
 
     Args:
-        model: path of the file, or an onnx.ModelProto.
-        tensors: by their names in the graph, arrays for weights that are inputs of the graph.
-        only: names of the layers that are wanted, where others of the file are not.
+        model: the path of the file, or an onnx.ModelProto.
+        tensors: arrays for weights that are inputs of the graph, by their names there.
+        only: the names of the layers to import; the default is all.
 
     Returns:
-        Layers by their nodes' names, or, where a node has no name of its own, by its first output's;
-        ``loop/name`` for what lies inside the node ``loop``.
+        Layers by the names of their nodes, or of the first output where a node has no name;
+        ``loop/name`` for a node inside the node ``loop``.
 
     Raises:
-        ModelFileError: it is no ONNX model, is damaged, or a node has what no layer can do; the
-            message names the node, the attribute and its value.
-        ShapeError: a tensor does not fit; the message has both shapes.
-        DataError: weights are not finite, or not floating-point numbers.
+        ModelFileError: the file is not an ONNX model, is damaged, or a node has something that no layer
+            supports. The message names the node, the attribute and its value.
+        ShapeError: a tensor does not fit. The message has the shape and the expected shape.
+        DataError: a weight is not finite, or not a floating-point number.
         MissingExtraError: the package onnx is not installed.
     """
     onnx = need("onnx", "onnx")
@@ -155,9 +155,7 @@ def from_onnx(
         nodes: dict[str, _Node] = {}
         for node in _nodes(graph, constants, loaded.opset_import, tensors_of, ""):
             if node.name in nodes:
-                raise ModelFileError(
-                    f"{what} has two recurrent nodes that are called '{node.name}'"
-                )
+                raise ModelFileError(f"{what} has two recurrent nodes with the name '{node.name}'")
             nodes[node.name] = node
         if not nodes:
             found = sorted({_full_name(node) for node in all_nodes(graph)})
@@ -174,17 +172,17 @@ def run_node(
     initial_h: Tensor | None = None,
     initial_c: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """What the node that ``layer`` was made from gives for its own inputs, in its own shapes.
+    """The outputs of the ONNX node that ``layer`` was made from, in the node's shapes.
 
     Args:
         layer: as :func:`from_onnx` returns it.
         X: T×B×I; B×T×I for layout 1.
-        sequence_lens: B whole numbers, or none.
+        sequence_lens: B integers, or None.
         initial_h: D×B×H; B×D×H for layout 1.
-        initial_c: as initial_h; for an LSTM alone.
+        initial_c: like initial_h; only for an LSTM.
 
     Returns:
-        Y T×D×B×H (B×T×D×H for layout 1), Y_h D×B×H (B×D×H) and, of an LSTM, Y_c in the same shape.
+        Y, T×D×B×H (B×T×D×H for layout 1), Y_h, D×B×H (B×D×H), and for an LSTM Y_c in the same shape.
     """
     batch_first = layer.batch_first
     given = [initial_h, initial_c]
@@ -205,14 +203,14 @@ def run_node(
 
 
 def _loaded(onnx: Any, model: Any) -> tuple[Any, Tensors]:
-    """The model, without functions of its own, and what reads its tensors."""
+    """The model, with its functions inlined, and the reader of its tensors."""
     folder = None
     if isinstance(model, onnx.ModelProto):
         size = _size_in_memory(model)
     else:
         path = existing_file(model, _KIND)
         folder, size = path.parent, path.stat().st_size
-        # tensors in files beside it are read when they are needed
+        # tensors in external files are read when they are needed
         model = onnx.load(path, format="protobuf", load_external_data=False)
     budget = Budget(size)
     return written_out(model, budget), Tensors(budget, folder)
@@ -222,7 +220,7 @@ def _size_in_memory(model: Any) -> int:
     try:
         return int(model.ByteSize())
     except need("google.protobuf.message", "onnx").EncodeError:
-        return 2**31  # bytes: what is larger cannot be written, and so not be measured
+        return 2**31  # bytes; a larger model cannot be serialised, so its size cannot be measured
 
 
 def _bytes_of(array: Any) -> int:
@@ -230,14 +228,14 @@ def _bytes_of(array: Any) -> int:
 
 
 def _full_name(node: Any) -> str:
-    """Of a node's operator, with the domain of one that is not the standard's."""
+    """The name of a node's operator, with its domain unless it is the standard one."""
     return f"{node.op_type} (of the domain '{node.domain}')" if node.domain else str(node.op_type)
 
 
 def _nodes(
     graph: Any, constants: Constants, opsets: Any, tensors: Tensors, within: str
 ) -> Iterator[_Node]:
-    """The recurrent nodes of a graph and of those inside its nodes."""
+    """The recurrent nodes of a graph and of the graphs inside its nodes."""
     shapes = {each.name: _static_shape(each) for each in (*graph.input, *graph.value_info)}
     for proto in graph.node:
         output = next((name for name in proto.output if name), "")
@@ -265,14 +263,14 @@ def _settings(name: str, proto: Any) -> dict[str, Any]:
         if attribute.name not in known:
             raise ModelFileError(
                 f"the {proto.op_type} node '{name}' has the attribute '{attribute.name}', which "
-                f"{proto.op_type} has not{near(attribute.name, known)}"
+                f"{proto.op_type} does not have{near(attribute.name, known)}"
             )
         value = value_of(attribute)
         value = list(value) if not isinstance(value, (bytes, int, float)) else value
         if not isinstance(value, _SETTINGS[attribute.name]):
             raise ModelFileError(
-                f"the {proto.op_type} node '{name}' has {attribute.name}={value!r}, which is of the "
-                f"wrong type"
+                f"the {proto.op_type} node '{name}' has {attribute.name}={value!r}, which has the wrong "
+                f"type"
             )
         settings[attribute.name] = value
     return settings
@@ -293,7 +291,7 @@ def _layer(node: _Node) -> Layer:
 
 
 def _parts(node: _Node, directions: int) -> list[Part]:
-    """The weights of each direction, and its cell."""
+    """The cell and the weights of each direction."""
     gates, _ = _OPERATORS[node.operator]
     R = node.weight("R")
     W = node.weight("W")
@@ -301,12 +299,14 @@ def _parts(node: _Node, directions: int) -> list[Part]:
         found = {n: None if w is None else tuple(w.shape) for n, w in (("W", W), ("R", R))}
         raise ShapeError(
             f"the {node.operator} node '{node.name}' has W and R of the shapes {found['W']} and "
-            f"{found['R']}, expected three dimensions of both"
+            f"{found['R']}; both must have three dimensions"
         )
     H = node.settings.get("hidden_size", R.shape[-1])
     if H < 1 or W.shape[-1] < 1:
         raise node.refuse(
-            "hidden_size", H, f"W is {tuple(W.shape)}; there must be at least one unit and input"
+            "hidden_size",
+            H,
+            f"W has the shape {tuple(W.shape)}; there must be at least one unit and one input",
         )
     rows = len(gates.split()) * H
     check_shape(node.called("R"), R.shape, (directions, rows, H))
@@ -329,7 +329,7 @@ def _parts(node: _Node, directions: int) -> list[Part]:
 
 
 def _tensors(cell: Cell, blocks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The cell's parameters from each gate's rows."""
+    """The cell's parameters, from the rows of each gate."""
     if "f" in cell.gates and "i" not in cell.gates:
         # the catalogue's coupled cells have i = 1 - f, ONNX f = 1 - i: sigmoid(-x) = 1 - sigmoid(x)
         blocks = {kind: {**rows, "f": -rows["i"]} for kind, rows in blocks.items()}
@@ -341,7 +341,7 @@ def _tensors(cell: Cell, blocks: Mapping[str, Mapping[str, Tensor]]) -> dict[str
 def _cells(node: _Node, directions: int, peepholes: bool) -> Iterator[Cell]:
     clip = node.settings.get("clip")
     if clip is not None and not 0 < clip < math.inf:
-        raise node.refuse("clip", clip, "expected a finite number above zero")
+        raise node.refuse("clip", clip, "expected a positive finite number")
     functions = _activations(node, directions)
     count = len(functions) // directions
     for d in range(directions):
@@ -357,7 +357,7 @@ def _cells(node: _Node, directions: int, peepholes: bool) -> Iterator[Cell]:
 
 
 def _activations(node: _Node, directions: int) -> list[Activation]:
-    """Of each direction its functions, with the alpha and beta that are theirs."""
+    """The activation functions of each direction, with their alpha and beta."""
     _, usual = _OPERATORS[node.operator]
     names = [each.decode(errors="replace") for each in node.settings.get("activations", ())]
     names = names or [*usual] * directions
@@ -367,7 +367,7 @@ def _activations(node: _Node, directions: int) -> list[Activation]:
         if name.lower() not in _FUNCTIONS:
             known = ", ".join(ONNX)
             raise node.refuse(
-                "activations", names, f"'{name}' is none of those that ONNX has: {known}"
+                "activations", names, f"'{name}' is not an activation of ONNX, which are {known}"
             )
     given = {
         "alpha": iter(_values(node, names, "alpha")),
@@ -380,14 +380,16 @@ def _activations(node: _Node, directions: int) -> list[Activation]:
         for each, value in values.items():
             if value is None:
                 raise node.refuse(
-                    "activations", names, f"{name} needs activation_{each}, there is none"
+                    "activations",
+                    names,
+                    f"{name} needs activation_{each}, which the node does not have",
                 )
         functions.append(partial(function, **values) if values else function)
     return functions
 
 
 def _values(node: _Node, names: Sequence[str], argument: str) -> Sequence[float]:
-    """activation_alpha or activation_beta: one for each function that takes it, or none at all."""
+    """activation_alpha or activation_beta: one value for each function that takes it, or None for no values."""
     attribute = f"activation_{argument}"
     values: Sequence[float] = node.settings.get(attribute, ())
     takers = [name for name in names if argument in _FUNCTIONS[name.lower()][1]]
@@ -395,7 +397,7 @@ def _values(node: _Node, names: Sequence[str], argument: str) -> Sequence[float]
         raise node.refuse(
             attribute,
             list(values),
-            f"of the activations {list(names)} {len(takers)} take it, expected as many values",
+            f"{len(takers)} of the activations {list(names)} take it, so there must be as many values",
         )
     if not np.isfinite(values).all():
         raise node.refuse(attribute, list(values), "expected finite numbers")
@@ -403,7 +405,7 @@ def _values(node: _Node, names: Sequence[str], argument: str) -> Sequence[float]
 
 
 def _initial_states(node: _Node, directions: int, H: int) -> dict[str, Tensor]:
-    """Of each state that is stored in the file its D×H; all are there if one is."""
+    """The initial states that the file stores, each D×H: all states, or none."""
     states = ("initial_h", "initial_c") if node.operator == "LSTM" else ("initial_h",)
     found = {}
     for name in states:
@@ -416,8 +418,8 @@ def _initial_states(node: _Node, directions: int, H: int) -> dict[str, Tensor]:
         check_shape(node.called(name), tensor.shape, (directions, batch, H))
         if not (tensor == tensor[:, :1]).all():
             raise ModelFileError(
-                f"{node.called(name)} is stored for a batch of {batch} sequences that differ; a layer "
-                f"starts all sequences alike, or from the states it is called with"
+                f"{node.called(name)} is stored for a batch of {batch} sequences, with different values; a "
+                f"layer starts all sequences from one state, or from the states given in a call"
             )
         if batch and tensor.any():
             found[name] = tensor[:, 0].contiguous()
@@ -425,7 +427,7 @@ def _initial_states(node: _Node, directions: int, H: int) -> dict[str, Tensor]:
 
 
 def _check_lengths(node: _Node) -> None:
-    """Lengths that are stored in the file are refused, unless they say that all sequences are whole."""
+    """Refuses lengths that are stored in the file, unless all are the full number of steps."""
     value = node.constant("sequence_lens")
     if value is None:
         return

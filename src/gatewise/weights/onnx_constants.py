@@ -1,4 +1,4 @@
-"""What in an ONNX graph is known without running it: its tensors, and what exporters put between them and a node."""
+"""The constants of an ONNX graph: its tensors, and the operations that exporters apply to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STANDARD = ("", "ai.onnx")
 
 
 def _as_its_input(node: Any, taken: Sequence[Any]) -> int:
-    """Of an operator that moves its input's numbers, or leaves some out."""
+    """The size for an operator that moves its input's numbers or drops some of them."""
     return int(taken[0].nbytes) if taken else 0
 
 
@@ -35,8 +35,8 @@ def _gather(node: Any, taken: Sequence[Any]) -> int:
     return int(table.nbytes) // max(table.shape[axis], 1) * int(indices.size)
 
 
-# What exporters leave between an initializer and the node that takes it, and how many bytes it makes
-# at most of its inputs.
+# The operators that exporters leave between an initializer and the node that uses it, each with an upper
+# bound of the bytes of its outputs.
 _FOLDED: Mapping[str, Callable[[Any, Sequence[Any]], int]] = {
     "Cast": _cast,
     "Concat": _concat,
@@ -53,16 +53,16 @@ _FOLDED: Mapping[str, Callable[[Any, Sequence[Any]], int]] = {
 
 
 class Constants:
-    """The tensors of a graph that depend on none of its inputs, by their names.
+    """The tensors of a graph that do not depend on its inputs, by their names.
 
-    What nothing needs any more is dropped; what is needed is held once.
+    A tensor is kept once, and released when no node needs it any more.
 
     Args:
         graph: an onnx.GraphProto.
         opsets: the model's opset_import.
-        given: tensors that the caller has for inputs of the graph; they come before the file's own.
-        tensors: reads what the file stores.
-        outer: those of the graph round this one.
+        given: the caller's tensors for inputs of the graph; they take precedence over the file's.
+        tensors: the reader of stored tensors.
+        outer: the constants of the enclosing graph.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Constants:
         }
         own = self._own
         self._found: dict[str, Any] = {k: v for k, v in given.items() if outer is None or k in own}
-        self._wanted: Counter[str] = Counter()  # how many nodes still take each tensor
+        self._wanted: Counter[str] = Counter()  # the number of nodes that still need each tensor
         for node in graph.node:
             for name in {*node.input}:
                 self._owner(name)._wanted[name] += 1
 
     def find(self, name: str, depth: int = 0) -> Any:
-        """An array, or None where the tensor is computed from the graph's inputs.
+        """The tensor's array, or None if it depends on the graph's inputs.
 
         Raises:
-            ModelFileError: the tensor is damaged, is kept in a file that was not read, or is larger than
-                what may be made of this file.
+            ModelFileError: the tensor is damaged, is in a file that was not read, or is larger than the
+                limit for this file.
         """
         owner = self._owner(name)
         if name not in owner._found and name in owner._own:
@@ -104,7 +104,7 @@ class Constants:
         return owner._found.get(name)
 
     def let_go(self, names: Iterable[str]) -> None:
-        """One node that takes these tensors has taken them."""
+        """Called when one node that uses these tensors has read them."""
         for name in {*names}:
             owner = self._owner(name)
             owner._wanted[name] -= 1
@@ -112,7 +112,7 @@ class Constants:
                 owner._found.pop(name, None)
 
     def _owner(self, name: str) -> Constants:
-        """The innermost graph that has a tensor of this name."""
+        """The constants of the innermost graph that has a tensor of this name."""
         here = self
         while name not in here._own and here._outer is not None:
             here = here._outer
@@ -123,7 +123,7 @@ class Constants:
             self._found[name] = self._read(self._stored[name])
             return
         if name in self._sparse:
-            raise ModelFileError(f"the tensor '{name}' is sparse; expected weights that are dense")
+            raise ModelFileError(f"the tensor '{name}' is sparse; weights must be dense")
         node = self._nodes.get(name)
         if node is None or node.domain not in _STANDARD:
             self._found[name] = None
@@ -152,11 +152,11 @@ class Constants:
         )
 
     def _folded(self, node: Any, name: str, depth: int) -> Sequence[Any]:
-        """Of each output its array, or None."""
+        """The array of each output, or None."""
         if depth > _DEEPEST:
             raise ModelFileError(
                 f"the tensor '{name}' is more than {_DEEPEST} operations away from the file's "
-                f"constants; expected weights that are stored as they are used"
+                f"constants; store the weights in the form in which the node uses them"
             )
         taken = {each: self.find(each, depth + 1) for each in node.input if each}
         if any(each is None for each in taken.values()):
@@ -170,7 +170,7 @@ class Constants:
 
 
 def _evaluated(node: Any, taken: Mapping[str, Any], opsets: Sequence[Any]) -> Sequence[Any]:
-    """The outputs of one node, by the standard's own implementation."""
+    """The outputs of one node, by ONNX's reference implementation."""
     helper, reference = need("onnx.helper", "onnx"), need("onnx.reference", "onnx")
     untyped = helper.make_tensor_type_proto(1, None)
     graph = helper.make_graph(
@@ -180,6 +180,6 @@ def _evaluated(node: Any, taken: Mapping[str, Any], opsets: Sequence[Any]) -> Se
         [helper.make_value_info(each, untyped) for each in node.output],
     )
     model = helper.make_model(graph, opset_imports=list(opsets))
-    with np.errstate(all="ignore"):  # what a cast makes of a NaN is for who takes it
+    with np.errstate(all="ignore"):  # the user of a tensor checks it for NaN
         results: Sequence[Any] = reference.ReferenceEvaluator(model).run(None, dict(taken))
     return results

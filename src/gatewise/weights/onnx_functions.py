@@ -1,4 +1,4 @@
-"""An ONNX model whose own functions are written out where they are called."""
+"""Inlining of the functions that an ONNX model defines."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from gatewise.errors import ModelFileError, need
 from gatewise.weights.budget import Budget
 
-# A node is this many times as large in memory, with all that is known of it, as it is in the file.
+# The size of a node in memory, with all data about it, in multiples of its size in the file.
 _IN_MEMORY = 8
 
 _Key = tuple[str, str, str]
 
 
 def written_out(model: Any, budget: Budget) -> Any:
-    """The model without functions.
+    """The model with its functions inlined.
 
     Raises:
-        ModelFileError: a function calls itself, or they are larger than what may be made of this file:
-            thirty functions that each call the one before twice make a thousand million nodes.
+        ModelFileError: a function calls itself, or the result exceeds the limit for this file: thirty
+            functions that each call the one before twice give a thousand million nodes.
     """
     if not model.functions:
         return model
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
-    sizes: dict[_Key, int | None] = {}  # None while a function is being looked at
+    sizes: dict[_Key, int | None] = {}  # None while a function is being measured
 
     def size_of(node: Any) -> int:
         key = (node.domain, node.op_type, node.overload)
@@ -46,7 +46,7 @@ def written_out(model: Any, budget: Budget) -> Any:
 
 
 def all_nodes(graph: Any) -> Iterator[Any]:
-    """Its nodes, and those of the graphs inside them."""
+    """The nodes, and the nodes of the graphs inside them."""
     for node in graph.node:
         yield node
         for inner in graphs_of(node):
@@ -54,7 +54,7 @@ def all_nodes(graph: Any) -> Iterator[Any]:
 
 
 def graphs_of(node: Any) -> Iterator[Any]:
-    """The graphs that a node has for attributes."""
+    """The graphs among a node's attributes."""
     for attribute in node.attribute:
         yield from attribute.graphs
         if attribute.HasField("g"):

@@ -1,4 +1,4 @@
-"""Arrays from the tensors that an ONNX file stores, or keeps in a file beside it."""
+"""Arrays from the tensors of an ONNX file, stored in it or in external files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gatewise.weights.budget import Budget
 
 
 class Tensors:
-    """Reads tensors of one model, called with an onnx.TensorProto.
+    """The reader of one model's tensors. It is called with an onnx.TensorProto.
 
     Args:
-        budget: what may be made of the model.
-        folder: where the model lies, and the files beside it; None for a model that is in memory.
+        budget: the memory limit for the model.
+        folder: the folder of the model and its external files; None for a model in memory.
     """
 
     def __init__(self, budget: Budget, folder: Path | None) -> None:
@@ -29,8 +29,8 @@ class Tensors:
         """The tensor's array.
 
         Raises:
-            ModelFileError: it holds less, or more, than its dimensions say, is kept in a file that is not
-                there, or is larger than what may be made of this file.
+            ModelFileError: the data does not have the size of the tensor's shape, is in a missing file, or
+                is larger than the limit for this file.
         """
         numpy_helper = need("onnx.numpy_helper", "onnx")
         shape = tuple(tensor.dims)
@@ -41,12 +41,12 @@ class Tensors:
         if tensor.data_location == tensor.EXTERNAL:
             tensor = self._from_beside(tensor, size)
         if tensor.HasField("raw_data"):
-            # types of less than a byte are no weights
+            # dtypes of less than a byte are not for weights
             held = len(tensor.raw_data)
             if held != size and dtype.kind in "biufV":
                 raise ModelFileError(
                     f"the tensor '{tensor.name}' is of shape {shape} and type {dtype.name}, which is "
-                    f"{size} bytes, and holds {held}: the file is damaged"
+                    f"{size} bytes, but has {held}: the file is damaged"
                 )
         self.budget.take(f"the tensor '{tensor.name}'", size)
         try:
@@ -58,11 +58,11 @@ class Tensors:
             ) from error
 
     def _from_beside(self, tensor: Any, size: int) -> Any:
-        """A copy that holds what lies in the other file."""
+        """A copy of the tensor with the data of its external file."""
         if self._folder is None:
             raise ModelFileError(
-                f"the tensor '{tensor.name}' is kept in a file beside the model, and that was not read; "
-                f"give the model's path, or load it with onnx.load"
+                f"the tensor '{tensor.name}' is in an external file, which was not read; give the model's "
+                f"path, or load it with onnx.load"
             )
         external = need("onnx.external_data_helper", "onnx")
         info = external.ExternalDataInfo(tensor)
@@ -72,7 +72,7 @@ class Tensors:
         if length != size:
             raise ModelFileError(
                 f"the tensor '{tensor.name}' is of shape {tuple(tensor.dims)}, which is {size} bytes, and "
-                f"has {max(length, 0)} in '{info.location}': the file is damaged or not there"
+                f"has {max(length, 0)} in '{info.location}': the file is damaged or missing"
             )
         if info.location not in self._beside:
             self._beside.add(info.location)
@@ -85,17 +85,17 @@ class Tensors:
 
 
 def type_of(name: str, number: int) -> np.dtype[Any]:
-    """NumPy's type for one of ONNX's numbers, which ``name`` has.
+    """The NumPy dtype of ONNX's type number, which the tensor ``name`` has.
 
     Raises:
-        ModelFileError: ONNX has no such type, or it is text.
+        ModelFileError: ONNX has no such type, or the type is text.
     """
     try:
         dtype = np.dtype(need("onnx.helper", "onnx").tensor_dtype_to_np_dtype(number))
     except (KeyError, ValueError, TypeError) as error:
         raise ModelFileError(
-            f"the tensor '{name}' has the type number {number}, which ONNX has not"
+            f"the tensor '{name}' has the type number {number}, which ONNX does not have"
         ) from error
     if dtype.kind in "OSU":
-        raise ModelFileError(f"the tensor '{name}' is text, expected numbers")
+        raise ModelFileError(f"the tensor '{name}' is text; it must be numbers")
     return dtype
