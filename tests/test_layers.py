@@ -703,7 +703,7 @@ def test_absent_kernels_asked_for_by_name():
         (lambda: gw.LSTM(3, 6, forget_bias="a"), "forget_bias must be a finite number, not 'a'"),
         (lambda: gw.Recurrent(None, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
         (lambda: gw.RecurrentCell(3, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
-        (lambda: gw.Recurrent("mlstm", 3, 6), "is no cell but a layer of its own, gw.MLSTM"),
+        (lambda: gw.Recurrent("mlstm", 3, 6), "is not a cell, because its memory is a matrix; use the layer gw.MLSTM"),
         (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m are coupled; give "
             "one for each state, as zoneout=(0.1, 0.0, 0.0, 0.0)"),
         (lambda: gw.Recurrent("slstm", 3, 6, zoneout=(0.3, 0.1, 0, 0)), "zoneout=(0.3, 0.0, 0.0, 0.0)"),

@@ -51,7 +51,7 @@ def test_what_is_no_positive_integer_is_named(value):
     [
         (dict(), 0, "n must be a positive integer, not 0"),
         (dict(least=0), -1, "n must be a non-negative integer, not -1"),
-        (dict(least=2), 1, "n must be an integer from 2 on, not 1"),
+        (dict(least=2), 1, "n must be an integer of at least 2, not 1"),
         (dict(least=0, most=3), 4, "n must be an integer from 0 to 3, not 4"),
         (dict(), 2**63, f"n must be an integer from 1 to {2**63 - 1}, not {2**63}"),
     ],

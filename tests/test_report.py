@@ -201,7 +201,7 @@ def test_gate_map_has_a_map_for_every_value():
         low, high = image.get_clim()
         assert (low, high) == (0, 1) if name in "ifo" else low == -high
     assert len(figure.axes) == 1 + 2 * len(trace.names)  # each map has a colour bar
-    with pytest.raises(OptionError, match="layer=2, and the trace has 2"):
+    with pytest.raises(OptionError, match="layer=2 does not exist: the trace has 2"):
         gate_map(trace, layer=2)
     with pytest.raises(OptionError, match="sequence=0 has no steps to show"):
         gate_map(lstm(torch.randn(1, 9, 3), lengths=[0], trace=True)[2])

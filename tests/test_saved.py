@@ -391,7 +391,11 @@ NOT_THESE = {
     ],
     "classify": [
         ("options.cell", "nothing", "no cell 'nothing'"),
-        ("options.cell", {"name": "x", "signature": "y"}, "not a cell's name and signature"),
+        (
+            "options.cell",
+            {"name": "x", "signature": "y"},
+            "no cell has the name 'x' and the signature 'y'",
+        ),
         ("options.cell", "lstm", "'recurrent.weight_ih_l0' is"),
         ("options.class_weight", [["up"]], "must be a list of 2"),
         ("options.class_weight", [["up", "x"]], "must be a weight from 0 on"),

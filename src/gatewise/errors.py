@@ -1,4 +1,4 @@
-"""The errors gatewise raises on purpose: one family, each saying what was given, what was expected and what to do."""
+"""gatewise's errors and warnings. A message says what was given, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from types import ModuleType
 
 
 class GatewiseError(Exception):
-    """Base of every error that gatewise raises on purpose. The command line prints it and exits with 2."""
+    """The base class of gatewise's errors. The command line prints the message and exits with code 2."""
 
 
 class CellError(GatewiseError):
-    """A cell's definition does not hold together: an unknown gate, a state that is never set, …"""
+    """A cell's definition is not valid: an unknown gate, a state that is not returned, …"""
 
 
 class ShapeError(GatewiseError, ValueError, RuntimeError):
-    """A tensor, length or state does not have the shape, type or range that the layer needs.
+    """A tensor, length or state does not have the shape, dtype or range that the layer needs.
 
-    torch's layers raise a ValueError for some of these and a RuntimeError for others; code written for
-    either catches this."""
+    torch's layers raise a ValueError or a RuntimeError for these. This error is both, so that code written
+    for torch catches it."""
 
 
 class StateTypeError(ShapeError, TypeError):
-    """A call's states are not given as what they are: tensors, one by itself or several in a tuple.
+    """A call's states are not a tensor or a tuple of tensors.
 
     torch raises a TypeError for some of these."""
 
 
 class BackendError(GatewiseError, RuntimeError):
-    """A backend was asked for by name and cannot do what was asked; it never falls back in silence."""
+    """A backend that was chosen by name cannot do what was asked. No other backend is used in its place."""
 
 
 class DataError(GatewiseError, ValueError):
-    """The user's data cannot be used as it is; the message names the column, series and row at fault."""
+    """The user's data is not valid. The message names the column, series and row at fault."""
 
 
 class OptionError(GatewiseError, ValueError, TypeError, RuntimeError):
-    """An option or argument has a value that cannot be used.
+    """An option or argument has a value that is not valid.
 
-    torch's constructors raise a TypeError, ValueError or RuntimeError for the same; code written for any
-    of these catches this."""
+    torch's constructors raise a TypeError, ValueError or RuntimeError for these. This error is all three, so
+    that code written for torch catches it."""
 
 
 class ModelFileError(GatewiseError, ValueError):
-    """A saved model cannot be read: not a model, damaged, or written by a newer version."""
+    """A file of a model cannot be read or written: it is not a model, is damaged, or is of a newer version."""
 
 
 class TrainingError(GatewiseError, RuntimeError):
-    """Training cannot go on, for example because the loss is not a number."""
+    """Training cannot continue, for example because the loss is NaN."""
 
 
 class ForkError(GatewiseError, RuntimeError):
-    """A forked process cannot use a library whose threads it has lost; the message says what to do."""
+    """A forked process cannot use a library, because it does not have the library's threads."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal stopped what was done. As a KeyboardInterrupt it passes handlers of errors.
+    """A signal stopped the program. It is a KeyboardInterrupt, so ``except Exception`` does not catch it.
 
     Attributes:
-        number: of the signal.
-        told_elsewhere: whether another process of the same training says so.
+        number: the signal's number.
+        told_elsewhere: whether another process of the same training prints the message.
     """
 
     def __init__(self, number: int) -> None:
@@ -72,15 +72,15 @@ class Stopped(KeyboardInterrupt):
 
 
 class MissingExtraError(GatewiseError, ImportError):
-    """A feature needs an optional dependency that is not installed; the message has the command that installs it."""
+    """A feature needs a package that is not installed. The message has the command that installs it."""
 
 
 class GatewiseWarning(UserWarning):
-    """Something went on that may not be what the user wants; the message says what and why."""
+    """A result may not be what the user expects. The message says what and why."""
 
 
 def caution(message: str) -> None:
-    """Warn at the line of the caller outside this package."""
+    """Warns; the warning points to the line of the caller outside gatewise."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "gatewise":
         frame, level = frame.f_back, level + 1
@@ -88,10 +88,10 @@ def caution(message: str) -> None:
 
 
 def need(module: str, extra: str) -> ModuleType:
-    """Import ``module``, which comes with the extra ``gatewise[extra]``.
+    """The imported ``module``, which the extra ``gatewise[extra]`` installs.
 
     Raises:
-        MissingExtraError: it is not installed; the message names the command that installs it.
+        MissingExtraError: the module is not installed. The message has the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -102,7 +102,7 @@ def need(module: str, extra: str) -> ModuleType:
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> MissingExtraError:
-    """What to raise when a module of the extra ``gatewise[extra]`` is not installed."""
+    """The error for a module of the extra ``gatewise[extra]`` that is not installed."""
     return MissingExtraError(
         f"this needs the package '{error.name}', which is not installed: "
         f"pip install 'gatewise[{extra}]'"
@@ -110,7 +110,7 @@ def missing(error: ModuleNotFoundError, extra: str) -> MissingExtraError:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is Python's, NumPy's or torch's way to say that there is no memory left."""
+    """Whether the error means that memory ran out, in Python, NumPy or torch."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -119,8 +119,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def near(word: str, words: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"`` for the word closest to ``word``, or ``""`` where none is close."""
-    import difflib  # it alone is slow to load
+    """The text ``" (did you mean 'x'?)"`` with the word closest to ``word``, or ``""`` if none is close."""
+    import difflib  # imported here because it is slow to load
 
     folded = {w.lower(): w for w in words}
     close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
@@ -129,7 +129,7 @@ def near(word: str, words: Iterable[str]) -> str:
 
 
 def some(names: Iterable[str], most: int) -> str:
-    """The first ``most`` names for a message, and how many more there are."""
+    """The first ``most`` names, and the number of the others, for a message."""
     listed = list(names)
     return ", ".join(listed[:most]) + (
         f" and {len(listed) - most} more" if len(listed) > most else ""
@@ -137,5 +137,5 @@ def some(names: Iterable[str], most: int) -> str:
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> OptionError:
-    """What to raise for a ``name`` that is none of the ``known`` ones, which the message lists."""
+    """The error for a ``name`` that is not among ``known``. The message lists these."""
     return OptionError(f"no {kind} '{name}'{near(name, known)}; there are: {', '.join(known)}")

@@ -1,6 +1,7 @@
-"""Whether this process is a fork of one that had imported gatewise, and whose threads it lacks by that.
+"""Detection of forked processes, which lack the threads of their parent.
 
-A fork has the thread that forked and no other. What waits for the others waits for ever.
+A forked process has only the thread that called fork. A library that waits for its other threads waits for
+ever.
 """
 
 from __future__ import annotations
@@ -11,31 +12,31 @@ import sys
 from gatewise.errors import ForkError
 
 _forked = False
-_lost: set[str] = set()  # libraries whose threads only an ancestor has
-_running: set[str] = set()  # libraries that had threads as the last fork began
+_lost: set[str] = set()  # libraries whose threads exist only in an ancestor
+_running: set[str] = set()  # libraries with threads at the start of the last fork
 
-# polars' threads that work are polars-0, …; those that it has from its import on do not matter
+# polars' worker threads are polars-0, …; the threads that its import starts do not matter
 _POLARS = tuple(f"polars-{digit}" for digit in range(10))
 
 
 def forked() -> bool:
-    """There torch's threads are gone, and the native core must not wait for them."""
+    """Whether this process was forked after gatewise was imported. The native core must not wait for threads then."""
     return _forked
 
 
 def check_polars() -> None:
-    """Raise ForkError where polars would wait for ever."""
+    """Raises ForkError where polars would wait for ever."""
     if "polars" in _lost:
         raise ForkError(
-            "tables cannot be read in this process: it was forked from one in which polars had started "
-            "its threads, and has none of them. Start processes with multiprocessing's 'spawn' or "
-            "'forkserver' instead of 'fork'"
+            "tables cannot be read in this process: it was forked from a process in which polars had "
+            "started threads, and does not have these threads. Start processes with multiprocessing's "
+            "'spawn' or 'forkserver' instead of 'fork'"
         )
 
 
 def keep_torch_from_waiting() -> None:
-    """Have torch compute in one thread where it would wait for ever for more, as its own DataLoader does
-    in its workers."""
+    """Limits torch to one thread where it would wait for ever for others, as torch's DataLoader does in its
+    workers."""
     if "torch" in _lost:
         import torch
 
@@ -48,7 +49,7 @@ def _before() -> None:
     _running.clear()
     if "polars" in sys.modules and (not names or any(name.startswith(_POLARS) for name in names)):
         _running.add("polars")
-    # torch's threads have the name of the process, as Python's own may have
+    # torch's threads have the name of the process, as Python's threads may too
     if "torch" in sys.modules and (not names or names.count(names[0]) > 1):
         _running.add("torch")
 
@@ -60,7 +61,7 @@ def _in_child() -> None:
 
 
 def _thread_names() -> list[str]:
-    """The names of this process's threads, its first one's first; none where the system doesn't tell."""
+    """The names of this process's threads, the main thread's first; an empty list where they are unknown."""
     folder = "/proc/self/task"
     if not os.path.isdir(folder):
         return []
@@ -69,7 +70,7 @@ def _thread_names() -> list[str]:
         try:
             with open(f"{folder}/{thread}/comm") as file:
                 names.append(file.read())
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the thread has ended in the meantime
             continue
     return names
 

@@ -1,4 +1,4 @@
-"""Whether what is asked for fits the memory of this machine, said before it is tried."""
+"""Checks that a computation fits in this machine's memory, before it starts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 from gatewise.errors import GatewiseError, OptionError
 
-# A weight, its gradient, AdamW's two moments, and the best weights so far; four bytes each.
+# The bytes per weight: the weight, its gradient, AdamW's two moments and the best weight so far, four each.
 _BYTES = 20
 
 
 def available() -> int:
-    """The bytes that this machine has, or that its container may take."""
+    """The bytes of memory of this machine, or of its container's limit."""
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     limits = [int(text)] if text.isdecimal() else []
@@ -25,16 +25,16 @@ def available() -> int:
 
 
 def check(what: str, size: int) -> None:
-    """Raise OptionError where ``size`` bytes are more than there are; ``what`` takes them."""
+    """Raises OptionError where ``size`` bytes exceed the memory; ``what`` needs them, for the message."""
     if size > available():
         raise OptionError(
-            f"{what} takes {size / 2**30:,.1f} GiB of memory, and this machine has "
+            f"{what} needs {size / 2**30:,.1f} GiB of memory, and this machine has "
             f"{available() / 2**30:,.1f} GiB: give smaller sizes"
         )
 
 
 def check_network(build: Callable[[], torch.nn.Module], sizes: str) -> None:
-    """Raise OptionError where the training of the network that ``build`` makes would not fit.
+    """Raises OptionError where training the network that ``build`` makes would exceed the memory.
 
     Args:
         sizes: the options that determine the number of weights, for the message, such as "hidden=64".
@@ -44,8 +44,8 @@ def check_network(build: Callable[[], torch.nn.Module], sizes: str) -> None:
             count = sum(weight.numel() for weight in build().parameters())
     except GatewiseError:
         raise
-    except (RuntimeError, OverflowError, TypeError) as error:  # sizes that torch cannot count
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond torch's integers
         raise OptionError(
-            f"{sizes} make more weights than can be counted: give smaller sizes"
+            f"{sizes} give more weights than torch can count: give smaller sizes"
         ) from error
     check(f"{sizes}: the training of {count:,} weights", count * _BYTES)

@@ -1,6 +1,6 @@
-"""Options as callers write them, checked and brought to Python's own types.
+"""Checks of options. Each check returns the value as one of Python's types.
 
-A number may come as Python's, NumPy's, an array without dimensions or a tensor without dimensions.
+A number may be Python's or NumPy's, or an array or tensor without dimensions.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _SHORT.maxstring = _SHORT.maxother = 100  # characters
 
 
 def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """``value`` as an int from ``least`` on, up to ``most`` where that is given.
+    """``value`` as an int of at least ``least`` and, where given, at most ``most``.
 
     Raises:
-        OptionError: it is no integer or out of this range; the message has the value.
+        OptionError: the value is not an integer or not in this range. The message has the value.
     """
     number = _scalar(value)
     integral = isinstance(number, Integral)
@@ -43,10 +43,10 @@ def real(
     below: float = math.inf,
     most: float = math.inf,
 ) -> float:
-    """``value`` as a finite float within the bounds; ``expected`` says in words what they are.
+    """``value`` as a finite float within the bounds, which ``expected`` describes for the message.
 
     Raises:
-        OptionError: it is no number, not finite or out of bounds; the message has the value.
+        OptionError: the value is not a number, not finite or out of bounds. The message has the value.
     """
     number = _scalar(value)
     if isinstance(number, Real):
@@ -63,16 +63,16 @@ def probability(name: str, value: Any) -> float:
     """``value`` as a float from 0 to 1.
 
     Raises:
-        OptionError: it is something else; the message has the value.
+        OptionError: the value is anything else. The message has the value.
     """
     return real(name, value, "a probability from 0 to 1", least=0, most=1)
 
 
 def flag(name: str, value: Any) -> bool:
-    """``value`` as a bool; 0 and 1 are taken, as torch takes them.
+    """``value`` as a bool. 0 and 1 are accepted too, as in torch.
 
     Raises:
-        OptionError: it is something else; the message has the value.
+        OptionError: the value is anything else. The message has the value.
     """
     found = _single(value)
     if is_bool(found) or (isinstance(found, Integral) and int(found) in (0, 1)):
@@ -84,7 +84,7 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
     """``value``, which must be one of the ``known`` words.
 
     Raises:
-        OptionError: it is something else; the message has the value and those that there are.
+        OptionError: the value is anything else. The message has the value and the known words.
     """
     if isinstance(value, str) and value in known:
         return str(value)
@@ -95,12 +95,12 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
 
 
 def is_bool(value: Any) -> bool:
-    """Whether it is Python's truth value or NumPy's, which is looked at without importing NumPy."""
+    """Whether the value is a bool of Python or NumPy, without importing NumPy."""
     return type(value).__name__ in ("bool", "bool_")
 
 
 def shown(value: Any) -> str:
-    """``value`` as a message prints it: the beginning and the end of what is long, such as an array."""
+    """``value`` as text for a message; a long text, such as that of an array, is shortened."""
     return _SHORT.repr(value)
 
 
@@ -109,18 +109,18 @@ def _range(least: int, most: int | None) -> str:
     if most is not None:
         return f"an integer from {least} to {most}"
     return {0: "a non-negative integer", 1: "a positive integer"}.get(
-        least, f"an integer from {least} on"
+        least, f"an integer of at least {least}"
     )
 
 
 def _scalar(value: Any) -> Any:
-    """What ``value`` holds, or None where that is a truth value, which is no number here."""
+    """The number in ``value``, or None for a bool, which does not count as a number here."""
     found = _single(value)
     return None if is_bool(found) else found
 
 
 def _single(value: Any) -> Any:
-    """The one thing in an array or tensor without dimensions; anything else as it is."""
+    """The element of an array or tensor without dimensions; any other value unchanged."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         try:
             return value.item()

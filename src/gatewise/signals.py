@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as one exception, which ends what is done in good order."""
+"""SIGINT and SIGTERM as one exception, so that a program cleans up when it is stopped."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _AGAIN_SECONDS = 0.05
 
 
 def answered(action: Callable[[], int]) -> int:
-    """The exit code of ``action``, or of the signal that stopped it, which a line then tells."""
+    """The exit code of ``action``, or of the signal that stopped it, with a line on standard error."""
     with raised():
         try:
             return action()
         except KeyboardInterrupt as stopped:
-            _ignored()
+            _ignore_signals()
             if not getattr(stopped, "told_elsewhere", False):
                 notes = getattr(stopped, "__notes__", None) or ["stopped"]
                 print("gatewise:", "; ".join(notes), file=sys.stderr)
@@ -30,17 +30,17 @@ def answered(action: Callable[[], int]) -> int:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM are held back until its end. A process started here has SIGINT
-    blocked; its parent ends it."""
+    """Delays SIGINT and SIGTERM until the end of the block. A process that is started in the block has SIGINT
+    blocked; its parent stops it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     waiting: list[int] = []
     before = {
-        each: signal.signal(each, lambda number, _: waiting.append(number)) for each in _heeded()
+        each: signal.signal(each, lambda number, _: waiting.append(number)) for each in _handled()
     }
     masks = hasattr(signal, "pthread_sigmask")
-    if masks:  # what a new process inherits; here other threads still get it
+    if masks:  # new processes inherit the mask; other threads of this one still receive SIGINT
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -55,10 +55,10 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """The handlers of SIGINT and SIGTERM are afterwards what they were; a SIGTERM that would end the
-    process raises :class:`Stopped` within."""
+    """Restores the handlers of SIGINT and SIGTERM after the block. Within it a SIGTERM that would end the
+    process raises :class:`Stopped`."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set them
+        yield  # only the main thread may set handlers
         return
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     if before[signal.SIGTERM] is signal.SIG_DFL:
@@ -67,18 +67,19 @@ def restored() -> Iterator[None]:
         yield
     finally:
         for each, handler in before.items():
-            if handler is not None:  # None: one that wasn't set from Python
+            if handler is not None:  # None: a handler that was not set from Python
                 signal.signal(each, handler)
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Within, both raise :class:`Stopped`, but never inside of an import, which another module's code
-    might take for a failure or end in a traceback: then as soon as that is done."""
+    """Within the block both signals raise :class:`Stopped`, but not during an import: then after it.
+
+    An importing module might treat the exception as a failed import, or print a traceback."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers: dict[int, Any] = dict.fromkeys(_heeded(), _raise_after_imports)
+    handlers: dict[int, Any] = dict.fromkeys(_handled(), _raise_after_imports)
     if handlers and hasattr(signal, "SIGALRM"):
         handlers[signal.SIGALRM] = _again
     before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
@@ -92,8 +93,8 @@ def raised() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
 
-def _heeded() -> list[signal.Signals]:
-    """Those of SIGINT and SIGTERM that are not ignored: a shell script's background jobs ignore SIGINT."""
+def _handled() -> list[signal.Signals]:
+    """The signals, of SIGINT and SIGTERM, that are not ignored: background jobs of a shell script ignore SIGINT."""
     both = (signal.SIGINT, signal.SIGTERM)
     return [each for each in both if signal.getsignal(each) is not signal.SIG_IGN]
 
@@ -115,7 +116,7 @@ def _raise_after_imports(number: int, frame: FrameType | None) -> None:
 
 def _again(number: int, frame: FrameType | None) -> None:
     if _waiting:
-        signal.raise_signal(_waiting.pop())  # to whatever handler it has by now
+        signal.raise_signal(_waiting.pop())  # to its present handler
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -126,14 +127,14 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _ignored() -> None:
-    """From here on neither stops the process: it is ending already."""
+def _ignore_signals() -> None:
+    """Ignores both signals from here on, because the process is ending."""
     if threading.current_thread() is threading.main_thread():
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_IGN)
 
 
 def translated(ended: SystemExit) -> KeyboardInterrupt:
-    """The exception that stopped Lightning's trainer, of which it has made a SystemExit."""
+    """The exception that stopped Lightning's trainer, from the SystemExit that the trainer raised."""
     stopped = ended.__context__
     return stopped if isinstance(stopped, KeyboardInterrupt) else Stopped(signal.SIGTERM)

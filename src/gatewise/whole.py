@@ -1,4 +1,4 @@
-"""Files that are replaced whole: a reader, or a kill at any moment, finds the old one or the new one."""
+"""Atomic replacement of files: at any moment a reader finds the old file or the new one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ except ImportError:  # Windows
 T = TypeVar("T")
 
 _STAGED = re.compile(r"\.[0-9a-f]{32}\.part")
-_PATIENCE = 5.0  # seconds for which a file or folder that another process holds is asked for again
+_PATIENCE = 5.0  # seconds of retries for a file or folder that another process holds
 
 
 def write_whole(
@@ -31,24 +31,26 @@ def write_whole(
     contents: dict[str, bytes],
     outdated: Callable[[], Iterable[Path]] = tuple,
 ) -> None:
-    """Write files to a folder, which is made if need be: all whole beside the old ones first, then each
-    by one rename in its place, in their order. So a file may name one that comes before it.
+    """Writes files to a folder, each replaced atomically. The folder is made if it does not exist.
+
+    All files are first written under temporary names. Then each is renamed to its own name, in order, so
+    that a file may refer to one that comes before it.
 
     Args:
-        folder: where.
-        contents: each file's name and content.
-        outdated: gives the files that have been replaced and can go. It is called where no other
-            process is writing to the folder.
+        folder: the folder.
+        contents: the content of each file by its name.
+        outdated: returns the files that have been replaced and can be deleted. It is called only while no
+            other process writes to the folder.
 
     Raises:
-        ModelFileError: a file cannot be written, as on a full disk; the message names it. The old
-            files stay.
+        ModelFileError: a file cannot be written, for example on a full disk. The message names it. The
+            old files stay.
     """
     staged = {name: folder / f".{uuid.uuid4().hex}.part" for name in contents}
     at = folder
     try:
         _make(folder)
-        with _beside_others(folder) as alone:
+        with _shared_lock(folder) as alone:
             try:
                 for name, data in contents.items():
                     at = folder / name
@@ -56,7 +58,7 @@ def write_whole(
                 for name, path in staged.items():
                     at = folder / name
                     patiently(partial(os.replace, path, at))
-                    _sync(folder)  # before the next one, which may name it
+                    _sync(folder)  # before the next file, which may refer to this one
             finally:
                 _remove(staged.values())
             if alone():
@@ -69,7 +71,7 @@ def write_whole(
 
 
 def patiently(action: Callable[[], T]) -> T:
-    """What ``action`` gives; tried again where Windows refuses a file that another process holds."""
+    """The result of ``action``. On Windows it is retried while another process holds the file."""
     end = time.monotonic() + (_PATIENCE if os.name == "nt" else 0)
     while True:
         try:
@@ -95,7 +97,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have the folder's names on the disk, where the system can: a rename is lasting only then."""
+    """Writes the folder's names to the disk, where the system can, so that a rename survives a crash."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # Windows, or a folder that may be written and not read
@@ -111,16 +113,19 @@ def _sync(folder: Path) -> None:
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        with suppress(OSError):  # Windows keeps what a reader has open; the next call removes it
+        with suppress(
+            OSError
+        ):  # Windows keeps files that a reader has open; the next call removes them
             path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _beside_others(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Holds a shared lock on the folder. Yields a function that tries to make it exclusive, and returns
-    whether this is the only writer; False where the folder cannot be locked.
+def _shared_lock(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Holds a shared lock on the folder. Yields a function that tries to make the lock exclusive.
 
-    Writers share a lock and never wait for each other; who tidies up holds it alone.
+    The function returns whether this process is the only writer; False where the folder cannot be locked.
+    Writers share the lock and never wait for each other. Only a process with the exclusive lock deletes
+    files.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -131,7 +136,7 @@ def _beside_others(folder: Path) -> Iterator[Callable[[], bool]]:
         shared = _shared(descriptor)
         yield lambda: shared and _exclusive(descriptor)
     finally:
-        with suppress(OSError):  # said aloud, as a forked child may have the descriptor too
+        with suppress(OSError):  # explicitly, because a forked child may have the descriptor too
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
@@ -143,7 +148,7 @@ def _shared(descriptor: int) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.005)
-        except OSError:  # a file system that cannot
+        except OSError:  # a file system without locks
             return False
         else:
             return True
@@ -152,7 +157,9 @@ def _shared(descriptor: int) -> bool:
 
 def _exclusive(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # so that of two that end at once, one succeeds
+        fcntl.flock(
+            descriptor, fcntl.LOCK_UN
+        )  # so that one of two processes that end at the same time succeeds
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False

@@ -1,1 +1,1 @@
-"""What the gates did, as a picture: :func:`gatewise.gates.picture.gate_map`."""
+"""Pictures of gates: :func:`gatewise.gates.picture.gate_map`."""

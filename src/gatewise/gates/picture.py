@@ -1,4 +1,4 @@
-"""One sequence's gates as heat maps."""
+"""Heat maps of the gates of one sequence."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-_SHUT_TO_OPEN = ("#f6f8fa", "#b9d3df", "#5f97b5", "#235a86", "#0c2747")
+_CLOSED_TO_OPEN = ("#f6f8fa", "#b9d3df", "#5f97b5", "#235a86", "#0c2747")
 _SIGNED = "BrBG"  # brown below 0, teal above
-_SIGNED_NAMES = frozenset("gchn")  # what a tanh gives, and what is summed of it
+_SIGNED_NAMES = frozenset("gchn")  # results of tanh, and sums of them
 _SUBJECTS = {
     "i": "input gate",
     "f": "forget gate",
@@ -46,17 +46,17 @@ def gate_map(
 ) -> Figure:
     """A heat map, units × steps, of each traced value of one sequence.
 
-    Values that go below 0 are shown about 0, gates from 0 (shut) to 1 (open). The units stand in the
-    same order in every map: those whose cell state took a similar course stand together. What has
-    another number of rows (an mLSTM's gates, one of each head) stands as it is.
+    The colours of values that can be negative are centred at 0; gates go from 0 (closed) to 1 (open). All
+    maps have the units in the same order, with units of similar cell states next to each other. Values with
+    another number of rows (an mLSTM's gates, one per head) keep their order.
 
     Args:
-        values: the series itself, drawn above the maps; any number of values for each step.
-        step_labels: T, a name or stamp for each step; without them the steps are counted.
+        values: the series itself, drawn above the maps; any number of values per step.
+        step_labels: T names or times, one for each step; by default steps have numbers.
 
     Raises:
-        OptionError: the trace has no such layer, direction or sequence, or the sequence no steps.
-        ShapeError: there are not T ``step_labels``.
+        OptionError: the trace has no such layer, direction or sequence, or the sequence has no steps.
+        ShapeError: the number of ``step_labels`` is not T.
         MissingExtraError: matplotlib is not installed.
     """
     figures = need("matplotlib.figure", "tasks")
@@ -64,7 +64,7 @@ def gate_map(
     units, steps = next(iter(maps.values())).shape
     if step_labels is not None and len(step_labels) != steps:
         raise ShapeError(
-            f"step_labels must be one for each of {steps} steps, not {len(step_labels)}"
+            f"there are {len(step_labels)} step_labels; there must be {steps}, one for each step"
         )
     above = values is not None
     heights = [0.8] * above + [1.0] * len(maps)
@@ -85,13 +85,13 @@ def gate_map(
 
 
 def _maps(trace: Trace, layer: int, direction: int, sequence: int) -> dict[str, Array]:
-    """H×T of each name, without the steps beyond the sequence's end."""
+    """H×T for each name, without the padding of the sequence."""
     whole = trace[trace.names[0]]
     sizes = {"layer": (layer, len(whole)), "direction": (direction, len(whole[0]))}
     sizes["sequence"] = sequence, len(whole[0][0])
     for name, (given, size) in sizes.items():
         if not -size <= given < size:
-            raise OptionError(f"{name}={given}, and the trace has {size}")
+            raise OptionError(f"{name}={given} does not exist: the trace has {size}")
     end = None if trace.lengths is None else int(trace.lengths[sequence])
     if end == 0 or not whole[0][0].shape[1]:
         raise OptionError(f"sequence={sequence} has no steps to show")
@@ -102,7 +102,7 @@ def _maps(trace: Trace, layer: int, direction: int, sequence: int) -> dict[str, 
 
 
 def _order(state: Array) -> Array:
-    """Units by the angle of their course in the plane of its two main components: neighbours run alike."""
+    """The units, sorted by their angle in the plane of the two main components, so that neighbours are similar."""
     if min(state.shape) < 2 or not np.isfinite(state).all():
         return np.argsort(state.mean(1))
     left, size, _ = np.linalg.svd(state - state.mean(), full_matrices=False)
@@ -130,7 +130,7 @@ def _heat(figure: Figure, axis: Axes, name: str, value: Array) -> None:
     bound = (
         1.0 if not signed and most <= 1 else float(np.nanpercentile(np.abs(value), 99.5)) or most
     )
-    gates = colours.LinearSegmentedColormap.from_list("gates", _SHUT_TO_OPEN)
+    gates = colours.LinearSegmentedColormap.from_list("gates", _CLOSED_TO_OPEN)
     picture = axis.imshow(
         value,
         aspect="auto",
@@ -165,7 +165,7 @@ def _steps(axis: Axes, steps: int, labels: Sequence[Any] | Array | None) -> None
 
 
 def stamps(times: Array) -> list[str]:
-    """Times as text: to the minute, or to the day where all are midnights."""
+    """Times as text: to the second or minute, or to the day where all times are midnight."""
     if times.dtype.kind != "M":
         return [str(time) for time in times]
     whole = bool((times == times.astype("datetime64[D]")).all())
