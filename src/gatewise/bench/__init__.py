@@ -1,1 +1,1 @@
-"""How fast gatewise is here, beside its peers, measured in one run: what ``gatewise bench`` does."""
+"""The benchmark ``gatewise bench``: the speed of gatewise and its peers on this machine, in one run."""

@@ -1,4 +1,4 @@
-"""A contender in this process, or in one of its own, behind the same three methods."""
+"""Contenders in this process or in a separate one, with the same three methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatewise.signals import deferred
 
 
 class Contender(Protocol):
-    """Every method raises BackendError where the contender cannot do it."""
+    """The interface of a contender. Each method raises BackendError where the contender cannot do it."""
 
     def prepare(self, problem: Problem) -> Arrays: ...
 
@@ -25,20 +25,20 @@ class Contender(Protocol):
 
 
 class Here:
-    """In this process: gatewise and torch, which share torch's threads."""
+    """A contender in this process: gatewise and torch, which share torch's threads."""
 
     def __init__(self, build: Builder) -> None:
         self._build = build
         self._ready: Prepared | None = None
 
     def prepare(self, problem: Problem) -> Arrays:
-        self._ready = None  # the last row's tensors may go
+        self._ready = None  # releases the last row's tensors
         try:
             self._ready = self._build(problem)
             return self._ready.results()
         except BackendError:
             raise
-        except Exception as error:  # whatever a peer may raise, the others are still to be timed
+        except Exception as error:  # a peer may raise anything; the others must still be timed
             raise BackendError(_said(error)) from error
 
     def turn(self, calls: int, prime: bool) -> Turn:
@@ -50,8 +50,9 @@ class Here:
 
 
 class Apart:
-    """In a process of its own, which sleeps while it waits: its threads cannot disturb another's
-    turn, and it may crash alone."""
+    """A contender in a separate process, which sleeps while it waits.
+
+    So its threads cannot disturb another contender's turn, and its crash does not end the benchmark."""
 
     def __init__(self, peer: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -86,7 +87,7 @@ class Apart:
 
 
 def _serve(pipe: Connection, peer: str, threads: int) -> None:
-    """Answer requests until the other end closes."""
+    """Answers requests until the other end closes."""
     contender = Here(builder(peer, threads))
     with suppress(EOFError, OSError):
         while True:

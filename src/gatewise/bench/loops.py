@@ -1,5 +1,5 @@
-"""Any cell as the Python loop that its user would write in torch today: the contenders ``loop`` and,
-under torch.compile, ``compile``."""
+"""Any cell as a Python loop in torch, as a user would write it: the contender ``loop`` and, with
+torch.compile, the contender ``compile``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PYTHON = {
 
 
 class Loop(nn.Module):
-    """A layer whose input product is taken for all steps at once, and whose steps are a loop."""
+    """A layer with one input product for all steps, and a Python loop over the steps."""
 
     weight_ih: Tensor
     weight_hh: Tensor
@@ -53,20 +53,20 @@ class Loop(nn.Module):
         from_input = linear(x, self.weight_ih, self.bias_ih)
         per_unit = tuple(getattr(self, name) for name in self.cell.params)
         state = tuple(x.new_zeros(x.shape[1], self.hidden_size) for _ in self.cell.state)
-        early, late = (
-            self._product(gates) for gates in (_early(self.cell), self.cell.second_stage)
+        first_stage, second_stage = (
+            self._product(gates) for gates in (_first_stage(self.cell), self.cell.second_stage)
         )
         outputs = []
         for t in range(x.shape[0]):
             from_state = None
-            if early is not None:
-                from_state = early(torch.cat([state[k] for k in self.feedback], -1))
-            state = self.step(from_input[t], from_state, state, per_unit, late)
+            if first_stage is not None:
+                from_state = first_stage(torch.cat([state[k] for k in self.feedback], -1))
+            state = self.step(from_input[t], from_state, state, per_unit, second_stage)
             outputs.append(state[0])
         return torch.stack(outputs), state
 
     def _product(self, gates: tuple[str, ...]) -> Callable[[Tensor], Tensor] | None:
-        """The recurrent product of some gates, as a function of what they are fed with."""
+        """The recurrent product of some gates, as a function of their recurrent input."""
         if not gates or not self.feedback:
             return None
         places = [self.cell.gates.index(gate) for gate in gates]
@@ -79,14 +79,15 @@ class Loop(nn.Module):
         return torch.cat([of.split(self.hidden_size)[k] for k in places])
 
 
-def _early(cell: Cell) -> tuple[str, ...]:
+def _first_stage(cell: Cell) -> tuple[str, ...]:
     return tuple(gate for gate in cell.gates if gate not in cell.second_stage)
 
 
 def step_function(cell: Cell) -> Callable[..., tuple[Tensor, ...]]:
-    """The cell's equations as Python, of its gates' two parts x and h (None where no gate has it), its
-    states s and parameters p, and ``late``, the product of the gates that are fed with a value of
-    the step."""
+    """The cell's equations as a Python function.
+
+    Its arguments are the gates' input parts x and recurrent parts h (None where no gate has one), the states
+    s, the parameters p and ``second_stage``, the recurrent product of the second stage's gates."""
     scope: dict[str, Any] = {"torch": torch}
     exec(step_source(cell), scope)
     return scope["step"]
@@ -102,19 +103,19 @@ def step_source(cell: Cell) -> str:
         lines.append(_chunks("a", cell.gates, "(x + h)"))
     else:
         lines.append(_chunks("x", cell.gates, "x"))
-        if cell.feedback and _early(cell):
-            lines.append(_chunks("h", _early(cell), "h"))
+        if cell.feedback and _first_stage(cell):
+            lines.append(_chunks("h", _first_stage(cell), "h"))
     named: dict[Value, str] = {}
     for value in order:
         if not value.args:
             named[value] = _leaf(value, parts)
             continue
         if value.op == "recurrent" and not any(each.op == "recurrent" for each in named):
-            lines.append(_chunks("l", cell.second_stage, f"late({named[value.args[0]]})"))
+            lines.append(_chunks("l", cell.second_stage, f"second_stage({named[value.args[0]]})"))
         named[value] = f"v{len(named)}"
         lines.append(f"{named[value]} = {_operation(value, named)}")
     lines.append(f"return {_tuple(named[value] for value in cell.new_state)}")
-    return "\n    ".join(["def step(x, h, s, p, late):", *lines])
+    return "\n    ".join(["def step(x, h, s, p, second_stage):", *lines])
 
 
 def _chunks(kind: str, gates: tuple[str, ...], of: str) -> str:

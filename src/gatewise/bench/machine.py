@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine and the software versions of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatewise.bench.peers import PEERS
 
 
 def describe() -> dict[str, Any]:
-    """The processor, its cores and caches, the versions of all that may run, and gatewise's commit."""
+    """The processor, its cores and caches, the versions of the packages, and gatewise's commit."""
     return dict(
         cpu=_model(),
         cores=cores(),
@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -43,7 +43,7 @@ def _model() -> str:
 
 
 def _caches() -> dict[str, str]:
-    """Of the first core, by level and kind, where Linux says so."""
+    """The caches of the first core, by level and kind; empty where Linux does not list them."""
     found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
@@ -66,7 +66,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Of the checkout that gatewise was imported from; empty where there is none."""
+    """The commit of the checkout that gatewise was imported from; empty without a checkout."""
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

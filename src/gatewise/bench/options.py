@@ -1,4 +1,4 @@
-"""What was asked for on the command line, as a plan."""
+"""The plan of a benchmark from the command line's options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def plan(given: Any) -> Plan:
     """The plan of ``gatewise bench``'s parsed options.
 
     Raises:
-        OptionError: one of them cannot be used.
+        OptionError: an option is not valid.
     """
     asked = Plan(
         cells=tuple(find(name) for name in given.cells.split(",")),
@@ -49,7 +49,7 @@ def _known(kind: str, text: str | Iterable[str], names: tuple[str, ...]) -> tupl
 
 
 def check_writable(path: Path | None) -> None:
-    """Raises OptionError where ``path`` cannot be written: better said before the run than after."""
+    """Raises OptionError where ``path`` cannot be written, before the run starts."""
     if path is None:
         return
     existed = path.exists()

@@ -1,7 +1,7 @@
-"""Who is timed beside gatewise, each from its own package: one line of PEERS and one builder.
+"""The peers that are timed beside gatewise: each has one line in PEERS and one builder.
 
-A builder runs in the process that is to be timed, has the layer's weights put into the peer's order,
-and compiles it; what it imports is imported there alone.
+A builder runs in the process that is timed. It brings the layer's weights into the peer's order and compiles
+the layer. It imports the peer's package, which no other process does.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from gatewise.errors import BackendError, unknown
 
 @dataclass(frozen=True)
 class Peer:
-    """Someone to compare with.
+    """A peer.
 
     Attributes:
-        build: called with a problem and the number of threads.
-        modules: what must be installed, by the names that pip knows.
-        apart: it runs in a process of its own, with its own pool of threads.
-        usual: it is one of "all".
-        trains: it has gradients.
-        dtypes: what it computes in.
-        any_cell: it runs any cell, not only those that torch has.
+        build: the builder, called with a problem and the number of threads.
+        modules: the packages that must be installed, by their names on PyPI.
+        apart: whether it runs in a separate process, with its own threads.
+        usual: whether "all" includes it.
+        trains: whether it has gradients.
+        dtypes: the dtypes that it computes in.
+        any_cell: whether it runs any cell, not only those of torch.
     """
 
     build: Callable[[Problem, int], Prepared]
@@ -54,8 +54,8 @@ class Peer:
     def missing(self) -> list[str]:
         return [module for module in self.modules if find_spec(module) is None]
 
-    def refuses(self, cell: Cell, mode: str, dtype: str) -> str | None:
-        """Why it is not to be asked, as the end of the sentence "it ...", or None."""
+    def unsupported(self, cell: Cell, mode: str, dtype: str) -> str | None:
+        """Why the peer cannot run the cell, as the end of "it ..."; None if it can."""
         if not self.any_cell and cell not in TORCH_LAYERS:
             return f"has no cell '{cell.name}'"
         if mode == "training" and not self.trains:
@@ -96,7 +96,7 @@ def _onnxruntime(problem: Problem, threads: int) -> Prepared:
 def _openvino(problem: Problem, threads: int) -> Prepared:
     import openvino
 
-    # by default it computes in bf16 wherever the processor can
+    # its default is bf16 where the processor has it
     precision = {"float32": "f32", "bfloat16": "bf16"}[problem.dtype]
     config = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -107,7 +107,9 @@ def _openvino(problem: Problem, threads: int) -> Prepared:
     model = core.compile_model(core.read_model(onnx_model(problem)), "CPU", config)
     used = model.get_property("INFERENCE_PRECISION_HINT").to_string()
     if used != precision:
-        raise BackendError(f"computes in {used} on this processor, whatever is asked for")
+        raise BackendError(
+            f"computes in {used} on this processor, not in the dtype that was asked for"
+        )
     infer = model.create_infer_request()
     infer.set_input_tensor(openvino.Tensor(problem.x))
 
@@ -118,7 +120,7 @@ def _openvino(problem: Problem, threads: int) -> Prepared:
     return Prepared(call, lambda: {"output": call()[:, 0].copy()})
 
 
-# The gates of ONNX and Keras, by their places in torch's order: i f g o; r z n.
+# The gates of ONNX and Keras, as indices in torch's order: i f g o; r z n.
 _ONNX_GATES = {lstm: (0, 3, 1, 2), gru: (1, 0, 2)}
 _KERAS_GATES = {lstm: (0, 1, 2, 3), gru: (1, 0, 2)}
 _ONNX_NODES: Mapping[Cell, tuple[str, dict[str, Any]]] = {
@@ -130,7 +132,7 @@ _ONNX_NODES: Mapping[Cell, tuple[str, dict[str, Any]]] = {
 
 
 def _reordered(problem: Problem, gates: Mapping[Cell, tuple[int, ...]]) -> list[np.ndarray]:
-    """weight_ih, weight_hh, bias_ih, bias_hh with their gates in another order."""
+    """weight_ih, weight_hh, bias_ih and bias_hh, with the gates in another order."""
     order = gates.get(problem.cell, (0,))
     return [
         np.concatenate([np.split(problem.weights[f"{name}_l0"], len(order))[k] for k in order])
@@ -139,7 +141,7 @@ def _reordered(problem: Problem, gates: Mapping[Cell, tuple[int, ...]]) -> list[
 
 
 def onnx_model(problem: Problem) -> bytes:
-    """The layer as a single ONNX node, of x, T×B×I, giving y, T×1×B×H."""
+    """The layer as an ONNX model with one node, from x, T×B×I, to y, T×1×B×H."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -160,7 +162,7 @@ def onnx_model(problem: Problem) -> bytes:
 
 def _keras_jax(problem: Problem, threads: int) -> Prepared:
     os.environ |= jax_environment(threads)
-    if hasattr(os, "sched_setaffinity"):  # XLA has as many threads as there are cores for it
+    if hasattr(os, "sched_setaffinity"):  # XLA starts one thread for each core that it may use
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[:threads])
     import jax
@@ -217,7 +219,7 @@ def _keras_layer(problem: Problem) -> Any:
 
 
 def jax_environment(threads: int) -> dict[str, str]:
-    """What must be set before JAX is imported."""
+    """The environment variables that must be set before JAX is imported."""
     flags = "--xla_cpu_multi_thread_eigen=false" if threads == 1 else ""
     return {
         "KERAS_BACKEND": "jax",
@@ -241,7 +243,7 @@ def parse(text: str) -> tuple[str, ...]:
     """Names from "torch,keras-jax", "all" or "none", in the order of PEERS.
 
     Raises:
-        OptionError: a name is not known.
+        OptionError: a name is unknown.
     """
     if text == "none":
         return ()

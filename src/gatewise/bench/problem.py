@@ -1,4 +1,4 @@
-"""What every contender of a row is given, and what it must find before it is timed."""
+"""The problem of a benchmark's row, and the check of a contender's results before it is timed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gatewise.nn.recurrent import Recurrent
 
 Arrays = dict[str, np.ndarray]
 
-# How far a result may be from the expected one, as a share of the greatest expected value.
+# The largest allowed error of a result, as a share of the largest expected value.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 TORCH_LAYERS: Mapping[Cell, Callable[[int, int], nn.Module]] = {
@@ -30,9 +30,10 @@ TORCH_LAYERS: Mapping[Cell, Callable[[int, int], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of the benchmark: a layer's weights by torch's names, its input x, T×B×I, and dy,
-    T×B×H, the gradient of the loss with respect to its output. All in float32, but with values that
-    ``dtype`` can hold. Initial states are zero."""
+    """One row of the benchmark.
+
+    It has a layer's weights by torch's names, its input x, T×B×I, and dy, T×B×H, the gradient of the loss with
+    respect to its output. All are float32, with values that ``dtype`` can represent. Initial states are zero."""
 
     cell: Cell
     shape: Shape
@@ -44,8 +45,9 @@ class Problem:
 
 
 class Prepared(NamedTuple):
-    """A contender that is ready: the call that is timed, and one such call's results as arrays:
-    "output", T×B×H, and in training "input gradient", T×B×I."""
+    """A contender that is ready: the call that is timed, and the results of one call as arrays.
+
+    The results are "output", T×B×H, and in training "input gradient", T×B×I."""
 
     call: Callable[[], object]
     results: Callable[[], Arrays]
@@ -76,7 +78,7 @@ def torch_layer(problem: Problem) -> nn.Module:
 
 
 def gatewise_layer(problem: Problem, backend: str = "auto") -> Recurrent:
-    """The same in gatewise, for any cell."""
+    """gatewise's layer with the problem's weights, for any cell."""
     layer = Recurrent(problem.cell, problem.shape.I, problem.shape.H, backend=backend)
     _loaded(layer, problem)
     return layer
@@ -88,8 +90,8 @@ def _loaded(layer: nn.Module, problem: Problem) -> nn.Module:
 
 
 def expected(problem: Problem) -> Arrays:
-    """What every contender must find, in float32: by torch's own layer, or by gatewise's reference
-    for a cell that torch does not have."""
+    """The expected results in float32, from torch's layer, or from gatewise's reference for a cell that
+    torch does not have."""
     exact = Problem(**{**vars(problem), "dtype": "float32"})
     if problem.cell in TORCH_LAYERS:
         return prepared(torch_layer(exact), exact).results()
@@ -97,8 +99,10 @@ def expected(problem: Problem) -> Arrays:
 
 
 def prepared(layer: nn.Module, problem: Problem, **options: object) -> Prepared:
-    """A layer in torch: forward under ``inference_mode``, or forward and the gradient of (y·dy).sum()
-    with respect to the input and every parameter. ``options`` go with every call."""
+    """A prepared layer of torch or gatewise. ``options`` are arguments of every call.
+
+    A call is the forward pass under ``inference_mode``, or the forward pass and the gradient of (y·dy).sum()
+    with respect to the input and every parameter."""
     dtype = getattr(torch, problem.dtype)
     x, dy = (torch.from_numpy(array).to(dtype) for array in (problem.x, problem.dy))
     if problem.mode == "inference":
@@ -109,7 +113,7 @@ def prepared(layer: nn.Module, problem: Problem, **options: object) -> Prepared:
                 return layer(x, **options)[0]
 
         return Prepared(infer, lambda: {"output": infer().float().numpy()})
-    # where a cell has no recurrent part, its recurrent weights are no numbers
+    # a cell without recurrent part has recurrent weights without elements
     wanted = [x.requires_grad_(), *(p for p in layer.parameters() if p.numel())]
 
     def train() -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -125,7 +129,7 @@ def prepared(layer: nn.Module, problem: Problem, **options: object) -> Prepared:
 
 
 def disagreement(wanted: Arrays, found: Arrays, dtype: str) -> str | None:
-    """Where ``found`` is not what was ``wanted``, as the end of the sentence "it ...", or None."""
+    """How ``found`` differs from ``wanted``, as the end of "it ..."; None if it agrees."""
     for name, right in wanted.items():
         if name not in found:
             return f"gives no {name}"
@@ -133,7 +137,7 @@ def disagreement(wanted: Arrays, found: Arrays, dtype: str) -> str | None:
             return f"gives an {name} of shape {found[name].shape}, expected {right.shape}"
         scale = max(float(np.abs(right).max()), float(np.finfo(np.float32).tiny))
         error = float(np.abs(found[name] - right).max()) / scale
-        if not error <= TOLERANCE[dtype]:  # so that a NaN is one too
+        if not error <= TOLERANCE[dtype]:  # true for a NaN as well
             return (
                 f"gives an {name} that is off by {error:.1e} of the greatest value, "
                 f"{TOLERANCE[dtype]:.0e} allowed"

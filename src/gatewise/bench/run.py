@@ -1,4 +1,4 @@
-"""The whole benchmark: every cell, mode and shape, with all contenders taking turns."""
+"""The benchmark: every cell, mode and shape; all contenders take turns."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from gatewise.errors import BackendError
 from gatewise.memory import check
 from gatewise.options import real, whole
 
-OURS = "gw."  # before a backend's name, in tables and files
-_THREADS_PER_CORE = 4  # more would measure the system alone
-_GEMM_CALLS = 3  # before a row, and again after it
+OURS = "gw."  # prefix of a backend's name in tables and files
+_THREADS_PER_CORE = 4  # with more threads the benchmark would measure the operating system
+_GEMM_CALLS = 3  # before each row and after it
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured. ``backends``: those of gatewise beside the one that "auto" picks."""
+    """The measurements of a run. ``backends`` are gatewise's backends besides the one that "auto" chooses."""
 
     cells: tuple[Cell, ...] = (lstm,)
     shapes: tuple[Shape, ...] = DEFAULT
@@ -70,7 +70,7 @@ class Plan:
 
 
 class Listener:
-    """What is told as the run goes on; the table's printer is one."""
+    """Receives the results during a run. The printer of tables is one."""
 
     def block(self, cell: Cell, mode: str, names: list[str]) -> None: ...
 
@@ -80,10 +80,10 @@ class Listener:
 
 
 def run(plan: Plan, listener: Listener | None = None) -> dict[str, Any]:
-    """Measure everything in the plan.
+    """Measures everything in the plan.
 
     Returns:
-        what can be written as JSON: ``machine``, ``settings``, ``gemm_gflops``, ``rows``, ``means``
+        data for JSON: ``machine``, ``settings``, ``gemm_gflops``, ``rows``, ``means``
         (of each cell and mode, the geometric means of the rows' ratios) and ``notes``.
     """
     listener = listener or Listener()
@@ -100,7 +100,7 @@ def run(plan: Plan, listener: Listener | None = None) -> dict[str, Any]:
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[int]:
-    """Let torch have that many threads for a while; yields how many it has."""
+    """Sets the number of torch's threads within the block; yields the number it has."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -115,7 +115,7 @@ class _Bench:
         self.threads = threads
         self.rows: list[dict[str, Any]] = []
         self.means: list[dict[str, Any]] = []
-        self.notes: dict[str, list[str]] = {}  # and the rows that each is about
+        self.notes: dict[str, list[str]] = {}  # each note, with its rows
         self.gemm: list[float] = []
         self.running: dict[str, Contender] = {}
         if threads > cores():
@@ -131,7 +131,7 @@ class _Bench:
             rows.append(f"{problem.cell.name} {problem.mode} {problem.shape}")
 
     def block(self, cell: Cell, mode: str, listener: Listener) -> None:
-        """One table: a cell in a mode, over all shapes."""
+        """One table: a cell in one mode, for all shapes."""
         ours = automatic(draw(cell, Shape(1, 1, 1, 1), mode, self.plan.dtype))
         names = [*self._ours(cell, mode, ours), *self._peers(cell, mode)]
         listener.block(cell, mode, names)
@@ -205,7 +205,7 @@ class _Bench:
         )
 
     def _ours(self, cell: Cell, mode: str, chosen: str) -> Iterator[str]:
-        """The backend that "auto" picks, and those asked for that can run the cell."""
+        """The backend that "auto" chooses, and the requested backends that can run the cell."""
         problem = draw(cell, Shape(1, 1, 1, 1), mode, self.plan.dtype)
         for name in BACKENDS:
             if name != chosen and name not in self.plan.backends:
@@ -221,14 +221,14 @@ class _Bench:
         for name in self.plan.peers:
             if PEERS[name].missing:
                 continue
-            reason = PEERS[name].refuses(cell, mode, self.plan.dtype)
+            reason = PEERS[name].unsupported(cell, mode, self.plan.dtype)
             if reason is None:
                 yield name
             else:
                 self.note(f"{name} {reason}")
 
     def _contender(self, name: str) -> Contender:
-        """Made once, and kept from row to row."""
+        """The contender of that name. It is made once and kept for all rows."""
         if name not in self.running:
             self.running[name] = make(name, self.threads)
         return self.running[name]
@@ -239,7 +239,7 @@ class _Bench:
 
 
 def make(name: str, threads: int) -> Contender:
-    """A contender by its name in the tables."""
+    """A new contender by its name in the tables."""
     if name.startswith(OURS):
         return Here(ours(name.removeprefix(OURS)))
     return Apart(name, threads) if PEERS[name].apart else Here(builder(name, threads))
@@ -250,7 +250,7 @@ def ours(backend: str) -> Builder:
 
 
 def automatic(problem: Problem) -> str:
-    """The backend that "auto" picks."""
+    """The name of the backend that "auto" chooses."""
     return gatewise_layer(problem).choose_backend(_example(problem)).backend
 
 
@@ -261,7 +261,7 @@ def _example(problem: Problem) -> torch.Tensor:
 def _compared(
     problem: Problem, ours: str, medians: dict[str, float], gemm: float
 ) -> dict[str, Any]:
-    """Ours beside the rest. A ratio is a peer's time over ours: above 1 where ours is the faster."""
+    """gatewise beside its peers. A ratio is a peer's time over gatewise's: above 1 where gatewise is faster."""
     peers = {name: ms for name, ms in medians.items() if not name.startswith(OURS)}
     best = min(peers, key=lambda name: peers[name], default=None)
     mine = medians.get(ours)

@@ -1,4 +1,4 @@
-"""The sizes that are timed, and the work that each of them is."""
+"""The shapes that are timed, and their work."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """What a row of this shape takes at the least: x, y, dy and dx, and four gates with theirs, in
-        float32."""
+        """A lower bound of a row's memory in float32: x, y, dy and dx, and four gates with their
+        gradients."""
         steps = self.T * self.B * (2 * self.I + 10 * self.H)
         return 4 * (steps + 2 * 4 * self.H * (self.I + self.H))
 
@@ -50,10 +50,10 @@ def parse(text: str) -> Shape:
     """A shape from "T,B,I,H".
 
     Raises:
-        OptionError: it is not four positive integers.
+        OptionError: the text is not four positive integers.
     """
     numbers = text.split(",")
-    # with more than 18 digits it is beyond any machine
+    # no machine can run a size of more than 18 digits
     fine = (n.strip().isdecimal() and len(n) <= 18 and int(n) > 0 for n in numbers)
     if len(numbers) != 4 or not all(fine):
         raise OptionError(
@@ -64,8 +64,9 @@ def parse(text: str) -> Shape:
 
 
 def flop(cell: Cell, shape: Shape, mode: str) -> int:
-    """The arithmetic in the matrix products over all steps and sequences (see
-    :func:`gatewise.cells.counts.products`), and three times that in training. What the gates do element
-    by element is not counted."""
+    """The floating-point operations of the matrix products over all steps and sequences.
+
+    See :func:`gatewise.cells.counts.products`. Training has three times as many. Element-wise operations do not
+    count."""
     forward = shape.T * shape.B * shape.H * products(cell).at(shape.I, shape.H)
     return forward * (3 if mode == "training" else 1)

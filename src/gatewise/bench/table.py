@@ -1,4 +1,4 @@
-"""A run as text, a row at a time."""
+"""The tables of a run as text, one row at a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gatewise.bench.run import Listener
 from gatewise.cells.language import Cell
 
 _COMPARED = ("× best peer", "× torch", "GFLOP/s", "of GEMM")
-_FIRST = 17  # width of the column of shapes
+_FIRST = 17  # the width of the column of shapes
 
 
 class Printer(Listener):
-    """Prints each table as it grows: the contenders' medians in ms, then ours compared."""
+    """Prints each table row by row: the contenders' medians in ms, then gatewise's ratios."""
 
     def __init__(self, dtype: str, threads: int, say: Callable[[str], None] = print) -> None:
         self._what = f"{dtype}, {threads} thread{'s' if threads > 1 else ''}"
@@ -63,7 +63,7 @@ def _compared(row: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def closing(report: dict[str, Any]) -> str:
-    """What is said under the tables."""
+    """The text under the tables."""
     ours = sorted({row["ours"] for row in report["rows"]})
     lines = [
         f'Ours is {" or ".join(ours)}, the backend that "auto" picks; a ratio is a peer\'s time over '
@@ -76,7 +76,7 @@ def closing(report: dict[str, Any]) -> str:
 
 
 def _figure(number: float) -> str:
-    """Three figures, no exponent."""
+    """The number with three significant digits, without an exponent."""
     for limit, digits in ((1, 4), (10, 2), (100, 1)):
         if number < limit:
             return f"{number:.{digits}f}"

@@ -1,8 +1,8 @@
-"""Timing several contenders fairly on a machine that is neither quiet nor ours alone.
+"""Fair timing of several contenders on a machine that runs other work too.
 
-They take turns, in a new order each round, so that whatever else the machine does falls on all. A turn
-ends when the contender's threads have gone to sleep: a pool that still spins would take the next
-one's cores.
+The contenders take turns, in a new order each round, so that other work on the machine affects all alike. A
+turn ends when the contender's threads sleep, because threads that still spin would use the next contender's
+cores.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import torch
 from gatewise.errors import BackendError
 
 GEMM_SIZE = 2048
-_TURN_SECONDS = 0.005  # a turn of short calls has as many of them as fill this
+_TURN_SECONDS = 0.005  # a turn of short calls has enough calls to fill this time
 _MOST_CALLS = 200
 _MOST_ROUNDS = 1000
-_SHORT_SECONDS = 0.02  # shorter calls have one before them that isn't timed: it wakes the threads
+_SHORT_SECONDS = 0.02  # before shorter calls one call is not timed; it wakes the threads
 
 
 class Turn(NamedTuple):
-    """Nanoseconds of each call, and whether the threads slept soon after."""
+    """The nanoseconds of each call, and whether the threads slept soon after."""
 
     nanoseconds: list[int]
     slept: bool
 
 
 def turn(call: Callable[[], object], calls: int, prime: bool) -> Turn:
-    """Time ``calls`` calls, after one that isn't timed if ``prime``, and wait for quiet."""
+    """Times ``calls`` calls, after one untimed call if ``prime``, and waits until the threads sleep."""
     if prime:
         call()
     taken = []
@@ -46,7 +46,7 @@ def turn(call: Callable[[], object], calls: int, prime: bool) -> Turn:
 
 
 def settle(limit: float = 0.25) -> bool:
-    """Wait until this process uses no processor time; False if it still does after ``limit`` s."""
+    """Waits until this process uses no processor time; False if it still does after ``limit`` seconds."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
         before = time.process_time()
@@ -58,8 +58,7 @@ def settle(limit: float = 0.25) -> bool:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a row is measured: exactly ``rounds``, or else for ``seconds``, with no fewer than
-    ``least`` rounds."""
+    """The length of a row's measurement: ``rounds``, or else ``seconds`` with at least ``least`` rounds."""
 
     seconds: float = 10.0
     rounds: int | None = None
@@ -73,7 +72,7 @@ class Budget:
 
 @dataclass
 class Timing:
-    """Every call's milliseconds; the median is what the tables show."""
+    """The milliseconds of every call. The tables show the median."""
 
     calls: list[float] = field(default_factory=list)
     rounds: int = 0
@@ -106,10 +105,10 @@ TakeTurn = Callable[[int, bool], Turn]
 def interleave(
     contenders: Mapping[str, TakeTurn], budget: Budget
 ) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Let all take turns until the budget is spent.
+    """Times all contenders in turns until the budget is used.
 
     Returns:
-        each one's timing, and why each that had to give up did so.
+        each contender's timing, and the reason of each contender that failed.
     """
     plans: dict[str, tuple[int, bool]] = {}
     timings: dict[str, Timing] = {}
@@ -136,7 +135,7 @@ def interleave(
 def interleave_calls(
     calls: Mapping[str, Callable[[], object]], budget: Budget
 ) -> dict[str, Timing]:
-    """The same for calls in this process."""
+    """Times calls in this process in turns, as ``interleave`` does."""
 
     def taker(call: Callable[[], object]) -> TakeTurn:
         return lambda count, prime: turn(call, count, prime)
@@ -145,7 +144,7 @@ def interleave_calls(
 
 
 def _calls_of_a_turn(take: TakeTurn) -> tuple[int, bool]:
-    """Warm up; then how many calls a turn has, and whether one more is to go before them."""
+    """After a warm-up: the number of calls in a turn, and whether an untimed call precedes them."""
     seconds = min(take(1, False).nanoseconds) / 1e9
     if seconds < 1:
         seconds = min(take(2, False).nanoseconds) / 1e9
@@ -154,7 +153,7 @@ def _calls_of_a_turn(take: TakeTurn) -> tuple[int, bool]:
 
 
 def gemm_milliseconds(calls: int, size: int = GEMM_SIZE) -> list[float]:
-    """What fp32 matrix products of size³ take in torch, after one that isn't timed."""
+    """The milliseconds of fp32 matrix products of size³ in torch, after an untimed one."""
     a, b, c = (torch.ones(size, size) for _ in range(3))
     taken = turn(lambda: torch.mm(a, b, out=c), calls, prime=True)
     return [ns / 1e6 for ns in taken.nanoseconds]
@@ -165,6 +164,6 @@ def gemm_gflops(milliseconds: Iterable[float], size: int = GEMM_SIZE) -> float:
 
 
 def geometric_mean(ratios: Iterable[float]) -> float:
-    """NaN where there are none."""
+    """The geometric mean; NaN for no values."""
     logs = [math.log(ratio) for ratio in ratios]
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
