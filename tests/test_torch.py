@@ -343,9 +343,9 @@ def test_a_cell_from_its_signature(cell):
 def test_text_that_is_no_cells_signature(change):
     text = own_peephole.signature
     assert change(text) != text
-    with pytest.raises(CellError, match="not a cell's name and signature"):
+    with pytest.raises(CellError, match="no cell has the name"):
         from_signature("own_peephole", change(text))
-    with pytest.raises(CellError, match="not a cell's name and signature"):
+    with pytest.raises(CellError, match="no cell has the name"):
         from_signature('x"); evil("', text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -270,7 +269,7 @@ def _checked(
     query: Tensor,
     keys: Tensor,
     values: Tensor | None,
-    lengths: Tensor | Sequence[int] | None,
+    lengths: Lengths | None,
     mask: Tensor | None,
     sizes: tuple[int, int],
     weight: Tensor | None,
@@ -311,7 +310,7 @@ def _check_values(name: str, x: Tensor, width: int, like: Tensor, of: str) -> No
 
 
 def _allowed(
-    keys: Tensor, lengths: Tensor | Sequence[int] | None, mask: Tensor | None, queries: int
+    keys: Tensor, lengths: Lengths | None, mask: Tensor | None, queries: int
 ) -> Tensor | None:
     """B×1×T or B×S×T: true where a query may attend to a key; None if every query may to every key."""
     batch, steps = keys.shape[:2]

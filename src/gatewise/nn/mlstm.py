@@ -311,7 +311,7 @@ class MLSTM(nn.Module):
         weight: Tensor,
         bias: Tensor | None,
         hx: tuple[Tensor, Tensor, Tensor] | None,
-        lengths: Tensor | Sequence[int] | None,
+        lengths: Lengths | None,
         reset: Tensor | None,
         trace: bool,
     ) -> tuple[Tensor, MLSTMState] | tuple[Tensor, MLSTMState, Trace]:

@@ -125,7 +125,7 @@ class Stack(nn.Module):
             return g * y + (1 - g) * x
         return y
 
-    def _checked(self, input: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor:
+    def _checked(self, input: Tensor, lengths: Lengths | None) -> Tensor:
         """The input. Its padding is set to zero where a residual or highway connection would pass it on."""
         check_width(input, self.input_size)
         if not (self.residual or self.highway):
