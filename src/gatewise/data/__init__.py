@@ -1,4 +1,4 @@
-"""Readers: a user's table as series on a regular grid, checked."""
+"""Readers: tables of a user as checked series on a regular grid of steps."""
 
 from gatewise.data.panel import Panel
 from gatewise.data.table import Table, load

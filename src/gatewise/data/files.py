@@ -1,4 +1,4 @@
-"""Tables from files: CSV and TSV, plain or compressed, and Parquet."""
+"""Tables from CSV and TSV files, plain or compressed, and from Parquet files."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")
 _SHOWN_TEXT = 40
 _LONGEST_HEADER = 1 << 24  # bytes
 
-# The types of Arrow that polars would panic on, or bring to another: -03:00 to Etc/GMT+3.
+# Arrow types on which polars panics, or which it changes, such as -03:00 to Etc/GMT+3.
 _FOREIGN = re.compile(r"decimal256|tz=[+-]")
 
 Names = frozenset[str]
 
 
 def read(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
-    """The frame in a file, of polars, or of pyarrow where polars has no type for one of its columns;
-    and how many empty lines come before the header.
+    """The frame in a file, and the number of empty lines before its header.
+
+    The frame is of polars, or of pyarrow where polars has no type for a column.
 
     Args:
-        text, labels: as ``gatewise.data.table.load`` has them.
+        text, labels: the arguments of ``gatewise.data.table.load``.
 
     Raises:
         DataError: the file is missing, empty, damaged or of an unknown kind.
@@ -48,7 +49,7 @@ def read(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
         raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from error
     except (
         *(OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error),
-        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),  # a panic is no Exception
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),  # a panic is not an Exception
     ) as error:
         if isinstance(error, DataError):
             raise
@@ -57,7 +58,7 @@ def read(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
 
 
 def twice(names: Iterable[object]) -> str:
-    """What messages say of the most frequent of ``names``."""
+    """The text of messages about the most frequent of ``names``."""
     name, count = Counter(names).most_common(1)[0]
     return f"{count} columns named {name!r}; names must be unique"
 
@@ -79,7 +80,7 @@ def _reader(path: Path) -> Callable[[Path, Names, Names], tuple[Any, int]]:
 
 
 def _read_parquet(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
-    """By pyarrow, which refuses damaged files that make polars' reader end the process."""
+    """Reads with pyarrow, which refuses damaged files that crash polars' reader."""
     import polars as pl
 
     need("pyarrow", "tasks")
@@ -90,7 +91,7 @@ def _read_parquet(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
         with ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
         table.validate(full=True)
-        # without the fields' metadata, bytes of which polars would panic
+        # without the fields' metadata, because polars panics on some bytes there
         table = pa.Table.from_arrays(table.columns, table.column_names)
     except pa.ArrowException as error:
         raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
@@ -106,7 +107,7 @@ def _read_csv(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
     import polars as pl
 
     separator = "\t" if ".tsv" in path.name.lower() else ","
-    # What gzip holds is unpacked here: it sees a cut or damaged end, which polars reads over.
+    # gzip is unpacked here, because Python detects a truncated or damaged end, which polars ignores.
     packed = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else None
 
     def parse(**options: Any) -> pl.DataFrame:
@@ -122,14 +123,14 @@ def _read_csv(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
         # stray text then comes as text, so that `numbers` can name the row.
         frame = parse(infer_schema_length=None, null_values=missing)
     _check_names(path, frame.columns, header)
-    if packed is None:  # the end of what is packed is checked by its checksum
+    if packed is None:  # a checksum protects the end of a compressed file
         _check_last_line(path, separator, len(frame.columns))
     written = [
         name
         for name, kind in frame.schema.items()
         if name in text or (name in labels and kind == pl.String)
     ]
-    if written:  # as they are: NA is a name, and an empty cell alone is missing
+    if written:  # unchanged: NA is a name; only an empty cell is missing
         frame = frame.with_columns(parse(columns=written, infer_schema=False))
     while frame.height and all(value is None for value in frame.row(-1)):
         frame = frame[:-1]  # blank lines at the end
@@ -137,7 +138,7 @@ def _read_csv(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
 
 
 def _header(file: Any) -> tuple[str, int]:
-    """The first line that is not empty, where polars looks for the names, and the number of those before."""
+    """The first line that is not empty, which has the names, and the number of empty lines before it."""
     blank = 0
     while (line := file.readline(_LONGEST_HEADER)) in (b"\n", b"\r\n", b"\xef\xbb\xbf\n"):
         blank += 1
@@ -145,7 +146,7 @@ def _header(file: Any) -> tuple[str, int]:
 
 
 def _check_names(path: Path, names: list[str], header: str) -> None:
-    again = Counter(  # polars calls the second of two columns a a_duplicated_0
+    again = Counter(  # polars names the second of two columns "a" a_duplicated_0
         match[1]
         for name in names
         if name not in header and (match := re.fullmatch(r"(.*)_duplicated_\d+", name, re.DOTALL))
@@ -160,7 +161,7 @@ def _check_names(path: Path, names: list[str], header: str) -> None:
 
 
 def _check_last_line(path: Path, separator: str, columns: int) -> None:
-    """polars fills a short line with nulls; at the end of a file it means a cut-off file."""
+    """Raises DataError for a short last line: the file is truncated. polars would fill the line with nulls."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 65536))
         last = file.read().rpartition(b"\n")[2].decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Mean, deviation and range of rows of values, of which some may be missing; what varies by rounding alone."""
+"""Mean, deviation and range of rows of values with missing values, and detection of mere rounding."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 Array = np.ndarray
 
-# A deviation of so many rounding errors of the largest value is no more than rounding.
+# A deviation of at most this many rounding errors of the largest value counts as rounding.
 _ROUNDINGS = 8
 
 
 def rounding(values: Array, axis: int = -1) -> Array:
-    """How far values may vary along an axis by rounding alone; NaN is no value.
+    """The largest variation along an axis that counts as rounding. NaN is a missing value.
 
-    The rounding error is float32's where all values fit float32 and they are not whole numbers: such
-    values were computed or stored in that type.
+    The rounding error is that of float32 where all values are exact in float32 and not integers, because such
+    values were computed or stored in float32.
     """
     seen = np.where(np.isnan(values), 0.0, values)
     with np.errstate(over="ignore"):
@@ -28,8 +28,8 @@ def rounding(values: Array, axis: int = -1) -> Array:
 def moments(values: Array) -> tuple[Array, Array, Array]:
     """Mean, deviation and number of the observed values in each row of N×R ``values``.
 
-    The deviation is 0 where it is no more than rounding; without any value the mean is NaN. Neither
-    overflows nor underflows for values up to 1e150.
+    The deviation is 0 where it is only rounding. The mean of no values is NaN. Neither overflows or
+    underflows for values up to 1e150.
     """
     seen = ~np.isnan(values)
     count = seen.sum(-1)
@@ -46,7 +46,7 @@ def moments(values: Array) -> tuple[Array, Array, Array]:
 
 
 def extremes(values: Array) -> tuple[Array, Array]:
-    """The least and the greatest value of each row; NaN where there is none."""
+    """The smallest and the largest value of each row; NaN for a row without values."""
     seen = ~np.isnan(values)
     low = np.where(seen, values, np.inf).min(-1, initial=np.inf)
     high = np.where(seen, values, -np.inf).max(-1, initial=-np.inf)

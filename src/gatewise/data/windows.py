@@ -1,4 +1,4 @@
-"""Windows on a panel, made when asked for: memory does not grow with their number."""
+"""Windows of a panel. They are made on demand, so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from gatewise.data.scaling import Moments, Scaling, scaled
 
 Array = np.ndarray
 
-# Added to a window's variance, in units of its series' own: a window that hardly varies is not
-# magnified without limit.
+# Added to a window's variance, in units of its series' variance, so that a nearly constant window is not
+# scaled up without limit.
 _LEAST_VARIANCE = 1e-5
-# A window flatter than this share of its series' deviation weighs in the loss as if it were not.
+# The smallest deviation of a window in the weight of its loss, as a share of its series' deviation.
 _FLAT = 0.05
 
 
 def least_observed(context: int) -> int:
-    """How many values of a context must be observed for a forecast from it: a tenth, and two."""
+    """The number of values that a context must have for a forecast: a tenth of it, and at least two."""
     return max(2, -(-context // 10))
 
 
 class Batch(NamedTuple):
-    """B windows. L context, K horizon; unobserved values are 0 and marked so.
+    """B windows with contexts of L steps and horizons of K steps. Missing values are 0 and marked.
 
-    The target is in the window's own units: its observed context has mean 0 and deviation 1. The
-    covariates are in units of their series.
+    The target is scaled per window: the observed context has mean 0 and deviation 1. The covariates are scaled
+    per series.
     """
 
     target: Tensor  # B×L
@@ -44,29 +44,29 @@ class Batch(NamedTuple):
     future: Tensor  # B×K, what is to be forecast
     future_observed: Tensor  # B×K
     weight: Tensor  # B, in the loss
-    location: Tensor  # B, float64: what 0 of the window's units is in the data's
-    scale: Tensor  # B, float64: what 1 is
+    location: Tensor  # B, float64: the data's value at 0 of the window's units
+    scale: Tensor  # B, float64: the data's units per unit of the window
     series: Tensor  # B
     channel: Tensor  # B, which target column
     origin: Tensor  # B, row of the series at which the horizon begins
 
 
 class Windows(Dataset):
-    """Every window of a panel whose horizon begins at one of a series' given rows.
+    """All windows of a panel whose horizons start at the given rows of each series.
 
-    What a context has before the series' first row is missing.
+    Values of a context before the series' first row are missing.
 
     Args:
         scaling: of the panel's series, as ``Scaling.of`` gives it.
-        first, last: for each series, the first and last such row (both included); last < first: none.
-        stride: rows between one window and the next, one number or one for each series.
-        calendar: which of the timeline's calendar features are given.
+        first, last: the first and last such row of each series, both included; none if last < first.
+        stride: the rows from one window to the next, one number or one for each series.
+        calendar: the names of the timeline's calendar features that windows have.
         future_known: Ck×S×K values of the known covariates beyond the panel, for forecasting.
-        whole: leave out windows whose context has too little observed to forecast from, or whose
-            horizon has no observed value to compare with.
+        whole: leave out windows whose context has too few values for a forecast, or whose horizon has no
+            value to compare with.
 
     Attributes:
-        left_out: how many windows ``whole`` left out.
+        left_out: the number of windows that ``whole`` left out.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Windows(Dataset):
         return int(self.bounds[-1]) if self._kept is None else len(self._kept)
 
     def place(self, indices: Array) -> tuple[Array, Array, Array]:
-        """Channel, series and origin of each window."""
+        """The channel, series and origin of each window."""
         if self._kept is not None:
             indices = self._kept[indices]
         block = np.searchsorted(self.bounds, indices, side="right") - 1
@@ -107,7 +107,7 @@ class Windows(Dataset):
         return channel, series, origin
 
     def series(self) -> Array:
-        """Which series have a window, in rising order."""
+        """The series that have a window, in rising order."""
         if self._kept is None:
             counts = np.diff(self.bounds).reshape(-1, len(self.first)).sum(0)
             return np.flatnonzero(counts)
@@ -120,7 +120,7 @@ class Windows(Dataset):
         return np.where(inside, self.panel.target[channel[:, None], rows], np.nan)
 
     def futures(self, indices: Array) -> Array:
-        """N×K: the target over each window's horizon, NaN behind the series' last row."""
+        """N×K: the target over each window's horizon, NaN after the series' last row."""
         channel, series, origin = self.place(indices)
         rows, inside = self._ahead(series, origin)
         return np.where(inside, self.panel.target[channel[:, None], rows], np.nan)
@@ -155,7 +155,7 @@ class Windows(Dataset):
         """Each window's location and scale in the data's units, and its weight in the loss."""
         location, deviation, _ = moments(context)
         usual = self.scaling.target.scale[channel, series]
-        # a series that was not fitted has no scale but that of the window
+        # a series that the model was not fitted to has only the window's scale
         usual = np.where(np.isnan(usual), np.where(deviation > 0, deviation, 1.0), usual)
         share = np.where(deviation > 0, np.sqrt((deviation / usual) ** 2 + _LEAST_VARIANCE), 1.0)
         return np.nan_to_num(location), usual * share, share / np.maximum(share, _FLAT)
@@ -179,7 +179,7 @@ class Windows(Dataset):
 
     @staticmethod
     def _stacked(columns: list[Array], units: Moments, series: Array, steps: int) -> Tensor:
-        """B×steps×C: the columns in units of their series."""
+        """B×steps×C: the columns, scaled per series."""
         if not columns:
             return torch.zeros(len(series), steps, 0)
         return torch.stack(
@@ -191,21 +191,21 @@ class Windows(Dataset):
         )
 
     def _before(self, series: Array, origin: Array, length: int) -> tuple[Array, Array]:
-        """N×length: the panel's rows before each origin, and whether they are the series' own; 0 where
-        they are not."""
+        """N×length: the panel's rows before each origin, and whether they belong to the series; 0 where they
+        do not."""
         begin = self.panel.offsets[series][:, None]
         rows = begin + origin[:, None] + np.arange(-length, 0)
         inside = rows >= begin
         return np.where(inside, rows, 0), inside
 
     def _ahead(self, series: Array, origin: Array) -> tuple[Array, Array]:
-        """N×K: the same from each origin on."""
+        """N×K: the panel's rows from each origin on, and whether they belong to the series."""
         rows = (self.panel.offsets[series] + origin)[:, None] + np.arange(self.horizon)
         inside = rows < self.panel.offsets[series + 1][:, None]
         return np.where(inside, rows, 0), inside
 
     def _whole(self) -> Array | None:
-        """The windows that can be forecast and scored; None where all can."""
+        """The windows that can be forecast and scored; None for all windows."""
         if not np.isnan(self.panel.target).any() and self.first.min() >= self.context:
             return None
         whole = np.concatenate([np.zeros(0, bool), *self._observed_enough()])
@@ -227,7 +227,7 @@ class Windows(Dataset):
                 yield (seen >= least) & (ahead > 0)
 
     def _calendar(self, steps: Array) -> Array:
-        """The calendar's features at ``steps``, looked up where a table of them all is small."""
+        """The calendar's features at ``steps``, from a table if a table of all of them is small."""
         if self._table is None:
             return self.panel.timeline.calendar(steps)[..., self.calendar]
         return self._table[steps - self.panel.starts.min()]
@@ -250,5 +250,5 @@ class Windows(Dataset):
 def _float(values: Array) -> Tensor:
     with np.errstate(
         over="ignore"
-    ):  # what is beyond float32 is infinite, and no forecast comes of it
+    ):  # values beyond float32 become infinite, which gives no forecast
         return torch.from_numpy(values.astype(np.float32))
