@@ -1,4 +1,4 @@
-"""Many series on one regular grid, stored flat, with everything about the table checked once."""
+"""Many series on one regular grid of steps, stored in flat arrays. The table is checked once, here."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gatewise.data.zones import show
 from gatewise.errors import DataError, OptionError, near, some
 from gatewise.options import choice
 
-Columns = Any  # a name, or a list or tuple of them; names are texts, or what pandas takes as one
+Columns = Any  # a column name, or a list or tuple of names; a name is text, or any name of pandas
 Floats = NDArray[np.float64]
 Integer = NDArray[np.int64]
 
 _SHOWN_SERIES = 3
-_NEARLY = 1e-4  # a range of this share of the values is looked at closely
-# Masked gaps may make a panel this many times longer, and a small one longer yet by this many rows;
-# beyond it a time is mistyped.
+_NEARLY = 1e-4  # a range below this share of the values may be rounding, and is checked
+# With masked gaps a panel may become this many times longer, and a small one this many rows longer. Beyond
+# that a time is probably mistyped.
 _ROOM_FOR_GAPS, _ROOM_FOR_FEW = 20, 1_000_000
 
 
@@ -35,16 +35,16 @@ class Panel:
 
     Attributes:
         names: the series' names as text; [""] without a series column.
-        labels: the S names as they were in the table, so that integers stay integers.
+        labels: the S names as in the table, so that integers stay integers.
         offsets: S + 1 bounds; the rows of series s are ``offsets[s]:offsets[s + 1]``.
         starts: the step number of each series' first row.
         timeline: the grid and its calendar.
-        time, series: the columns that these came from, or None; a pandas index that holds the times is
-            one.
+        time, series: the names of the time and series columns, or None. A pandas index with times counts as
+            a column.
         targets, past, known: names of the V, Cp and Ck columns below.
-        target, past_values, known_values: (V | Cp | Ck, rows), NaN where there is no value.
-        static: (S, Cs): a number, or a one-hot label, for each of ``static_names``.
-        static_labels: for each static column of labels, those that ``static`` has a place for.
+        target, past_values, known_values: (V | Cp | Ck, rows), NaN for missing values.
+        static: (S, Cs), a number or a one-hot label for each of ``static_names``.
+        static_labels: for each static column of labels, the labels that ``static`` encodes.
     """
 
     names: list[str]
@@ -81,26 +81,26 @@ class Panel:
         timeline: Timeline | None = None,
         static_labels: Mapping[str, Sequence[str]] | None = None,
     ) -> Self:
-        """The panel in a table (whatever ``table.load`` takes).
+        """The panel of a table, which is anything that ``table.load`` accepts.
 
-        Rows of several series may be mixed, but each series' times must rise.
+        Rows of different series may be mixed, but the times of each series must increase.
 
         Args:
-            target, past, known: number columns: what is forecast, what is known up to now, and what
-                is known of the future too.
-            time: the column of stamps or whole numbers; without one it is the index of a pandas frame
-                where that holds times, else rows are steps.
-            series: the column that names the series; without one, the table is one series.
+            target, past, known: numeric columns: the values to forecast, covariates known up to now, and
+                covariates known for the future too.
+            time: the column of timestamps or integers. The default is the index of a pandas frame if it has
+                times; else each row is a step.
+            series: the column with the series' names. Without one, the table is one series.
             static: columns with one number or label for each series.
-            freq: the step, as ``Timeline.parse`` reads it; the most common one if not given.
-            time_format: how text spells times, if not as ISO does.
-            gaps: what to do about missing steps: "error", or "mask" to insert rows of NaN.
-            timeline, static_labels: those of the panel a model was fitted to, which then hold here
-                too; ``freq`` is not looked at, and an unknown label is 0 everywhere.
+            freq: the step, as ``Timeline.parse`` reads it; the default is the most common step.
+            time_format: the format of times in text, if it is not ISO.
+            gaps: the treatment of missing steps: "error", or "mask" to insert rows of NaN.
+            timeline, static_labels: those of the panel that a model was fitted to, to be used here too.
+                ``freq`` is then ignored, and an unknown label is encoded as zeros.
 
         Raises:
-            DataError: the table cannot be used; the message names the column, series and row.
-            OptionError: an argument is not possible, or a column has two roles.
+            DataError: the table is not valid. The message names the column, series and row.
+            OptionError: an argument is not valid, or a column has two roles.
         """
         time, series = _one(time), _one(series)
         roles = {"target": names_of(target), "past": names_of(past), "known": names_of(known)}
@@ -151,8 +151,7 @@ class Panel:
         return np.diff(self.offsets)
 
     def check_learnable(self) -> None:
-        """Raise DataError where a target has no value, or a single one but for rounding, all through a
-        series."""
+        """Raises DataError where a target of a series has no value, or only one value apart from rounding."""
         for column, values in zip(self.targets, self.target, strict=True):
             least = np.fmin.reduceat(values, self.offsets[:-1])
             most = np.fmax.reduceat(values, self.offsets[:-1])
@@ -180,7 +179,7 @@ class Panel:
         return bool(moments(part[None])[1][0] > 0)
 
     def crop(self, first: Integer, last: Integer) -> Self:
-        """The rows ``first[s]:last[s]`` of each series, which must be at least one."""
+        """The rows ``first[s]:last[s]`` of each series; each series must keep at least one row."""
         lengths = last - first
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         kept = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1] + first - offsets[:-1], lengths)
@@ -194,11 +193,11 @@ class Panel:
         )
 
     def tail(self, rows: int) -> Self:
-        """The last rows of each series; all of a series that has fewer."""
+        """The last rows of each series; all rows of a series that has fewer."""
         return self.crop(np.maximum(self.lengths - rows, 0), self.lengths)
 
     def future_steps(self, horizon: int) -> Integer:
-        """(S, H): the step numbers of the H steps after each series' end."""
+        """The step numbers of the H steps after each series' end, (S, H)."""
         return np.asarray((self.starts + self.lengths)[:, None] + np.arange(horizon))
 
     def future_table(
@@ -210,16 +209,15 @@ class Panel:
         series: Any = None,
         time_format: str | None = None,
     ) -> Floats:
-        """The known columns over the H steps after each series' end, as (Ck, S * H).
+        """The known columns for the H steps after each series' end, (Ck, S * H).
 
         Args:
-            source: a table of the time, series and known columns, with a row for each of these
-                steps and no other, in any order (without a time column: in order).
-            time, series: their columns, if not those of the panel.
+            source: a table with the time, series and known columns, and exactly one row for each of these
+                steps, in any order (in order without a time column).
+            time, series: the names of these columns, if they differ from the panel's.
 
         Raises:
-            DataError: a step or series is missing, twice there or not asked for, or a value is
-                missing.
+            DataError: a step or series is missing, repeated or unexpected, or a value is missing.
         """
         time = self.time if time is None else name_of(time)
         series = self.series if series is None else name_of(series)
@@ -248,7 +246,7 @@ class Panel:
         return values
 
     def _owners(self, rows: _Rows, series: str | None) -> Integer:
-        """For each row of a future table, in the order of ``rows``, the index of its series."""
+        """The index of the series of each row of a future table, in the order of ``rows``."""
         index = {name: s for s, name in enumerate(self.names)}
         strange = [name for name in rows.names if name not in index]
         if strange:
@@ -284,7 +282,7 @@ class Panel:
             )
 
     def _span(self, s: int, first: int, last: int) -> str:
-        """Steps after the end of series s, as the times that messages show."""
+        """The times of steps after the end of series s, as text for messages."""
         if self.time is None:
             return f"step {first + 1}" if first == last else f"{first + 1} to {last + 1}"
         end = self.starts[s] + self.lengths[s]
@@ -294,7 +292,7 @@ class Panel:
         return shown[0] if first == last else f"{shown[0]} to {shown[1]}"
 
     def listed(self, series: Sequence[int] | Integer) -> str:
-        """Series by name, for a message; the first few of many."""
+        """The names of series for a message; only the first few of many."""
         if self.series is None:
             return "the series"
         return f"series {some([repr(self.names[s]) for s in series], _SHOWN_SERIES)}"
@@ -308,13 +306,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a table put together by series: row i here is row ``order[i]`` of the table."""
+    """The rows of a table, grouped by series: row i here is row ``order[i]`` of the table."""
 
     table: Table
     names: list[str]
     labels: NDArray[Any]
     offsets: Integer
-    order: Integer | None  # None: the table is in that order already
+    order: Integer | None  # None: the table has this order already
     named: bool
 
     @property
@@ -331,12 +329,12 @@ class _Rows:
         return self.table.place(index if self.order is None else self.order[index])
 
     def where(self, index: int) -> str:
-        """The series and row, for messages."""
+        """The series and the row, as text for messages."""
         called = f"series {self.names[self.series_of(index)]!r}, " if self.named else ""
         return called + self.row(index)
 
     def differences(self, values: NDArray[Any]) -> Integer:
-        """From each row to the next, and 1 from one series to another."""
+        """The difference from each row to the next; 1 between series."""
         steps = np.asarray(np.diff(values.view(np.int64)), dtype=np.int64)
         steps[self.offsets[1:-1] - 1] = 1
         return steps
@@ -350,7 +348,7 @@ def _group(table: Table, series: str | None) -> _Rows:
     offsets = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(labels)))])
     order = None
     if (codes[1:] < codes[:-1]).any():
-        # Few enough labels fit 16 bits, for which numpy sorts by radix.
+        # With few labels 16 bits are enough; numpy sorts these by radix sort.
         small = codes.astype(np.uint16) if len(labels) <= 1 << 16 else codes
         order = np.argsort(small, kind="stable")
     names = [str(label) for label in labels]
@@ -384,7 +382,7 @@ def _grid(
 
 
 def _in_utc(found: Times) -> str:
-    """What messages say where texts of several offsets were brought to UTC."""
+    """The note in messages for texts of different offsets, which were converted to UTC."""
     if not found.mixed:
         return ""
     offsets = " and ".join(offset.removeprefix("UTC") or "+00:00" for offset in found.mixed)
@@ -395,7 +393,7 @@ def _in_utc(found: Times) -> str:
 
 
 def _counted(rows: _Rows, freq: Any, timeline: Timeline | None) -> tuple[Timeline, Integer]:
-    """Rows are steps, from 0 in each series."""
+    """The grid on which rows are steps, from 0 in each series."""
     if freq is not None and timeline is None:
         raise OptionError(f"freq={freq!r} needs a time column: name it with time")
     if timeline is not None and timeline != Integers(every=1):
@@ -450,14 +448,14 @@ def _steps(rows: _Rows, values: NDArray[Any], timeline: Timeline, hint: str) -> 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the rows go: row i to ``index[i]``, or each to its own place where that is None."""
+    """The places of the rows: row i is at ``index[i]``, or at i where that is None."""
 
     offsets: Integer
     index: Integer | None
 
 
 def _place(rows: _Rows, steps: Integer, timeline: Timeline, gaps: str) -> tuple[Integer, _Places]:
-    """Each series' first step, and the rows' places once every missing step has one."""
+    """The first step of each series, and the places of the rows when missing steps have rows too."""
     starts, ends = steps[rows.offsets[:-1]], steps[rows.offsets[1:] - 1]
     lengths = ends - starts + 1
     missing = float(lengths.astype(np.float64).sum()) - len(steps)
@@ -501,7 +499,7 @@ def _values(table: Table, columns: tuple[str, ...], rows: _Rows, places: _Places
     for index, column in enumerate(columns):
         if rows.order is None:
             values[index] = numbers(table, column)
-        else:  # straight into place: "clip" is what lets numpy do without a buffer
+        else:  # directly into the result: with "clip" numpy needs no buffer
             np.take(numbers(table, column), rows.order, out=values[index], mode="clip")
     return values
 
@@ -512,7 +510,7 @@ def _statics(
     columns: tuple[str, ...],
     given: Mapping[str, Sequence[str]] | None,
 ) -> tuple[Floats, tuple[str, ...], dict[str, list[str]]]:
-    """The (S, Cs) values, their names, and the labels of each column that has labels."""
+    """The static values (S, Cs), their names, and the labels of each column of labels."""
     parts: list[Floats] = [np.empty((len(rows.names), 0))]
     names: list[str] = []
     vocabulary: dict[str, list[str]] = {}
@@ -552,7 +550,7 @@ def _static_numbers(table: Table, rows: _Rows, column: str) -> Floats:
 
 
 def _one_each(rows: _Rows, values: NDArray[Any], column: str) -> NDArray[Any]:
-    """The value of each series, which must have only one."""
+    """The value of each series, in which the column must be constant."""
     first = values[rows.offsets[:-1]]
     other = values != np.repeat(first, rows.lengths)
     if other.any():
