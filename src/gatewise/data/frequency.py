@@ -1,4 +1,4 @@
-"""Frequencies as people write them: our names, pandas' names and offsets, and time deltas."""
+"""Frequencies: gatewise's names, pandas' names and offsets, and time deltas."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ _DELTA_UNITS = ("weeks", "days", "hours", "minutes", "seconds", "milliseconds", 
 
 @dataclass(frozen=True)
 class Frequency:
-    """What a frequency says.
+    """A parsed frequency.
 
     Attributes:
         text: the frequency as text.
-        unit: "" for whole numbers, "ns", "B" (working days), "bh" (their hours) or "M" (months).
-        count: how many of the unit a step is.
+        unit: "" for integers, "ns", "B" (working days), "bh" (their hours) or "M" (months).
+        count: the number of units in a step.
         rule: of months: "" (the day that the times have), a day from "1" to "31", "BS", "BE" (first,
             last working day), "WOM-3FRI" (third Friday) or "LWOM-FRI" (last).
         weekday: the day (Monday is 0) that the times must fall on, or None.
         month: the month (January is 1) that a quarter or year must fall in, or None.
-        cycle: after how many months another month is as good: 3 for quarters, 12 for years.
-        ends: whether ``month`` is that of the period's end also where the times are its start.
+        cycle: the number of months after which ``month`` repeats: 3 for quarters, 12 for years.
+        ends: whether ``month`` is the last month of the period even where the times are its start.
     """
 
     text: str
@@ -70,11 +70,11 @@ class Frequency:
 
 
 def spelled(freq: Any) -> str:
-    """A frequency as text: a text itself, or what an offset of pandas, a time delta of pandas, numpy or
-    datetime or a whole number says.
+    """A frequency as text, from a text, an offset of pandas, a time delta of pandas, numpy or datetime, or an
+    integer.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: the frequency is of another type.
     """
     if isinstance(freq, np.ndarray) and freq.ndim == 0:
         freq = freq[()]
@@ -129,10 +129,10 @@ def _of_nanoseconds(freq: Any, nanoseconds: int) -> str:
 
 
 def read(freq: Any) -> Frequency:
-    """What ``freq`` says.
+    """The parsed frequency ``freq``.
 
     Raises:
-        OptionError: it is no frequency; the message has those that there are.
+        OptionError: ``freq`` is not a frequency. The message lists the frequencies.
     """
     text = spelled(freq)
     whole = text.strip()

@@ -1,7 +1,7 @@
 """A regular grid of time steps and its calendar.
 
-A timeline numbers the steps of a grid: ``steps`` turns times into step numbers and ``times`` turns
-them back. Times are integers, or datetime64 stamps; stamps of a time zone come and go as UTC.
+A timeline numbers the steps of a grid: ``steps`` converts times to step numbers, ``times`` converts them
+back. Times are integers or datetime64 timestamps; timestamps with a time zone are in UTC.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gatewise.data.steps import (
 from gatewise.data.zones import from_wall, show, to_wall
 from gatewise.errors import DataError, OptionError
 
-_SECOND = 1_000_000  # in microseconds, as are all that follow
+_SECOND = 1_000_000  # in microseconds, like the constants below
 _MINUTE = 60 * _SECOND
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
@@ -40,16 +40,16 @@ _WEEK = 7 * _DAY
 
 _LONGEST_SEASON = 288  # a day of five-minute steps
 _MONTH_END = 31
-_WORKING_HOURS = 9, 8  # pandas' day of work: eight hours from nine o'clock
+_WORKING_HOURS = 9, 8  # pandas' business day: eight hours from nine o'clock
 
-# What step numbers can be turned into: integers that may still be added to, and years up to 9999.
+# The range of times: integers that can still be added to, and years up to 9999.
 _INTEGERS = 2**62
 _LAST_TICK = 253_402_300_799_999_999
 _NANOSECONDS = 2**63 - 1
 
 
 class OffGridError(DataError):
-    """A time is not on the grid; ``index`` says which."""
+    """A time is not on the grid; ``index`` is its index."""
 
     def __init__(self, index: int, message: str) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ class Timeline(ABC):
     """A regular grid of steps. Make one with ``parse``, ``infer`` or ``from_json``.
 
     Attributes:
-        every: units from one step to the next: numbers, microseconds, months or working days.
+        every: the units in a step: integers, microseconds, months or working days.
         zone: the IANA time zone of the data, or None. Steps of whole days and longer are counted
             on the zone's wall clock, others in UTC; the calendar is local in both.
     """
@@ -77,7 +77,7 @@ class Timeline(ABC):
 
         Raises:
             OffGridError: a time lies between two steps.
-            DataError: these are integers for a grid of stamps, or stamps for one of integers.
+            DataError: the times are integers and the grid has timestamps, or the reverse.
         """
         self._check_kind(times)
         steps = np.empty(len(times), dtype=np.int64)
@@ -93,7 +93,7 @@ class Timeline(ABC):
         """The time of each step: int64, or datetime64[us] ([ns] where the grid is finer).
 
         Raises:
-            DataError: a time is beyond the year 9999, or what its type can hold.
+            DataError: a time is beyond the year 9999, or beyond the range of its type.
         """
         steps = np.asarray(steps, dtype=np.int64)
         if steps.size:
@@ -124,7 +124,7 @@ class Timeline(ABC):
 
     @property
     def _wall(self) -> bool:
-        """Whether steps are counted on the zone's wall clock; where a day may last 23 hours."""
+        """Whether steps are counted in wall-clock time, in which a day may last 23 hours."""
         return self.zone is not None
 
     def _local(self, times: Stamps) -> Stamps:
@@ -139,22 +139,22 @@ class Timeline(ABC):
 
     @abstractmethod
     def _stamps(self, steps: Steps) -> Stamps:
-        """The time of each step, before the zone."""
+        """The time of each step, without the zone."""
 
     @abstractmethod
     def _holds(self, step: int) -> bool:
-        """Whether the time of this step can be written."""
+        """Whether the time of this step is in the range of times."""
 
     # ----------------------------------------------------------------------------- its calendar
 
     @property
     @abstractmethod
     def season(self) -> int:
-        """The seasonal period to assume, in steps; 1 where there is none."""
+        """The default seasonal period in steps; 1 for none."""
 
     @property
     def calendar_names(self) -> list[str]:
-        """What the K features of ``calendar`` are: a sine and a cosine for each cycle."""
+        """The names of the K features of ``calendar``: a sine and a cosine for each cycle."""
         return [f"{cycle}_{wave}" for cycle in self._cycles for wave in ("sin", "cos")]
 
     def calendar(self, steps: Steps) -> NDArray[np.float32]:
@@ -173,7 +173,7 @@ class Timeline(ABC):
         """The cycles longer than a step."""
 
     def _phases(self, steps: Steps) -> Iterator[NDArray[np.float64]]:
-        """How far through each cycle every step is, from 0 to 1."""
+        """The phase of every step in each cycle, from 0 to 1."""
         stamps = self._stamps(steps)
         if self.zone and not self._wall:
             stamps = to_wall(stamps, self.zone)
@@ -189,7 +189,7 @@ class Timeline(ABC):
         """The step as text, such as 15min, 1D or 1MS; ``parse`` reads it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything ``from_json`` needs, in JSON's types."""
+        """The timeline as data for JSON; ``from_json`` reads it."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
     @staticmethod
@@ -212,7 +212,7 @@ class Timeline(ABC):
             zone: the time zone of the data.
 
         Raises:
-            OptionError: this is no frequency, or not one for such times.
+            OptionError: the frequency is unknown, or does not fit the times.
         """
         found = read(freq)
         integers = found.unit == ""
@@ -240,7 +240,7 @@ class Timeline(ABC):
         names: Sequence[str] | None = None,
         zone: str | None = None,
     ) -> Timeline:
-        """The grid with the most common step of rising times.
+        """The grid with the most common step of increasing times.
 
         Args:
             times: N times, those of series s in ``offsets[s]:offsets[s + 1]``.
@@ -264,7 +264,7 @@ class Timeline(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Integers(Timeline):
-    """Whole numbers, ``every`` apart; step 0 is ``origin``."""
+    """Integers at the distance ``every``; step 0 is ``origin``."""
 
     kind: ClassVar[str] = "integers"
     origin: int = 0
@@ -301,7 +301,7 @@ class Integers(Timeline):
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed(Timeline):
-    """Stamps ``every`` units apart, each a microsecond or a nanosecond; step 0 is ``origin``."""
+    """Timestamps at the distance ``every``, in microseconds or nanoseconds; step 0 is ``origin``."""
 
     kind: ClassVar[str] = "fixed"
     origin: int = 0
@@ -571,7 +571,7 @@ def cycle_length(name: str) -> int:
 
 
 def _periods(cycle: float, every: float) -> int:
-    """How many steps a cycle has, or 1 where it is no whole number of them."""
+    """The number of steps in a cycle, or 1 where it is not an integer."""
     return 1 if cycle % every else max(1, int(cycle // every))
 
 
@@ -579,7 +579,7 @@ def _periods(cycle: float, every: float) -> int:
 
 
 def _working_days(days: Steps) -> Steps:
-    """How many days from Monday to Friday there are to each day since 1970; a weekend's is Friday's."""
+    """The number of working days from 1970 to each day; a weekend has the number of its Friday."""
     week, weekday = np.divmod(days + 3, 7)  # day 0, in 1970, was a Thursday
     return np.asarray(week * 5 + np.minimum(weekday, 4))
 
@@ -597,7 +597,7 @@ def _within_years(days: int) -> bool:
 
 
 def _called(step: Unit) -> str:
-    """What messages call a step that was found."""
+    """The text of messages for a step that was found."""
     unit, every = step
     if unit == "integer":
         return str(every)
@@ -605,7 +605,7 @@ def _called(step: Unit) -> str:
 
 
 def _example(freq: Frequency) -> Stamps:
-    """A stamp of 1970 through which a grid of this frequency may pass."""
+    """A timestamp of 1970 that is on a grid of this frequency."""
     if freq.weekday is not None:
         return np.array([f"1970-01-{5 + freq.weekday:02d}"], dtype="datetime64[us]")
     if freq.unit == "bh":

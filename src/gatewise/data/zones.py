@@ -1,4 +1,4 @@
-"""Time zones: IANA names and fixed offsets, the wall clock in them, and stamps as text.
+"""Time zones: IANA names and fixed offsets, conversion to and from wall-clock time, timestamps as text.
 
 A zone is its IANA name (``America/New_York``), or ``UTC+05:30`` for a fixed offset.
 """
@@ -25,7 +25,7 @@ _UTC_NAMES = ("UTC", "Z", "z", "")
 
 
 def known(name: str) -> str | None:
-    """The zone of that name or offset (``+01:00``, ``UTC+01:00``, ``+0100``), or None for no zone."""
+    """The zone of that name or offset (``+01:00``, ``UTC+01:00``, ``+0100``); None for an unknown zone."""
     if name in _UTC_NAMES:
         return "UTC"
     if match := _OFFSET.fullmatch(name if ":" in name or len(name) > 3 else name + "00"):
@@ -36,7 +36,7 @@ def known(name: str) -> str | None:
 
 
 def of_offset(span: dt.timedelta) -> str | None:
-    """The zone that is ``span`` ahead of UTC; None where that is no offset in whole seconds."""
+    """The zone that is ``span`` ahead of UTC; None where the offset is not in whole seconds."""
     seconds = round(span.total_seconds())
     if span != dt.timedelta(seconds=seconds) or abs(seconds) >= 86400:
         return None
@@ -48,7 +48,7 @@ def of_offset(span: dt.timedelta) -> str | None:
 
 
 def of_tzinfo(tz: dt.tzinfo) -> str | None:
-    """The zone that an object of zoneinfo, pytz, dateutil or datetime stands for; None if unknown."""
+    """The zone of a tzinfo object of zoneinfo, pytz, dateutil or datetime; None if unknown."""
     for attribute in ("key", "zone"):  # zoneinfo's, pytz's
         if isinstance(name := getattr(tz, attribute, None), str) and (zone := known(name)):
             return zone
@@ -61,7 +61,7 @@ def of_tzinfo(tz: dt.tzinfo) -> str | None:
 
 
 def offset(zone: str) -> dt.timedelta | None:
-    """How far a fixed offset is ahead of UTC; None for a zone of the IANA database."""
+    """The offset of a fixed-offset zone from UTC; None for a zone of the IANA database."""
     match = _OFFSET.fullmatch(zone) if zone.startswith("UTC") else None
     if match is None:
         return dt.timedelta(0) if zone == "UTC" else None
@@ -81,7 +81,7 @@ def iana(zone: str) -> str | None:
 
 @functools.cache
 def _in_database(name: str) -> bool:
-    """Whether polars, which does the arithmetic, has the zone."""
+    """Whether polars, which does the conversions, knows the zone."""
     need("polars", "tasks")
     import polars as pl
 
@@ -98,7 +98,7 @@ def _in_database(name: str) -> bool:
 
 
 def to_wall(times: Stamps, zone: str | None) -> Stamps:
-    """UTC stamps as what the zone's clocks show; as they are where there is no zone."""
+    """UTC timestamps as wall-clock times of the zone; unchanged without a zone."""
     if zone is None or zone == "UTC":
         return times
     if (span := offset(zone)) is not None:
@@ -111,8 +111,10 @@ def to_wall(times: Stamps, zone: str | None) -> Stamps:
 
 
 def from_wall(stamps: Stamps, zone: str | None) -> Stamps:
-    """What the zone's clocks show as UTC: the earlier where they show it twice; where clocks that
-    are put forward skip it, as far on as they are put."""
+    """Wall-clock times of the zone as UTC timestamps.
+
+    A time that occurs twice is the earlier one. A time that the clocks skip is moved forward by the size of
+    the skip."""
     if zone is None or zone == "UTC":
         return stamps
     if (span := offset(zone)) is not None:
@@ -126,14 +128,14 @@ def from_wall(stamps: Stamps, zone: str | None) -> Stamps:
     skipped = np.isnat(found)
     if skipped.any():
         wall = stamps.reshape(-1)[skipped]
-        before = wall - np.timedelta64(26, "h")  # in UTC: on the day before, by any zone's clock
+        before = wall - np.timedelta64(26, "h")  # UTC, on the day before in any zone
         found = found.copy()
         found[skipped] = wall - (to_wall(before, zone) - before)
     return found.reshape(stamps.shape)
 
 
 def show(time: Any, zone: str | None = None) -> str:
-    """A time as text for messages: a number, or a stamp without its zero parts."""
+    """A time as text for messages: an integer, or a timestamp without trailing zero parts."""
     if not isinstance(time, np.datetime64):
         return str(time)
     text = str(to_wall(np.array([time]), zone)[0]).replace("T", " ")
@@ -143,7 +145,7 @@ def show(time: Any, zone: str | None = None) -> str:
 
 
 def iso(times: Stamps, zone: str) -> list[str]:
-    """UTC stamps as ISO texts with the zone's fixed offset."""
+    """UTC timestamps as ISO texts with the zone's fixed offset."""
     span = offset(zone)
     suffix = "+00:00" if zone == "UTC" or span is None else zone.removeprefix("UTC")
     return [f"{text}{suffix}" for text in np.datetime_as_string(to_wall(times, zone), unit="s")]
