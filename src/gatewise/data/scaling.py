@@ -1,4 +1,4 @@
-"""Where the values of a column lie and how far they vary: learned once, from each series' training part."""
+"""Location and scale of columns, learned once from the training part of each series."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = np.ndarray
 
 
 def scaled(values: Array, location: Array, scale: Array) -> tuple[Array, Array]:
-    """N×R values in units of N scales from N locations, 0 where there is none; and whether there is one."""
+    """N×R values, scaled by N locations and scales, with 0 for missing ones; and which are not missing."""
     apart = (values - location[:, None]) / scale[:, None]
     seen = ~np.isnan(apart)
     return np.where(seen, apart, 0.0), seen
@@ -22,8 +22,9 @@ def scaled(values: Array, location: Array, scale: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Moments:
-    """C columns in S series: the location, scale, least and greatest value of each, C×S, NaN where a
-    series has no value. The scale is 1 where a column does not vary but for rounding."""
+    """The location, scale, smallest and largest value of C columns in S series, each C×S.
+
+    They are NaN where a series has no value. The scale is 1 where a column is constant apart from rounding."""
 
     location: Array
     scale: Array
@@ -32,7 +33,7 @@ class Moments:
 
     @classmethod
     def of(cls, table: Array, starts: Array, rows: Array) -> Moments:
-        """Of C×R values, the first ``rows[s]`` of each series, which begins at row ``starts[s]``."""
+        """The moments of C×R values, from the first ``rows[s]`` rows of each series, which starts at ``starts[s]``."""
         found = np.full((4, len(table), len(starts)), np.nan)
         for s, (start, count) in enumerate(zip(starts, rows, strict=True)):
             part = table[:, start : start + count]
@@ -42,7 +43,7 @@ class Moments:
         return cls(*found)
 
     def chosen(self, index: Array) -> Moments:
-        """Those of the series ``index``; NaN where it is -1."""
+        """The moments of the series ``index``; NaN where the index is -1."""
         if not self.location.shape[1]:
             empty = np.full((len(self.location), len(index)), np.nan)
             return Moments(empty, empty, empty, empty)
@@ -50,7 +51,7 @@ class Moments:
         return Moments(*(np.where(index < 0, np.nan, part[:, index]) for part in parts))
 
     def pooled(self) -> tuple[Array, Array]:
-        """C locations and scales: the medians over the series; 0 and 1 where none has a value."""
+        """The C medians of locations and scales over the series; 0 and 1 where no series has a value."""
         pooled = []
         for part, default in ((self.location, 0.0), (self.scale, 1.0)):
             medians = [
@@ -60,7 +61,7 @@ class Moments:
         return pooled[0], pooled[1]
 
     def filled(self, location: Array, scale: Array) -> Moments:
-        """With these C locations and scales for series that have none."""
+        """The moments, with these C locations and scales for series that have none."""
         none = np.isnan(self.location)
         return replace(
             self,
@@ -71,17 +72,17 @@ class Moments:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What ``fit`` learned of the columns of each series, and what every later call goes by.
+    """The scaling of each series' columns that ``fit`` learned and every later call uses.
 
-    A series that was not fitted, or had no value then, has NaN for its targets: each of its windows is
-    scaled by itself. Its covariates are scaled by the medians over the fitted series.
+    For a series that ``fit`` did not see, or that had no value, the targets have NaN: each of its windows is
+    scaled separately. Its covariates are scaled by the medians over the fitted series.
 
     Attributes:
         names: the S series.
         target, past, known: the V, Cp and Ck columns.
         static: location and scale of the Cs static columns over the series.
-        seasonal_error: V×S, the mean absolute difference between a target and itself a season before;
-            NaN where there is none, or it is no more than rounding.
+        seasonal_error: V×S, the mean absolute difference between a target and the target one season before;
+            NaN where it cannot be computed or is only rounding.
     """
 
     names: tuple[str, ...]
@@ -93,7 +94,7 @@ class Scaling:
 
     @classmethod
     def learn(cls, panel: Panel, rows: Array, season: int) -> Scaling:
-        """Of the first ``rows[s]`` rows of each series of a panel."""
+        """The scaling learned from the first ``rows[s]`` rows of each series of a panel."""
         starts = panel.offsets[:-1]
         location, deviation, _ = moments(panel.static.T)
         return cls(
@@ -106,7 +107,7 @@ class Scaling:
         )
 
     def of(self, panel: Panel) -> Scaling:
-        """For the series of another panel, by their names."""
+        """The scaling for the series of another panel, matched by name."""
         place = {name: s for s, name in enumerate(self.names)}
         index = np.array([place.get(name, -1) for name in panel.names], dtype=np.int64)
         past, known = (
@@ -134,10 +135,10 @@ class Scaling:
 
     @classmethod
     def from_arrays(cls, names: Sequence[str], arrays: Mapping[str, Array]) -> Scaling:
-        """What ``arrays`` gave.
+        """The scaling from the result of ``arrays``.
 
         Raises:
-            KeyError: one is missing.
+            KeyError: an array is missing.
         """
 
         def of(kind: str) -> Moments:
@@ -149,8 +150,9 @@ class Scaling:
 
 
 def seasonal_error(values: Array, season: int) -> float:
-    """Mean absolute difference between a series and itself one season before; NaN if there is none, or
-    it is no more than rounding, so that nothing can be measured by it."""
+    """The mean absolute difference between a series and the series one season before.
+
+    NaN where there is none, or where it is only rounding and so cannot serve as a unit."""
     if len(values) <= season:
         return float("nan")
     apart = np.abs(values[season:] - values[:-season])

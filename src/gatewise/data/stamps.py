@@ -1,4 +1,4 @@
-"""A column of times, of whatever type, as integers or as stamps in UTC with their zone."""
+"""A column of times of any type, as integers or as timestamps in UTC with their zone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _YEARS = range(1800, 2200)
 _LARGEST = (
     2**61
 )  # of a whole number that is a time, so that differences and later steps fit 64 bits
-_EXACT = 2**53  # the largest float that whole numbers are told apart by
+_EXACT = 2**53  # the largest float below which all integers are exact
 _FIRST, _LAST = np.datetime64("0001-01-02", "D"), np.datetime64("9999-12-30", "D")
 _YEAR_OF_FORMAT = ("%Y", "%y", "%G", "%c", "%x", "%F", "%D", "%s", "%C")
 
@@ -45,9 +45,9 @@ class Times:
 
     Attributes:
         values: int64 step numbers, or datetime64[us] or [ns]; UTC where there is a zone.
-        zone: the time zone of the column (an IANA name, or UTC+01:00), None for stamps without one.
-        mixed: the first of several UTC offsets that the column's texts have, which are UTC then; else
-            there are none.
+        zone: the time zone of the column (an IANA name, or UTC+01:00); None for timestamps without one.
+        mixed: the first UTC offsets of the column's texts if they have several; the zone is UTC then. Else
+            empty.
     """
 
     values: NDArray[Any]
@@ -56,7 +56,7 @@ class Times:
 
 
 class BadTimeError(DataError):
-    """A value is no time; ``index`` says which, or is None where it is the column's type."""
+    """A value is not a time. ``index`` is its index, or None if the column's type is wrong."""
 
     def __init__(self, index: int | np.integer[Any] | None, message: str) -> None:
         super().__init__(message)
@@ -64,10 +64,10 @@ class BadTimeError(DataError):
 
 
 def read(series: nw.Series[Any], time_format: str | None, plain: bool) -> Times:
-    """The times of a column without missing values, which ``gatewise.data.table.times`` describes.
+    """The times of a column without missing values; see ``gatewise.data.table.times``.
 
     Raises:
-        BadTimeError: a value is no time.
+        BadTimeError: a value is not a time.
         OptionError: ``time_format`` is not a format.
     """
     import narwhals as nw
@@ -102,7 +102,7 @@ def read(series: nw.Series[Any], time_format: str | None, plain: bool) -> Times:
 
 
 def type_of(series: nw.Series[Any]) -> str:
-    """A column's type for messages: its library's own where narwhals has no name for it."""
+    """A column's type for messages: narwhals' name, else the name of its own library."""
     native: Any = series.to_native()
     if str(series.dtype) != "Unknown":
         return str(series.dtype)
@@ -145,7 +145,7 @@ def _unknown_zone(zone: object) -> BadTimeError:
 
 
 def _one_offset(tz: dt.tzinfo, wall: NDArray[Any]) -> dt.timedelta | None:
-    """A nameless zone's offset, where it is the same in every month of the data and two years on."""
+    """The offset of an unnamed zone, if it is the same in every month of the data and for two years more."""
     first, last = (int(str(day)[:4]) for day in (wall.min(), wall.max()))
     offsets = {
         tz.utcoffset(dt.datetime(year, month, 1))
@@ -156,7 +156,7 @@ def _one_offset(tz: dt.tzinfo, wall: NDArray[Any]) -> dt.timedelta | None:
 
 
 def _of_objects(values: Sequence[Any], time_format: str | None, plain: bool) -> Times:
-    """Python's datetimes, dates and numbers, pandas' Timestamps, and texts."""
+    """The times in an object column: datetimes, dates, numbers, Timestamps of pandas, and texts."""
     aware = [getattr(value, "tzinfo", None) is not None for value in values]
     stamps = [isinstance(value, dt.datetime) for value in values]
     if all(stamps) and any(aware):
@@ -191,7 +191,7 @@ def _of_objects(values: Sequence[Any], time_format: str | None, plain: bool) -> 
 
 
 def _to_datetime64(value: dt.datetime) -> np.datetime64:
-    """To the nanosecond where the value, a Timestamp of pandas, has those."""
+    """The value as datetime64, in nanoseconds where it is a Timestamp of pandas that has them."""
     if getattr(value, "nanosecond", 0):
         found: np.datetime64 = value.to_datetime64()  # type: ignore[attr-defined]
         return found.astype("datetime64[ns]")
@@ -199,7 +199,7 @@ def _to_datetime64(value: dt.datetime) -> np.datetime64:
 
 
 def _zoned(utc: NDArray[Any], values: Sequence[dt.datetime]) -> Times:
-    """Aware datetimes: in their zone if they share one, in their offset if they share that, else UTC."""
+    """The times of aware datetimes: in their common zone, else in their common offset, else in UTC."""
     names = {zones.of_tzinfo(tz) for tz in {id(v.tzinfo): v.tzinfo for v in values}.values() if tz}
     if len(names) == 1 and (name := names.pop()) is not None:
         return Times(utc, name)
@@ -252,7 +252,7 @@ def _from_decimals(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _check_no_dates(values: NDArray[np.int64]) -> None:
-    """Raise BadTimeError where whole numbers are dates in digits, whose steps would lead to month 13."""
+    """Raises BadTimeError where integers look like dates, because counting on would give a month 13."""
     if (form := _date_format(values) or _leaping_format(values)) is None:
         return
     shown = (
@@ -271,7 +271,7 @@ def _check_no_dates(values: NDArray[np.int64]) -> None:
 
 
 def _date_format(values: NDArray[np.int64]) -> str | None:
-    """How the numbers spell dates, if all of them do."""
+    """The date format of the numbers, if all of them are dates; else None."""
     digits = len(str(abs(int(values[0]))))
     low, high = 10 ** (digits - 1), 10**digits
     if digits not in _DIGITS or not ((values >= low) & (values < high)).all():
@@ -302,8 +302,9 @@ def _date_format(values: NDArray[np.int64]) -> str | None:
 
 
 def _leaping_format(values: NDArray[np.int64]) -> str | None:
-    """A format whose year has two digits or comes last, if the numbers' steps are more even read so: as
-    whole numbers they leap at the ends of months and years."""
+    """A date format with a two-digit year or with the year last, if it makes the steps more even.
+
+    Read as integers, such dates jump at the ends of months and years."""
     numbers = np.unique(values)
     if len(numbers) < 3 or numbers[0] < 1:
         return None
@@ -334,7 +335,7 @@ def _evenness(steps: NDArray[np.int64]) -> float:
 
 
 def _width(form: str) -> int:
-    """How many digits a format of digits alone has; 0 for others."""
+    """The number of digits of a format with digits only; 0 for other formats."""
     parts = re.findall(r"%(.)", form)
     if "".join(f"%{part}" for part in parts) != form or not set(parts) <= _WIDTHS.keys():
         return 0
@@ -348,7 +349,7 @@ _WIDTHS = {"Y": 4, "j": 3, **dict.fromkeys("ymdHMS", 2)}
 
 
 def texts_of(series: nw.Series[Any]) -> pl.Series:
-    """A column's values as texts, null where there is no value; bytes are read as UTF-8."""
+    """A column's values as texts, with null for missing values. Bytes are read as UTF-8."""
     import narwhals as nw
     import polars as pl
 
@@ -376,7 +377,7 @@ def _parse(given: pl.Series | list[str], time_format: str | None) -> Times:
         return _by_format(texts, time_format)
     aware = any(_tried(texts[:1], form).item() is not None for form in _AWARE)
     forms = list(_AWARE if aware else _NAIVE)
-    # The spelling of the first row is most likely that of all.
+    # All rows most likely have the format of the first row.
     forms.sort(key=lambda form: _tried(texts[:1], form).item() is None)
     values = _nothing(len(texts))
     for form in forms:
@@ -405,7 +406,7 @@ def _tried(texts: pl.Series, form: str) -> pl.Series:
 
 
 def check_format(form: Any) -> None:
-    """Raise OptionError where ``form`` is no text, or one from which no date can be told."""
+    """Raises OptionError where ``form`` is not text, or does not determine a date."""
     if not isinstance(form, str) or not any(year in form for year in _YEAR_OF_FORMAT):
         raise OptionError(
             f"time_format={form!r} is no format of a date: it has no year, such as %Y"
@@ -415,7 +416,7 @@ def check_format(form: Any) -> None:
 
 
 def _by_format(texts: pl.Series, form: str) -> Times:
-    """By polars, and what that cannot read by Python's strptime."""
+    """The times in this format, read by polars, and by Python's strptime where polars cannot."""
     check_format(form)
     values, offsets = _nothing(len(texts)), set[str]()
     if "%z" not in form:
@@ -450,7 +451,7 @@ def _known_to_python(form: str) -> bool:
 
 
 def _by_python(texts: list[str], form: str) -> tuple[pl.Series, set[str]]:
-    """Stamps in UTC, null for a text that does not follow the format, and the offsets that they have."""
+    """Timestamps in UTC, null for a text that does not fit the format, and the texts' offsets."""
     import polars as pl
 
     known = _known_to_python(form)
@@ -492,5 +493,5 @@ def _check_parsed(texts: pl.Series, values: pl.Series, form: str | None) -> None
 
 
 def clip(text: str, longest: int = 40) -> str:
-    """A text in quotes for messages, without its end where it is long."""
+    """A text in quotes for messages; a long text is shortened."""
     return repr(text if len(text) <= longest else text[:longest] + "…")

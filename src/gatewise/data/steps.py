@@ -1,4 +1,4 @@
-"""Which step times have: the most common one, and the day of the month that they fall on."""
+"""The step of a time column: the most common difference, and the day of the month of monthly times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Steps = NDArray[np.int64]
 Unit = tuple[str, int]  # ("integer", numbers), ("ns", nanoseconds) or ("month", months)
 
 _DAY = 86_400_000_000  # in microseconds
-_CHUNK = 1 << 18  # rows that are worked on at once, so that temporaries stay small
+_CHUNK = 1 << 18  # rows that are processed at once, so that temporary arrays stay small
 
 
 def common_step(
@@ -29,7 +29,7 @@ def common_step(
     zone: str | None,
     named: Callable[[Unit], str],
 ) -> Unit:
-    """The step that most rows have; ``named`` says what messages call one.
+    """The step of most rows; ``named`` gives a step's text for messages.
 
     Raises:
         DataError: no series has two times, or two series have different steps.
@@ -41,7 +41,7 @@ def common_step(
         if stop - start < 2:
             continue
         step, share = _step_of(times[start:stop], zone)
-        # A handful of rows with gaps says little: such a series goes by the others.
+        # A few rows with gaps are not enough: such a series has the step of the others.
         if stop - start >= 4 and share > 0.5:
             rows[step] += stop - start
             first_with.setdefault(step, s)
@@ -63,14 +63,14 @@ def common_step(
 
 
 def _step_of(times: Stamps, zone: str | None) -> tuple[Unit, float]:
-    """The most common step of one series, and the share of its steps that are so."""
+    """The most common step of one series, and its share of the steps."""
     if times.dtype.kind != "M":
         every, share = _mode(np.diff(times))
         return ("integer", every), share
     every, share = _mode(np.diff(times).astype(np.int64))
     per_day = _DAY * (1000 if np.datetime_data(times.dtype)[0] == "ns" else 1)
     if zone is not None and every > per_day // 2:
-        times = to_wall(times, zone)  # where days are of one length
+        times = to_wall(times, zone)  # in wall-clock time, where all days have the same length
         every, share = _mode(np.diff(times).astype(np.int64))
     if every >= 28 * per_day and month_rule(times) is not None:
         months = times.astype("datetime64[M]").astype(np.int64)
@@ -90,11 +90,11 @@ def _mode(values: NDArray[np.int64]) -> tuple[int, float]:
 
 
 def month_rule(wall: Stamps, weekly: bool = False) -> str | None:
-    """Which day of its month every stamp is, of those on a wall clock: a number ("31" is the last day),
-    "BS" or "BE" (first or last from Monday to Friday), "WOM-3FRI" (third Friday), or None.
+    """The rule for the day of the month of all wall-clock timestamps, or None.
 
-    A weekday's place in the month is one only where stamps are four and five weeks apart, unless
-    ``weekly``: else it may be that of a step of four weeks.
+    It is a number ("31" is the last day), "BS" or "BE" (first or last day from Monday to Friday), or "WOM-3FRI"
+    (third Friday). A weekday's place in the month counts only where timestamps are both four and five weeks
+    apart, unless ``weekly``; otherwise the step may be four weeks.
     """
     if (wall - wall.astype("datetime64[D]") != wall[0] - wall[0].astype("datetime64[D]")).any():
         return None
@@ -119,7 +119,7 @@ def month_rule(wall: Stamps, weekly: bool = False) -> str | None:
 
 
 def month_days(months: Stamps, rule: str) -> NDArray[np.int64]:
-    """The day, from 1, of each month that ``rule`` (as ``month_rule`` has it) means."""
+    """The day, from 1, of ``rule`` (see ``month_rule``) in each month."""
     lengths = month_lengths(months)
     if rule.isdecimal():
         return np.minimum(int(rule), lengths)
@@ -136,7 +136,7 @@ def month_days(months: Stamps, rule: str) -> NDArray[np.int64]:
 
 
 def weekdays(stamps: Stamps) -> NDArray[np.int64]:
-    """0 for Monday to 6 for Sunday."""
+    """The weekdays, 0 for Monday to 6 for Sunday."""
     return np.asarray((stamps.astype("datetime64[D]").astype(np.int64) + 3) % 7)
 
 
@@ -147,7 +147,7 @@ def month_lengths(months: Stamps) -> NDArray[np.int64]:
 
 
 def latest_day(wall: Stamps) -> int:
-    """The latest day of the month, from 1, that is among stamps of a wall clock."""
+    """The latest day of the month, from 1, among wall-clock timestamps."""
     days = wall.astype("datetime64[D]") - wall.astype("datetime64[M]").astype("datetime64[D]")
     return int(days.astype(np.int64).max()) + 1
 
@@ -156,7 +156,7 @@ def latest_day(wall: Stamps) -> int:
 
 
 def skips_weekends(times: Stamps, offsets: Steps, zone: str | None) -> bool:
-    """Whether no stamp falls on a weekend although some series has rows on both sides of one."""
+    """Whether no timestamp is on a weekend, although a series has rows on both sides of one."""
 
     def days(part: Any) -> NDArray[np.int64]:
         return np.asarray(to_wall(times[part], zone).astype("datetime64[D]").astype(np.int64)) + 3

@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 _SHOWN_COLUMNS = 20
 _LARGEST = 1e150  # of a number: its square and a sum of such squares can be computed with
-_INDEX = "time"  # what an index of times without a name is called
+_INDEX = "time"  # the name of an unnamed index with times
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table and where it came from.
+    """A table and its source.
 
-    Columns are known by the text of their name: 0 is "0", and ``("a", "b")`` is "('a', 'b')".
+    A column is identified by the text of its name: 0 is "0", and ``("a", "b")`` is "('a', 'b')".
 
     Attributes:
-        frame: the data, a narwhals eager frame over what the user gave (polars for files).
-        path: the file it was read from, or None.
-        blank: how many lines of the file are empty before its header.
-        names: the columns' names as the user has them, where they are no texts.
+        frame: the data, a narwhals eager frame of the user's table (of polars for files).
+        path: the file that the table was read from, or None.
+        blank: the number of empty lines before the file's header.
+        names: the user's names of the columns, where they are not text.
         indexes: the columns that were levels of a pandas frame's index and hold times.
     """
 
@@ -52,7 +52,7 @@ class Table:
 
     @property
     def name(self) -> str:
-        """What messages call the table."""
+        """The table's name in messages."""
         return str(self.path) if self.path else "the table"
 
     def place(self, index: int | np.integer[Any]) -> str:
@@ -62,7 +62,7 @@ class Table:
         return f"row {index + 1} (line {index + 2 + self.blank} of {self.path.name})"
 
     def check(self, columns: Iterable[str]) -> None:
-        """Raise DataError for the first of ``columns`` that the table lacks."""
+        """Raises DataError for the first of ``columns`` that the table does not have."""
         present = self.frame.columns
         for column in columns:
             if column not in present:
@@ -88,13 +88,13 @@ def load(
         source: a path (.csv, .tsv, either with .gz, or .parquet), a pandas, polars or pyarrow
             table, or a mapping of column names to arrays. A Table is returned as it is. The index of a
             pandas frame is read as columns where it has names or holds times.
-        text: columns of a CSV file that stay as written, such as names like ``007`` or ``NA``.
-        labels: those that do where they hold texts, but may be numbers.
-        time_format: how the index of a pandas frame spells times, if not as ISO does.
+        text: columns of a CSV file to read as text, such as names like ``007`` or ``NA``.
+        labels: columns to read as text where they have texts; they may have numbers.
+        time_format: the format of times in the index of a pandas frame, if it is not ISO.
 
     Raises:
-        DataError: the file is missing, empty, damaged or of an unknown kind, the source is no
-            table, a column name occurs twice, or there are no rows.
+        DataError: the file is missing, empty, damaged or of an unknown kind, the source is not a
+            table, a column name occurs twice, or the table has no rows.
     """
     if isinstance(source, Table):
         return source
@@ -113,7 +113,7 @@ def load(
 
 
 def name_of(name: Any) -> str:
-    """A column's name as the text that it is known by."""
+    """The text of a column's name, which identifies the column."""
     if isinstance(name, tuple):  # of columns in levels, whose lower ones may be empty
         parts = [part for part in name if part != ""]
         name = parts[0] if len(parts) == 1 else tuple(parts) or ""
@@ -121,9 +121,9 @@ def name_of(name: Any) -> str:
 
 
 def names_of(given: Any) -> tuple[str, ...]:
-    """One name, or a list or tuple of names, as texts; none where ``given`` is None.
+    """The texts of one name, or of a list or tuple of names; empty for None.
 
-    A tuple is several names: one column whose name is a tuple is given in a list.
+    A tuple means several names. A single column whose name is a tuple must be given in a list.
     """
     if given is None:
         return ()
@@ -154,8 +154,9 @@ def _given(source: Any, time_format: str | None) -> Table:
 
 
 def _with_index(frame: Any, time_format: str | None) -> tuple[Any, tuple[str, ...]]:
-    """A pandas frame with its index's levels as columns before the others, and which of them hold
-    times. A level without a name and without times is left out."""
+    """A pandas frame with the levels of its index as first columns, and the names of those with times.
+
+    A level without a name and without times is left out."""
     levels = {}
     times = []
     taken = {name_of(column) for column in frame.columns}
@@ -187,7 +188,7 @@ def _padded(label: Any, columns: Any) -> Any:
 
 
 def _holds_times(values: Any, time_format: str | None) -> bool:
-    """Whether a level of an index is of stamps, periods, or texts, objects or numbers that are times."""
+    """Whether a level of an index has times: timestamps, periods, or texts, objects or numbers that are times."""
     kind = str(values.dtype)
     if kind.startswith(("datetime64", "period", "timestamp", "date32")):
         return True
@@ -294,9 +295,9 @@ def _to_column(name: str, values: Any) -> pl.Series:
 
 
 def numbers(table: Table, column: str) -> NDArray[np.float64]:
-    """A column as float64, NaN where there is no value. May be a view of the table: don't write.
+    """A column as float64, with NaN for missing values. It may be a view of the table: do not write to it.
 
-    Integers, decimals, booleans and texts that are numbers are taken.
+    Integers, decimals, booleans and texts of numbers are accepted.
 
     Raises:
         DataError: the column is missing, or a value is infinite or not a number.
@@ -362,7 +363,7 @@ def categories(
     """The labels of a column in order of first appearance, and each row's index among them.
 
     Raises:
-        DataError: the column is missing, a row has no value, or the values are no labels.
+        DataError: the column is missing, a row has no value, or the values are not labels.
     """
     table.check([column])
     import narwhals as nw
@@ -400,18 +401,18 @@ def _factorize(
 def times(
     table: Table, column: str, time_format: str | None = None, *, plain: bool = False
 ) -> Times:
-    """A time column as integers, or as stamps in UTC.
+    """A time column as integers, or as timestamps in UTC.
 
-    Texts with UTC offsets are in that offset's zone where all have the same one, and in UTC otherwise.
+    The zone of texts with UTC offsets is that offset where all texts have the same one, else UTC.
 
     Args:
-        time_format: how texts (or numbers such as 20240131) spell a time, in the notation of
+        time_format: the format of texts (or of numbers such as 20240131), in the notation of
             ``datetime.strptime``. Without it texts must be ISO dates or date-times, such as
             2024-01-31, 2024-01, 2024-01-31 17:30, 2024-01-31T17:30:00.5Z.
-        plain: whether whole numbers are counted even where they read as dates, such as 201512.
+        plain: whether integers are step numbers even where they look like dates, such as 201512.
 
     Raises:
-        DataError: the column is missing, a row has no time, or a value is no time.
+        DataError: the column is missing, a row has no time, or a value is not a time.
         OptionError: ``time_format`` is not a format.
     """
     table.check([column])
