@@ -164,7 +164,7 @@ RIGHT = np.ones(4 * (N * H + H * H + 2 * H), np.float32)
         (torch.ones(144, dtype=torch.int8), "LSTM", {}, DataError, "of type torch.int8"),
         (RIGHT, "LSTN", {}, OptionError, r"no mode of cuDNN 'LSTN' \(did you mean 'LSTM'\?\)"),
         (RIGHT, "GRU", dict(proj_size=2), OptionError, "proj_size=2 is not valid for GRU"),
-        (RIGHT, "LSTM", dict(proj_size=4), OptionError, "below hidden_size=4; this is 4"),
+        (RIGHT, "LSTM", dict(proj_size=4), OptionError, "proj_size=4 is not valid for LSTM with hidden_size=4"),
         (RIGHT, "LSTM", dict(num_layers=0), OptionError, "num_layers must be a positive integer"),
         (RIGHT, "LSTM", dict(bias=2), OptionError, "bias must be True or False"),
     ],

@@ -379,7 +379,7 @@ class Whole(keras.Model):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_custom_objects_are_refused_by_name(kind, tmp_path):
     with pytest.raises(
-        ModelFileError, match=r"layer 'own' is of the class mine>Doubled, .*never run"
+        ModelFileError, match=r"layer 'own' is of the custom class mine>Doubled, .*never run"
     ):
         from_keras(saved(sequential(Doubled(H, name="own")), tmp_path, kind))
     model = sequential(L.LSTM(H, activation=wavy, name="lstm"))
