@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check format test test-all sanitize clean
+.PHONY: setup demo paper check format test test-all sanitize clean
 
 setup: $(READY)
 
@@ -19,6 +19,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/gatewise demo --out runs/demo
+
+# make paper ARGS="1997 6a": an experiment of a paper; without ARGS, what there is
+paper: setup
+	$(BIN)/python -m papers $(or $(ARGS),1997)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -28,6 +28,14 @@ def choices_anew():
     forget_choices()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The tests of papers/ are slow ones, but for those that are marked short."""
+    for item in items:
+        if item.path.name.startswith("test_paper") and not item.get_closest_marker("short"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def hourly() -> pl.DataFrame:
     """Sixty days of two noisy series with a daily shape: what a seasonal model can learn."""

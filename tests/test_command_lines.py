@@ -138,11 +138,6 @@ BENCH = {
     "--seconds": ("", "x", "-1", "0", "nan", "inf", "1e400", "\0"),
     "--json": ("", "\0", "{folder}", "{data}/x.json", "/proc/nothing/x.json"),
 }
-PAPER = {
-    "--trials": (*ODD, "-5", "1000000000000"),
-    "--processes": (*ODD, "-5", "1000000000"),
-    "--most": ("", "x", "-1", "0", "1.5", "nan", "\0"),
-}
 FIT_LINE = [
     "fit",
     "forecast",
@@ -176,7 +171,6 @@ def lines() -> list[list[str]]:
         ["bench", "--peers", "none", "--quick"], {k: v for k, v in BENCH.items() if k != "--peers"}
     )
     each(["bench", "--quick"], {"--peers": BENCH["--peers"]})
-    each(["paper", "1997", "3a-100-3"], PAPER)
     for value in ("", "x", "\0", "é", "..", HUGE, "{data}", "{folder}", "{folder}/nothing"):
         found += [
             [value],
@@ -192,14 +186,9 @@ def lines() -> list[list[str]]:
             ["equations", value],
             ["equations", value, "--text"],
             ["equations", value, "--latex"],
-            ["paper", value],
-            ["paper", "1997", value],
         ]
     found += [
-        *(
-            [verb]
-            for verb in ("fit", "predict", "evaluate", "paper", "--help", "--version", "-x", "--")
-        ),
+        *([verb] for verb in ("fit", "predict", "evaluate", "--help", "--version", "-x", "--")),
         *(
             ["fit", "forecast", *rest]
             for rest in ([], ["{data}"], ["{data}", "--target"], ["--help"])
@@ -249,11 +238,10 @@ def untrained(monkeypatch):
         raise TrainingError(REACHED)
 
     monkeypatch.setattr(fitting, "_train", reached)
-    monkeypatch.setattr("gatewise.papers.lstm_1997.trials.side_by_side", reached)
     monkeypatch.setattr("gatewise.bench.run.run", reached)
 
 
-WITH_OPTIONS = ("fit", "evaluate", "cells", "bench", "paper")
+WITH_OPTIONS = ("fit", "evaluate", "cells", "bench")
 
 
 def judged(line: list[str], code: int, said: list[str]) -> bool:
@@ -344,10 +332,6 @@ def test_what_the_sentences_say(places, capsys):
             "the shape 1000000000,1000,1000,1000 takes",
         ),
         (["bench", "--threads", "1000000"], "threads must be an integer from 1 to"),
-        (
-            ["paper", "1997", "3a-100-3", "--processes", "1000000000"],
-            "--processes must be an integer from 1 to",
-        ),
         (["fit"], "the following arguments are required: TASK"),
     ):
         assert main(line) == 2, line

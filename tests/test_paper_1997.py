@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from subprocess import PIPE
 
 import numpy as np
 import pytest
 
-from gatewise.cli import main
 from gatewise.errors import OptionError
-from gatewise.papers.lstm_1997.criteria import (
+from pages import ROOT
+from papers.__main__ import main
+from papers.lstm_1997.criteria import (
     Grammar,
     OnFreshSequences,
     Recent,
     Successive,
     wrong_of,
 )
-from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, find, run
-from gatewise.papers.lstm_1997.network import Direct, DirectNetwork, Network, Topology
-from gatewise.papers.lstm_1997.tasks import (
+from papers.lstm_1997.experiments import EXPERIMENTS, find, run
+from papers.lstm_1997.network import Direct, DirectNetwork, Network, Topology
+from papers.lstm_1997.tasks import (
     LongLag,
     Reber,
     Sequences,
@@ -29,8 +35,8 @@ from gatewise.papers.lstm_1997.tasks import (
     TwoMarked,
     TwoSequences,
 )
-from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
-from gatewise.papers.processes import in_processes
+from papers.lstm_1997.trials import Order, side_by_side, summary, table
+from papers.processes import in_processes
 
 # Each row's network (blocks, cells of a block, what is biased, biases of input and of output gates), rate, initial
 # weights, criterion, and the paper's figures: success, trials, sequences, wrong of 2560. Typed from the paper.
@@ -92,10 +98,12 @@ FROM_THE_PAPER = {
 }  # fmt: skip
 
 
+@pytest.mark.short
 def test_no_row_of_the_paper_is_missing():
     assert set(FROM_THE_PAPER) <= set(EXPERIMENTS)
 
 
+@pytest.mark.short
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_row_is_the_papers(name):
     e = EXPERIMENTS[name]
@@ -475,6 +483,7 @@ def test_the_criterion_of_the_grammar():
     assert not Grammar(task).all_right(outputs(spoilt=17))
 
 
+@pytest.mark.short
 def test_errors_reach_the_cells_whose_input_gates_begin_closed():
     """Elsewhere the state of 500 steps has drifted to where its squashing is flat (docs/papers.md)."""
 
@@ -505,7 +514,6 @@ def test_solved_as_in_the_paper(name, most):
     assert again.sequences == 500
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["2c-50-50", "3b-100-3", "4-100", "6b"])
 def test_solved_as_in_the_paper_in_minutes(name):
     trial = run(EXPERIMENTS[name], 0, 3_000_000)
@@ -528,6 +536,7 @@ class Watched:
         return self.made.see(seen, output, target, outputs)
 
 
+@pytest.mark.short
 # At first an output is near 0.5 and the error 0.25. 2a and 2b with ten symbols; their criterion sees what
 # comes after the cell was added.
 @pytest.mark.parametrize(
@@ -562,11 +571,13 @@ def test_processes_have_a_thread_each(monkeypatch):
     assert [os.getenv(name) for name in names] == ["3", None]
 
 
+@pytest.mark.short
 def test_a_trial_repeats_itself():
     one, two = (run(EXPERIMENTS["4-100"], 5, 512) for _ in range(2))
     assert replace(one, seconds=0) == replace(two, seconds=0)
 
 
+@pytest.mark.short
 def test_find():
     assert list(find("3a")) == ["3a-100-3", "3a-100-1", "3a-1000-3"]
     assert list(find("4-100")) == ["4-100"]
@@ -578,10 +589,11 @@ def test_find():
             find(no_row)
 
 
+@pytest.mark.short
 def test_the_command_line(capsys):
-    assert main(["paper", "1997"]) == 0
+    assert main(["1997"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(EXPERIMENTS)
-    given = ["paper", "1997", "6a", "--most", "256", "--trials", "2", "--processes", "2"]
+    given = ["1997", "6a", "--most", "256", "--trials", "2", "--processes", "1"]
     assert main(given) == 0
     shown = capsys.readouterr()
     assert "6a, seed 1: not solved in 256 sequences" in shown.err
@@ -589,12 +601,35 @@ def test_the_command_line(capsys):
     assert re.search(r"6a +156 +0 of 2 +100% +>256 +- +31,390", shown.out)
     assert main([*given, "--whole-gradient"]) == 0
     assert re.search(r"6a whole gradient +156 ", capsys.readouterr().out)
-    assert main(["paper", "1997", "2a", "--whole-gradient"]) == 2
-    assert "nothing of its gradient is cut" in capsys.readouterr().err
-    assert main(["paper", "1997", "9"]) == 2
-    assert "no experiment '9'" in capsys.readouterr().err
-    assert main(["paper", "1997", "6a", "--trials", "0"]) == 2
-    assert "--trials must be an integer from 1 to 100000, not 0" in capsys.readouterr().err
+
+
+@pytest.mark.short
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["2a", "--whole-gradient"], "nothing of its gradient is cut"),
+        (["9"], "no experiment '9'"),
+        (["6a", "--trials", "0"], "--trials must be an integer from 1 to 100000, not 0"),
+        (["6a", "--processes", "1000000000"], "--processes must be an integer from 1 to"),
+        (["6a", "--most", "-1"], "--most must be a positive integer, not -1"),
+        (["6a", "--most", "1.5"], "invalid int value: '1.5'"),
+    ],
+    ids=["nothing cut", "no row", "no trials", "processes", "most", "no integer"],
+)
+def test_the_command_line_refuses(line, told, capsys):
+    assert main(["1997", *line]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.6, 1.0, 1.5, 2.5])
+def test_a_signal_at_any_moment_gives_no_traceback(delay):
+    line = [sys.executable, "-m", "papers", "1997", "3a-100-3", "--processes", "2"]
+    process = subprocess.Popen(line, cwd=ROOT, text=True, stdout=PIPE, stderr=PIPE)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert "Traceback" not in said
+    assert process.returncode == 130
 
 
 def test_a_summary():

@@ -10,8 +10,8 @@ from matplotlib.image import imread
 from torch import nn
 
 from gatewise.errors import OptionError
-from gatewise.papers.lstm_1997 import today
-from gatewise.papers.lstm_1997.pictures import (
+from papers.lstm_1997 import today
+from papers.lstm_1997.pictures import (
     carrying_unit,
     draw,
     gradient_by_lag,
@@ -20,7 +20,7 @@ from gatewise.papers.lstm_1997.pictures import (
     memory_picture,
     save,
 )
-from gatewise.papers.lstm_1997.tasks import (
+from papers.lstm_1997.tasks import (
     LongLag,
     Reber,
     SignalAndNoise,
@@ -28,7 +28,7 @@ from gatewise.papers.lstm_1997.tasks import (
     TwoMarked,
     TwoSequences,
 )
-from gatewise.papers.lstm_1997.today import ROWS, Model, Setting, run, train, untrained
+from papers.lstm_1997.today import ROWS, Model, Setting, run, train, untrained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,6 +140,7 @@ def test_input_that_lies_otherwise_in_memory():
     torch.testing.assert_close(model(other, lengths), model(x, lengths))
 
 
+@pytest.mark.short
 def test_how_the_weights_begin():
     task, hidden = TASKS["4"], 6
     lstm = model_of(task, "lstm", hidden).layer
@@ -192,6 +193,7 @@ def test_a_lag_of_fifty_is_learned_by_the_lstm_and_not_by_the_simple_network():
     assert results["rnn_tanh"].wrong is None
 
 
+@pytest.mark.short
 def test_a_seed_gives_the_same_run_and_leaves_torchs_generator_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -230,6 +232,7 @@ def test_the_criterion_sees_each_sequence_whole_and_before_it_is_learned_from(na
         assert np.isfinite(target).all()
 
 
+@pytest.mark.short
 def test_a_loss_that_is_no_number_ends_the_run():
     result = run("4-100", "rnn_relu", 0, 5_000, Setting(rate=1e30))
     assert not result.solved
@@ -253,6 +256,7 @@ def test_what_run_refuses(arguments, message):
 # ---------------------------------------------------------------------------- gradients by lag
 
 
+@pytest.mark.short
 def test_the_gradient_by_lag_is_the_product_of_jacobians():
     """y = w h(T), h(t) = tanh(W x + U h(t-1) + b), so that dy/dx(T-k) = w D U D U … D W."""
     task, hidden, lags = TASKS["4"], 4, 24
@@ -407,7 +411,6 @@ def test_what_the_pictures_refuse():
 # --------------------------------------------------------------------------------------- slow
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["1", "2a", "2b", "4-100", "5-140", "6a", "6b"])
 def test_the_tasks_are_solved_with_one_setting(name):
     result = run(name, "lstm", 0, 200_000)
@@ -416,13 +419,11 @@ def test_the_tasks_are_solved_with_one_setting(name):
         assert result.wrong <= ROWS[name].paper.wrong + 100
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["2c-100-100", "4-100", "6a"])
 def test_a_simple_network_fails_at_long_lags(name):
     assert not run(name, "rnn_tanh", 0, 200_000).solved
 
 
-@pytest.mark.slow
 def test_both_pictures_are_drawn(tmp_path):
     paths = draw(tmp_path)
     assert [path.name for path in paths] == ["gradients.png", "memory.png"]

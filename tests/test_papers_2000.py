@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gatewise.errors import OptionError, ShapeError
-from gatewise.papers.gers_2000 import experiment
-from gatewise.papers.gers_2000.experiment import ROWS, Outcome, Trial, error_free, find, summary
-from gatewise.papers.gers_2000.grammar import LEGAL, SYMBOLS, walk
-from gatewise.papers.gers_2000.network import BLOCKS, SIZE, Design, Networks
-from gatewise.papers.lstm_1997.tasks import ReberString
+from papers.gers_2000 import experiment
+from papers.gers_2000.experiment import ROWS, Outcome, Trial, error_free, find, summary
+from papers.gers_2000.grammar import LEGAL, SYMBOLS, walk
+from papers.gers_2000.network import BLOCKS, SIZE, Design, Networks
+from papers.lstm_1997.tasks import ReberString
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,6 +78,7 @@ def test_walks_go_on_where_they_were():
 # The networks -------------------------------------------------------------------------------------
 
 
+@pytest.mark.short
 def test_weights_are_counted_as_in_the_paper():
     assert Design(forget=True).weights == 424
     assert Design().weights == 360
@@ -172,6 +173,7 @@ def test_the_gradient_carried_forward_is_the_one_that_the_core_takes_back(design
         np.testing.assert_allclose(change, network._output.grad, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.short
 @each_design
 def test_networks_side_by_side_do_not_touch_each_other(design):
     """One alone, with its own rate and resets, is what it is among others; those kept go on as they were."""
@@ -240,6 +242,7 @@ def test_a_test_counts_the_symbols_before_the_first_error(monkeypatch):
     assert network.begins.shape[1] == 3  # those whose stream went on to the last part
 
 
+@pytest.mark.short
 @pytest.mark.parametrize("name", ["reset", "forget_decay"])
 def test_a_trial_is_its_steps(name):
     """Streams, rates and resets of one network, written out once more, give the same weights."""
@@ -327,6 +330,7 @@ def test_the_summary_is_by_best_test():
     assert (found["streams_of_others"], found["symbols_of_others"]) == (40, 300)
 
 
+@pytest.mark.short
 def test_rows_are_the_papers():
     assert [row.design.weights for row in ROWS.values()] == [360, 360, 360, 424, 424]
     for row in ROWS.values():
@@ -355,7 +359,6 @@ def fixed(design):
     return Networks(design, 1, np.random.default_rng(0)).fixed(0)
 
 
-@pytest.mark.slow
 def test_with_forget_gates_streams_are_learned_and_without_them_not():
     """Table 2 in small: a hundred networks of a kind, each 150,000 symbols."""
     found = {}

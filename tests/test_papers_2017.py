@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from gatewise.errors import DataError, OptionError
-from gatewise.papers.greff_2017 import experiment
-from gatewise.papers.greff_2017.chorales import FILE, Chorales, batches, padded, read
-from gatewise.papers.greff_2017.experiment import (
+from papers.greff_2017 import experiment
+from papers.greff_2017.chorales import FILE, Chorales, batches, padded, read
+from papers.greff_2017.experiment import (
     IGNORANCE,
     PROTOCOLS,
     VARIANTS,
@@ -147,6 +147,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations(name, steps, units
         )
 
 
+@pytest.mark.short
 @each_variant
 def test_chorales_side_by_side_are_each_alone(name):
     """Padding counts nowhere: the sum of the losses, and nats a step over all steps."""
@@ -164,6 +165,7 @@ def test_chorales_side_by_side_are_each_alone(name):
     torch.testing.assert_close(whole, each, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.short
 @pytest.mark.parametrize("units", [1, 7])
 def test_weights_are_counted_as_in_the_paper(units):
     H = units
@@ -266,6 +268,7 @@ def plain_descent(parameters, rate):
     return torch.optim.SGD(parameters, rate)
 
 
+@pytest.mark.short
 def test_a_training_is_its_steps():
     """Plain descent by torch, written out once more: the same losses after each epoch."""
     data, how = small(), Protocol(plain_descent, (0.01,), 2, None, 3, 3)
@@ -417,7 +420,6 @@ def test_the_splits_are_the_published_ones():
 
 
 @needs_data
-@pytest.mark.slow
 def test_forgetting_and_the_output_activation_matter_most():
     """The paper's finding in small, by its protocol: without the forget gate or the output activation
     it gets worse; without peepholes or with coupled gates it is not significantly better."""

@@ -1,27 +1,22 @@
 """docs/papers.md holds what benchmarks/results say."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
-import pages
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def papers_page():
-    return pages.benchmark("papers_page")
+from pages import ROOT
+from papers.benchmarks import page as papers_page
 
 
-def test_the_page_is_that_of_the_results(papers_page):
+@pytest.mark.short
+def test_the_page_is_that_of_the_results():
     page = (ROOT / "docs" / "papers.md").read_text()
     assert page.count("<!-- table ") == 5
-    assert papers_page.written(page) == page, "run `python benchmarks/papers_page.py`"
+    assert papers_page.written(page) == page, "run `python -m papers.benchmarks.page`"
 
 
-def test_a_changed_result_changes_the_page(papers_page, tmp_path):
+@pytest.mark.short
+def test_a_changed_result_changes_the_page(tmp_path):
     shutil.copytree(papers_page.RESULTS, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "paper_1997.json"
     file.write_text(file.read_text().replace('"solved": 10,', '"solved": 9,'))
@@ -31,6 +26,7 @@ def test_a_changed_result_changes_the_page(papers_page, tmp_path):
     assert "| 10 of 10 |" not in changed
 
 
-def test_an_unknown_table_is_an_error(papers_page):
+@pytest.mark.short
+def test_an_unknown_table_is_an_error():
     with pytest.raises(KeyError, match="1998"):
         papers_page.written("<!-- table 1998 -->\n<!-- end -->")

@@ -533,7 +533,6 @@ def test_a_signal_ends_the_command_with_a_line_and_a_folder_to_resume(tmp_path, 
     "line",
     [
         ["evaluate", "model", "a.csv", "--refit", "true"],
-        ["paper", "1997", "3a-100-3", "--processes", "2"],
         ["bench", "--quick", "--peers", "none"],
     ],
 )

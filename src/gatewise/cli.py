@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gatewise", description="Recurrent networks whose gates are open.")
     parser.add_argument("--version", action="version", version=f"gatewise {version('gatewise')}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (_fit, _predict, _evaluate, _cells, _equations, _bench, _paper, _demo):
+    for add in (_fit, _predict, _evaluate, _cells, _equations, _bench, _demo):
         add(verbs)
     return parser
 
@@ -472,57 +472,6 @@ def _run_bench(given: argparse.Namespace) -> None:
     if given.json is not None:
         given.json.write_text(json.dumps(report, indent=1) + "\n")
         print(f"\nfigures   {given.json}")
-
-
-def _paper(verbs: Any) -> None:
-    verb = verbs.add_parser("paper", help="published experiments, run again beside their figures")
-    papers = verb.add_subparsers(metavar="PAPER", required=True)
-    paper = papers.add_parser("1997", help="Hochreiter & Schmidhuber 1997, section 5")
-    paper.set_defaults(run=_run_paper)
-    paper.add_argument(
-        "experiment", nargs="?", help="3a-100-3, or 3 for all of 3; all are listed without"
-    )
-    paper.add_argument(
-        "--trials", type=_whole, default=3, help="networks, each from a seed of its own"
-    )
-    paper.add_argument("--processes", type=_whole, help="trials at a time; as many as processors")
-    paper.add_argument("--most", type=_whole, help="training sequences after which a trial fails")
-    paper.add_argument(
-        "--whole-gradient", action="store_true", help="don't cut the gradient as the paper does"
-    )
-
-
-def _run_paper(given: argparse.Namespace) -> None:
-    from gatewise.bench.machine import cores
-    from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, cut_otherwise, find
-    from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
-
-    if given.experiment is None:
-        width = max(map(len, EXPERIMENTS))
-        for name, experiment in EXPERIMENTS.items():
-            needed = f"the paper's network needs {experiment.paper.sequences:,} sequences"
-            print(f"{name:<{width}} {experiment.title}; {needed}")
-        return
-    truncated = not given.whole_gradient
-    names = list(find(given.experiment)) if truncated else cut_otherwise(find(given.experiment))
-    most = {"trials": 100_000, "processes": 4 * (os.cpu_count() or 1), "most": None}
-    for option, greatest in most.items():
-        if (value := getattr(given, option)) is not None:
-            whole(f"--{option}", value, most=greatest)
-    orders = [Order(n, seed, given.most, truncated) for n in names for seed in range(given.trials)]
-    found: dict[str, list[Any]] = {name: [] for name in names}
-    each = "one trial" if given.trials == 1 else f"{given.trials} trials"
-    print(f"{', '.join(names)}: {each} each", file=sys.stderr)
-    for order, trial in side_by_side(orders, given.processes or cores()):
-        found[order.name].append(trial)
-        what = "solved after" if trial.solved else "not solved in"
-        print(
-            f"{order.name}, seed {trial.seed}: {what} {trial.sequences:,} sequences, "
-            f"{trial.seconds:.1f} s",
-            file=sys.stderr,
-        )
-    of = "" if truncated else " whole gradient"
-    print(table({name + of: summary(name, trials) for name, trials in found.items()}))
 
 
 def _demo(verbs: Any) -> None:

@@ -1,7 +1,7 @@
 """The tasks of Hochreiter & Schmidhuber 1997 with today's means, beside a simple recurrent network's.
 
-    python benchmarks/paper_1997_today.py [EXPERIMENT ...] [--cells lstm,rnn_tanh] [--rate R] [--trials 3] [--thorough]
-        [--processes N] [--pictures FOLDER] [--out benchmarks/results/paper_1997_today.json]
+    python -m papers.benchmarks.lstm_1997_today [EXPERIMENT ...] [--cells lstm,rnn_tanh] [--rate R] [--trials 3]
+        [--thorough] [--processes N] [--pictures FOLDER] [--out benchmarks/results/paper_1997_today.json]
 
 Without names all rows of up to some hundred steps are run, with --thorough those of 500 and 1,000 too. Each
 cell has the same setting and the same number of sequences. A row is written as soon as its trials have
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from gatewise.bench.machine import cores, describe
-from gatewise.papers.lstm_1997.pictures import draw
-from gatewise.papers.lstm_1997.today import ROWS, Result, Setting, run
-from gatewise.papers.processes import in_processes
+from papers.lstm_1997.pictures import draw
+from papers.lstm_1997.today import ROWS, Result, Setting, run
+from papers.processes import in_processes
 
 SHORT = [name for name, row in ROWS.items() if row.task(0).longest < 500]
 # what is learned from before a trial is given up; 3c-100-1's noisy targets took the paper most of all

@@ -1,6 +1,6 @@
 """Greff et al. 2017, "LSTM: A Search Space Odyssey": nine cells on the JSB chorales.
 
-    python benchmarks/paper_greff_2017.py --data PATH [--seeds 5] [--units 64] [--protocols paper adam]
+    python -m papers.benchmarks.greff_2017 --data PATH [--seeds 5] [--units 64] [--protocols paper adam]
         [--variants NAME ...] [--out benchmarks/results/paper_greff_2017.json]
 
 PATH is the chorales in quarter notes: the JSON file, or the folder or archive that holds it. Two protocols:
@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from gatewise.bench.machine import describe
-from gatewise.papers.greff_2017.chorales import read
-from gatewise.papers.greff_2017.experiment import (
+from papers.greff_2017.chorales import read
+from papers.greff_2017.experiment import (
     PROTOCOLS,
     VARIANTS,
     Found,

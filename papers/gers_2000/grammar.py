@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from gatewise.papers.reber import ARROWS, SYMBOLS
+from papers.reber import ARROWS, SYMBOLS
 
 Random = np.random.Generator
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gatewise.backends.native.online import Online
 from gatewise.cells.catalogue import lstm_1997_truncated
 from gatewise.nn.layers import Recurrent
-from gatewise.papers.lstm_1997.cells import lstm_1997_whole, memory
-from gatewise.papers.lstm_1997.tasks import Sequences, Task
+from papers.lstm_1997.cells import lstm_1997_whole, memory
+from papers.lstm_1997.tasks import Sequences, Task
+from papers.online import Online
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from gatewise.cells.catalogue import find as find_cell
 from gatewise.errors import need, unknown
 from gatewise.nn.recurrent import Recurrent
-from gatewise.papers.greff_2017.chorales import KEYS, Chorales, batches, padded
+from papers.greff_2017.chorales import KEYS, Chorales, batches, padded
 
 VANILLA = "peephole"
 VARIANTS: Mapping[str, str] = {

@@ -1,7 +1,7 @@
 """Writes the tables of docs/papers.md from benchmarks/results: between ``<!-- table NAME -->`` and
 ``<!-- end -->`` the page holds what the files of the papers' benchmarks say.
 
-    python benchmarks/papers_page.py [--page docs/papers.md]
+    python -m papers.benchmarks.page [--page docs/papers.md]
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parents[1] / "docs" / "papers.md"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "papers.md"
 
 Row = Mapping[str, Any]
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, run
-from gatewise.papers.processes import in_processes
+from papers.lstm_1997.experiments import EXPERIMENTS, Trial, run
+from papers.processes import in_processes
 
 
 class Order(NamedTuple):
-    """A trial to be run: see :func:`gatewise.papers.lstm_1997.experiments.run`."""
+    """A trial to be run: see :func:`papers.lstm_1997.experiments.run`."""
 
     name: str
     seed: int

@@ -18,7 +18,7 @@ from torch import Tensor
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.recurrent import Recurrent
-from gatewise.papers.gers_2000.cells import forgetting, keeping
+from papers.gers_2000.cells import forgetting, keeping
 
 BLOCKS, SIZE, SYMBOLS = 4, 2, 7
 CELLS = BLOCKS * SIZE

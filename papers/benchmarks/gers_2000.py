@@ -1,6 +1,6 @@
 """Gers, Schmidhuber & Cummins 2000, table 2: the continual embedded Reber grammar.
 
-    python benchmarks/paper_gers_2000.py [--minutes 40] [--networks 100] [--rows NAME ...] [--seed 0]
+    python -m papers.benchmarks.gers_2000 [--minutes 40] [--networks 100] [--rows NAME ...] [--seed 0]
         [--out benchmarks/results/paper_gers_2000.json]
 
 The minutes, of one core, are shared out among the rows: four parts for the one with resets and for the one with forget
@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gatewise.backends.native.online import Online
 from gatewise.bench.machine import describe
 from gatewise.nn.recurrent import Recurrent
-from gatewise.papers.gers_2000.cells import forgetting
-from gatewise.papers.gers_2000.experiment import ROWS, Trial, find, summary
-from gatewise.papers.gers_2000.grammar import LEGAL, walk
-from gatewise.papers.gers_2000.network import CELLS, SIZE, SYMBOLS, Design, Networks
+from papers.gers_2000.cells import forgetting
+from papers.gers_2000.experiment import ROWS, Trial, find, summary
+from papers.gers_2000.grammar import LEGAL, walk
+from papers.gers_2000.network import CELLS, SIZE, SYMBOLS, Design, Networks
+from papers.online import Online
 
 PARTS = {"reset": 4, "standard": 1, "state_decay": 1, "forget": 4, "forget_decay": 5}
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gatewise.papers.lstm_1997.tasks import Reber, ReberString, SignalAndNoise, Task
+from papers.lstm_1997.tasks import Reber, ReberString, SignalAndNoise, Task
 
 Outputs = Callable[[Any], np.ndarray]  # of sequences: the network's outputs for all of them
 

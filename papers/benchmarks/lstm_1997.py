@@ -1,6 +1,6 @@
 """The tables of Hochreiter & Schmidhuber 1997, section 5, on gatewise's cells: trials side by side.
 
-    python benchmarks/paper_1997.py [EXPERIMENT ...] [--trials 10] [--processes N] [--whole-gradient]
+    python -m papers.benchmarks.lstm_1997 [EXPERIMENT ...] [--trials 10] [--processes N] [--whole-gradient]
         [--most N] [--again] [--out benchmarks/results/paper_1997.json]
 
 Without an experiment's name all are run: half a day and more. Those of long sequences have --few trials. Only the
@@ -19,8 +19,8 @@ from typing import Any
 
 from gatewise.bench.machine import cores, describe
 from gatewise.errors import OptionError
-from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Trial, cut_otherwise, find
-from gatewise.papers.lstm_1997.trials import Order, side_by_side, summary, table
+from papers.lstm_1997.experiments import EXPERIMENTS, Trial, cut_otherwise, find
+from papers.lstm_1997.trials import Order, side_by_side, summary, table
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gatewise.errors import OptionError, unknown
-from gatewise.papers.lstm_1997.criteria import (
+from papers.lstm_1997.criteria import (
     Criterion,
     Grammar,
     OnFreshSequences,
@@ -19,8 +19,8 @@ from gatewise.papers.lstm_1997.criteria import (
     Successive,
     wrong_of,
 )
-from gatewise.papers.lstm_1997.network import Direct, DirectNetwork, Network, Topology
-from gatewise.papers.lstm_1997.tasks import (
+from papers.lstm_1997.network import Direct, DirectNetwork, Network, Topology
+from papers.lstm_1997.tasks import (
     LongLag,
     Reber,
     SignalAndNoise,

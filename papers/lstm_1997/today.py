@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from gatewise.errors import unknown
 from gatewise.nn.init import chrono_, orthogonal_
 from gatewise.nn.layers import Recurrent
-from gatewise.papers.lstm_1997.criteria import Criterion, OnFreshSequences, wrong_of
-from gatewise.papers.lstm_1997.experiments import EXPERIMENTS, Experiment, checked_most
-from gatewise.papers.lstm_1997.tasks import (
+from papers.lstm_1997.criteria import Criterion, OnFreshSequences, wrong_of
+from papers.lstm_1997.experiments import EXPERIMENTS, Experiment, checked_most
+from papers.lstm_1997.tasks import (
     Sequences,
     SignalAndNoise,
     Task,

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gatewise.papers.reber import ARROWS, END, SYMBOLS
+from papers.reber import ARROWS, END, SYMBOLS
 
 Random = np.random.Generator
 

@@ -11,8 +11,8 @@ import torch
 
 from gatewise.errors import OptionError, TrainingError, need
 from gatewise.ink import INK, MUTED, RULE, quiet
-from gatewise.papers.lstm_1997.tasks import Sequences, TwoMarked
-from gatewise.papers.lstm_1997.today import Model, Setting, train, untrained
+from papers.lstm_1997.tasks import Sequences, TwoMarked
+from papers.lstm_1997.today import Model, Setting, train, untrained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

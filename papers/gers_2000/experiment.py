@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from gatewise.errors import unknown
-from gatewise.papers.gers_2000.grammar import LEGAL, Random, advance, walk
-from gatewise.papers.gers_2000.network import Design, Fixed, Networks
+from papers.gers_2000.grammar import LEGAL, Random, advance, walk
+from papers.gers_2000.network import Design, Fixed, Networks
 
 RATE = 0.5
 LONGEST = 100_000  # symbols of a stream, in training and in a test

@@ -1,7 +1,7 @@
 """One training sequence of the 1997 paper's adding problem, forward, backward and step: the time of the
 core's on-line call beside that of a layer with autograd and of a Python loop with autograd.
 
-    python benchmarks/paper_1997_speed.py [--seconds 10] [--out benchmarks/results/paper_1997_speed.json]
+    python -m papers.benchmarks.lstm_1997_speed [--seconds 10] [--out benchmarks/results/paper_1997_speed.json]
 
 The networks are the paper's: four cells in two blocks, 93 weights in the first; the other two hold the same cell's
 matrices whole, without the sharing of gates, which makes them no slower.
@@ -25,8 +25,8 @@ from gatewise.bench.problem import draw
 from gatewise.bench.shapes import Shape
 from gatewise.bench.timing import Budget, interleave_calls
 from gatewise.cells.catalogue import lstm_1997_truncated
-from gatewise.papers.lstm_1997.experiments import EXPERIMENTS
-from gatewise.papers.lstm_1997.network import Network, Topology
+from papers.lstm_1997.experiments import EXPERIMENTS
+from papers.lstm_1997.network import Network, Topology
 
 RATE = 1e-4  # so small that what is timed stays the same
 

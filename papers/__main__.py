@@ -1,0 +1,110 @@
+"""``python -m papers 1997 [EXPERIMENT]``, from the repository's root: trials of an experiment, beside the
+paper's figures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import partial
+from typing import Any
+
+from gatewise import signals
+from gatewise.errors import GatewiseError
+from gatewise.options import whole
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: 0, 2 where the arguments are wrong, or 128 and the number of the signal that stopped
+    the command."""
+    return signals.answered(partial(_answered, argv))
+
+
+def _answered(argv: list[str] | None) -> int:
+    parser = _parser()
+    try:
+        given = parser.parse_args(argv)
+        given.run(given)
+    except GatewiseError as error:
+        print(f"papers: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as ended:  # argparse: after --help, and after a message
+        return int(ended.code or 0)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m papers", description="Published experiments, beside the papers' figures."
+    )
+    papers = parser.add_subparsers(metavar="PAPER", required=True)
+    paper = papers.add_parser("1997", help="Hochreiter & Schmidhuber 1997, section 5")
+    paper.set_defaults(run=_run_1997)
+    paper.add_argument(
+        "experiment",
+        nargs="?",
+        help="a name such as 3a-100-3, or 3 for all of experiment 3; without it, all are listed",
+    )
+    paper.add_argument(
+        "--trials", type=int, default=3, help="networks to train, each from its own seed (3)"
+    )
+    paper.add_argument(
+        "--processes", type=int, help="trials that run at the same time (the number of processors)"
+    )
+    paper.add_argument("--most", type=int, help="training sequences after which a trial fails")
+    paper.add_argument(
+        "--whole-gradient",
+        action="store_true",
+        help="do not truncate the gradient as the paper does",
+    )
+    return parser
+
+
+def _run_1997(given: argparse.Namespace) -> None:
+    from papers.lstm_1997.experiments import cut_otherwise, find
+
+    if given.experiment is None:
+        _list_1997()
+        return
+    for option, most in (("trials", 100_000), ("processes", 4 * (os.cpu_count() or 1))):
+        if (value := getattr(given, option)) is not None:
+            whole(f"--{option}", value, most=most)
+    if given.most is not None:
+        whole("--most", given.most)
+    truncated = not given.whole_gradient
+    rows = find(given.experiment)
+    _train_1997(list(rows) if truncated else cut_otherwise(rows), given, truncated)
+
+
+def _list_1997() -> None:
+    from papers.lstm_1997.experiments import EXPERIMENTS
+
+    width = max(map(len, EXPERIMENTS))
+    for name, experiment in EXPERIMENTS.items():
+        needed = f"the paper's network needs {experiment.paper.sequences:,} sequences"
+        print(f"{name:<{width}} {experiment.title}; {needed}")
+
+
+def _train_1997(names: list[str], given: argparse.Namespace, truncated: bool) -> None:
+    """Prints each trial on standard error as it ends, and the table of all at the end."""
+    from gatewise.bench.machine import cores
+    from papers.lstm_1997.trials import Order, side_by_side, summary, table
+
+    orders = [Order(n, seed, given.most, truncated) for n in names for seed in range(given.trials)]
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    each = "one trial" if given.trials == 1 else f"{given.trials} trials"
+    print(f"{', '.join(names)}: {each} each", file=sys.stderr)
+    for order, trial in side_by_side(orders, given.processes or cores()):
+        found[order.name].append(trial)
+        what = "solved after" if trial.solved else "not solved in"
+        print(
+            f"{order.name}, seed {trial.seed}: {what} {trial.sequences:,} sequences, "
+            f"{trial.seconds:.1f} s",
+            file=sys.stderr,
+        )
+    of = "" if truncated else " whole gradient"
+    print(table({name + of: summary(name, trials) for name, trials in found.items()}))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
