@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import gatewise as gw
 from cases import ALL, alone_and_chunked, case
 from cells import OWN_CELLS, TORCHS, both_fed_back, stabilised, truncated
+from derived_backward import backward
 from gatewise import CELLS, exp, sigmoid, tanh
 from gatewise.backends import aten, reference
 from gatewise.backends.contract import NORM_EPSILON, Masks
@@ -38,7 +39,7 @@ LENGTHS = (3, 0, 4)
 
 
 class Derived(torch.autograd.Function):
-    """The reference with its gradient by ``reference.backward``, as a kernel's would be bound."""
+    """The reference with the derived gradient, bound as a kernel's would be."""
 
     @staticmethod
     def forward(ctx, given, *values):
@@ -49,7 +50,7 @@ class Derived(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output, *grad_state):
         arguments = ctx.given.arguments(*ctx.saved_tensors)
-        g = reference.backward(ctx.given.spec, *arguments, grad_output, grad_state)
+        g = backward(ctx.given.spec, *arguments, grad_output, grad_state)
         flat = [g.x, *g.state, *(w for w in g.weights[:-1] if w is not None)]
         return None, *flat, *(g.weights.per_unit[name] for name in ctx.given.spec.cell.params)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import gatewise as gw
+from derived_backward import backward
 from gatewise import (
     CELLS,
     detach,
@@ -187,7 +188,7 @@ def test_each_operations_gradient_is_autograds(name):
     expected = torch.autograd.grad(
         (outcome.output * seed_y).sum() + (outcome.state[0] * seed_h).sum(), (x, h, w, u)
     )
-    found = reference.backward(spec, x, (h,), Weights(w, u), Masks(), seed_y, (seed_h,))
+    found = backward(spec, x, (h,), Weights(w, u), Masks(), seed_y, (seed_h,))
     given = (found.x, found.state[0], found.weights.input, found.weights.recurrent)
     torch.testing.assert_close(given, expected, rtol=1e-10, atol=1e-10)
 

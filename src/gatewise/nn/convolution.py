@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.backends.contract import Masks, check_tensor, valid_steps
-from gatewise.backends.operations import TORCH
+from gatewise.backends.contract import Masks, Outcome, Weights, check_tensor
+from gatewise.backends.reference import through_time
 from gatewise.backends.tracing import check_unrecorded
-from gatewise.cells.language import Cell, Value, topological
+from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype, cast
 from gatewise.nn.checks import (
@@ -224,76 +224,54 @@ class ConvRecurrent(nn.Module):
         self, x: Tensor, states: tuple[Tensor, ...], masks: Masks, trace: bool
     ) -> tuple[Tensor, list[tuple[Tensor, ...]], dict[str, list[list[Tensor]]]]:
         """The output, the final states of each layer and direction, and what is traced."""
-        output_name = self.cell.state[0]
-        names = tuple(self.cell.values) if trace else (output_name,)
-        traced: dict[str, list[list[Tensor]]] = {name: [] for name in names}
+        traced: dict[str, list[list[Tensor]]] = {n: [] for n in self.cell.values} if trace else {}
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
-            ways = []
+            directions = []
             for reverse, suffix in enumerate(self._suffixes(layer)):
                 state = tuple(s[len(finals)] for s in states)
-                sequences, final = self._through_time(x, state, suffix, masks, bool(reverse), names)
-                ways.append(sequences)
-                finals.append(final)
-            for name in names:
-                traced[name].append([way[name].transpose(0, 1) for way in ways])
-            x = torch.cat([way[output_name] for way in ways], 2)
+                outcome = self._direction(x, state, suffix, masks, bool(reverse), trace)
+                directions.append(outcome)
+                finals.append(outcome.state)
+            for name, layers in traced.items():
+                layers.append([each.trace[name].transpose(0, 1) for each in directions])
+            x = torch.cat([each.output for each in directions], 2)
             if layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
         return x, finals, traced
 
-    def _through_time(
+    def _direction(
         self,
         x: Tensor,
         state: tuple[Tensor, ...],
         suffix: str,
         masks: Masks,
         reverse: bool,
-        names: tuple[str, ...],
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """One layer in one direction: the values of these names, T×B×C×h×w, and the final state."""
-        valid, reset, steps = None, masks.reset, len(x)
-        if masks.lengths is not None:
-            valid = valid_steps(steps, masks.lengths)[..., None, None, None]
-            x = torch.where(valid, x, 0)  # a NaN in the padding would reach the kernels' gradient
-        if reset is not None:
-            reset = reset_reversed(reset, masks.lengths) if reverse else reset
-            reset = reset[..., None, None, None]
-        weights = {name: getattr(self, name + suffix) for name in self._expected[suffix]}
-        from_input = _convolved(x.flatten(0, 1), weights["weight_ih"], weights.get("bias_ih"))
-        from_input = from_input.unflatten(0, x.shape[:2])
-        seen: list[dict[str, Tensor]] = [{} for _ in range(steps)]
-        for t in reversed(range(steps)) if reverse else range(steps):
-            old = state if reset is None else tuple(torch.where(reset[t], 0, s) for s in state)
-            named = self._step(from_input[t], old, weights)
-            seen[t] = {name: named[name] for name in names}
-            new = tuple(named[name] for name in self.cell.state)
-            if valid is not None:
-                new = tuple(
-                    torch.where(valid[t], n, was) for n, was in zip(new, state, strict=True)
-                )
-            state = new
-        return {name: _sequence([v[name] for v in seen], valid, state[0]) for name in names}, state
+        trace: bool,
+    ) -> Outcome:
+        """One layer in one direction."""
+        reset = masks.reset
+        if reset is not None and reverse:
+            reset = reset_reversed(reset, masks.lengths)
+        return through_time(
+            *(self.cell, x, state, self._weights(suffix), masks._replace(reset=reset), _convolved),
+            reverse=reverse,
+            trace=trace,
+        )
 
-    def _step(
-        self, from_input: Tensor, state: tuple[Tensor, ...], weights: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Every named value of one step, B×C×h×w."""
-        gates, states = self.cell.gates, dict(zip(self.cell.state, state, strict=True))
-        inputs = dict(zip(gates, from_input.chunk(len(gates), 1), strict=True))
-        leaves = {("state", name): value for name, value in states.items()}
-        leaves |= {("gate.x", gate): part for gate, part in inputs.items()}
-        for name in self.cell.params:
-            per_unit = weights[name]
-            leaves["parameter", name] = per_unit if self.size else per_unit[:, None, None]
-        if self.cell.feedback:
-            fed = torch.cat([states[name] for name in self.cell.feedback], 1)
-            product = _convolved(fed, weights["weight_hh"], weights.get("bias_hh"))
-            for gate, part in zip(gates, product.chunk(len(gates), 1), strict=True):
-                leaves |= {("gate.h", gate): part, ("gate", gate): inputs[gate] + part}
-        known = _evaluated(topological(self.cell.values.values()), leaves)
-        # what rests on parameters or numbers alone has no batch of its own
-        return {name: known[v].expand_as(state[0]) for name, v in self.cell.values.items()}
+    def _weights(self, suffix: str) -> Weights:
+        """One layer's parameters in one direction; per-unit ones as they broadcast to B×C×h×w."""
+        named = {name: getattr(self, name + suffix) for name in self._expected[suffix]}
+        per_unit = {name: named[name] for name in self.cell.params}
+        if self.size is None:
+            per_unit = {name: value[:, None, None] for name, value in per_unit.items()}
+        return Weights(
+            named["weight_ih"],
+            named.get("weight_hh"),  # type: ignore[arg-type]  # None: nothing is fed back
+            named.get("bias_ih"),
+            named.get("bias_hh"),
+            per_unit=per_unit,
+        )
 
 
 class ConvLSTM(ConvRecurrent):
@@ -318,30 +296,10 @@ class ConvLSTM(ConvRecurrent):
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.conv2d(x, weight, bias, padding=(weight.shape[-2] // 2, weight.shape[-1] // 2))
-
-
-def _evaluated(
-    program: Iterable[Value], leaves: Mapping[tuple[str, str], Tensor]
-) -> dict[Value, Tensor]:
-    """Every node's tensor, on leaves that broadcast to B×C×h×w."""
-    like = next(iter(leaves.values()))
-    known: dict[Value, Tensor] = {}
-    for value in program:
-        if value.op == "constant":
-            known[value] = like.new_tensor(value.number)
-        elif not value.args:
-            known[value] = leaves[value.op, value.name]
-        else:
-            known[value] = TORCH[value.op](*(known[arg] for arg in value.args))
-    return known
-
-
-def _sequence(values: list[Tensor], valid: Tensor | None, like: Tensor) -> Tensor:
-    if not values:
-        return like.new_zeros(0, *like.shape)
-    stacked = torch.stack(values)
-    return stacked if valid is None else torch.where(valid, stacked, 0)
+    """The product of a step, B×I×h×w, or of all, T×B×I×h×w, with a weight."""
+    padding = weight.shape[-2] // 2, weight.shape[-1] // 2
+    images = F.conv2d(x.flatten(0, -4), weight, bias, padding=padding)
+    return images.unflatten(0, x.shape[:-3])
 
 
 def _under_autocast(tensor: Tensor, like: Tensor) -> Tensor:
