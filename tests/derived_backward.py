@@ -19,9 +19,9 @@ from gatewise.backends.contract import NORM_EPSILON, Masks, Spec, Weights, valid
 from gatewise.backends.reference import (
     after_reset,
     dropped_out,
-    first_stage,
     evaluate,
     fed_back_states,
+    first_stage,
     gate_rows,
     input_part,
     second_stage,

@@ -1,29 +1,32 @@
-"""The time loops, written once for every cell and option: one program a tile of sequences and a slice
-of units, all steps in one launch.
+"""The time loops, written once for every cell and option. One program has a tile of sequences and a slice
+of units, and runs all steps in one launch.
 
-A program keeps its slice of the recurrent weights on chip. Where one slice has all units, what is fed
-back stays on chip too, and programs know nothing of each other. Else the slices of a tile exchange it
-through memory (in fact the second-level cache) and meet before the first step and after each, and once more for
-each further round of products: such programs must all run at once.
+A program keeps its slice of the recurrent weights on chip. If one slice has all units, the recurrent input
+stays on chip too, and programs are independent. Otherwise the slices of a tile exchange the recurrent input
+through global memory (in practice the L2 cache). They meet at a barrier before the first step and after each
+step, and once more for each further round of products in a step. Such programs must all run at once.
 
-Sums are float32, and so is every state but the output, which is rounded to what it is stored as. Names:
+Accumulators are float32. So is every state but the output, which is rounded to the type it is stored in.
 
-* sums stand in the order of ``emit.steps.Layout``: ``NX`` of input parts alone, ``NW`` of whole gates,
-  ``NH`` of recurrent parts alone, ``NL`` of late gates;
-* ``FED`` are the places of the states fed back, ``FROM`` the columns at which their weights begin, of
-  ``F`` in all;
-* a block has ``BT`` sequences and ``US`` units; ``ROOM`` is the power of two with room for the slices;
-* the columns of ``SIDE`` gates stand side by side in one product, where that is more than one;
-* a product over K numbers is formed in ``CHUNKS`` of ``KC``; the weights are ``KEPT``, or read again;
-* where ``TURNED``, weights stand on the left, a row for each column of before, and sequences are the
-  columns: from 64 such rows on, Hopper's tensor cores read both sides from shared memory;
-* on the way back a sum is of as many products as there are sums on the way forward. ``PARTS`` slices
-  that follow each other form a group, which divides these chunks: each slice adds up its share for all
-  units of the group, and the slices of a group exchange what they have;
-* a state's history has one place more than there are steps: what is after step t is at t + 1, or at t
-  where the steps are taken in reverse; where ``RING``, it has two places that are used in turns.
+An *accumulator* is a gate's pre-activation, or the input or recurrent part of one where the cell's equations
+use the two parts apart. Names:
 
-What a call does without (lengths, resets, …) is None and its code is left out.
+* accumulators stand in the order of ``emit.steps.Layout``: ``NX`` input parts, ``NW`` whole pre-activations,
+  ``NH`` recurrent parts, ``NL`` pre-activations of the second stage, whose recurrent input is a value of the step;
+* ``FED`` are the positions of the states that are fed back, ``FROM`` the columns at which their weights begin,
+  of ``F`` columns in all;
+* a block has ``BT`` sequences and ``US`` units; ``ROOM`` is the number of slices rounded up to a power of two;
+* one product gives the columns of ``SIDE`` gates side by side, if ``SIDE`` is more than one;
+* a product over K numbers is computed in ``CHUNKS`` of ``KC``; the weights are ``KEPT`` on chip, or read again;
+* if ``TURNED``, the product is transposed: weights are the left operand, and sequences are the columns. From
+  64 columns of weights on, Hopper's tensor cores then read both operands from shared memory;
+* in the backward pass the gradient of the recurrent input is the sum of one product for each accumulator.
+  ``PARTS`` consecutive slices form a group (split-K): each slice computes its share of the sum for all units
+  of the group, and the slices of a group exchange the shares;
+* a state's history has one entry more than there are steps: the value after step t is at t + 1, or at t if
+  the steps are taken in reverse. If ``RING``, it has two entries that are used in turn.
+
+An option that a call does not have (lengths, resets, …) is None, and its code is left out.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ import triton.language as tl
 
 @triton.jit
 def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
-    """The places of a tile's sequences, which of them there are, their lengths, and the longest."""
+    """The rows of a tile's sequences, which of them exist, their lengths, and the longest length."""
     position = first + tl.arange(0, BT)
     there = position < batch
     row = position
@@ -51,7 +54,7 @@ def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
 
 @triton.jit
 def zeros_of(N: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, TURNED: tl.constexpr = False):
-    """N sums to begin with."""
+    """N accumulators of zeros."""
     zeros = ()
     for _ in tl.static_range(N):
         zeros = zeros + (tl.zeros((US, BT) if TURNED else (BT, US), tl.float32),)
@@ -59,19 +62,19 @@ def zeros_of(N: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, TURNED: tl.con
 
 
 @triton.jit
-def turned_back(sums, N: tl.constexpr, TURNED: tl.constexpr):
-    """The sums with a sequence in each row."""
+def with_sequences_first(acc, N: tl.constexpr, TURNED: tl.constexpr):
+    """The accumulators with a sequence in each row."""
     if TURNED:
         found = ()
         for k in tl.static_range(N):
-            found = found + (tl.trans(sums[k]),)
-        sums = found
-    return sums
+            found = found + (tl.trans(acc[k]),)
+        acc = found
+    return acc
 
 
 @triton.jit
 def vectors(of, N: tl.constexpr, H: tl.constexpr, unit):
-    """N numbers of each unit, one after the other in memory, for all sequences."""
+    """N vectors with a number for each unit, stored one after the other; the same for all sequences."""
     read = ()
     for k in tl.static_range(N):
         value = tl.load(of + k * H + unit, mask=unit < H, other=0.0)
@@ -81,7 +84,7 @@ def vectors(of, N: tl.constexpr, H: tl.constexpr, unit):
 
 @triton.jit
 def parameters(of, N: tl.constexpr, H: tl.constexpr, unit):
-    """The same of N tensors."""
+    """The same, of N tensors."""
     read = ()
     for k in tl.static_range(N):
         read = read + vectors(of[k], 1, H, unit)
@@ -91,8 +94,8 @@ def parameters(of, N: tl.constexpr, H: tl.constexpr, unit):
 @triton.jit
 def biases_of(of_x, of_h, OF_X: tl.constexpr, OF_H: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr,
               NH: tl.constexpr, NL: tl.constexpr, H: tl.constexpr, unit):  # fmt: skip
-    """Each sum's: that of each part, and both for a whole gate. ``OF_X`` and ``OF_H`` are the gates of
-    the sums with an input part and of those with a recurrent part."""
+    """Each accumulator's bias: of a part its own, of a whole pre-activation both. ``OF_X`` and ``OF_H`` are
+    the gates of the accumulators with an input part and of those with a recurrent part."""
     found = ()
     for k in tl.static_range(NX + NW + NH + NL):
         bias = tl.zeros_like(unit).to(tl.float32)[None, :]
@@ -109,7 +112,7 @@ def biases_of(of_x, of_h, OF_X: tl.constexpr, OF_H: tl.constexpr, NX: tl.constex
 
 @triton.jit
 def states(of, STATES: tl.constexpr, WIDTHS: tl.constexpr, row, there, unit):
-    """Each state of these sequences and units; zero where there is none."""
+    """Each state of these sequences and units; zero for those that do not exist."""
     read = ()
     for k in tl.static_range(STATES):
         inside = there[:, None] & (unit < WIDTHS[k])[None, :]
@@ -126,8 +129,8 @@ def states(of, STATES: tl.constexpr, WIDTHS: tl.constexpr, row, there, unit):
 
 @triton.jit
 def columns(slice_, US: tl.constexpr, SIDE: tl.constexpr, M: tl.constexpr, step_m, units, step_u):
-    """Where the columns of a product begin in memory and which there are: a unit each, or SIDE for
-    each unit, of which the first M are those of M matrices."""
+    """Where the columns of a product begin in memory, and which exist. There is one column for each unit, or
+    SIDE columns for each, of which the first M are those of M matrices."""
     column = tl.arange(0, US * SIDE)
     unit = slice_ * US + column // SIDE
     matrix = column % SIDE
@@ -136,7 +139,7 @@ def columns(slice_, US: tl.constexpr, SIDE: tl.constexpr, M: tl.constexpr, step_
 
 @triton.jit
 def weight_tile(weights, k, K, step_k, column, there, KC: tl.constexpr, TURNED: tl.constexpr):
-    """A chunk of weights on their way to a program's units."""
+    """A chunk of the weights of a program's units."""
     along: tl.constexpr = 0 if TURNED else 1
     numbers = tl.expand_dims(k + tl.arange(0, KC), along)
     inside = (numbers < K) & tl.expand_dims(there, 1 - along)
@@ -147,7 +150,7 @@ def weight_tile(weights, k, K, step_k, column, there, KC: tl.constexpr, TURNED: 
 @triton.jit
 def weight_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
                  KC: tl.constexpr, KEPT: tl.constexpr, TURNED: tl.constexpr):  # fmt: skip
-    """All chunks of M matrices, if they are to be kept on chip."""
+    """All chunks of M matrices, if they are kept on chip."""
     tiles = ()
     if KEPT:
         for m in tl.static_range(M):
@@ -160,9 +163,9 @@ def weight_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step
 
 @triton.jit
 def separated(wide, N: tl.constexpr, SIDE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):
-    """Of a block with SIDE columns a unit, the first N of each as blocks of their own."""
+    """The first N columns of each unit, as separate blocks, of a block with SIDE columns for each unit."""
     blocks = (tl.reshape(wide, (BT, US, SIDE)),)
-    # each round halves the columns of a block: first those of odd places from those of even ones
+    # each round separates the even columns of a block from the odd ones
     if SIDE == 2:
         blocks = tl.split(blocks[0])
     elif SIDE == 4:
@@ -178,10 +181,10 @@ def separated(wide, N: tl.constexpr, SIDE: tl.constexpr, BT: tl.constexpr, US: t
 
 @triton.jit
 def read_chunk(rows, valid, k, K, factor, cleared, KC: tl.constexpr, DT: tl.constexpr):
-    """A chunk of what each sequence's row in memory holds, as a product takes it."""
+    """A chunk of each sequence's row in memory, as an operand of a product."""
     column = (k + tl.arange(0, KC))[None, :]
     inside = valid[:, None] & (column < K)
-    # other programs have written it: not to be had from this multiprocessor's own cache
+    # other programs have written it, so it must not come from this multiprocessor's L1 cache
     values = tl.load(rows[:, None] + column, mask=inside, other=0.0, cache_modifier=".cg")
     if factor is not None:
         factors = tl.load(factor[:, None] + column, mask=inside, other=0.0)
@@ -193,7 +196,7 @@ def read_chunk(rows, valid, k, K, factor, cleared, KC: tl.constexpr, DT: tl.cons
 
 @triton.jit
 def added(total, values, weights, TURNED: tl.constexpr, PRECISION: tl.constexpr):
-    """The total and the product of a chunk."""
+    """The total plus the product of a chunk."""
     if TURNED:
         total = tl.dot(weights, tl.trans(values), total, input_precision=PRECISION)
     else:
@@ -202,19 +205,19 @@ def added(total, values, weights, TURNED: tl.constexpr, PRECISION: tl.constexpr)
 
 
 @triton.jit
-def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, factor, cleared,
+def multiplied(acc, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, factor, cleared,
                tiles, weights, step_m, step_k, column, there, KEPT: tl.constexpr, KC: tl.constexpr,
                DT: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """M sums, with the products added of what ``rows`` point at and of M matrices, whose tiles begin
-    at the place ``at``."""
+    """M accumulators plus the products of the rows that ``rows`` points at with M matrices, whose tiles begin
+    at position ``at``."""
     if KEPT:
         for c in tl.static_range(CHUNKS):
             values = read_chunk(rows, valid, c * KC, K, factor, cleared, KC, DT)
             more = ()
             for m in tl.static_range(M):
                 tile = tiles[at + m * CHUNKS + c]
-                more = more + (added(sums[m], values, tile, TURNED, PRECISION),)
-            sums = more
+                more = more + (added(acc[m], values, tile, TURNED, PRECISION),)
+            acc = more
     else:
         for c in range(CHUNKS):
             read = read_chunk(rows, valid, c * KC, K, factor, cleared, KC, DT)
@@ -222,9 +225,9 @@ def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, 
             for m in tl.static_range(M):
                 of = weights + m * step_m
                 w = weight_tile(of, c * KC, K, step_k, column, there, KC, TURNED)
-                further = further + (added(sums[m], read, w, TURNED, PRECISION),)
-            sums = further
-    return sums
+                further = further + (added(acc[m], read, w, TURNED, PRECISION),)
+            acc = further
+    return acc
 
 
 # Programs that wait for each other -----------------------------------------------------------------
@@ -232,28 +235,28 @@ def multiplied(sums, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, 
 
 @triton.jit
 def arrive(counter):
-    """Tells the others that what was written so far is there."""
+    """Tells the other programs that all that was written so far can be read."""
     tl.debug_barrier()
     tl.atomic_add(counter, 1, sem="release", scope="gpu")
 
 
 @triton.jit
 def wait(counter, times, NUMBER: tl.constexpr):
-    """Returns when each of so many programs has arrived that many times."""
+    """Returns when each of ``NUMBER`` programs has arrived ``times`` times."""
     while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < times * NUMBER:
         pass
 
 
 @triton.jit
-def meet(counter, times, NUMBER: tl.constexpr):
-    """Arrives, and returns when all have."""
+def barrier(counter, times, NUMBER: tl.constexpr):
+    """Arrives, and returns when all programs have."""
     arrive(counter)
     wait(counter, times, NUMBER)
 
 
 @triton.jit
-def shared_out(first, second, place, row, valid, batch, slice_):
-    """Two numbers of each sequence of this slice, for the others."""
+def publish(first, second, place, row, valid, batch, slice_):
+    """Writes two numbers of this slice for each sequence, for the other slices to read."""
     mine = place + (slice_ * batch + row) * 2
     tl.store(mine, first, mask=valid)
     tl.store(mine + 1, second, mask=valid)
@@ -261,12 +264,12 @@ def shared_out(first, second, place, row, valid, batch, slice_):
 
 @triton.jit
 def units_of(slice_, H: tl.constexpr, US: tl.constexpr):
-    """How many units a slice has."""
+    """The number of units of a slice."""
     return tl.maximum(tl.minimum(H - slice_ * US, US), 0).to(tl.float32)
 
 
 @triton.jit
-def of_slices(place, row, valid, batch, SLICES: tl.constexpr, ROOM: tl.constexpr):
+def published(place, row, valid, batch, SLICES: tl.constexpr, ROOM: tl.constexpr):
     """The two numbers of all slices, each sequences × ROOM."""
     k = tl.arange(0, ROOM)
     theirs = place + (k[None, :] * batch + row[:, None]) * 2
@@ -275,22 +278,22 @@ def of_slices(place, row, valid, batch, SLICES: tl.constexpr, ROOM: tl.constexpr
     return first, tl.load(theirs + 1, mask=inside, other=0.0, cache_modifier=".cg")
 
 
-# Sums of which a group of slices has a share each ----------------------------------------------------
+# Split-K: products that a group of slices computes together ------------------------------------------
 
 
 @triton.jit
 def chunk_of(part, n, M: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, EACH: tl.constexpr):
-    """Of the chunks of M products, ``EACH`` to a part, the part's n-th: its product, where in that it
-    begins, and whether there is such a chunk."""
+    """The n-th chunk of a part, where the chunks of M products are divided into parts of ``EACH``: its product,
+    where it begins in that, and whether it exists."""
     chunk = part * EACH + n
     return tl.cast(chunk // CHUNKS, tl.int64), chunk % CHUNKS * KC, chunk < M * CHUNKS
 
 
 @triton.jit
-def shared_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
+def split_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
                  part, PARTS: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr,
                  TURNED: tl.constexpr):  # fmt: skip
-    """A part's chunks of M matrices, if they are to be kept on chip."""
+    """A part's chunks of M matrices, if they are kept on chip."""
     EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
     tiles = ()
     if KEPT:
@@ -303,14 +306,14 @@ def shared_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step
 
 
 @triton.jit
-def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, at, tiles, weights,
+def split_product(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, at, tiles, weights,
                step_m, step_k, column, there, unit, part, partial, plane, row, batch, counter, times,
                SLICES: tl.constexpr, PARTS: tl.constexpr, KEPT: tl.constexpr, KC: tl.constexpr,
                BT: tl.constexpr, US: tl.constexpr, DT: tl.constexpr, TURNED: tl.constexpr,
                PRECISION: tl.constexpr):  # fmt: skip
-    """For a slice's units, the sum over M products of what ``rows`` and each further ``step_row`` point
-    at; the tiles of this part begin at the place ``at``. Sums with nothing between them in which all
-    slices meet need planes of their own, so that none is written over while another slice reads it."""
+    """For a slice's units, the sum of M products of the rows that ``rows`` points at, each ``step_row`` after
+    the last. The tiles of this part begin at position ``at``. Two such sums without a barrier of all slices
+    between them need different planes, so that none is overwritten while another slice reads it."""
     EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
     total = zeros_of(1, BT, US * PARTS, TURNED)[0]
     if KEPT:
@@ -325,13 +328,13 @@ def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, 
             of = weights + m * step_m
             w = weight_tile(of, k, K, step_k, column, there & is_one, KC, TURNED)
             total = added(total, read, w, TURNED, PRECISION)
-    total = turned_back((total,), 1, TURNED)[0]
+    total = with_sequences_first((total,), 1, TURNED)[0]
     if PARTS == 1:
         own = total
     else:
         place = partial + ((plane * PARTS + part) * batch + row)[:, None] * (SLICES * US)
         tl.store(place + column[None, :], total, mask=valid[:, None])
-        meet(counter, times, PARTS)
+        barrier(counter, times, PARTS)
         own = tl.zeros((BT, US), tl.float32)
         for k in tl.static_range(PARTS):
             place = partial + ((plane * PARTS + k) * batch + row)[:, None] * (SLICES * US)
@@ -345,23 +348,23 @@ def shared_sum(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, 
 
 
 @triton.jit
-def normalised(sums, N: tl.constexpr, inside, place, row, valid, batch, slice_, counter, times, epsilon,
+def normalised(acc, N: tl.constexpr, inside, place, row, valid, batch, slice_, counter, times, epsilon,
                H: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
                BT: tl.constexpr):  # fmt: skip
-    """The sums less their mean over all N * H of a sequence, by their deviation; and one over that."""
+    """The accumulators, normalised over all N * H of a sequence; and one over their standard deviation."""
     total = tl.zeros((BT,), tl.float32)
     for k in tl.static_range(N):
-        total += tl.sum(tl.where(inside, sums[k], 0.0), axis=1)
+        total += tl.sum(tl.where(inside, acc[k], 0.0), axis=1)
     own = total / tl.maximum(N * units_of(slice_, H, US), 1.0)
     squares = tl.zeros((BT,), tl.float32)
     for k in tl.static_range(N):
-        off = tl.where(inside, sums[k] - own[:, None], 0.0)
+        off = tl.where(inside, acc[k] - own[:, None], 0.0)
         squares += tl.sum(off * off, axis=1)
     mean = own
     if SLICES > 1:
-        shared_out(total, squares, place, row, valid, batch, slice_)
-        meet(counter, times, SLICES)
-        first, second = of_slices(place, row, valid, batch, SLICES, ROOM)
+        publish(total, squares, place, row, valid, batch, slice_)
+        barrier(counter, times, SLICES)
+        first, second = published(place, row, valid, batch, SLICES, ROOM)
         mean = tl.sum(first, axis=1) / (N * H)
         number = (N * units_of(tl.arange(0, ROOM), H, US))[None, :]
         apart = first / tl.maximum(number, 1.0) - mean[:, None]
@@ -369,37 +372,37 @@ def normalised(sums, N: tl.constexpr, inside, place, row, valid, batch, slice_, 
     scale = 1.0 / tl.sqrt(squares / (N * H) + epsilon)
     done = ()
     for k in tl.static_range(N):
-        done = done + ((sums[k] - mean[:, None]) * scale[:, None],)
+        done = done + ((acc[k] - mean[:, None]) * scale[:, None],)
     return done, scale
 
 
 @triton.jit
-def before_norm(grads, normal, gain, scale, N: tl.constexpr, inside, place, row, valid, batch, slice_,
+def before_norm(grads, normal, norm_weight, scale, N: tl.constexpr, inside, place, row, valid, batch, slice_,
                 counter, times, H: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
                 BT: tl.constexpr):  # fmt: skip
-    """From the gradients of gain * n to those of what was normalised."""
+    """From the gradients of norm_weight * n(product) to those of the product."""
     along = tl.zeros((BT,), tl.float32)
     total = tl.zeros((BT,), tl.float32)
     for k in tl.static_range(N):
-        scaled = tl.where(inside, grads[k] * gain[k], 0.0)
+        scaled = tl.where(inside, grads[k] * norm_weight[k], 0.0)
         total += tl.sum(scaled, axis=1)
         along += tl.sum(scaled * normal[k], axis=1)
     if SLICES > 1:
-        shared_out(total, along, place, row, valid, batch, slice_)
-        meet(counter, times, SLICES)
-        first, second = of_slices(place, row, valid, batch, SLICES, ROOM)
+        publish(total, along, place, row, valid, batch, slice_)
+        barrier(counter, times, SLICES)
+        first, second = published(place, row, valid, batch, SLICES, ROOM)
         total = tl.sum(first, axis=1)
         along = tl.sum(second, axis=1)
     total = (total / (N * H))[:, None]
     along = (along / (N * H))[:, None]
     back = ()
     for k in tl.static_range(N):
-        value = (grads[k] * gain[k] - total - normal[k] * along) * scale[:, None]
+        value = (grads[k] * norm_weight[k] - total - normal[k] * along) * scale[:, None]
         back = back + (tl.where(inside, value, 0.0),)
     return back
 
 
-# What a step is given ------------------------------------------------------------------------------
+# What a step reads ---------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -412,7 +415,7 @@ def resets_at(t64, valid, reset, row, batch):
 
 @triton.jit
 def inputs(t, valid, gx, reset, row, batch, unit, N: tl.constexpr, H: tl.constexpr):
-    """The input's share of N sums, and which sequences start afresh."""
+    """The input part of N accumulators, and which sequences are reset."""
     t64 = tl.cast(t, tl.int64)
     start = (t64 * batch + row)[:, None] * (N * H) + unit[None, :]
     here = valid[:, None] & (unit < H)[None, :]
@@ -423,11 +426,11 @@ def inputs(t, valid, gx, reset, row, batch, unit, N: tl.constexpr, H: tl.constex
 
 
 @triton.jit
-def remembered(t, valid, hist, saved, grad_output, reset, row, batch, unit, USES: tl.constexpr,
+def saved_step(t, valid, hist, saved, grad_output, reset, row, batch, unit, USES: tl.constexpr,
                STATES: tl.constexpr, WIDTHS: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
                REVERSE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):  # fmt: skip
-    """Of the way forward the states before the step and what was saved; the output's own gradient; and
-    which sequences started afresh."""
+    """Of the forward pass, the states before the step and the saved activations; the gradient of the output;
+    and which sequences were reset."""
     t64 = tl.cast(t, tl.int64)
     cleared = resets_at(t64, valid, reset, row, batch)
     before = t64 + 1 if REVERSE else t64
@@ -443,25 +446,25 @@ def remembered(t, valid, hist, saved, grad_output, reset, row, batch, unit, USES
         old = old + (value,)
     at = (t64 * batch + row)[:, None]
     here = valid[:, None] & (unit < H)[None, :]
-    kept = ()
+    activations = ()
     for k in tl.static_range(SAVED):
         own = saved + at * (SAVED * H) + k * H + unit[None, :]
-        kept = kept + (tl.load(own, mask=here, other=0.0),)
+        activations = activations + (tl.load(own, mask=here, other=0.0),)
     output = tl.zeros((BT, US), tl.float32)
     if grad_output is not None:
         own = grad_output + at * WIDTHS[0] + unit[None, :]
         has = valid[:, None] & (unit < WIDTHS[0])[None, :]
         output = tl.load(own, mask=has, other=0.0).to(tl.float32)
-    return old, kept, output, cleared
+    return old, activations, output, cleared
 
 
-# The way forward -----------------------------------------------------------------------------------
+# The forward pass ----------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["steps", "batch", "first_row"])
 def forward(
-    gx, bias_x, bias_h, weights, projection, gain, per_unit, initial, hist, final, saved, late_fed, unprojected,
-    normal, scales, values, lengths, order, reset, factor, zoneout, zone_steps, epsilon, places,
+    gx, bias_x, bias_h, weights, projection, norm_weight, per_unit, initial, hist, final, saved, late_input,
+    unprojected, normal, scales, values, lengths, order, reset, factor, zoneout, zone_steps, epsilon, places,
     counters, steps, batch, first_row,
     STEP: tl.constexpr, EARLY: tl.constexpr, OF_X: tl.constexpr, OF_H: tl.constexpr,
     NX: tl.constexpr, NW: tl.constexpr, NH: tl.constexpr,
@@ -488,9 +491,9 @@ def forward(
     state = states(initial, STATES, WIDTHS, row, there, unit)
     biases = biases_of(bias_x, bias_h, OF_X, OF_H, NX, NW, NH, NL, H, unit)
     p = parameters(per_unit, PARAMS, H, unit)
-    gains = ()
-    if gain is not None:
-        gains = vectors(gain, NS, H, unit)
+    norm_weights = ()
+    if norm_weight is not None:
+        norm_weights = vectors(norm_weight, NS, H, unit)
 
     MATRICES: tl.constexpr = NS if SIDE == 1 else 1
     column, column_there = columns(slice_, US, SIDE, NS, H * F, H, F)
@@ -524,7 +527,7 @@ def forward(
     xs, resets = inputs(t, (t >= 0) & (t < count), gx, reset, row, batch, unit, NG, H)
     if SLICES > 1:
         met += 1
-        meet(counter, met, SLICES)
+        barrier(counter, met, SLICES)
     for j in range(0, steps):
         t64 = tl.cast(t, tl.int64)
         before = t + 1 if REVERSE else t
@@ -540,74 +543,82 @@ def forward(
             for k in tl.static_range(STATES):
                 old = old + (tl.where(cleared[:, None], 0.0, state[k]),)
 
-        sums = zeros_of(MATRICES, BT, US * SIDE, TURNED)
+        acc = zeros_of(MATRICES, BT, US * SIDE, TURNED)
         for f in tl.static_range(FEDS):
             factors = None
             if factor is not None:
                 factors = factor + row * F + FROM[f]
             if SLICES == 1:
-                fed = old[FED[f]]
+                recurrent_input = old[FED[f]]
                 if factor is not None:
                     has = there[:, None] & (unit < WIDTHS[FED[f]])[None, :]
-                    fed = fed * tl.load(factors[:, None] + unit[None, :], mask=has, other=0.0)
+                    recurrent_input = recurrent_input * tl.load(
+                        factors[:, None] + unit[None, :], mask=has, other=0.0
+                    )
                 more = ()
                 for m in tl.static_range(MATRICES):
                     w = early_tiles[f * MATRICES + m]
-                    more = more + (tl.dot(fed.to(DT), w, sums[m], input_precision=PRECISION),)
-                sums = more
+                    more = more + (
+                        tl.dot(recurrent_input.to(DT), w, acc[m], input_precision=PRECISION),
+                    )
+                acc = more
             else:
                 place = tl.cast(before % 2 if RING[FED[f]] else before, tl.int64)
                 rows = hist[FED[f]] + (place * batch + row) * WIDTHS[FED[f]]
-                sums = multiplied(
-                    sums, MATRICES, f * MATRICES * CHUNKS, rows, valid, WIDTHS[FED[f]], CHUNKS,
+                acc = multiplied(
+                    acc, MATRICES, f * MATRICES * CHUNKS, rows, valid, WIDTHS[FED[f]], CHUNKS,
                     factors, cleared, early_tiles, weights + FROM[f], H * F, 1, column, column_there,
                     KEPT, KC, DT, TURNED, PRECISION,
                 )  # fmt: skip
-        sums = turned_back(sums, MATRICES, TURNED)
+        acc = with_sequences_first(acc, MATRICES, TURNED)
         if SIDE > 1:
-            sums = separated(sums[0], NS, SIDE, BT, US)
-        if gain is not None:
+            acc = separated(acc[0], NS, SIDE, BT, US)
+        if norm_weight is not None:
             met += 1
-            sums, scale = normalised(
-                sums, NS, here, places, row, valid, batch, slice_, counter, met, epsilon, H, US,
+            acc, scale = normalised(
+                acc, NS, here, places, row, valid, batch, slice_, counter, met, epsilon, H, US,
                 SLICES, ROOM, BT,
             )  # fmt: skip
             if normal is not None:
                 for k in tl.static_range(NS):
-                    tl.store(normal + at * (NS * H) + k * H + unit[None, :], sums[k], mask=here)
+                    tl.store(normal + at * (NS * H) + k * H + unit[None, :], acc[k], mask=here)
                 if slice_ == 0:
                     tl.store(scales + t64 * batch + row, scale, mask=valid)
             done = ()
             for k in tl.static_range(NS):
-                done = done + (sums[k] * gains[k],)
-            sums = done
+                done = done + (acc[k] * norm_weights[k],)
+            acc = done
         a = ()
         for k in tl.static_range(NX + NW + NH):
             value = biases[k] + zero
             if k < NX + NW:
                 value += xs[k]
             if k >= NX:
-                value += sums[k - NX]
+                value += acc[k - NX]
             a = a + (value,)
         if NL > 0:
-            (fed,) = EARLY(a, old, p, zero)
-            fed = tl.where(here, fed, 0.0)
+            (recurrent_input,) = EARLY(a, old, p, zero)
+            recurrent_input = tl.where(here, recurrent_input, 0.0)
             if factor is not None:
-                fed = fed * tl.load(factor + row[:, None] * F + unit[None, :], mask=here, other=0.0)
+                recurrent_input = recurrent_input * tl.load(
+                    factor + row[:, None] * F + unit[None, :], mask=here, other=0.0
+                )
             late_at = at * H + unit[None, :]
-            if late_fed is not None:
-                tl.store(late_fed + late_at, fed.to(DT), mask=here)
+            if late_input is not None:
+                tl.store(late_input + late_at, recurrent_input.to(DT), mask=here)
             late = zeros_of(NL, BT, US)
             if SLICES == 1:
                 more = ()
                 for m in tl.static_range(NL):
                     w = late_tiles[m]
-                    more = more + (tl.dot(fed.to(DT), w, late[m], input_precision=PRECISION),)
+                    more = more + (
+                        tl.dot(recurrent_input.to(DT), w, late[m], input_precision=PRECISION),
+                    )
                 late = more
             else:
                 met += 1
-                meet(counter, met, SLICES)
-                rows = late_fed + (t64 * batch + row) * H
+                barrier(counter, met, SLICES)
+                rows = late_input + (t64 * batch + row) * H
                 late = multiplied(
                     late, NL, 0, rows, valid, H, CHUNKS, None, None, late_tiles,
                     late_weights, H * F, 1, late_column, late_there, KEPT, KC, DT, False, PRECISION,
@@ -615,7 +626,7 @@ def forward(
             for k in tl.static_range(NL):
                 a = a + (biases[NX + NW + NH + k] + xs[NX + NW + k] + late[k],)
 
-        new, kept, named = STEP(a, old, p, zero)
+        new, activations, named = STEP(a, old, p, zero)
         output = new[0]
         if projection is not None:
             inner = tl.where(here, output, 0.0).to(DT)
@@ -626,7 +637,7 @@ def forward(
                 out = (tl.dot(inner, out_tiles[0], out[0], input_precision=PRECISION),)
             else:
                 met += 1
-                meet(counter, met, SLICES)
+                barrier(counter, met, SLICES)
                 rows = unprojected + (t64 * batch + row) * H
                 out = multiplied(
                     out, 1, 0, rows, valid, H, CHUNKS, None, None, out_tiles, projection, 0, 1,
@@ -649,15 +660,17 @@ def forward(
             if STORE[k]:
                 tl.store(hist[k] + place * batch * WIDTHS[k] + own, value, mask=has)
             tl.store(final[k] + own, value, mask=has & (t == last)[:, None])
-            # no number of a unit that is not there may reach a product
+            # no number of a unit that does not exist may reach a product
             ahead = ahead + (tl.where(has, value, state[k]),)
         state = ahead
         if SLICES > 1:
             arrive(counter)
-        # what is kept, and what the next step needs: nobody has to wait for these
+        # no program waits for what is saved here, nor for what the next step needs
         if saved is not None:
             for k in tl.static_range(SAVED):
-                tl.store(saved + at * (SAVED * H) + k * H + unit[None, :], kept[k], mask=here)
+                tl.store(
+                    saved + at * (SAVED * H) + k * H + unit[None, :], activations[k], mask=here
+                )
         if values is not None:
             for k in tl.static_range(VALUES):
                 tl.store(values + at * (VALUES * H) + k * H + unit[None, :], named[k], mask=here)
@@ -669,12 +682,12 @@ def forward(
             wait(counter, met, SLICES)
 
 
-# The way back --------------------------------------------------------------------------------------
+# The backward pass ---------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["steps", "batch", "first_row"])
 def backward(
-    weights, projection, gain, per_unit, hist, saved, normal, scales, grad_output, grad_final, da,
+    weights, projection, norm_weight, per_unit, hist, saved, normal, scales, grad_output, grad_final, da,
     before_normal, grad_projected, grad_initial, grad_params, partial, lengths, order, reset, factor, zoneout,
     zone_steps, places, counters, steps, batch, first_row,
     BACK: tl.constexpr, BACK_LATE: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr,
@@ -687,8 +700,8 @@ def backward(
 ):  # fmt: skip
     """The gradients of a tile of sequences, for a slice of the units, from the last step to the first.
 
-    Those of all sums go to ``da``, for the large products that come after. Of a fed-back state the
-    gradient is the product of the sums' gradients and the weights read the other way.
+    Those of all accumulators go to ``da``, for the large products after the loop. The gradient of a state that
+    is fed back is the product of the accumulators' gradients with the transposed weights.
     """
     tile = tl.program_id(0)
     slice_ = tl.program_id(1)
@@ -709,30 +722,30 @@ def backward(
 
     grads = states(grad_final, STATES, WIDTHS, row, there, unit)
     p = parameters(per_unit, PARAMS, H, unit)
-    of_params = zeros_of(PARAMS, BT, US)
-    gains = ()
-    if gain is not None:
-        gains = vectors(gain, NS, H, unit)
+    param_grads = zeros_of(PARAMS, BT, US)
+    norm_weights = ()
+    if norm_weight is not None:
+        norm_weights = vectors(norm_weight, NS, H, unit)
 
     tiles = ()
     for f in tl.static_range(FEDS):
-        tiles = tiles + shared_tiles(
+        tiles = tiles + split_tiles(
             weights + FROM[f], NS, H * F, H, CHUNKS, F, of_group, of_group < WIDTHS[FED[f]], part, PARTS,
             KC, KEPT, TURNED,
         )  # fmt: skip
     OF_FED: tl.constexpr = (NS * CHUNKS + PARTS - 1) // PARTS
     late_weights = weights + NS * H * F
-    late_tiles = shared_tiles(
+    late_tiles = split_tiles(
         late_weights, NL, H * F, H, CHUNKS, F, of_group, of_group < H, part, PARTS, KC, KEPT, TURNED
     )
     in_tiles = ()
     if projection is not None:
-        in_tiles = shared_tiles(
+        in_tiles = split_tiles(
             projection, 1, 0, P, CHUNKS, H, of_group, of_group < H, part, PARTS, KC, KEPT, TURNED
         )
 
     t = tile * 0 if REVERSE else steps - 1
-    old, kept, of_output, resets = remembered(
+    old, activations, grad_output_now, resets = saved_step(
         t, (t >= 0) & (t < count), hist, saved, grad_output, reset, row, batch, unit, USES, STATES, WIDTHS, SAVED, H,
         REVERSE, BT, US,
     )  # fmt: skip
@@ -750,7 +763,7 @@ def backward(
             has = valid[:, None] & (unit < WIDTHS[k])[None, :]
             seed = grads[k]
             if k == 0:
-                seed += of_output
+                seed += grad_output_now
             passed = zero
             if zoneout is not None:
                 share = zoneout[k] + t64 * zone_steps[2 * k] + row * zone_steps[2 * k + 1]
@@ -767,9 +780,9 @@ def backward(
             else:
                 met += 1
                 met_group += 1
-                meet(counter, met, SLICES)
+                barrier(counter, met, SLICES)
                 rows = grad_projected + (t64 * batch + row) * P
-                out = shared_sum(
+                out = split_product(
                     rows, 0, 1, P, CHUNKS, valid, 0, in_tiles, projection, 0, H, of_group, of_group < H,
                     unit, part, partial, 0, row, batch, group_counter, met_group, SLICES, PARTS, KEPT,
                     KC, BT, US, DT, TURNED, PRECISION,
@@ -779,11 +792,11 @@ def backward(
                 more = more + (seeds[k],)
             seeds = more
         if NL > 0:
-            of_late = BACK_LATE(kept, old, p, seeds, zero)
+            grad_late = BACK_LATE(activations, old, p, seeds, zero)
             late_seed = zero
             for k in tl.static_range(NL):
                 late_at = at * (A * H) + (NX + NW + NH + k) * H
-                value = tl.where(here, of_late[k], 0.0).to(DT)
+                value = tl.where(here, grad_late[k], 0.0).to(DT)
                 if SLICES == 1:
                     late_seed = tl.dot(value, late_tiles[k], late_seed, input_precision=PRECISION)
                 else:
@@ -791,9 +804,9 @@ def backward(
             if SLICES > 1:
                 met += 1
                 met_group += 1
-                meet(counter, met, SLICES)
+                barrier(counter, met, SLICES)
                 rows = da + (t64 * batch + row) * (A * H) + (NX + NW + NH) * H
-                late_seed = shared_sum(
+                late_seed = split_product(
                     rows, H, NL, H, CHUNKS, valid, 0, late_tiles, late_weights, H * F, F, of_group,
                     of_group < H, unit, part, partial, 0, row, batch, group_counter, met_group, SLICES,
                     PARTS, KEPT, KC, BT, US, DT, TURNED, PRECISION,
@@ -803,19 +816,19 @@ def backward(
                 late_seed = late_seed * tl.load(own, mask=inside, other=0.0)
             seeds = seeds + (late_seed,)
 
-        of_sums, of_state, of_param = BACK(kept, old, p, seeds, zero)
+        grad_acc, grad_old, grad_param = BACK(activations, old, p, seeds, zero)
         more = ()
         for k in tl.static_range(PARAMS):
-            more = more + (of_params[k] + tl.where(here, of_param[k], 0.0),)
-        of_params = more
-        # those of late gates are there already, and others may be reading them
+            more = more + (param_grads[k] + tl.where(here, grad_param[k], 0.0),)
+        param_grads = more
+        # those of the second stage are written already, and other programs may be reading them
         for k in tl.static_range(A if SLICES == 1 else A - NL):
             own = da + at * (A * H) + k * H + unit[None, :]
-            tl.store(own, of_sums[k].to(DT), mask=here)
+            tl.store(own, grad_acc[k].to(DT), mask=here)
         into = ()
         for k in tl.static_range(NS):
-            into = into + (tl.where(here, of_sums[NX + k], 0.0),)
-        if gain is not None:
+            into = into + (tl.where(here, grad_acc[NX + k], 0.0),)
+        if norm_weight is not None:
             normals = ()
             for k in tl.static_range(NS):
                 own = normal + at * (NS * H) + k * H + unit[None, :]
@@ -823,7 +836,7 @@ def backward(
             scale = tl.load(scales + t64 * batch + row, mask=valid, other=0.0)
             met += 1
             into = before_norm(
-                into, normals, gains, scale, NS, here, places, row, valid, batch, slice_, counter,
+                into, normals, norm_weights, scale, NS, here, places, row, valid, batch, slice_, counter,
                 met, H, SLICES, ROOM, BT,
             )  # fmt: skip
             for k in tl.static_range(NS):
@@ -833,7 +846,7 @@ def backward(
             arrive(counter)
         t = t + 1 if REVERSE else t - 1
         coming = (t < count) & (j + 1 < steps)
-        old, kept, of_output, resets = remembered(
+        old, activations, grad_output_now, resets = saved_step(
             t, coming, hist, saved, grad_output, reset, row, batch, unit, USES, STATES, WIDTHS, SAVED,
             H, REVERSE, BT, US,
         )  # fmt: skip
@@ -843,7 +856,7 @@ def backward(
 
         ahead = ()
         for k in tl.static_range(STATES):
-            value = of_state[k] + skipped[k]
+            value = grad_old[k] + skipped[k]
             for f in tl.static_range(FEDS):
                 if FED[f] == k:
                     through = zero
@@ -852,12 +865,12 @@ def backward(
                             w = tiles[f * NS + m]
                             through = tl.dot(into[m].to(DT), w, through, input_precision=PRECISION)
                     else:
-                        if gain is not None:
+                        if norm_weight is not None:
                             rows = before_normal + (t64 * batch + row) * (NS * H)
                         else:
                             rows = da + (t64 * batch + row) * (A * H) + NX * H
                         met_group += 1
-                        through = shared_sum(
+                        through = split_product(
                             rows, H, NS, H, CHUNKS, valid, f * OF_FED, tiles, weights + FROM[f], H * F,
                             F, of_group, of_group < WIDTHS[k], unit, part, partial, f, row, batch,
                             group_counter, met_group, SLICES, PARTS, KEPT, KC, BT, US, DT, TURNED,
@@ -878,5 +891,5 @@ def backward(
         has = there[:, None] & (unit < WIDTHS[k])[None, :]
         tl.store(grad_initial[k] + row[:, None] * WIDTHS[k] + unit[None, :], grads[k], mask=has)
     for k in tl.static_range(PARAMS):
-        total = tl.sum(of_params[k], axis=0)
+        total = tl.sum(param_grads[k], axis=0)
         tl.store(grad_params[k] + (first_row // BT + tile) * H + unit, total, mask=unit < H)

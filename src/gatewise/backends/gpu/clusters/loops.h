@@ -1,19 +1,19 @@
-// The time loops in CUDA C++, for weights that Triton cannot keep on chip: clusters of programs that
-// divide a product along the numbers fed back.
+// The time loops in CUDA C++, for weights that do not fit on chip in Triton: clusters of programs divide a
+// product along the recurrent input.
 //
-// A program has a slice of US units for a tile of BT sequences; PARTS of them, whose slices follow each
-// other, are a cluster. A product has ROWS rows of weights for the cluster's units, along K numbers that
-// were fed back. Each program of the cluster keeps its share of K for all ROWS in shared memory, reads its
-// share alone of what is fed back, and takes from the others' shared memory what they have added up for its
-// own units. All programs of a tile meet once a step by a counter, as in backends/gpu/loops.py, whose tensors
-// and order of sums these are: see there for NX, NW, NH, and the history of a state.
+// A program has a slice of US units for a tile of BT sequences. PARTS programs with consecutive slices are a
+// cluster. A product has ROWS rows of weights for the cluster's units, along K numbers of the recurrent input.
+// Each program of the cluster keeps its share of K for all ROWS in shared memory, and reads only its share of the
+// recurrent input. It then reads the partial sums of its own units from the shared memory of the others. All
+// programs of a tile meet once a step, at a counter, as in backends/gpu/loops.py. Tensors and the order of the
+// accumulators are those of that file: see there for NX, NW, NH, and the history of a state.
 //
-// A *piece* is sixteen bytes; a *block* four pieces along K, which is what the threads of a warp hold of a
-// row; a *chunk* CHUNK blocks, which are copied at once, STAGES - 1 chunks ahead of the product. The warps
-// are MEMBERS that divide the rows by GROUPS that divide the blocks of a chunk.
+// A *piece* is sixteen bytes. A *block* is four pieces along K: what the threads of a warp hold of a row. A
+// *chunk* is CHUNK blocks, which are copied together, STAGES - 1 chunks ahead of the product. The warps are
+// MEMBERS that divide the rows, by GROUPS that divide the blocks of a chunk.
 //
-// Before this come, printed for a cell, its sizes and options: Equations, Number, EXACT and the constants
-// in capitals.
+// Before this file comes text that is printed for a cell, its sizes and options: Equations, Number, EXACT and the
+// constants in capitals.
 #pragma once
 
 #include "maths.h"
@@ -31,38 +31,38 @@ constexpr int MINE = (ROW_TILES + MEMBERS - 1) / MEMBERS;  // tiles of rows of a
 constexpr int ITEMS = (BT * US + THREADS - 1) / THREADS;   // numbers of each kind that a thread has of a step
 
 constexpr int STATES = Equations::states, PARAMS = Equations::params, SAVED = Equations::saved;
-constexpr int VALUES = Equations::values, SUMS = Equations::accumulators;
-constexpr int INPUTS = Equations::from_input, ALONE = SUMS - Equations::from_state;  // see NX in loops.py
+constexpr int VALUES = Equations::values, ACCUMULATORS = Equations::accumulators;
+constexpr int INPUTS = Equations::from_input, ALONE = ACCUMULATORS - Equations::from_state;  // see NX in loops.py
 
-// A row of sums is as long as ROWS and so much more that the threads of a warp write to banks of their own.
+// A row of partial sums is longer than ROWS, so that the threads of a warp write to different banks.
 constexpr int PITCH = ROW_TILES * 16 + 4;
-constexpr int AREA = BT * PITCH;  // of sums, in numbers
+constexpr int AREA = BT * PITCH;  // of partial sums, in numbers
 constexpr int AREAS = GROUPS > 2 ? GROUPS / 2 : 1;
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
-// Shared memory: the weights, then the chunks that are multiplied, which give way to the sums, then the tile.
+// Shared memory: the weights; then the chunks, and in their place later the partial sums; then the tile.
 constexpr int OF_WEIGHTS = BLOCKS * ROW_TILES * 2 * WARP;                                  // pieces
 constexpr int OF_CHUNK = CHUNK * COLUMN_TILES * WARP;                                      // pieces
 constexpr int WORKING = larger(smaller(STAGES, CHUNKS) * OF_CHUNK * 16, AREAS * AREA * 4);  // bytes
 
-// The sequences of a tile: where each is, its length, and whether something is fed back to it in this step.
+// The sequences of a tile: the row of each, its length, and whether it has a recurrent input in this step.
 struct Tile {
     int row[BT], length[BT];
     bool fed[BT];
 };
-static_assert(SHARED == OF_WEIGHTS * 16 + WORKING + BT * 16, "the plan has other ideas of shared memory");
+static_assert(SHARED == OF_WEIGHTS * 16 + WORKING + BT * 16, "the plan counts another size of shared memory");
 static_assert(STAGES > 1 && BT % 8 == 0 && MEMBERS * GROUPS * WARP == THREADS, "not a plan");
 
 GW_INLINE Piece* weights() { return reinterpret_cast<Piece*>(memory()); }
 GW_INLINE Piece* chunks() { return weights() + OF_WEIGHTS; }
-GW_INLINE float* sums() { return reinterpret_cast<float*>(chunks()); }
+GW_INLINE float* partial_sums() { return reinterpret_cast<float*>(chunks()); }
 GW_INLINE Tile& sequences() { return *reinterpret_cast<Tile*>(memory() + OF_WEIGHTS * 16 + WORKING); }
 
 GW_INLINE int part() { return slice() % PARTS; }
 
-// One of a thread's ITEMS: a unit of a sequence, and the sequence's length; below zero where there is none.
+// One of a thread's ITEMS: a unit of a sequence, and the sequence's length, which is negative if there is none.
 struct Item {
     int sequence, column, unit, row, length;
 
@@ -70,7 +70,7 @@ struct Item {
     GW_INLINE bool at(int t) const { return t < length; }
 };
 
-// Of each state the share of its old value that stays, T×B×width; its strides over steps and sequences.
+// For each state the share of its old value that it keeps, T×B×width; its strides over steps and sequences.
 struct Zoneout {
     const Number* share[STATES];
     long long of_step[STATES], of_sequence[STATES];
@@ -80,7 +80,8 @@ struct Zoneout {
     }
 };
 
-// What both ways are given of a batch. What a call does without is null; everything is of eight bytes.
+// The arguments that the forward and the backward pass share. An option that a call does not have is null; each
+// member has eight bytes.
 struct Batch {
     const long long *lengths, *order;
     const unsigned char* reset;
@@ -89,11 +90,11 @@ struct Batch {
     unsigned* counters;
     long long steps, batch, first;
 
-    // Whether a sequence starts afresh with a step.
-    GW_INLINE bool afresh(int t, int row) const { return reset && reset[t * batch + row]; }
+    // Whether a sequence is reset before a step.
+    GW_INLINE bool is_reset(int t, int row) const { return reset && reset[t * batch + row]; }
 };
 
-// Finds the tile's sequences, of which those that are not there have a length below zero; gives the longest.
+// Finds the tile's sequences and returns the longest length. Sequences that do not exist have a negative length.
 GW_INLINE int find_sequences(const Batch& of) {
     Tile& tile = sequences();
     if (const int s = thread(); s < BT) {
@@ -108,7 +109,7 @@ GW_INLINE int find_sequences(const Batch& of) {
     return longest;
 }
 
-// A thread's items, when the sequences are found.
+// Finds a thread's items, after find_sequences.
 GW_INLINE void find_items(Item (&items)[ITEMS]) {
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -121,18 +122,18 @@ GW_INLINE void find_items(Item (&items)[ITEMS]) {
     }
 }
 
-// Notes for which sequences a product of this step is to be made, for whoever waits at the counter next: not for
-// those that start afresh with it.
-GW_INLINE void note_fed(int t, const Batch& of) {
+// Notes which sequences have a recurrent input in this step, for those who read it after the next wait: those that
+// are reset before it have none.
+GW_INLINE void note_recurrent_inputs(int t, const Batch& of) {
     Tile& tile = sequences();
     if (const int s = thread(); s < BT)
-        tile.fed[s] = t >= 0 && t < tile.length[s] && !of.afresh(t, tile.row[s]);
+        tile.fed[s] = t >= 0 && t < tile.length[s] && !of.is_reset(t, tile.row[s]);
 }
 
 // Products -------------------------------------------------------------------------------------------
 
-// A thread's shares of its warp's sums: tiles of rows by tiles of columns.
-using Shares = float[MINE][COLUMN_TILES][4];
+// A thread's accumulators, of its warp's: tiles of rows by tiles of columns.
+using Accumulators = float[MINE][COLUMN_TILES][4];
 
 GW_INLINE Number zero() {
     Number found;
@@ -140,8 +141,9 @@ GW_INLINE Number zero() {
     return found;
 }
 
-// Keeps this part's weights: `weight(row, k)` is the one of a row for the k-th number fed back. For each block
-// and tile of rows, each thread's four words for the first half of the block's numbers, then for the second.
+// Copies this part's weights to shared memory: `weight(row, k)` is that of a row for the k-th number of the
+// recurrent input. For each block and tile of rows come each thread's four words for the first half of the block's
+// numbers, then those for the second half.
 template <class Weight>
 GW_INLINE void keep_weights(Weight weight) {
     constexpr int WORD = PIECE / 4;  // numbers
@@ -159,13 +161,13 @@ GW_INLINE void keep_weights(Weight weight) {
     }
 }
 
-// What a thread copies of a step is all of one sequence: its row of what is fed back, from this part's share and
-// the thread's own place in a block on.
-struct Fed {
+// What a thread copies in a step belongs to one sequence: its row of the recurrent input, from the beginning of this
+// part's share plus the thread's own position in a block.
+struct RecurrentInput {
     const Number* from;
-    int numbers;  // of the row from there on; none where nothing is fed back
+    int numbers;  // of the row from there on; not positive if the sequence has no recurrent input
 
-    GW_INLINE Fed(const Number* rows, long long pitch) {
+    GW_INLINE RecurrentInput(const Number* rows, long long pitch) {
         const int sequence = thread() / WARP % COLUMN_TILES * 8 + thread() % WARP / 4;
         const int first = part() * BLOCKS * BLOCK + thread() % 4 * PIECE;
         numbers = sequences().fed[sequence] ? K - first : 0;
@@ -174,7 +176,7 @@ struct Fed {
 };
 
 // Begins to copy a chunk of this part's share.
-GW_INLINE void stage(int chunk, const Fed& fed) {
+GW_INLINE void stage(int chunk, const RecurrentInput& fed) {
     Piece* to = chunks() + chunk % STAGES * OF_CHUNK + thread();
     constexpr int STRIDE = THREADS / WARP / COLUMN_TILES;  // between a thread's blocks
 #pragma unroll
@@ -187,7 +189,7 @@ GW_INLINE void stage(int chunk, const Fed& fed) {
     }
 }
 
-// float32 in TF32, or EXACT: of each number what TF32 holds and the rest, in three products.
+// float32 in TF32; or, if EXACT, each number split into its nearest TF32 number and the rest, in three products.
 GW_INLINE void multiply(float, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     unsigned a_most[4], a_rest[4], b_most[2], b_rest[2];
     for (int n = 0; n < 4; ++n) {
@@ -205,8 +207,8 @@ GW_INLINE void multiply(float, float (&sum)[4], const unsigned (&a)[4], const un
     multiply_tf32(sum, a_most, b_most);
 }
 
-// Adds to a warp's shares the products of its blocks of a chunk.
-GW_INLINE void multiply_chunk(int chunk, int member, int group, Shares& shares) {
+// Adds the products of a warp's blocks of a chunk to its accumulators.
+GW_INLINE void multiply_chunk(int chunk, int member, int group, Accumulators& accumulators) {
     const int lane = thread() % WARP;
     const Piece* staged = chunks() + chunk % STAGES * OF_CHUNK + lane;
     for (int b = group; b < CHUNK; b += GROUPS) {
@@ -226,16 +228,16 @@ GW_INLINE void multiply_chunk(int chunk, int member, int group, Shares& shares) 
 #pragma unroll
                 for (int n = 0; n < COLUMN_TILES; ++n) {
                     const unsigned b[2] = {columns[n].word[2 * second], columns[n].word[2 * second + 1]};
-                    multiply(Number{}, shares[m][n], rows.word, b);
+                    multiply(Number{}, accumulators[m][n], rows.word, b);
                 }
             }
         }
     }
 }
 
-// Calls `with` for each of a warp's sums and its place in an area.
+// Calls `with` for each accumulator of a warp and its position in an area.
 template <class With>
-GW_INLINE void each_share(int member, Shares& shares, float* area, With with) {
+GW_INLINE void each_accumulator(int member, Accumulators& accumulators, float* area, With with) {
     const int lane = thread() % WARP;
     float* own = area + lane % 4 * 2 * PITCH + member * MINE * 16 + lane / 4;
 #pragma unroll
@@ -244,17 +246,17 @@ GW_INLINE void each_share(int member, Shares& shares, float* area, With with) {
 #pragma unroll
         for (int n = 0; n < COLUMN_TILES; ++n)
 #pragma unroll
-            for (int k = 0; k < 4; ++k) with(shares[m][n][k], own[(n * 8 + k % 2) * PITCH + m * 16 + k / 2 * 8]);
+            for (int k = 0; k < 4; ++k) with(accumulators[m][n][k], own[(n * 8 + k % 2) * PITCH + m * 16 + k / 2 * 8]);
     }
 }
 
-// This part's share of the product with what is fed back, in rows that are `pitch` numbers apart; in sums(), where
-// the cluster reads it from here on. It may be written over when all programs of the cluster have arrived at the
-// counter.
+// Computes this part's share of the product with the recurrent input, whose rows are `pitch` numbers apart. The
+// partial sums are in partial_sums(), where the cluster may read them after this call. They may be overwritten when
+// all programs of the cluster have arrived at the counter.
 GW_INLINE void multiply_all(const Number* rows, long long pitch) {
-    const Fed fed(rows, pitch);
+    const RecurrentInput fed(rows, pitch);
     const int warp = thread() / WARP, member = warp % MEMBERS, group = warp / MEMBERS;
-    Shares shares = {};
+    Accumulators accumulators = {};
 #pragma unroll
     for (int chunk = 0; chunk < STAGES - 1; ++chunk) {
         if (chunk < CHUNKS) stage(chunk, fed);
@@ -262,34 +264,35 @@ GW_INLINE void multiply_all(const Number* rows, long long pitch) {
     }
     for (int chunk = 0; chunk < CHUNKS; ++chunk) {
         copied<STAGES - 2>();
-        sync();  // everybody's copies are there, and nobody reads what was multiplied last
+        sync();  // all threads' copies are complete, and no thread reads the chunk that was multiplied last
         if (chunk + STAGES - 1 < CHUNKS) stage(chunk + STAGES - 1, fed);
         gw::group();
-        multiply_chunk(chunk, member, group, shares);
+        multiply_chunk(chunk, member, group, accumulators);
     }
     sync();
-    // the groups' sums are added up in the same order each time
-    const auto keep = [](float& share, float& place) { place = share; };
+    // the groups' partial sums are added in the same order each time
+    const auto keep = [](float& accumulator, float& place) { place = accumulator; };
+    const auto add = [](float& accumulator, float& place) { accumulator += place; };
 #pragma unroll
     for (int rest = GROUPS / 2; rest > 0; rest /= 2) {
-        float* area = sums() + group % rest * AREA;
-        if (rest <= group && group < 2 * rest) each_share(member, shares, area, keep);
+        float* area = partial_sums() + group % rest * AREA;
+        if (rest <= group && group < 2 * rest) each_accumulator(member, accumulators, area, keep);
         sync();
-        if (group < rest) each_share(member, shares, area, [](float& share, float& place) { share += place; });
+        if (group < rest) each_accumulator(member, accumulators, area, add);
         sync();
     }
-    if (group == 0) each_share(member, shares, sums(), keep);
+    if (group == 0) each_accumulator(member, accumulators, partial_sums(), keep);
     meet();
 }
 
-// A row's sum for a sequence, of what all parts have added up: first this one, then those that follow, so that
-// they don't all read from the same.
+// The sum of all parts' partial sums, of a row and a sequence. Each part begins with its own and goes on with those
+// that follow, so that not all read from the same one.
 struct Peers {
     const float* at[PARTS];
 
     GW_INLINE Peers() {
 #pragma unroll
-        for (int n = 0; n < PARTS; ++n) at[n] = n == 0 ? sums() : of_peer(sums(), (part() + n) % PARTS);
+        for (int n = 0; n < PARTS; ++n) at[n] = n == 0 ? partial_sums() : of_peer(partial_sums(), (part() + n) % PARTS);
     }
     GW_INLINE float sum(int sequence, int row) const {
         float found = 0;
@@ -301,35 +304,35 @@ struct Peers {
 
 // Histories ----------------------------------------------------------------------------------------------
 
-// Where a history has what was before or after a step.
+// The position in a history of the value before or after a step.
 GW_INLINE long long before(int t) { return REVERSE ? t + 1 : t; }
 GW_INLINE long long after(int t) { return REVERSE ? t : t + 1; }
 
-// The place of item's number among k·H of a step, of `of` in all.
+// The position of an item's number in a tensor T×B×of·H, in its k-th H.
 GW_INLINE long long place(long long t, int batch, const Item& item, int of, int k) {
     return (t * batch + item.row) * (of * H) + k * H + item.unit;
 }
 
-// A state's history: the output's as it is stored, others in float32.
-GW_INLINE float remembered(const void* history, int k, long long place) {
+// A number of a state's history. The output's history is in the type it is stored in, the others are float32.
+GW_INLINE float read_history(const void* history, int k, long long place) {
     return k == 0 ? wide(static_cast<const Number*>(history)[place]) : static_cast<const float*>(history)[place];
 }
-GW_INLINE void remember(void* history, int k, long long place, float value) {
+GW_INLINE void write_history(void* history, int k, long long place, float value) {
     if (k == 0)
         narrow(value, static_cast<Number*>(history)[place]);
     else
         static_cast<float*>(history)[place] = value;
 }
 
-// The way forward ----------------------------------------------------------------------------------------
+// The forward pass ---------------------------------------------------------------------------------------
 
-// As forward in backends/gpu/loops.py takes them.
+// The arguments of `forward` in backends/gpu/loops.py.
 struct Forward {
     const Number *inputs, *input_bias, *recurrent_bias, *recurrent, *params[PARAMS + 1], *initial[STATES];
     void* history[STATES];
     Number* last[STATES];
     float *saved, *values;
-    Number* fed;  // where there are factors, the output times these, after even and odd steps
+    Number* fed;  // if there are factors: the output times these, after even and after odd steps
     Batch of;
 };
 
@@ -343,9 +346,9 @@ GW_INLINE void forward(const Forward& given) {
 
     Item items[ITEMS];
     find_items(items);
-    // of each state its value; of a step's sums the input's share and the biases
-    float state[ITEMS][STATES], share[ITEMS][SUMS], params[ITEMS][PARAMS + 1];
-    bool fresh[ITEMS];
+    // each state's value; the input part and the biases of each accumulator of a step
+    float state[ITEMS][STATES], share[ITEMS][ACCUMULATORS], params[ITEMS][PARAMS + 1];
+    bool reset[ITEMS];
     auto feed = [&](int steps, const Item& item, float output) {
         const float factor = wide(given.of.factor[place(0, batch, item, 1, 0)]);
         narrow(output * factor, given.fed[place(steps % 2, batch, item, 1, 0)]);
@@ -357,9 +360,9 @@ GW_INLINE void forward(const Forward& given) {
             state[i][k] = item.there() ? wide(given.initial[k][place(0, batch, item, 1, 0)]) : 0.0f;
             const int start = REVERSE ? item.length : 0;
             if (item.there() && given.history[k])
-                remember(given.history[k], k, place(start, batch, item, 1, 0), state[i][k]);
+                write_history(given.history[k], k, place(start, batch, item, 1, 0), state[i][k]);
         }
-        // in reverse a shorter sequence begins later
+        // in reverse, a shorter sequence begins later
         if (given.of.factor && item.there()) feed(REVERSE ? steps - item.length : 0, item, state[i][0]);
         for (int k = 0; k < PARAMS; ++k) params[i][k] = item.there() ? wide(given.params[k][item.unit]) : 0.0f;
     }
@@ -369,16 +372,16 @@ GW_INLINE void forward(const Forward& given) {
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
             const bool here = coming && item.at(t);
-            for (int k = 0; k < SUMS; ++k) {
-                // by gates: the bias of each part, and both for a whole gate
+            for (int k = 0; k < ACCUMULATORS; ++k) {
+                // in the order of gates: of a part its own bias, of a whole pre-activation both
                 const int from = Equations::gate[k] * H + item.unit;
                 share[i][k] = here && k < INPUTS ? wide(given.inputs[place(t, batch, item, INPUTS, k)]) : 0.0f;
                 if (here && k < INPUTS && given.input_bias) share[i][k] += wide(given.input_bias[from]);
                 if (here && k >= ALONE && given.recurrent_bias) share[i][k] += wide(given.recurrent_bias[from]);
             }
-            fresh[i] = here && given.of.afresh(t, item.row);
+            reset[i] = here && given.of.is_reset(t, item.row);
         }
-        note_fed(coming ? t : -1, given.of);
+        note_recurrent_inputs(coming ? t : -1, given.of);
     };
 
     int t = REVERSE ? steps - 1 : 0;
@@ -390,11 +393,11 @@ GW_INLINE void forward(const Forward& given) {
     for (int j = 0; j < steps; ++j) {
         const Number* output = static_cast<const Number*>(given.history[0]) + before(t) * batch * H;
         multiply_all(given.of.factor ? given.fed + (long long)(j % 2) * batch * H : output, H);
-        // all at once, so that the other programs' memory is waited for once
+        // all together, so that the latency of the other programs' memory is paid once
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
 #pragma unroll
-            for (int k = ALONE; k < SUMS; ++k)
+            for (int k = ALONE; k < ACCUMULATORS; ++k)
                 share[i][k] += peers.sum(items[i].sequence, ((k - ALONE) * PARTS + part()) * US + items[i].column);
         float saved[ITEMS][SAVED + 1], values[ITEMS][VALUES];
 #pragma unroll
@@ -402,7 +405,7 @@ GW_INLINE void forward(const Forward& given) {
             const Item& item = items[i];
             if (!item.at(t)) continue;
             float old[STATES], next[STATES];
-            for (int k = 0; k < STATES; ++k) old[k] = fresh[i] ? 0.0f : state[i][k];
+            for (int k = 0; k < STATES; ++k) old[k] = reset[i] ? 0.0f : state[i][k];
             Equations::step(share[i], old, params[i], next, saved[i], values[i]);
             for (int k = 0; k < STATES; ++k) {
                 float value = next[k];
@@ -410,20 +413,20 @@ GW_INLINE void forward(const Forward& given) {
                     const float stays = given.of.zoneout.of(k, t, item);
                     value = stays * old[k] + (1.0f - stays) * value;
                 }
-                if (k == 0) {  // the output is what is stored of it
+                if (k == 0) {  // the output is rounded as it is stored
                     Number rounded;
                     narrow(value, rounded);
                     value = wide(rounded);
                     if (given.of.factor) feed(j + 1, item, value);
                 }
-                if (given.history[k]) remember(given.history[k], k, place(after(t), batch, item, 1, 0), value);
+                if (given.history[k]) write_history(given.history[k], k, place(after(t), batch, item, 1, 0), value);
                 if (t == (REVERSE ? 0 : item.length - 1))
                     narrow(value, given.last[k][place(0, batch, item, 1, 0)]);
                 state[i][k] = value;
             }
         }
         arrive(counter);
-        // what is kept, and what the next step needs: nobody has to wait for these
+        // no program waits for what is saved here, nor for what the next step needs
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
@@ -440,15 +443,15 @@ GW_INLINE void forward(const Forward& given) {
     }
 }
 
-// The way back -------------------------------------------------------------------------------------------
+// The backward pass --------------------------------------------------------------------------------------
 
-// As backward in backends/gpu/loops.py takes them.
+// The arguments of `backward` in backends/gpu/loops.py.
 struct Backward {
     const Number *recurrent, *params[PARAMS + 1];
     const void* history[STATES];
     const float* saved;
     const Number *of_output, *of_last[STATES];
-    Number *of_sums, *of_initial[STATES];
+    Number *grad_accumulators, *of_initial[STATES];
     float* of_params[PARAMS + 1];
     Batch of;
 };
@@ -463,10 +466,10 @@ GW_INLINE void backward(const Backward& given) {
 
     Item items[ITEMS];
     find_items(items);
-    // of each state its gradient; of what a step is given: the old states, what was saved, the output's gradient
+    // each state's gradient; what a step reads: the old states, the saved activations, the output's gradient
     float grads[ITEMS][STATES], params[ITEMS][PARAMS + 1], of_params[ITEMS][PARAMS + 1] = {};
     float old[ITEMS][STATES], saved[ITEMS][SAVED + 1], of_output[ITEMS];
-    bool fresh[ITEMS];
+    bool reset[ITEMS];
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const Item& item = items[i];
@@ -480,11 +483,11 @@ GW_INLINE void backward(const Backward& given) {
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
             const bool here = coming && item.at(t);
-            fresh[i] = here && given.of.afresh(t, item.row);
+            reset[i] = here && given.of.is_reset(t, item.row);
             for (int k = 0; k < STATES; ++k) {
                 old[i][k] = 0;
-                if (Equations::uses_state[k] && here && !fresh[i])
-                    old[i][k] = remembered(given.history[k], k, place(before(t), batch, item, 1, 0));
+                if (Equations::uses_state[k] && here && !reset[i])
+                    old[i][k] = read_history(given.history[k], k, place(before(t), batch, item, 1, 0));
             }
             for (int k = 0; k < SAVED; ++k) saved[i][k] = here ? given.saved[place(t, batch, item, SAVED, k)] : 0.0f;
             of_output[i] = here && given.of_output ? wide(given.of_output[place(t, batch, item, 1, 0)]) : 0.0f;
@@ -498,20 +501,21 @@ GW_INLINE void backward(const Backward& given) {
     for (int j = 0; j < steps; ++j) {
         float of_old[ITEMS][STATES];
         bool cleared[ITEMS];
-        note_fed(t, given.of);
+        note_recurrent_inputs(t, given.of);
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const Item& item = items[i];
-            cleared[i] = fresh[i];
+            cleared[i] = reset[i];
             if (!item.at(t)) continue;
-            float seed[STATES], passed[STATES], of_sum[SUMS], of_param[PARAMS + 1];
+            float seed[STATES], passed[STATES], grad_accumulator[ACCUMULATORS], of_param[PARAMS + 1];
             for (int k = 0; k < STATES; ++k) {
                 seed[k] = grads[i][k] + (k == 0 ? of_output[i] : 0.0f);
                 passed[k] = ZONEOUT ? given.of.zoneout.of(k, t, item) * seed[k] : 0.0f;
                 seed[k] -= passed[k];
             }
-            Equations::backward(saved[i], old[i], params[i], seed, of_sum, of_old[i], of_param);
-            for (int k = 0; k < SUMS; ++k) narrow(of_sum[k], given.of_sums[place(t, batch, item, SUMS, k)]);
+            Equations::backward(saved[i], old[i], params[i], seed, grad_accumulator, of_old[i], of_param);
+            for (int k = 0; k < ACCUMULATORS; ++k)
+                narrow(grad_accumulator[k], given.grad_accumulators[place(t, batch, item, ACCUMULATORS, k)]);
             for (int k = 0; k < PARAMS; ++k) of_params[i][k] += of_param[k];
             for (int k = 0; k < STATES; ++k) of_old[i][k] += passed[k];
         }
@@ -521,7 +525,7 @@ GW_INLINE void backward(const Backward& given) {
         look_ahead(t, j + 1 < steps);
         met += SLICES;
         wait(counter, met);
-        multiply_all(given.of_sums + ((long long)now * batch * SUMS + ALONE) * H, SUMS * H);
+        multiply_all(given.grad_accumulators + ((long long)now * batch * ACCUMULATORS + ALONE) * H, ACCUMULATORS * H);
         float through[ITEMS];
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) through[i] = peers.sum(items[i].sequence, part() * US + items[i].column);
@@ -535,7 +539,7 @@ GW_INLINE void backward(const Backward& given) {
         }
     }
 
-    meet();  // nobody reads from this program any more
+    meet();  // no program reads from this one any more
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const Item& item = items[i];
@@ -546,12 +550,12 @@ GW_INLINE void backward(const Backward& given) {
         sync();
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
-            if (thread() + i * THREADS < BT * US) sums()[thread() + i * THREADS] = of_params[i][k];
+            if (thread() + i * THREADS < BT * US) partial_sums()[thread() + i * THREADS] = of_params[i][k];
         sync();
         const int unit = slice() * US + thread();
         if (thread() < US && unit < H) {
             float total = 0;
-            for (int s = 0; s < BT; ++s) total += sums()[s * US + thread()];
+            for (int s = 0; s < BT; ++s) total += partial_sums()[s * US + thread()];
             given.of_params[k][(given.of.first / BT + tile()) * H + unit] = total;
         }
     }
