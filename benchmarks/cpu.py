@@ -2,7 +2,7 @@
 
     python benchmarks/cpu.py [--only SECTION ...] [--out benchmarks/results/cpu.json] [--quick]
 
-Sections: shapes (PEERS.md's ten, both modes, every installed peer), bf16 (the larger of them beside fp32),
+Sections: shapes (ten, in both modes, with every installed peer), bf16 (the larger of them beside fp32),
 cells (other cells' GFLOP/s beside the LSTM's), lengths (sequences of mixed lengths beside padded ones and
 torch's packed), trace (with and without), latency (one step a call), stream (one step of a stream), busy (all
 cores taken by others). Each section is written as soon as it is measured, with its machine, versions and

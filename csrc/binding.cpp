@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -436,17 +437,20 @@ NB_MODULE(_core, m) {
     m.def("cell", [](const std::string& library, const std::string& name) {
         return reinterpret_cast<uintptr_t>(symbol(library, name.c_str()));
     });
-    m.def("supports", [](const std::string& feature) {
+    m.def("supports", [](const std::string& level) {
 #if defined(__x86_64__)
         __builtin_cpu_init();
-        if (feature == "v2") return bool(__builtin_cpu_supports("x86-64-v2"));
-        if (feature == "v3") return bool(__builtin_cpu_supports("x86-64-v3"));
-        if (feature == "v4") return bool(__builtin_cpu_supports("x86-64-v4"));
-        if (feature == "v4bf16") return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
-        return false;
-#else
-        return feature == "neon";
 #endif
+#define GW_LEVEL_TEST(name, has) \
+    if (level == name) return bool(has);
+#include "level_tests.h"
+        return false;
+    });
+    m.def("limits", [] {
+        return std::map<std::string, int>{{"states", max_states},
+                                          {"accumulators", max_accumulators},
+                                          {"params", max_params},
+                                          {"values", max_values}};
     });
 
     nb::class_<Call>(m, "Call")

@@ -12,10 +12,10 @@
 
 namespace gw {
 
-inline constexpr int max_states = 8;
-inline constexpr int max_accumulators = 32;
-inline constexpr int max_params = 16;
-inline constexpr int max_values = 64;
+inline constexpr int max_states = GW_MAX_STATES;
+inline constexpr int max_accumulators = GW_MAX_ACCUMULATORS;
+inline constexpr int max_params = GW_MAX_PARAMS;
+inline constexpr int max_values = GW_MAX_VALUES;
 
 // Each row is a sequence; each pointer is to the first row. The units of a row are contiguous and padded to
 // whole vectors: `padded` numbers for each accumulator, saved value or traced value.

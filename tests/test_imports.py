@@ -18,7 +18,7 @@ HEAVY = (
     *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton", "cuda"),
     *("keras", "h5py", "onnx", "sklearn", "scipy"),
 )
-ABOVE = ("tasks", "data", "train", "gates", "ship", "bench", "cli", "keras", "weights")
+ABOVE = ("tasks", "data", "train", "gates", "bench", "cli", "keras", "weights")
 BELOW = (
     *("cells", "emit", "backends", "nn", "errors", "options", "forks", "memory", "signals"),
     "whole",

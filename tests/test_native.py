@@ -6,14 +6,15 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cells import OWN_CELLS
-from gatewise.backends.native.cells import _FLAGS, _LEVEL_FLAGS
 from gatewise.cells.catalogue import CELLS
+from gatewise.emit import core
 from gatewise.emit.cpp import source
 from native import COMPILER, levels
 
@@ -22,7 +23,8 @@ CSRC = Path(__file__).parents[1] / "csrc"
 # the cells that selftest.cpp has by hand
 OWN = ("both_fed_back", "stabilised", "halves", "of_input_alone")
 BY_HAND = ("rnn_tanh", "rnn_relu", "lstm", "gru", "peephole", *OWN)
-MODE = ("-std=gnu++20", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+DEFINITIONS = tuple(f"-D{each}" for each in core.DEFINITIONS)
+MODE = (f"-std=gnu++{core.STANDARD}", *core.COMMON_FLAGS, *DEFINITIONS)
 STRICT = ("-Wall", "-Wextra", "-Werror")
 SANITIZED = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
@@ -171,10 +173,10 @@ def test_thread_pool(tmp_path, kind):
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(not X86, reason="needs an x86-64 machine")
-@pytest.mark.parametrize("level", ["v2", "v3", "v4", "v4bf16"])
+@pytest.mark.parametrize("level", [name for name, level in core.LEVELS.items() if level.x86])
 def test_no_warnings(level, cell_sources, tmp_path):
     for file in (CSRC / "kernels.cpp", *cell_sources):
-        flags = (*_FLAGS, *_LEVEL_FLAGS[level], f"-DGW_LEVEL={level}", "-I", CSRC)
+        flags = (*core.cell_flags(level, gnu=True), f"-DGW_LEVEL={level}", "-I", CSRC)
         call(COMPILER, *flags, *STRICT, "-c", file, "-o", tmp_path / "object.o")
 
 
@@ -199,3 +201,36 @@ def test_nothing_beyond_its_level(library):
     assert WITHIN[library] in text
     found = [line for line in lines if re.search(BEYOND[library], line)]
     assert not found, "\n".join(found[:10])
+
+
+def test_the_core_is_built_as_is_stated(tmp_path):
+    """CMakeLists.txt takes levels, flags and limits from gatewise.emit.core, and states none itself."""
+    native = pytest.importorskip("gatewise._native._core", reason="the core is not installed")
+    assert native.limits() == core.ARRAY_LIMITS
+    libraries = {file.stem for file in Path(native.__file__).parent.glob("kernels_*.so")}
+    assert libraries == {
+        f"kernels_{name}" for name, level in core.LEVELS.items() if level.x86 == X86
+    }
+    call(sys.executable, CSRC / "generate.py", tmp_path)
+    variables = (tmp_path / "core.cmake").read_text()
+    rules = re.sub(r"#.*", "", (CSRC.parent / "CMakeLists.txt").read_text())
+    flags = {*core.COMMON_FLAGS, *core.GNU_CELL_FLAGS, *core.DEFINITIONS, core.OPTIMISATION}
+    flags |= {flag for level in core.LEVELS.values() for flag in level.flags}
+    for flag in flags:
+        assert re.search(rf"[ (]{re.escape(flag)}[ )]", variables), flag
+        assert flag not in rules, flag
+    assert not [name for name in core.LEVELS if re.search(rf"\b{name}\b", rules)]
+    used = {"STANDARD", "OPTIMISATION", "COMMON", "GNU_CELL_FLAGS", "DEFINITIONS", "LEVELS_X86"}
+    used |= {"LEVELS_OTHER", "FLAGS_${level}", "CELL_SOURCES"}
+    assert [name for name in used if f"${{GW_{name}}}" not in rules] == []
+
+
+def test_a_level_that_the_core_does_not_know_is_not_supported():
+    native = pytest.importorskip("gatewise._native._core", reason="the core is not installed")
+    assert not native.supports("v5")
+    assert native.supports("neon") == (not X86)
+    assert not X86 or _cpu_has("avx2") == native.supports("v3")
+
+
+def _cpu_has(flag):
+    return flag in Path("/proc/cpuinfo").read_text().split()

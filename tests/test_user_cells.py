@@ -23,6 +23,7 @@ from gatewise import sigmoid, tanh
 from gatewise.backends import cpu, reference
 from gatewise.backends.native import cells
 from gatewise.backends.native.library import loaded_level
+from gatewise.emit import core
 from gatewise.emit.cpp import source
 from gatewise.emit.equations import latex
 from gatewise.errors import BackendError, CellError
@@ -218,7 +219,7 @@ def test_the_files_name_holds_all_that_it_depends_on(monkeypatch, tmp_path):
     assert name(made(2)) == first
     names = {first, name(made(3)), name(made(2, "other"))}
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "_FLAGS", (*cells._FLAGS, "-g"))
+        patch.setattr(core, "COMMON_FLAGS", (*core.COMMON_FLAGS, "-g"))
         names.add(name(made(2)))
     with monkeypatch.context() as patch:
         patch.setattr(cells, "_headers", lambda: ("another cell.h",))

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from gatewise.emit.core import LEVELS
+
 HERE = Path(__file__).parent
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror")
 
@@ -28,7 +30,7 @@ def levels():
     needs = {"v2": ({"sse4_2"}, 16), "v3": ({"avx2", "fma", "bmi2"}, 32)}
     needs["v4"] = ({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, 64)
     found = {
-        name: ((f"-march=x86-64-{name}",), width)
+        name: (LEVELS[name].flags, width)
         for name, (wanted, width) in needs.items()
         if wanted <= has
     }

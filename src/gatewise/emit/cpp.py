@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from gatewise.cells.counts import FUNCTIONS, point_wise
 from gatewise.cells.language import Cell, topological
+from gatewise.emit.core import LIMITS
 from gatewise.emit.steps import (
     Dialect,
     Lines,
@@ -20,12 +21,6 @@ from gatewise.emit.steps import (
     step,
 )
 from gatewise.errors import CellError
-
-# The sizes of the arrays in csrc/cell.h, and the numbers of operations that compile in seconds.
-LIMITS = {
-    **{"states": 8, "accumulators": 32, "params": 16, "values": 64},
-    **{"operations": 256, "functions": 64},
-}
 
 
 def source(cell: Cell, symbol: str) -> str:

@@ -17,22 +17,10 @@ from pathlib import Path
 from gatewise.backends.native.library import core, include_path, library_path, loaded_level
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell
+from gatewise.emit.core import cell_flags
 from gatewise.emit.cpp import source, unsupported
 from gatewise.errors import BackendError
 
-# As the built-in cells are compiled; see CMakeLists.txt.
-_FLAGS = (
-    *("-std=gnu++20", "-O3", "-shared", "-fPIC", "-fvisibility=hidden"),
-    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-)
-_GNU_FLAGS = ("-fschedule-insns", "-fsched-pressure")  # clang refuses them
-_LEVEL_FLAGS = {
-    "v2": ("-march=x86-64-v2",),
-    "v3": ("-march=x86-64-v3",),
-    "v4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
-    "v4bf16": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512bf16"),
-    "neon": (),
-}
 _SECONDS = 300  # longer than any cell takes
 _UNFINISHED = ".compiling-"
 _LONGEST = 40  # characters of a cell's name in a file's
@@ -109,14 +97,11 @@ def cache_folder() -> Path:
 def _target(cell: Cell) -> Path:
     """The file for ``cell``: its name holds everything that its content depends on."""
     digest = hashlib.sha256()
-    for part in (source(cell, "gw_cell"), *_all_flags(), *_arguments(), *_headers()):
+    flags = cell_flags(loaded_level(), gnu=True)  # whatever the compiler is: it isn't asked
+    for part in (source(cell, "gw_cell"), *flags, *_arguments(), *_headers()):
         digest.update(part.encode() + b"\0")
     name = re.sub(r"\W", "_", cell.name, flags=re.ASCII)[:_LONGEST]  # no path, whatever it is
     return cache_folder() / f"{name}-{loaded_level()}-{digest.hexdigest()[:24]}.so"
-
-
-def _all_flags() -> tuple[str, ...]:
-    return (*_FLAGS, *_LEVEL_FLAGS[loaded_level()], *_GNU_FLAGS)
 
 
 def _arguments() -> tuple[str, ...]:
@@ -124,12 +109,11 @@ def _arguments() -> tuple[str, ...]:
     return (compiler() or ("",))[1:]
 
 
-def _flags_for(compiler: str) -> list[str]:
+def _flags_for(compiler: str) -> tuple[str, ...]:
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, errors="replace", check=False
     )
-    gnu = "Free Software Foundation" in version.stdout
-    return [flag for flag in _all_flags() if gnu or flag not in _GNU_FLAGS]
+    return cell_flags(loaded_level(), gnu="Free Software Foundation" in version.stdout)
 
 
 @cache

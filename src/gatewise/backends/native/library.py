@@ -7,11 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gatewise.emit.core import LEVELS
 from gatewise.errors import BackendError, OptionError, near
 from gatewise.forks import forked
 
-# Best first; each is a library of kernels built for that level (see CMakeLists.txt).
-LEVELS = ("v4bf16", "v4", "v3", "v2", "neon")
 VARIABLE = "GATEWISE_CPU"
 
 
