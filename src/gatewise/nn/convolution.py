@@ -24,6 +24,7 @@ from gatewise.nn.checks import (
     checked_dropout,
     shape_of,
 )
+from gatewise.nn.layer_loop import LayersOutcome, run_layers
 from gatewise.nn.lengths import checked_lengths, checked_reset
 from gatewise.nn.overrides import by_override
 from gatewise.nn.sequences import State, reset_reversed, stacked
@@ -156,14 +157,15 @@ class ConvRecurrent(nn.Module):
         given = checked_lengths(lengths, x)
         resets = checked_reset(reset, input[..., 0, 0], not self.batch_first)
         states = self._initial_states(hx, x, batched)
-        output, finals, traced = self._layers(x, states, Masks(given, resets), trace)
-        final = tuple(stacked(each, batched) for each in zip(*finals, strict=True))
+        found = self._run_layers(x, states, Masks(given, resets), trace)
+        output = found.output
+        final = tuple(stacked(each, batched) for each in zip(*found.final, strict=True))
         if not batched:
             output = output.squeeze(1)
         elif self.batch_first:
             output = output.transpose(0, 1)
         hn = final if len(final) > 1 else final[0]
-        return (output, hn, Trace(traced, given)) if trace else (output, hn)
+        return (output, hn, Trace(found.traced, given)) if trace else (output, hn)
 
     def extra_repr(self) -> str:
         shown = [f"{self.input_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}"]
@@ -220,43 +222,30 @@ class ConvRecurrent(nn.Module):
             check_tensor(f"the initial state {name}", state, expected, x)
         return states if batched else tuple(state.unsqueeze(1) for state in states)
 
-    def _layers(
+    def _run_layers(
         self, x: Tensor, states: tuple[Tensor, ...], masks: Masks, trace: bool
-    ) -> tuple[Tensor, list[tuple[Tensor, ...]], dict[str, list[list[Tensor]]]]:
-        """The output, the final states of each layer and direction, and what is traced."""
-        traced: dict[str, list[list[Tensor]]] = {n: [] for n in self.cell.values} if trace else {}
-        finals: list[tuple[Tensor, ...]] = []
-        for layer in range(self.num_layers):
-            directions = []
-            for reverse, suffix in enumerate(self._suffixes(layer)):
-                state = tuple(s[len(finals)] for s in states)
-                outcome = self._direction(x, state, suffix, masks, bool(reverse), trace)
-                directions.append(outcome)
-                finals.append(outcome.state)
-            for name, layers in traced.items():
-                layers.append([each.trace[name].transpose(0, 1) for each in directions])
-            x = torch.cat([each.output for each in directions], 2)
-            if layer < self.num_layers - 1:
-                x = F.dropout(x, self.dropout, self.training)
-        return x, finals, traced
+    ) -> LayersOutcome:
+        def run_one(
+            layer: int, reverse: bool, suffix: str, x: Tensor, state: tuple[Tensor, ...]
+        ) -> Outcome:
+            reset = masks.reset
+            if reset is not None and reverse:
+                reset = reset_reversed(reset, masks.lengths)
+            of_direction, weights = masks._replace(reset=reset), self._weights(suffix)
+            return through_time(
+                *(self.cell, x, state, weights, of_direction, _convolved),
+                reverse=reverse,
+                trace=trace,
+            )
 
-    def _direction(
-        self,
-        x: Tensor,
-        state: tuple[Tensor, ...],
-        suffix: str,
-        masks: Masks,
-        reverse: bool,
-        trace: bool,
-    ) -> Outcome:
-        """One layer in one direction."""
-        reset = masks.reset
-        if reset is not None and reverse:
-            reset = reset_reversed(reset, masks.lengths)
-        return through_time(
-            *(self.cell, x, state, self._weights(suffix), masks._replace(reset=reset), _convolved),
-            reverse=reverse,
-            trace=trace,
+        return run_layers(
+            [list(self._suffixes(layer)) for layer in range(self.num_layers)],
+            x,
+            list(zip(*states, strict=True)),
+            run_one,
+            lambda output: F.dropout(output, self.dropout, self.training),
+            traced=tuple(self.cell.values) if trace else (),
+            channels=2,
         )
 
     def _weights(self, suffix: str) -> Weights:
