@@ -688,18 +688,20 @@ def test_a_torch_that_lacks_what_makes_a_list_an_input_has_its_numbers_as_consta
     from torch._dynamo.output_graph import OutputGraph
     from torch._dynamo.side_effects import SideEffects
 
+    from gatewise.backends import torch_private
     from gatewise.nn import lists
 
     monkeypatch.setattr(lists, "_PREPARED", [])
     if lacks == "example_strong_ref":
-        monkeypatch.setattr(lists, "_GRAPH_ARG", lists._GRAPH_ARG | {"of another torch"})
+        more = torch_private._GRAPH_ARG | {"of another torch"}
+        monkeypatch.setattr(torch_private, "_GRAPH_ARG", more)
     else:
         of = OutputGraph if lacks == "resolve_source_value" else SideEffects
         monkeypatch.delattr(of, lacks)
-    assert lists._handlers() is None
+    assert torch_private.compiler_parts() is None
     monkeypatch.undo()  # torch itself uses them too
     monkeypatch.setattr(lists, "_PREPARED", [])
-    monkeypatch.setattr(lists, "_handlers", lambda: None)
+    monkeypatch.setattr(lists, "compiler_parts", lambda: None)
     layer, counting = gw.LSTM(I, H), Counting()
     run = torch.compile(layer, backend=counting, fullgraph=True)
     for lengths in ([6, 2], [6, 2], [3, 5]):

@@ -14,10 +14,10 @@ from gatewise.backends.contract import (
     Outcome,
     Spec,
     Weights,
-    constant,
     lacking,
     valid_steps,
 )
+from gatewise.backends.torch_private import ONEDNN_HAS, constant
 from gatewise.backends.tracing import exports_onnx
 from gatewise.cells.catalogue import gru, lstm, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
@@ -74,11 +74,7 @@ def _onednn_has(dtype: torch.dtype) -> bool:
     """Whether oneDNN computes in ``dtype`` on this processor; where not, torch uses ATen."""
     if not torch.backends.mkldnn.is_available():
         return False
-    halves = {
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return halves[dtype]() if dtype in halves else dtype == torch.float32
+    return ONEDNN_HAS[dtype]() if dtype in ONEDNN_HAS else dtype == torch.float32
 
 
 def forward(

@@ -23,11 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from gatewise.backends.torch_private import dispatch_modes
 from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
 
@@ -295,23 +296,9 @@ def in_memory(tensors: Iterable[object]) -> bool:
 def recorded(tensors: Sequence[Tensor | None]) -> bool:
     """Whether operations on these are for torch's dispatcher to see, not to be done at once: it
     traces (compile, export, make_fx), or one of the tensors is no array in memory."""
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or not in_memory(tensors)
-    ):
+    if torch.compiler.is_compiling() or dispatch_modes() > 0 or not in_memory(tensors):
         return True
     for tensor in tensors:  # noqa: SIM110  no generator: this is asked at every call
         if tensor is not None and tensor.is_neg():
             return True
     return False
-
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
-
-
-def constant(function: _Function) -> _Function:
-    """What it gives is constant in what torch.compile makes: as torch.compiler.assume_constant_result
-    does, but without importing the compiler."""
-    setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  for mypy
-    return function

@@ -11,6 +11,7 @@ from torch import Tensor
 from gatewise.backends import reference
 from gatewise.backends.contract import Masks, Spec, Weights
 from gatewise.backends.engine import Arguments
+from gatewise.backends.torch_private import is_batched_or_zero
 from gatewise.cells.language import Cell
 
 
@@ -47,8 +48,7 @@ class Run(torch.autograd.Function):
 
 def _batched(grads: Sequence[Tensor | None]) -> bool:
     """Whether these are batches of gradients, as of ``is_grads_batched``, or have no memory."""
-    keys = (repr(torch._C._dispatch_keys(g)) for g in grads if g is not None)
-    return any("Batched" in key or "ZeroTensor" in key for key in keys)
+    return any(is_batched_or_zero(g) for g in grads if g is not None)
 
 
 def _arguments(

@@ -20,11 +20,11 @@ from gatewise.backends.contract import (
     Weights,
     check_lengths,
     check_tensor,
-    constant,
     differentiated,
 )
 from gatewise.backends.engine import Arguments, Engine, engine_for, unnormalised
 from gatewise.backends.gradient import Run
+from gatewise.backends.torch_private import below_autograd, constant
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell, from_signature
 from gatewise.errors import BackendError, CellError, ShapeError
@@ -239,7 +239,7 @@ def _run_differentiably(*operands: Any) -> list[Tensor]:
     tensors = given.tensors()
     if differentiated(tensors):
         return list(Run.apply(_Operators, given.cell, given.reverse, given.masks, *tensors))
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return torch.ops.gatewise.run(*o)
 
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 import gatewise.backends.operators  # noqa: F401  a saved graph may hold them
 from gatewise.backends.contract import (
@@ -20,7 +19,15 @@ from gatewise.backends.contract import (
     Spec,
     Weights,
     WholeNetworks,
+)
+from gatewise.backends.torch_private import (
+    any_autocast,
     constant,
+    dispatch_modes,
+    func_interpreters,
+    in_forward_mode,
+    nonstrict_trace,
+    tracing_state,
 )
 from gatewise.backends.tracing import OPERATORS, recording, unrecorded
 from gatewise.cells.language import Cell
@@ -139,7 +146,7 @@ def _kept(choice: Choice) -> str:
     """The place of a choice in _KEPT; as text, since a graph may not take a constant such as this for a
     number."""
     if not _OPAQUE:
-        _OPAQUE.append(torch._dynamo.nonstrict_trace(_opaque))
+        _OPAQUE.append(nonstrict_trace(_opaque))
     if choice not in _KEPT:
         _KEPT.append(choice)
     return str(_KEPT.index(choice))
@@ -176,15 +183,9 @@ def streaming(cell: Cell) -> WholeNetworks:
     return cast(WholeNetworks, backend)
 
 
-_interpreters = torch._C._functorch.peek_interpreter_stack
-_tracing = torch._C._get_tracing_state
-_modes = torch._C._len_torch_dispatch_stack
-_autocast = torch._C._is_any_autocast_enabled
-
-
 def transformed() -> bool:
     """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work here."""
-    return forward_ad._current_level >= 0 or _interpreters() is not None
+    return in_forward_mode() or func_interpreters() is not None
 
 
 def watched() -> bool:
@@ -192,10 +193,10 @@ def watched() -> bool:
     traces, transforms or casts."""
     return (
         torch.compiler.is_compiling()
-        or _modes() > 0
+        or dispatch_modes() > 0
         or transformed()
-        or _tracing() is not None
-        or _autocast()
+        or tracing_state() is not None
+        or any_autocast()
     )
 
 

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from gatewise.backends.contract import constant
+from gatewise.backends.torch_private import constant, tracing_state
 from gatewise.errors import BackendError, ShapeError
 
 # Why a backend that loops in Python records nothing, as the end of the sentence "it ...".
@@ -26,8 +26,6 @@ _CALLED = {
     ONNX: "torch.onnx.export",
 }
 
-_state = torch._C._get_tracing_state
-
 
 def recording() -> str:
     """What records operators here, or "".
@@ -35,7 +33,7 @@ def recording() -> str:
     JIT stands for all that rests on it too: ONNX's older exporter (``dynamo=False``), OpenVINO's and
     coremltools' converters of modules. ONNX is the newer exporter, which rests on torch.export.
     """
-    if _state() is not None:
+    if tracing_state() is not None:
         return JIT
     return ONNX if exports_onnx() else ""
 

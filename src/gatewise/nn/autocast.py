@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gatewise.backends.torch_private import any_autocast
+
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype of torch.autocast on the device of ``x``; None where autocast is off."""
-    if not torch._C._is_any_autocast_enabled():  # much faster than the query by device
+    if not any_autocast():
         return None
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):

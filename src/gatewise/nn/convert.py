@@ -10,22 +10,11 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils import parametrize
 
+from gatewise.backends.torch_private import MODULE_ATTRIBUTES, RNN_CACHES
 from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 Model = TypeVar("Model", bound=nn.Module)
-
-# Attributes that the new module takes over. The first three have weights, masks and old weight norms.
-_CARRIED = (
-    *("_parameters", "_buffers", "_non_persistent_buffers_set", "training"),
-    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
-    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks"),
-    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
-
-_CACHE = ("_flat_weight_refs",)  # torch's cache of its weights
 
 
 def convert(model: Model, *, inplace: bool = False, backend: str = "auto") -> Model:
@@ -156,12 +145,11 @@ def _replacement(theirs: nn.Module, kind: type[nn.Module], backend: str) -> nn.M
     for name in parametrized:  # torch's function also gives the class its properties
         parametrize.register_parametrization(ours, name, nn.Identity(), unsafe=True)
         ours.parametrizations[name] = parametrized[name]  # type: ignore[operator]
-    for name in _CARRIED:  # the same objects: the handles that remove hooks refer to them
+    # the same objects: the handles that remove hooks refer to them
+    for name in MODULE_ATTRIBUTES:
         ours.__dict__[name] = theirs.__dict__[name]
-    for (
-        name,
-        value,
-    ) in theirs.__dict__.items():  # weights that hooks make, and attributes of the user
-        if not (name in ours.__dict__ or hasattr(type(ours), name) or name in _CACHE):
+    # weights that hooks make, and attributes of the user
+    for name, value in theirs.__dict__.items():
+        if not (name in ours.__dict__ or hasattr(type(ours), name) or name in RNN_CACHES):
             ours.__dict__[name] = value
     return ours

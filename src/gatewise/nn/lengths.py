@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import check_lengths, recorded
+from gatewise.backends.torch_private import inside_func_tensor, is_func_tensor
 from gatewise.backends.tracing import check_recordable, recorded_by
 from gatewise.errors import ShapeError
 from gatewise.nn.checks import check_layout, shape_of
@@ -69,8 +70,8 @@ def _as_tensor(name: str, given: object, expected: str) -> Tensor:
 
 def _all_values(tensor: Tensor) -> Tensor:
     """The numbers under what torch.func makes of a tensor, of which no single one can be read."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+    while is_func_tensor(tensor):
+        tensor = inside_func_tensor(tensor)
     return tensor.flatten()
 
 

@@ -8,15 +8,15 @@ are constants.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import constant
+from gatewise.backends.torch_private import compiler_parts, constant, mark_length_static
 
 
 def as_tensor(lengths: Any) -> Tensor:
@@ -36,7 +36,6 @@ def _stacked(lengths: Sequence[Any]) -> Tensor:
 
 
 _PREPARED: list[bool] = []
-_GRAPH_ARG = {"pass_arg_as_tensor", "fake_tensor", "is_tensor", "example_strong_ref"}
 
 
 @constant
@@ -44,52 +43,26 @@ def _prepared() -> bool:
     """Registers ``_of_list`` with the running torch.compile: one call whose list is an input. False where
     this torch version cannot do it."""
     if not _PREPARED:
-        handlers = _handlers()
-        if handlers is not None:
+        parts = compiler_parts()
+        if parts is not None:
             torch.compiler.allow_in_graph(_of_list)
-            handlers[_of_list] = _input_from
-        _PREPARED.append(handlers is not None)
+            parts.handlers[_of_list] = partial(_input_from, parts)
+        _PREPARED.append(parts is not None)
     return _PREPARED[0]
 
 
-def _handlers() -> dict[Any, Any] | None:
-    """torch.compile's handlers of known functions; None where this torch version lacks anything that
-    ``_input_from`` uses."""
-    try:
-        from torch._dynamo.output_graph import OutputGraph
-        from torch._dynamo.side_effects import SideEffects
-        from torch._dynamo.source import FloatTensorSource  # noqa: F401
-        from torch._dynamo.variables import TensorVariable, UserFunctionVariable  # noqa: F401
-        from torch._dynamo.variables.builder import GraphArg, VariableBuilder  # noqa: F401
-        from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
-
-        handlers: dict[Any, Any] = TorchInGraphFunctionVariable._get_handlers()
-    except (ImportError, AttributeError):
-        return None
-    fits = (
-        hasattr(OutputGraph, "resolve_source_value")
-        and hasattr(SideEffects, "is_modified")
-        and inspect.signature(GraphArg).parameters.keys() >= _GRAPH_ARG
-    )
-    return handlers if fits else None
-
-
-def _input_from(called: Any, tx: Any, lengths: Any) -> Any:
+def _input_from(parts: Any, called: Any, tx: Any, lengths: Any) -> Any:
     """The variable of torch.compile for ``_of_list(lengths)``: an input made of the list at each call.
 
     None for a list that is made in the graph: torch.compile handles it itself."""
-    from torch._dynamo.source import FloatTensorSource
-    from torch._dynamo.variables import TensorVariable, UserFunctionVariable
-    from torch._dynamo.variables.builder import GraphArg, VariableBuilder
-
     source = lengths.source
     if source is not None and not tx.output.side_effects.is_modified(lengths):
         tensors = [isinstance(each, Tensor) for each in tx.output.resolve_source_value(source)]
     else:
-        tensors = [isinstance(each.realize(), TensorVariable) for each in lengths.items]
+        tensors = [isinstance(each.realize(), parts.TensorVariable) for each in lengths.items]
     if any(tensors):
         stacked: Any = _stacked
-        return UserFunctionVariable(stacked).call_function(tx, [lengths], {})
+        return parts.UserFunctionVariable(stacked).call_function(tx, [lengths], {})
     if source is None or tx.export or tx.output.side_effects.is_modified(lengths):
         return None
     values = tx.output.resolve_source_value(source)
@@ -98,11 +71,10 @@ def _input_from(called: Any, tx: Any, lengths: Any) -> Any:
     ):
         return None
     tensor = torch.as_tensor(values)
-    # static, because a graph is for one length of the list; mark_static works only before compilation
-    tensor._dynamo_static_indices = {0}  # type: ignore[attr-defined]
-    found = VariableBuilder(tx, FloatTensorSource(source))(tensor).realize()
+    mark_length_static(tensor)  # because a graph is for one length of the list
+    found = parts.VariableBuilder(tx, parts.FloatTensorSource(source))(tensor).realize()
     meta = found.as_proxy().node.meta
-    meta["grapharg"] = GraphArg(
+    meta["grapharg"] = parts.GraphArg(
         source,
         tensor,
         pass_arg_as_tensor=True,

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from gatewise.backends.contract import Weights, in_double
 from gatewise.backends.registry import streaming
+from gatewise.backends.torch_private import tracing_state
 from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn.config import LayerConfig
 from gatewise.nn.states import states_given
 from gatewise.options import whole
 
-_tracing = torch._C._get_tracing_state
 _ROWS = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -79,7 +79,7 @@ class Stream:
             ShapeError: the row does not fit.
             BackendError: torch.jit.trace records here, and would hold the output fast.
         """
-        if _tracing() is not None:
+        if tracing_state() is not None:
             check_unrecorded("a stream")
         if self._wide:
             return self._step_in_double(row)

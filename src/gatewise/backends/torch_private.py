@@ -1,0 +1,135 @@
+"""All parts of torch that gatewise uses and that are not public, each with what it is for.
+
+Unless a comment says otherwise, torch has them from 2.6, the oldest version that gatewise allows, to 2.13.
+(They were looked up in 2.6, 2.7, 2.9, 2.10, 2.11 and 2.12, and are run with 2.13.) A test runs each, so that
+a torch that lacks one is found there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+# What is at work around a call. Each of these is asked at every call.
+
+# The state of torch.jit.trace, or None. The public ``torch.jit.is_tracing`` takes longer.
+tracing_state = torch._C._get_tracing_state
+
+# The number of modes that see every operation: make_fx, FakeTensorMode and others.
+dispatch_modes = torch._C._len_torch_dispatch_stack
+
+# Whether torch.autocast is on for any kind of device. The public question is for one kind, and slower.
+any_autocast = torch._C._is_any_autocast_enabled
+
+# What torch.func (vmap, grad, jvp, …) has at work, or None.
+func_interpreters = torch._C._functorch.peek_interpreter_stack
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode differentiation is at work."""
+    return forward_ad._current_level >= 0
+
+
+# Tensors that are more than an array of numbers.
+
+# Whether a tensor is one of torch.func's, and what it wraps: the numbers of a batched tensor.
+is_func_tensor = torch._C._functorch.is_functorch_wrapped_tensor
+inside_func_tensor = torch._C._functorch.get_unwrapped
+
+
+def is_batched_or_zero(tensor: Tensor) -> bool:
+    """Whether a gradient is many at once (``is_grads_batched``), or a zero that has no memory."""
+    keys = repr(torch._C._dispatch_keys(tensor))
+    return "Batched" in keys or "ZeroTensor" in keys
+
+
+# Operators and torch.compile.
+
+# Whether oneDNN computes in a type on this processor; only where ``torch.backends.mkldnn.is_available()``.
+ONEDNN_HAS = {
+    torch.bfloat16: lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    torch.float16: lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
+}
+
+# A context in which operators are called below autograd: an operator's own autograd function calls it again.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def constant(function: Function) -> Function:
+    """Makes the function's result a constant in a graph of torch.compile, as the public
+    ``torch.compiler.assume_constant_result`` does, but without importing the compiler."""
+    setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  for mypy
+    return function
+
+
+def nonstrict_trace(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as one call in a graph of torch.compile; what it does is traced one level below, where
+    Python runs as it is. From torch 2.7."""
+    traced: Callable[..., Any] = torch._dynamo.nonstrict_trace(function)
+    return traced
+
+
+def mark_length_static(tensor: Tensor) -> None:
+    """Makes the first dimension a constant in a graph that is being traced. (The public ``mark_static``
+    works only before that.)"""
+    tensor._dynamo_static_indices = {0}  # type: ignore[attr-defined]
+
+
+_GRAPH_ARG = {"pass_arg_as_tensor", "fake_tensor", "is_tensor", "example_strong_ref"}
+
+
+def compiler_parts() -> SimpleNamespace | None:
+    """The parts of torch.compile with which a list of integers becomes an input of a graph, see
+    nn/lists.py; None if this torch lacks any of them. From torch 2.12: before, ``resolve_source_value``
+    is missing.
+
+    ``handlers`` is the table of what torch.compile calls for the functions that it knows.
+    """
+    try:
+        from torch._dynamo.output_graph import OutputGraph
+        from torch._dynamo.side_effects import SideEffects
+        from torch._dynamo.source import FloatTensorSource
+        from torch._dynamo.variables import TensorVariable, UserFunctionVariable
+        from torch._dynamo.variables.builder import GraphArg, VariableBuilder
+        from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
+
+        handlers = TorchInGraphFunctionVariable._get_handlers()
+    except (ImportError, AttributeError):
+        return None
+    fits = (
+        hasattr(OutputGraph, "resolve_source_value")
+        and hasattr(SideEffects, "is_modified")
+        and inspect.signature(GraphArg).parameters.keys() >= _GRAPH_ARG
+    )
+    if not fits:
+        return None
+    return SimpleNamespace(
+        handlers=handlers,
+        FloatTensorSource=FloatTensorSource,
+        TensorVariable=TensorVariable,
+        UserFunctionVariable=UserFunctionVariable,
+        GraphArg=GraphArg,
+        VariableBuilder=VariableBuilder,
+    )
+
+
+# Attributes of torch.nn.Module that one module hands to the one that takes its place: parameters, buffers, hooks.
+MODULE_ATTRIBUTES = (
+    *("_parameters", "_buffers", "_non_persistent_buffers_set", "training"),
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+
+# What torch's recurrent modules keep that can be made again from their parameters.
+RNN_CACHES = ("_flat_weight_refs",)

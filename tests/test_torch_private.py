@@ -1,0 +1,167 @@
+"""What is used of torch and not public: it is there, it does what is said of it, and it stands in one file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+
+import gatewise
+from gatewise.backends import torch_private
+
+ROOT = Path(gatewise.__file__).parent
+FILE = Path(torch_private.__file__)
+
+
+def seen(ask, run):
+    """What ``ask`` answers outside of ``run``, and while it calls its argument."""
+    answers = [ask()]
+
+    def inside(x):
+        answers.append(ask())
+        return x * 1
+
+    run(inside)
+    assert len(answers) == 2
+    return answers
+
+
+def in_context(make):
+    def run(inside):
+        with make():
+            inside(torch.ones(2))
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace`:DeprecationWarning")
+def test_what_is_at_work():
+    before, inside = seen(
+        torch_private.tracing_state,
+        lambda f: torch.jit.trace(f, torch.ones(2), check_trace=False),
+    )
+    assert before is None
+    assert inside is not None
+    assert seen(torch_private.dispatch_modes, in_context(FakeTensorMode)) == [0, 1]
+    cast = in_context(lambda: torch.autocast("cpu", torch.bfloat16))
+    assert seen(torch_private.any_autocast, cast) == [False, True]
+    before, inside = seen(torch_private.func_interpreters, lambda f: torch.vmap(f)(torch.ones(2)))
+    assert before is None
+    assert inside is not None
+    levels = seen(torch_private.in_forward_mode, in_context(forward_ad.dual_level))
+    assert levels == [False, True]
+
+
+def test_a_batched_tensor_and_the_one_that_it_wraps():
+    shapes = []
+
+    def look(x):
+        assert torch_private.is_func_tensor(x)
+        shapes.append((x.shape, torch_private.inside_func_tensor(x).shape))
+        return x * 1
+
+    torch.vmap(look)(torch.ones(3, 2))
+    assert shapes == [((2,), (3, 2))]
+    assert not torch_private.is_func_tensor(torch.ones(2))
+
+
+def test_a_gradient_that_is_many_or_that_has_no_memory():
+    found = []
+
+    class Look(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            found.append(torch_private.is_batched_or_zero(grad))
+            return grad
+
+    x = torch.ones(2, requires_grad=True)
+    torch.autograd.grad(Look.apply(x), x, torch.ones(2))
+    torch.autograd.grad(Look.apply(x), x, torch.ones(3, 2), is_grads_batched=True)
+    assert found == [False, True]
+    assert torch_private.is_batched_or_zero(torch._efficientzerotensor(2))
+
+
+def test_below_autograd():
+    x = torch.ones(2, requires_grad=True)
+    with torch_private.below_autograd():
+        assert not (x * 2).requires_grad
+    assert (x * 2).requires_grad
+
+
+def test_what_torch_compile_is_told():
+    def one():
+        return 1
+
+    public = torch.compiler.assume_constant_result(lambda: 1)
+    assert vars(torch_private.constant(one)) == vars(public)
+    assert torch_private.constant(one) is one
+    assert torch_private.nonstrict_trace(one)() == 1
+    tensor, other = torch.ones(3), torch.ones(3)
+    torch_private.mark_length_static(tensor)
+    torch._dynamo.mark_static(other, 0)
+    assert tensor._dynamo_static_indices == other._dynamo_static_indices
+    assert torch_private.compiler_parts() is not None
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+def test_whether_onednn_has_a_type():
+    """What each answers depends on the processor."""
+    assert set(torch_private.ONEDNN_HAS) == {torch.bfloat16, torch.float16}
+    assert {type(has()) for has in torch_private.ONEDNN_HAS.values()} == {bool}
+
+
+def test_attributes_of_modules():
+    module = nn.LSTM(2, 3)
+    state = vars(nn.Linear(2, 3))
+    assert [name for name in torch_private.MODULE_ATTRIBUTES if name not in state] == []
+    # those that are left out are of no use to another module
+    assert {k for k in state if k not in torch_private.MODULE_ATTRIBUTES} == {
+        *("_modules", "in_features", "out_features"),
+    }
+    assert [name for name in torch_private.RNN_CACHES if name not in vars(module)] == []
+
+
+def private_names(path):
+    """What a file names of torch that begins with one underscore, however deep."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            names = dotted(node)
+            if names[0] in ("torch", "forward_ad") and any(map(is_private, names)):
+                found.add(".".join(names))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            base = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+            for alias in node.names:
+                names = [*base, *alias.name.split(".")]
+                if names[0] == "torch" and any(map(is_private, names)):
+                    found.add(".".join(names))
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("_dynamo"):
+            found.add(node.value)
+    return found
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def dotted(node):
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return [*([node.id] if isinstance(node, ast.Name) else [""]), *reversed(names)]
+
+
+def test_no_other_file_has_any():
+    assert "torch._C._len_torch_dispatch_stack" in private_names(FILE)
+    assert "torch._dynamo.source.FloatTensorSource" in private_names(FILE)
+    others = {str(path.relative_to(ROOT)): private_names(path) for path in ROOT.rglob("*.py")}
+    del others[str(FILE.relative_to(ROOT))]
+    assert {path: names for path, names in others.items() if names} == {}
