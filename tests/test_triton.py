@@ -70,7 +70,9 @@ def alone(units):
 
 def sliced(work, units, side, parts, chunk, kept, tiles=1, turned=False):
     blocks = dict(BT=16, US=units, SLICES=parts * -(-work.width // (units * parts)), PARTS=parts)
-    blocks |= dict(SIDE=side if 1 < work.sums <= side else 1, KC=chunk, KEPT=kept, TURNED=turned)
+    blocks |= dict(
+        SIDE=side if 1 < work.accumulators <= side else 1, KC=chunk, KEPT=kept, TURNED=turned
+    )
     return Plan(**blocks, CHUNKS=-(-work.width // chunk), warps=4, tiles=tiles)
 
 

@@ -1,1 +1,1 @@
-"""The GPU's side of the backend ``triton``: the time loops, and what is launched for a call."""
+"""The time loops of the backends ``triton`` and ``cuda``, and what is launched for a call."""

@@ -1,4 +1,4 @@
-"""A call of Triton's time loops: how it is divided, and what they take."""
+"""A call of Triton's time loops: its plan, and the arguments of the kernels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from gatewise.backends.contract import NORM_EPSILON, Spec
 from gatewise.backends.gpu import loops
 from gatewise.backends.gpu import plan as plans
+from gatewise.backends.gpu.accumulators import Shape, shape_of
+from gatewise.backends.gpu.activations import Sizes
 from gatewise.backends.gpu.calls import Calls
 from gatewise.backends.gpu.cells import functions
-from gatewise.backends.gpu.plan import REMEMBERED, Chip, Plan, Work
+from gatewise.backends.gpu.plan import CACHE_SIZE, Chip, Plan, Work
 from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, full_precision, index_of
-from gatewise.backends.gpu.sums import Shape, shape_of
-from gatewise.backends.gpu.tape import Sizes
 
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -42,11 +42,11 @@ class Call(Prepared):
 
     def forward(self, run: Forward) -> None:
         own, shape, T = functions(self.cell), self.shape, self.sizes.T
-        # Triton has no place that is not there
+        # a kernel has no argument for a history that is not stored; it is given another tensor, and does not use it
         histories = zip(run.histories, run.final, strict=True)
         self._launch(
             loops.forward,
-            *(run.inputs, *self.biases, self.recurrent, self.projection, self.gain),
+            *(run.inputs, *self.biases, self.recurrent, self.projection, self.norm_weight),
             *(self.per_unit, run.initial, tuple(f if h is None else h for h, f in histories)),
             *(run.final, run.saved, run.late, run.unprojected, run.normal, run.scales),
             *(run.values, self.lengths, self.order, self.reset, self.factor),
@@ -64,13 +64,27 @@ class Call(Prepared):
     def backward(self, run: Backward) -> None:
         own, plan = functions(self.cell), self.plan
         partial = None
-        if plan.PARTS > 1:  # of what each fed-back state's gradient is added up of
+        if plan.PARTS > 1:  # the shares of the gradient of each state that is fed back
             size = (max(len(self.shape.FED), 1), plan.PARTS, self.sizes.B, plan.SLICES * plan.US)
             partial = torch.empty(size, dtype=torch.float32, device=self.x.device)
         self._launch(
             loops.backward,
-            *(self.recurrent, self.projection, self.gain, self.per_unit, run.histories, run.saved),
-            *(run.normal, run.scales, run.of_output, run.of_final, run.of_sums, run.before_norm),
+            *(
+                self.recurrent,
+                self.projection,
+                self.norm_weight,
+                self.per_unit,
+                run.histories,
+                run.saved,
+            ),
+            *(
+                run.normal,
+                run.scales,
+                run.of_output,
+                run.of_final,
+                run.grad_accumulators,
+                run.before_norm,
+            ),
             *(run.projected, run.of_initial, run.of_params, partial, self.lengths, self.order),
             *(self.reset, self.factor, self.zoneout, self.zone_steps),
             BACK=own.backward,
@@ -84,7 +98,7 @@ class Call(Prepared):
         constants |= _constants(self.shape, self.plan, sizes.H, sizes.P, self.widths, sizes.dtype)
         constants |= dict(REVERSE=self.reverse)
         constants |= dict(PRECISION="tf32x3" if full_precision() else "tf32")
-        if self.exchanged:  # they wait for each other, so that all must run: this sees to it
+        if self.exchanged:  # programs wait for each other, so all must run at once
             constants["launch_cooperative_grid"] = True
         with _on(self.x.device):
             for first, tiles in self.launches():
@@ -94,13 +108,13 @@ class Call(Prepared):
                 )
 
     def _counters(self, tiles: int) -> Tensor:
-        """One for the slices of each tile, then one for each group of slices of each tile."""
+        """One counter for the slices of each tile, then one for each group of slices of each tile."""
         number = tiles * (1 + self.plan.SLICES // self.plan.PARTS)
         return torch.zeros(number, dtype=torch.int32, device=self.x.device)
 
     def _places(self) -> Tensor | None:
-        """Where slices tell each other two numbers of each sequence."""
-        if self.gain is None or not self.exchanged:
+        """Memory in which slices exchange two numbers for each sequence, for the layer normalisation."""
+        if self.norm_weight is None or not self.exchanged:
             return None
         size = (self.plan.SLICES, self.sizes.B, 2)
         return torch.empty(size, dtype=torch.float32, device=self.x.device)
@@ -109,11 +123,11 @@ class Call(Prepared):
 engine = Calls(Call)
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHE_SIZE)
 def _constants(
     shape: Shape, plan: Plan, H: int, P: int, widths: tuple[int, ...], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """What both loops are compiled for, but for the direction and the precision."""
+    """The constants of both kernels, except for the direction and the precision."""
     fed = [widths[k] for k in shape.FED]
     return dict(
         **shape.counts(),
@@ -131,14 +145,14 @@ def _constants(
 
 
 def work(shape: Shape, sizes: Sizes) -> Work:
-    """What is to be divided."""
-    sums, beside = shape.NW + shape.NH, shape.NL + sizes.projected
+    """The work of a call, from which its plan is made."""
+    accumulators, beside = shape.NW + shape.NH, shape.NL + sizes.projected
     width = max(sizes.H, sizes.P)
-    return Work(width, sizes.B, sizes.dtype.itemsize, len(shape.FED), sums, beside)
+    return Work(width, sizes.B, sizes.dtype.itemsize, len(shape.FED), accumulators, beside)
 
 
 def launches(spec: Spec) -> int:
-    """How many launches after each other ``spec`` has on its way forward."""
+    """How many consecutive launches the forward pass of ``spec`` takes."""
     given = (spec.batch, spec.hidden_size, spec.output_size, spec.dtype)
     sizes = Sizes(1, *given, spec.proj_size > 0, spec.layer_norm)
     divided = plans.forward(work(shape_of(spec.cell), sizes), chip_of(spec.device))
@@ -156,5 +170,5 @@ def _chip(index: int) -> Chip:
 
 
 def _on(device: torch.device) -> torch.cuda.device:
-    """Where Triton launches."""
+    """The context in which Triton launches on a device."""
     return torch.cuda.device(device if device.type == "cuda" else -1)

@@ -1,4 +1,4 @@
-"""The time loops as an engine: a cell through time, and its gradient, on tensors that fit each other."""
+"""The time loops as an engine: the forward and the backward pass of one layer in one direction."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.engine import Arguments
+from gatewise.backends.gpu.accumulators import shape_of
+from gatewise.backends.gpu.activations import laid_out, size_of, views
 from gatewise.backends.gpu.chips import DTYPES
 from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, sizes_of
-from gatewise.backends.gpu.products import gradients, input_sums
-from gatewise.backends.gpu.sums import shape_of
-from gatewise.backends.gpu.tape import laid_out, size_of, views
+from gatewise.backends.gpu.products import gradients, input_accumulators
 from gatewise.cells.language import Cell
 
 
 class Calls:
-    """An engine of the loops that a kind of call runs. The tape is the same for all."""
+    """An engine of the loops that one kind of call runs. The saved activations are the same for all kinds."""
 
     DTYPES = DTYPES
 
@@ -25,16 +25,16 @@ class Calls:
         self._call = call
 
     def unusable(self, cell: Cell) -> str | None:
-        return None  # asked by torch's operators alone, which have Triton's loops
+        return None  # only torch's operators ask, and they have Triton's loops
 
     def forward(self, given: Arguments) -> list[Tensor]:
         return _Run(self._call(given, back=False)).outcome()
 
     def forward_saving(self, given: Arguments) -> list[Tensor]:
-        run = _Run(self._call(given, back=False), taped=True)
+        run = _Run(self._call(given, back=False), saving=True)
         output, *final = run.outcome()
-        # its own: whoever writes into the output must not spoil the tape, nor keep it alive
-        return [output.clone(), *final, run.tape]
+        # a copy: writing into the output must not change the activations, and holding it must not keep them alive
+        return [output.clone(), *final, run.activations]
 
     def traced(self, given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
         run = _Run(self._call(given, back=False), traced=True)
@@ -47,26 +47,26 @@ class Calls:
     def backward(
         self,
         given: Arguments,
-        tape: Tensor,
+        activations: Tensor,
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        return _back(self._call(given, back=True), tape, grads, wanted)
+        return _back(self._call(given, back=True), activations, grads, wanted)
 
 
 class _Run:
-    """A run on its way forward; its ``tape`` is empty where none is asked for."""
+    """A forward pass. Its ``activations`` are empty unless they are asked for (``saving``)."""
 
-    def __init__(self, call: Prepared, taped: bool = False, traced: bool = False) -> None:
+    def __init__(self, call: Prepared, saving: bool = False, traced: bool = False) -> None:
         self.call = call
         shape, (T, B, H, *_) = call.shape, call.sizes
-        size = size_of(shape, call.sizes) if taped else 0
-        self.tape = call.x.new_empty(size, dtype=torch.uint8)
+        size = size_of(shape, call.sizes) if saving else 0
+        self.activations = call.x.new_empty(size, dtype=torch.uint8)
         clear = call.lengths is not None
-        kept = views(self.tape, shape, call.sizes, clear) if taped else {}
+        kept = views(self.activations, shape, call.sizes, clear) if saving else {}
         types = [call.x.dtype, *[torch.float32] * (shape.STATES - 1)]
         initial = tuple(s.contiguous() for s in call.state)
-        # an empty sequence's final state is its initial one, and no step writes it
+        # the final state of an empty sequence is its initial one, and no step writes it
         copied = call.lengths is not None or T == 0
         self.final = [s.clone() if copied else torch.empty_like(s) for s in initial]
         exchanged = call.exchanged
@@ -88,7 +88,7 @@ class _Run:
             unprojected = call.empty(T, B, H)
         call.forward(
             Forward(
-                inputs=input_sums(call),
+                inputs=input_accumulators(call),
                 initial=initial,
                 histories=tuple(self.histories),
                 final=tuple(self.final),
@@ -107,32 +107,34 @@ class _Run:
         assert history is not None
         if not self.call.reverse:
             return history[1:]
-        return self.call.real(history[:-1])  # at the lengths stand the initial states
+        return self.call.real(history[:-1])  # at the lengths are the initial states
 
     def outcome(self) -> list[Tensor]:
         """The output and the final states."""
         return [self._through_time(0), *self.final]
 
     def trace(self) -> dict[str, Tensor]:
-        """Every named value; a state is what the next step sees."""
+        """Every named value. A state is traced as the next step reads it."""
         cell, (T, B, H, *_) = self.call.cell, self.call.sizes
         assert self.values is not None
         values = self.values.view(T, B, len(cell.values), H).unbind(2)
         trace = dict(zip(cell.values, values, strict=True))
         for k, name in enumerate(cell.state):
-            if k or self.call.projection is None:  # the output stands for what is projected
+            if k or self.call.projection is None:  # a projected output is traced by the caller
                 trace[name] = self._through_time(k)
         return {name: value.to(self.call.x.dtype) for name, value in trace.items()}
 
 
 def _back(
-    call: Prepared, tape: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
+    call: Prepared, activations: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     x, state = call.x, call.state
     shape, (T, B, H, P, *_) = call.shape, call.sizes
-    kept = views(tape, shape, call.sizes)
-    of_sums = call.empty(T, B, shape.sums * H)
-    before_norm = call.empty(T, B, len(shape.of_state) * H) if call.gain is not None else None
+    kept = views(activations, shape, call.sizes)
+    grad_accumulators = call.empty(T, B, shape.accumulators * H)
+    before_norm = (
+        call.empty(T, B, len(shape.of_state) * H) if call.norm_weight is not None else None
+    )
     projected = call.empty(T, B, P) if call.projection is not None else None
     of_final = tuple(None if g is None else g.contiguous() for g in grads[1:])
     of_output = None if grads[0] is None else grads[0].contiguous()
@@ -153,7 +155,7 @@ def _back(
             scales=kept.get("scales"),
             of_output=of_output,
             of_final=of_final,
-            of_sums=of_sums,
+            grad_accumulators=grad_accumulators,
             before_norm=before_norm,
             projected=projected,
             of_initial=of_initial,
@@ -161,4 +163,6 @@ def _back(
         )
     )
     of_params = [p.sum(0) for p in per_unit]
-    return gradients(call, kept, of_sums, before_norm, projected, of_initial, of_params, wanted)
+    return gradients(
+        call, kept, grad_accumulators, before_norm, projected, of_initial, of_params, wanted
+    )

@@ -1,4 +1,4 @@
-"""A cell's functions as Triton has them, made of the emitted text."""
+"""A cell's functions in Triton, compiled from the emitted text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def functions(cell: Cell) -> SimpleNamespace:
     """``step``, ``backward``, ``second_stage_input`` and ``second_stage_backward``; the last two are None
     for a cell of one stage."""
     text = source(cell)
-    # Triton reads a function's text from the file that it is in; this one is in memory alone
+    # Triton reads a function's source from its file, and this source is in memory only
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     name = f"<gatewise cell {cell.name!a} {digest}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
-    # `__name__` becomes part of what Triton keeps compiled kernels under
+    # `__name__` is part of the key under which Triton caches compiled kernels
     within = {
         "jit": triton.jit,
         "tl": triton.language,

@@ -1,4 +1,4 @@
-"""What our kernels on a GPU ask of it, whichever language they are in."""
+"""What gatewise's kernels require of a GPU, in Triton and in CUDA C++."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def unfit_chip(spec: Spec, capability: tuple[int, int], example: str) -> str | None:
-    """Why they cannot run there, as the end of the sentence "it ...", or None; ``example`` is the first GPU
-    of the least capability."""
+    """Why the kernels cannot run ``spec``, as the end of the sentence "it ...", or None.
+
+    Args:
+        capability: the lowest compute capability.
+        example: the first GPU that has it.
+    """
     if spec.device.type != "cuda":
         return f"runs on NVIDIA GPUs, not on '{spec.device.type}'"
     if spec.dtype not in DTYPES:

@@ -1,7 +1,7 @@
-"""How a call is divided: sequences into tiles, units into slices, and what stays on chip.
+"""The plan of a call: sequences are divided into tiles, units into slices, and weights may stay on chip.
 
-What is chosen was measured on an H200 and an H100 in bfloat16 (benchmarks/NOTES.md). A step's time is
-mostly waiting, for memory and for each other, so that many small slices beat a few large ones.
+The choices were measured on an H200 and an H100 in bfloat16 (benchmarks/NOTES.md). Most of a step's time is
+waiting, for memory and for other programs, so many small slices are faster than a few large ones.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-# Of a multiprocessor's shared memory, what the exchange of blocks between threads takes beside.
+# The shared memory of a multiprocessor that the exchange of blocks between threads takes, in bytes.
 _BESIDE = 8 * 1024
-# Weights that stay in the registers of the one program that has them all.
+# The most bytes of weights that stay in the registers of a program, if one program has them all.
 _IN_REGISTERS = 64 * 1024
 _TILES = (16, 32, 64, 128)
 _SLICES = (8, 16, 32, 64)
-# Rows of weights that a group of four warps multiplies out of shared memory (see TURNED in loops.py).
+# The rows of weights that a group of four warps multiplies from shared memory (see TURNED in loops.py).
 _ROWS = 64
-# A chunk takes as long beside its product as so many numbers more (3.79 and 3.91 µs a step where one
-# chunk of 512 numbers became two of 256).
+# The fixed time of a chunk, as that of multiplying so many more numbers (a step took 3.79 µs with one chunk of
+# 512 numbers, and 3.91 with two of 256).
 _OF_A_CHUNK = 64
-REMEMBERED = 1024  # sizes of calls that are worked out once: batches differ in size
+CACHE_SIZE = 1024  # plans and layouts that are kept, since batches differ in size
 
 
 @dataclass(frozen=True)
 class Chip:
-    """Multiprocessors, and the shared memory that a program may have of one, in bytes."""
+    """The number of multiprocessors, and the shared memory of one that a program may have, in bytes."""
 
     processors: int
     shared: int
@@ -34,31 +34,37 @@ class Chip:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be divided. ``width``: units, or outputs if these are more. A unit has ``sums``, each of
-    a row of ``width`` weights for each of the ``fed`` states, and ``beside`` further such rows."""
+    """The work of a call.
+
+    Attributes:
+        width: the number of units, or of outputs if these are more.
+        fed: the number of states that are fed back.
+        accumulators: of a unit. Each has a row of ``width`` weights for each state that is fed back.
+        beside: further such rows of a unit.
+    """
 
     width: int
     batch: int
     itemsize: int
     fed: int
-    sums: int
+    accumulators: int
     beside: int
 
 
 class Divided:
-    """A call's sequences in tiles: how many one has, and how many tiles a launch has at most."""
+    """How sequences are divided: ``BT`` sequences a tile, and at most ``tiles`` tiles a launch."""
 
     BT: int
     tiles: int
 
     def launches(self, batch: int) -> int:
-        """How many launches after each other so many sequences take."""
+        """How many consecutive launches a batch takes."""
         return -(-batch // (self.tiles * self.BT))
 
 
 @dataclass(frozen=True)
 class Plan(Divided):
-    """The loops' block sizes (see loops.py), the warps of a program, and the tiles of a launch."""
+    """The constants of loops.py that are chosen, the warps of a program, and the tiles of a launch."""
 
     BT: int
     US: int
@@ -74,11 +80,11 @@ class Plan(Divided):
 
     @property
     def columns(self) -> int:
-        """Of what a product makes."""
+        """The columns of one matmul tile."""
         return self.US * self.SIDE * self.PARTS
 
     def at_once(self, batch: int, chip: Chip) -> bool:
-        """Whether there is a multiprocessor for each program of so many sequences."""
+        """Whether there is a multiprocessor for each program of a batch."""
         return -(-batch // self.BT) * self.SLICES <= chip.processors
 
     def blocks(self) -> dict[str, int | bool]:
@@ -91,23 +97,23 @@ def power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHE_SIZE)
 def forward(work: Work, chip: Chip) -> Plan:
-    """For the way forward: the sums of a unit come out of one product, side by side."""
+    """The plan of a forward pass: one product gives all accumulators of a unit, side by side."""
     return _one_slice(work) or _sliced(work, chip, back=False)
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHE_SIZE)
 def backward(work: Work, chip: Chip) -> Plan:
-    """For the way back: one sum, of as many products as the way forward has sums, of which several
-    slices form a part each."""
+    """The plan of a backward pass: the gradient of the recurrent input is a sum of one product for each
+    accumulator, and several slices compute a part of it each (split-K)."""
     return _one_slice(work) or _sliced(work, chip, back=True)
 
 
 def _one_slice(work: Work) -> Plan | None:
-    """All units in one program, if these are few: nobody waits for another."""
+    """All units in one program, if they are few: no program waits for another."""
     units = max(power_of_two(work.width), 16)
-    matrices = work.fed * work.sums + work.beside
+    matrices = work.fed * work.accumulators + work.beside
     if units > 64 or (units > 16 and matrices * units * units * work.itemsize > _IN_REGISTERS):
         return None
     sizes = (16, units, 1, 1, 1, units, 1)
@@ -120,7 +126,7 @@ def _sliced(work: Work, chip: Chip, back: bool) -> Plan:
     fewest = min(plans(work, chip, back), key=lambda plan: plan.launches(work.batch), default=None)
     if fewest is not None:
         return fewest
-    # the weights are read again at every step, and are in registers on their way
+    # the weights are read again at every step, through registers
     units = _SLICES[1]
     while _slices(work, units, back) > chip.processors:
         units *= 2
@@ -128,8 +134,8 @@ def _sliced(work: Work, chip: Chip, back: bool) -> Plan:
 
 
 def plans(work: Work, chip: Chip, back: bool) -> Iterator[Plan]:
-    """All that fit with their weights on chip; of a tile and a slice first what is thought to take the
-    least time."""
+    """All plans that fit with their weights on chip. For each tile and slice, the one that is expected to be
+    fastest comes first."""
     for tile in _TILES:
         for units in _SLICES:
             chunks = _chunks(work, tile, _side(work, back), _parts(work, units, back))
@@ -154,7 +160,7 @@ def _plan(
 
 
 def _side(work: Work, back: bool) -> int:
-    return power_of_two(work.sums) if not back and 1 < work.sums <= 4 else 1
+    return power_of_two(work.accumulators) if not back and 1 < work.accumulators <= 4 else 1
 
 
 def _parts(work: Work, units: int, back: bool) -> int:
@@ -169,14 +175,14 @@ def _slices(work: Work, units: int, back: bool) -> int:
 
 
 def _fits(work: Work, chip: Chip, plan: Plan) -> bool:
-    """Whether its programs can all run at once, and have room for what they keep."""
+    """Whether all programs can run at once and have room for what they keep."""
     in_registers = 32 if work.itemsize == 4 else 128 if plan.TURNED else 64
     can_run = plan.columns >= 16 and 1 < plan.SLICES <= chip.processors
     return can_run and in_registers >= plan.BT and shared(work, plan) <= chip.shared
 
 
 def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
-    """How many numbers a product may take at once: what takes least time first."""
+    """The sizes that a chunk may have, the fastest first."""
     most = 512 if tile == 16 or work.width <= 512 else 256
     if work.itemsize == 4 or tile > 64:  # float32 is multiplied in three products
         most = 64
@@ -193,8 +199,8 @@ def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
 
 
 def shared(work: Work, plan: Plan) -> int:
-    """Bytes of shared memory that a plan takes which keeps its weights there, at most. Beside them there
-    is a chunk of what is fed back, and later, in its place, what a product makes."""
+    """The most bytes of shared memory that a plan takes that keeps its weights there. Beside the weights there
+    is a chunk of the recurrent input, and later, in its place, the result of a product."""
     of_weight = 2 if work.itemsize == 2 else 8  # float32 in two parts, for three products
     chunks = work.fed * _share(_products(work, plan.SIDE), plan.CHUNKS, plan.PARTS) * plan.SIDE
     chunks += work.beside * _share(1, plan.CHUNKS, plan.PARTS)
@@ -204,10 +210,10 @@ def shared(work: Work, plan: Plan) -> int:
 
 
 def _products(work: Work, side: int) -> int:
-    """How many a sum is of, or how many sums' products are formed apart."""
-    return 1 if side > 1 else work.sums
+    """How many products are computed separately for each state that is fed back."""
+    return 1 if side > 1 else work.accumulators
 
 
 def _share(products: int, chunks: int, parts: int) -> int:
-    """How many chunks of so many products each part has at most."""
+    """The most chunks that a part has."""
     return -(-products * chunks // parts)

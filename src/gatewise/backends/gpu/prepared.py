@@ -1,4 +1,4 @@
-"""What both directions of a call are given, as the time loops take it, whichever language they are in."""
+"""The arguments of a call in the form that the time loops take, in Triton and in CUDA C++."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from gatewise.backends.contract import Masks, valid_steps
 from gatewise.backends.engine import Arguments
+from gatewise.backends.gpu.accumulators import rows, shape_of
+from gatewise.backends.gpu.activations import Sizes, widths
 from gatewise.backends.gpu.plan import Divided
-from gatewise.backends.gpu.sums import rows, shape_of
-from gatewise.backends.gpu.tape import Sizes, widths
 
 
 class Forward(NamedTuple):
-    """What the way forward reads and writes, see loops.py: None where it is not asked for. ``histories`` are those
-    of each state."""
+    """The tensors that the forward pass reads and writes, as loops.py names them; None if not asked for.
+    ``histories`` has one for each state."""
 
     inputs: Tensor
     initial: tuple[Tensor, ...]
@@ -33,7 +33,7 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """What the way back reads and writes, likewise."""
+    """The tensors that the backward pass reads and writes, likewise."""
 
     histories: tuple[Tensor, ...]
     saved: Tensor
@@ -41,7 +41,7 @@ class Backward(NamedTuple):
     scales: Tensor | None
     of_output: Tensor | None
     of_final: tuple[Tensor | None, ...]
-    of_sums: Tensor
+    grad_accumulators: Tensor
     before_norm: Tensor | None
     projected: Tensor | None
     of_initial: tuple[Tensor, ...]
@@ -49,8 +49,8 @@ class Backward(NamedTuple):
 
 
 class Prepared(ABC):
-    """A call whose way forward or back is to be run. What comes without ``lengths`` has None for them.
-    Per-unit weights stand by themselves, in the cell's order."""
+    """A forward or a backward pass that is to be run. An option that the call does not have is None. The
+    per-unit weights are in the cell's order."""
 
     def __init__(self, given: Arguments, back: bool) -> None:
         self.cell, self.reverse, self.x, self.state, self.weights, masks = given
@@ -58,9 +58,9 @@ class Prepared(ABC):
         self.sizes = sizes_of(given)
         self.widths = widths(self.shape, self.sizes)
         of_state, H = self.shape.of_state, self.sizes.H
-        gain, projection = self.weights.norm_recurrent, self.weights.projection
+        norm_weight, projection = self.weights.norm_recurrent, self.weights.projection
         self.recurrent = rows(self.weights.recurrent, of_state, H)
-        self.gain = None if gain is None else rows(gain, of_state, H)
+        self.norm_weight = None if norm_weight is None else rows(norm_weight, of_state, H)
         self.projection = None if projection is None else projection.contiguous()
         biases = self.weights.input_bias, self.weights.recurrent_bias
         self.biases = tuple(None if bias is None else bias.contiguous() for bias in biases)
@@ -71,28 +71,28 @@ class Prepared(ABC):
 
     @abstractmethod
     def divide(self, back: bool) -> Divided:
-        """How the call is divided, on its way forward or back."""
+        """The plan of the call's forward or backward pass."""
 
     @property
     @abstractmethod
     def exchanged(self) -> bool:
-        """Whether programs exchange the states that are fed back through their histories."""
+        """Whether programs exchange the recurrent input, through the histories of the states."""
 
     @property
     @abstractmethod
     def at_once(self) -> bool:
-        """Whether all tiles run at once."""
+        """Whether all tiles run at the same time."""
 
     @abstractmethod
     def forward(self, run: Forward) -> None:
-        """Runs the way forward."""
+        """Runs the forward pass."""
 
     @abstractmethod
     def backward(self, run: Backward) -> None:
-        """Runs the way back."""
+        """Runs the backward pass."""
 
     def launches(self) -> Iterator[tuple[int, int]]:
-        """Each launch's first sequence, and its tiles; several where not all can run at once."""
+        """The first sequence and the number of tiles of each launch: several, if not all tiles can run at once."""
         B, of_tile, tiles = self.sizes.B, self.plan.BT, self.plan.tiles
         for first in range(0, B if self.sizes.T else 0, tiles * of_tile):
             yield first, min(tiles, -(-(B - first) // of_tile))
@@ -102,7 +102,7 @@ class Prepared(ABC):
         self.lengths = self.order = None
         if masks.lengths is not None:
             self.lengths = masks.lengths.to(device)
-            # where tiles follow each other the longest come first, so that the last are done early
+            # if tiles run one after the other, the longest sequences come first, so that the last tiles are short
             if not self.at_once:
                 self.order = self.lengths.argsort(descending=True)
         reset, factor = masks.reset, masks.recurrent
@@ -116,13 +116,13 @@ class Prepared(ABC):
             self.zone_steps = tuple(step for z in shares for step in z.stride()[:2])
 
     def real(self, of: Tensor) -> Tensor:
-        """T×B×… with zeros beyond each sequence's length: NaN there would reach the weights."""
+        """T×B×… with zeros beyond each sequence's length, because NaN there would reach the weights' gradients."""
         if self.lengths is None:
             return of
         return torch.where(valid_steps(len(of), self.lengths)[..., None], of, 0)
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Room for what the loops write, which do not write beyond a sequence's length."""
+        """Memory for what the loops write. They do not write beyond a sequence's length, where it is zero."""
         make = torch.empty if self.lengths is None else torch.zeros
         return make(shape, dtype=dtype or self.sizes.dtype, device=self.x.device)
 
@@ -138,7 +138,7 @@ def index_of(device: torch.device) -> int:
 
 
 def full_precision() -> bool:
-    """Whether float32 is multiplied as exactly as it is, not in TF32, as torch's products may be."""
+    """Whether float32 is multiplied in full precision, and not in TF32. torch's setting says which."""
     matmul = torch.backends.cuda.matmul
     # the newer setting reflects the older one, which cannot be read once the newer was written
     newer = getattr(matmul, "fp32_precision", None)

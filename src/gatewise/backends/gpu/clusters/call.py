@@ -1,4 +1,4 @@
-"""A call of the loops in CUDA C++: how it is divided, and what they take."""
+"""A call of the loops in CUDA C++: its plan, and the arguments of the kernels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Spec
+from gatewise.backends.gpu.accumulators import Shape, shape_of
 from gatewise.backends.gpu.calls import Calls
 from gatewise.backends.gpu.clusters.plan import Chip, Plan, Work, divide
 from gatewise.backends.gpu.clusters.program import Kernel, chip
-from gatewise.backends.gpu.plan import REMEMBERED
+from gatewise.backends.gpu.plan import CACHE_SIZE
 from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, full_precision, index_of
-from gatewise.backends.gpu.sums import Shape, shape_of
 from gatewise.cells.language import Cell
 from gatewise.emit.cuda import source
 
@@ -21,7 +21,7 @@ _NUMBERS = {torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "
 
 
 class Call(Prepared):
-    """A call of the loops of loops.h, whose structs say what stands in which order."""
+    """A call of the loops of loops.h, whose structs state the order of the arguments."""
 
     plan: Plan
     exchanged = True
@@ -29,7 +29,7 @@ class Call(Prepared):
     def divide(self, back: bool) -> Plan:
         _, B, H, *_ = self.sizes
         plan = divide(work(self.shape, H, B, self.sizes.dtype, back), chip_of(self.x.device))
-        assert plan is not None  # the backend looked
+        assert plan is not None  # the backend has asked ``fits``
         return plan
 
     @property
@@ -44,12 +44,12 @@ class Call(Prepared):
 
     def backward(self, run: Backward) -> None:
         read = (*run.histories, run.saved, run.of_output, *run.of_final)
-        written = (run.of_sums, *run.of_initial, *run.of_params, None)
+        written = (run.grad_accumulators, *run.of_initial, *run.of_params, None)
         self._launch("backward", (self.recurrent, *self._params, *read, *written))
 
     @property
     def _params(self) -> tuple[Tensor | None, ...]:
-        """There is one more place than there are any."""
+        """One more than there are parameters: the struct's array has at least one."""
         return *self.per_unit, None
 
     def _launch(self, way: str, tensors: tuple[Tensor | None, ...]) -> None:
@@ -76,7 +76,7 @@ def _addresses(*tensors: Tensor | None) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHE_SIZE)
 def _kernel(
     cell: Cell,
     way: str,
@@ -85,21 +85,21 @@ def _kernel(
     words: int,
     device: torch.device,
 ) -> Kernel:
-    """The kernel that takes so many words, with these constants."""
+    """The kernel with these constants, which takes ``words`` arguments of eight bytes."""
     named = dict(constants)
     return Kernel(source(cell, way, _NUMBERS[dtype], named, words), way, named["SHARED"], device)
 
 
 def work(shape: Shape, units: int, batch: int, dtype: torch.dtype, back: bool) -> Work:
-    """What is to be divided: on the way back a unit's row is as long as all sums' rows together."""
-    sums, itemsize = shape.NW + shape.NH, dtype.itemsize
+    """The work of a call. In the backward pass a unit's row is as long as the rows of all accumulators together."""
+    accumulators, itemsize = shape.NW + shape.NH, dtype.itemsize
     if back:
-        return Work(units, batch, itemsize, 1, sums * units)
-    return Work(units, batch, itemsize, sums, units)
+        return Work(units, batch, itemsize, 1, accumulators * units)
+    return Work(units, batch, itemsize, accumulators, units)
 
 
 def fits(spec: Spec) -> bool:
-    """Whether there is room on the chip for the weights of a call, both ways."""
+    """Whether the chip has room for the weights of a call, in the forward and the backward pass."""
     shape, batch = shape_of(spec.cell), max(spec.batch, 1)
     given = (shape, spec.hidden_size, batch, spec.dtype)
     return all(divide(work(*given, back), chip_of(spec.device)) for back in (False, True))

@@ -1,6 +1,6 @@
-// What the chip does for the loops: sixteen bytes copied in the background, tensor cores, threads and
-// programs that wait for each other, and the shared memory of the other programs of a cluster (sm_90).
-// The rest of the loops is plain C++; tests/clusters has the same functions for a CPU.
+// The functions of the chip that the loops use: asynchronous copies of sixteen bytes, tensor cores, barriers of
+// threads and of programs, and the shared memory of the other programs of a cluster (sm_90). The rest of the loops
+// is plain C++; tests/clusters has the same functions for a CPU.
 #pragma once
 
 #include "types.h"
@@ -24,14 +24,14 @@ GW_INLINE void narrow(float x, float& to) { to = x; }
 GW_INLINE void narrow(float x, bfloat16& to) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
 GW_INLINE void narrow(float x, half& to) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x)); }
 
-// The quotient within two roundings, with no branches; zero where the divisor is infinite.
+// The quotient, within two roundings and without branches; zero if the divisor is infinite.
 GW_INLINE float divide(float x, float y) {
     float found;
     asm("div.full.f32 %0, %1, %2;" : "=f"(found) : "f"(x), "f"(y));
     return found;
 }
 
-// Where this is --------------------------------------------------------------------------------------
+// Indices and shared memory --------------------------------------------------------------------------
 
 GW_INLINE int thread() { return threadIdx.x; }
 GW_INLINE int slice() { return blockIdx.x; }
@@ -44,17 +44,17 @@ GW_INLINE unsigned char* memory() {
 
 // Copies ---------------------------------------------------------------------------------------------
 
-// Begins to copy a piece from global to shared memory, past this multiprocessor's own cache: others may
-// have written it. Zeros where there is none.
+// Begins to copy a piece from global to shared memory, not through this multiprocessor's L1 cache, since other
+// programs may have written it. Copies zeros if the piece does not exist.
 GW_INLINE void copy(Piece* to, const void* from, bool there) {
     const unsigned at = unsigned(__cvta_generic_to_shared(to));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
 
-// The copies begun since the last such call are a group.
+// Makes a group of the copies that were begun since the last call.
 GW_INLINE void group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Until this thread's copies are there, but for the last so many groups.
+// Waits until this thread's copies are complete, except for those of the last `later` groups.
 template <int later>
 GW_INLINE void copied() {
     asm volatile("cp.async.wait_group %0;" ::"n"(later) : "memory");
@@ -62,9 +62,9 @@ GW_INLINE void copied() {
 
 // Products -------------------------------------------------------------------------------------------
 
-// By a warp: to 16 rows by 8 columns of sums is added the product of 16 rows of weights and 8 columns,
-// along 16 numbers (of float32: 8). a: words of the rows g and g + 8 of a thread, first those of the
-// first half, then those of the second; b: those of its column.
+// A warp adds the product of 16 rows of weights and 8 columns, along 16 numbers (8 of float32), to accumulators of
+// 16 rows by 8 columns. a: a thread's words of its rows g and g + 8, first those of the first half of the numbers,
+// then those of the second. b: those of its column.
 GW_INLINE void multiply(bfloat16, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
@@ -81,7 +81,7 @@ GW_INLINE void multiply_tf32(float (&sum)[4], const unsigned (&a)[4], const unsi
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// The nearest TF32 number, as float32's bits.
+// The nearest TF32 number, in the bits of a float32.
 GW_INLINE unsigned tf32(float x) {
     unsigned found;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(found) : "f"(x));
@@ -93,13 +93,13 @@ GW_INLINE float as_float(unsigned bits) { return __uint_as_float(bits); }
 
 GW_INLINE void sync() { __syncthreads(); }
 
-// Tells the other programs that what this one has written is there.
+// Tells the other programs that what this one has written can be read.
 GW_INLINE void arrive(unsigned* counter) {
     __syncthreads();
     if (thread() == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
-// Until programs have arrived so many times.
+// Waits until programs have arrived `times` times in all.
 GW_INLINE void wait(const unsigned* counter, unsigned times) {
     if (thread() == 0) {
         unsigned found;
@@ -109,12 +109,12 @@ GW_INLINE void wait(const unsigned* counter, unsigned times) {
     __syncthreads();
 }
 
-// All threads of the cluster's programs meet, and see what each has written.
+// A barrier of all threads of the cluster; after it each sees what the others have written.
 GW_INLINE void meet() {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Where another program of the cluster has what this one has at a place in shared memory.
+// The address, in another program of the cluster, that corresponds to an address in this one's shared memory.
 GW_INLINE const float* of_peer(const float* mine, int peer) {
     const float* found;
     asm("mapa.u64 %0, %1, %2;" : "=l"(found) : "l"(mine), "r"(peer));

@@ -1,4 +1,4 @@
-"""How a call is divided among clusters, see loops.h, and what stays in shared memory."""
+"""The plan of a call for clusters (see loops.h), and what stays in shared memory."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gatewise.backends.gpu.plan import REMEMBERED, Divided
+from gatewise.backends.gpu.plan import CACHE_SIZE, Divided
 
 _WARPS = 8  # of a program
 _PIECE, _WARP = 16, 32  # bytes; threads
 THREADS = _WARPS * _WARP
 _TILES = (8, 16, 32, 64)
-_SUMS = 96  # of a product that a thread may have in registers
-_CHUNKS = 4  # in which a step's share is copied, so that the product begins early
-OF_SEQUENCE = 16  # bytes that are noted of it
-# What a byte costs that is read from the second-level cache, or from another program's shared memory,
-# where one from a program's own costs 1. By the chip's rates (about 20, 30 and 128 bytes in a cycle and
-# multiprocessor); not measured.
+_ACCUMULATORS = 96  # the most that a thread has in registers
+_CHUNKS = 4  # a step's share is copied in so many, so that the product begins early
+OF_SEQUENCE = 16  # bytes of shared memory for each sequence
+# The cost of a byte that is read from the L2 cache, or from another program's shared memory; one from a
+# program's own costs 1. From the chip's rates (about 20, 30 and 128 bytes for each cycle and multiprocessor),
+# not measured.
 _FROM_MEMORY, _FROM_PEERS = 6, 4
 
 
 @dataclass(frozen=True)
 class Chip:
-    """The shared memory that a program may have, in bytes, and for sizes of clusters in order of
-    preference how many programs run at once."""
+    """The shared memory that a program may have, in bytes; and the sizes of clusters in order of preference,
+    each with how many programs run at once."""
 
     shared: int
     programs: tuple[tuple[int, int], ...]
@@ -32,7 +32,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be divided: ``rows`` of weights for each of ``units``, each along ``fed`` numbers."""
+    """The work of a call: ``rows`` of weights for each of ``units``, each of ``fed`` numbers."""
 
     units: int
     batch: int
@@ -43,7 +43,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan(Divided):
-    """The constants of loops.h that are chosen, what a step costs, and the tiles of a launch."""
+    """The constants of loops.h that are chosen, the cost of a step, and the tiles of a launch."""
 
     BT: int
     US: int
@@ -63,9 +63,9 @@ class Plan(Divided):
         return {name: getattr(self, name) for name in names} | {"THREADS": THREADS}
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHE_SIZE)
 def divide(work: Work, chip: Chip) -> Plan | None:
-    """The fewest launches, then the least cost; None where nothing fits."""
+    """The plan with the fewest launches, then the least cost; None if nothing fits."""
 
     def taken(plan: Plan) -> tuple[int, int]:
         return plan.launches(work.batch), plan.cost
@@ -74,8 +74,8 @@ def divide(work: Work, chip: Chip) -> Plan | None:
 
 
 def plans(work: Work, chip: Chip) -> Iterator[Plan]:
-    """All that fit: for each size of a tile and of clusters, and number of tiles that run at once, those
-    with the smallest slices with which they can."""
+    """All plans that fit: for each size of a tile and of a cluster, and each number of tiles that run at once,
+    those with the smallest slices that allow it."""
     for tile in _TILES:
         for parts, programs in chip.programs:
             most_tiles = min(max(-(-work.batch // tile), 1), programs // parts)
@@ -90,9 +90,9 @@ def plans(work: Work, chip: Chip) -> Iterator[Plan]:
 def _arrangements(
     work: Work, chip: Chip, tile: int, units: int, parts: int
 ) -> Iterator[tuple[int, int, int, int, int, int, int]]:
-    """ROWS, K, GROUPS, CHUNK, STAGES, SHARED and a step's cost of what fits, the best first: as few warps
-    as have room for their sums divide the rows, since each reads all that is fed back; then as much as
-    possible is copied ahead."""
+    """ROWS, K, GROUPS, CHUNK, STAGES, SHARED and the cost of a step, for all that fit, the best first. As few
+    warps as have room for their accumulators divide the rows, since each reads the whole recurrent input; then
+    as much as possible is copied ahead."""
     rows, block = work.rows * units * parts, 4 * _PIECE // work.itemsize
     row_tiles, blocks = -(-rows // 16), -(-work.fed // (block * parts))
     of_block = tile // 8 * _WARP * _PIECE
@@ -100,14 +100,14 @@ def _arrangements(
     exchanged = tile * work.rows * units * parts * 4
     for members in (1, 2, 4, 8):
         groups = _WARPS // members
-        if -(-row_tiles // members) * (tile // 8) * 4 > _SUMS:
+        if -(-row_tiles // members) * (tile // 8) * 4 > _ACCUMULATORS:
             continue
-        sums = tile * (row_tiles * 16 + 4) * 4 * max(groups // 2, 1)
+        partial_sums = tile * (row_tiles * 16 + 4) * 4 * max(groups // 2, 1)
         cost = kept + (members + _FROM_MEMORY) * blocks * of_block + _FROM_PEERS * exchanged
         for chunk in dict.fromkeys((-(-blocks // (_CHUNKS * groups)) * groups, groups)):
             chunks = -(-blocks // chunk)
             for stages in range(min(chunks, _CHUNKS) + 1, 1, -1):
                 copied = min(stages, chunks) * chunk * of_block
-                shared = kept + max(copied, sums) + tile * OF_SEQUENCE
+                shared = kept + max(copied, partial_sums) + tile * OF_SEQUENCE
                 if shared <= chip.shared:
                     yield rows, work.fed, groups, chunk, stages, shared, cost

@@ -1,4 +1,4 @@
-"""Kernels compiled by NVRTC and launched, both by NVIDIA's cuda-core; and what a chip has room for."""
+"""Kernels, compiled by NVRTC and launched through NVIDIA's cuda-core; and what a chip has room for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PREFERRED = (4, 8, 2)  # sizes of clusters
 
 
 def compiled(source: str, capability: tuple[int, int]) -> Any:
-    """The object code, for chips of this compute capability. Needs no chip."""
+    """The object code for a compute capability. Needs no GPU."""
     options = ProgramOptions(
         arch="sm_{}{}".format(*capability),
         std="c++17",
@@ -29,7 +29,7 @@ def compiled(source: str, capability: tuple[int, int]) -> Any:
 
 
 class Kernel:
-    """A kernel of a text, on a device; its programs have so much shared memory."""
+    """A kernel on a device, compiled from its source; each program has ``shared`` bytes of shared memory."""
 
     def __init__(self, source: str, name: str, shared: int, device: torch.device) -> None:
         self._device, self._shared = device, shared
@@ -37,7 +37,7 @@ class Kernel:
             self._kernel = _loaded(source, name, shared)
 
     def launch(self, slices: int, tiles: int, parts: int, words: Sequence[int]) -> None:
-        """Tiles of so many slices, ``parts`` to a cluster; all run at once."""
+        """Launches tiles of ``slices`` programs, ``parts`` of them a cluster. All run at once."""
         with torch.cuda.device(self._device):
             config = LaunchConfig(
                 grid=(slices // parts, tiles),
@@ -51,11 +51,11 @@ class Kernel:
 
 
 def _loaded(source: str, name: str, shared: int) -> Any:
-    """A kernel on the current device, which may have so much shared memory."""
+    """A kernel on the current device whose programs may have ``shared`` bytes of shared memory."""
     index = torch.cuda.current_device()
     Device(index).set_current()
     kernel = compiled(source, torch.cuda.get_device_capability(index)).get_kernel(name)
-    # which cuda-core can read but not set
+    # cuda-core can read this attribute, but not set it
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     (found,) = driver.cuKernelSetAttribute(attribute, shared, kernel.handle, driver.CUdevice(index))
     if found != driver.CUresult.CUDA_SUCCESS:
@@ -65,7 +65,7 @@ def _loaded(source: str, name: str, shared: int) -> Any:
 
 @cache
 def chip(index: int) -> Chip:
-    """What there is room for on a device."""
+    """The shared memory and the clusters of a device."""
     with torch.cuda.device(index):
         device = Device(index)
         shared = device.properties.max_shared_memory_per_block_optin

@@ -1,4 +1,4 @@
-"""What training keeps of the way forward: one piece of memory, and the tensors in it."""
+"""The saved activations of a forward pass: one block of memory, and the tensors in it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gatewise.backends.gpu.plan import REMEMBERED
-from gatewise.backends.gpu.sums import Shape
+from gatewise.backends.gpu.accumulators import Shape
+from gatewise.backends.gpu.plan import CACHE_SIZE
 
 _ALIGNED = 256  # bytes
 
 
 class Sizes(NamedTuple):
-    """P is the output's width; what is ``projected`` or ``normalised`` is so."""
+    """The sizes and options that determine the layout. P is the output's width."""
 
     T: int
     B: int
@@ -28,8 +28,8 @@ class Sizes(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A tensor of a tape, where it begins, in numbers of its type, and whether large products read it
-    beyond the sequences' lengths too."""
+    """One of the tensors: its shape, strides and type; where it begins, in numbers of its type; and whether
+    large products read it beyond the sequences' lengths too."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -39,12 +39,12 @@ class Part(NamedTuple):
 
 
 def widths(shape: Shape, sizes: Sizes) -> tuple[int, ...]:
-    """Of each state."""
+    """The width of each state."""
     return (sizes.P, *[sizes.H] * (shape.STATES - 1))
 
 
 def laid_out(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
-    """Each tensor by name, see loops.py; and the tape's length in bytes. Sizes may be symbols."""
+    """Each tensor by name (loops.py has the names), and the length of them all in bytes. Sizes may be symbolic."""
     T, B, H, _, dtype, projected, normalised = sizes
     found: dict[str, tuple[tuple[int, ...], torch.dtype, bool]] = {}
     for k, width in enumerate(widths(shape, sizes)):
@@ -67,14 +67,16 @@ def laid_out(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
     return placed, end
 
 
-_remembered = lru_cache(REMEMBERED)(laid_out)
+_cached = lru_cache(CACHE_SIZE)(laid_out)
 
 
-def views(tape: Tensor, shape: Shape, sizes: Sizes, clear: bool = False) -> dict[str, Tensor]:
-    """The tensors in a tape. ``clear`` makes zero what is read where no step has written."""
-    as_type = {dtype: tape.view(dtype) for dtype in {sizes.dtype, torch.float32}}
+def views(
+    activations: Tensor, shape: Shape, sizes: Sizes, clear: bool = False
+) -> dict[str, Tensor]:
+    """The tensors in the memory ``activations``. ``clear`` zeroes those that are read where no step has written."""
+    as_type = {dtype: activations.view(dtype) for dtype in {sizes.dtype, torch.float32}}
     found = {}
-    for name, (of, strides, dtype, start, whole) in _remembered(shape, sizes)[0].items():
+    for name, (of, strides, dtype, start, whole) in _cached(shape, sizes)[0].items():
         typed = as_type[dtype]
         found[name] = typed.as_strided(of, strides, typed.storage_offset() + start)
         if clear and whole:
@@ -83,5 +85,5 @@ def views(tape: Tensor, shape: Shape, sizes: Sizes, clear: bool = False) -> dict
 
 
 def size_of(shape: Shape, sizes: Sizes) -> int:
-    """A tape's length in bytes."""
-    return _remembered(shape, sizes)[1]
+    """The length of the saved activations in bytes."""
+    return _cached(shape, sizes)[1]

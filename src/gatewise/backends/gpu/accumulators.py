@@ -1,4 +1,7 @@
-"""A cell's sums and states as the time loops count them, and rows in their order."""
+"""The numbers of a cell's accumulators and states, and weights' rows in the order of its accumulators.
+
+loops.py says what an accumulator is.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,13 @@ from gatewise.emit.steps import layout
 
 @dataclass(frozen=True)
 class Shape:
-    """See loops.py. ``uses``: the states that the equations read; ``of_input`` and ``of_state``: of each
-    sum with such a part its gate's place."""
+    """The constants of loops.py that a cell determines.
+
+    Attributes:
+        uses: for each state, whether the equations read it.
+        of_input, of_state: the gate's position of each accumulator with an input part, and of each with a
+            recurrent part.
+    """
 
     NX: int
     NW: int
@@ -32,7 +40,7 @@ class Shape:
     of_state: tuple[int, ...]
 
     @property
-    def sums(self) -> int:
+    def accumulators(self) -> int:
         return self.NX + self.NW + self.NH + self.NL
 
     def counts(self) -> dict[str, int]:
@@ -42,9 +50,9 @@ class Shape:
 
 @cache
 def shape_of(cell: Cell) -> Shape:
-    sums = layout(cell).accumulators
-    parts = [a.part for a in sums]
-    gates = [cell.gates.index(a.gate) for a in sums]
+    accumulators = layout(cell).accumulators
+    parts = [a.part for a in accumulators]
+    gates = [cell.gates.index(a.gate) for a in accumulators]
     read = {node.name for node in topological(cell.values.values()) if node.op == "state"}
     return Shape(
         NX=parts.count("gate.x"),
@@ -64,7 +72,7 @@ def shape_of(cell: Cell) -> Shape:
 
 
 def rows(of: Tensor, gates: tuple[int, ...], H: int) -> Tensor:
-    """Of rows in the order of gates, H each, those of the sums that belong to ``gates``."""
+    """From rows in the order of the cell's gates, H for each, those of ``gates``, one for each accumulator."""
     if gates == tuple(range(of.shape[0] // H)):
         return of.contiguous()
     each = of.split(H)
@@ -72,7 +80,7 @@ def rows(of: Tensor, gates: tuple[int, ...], H: int) -> Tensor:
 
 
 def in_gates(found: Tensor, gates: tuple[int, ...], like: Tensor, H: int) -> Tensor:
-    """The other way round; zero where a gate has no such sum."""
+    """The inverse of ``rows``: rows in the order of the cell's gates, zero for a gate without such an accumulator."""
     if gates == tuple(range(like.shape[0] // H)):
         return found
     each = dict(zip(gates, found.split(H) if gates else (), strict=True))
