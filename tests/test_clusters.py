@@ -201,7 +201,7 @@ def test_a_planted_fault_is_seen(monkeypatch):
 FAULTS = {
     "copies are not waited for": ("        copied<STAGES - 2>();\n", "", "result 0"),
     "nobody waits for the copies of others": (
-        "        sync();  // everybody's copies are there, and nobody reads what was multiplied last\n",
+        "        sync();  // all threads' copies are complete, and no thread reads the last chunk any more\n",
         "",
         "result 0",
     ),
@@ -215,22 +215,22 @@ FAULTS = {
         "sums(), keep);\n    if (thread() < 32) meet();",
         "wait for different things",
     ),
-    "nobody waits for the other programs on the way forward": (
+    "nobody waits for the other programs in the forward pass": (
         "look_ahead(t, j + 1 < steps);\n        met += SLICES;\n        wait(counter, met);\n    }",
         "look_ahead(t, j + 1 < steps);\n        sync();\n    }",
         "result 0",
     ),
-    "nobody waits for the other programs on the way back": (
+    "nobody waits for the other programs in the backward pass": (
         "wait(counter, met);\n        multiply_all",
         "sync();\n        multiply_all",
         "gradient of",
     ),
     "programs end while others read from them": (
-        "    meet();  // nobody reads from this program any more\n",
+        "    meet();  // no program reads from this one any more\n",
         "",
         "gradient of",
     ),
-    "a group's sums are left out": ("share += place;", "", "result 0"),
+    "a group's sums are left out": ("accumulator += place;", "", "result 0"),
 }
 
 

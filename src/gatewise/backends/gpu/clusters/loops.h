@@ -264,7 +264,7 @@ GW_INLINE void multiply_all(const Number* rows, long long pitch) {
     }
     for (int chunk = 0; chunk < CHUNKS; ++chunk) {
         copied<STAGES - 2>();
-        sync();  // all threads' copies are complete, and no thread reads the chunk that was multiplied last
+        sync();  // all threads' copies are complete, and no thread reads the last chunk any more
         if (chunk + STAGES - 1 < CHUNKS) stage(chunk + STAGES - 1, fed);
         gw::group();
         multiply_chunk(chunk, member, group, accumulators);
