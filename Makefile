@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
 READY := $(VENV)/.ready
 
-.PHONY: setup demo check format test test-all sanitize clean
+.PHONY: setup demo docs check format test test-all sanitize clean
 
 setup: $(READY)
 
@@ -19,6 +19,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/gatewise demo --out runs/demo
+
+# The site, in build/docs. Its search needs a server: python -m http.server -d build/docs
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: setup
 	$(BIN)/ruff format --check .

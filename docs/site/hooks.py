@@ -40,6 +40,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """The page with its links, formulas and help texts as the site shows them."""
     source = page.file.src_uri
+    if source == "index.md":
+        page.meta["hide"] = ["navigation"]
     there = ROOT_PAGES.get(source, f"docs/{source}")
     outside_code = _CODE.split(markdown)
     for i in range(0, len(outside_code), 2):
