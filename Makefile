@@ -22,7 +22,7 @@ demo: setup
 
 # The site, in build/docs. Its search needs a server: python -m http.server -d build/docs
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: setup
 	$(BIN)/ruff format --check .
