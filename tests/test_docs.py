@@ -131,3 +131,14 @@ def test_the_site_builds_and_needs_nothing_from_elsewhere(tmp_path):
         assert not loaded, page
     for sheet in tmp_path.rglob("*.css"):
         assert not re.search(r"(url\(|@import)[\"' ]*https?:", sheet.read_text("utf-8")), sheet
+
+
+PATH = re.compile(r"`((?:[\w.-]+/)*[\w-]{2,}\.(?:py|h|cpp|json|md|toml))`")
+ROOMS = (ROOT, ROOT / "src" / "gatewise", ROOT / "csrc", pages.DOCS)
+WRITTEN_BY_RUNS = {"model.json", "report.html"}
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=NAMES)
+def test_the_files_that_a_page_names_exist(page):
+    for name in PATH.findall(without_code(page)):
+        assert name in WRITTEN_BY_RUNS or any((room / name).exists() for room in ROOMS), name
