@@ -13,13 +13,21 @@ import pages
 
 ROOT = pages.ROOT
 BIN = Path(sysconfig.get_path("scripts"))
-RUN = ("../README.md", "tutorials/first-cell.md", "tutorials/from-torch.md", "torch.md", "layers.md")
+RUN = (
+    "../README.md",
+    "tutorials/first-cell.md",
+    "tutorials/from-torch.md",
+    "torch.md",
+    "layers.md",
+    "forecast.md",
+)
 SHOWN = {
     "../README.md": 0,
     "tutorials/first-cell.md": 5,
     "tutorials/from-torch.md": 4,
     "torch.md": 2,
     "layers.md": 0,
+    "forecast.md": 0,
 }
 
 
@@ -99,7 +107,9 @@ NAMES = [str(path.relative_to(ROOT)) for path in MARKDOWN]
 def anchors(page):
     """The anchors of a page's headings, as GitHub and MkDocs make them."""
     headings = re.findall(r"^#+ (.*)", without_code(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
 
 
 def without_code(page):

@@ -26,6 +26,7 @@ _PAGE_OF = {name: page for page, name in ROOT_PAGES.items()}
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^][]|\[[^]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _HELP = re.compile(r"^<!-- help(?P<verbs>[a-z ]*) -->$", re.MULTILINE)
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):(?=<code)")  # of Sphinx, in docstrings
 _MATH = re.compile(r"^```math\n(?P<latex>.*?)\n```$", re.MULTILINE | re.DOTALL)
 
 
@@ -48,6 +49,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         outside_code[i] = _LINK.sub(lambda m: _link(m, source, there, files), outside_code[i])
     markdown = _HELP.sub(lambda m: _help(m["verbs"].split()), "".join(outside_code))
     return _MATH.sub(lambda m: mathml(m["latex"]), markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """The page's HTML, without the marks of Sphinx in docstrings."""
+    return _ROLE.sub("", html)
 
 
 def _link(found: re.Match[str], source: str, there: str, files: Files) -> str:
