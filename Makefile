@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
 READY := $(VENV)/.ready
 
-.PHONY: setup demo paper check format test test-all sanitize clean
+.PHONY: setup demo docs paper check format test test-all sanitize clean
 
 setup: $(READY)
 
@@ -23,6 +23,10 @@ demo: setup
 # make paper ARGS="1997 6a": an experiment of a paper; without ARGS, what there is
 paper: setup
 	$(BIN)/python -m papers $(or $(ARGS),1997)
+
+# The site, in build/docs. Its search needs a server: python -m http.server -d build/docs
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: setup
 	$(BIN)/ruff format --check .
