@@ -404,7 +404,7 @@ def test_without_a_gradient_an_option_acts_the_same(name, options, training):
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
     at_once = name not in NEVER_AT_ONCE and not (training and name in DRAWN)
-    assert (layer._one_call.network is not None) == at_once
+    assert (layer._one_call is not None and layer._one_call.network is not None) == at_once
 
 
 def test_every_option_trains_copies_compiles_and_follows_the_seed():

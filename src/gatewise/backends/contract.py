@@ -82,11 +82,13 @@ def lacking(spec: Spec, reasons: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend that is to run a call: its name, the call's Spec, and for people the reason."""
+    """The backend that is to run a call: its name, the call's Spec, and for people the reason. ``key``
+    stands for it where a graph of torch.compile takes text alone."""
 
     backend: str
     spec: Spec
     reason: str
+    key: str = field(default="", repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.backend}: {self.reason}"

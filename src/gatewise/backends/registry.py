@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import count
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -90,20 +92,26 @@ def _found(
         backend = load(name)
         if reason := backend.supports(spec):
             return f"the backend '{name}' was asked for, but it {reason}"
-        return Choice(name, spec, f"{backend.describe(spec)}; asked for by name")
+        return _keyed(name, spec, f"{backend.describe(spec)}; asked for by name")
     passed_over: list[str] = []
     for candidate in _candidates(spec):
         backend = load(candidate)
         reason = backend.supports(spec) or _outrun(backend, spec)
         if reason is None:
             why = "; ".join(passed_over) or "the first in order of preference"
-            return Choice(candidate, spec, f"{backend.describe(spec)}; {why}")
+            return _keyed(candidate, spec, f"{backend.describe(spec)}; {why}")
         passed_over.append(f"'{candidate}' {reason}")
     if recorded:
         why = str(load(OPERATORS[recorded]).supports(spec))
         step = ", and a RecurrentCell, one step of it, can be exported"
         return str(unrecorded(f"this layer of {cell_name}", why, step))
     return f"no backend can run this: {'; '.join(passed_over)}"
+
+
+def _keyed(backend: str, spec: Spec, reason: str) -> Choice:
+    choice = Choice(backend, spec, reason, str(next(_numbers)))
+    _BY_KEY[choice.key] = choice
+    return choice
 
 
 def _candidates(spec: Spec) -> tuple[str, ...]:
@@ -129,7 +137,7 @@ def run(
         or torch.compiler.is_exporting()
     ):
         return LOADED[choice.backend].forward(choice.spec, x, state, weights, masks)
-    place = int(_kept(choice))
+    place = int(_kept(choice.key))
     return Outcome(*_OPAQUE[0](place, x, state, _present(weights), _present(masks)))
 
 
@@ -137,14 +145,17 @@ def run(
 # backends whose work is in operators it traces through; of the others it has a call in its graph, and
 # what they do is seen one level below, where Python runs as it is.
 _BY_OPERATORS = ("cpu", "triton")
+_numbers = count()
+_BY_KEY: WeakValueDictionary[str, Choice] = WeakValueDictionary()
 _KEPT: list[Choice] = []
 _OPAQUE: list[Callable[..., Any]] = []
 
 
 @constant
-def _kept(choice: Choice) -> str:
-    """The place of a choice in _KEPT; as text, since a graph may not take a constant such as this for a
-    number."""
+def _kept(key: str) -> str:
+    """The place in _KEPT of the choice of this key; as text, since a graph may not take a constant such as
+    this for a number."""
+    choice = _BY_KEY[key]
     if not _OPAQUE:
         _OPAQUE.append(nonstrict_trace(_opaque))
     if choice not in _KEPT:
