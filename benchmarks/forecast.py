@@ -27,7 +27,7 @@ import torch
 
 import gatewise as gw
 from gatewise.tasks.forecast.metrics import scores
-from gatewise.train.fitting import Run
+from gatewise.train.run import Run
 
 VARIABLES = ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
 PART = 2880  # four months of hours
@@ -86,7 +86,7 @@ def m4_hourly(data: Path, seed: int) -> dict[str, Any]:
         "gatewise": scores(actual, np.stack([points[n] for n in names]), *shared),
         "seasonal naive": scores(actual, naive, *shared),
     }
-    published = {"ES-RNN (winner)": {"sMAPE %": 9.328, "MASE": 0.893}}
+    published = {"ES-RNN (winner)": {"smape": 9.328, "mase": 0.893}}
     return dict(seed=seed, seconds=round(seconds, 1), published=published, scores=rows)
 
 
@@ -99,7 +99,7 @@ def _wide(path: Path) -> dict[str, np.ndarray]:
 
 
 def _quiet() -> Run:
-    return Run(Path(tempfile.mkdtemp(prefix="gatewise-bench-")), progress=False)
+    return Run(Path(tempfile.mkdtemp(prefix="gatewise-bench-")), quiet=True)
 
 
 def _machine() -> dict[str, Any]:

@@ -100,9 +100,9 @@ def forecaster() -> Any:
 
 
 def fitted(folder: Path, resume: bool = False) -> Any:
-    from gatewise.train.fitting import Run
+    from gatewise.train.run import Run
 
-    run = Run(folder, resume=resume, progress=False)
+    run = Run(folder, resume=resume, quiet=True)
     return forecaster().fit(table(), run=run)
 
 
@@ -191,11 +191,11 @@ def write_sound(folder: Path) -> None:
     import uuid
     from unittest import mock
 
-    from gatewise.train.fitting import Run
+    from gatewise.train.run import Run
 
     program = [sys.executable, __file__, "--interrupted", str(folder / "run")]
     subprocess.run(program, check=True, env=_environment())
-    model = forecaster().fit(table(), run=Run(folder / "other", progress=False))
+    model = forecaster().fit(table(), run=Run(folder / "other", quiet=True))
     shutil.rmtree(folder / "other")
     model.history_.seconds = 1.0
     with mock.patch("uuid.uuid4", side_effect=(uuid.UUID(int=k) for k in range(1, 99))):

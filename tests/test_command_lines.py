@@ -10,7 +10,7 @@ import pytest
 
 from gatewise.cli import main
 from gatewise.errors import TrainingError, caution
-from gatewise.train import fitting
+from gatewise.train import loop
 
 HUGE, LONG = "9" * 25, "9" * 5000
 ODD = (
@@ -237,7 +237,7 @@ def untrained(monkeypatch):
     def reached(*_):
         raise TrainingError(REACHED)
 
-    monkeypatch.setattr(fitting, "_train", reached)
+    monkeypatch.setattr(loop, "_fit", reached)
     monkeypatch.setattr("gatewise.bench.run.run", reached)
 
 

@@ -21,7 +21,8 @@ from gatewise.tasks.forecast import baselines
 from gatewise.tasks.forecast.metrics import scores
 from gatewise.tasks.forecast.training import Batches
 from gatewise.train import checkpoint
-from gatewise.train.fitting import Run
+from gatewise.train.objective import Training
+from gatewise.train.run import Run
 
 QUICK = dict(steps=90, hidden=16, batch=64, context=72)
 
@@ -31,7 +32,7 @@ def quick(**options) -> gw.Forecaster:
 
 
 def run(folder: Path, **options) -> Run:
-    return Run(folder, progress=False, **options)
+    return Run(folder, quiet=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,8 @@ def fitted(hourly, tmp_path_factory) -> gw.Forecaster:
 
 def test_it_beats_the_last_value_and_comes_near_seasonal_naive(fitted, hourly):
     table = fitted.backtest(hourly).scores
-    assert table["gatewise"]["scaled MAE"] < 0.5 * table["last value"]["scaled MAE"]
-    assert table["gatewise"]["scaled MAE"] < table["seasonal naive"]["scaled MAE"]
+    assert table["gatewise"]["scaled_mae"] < 0.5 * table["last value"]["scaled_mae"]
+    assert table["gatewise"]["scaled_mae"] < table["seasonal naive"]["scaled_mae"]
     assert 0.5 < table["gatewise"]["coverage"] < 0.98
 
 
@@ -138,8 +139,8 @@ def test_zoned_times_come_back_in_their_zone(hourly, tmp_path):
 def test_static_numbers_of_any_size_do_no_harm(fitted, hourly, tmp_path):
     large = hourly.with_columns(people=pl.when(pl.col("place") == "north").then(3e6).otherwise(9e6))
     model = quick(static="people").fit(large, run=run(tmp_path))
-    ours = model.backtest(large).scores["gatewise"]["scaled MAE"]
-    assert ours < 1.2 * fitted.backtest(hourly).scores["gatewise"]["scaled MAE"]
+    ours = model.backtest(large).scores["gatewise"]["scaled_mae"]
+    assert ours < 1.2 * fitted.backtest(hourly).scores["gatewise"]["scaled_mae"]
 
 
 def test_two_processes_learn_what_one_does(hourly, tmp_path):
@@ -193,13 +194,13 @@ def test_refitting_backtest_sees_only_the_past(hourly, monkeypatch):
     one = hourly.filter(pl.col("place") == "north")
     model = gw.Forecaster(12, "load", "date", **{**QUICK, "steps": 18}).fit(one)
     ends = []
-    original = gw.Forecaster._fit
+    original = gw.Forecaster._material
 
     def spy(self, panel, split, *rest):
         ends.append(int(split.seen[0]))
         return original(self, panel, split, *rest)
 
-    monkeypatch.setattr(gw.Forecaster, "_fit", spy)
+    monkeypatch.setattr(gw.Forecaster, "_material", spy)
     backtest = model.backtest(one, windows=4, refit=2)
     assert backtest.origin.tolist() == [1440 - 12 * k for k in (4, 3, 2, 1)]
     assert ends == [1440 - 48, 1440 - 24]
@@ -212,16 +213,14 @@ def test_nothing_unseen_is_said(hourly, tmp_path):
 
 
 def test_resuming_gives_what_an_uninterrupted_run_gives(fitted, hourly, tmp_path, monkeypatch):
-    from gatewise.tasks.forecast import training
-
-    original = training.Training.training_step
+    original = Training.training_step
 
     def killed(self, batch, index):
         if self.current_epoch == 5 and index == 3:
             raise KeyboardInterrupt
         return original(self, batch, index)
 
-    monkeypatch.setattr(training.Training, "training_step", killed)
+    monkeypatch.setattr(Training, "training_step", killed)
     with pytest.raises(KeyboardInterrupt):
         quick().fit(hourly, run=run(tmp_path))
     monkeypatch.undo()
@@ -231,9 +230,9 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(fitted, hourly, tmp_path
 
 
 def test_a_loss_that_is_not_a_number_stops_with_step_and_series(hourly, tmp_path, monkeypatch):
-    from gatewise.tasks.forecast import training
+    from gatewise.tasks.forecast import forecaster
 
-    original = training.pinball
+    original = forecaster.pinball
     calls = []
 
     def poisoned(*args):
@@ -241,7 +240,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_series(hourly, tmp_path
         loss = original(*args)
         return loss * float("nan") if len(calls) == 40 else loss
 
-    monkeypatch.setattr(training, "pinball", poisoned)
+    monkeypatch.setattr(forecaster, "pinball", poisoned)
     with pytest.raises(
         TrainingError, match=r"nan at step \d+, in a window of series '(north|south)'"
     ):
@@ -302,7 +301,7 @@ def test_batches_are_of_the_seed_and_epoch_alone_and_split_by_process(monkeypatc
 
     shares = []
     for rank in range(2):
-        monkeypatch.setattr(training, "_process", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(training, "rank_and_count", lambda rank=rank: (rank, 2))
         shares.append(list(Batches(1000, 64, 5, seed=3)))
     for k, batch in enumerate(first):
         assert sorted([*shares[0][k], *shares[1][k]]) == sorted(batch)
@@ -331,13 +330,13 @@ def test_scores_by_hand():
     point = np.array([[2.0, 2.0, 9.0], [2.0, 0.0, 3.0]])
     spread = np.stack([point - 1, point + 1], -1)
     row = scores(actual, point, np.array([1.0, 2.0]), np.array([1.0, 4.0]), spread, [0.1, 0.9])
-    assert row["MAE"] == pytest.approx((1 + 0 + 2 + 0 + 1) / 5)
-    assert row["RMSE"] == pytest.approx((6 / 5) ** 0.5)
-    assert row["scaled MAE"] == pytest.approx((1 + 0 + 1 + 0 + 0.5) / 5)
-    assert row["MASE"] == pytest.approx((1 + 0 + 0.5 + 0 + 0.25) / 5)
-    assert row["sMAPE %"] == pytest.approx(200 * (1 / 3 + 0 + 2 / 6 + 0 + 1 / 5) / 5)
+    assert row["mae"] == pytest.approx((1 + 0 + 2 + 0 + 1) / 5)
+    assert row["rmse"] == pytest.approx((6 / 5) ** 0.5)
+    assert row["scaled_mae"] == pytest.approx((1 + 0 + 1 + 0 + 0.5) / 5)
+    assert row["mase"] == pytest.approx((1 + 0 + 0.5 + 0 + 0.25) / 5)
+    assert row["smape"] == pytest.approx(200 * (1 / 3 + 0 + 2 / 6 + 0 + 1 / 5) / 5)
     assert row["coverage"] == pytest.approx(4 / 5)
     # truth less lower and upper quantile, by scale: (0, -2) (1, -1) | (1.5, .5) (.5, -.5) (0, -1)
     expected = (0 + 0.2 + 0.1 + 0.1 + 0.15 + 0.45 + 0.05 + 0.05 + 0 + 0.1) / 10
-    assert row["scaled pinball"] == pytest.approx(expected)
+    assert row["scaled_pinball"] == pytest.approx(expected)
     assert seasonal_error(np.array([1.0, 5, 2, 9]), 2) == pytest.approx(2.5)

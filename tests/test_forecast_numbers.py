@@ -93,7 +93,7 @@ def test_new_rows_alone_score_as_all_rows_do(warm):
         model.backtest(each, windows=6, stride=5).scores["gatewise"] for each in (rows, rows[380:])
     )
     assert whole == pytest.approx(tail, rel=1e-6)
-    assert whole["scaled MAE"] * model.scaling_.target.scale[0, 0] == pytest.approx(whole["MAE"])
+    assert whole["scaled_mae"] * model.scaling_.target.scale[0, 0] == pytest.approx(whole["mae"])
 
 
 def test_a_new_series_is_forecast_by_its_context_alone(warm):
@@ -148,7 +148,7 @@ def test_a_target_that_was_constant_in_training_is_in_its_own_units():
     model = quick(series="id").fit(both)
     assert model.history_.validation[0] < 100
     assert model.scaling_.target.scale[0].tolist()[1] == 1.0
-    assert model.backtest(both, windows=4).scores["gatewise"]["scaled MAE"] < 10
+    assert model.backtest(both, windows=4).scores["gatewise"]["scaled_mae"] < 10
 
 
 def test_a_forecast_far_from_everything_seen_is_said():
@@ -407,7 +407,7 @@ def test_a_missing_forecast_is_never_left_out_of_a_score():
     with pytest.raises(DataError, match=r"1 of 6 values have no forecast.* window 1 at step 3"):
         scores(actual, point, np.ones(2), np.ones(2))
     actual[1, 2] = NAN
-    assert scores(actual, point, np.ones(2), np.ones(2))["MAE"] == 0
+    assert scores(actual, point, np.ones(2), np.ones(2))["mae"] == 0
 
 
 def test_another_table_without_time_is_told_how_rows_are_counted():
@@ -443,7 +443,10 @@ def test_options_that_cannot_be_used_are_refused_when_given(options, message):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (dict(test="0.2"), "test must be a share below 1 or a number of rows, not '0.2'"),
+        (
+            dict(test="0.2"),
+            "test must be a share below 1, a number, or a file that is there, not '0.2'",
+        ),
         (dict(test=1.0), "test must be"),
         (dict(validation=None), "validation must be"),
         (dict(validation=0), "validation must hold some rows"),
@@ -512,12 +515,12 @@ def stopped(*_):
 
 
 def test_a_fit_that_is_stopped_leaves_the_model_as_it_was(monkeypatch):
-    from gatewise.tasks.forecast import training
+    from gatewise.train.objective import Training
 
     rows = table(150)
     model = quick(steps=9).fit(rows)
     before = model.predict(rows)
-    monkeypatch.setattr(training.Training, "training_step", stopped)
+    monkeypatch.setattr(Training, "training_step", stopped)
     with pytest.raises(KeyboardInterrupt):
         model.fit(rows.assign(y=rows.y * 100 + 7))
     pd.testing.assert_frame_equal(model.predict(rows), before)

@@ -19,7 +19,7 @@ rng = np.random.default_rng(0)
 days = np.datetime64("2024-01-01", "us") + np.arange(200) * np.timedelta64(86_400_000_000, "us")
 rows = {"date": days, "y": 100 + 10 * np.sin(np.arange(200) * 2 * np.pi / 7) + rng.normal(0, 1, 200)}
 X = rng.normal(size=(300, 40, 8)); y = np.where(X[:, :, 0].sum(1) > 0, "a", "b")
-classifier = gw.SequenceClassifier(hidden=64, epochs=2).fit(X, y)
+classifier = gw.Classifier(hidden=64, epochs=2).fit(X, y)
 expected = classifier.predict_proba(X)
 torch.nn.Linear(512, 512)(torch.randn(4096, 512))  # torch's own threads are there for certain
 
@@ -42,7 +42,7 @@ def in_a_fork(action):
 
 BEFORE_POLARS = """
 in_a_fork(lambda: np.allclose(classifier.predict_proba(X), expected, atol=1e-9))
-in_a_fork(lambda: len(gw.SequenceRegressor(hidden=64, epochs=2).fit(X, X[:, -1, 0]).predict(X)))
+in_a_fork(lambda: len(gw.Regressor(hidden=64, epochs=2).fit(X, X[:, -1, 0]).predict(X)))
 in_a_fork(lambda: len(gw.Forecaster(7, "y", "date", steps=9).fit(rows).predict(rows)))
 in_a_fork(lambda: forks.forked())
 print(forks.forked(), torch.get_num_threads())

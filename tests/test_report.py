@@ -13,10 +13,10 @@ from gatewise import LSTM, MLSTM, Forecaster
 from gatewise.data.timeline import Timeline
 from gatewise.errors import OptionError, ShapeError
 from gatewise.gates.picture import gate_map
+from gatewise.models.forecaster import ForecasterShape, PatchLSTM
 from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.network import PatchLSTM, Shape
 from gatewise.tasks.forecast.report import DataSummary, forecast_picture, report
-from gatewise.train.fitting import History
+from gatewise.train.history import History
 
 HOSTILE = '<script>alert("$x$ & $$")</script>'
 
@@ -30,9 +30,9 @@ def made(
     context = 7 * patch
     levels = (0.1, 0.5, 0.9)
     sizes = dict(past=0, known=0, calendar=0, static=0, hidden=32, layers=1, dropout=0.2)
-    shape = Shape(context, horizon, patch, len(levels), **sizes)
+    shape = ForecasterShape(context, horizon, patch, len(levels), **sizes)
     forecaster = Forecaster(horizon, targets, series="place" if len(names) > 1 else None)
-    forecaster._resolve()
+    forecaster.name_columns()
     forecaster.shape_, forecaster.network_, forecaster.season_ = shape, PatchLSTM(shape), 24
     train = [1.9, 0.8, 0.65, 0.6, 0.57, 0.55]
     forecaster.history_ = History(train, [0.82, 0.7, 0.66, 0.64, 0.65, 0.67], 3, 48.2)
@@ -129,7 +129,7 @@ def test_the_page_stands_alone_and_escapes_names():
 )
 def test_the_verdict_is_plain(error, said):
     forecaster, backtest, *others = made(error=error)
-    ours, naive = (backtest.scores[n]["scaled MAE"] for n in ("gatewise", "seasonal naive"))
+    ours, naive = (backtest.scores[n]["scaled_mae"] for n in ("gatewise", "seasonal naive"))
     share = f"{abs(1 - ours / naive):.0%} {'below' if ours < naive else 'above'} that of"
     text = Page(report(forecaster, backtest, *others)).text
     assert said + share in text

@@ -25,9 +25,10 @@ from gatewise import signals
 from gatewise.cli import main
 from gatewise.errors import GatewiseWarning, ModelFileError, OptionError, Stopped
 from gatewise.tasks.forecast import report
-from gatewise.tasks.forecast.training import Training
-from gatewise.train import checkpoint, fitting, folder, record
-from gatewise.train.fitting import Recipe, Run
+from gatewise.train import checkpoint, folder, history, record
+from gatewise.train.objective import Training
+from gatewise.train.recipe import Recipe
+from gatewise.train.run import Run
 
 
 def table(days: int = 200, seed: int = 0, **columns) -> pl.DataFrame:
@@ -69,7 +70,7 @@ OPTIONS = dict(horizon=7, target="y", time="date", hidden=8, steps=54)
 
 def fit(data: pl.DataFrame, where: Path, resume: bool = False, **options) -> gw.Forecaster:
     parts = {name: options.pop(name) for name in ("validation", "test") if name in options}
-    run = Run(where, resume=resume, progress=False, precision=options.pop("precision", "32-true"))
+    run = Run(where, resume=resume, quiet=True, precision=options.pop("precision", "32-true"))
     return gw.Forecaster(**{**OPTIONS, **options}).fit(data, run=run, **parts)
 
 
@@ -273,7 +274,7 @@ def test_what_a_killed_run_was_writing_is_removed(whole, tmp_path):
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch, whole):
     monkeypatch.chdir(tmp_path)
-    assert same(gw.Forecaster(**OPTIONS).fit(table(), run=Run(progress=False)), whole[0])
+    assert same(gw.Forecaster(**OPTIONS).fit(table(), run=Run(quiet=True)), whole[0])
     assert not list(tmp_path.iterdir())
 
 
@@ -424,9 +425,9 @@ def test_an_interrupt_stays_one_and_handlers_stay_as_they_were(tmp_path, monkeyp
     assert "stopped after 2 of 9 rounds" in stopped.value.__notes__[0]
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
     X, y = np.random.default_rng(0).normal(size=(40, 5, 2)), np.arange(40) % 2
-    for estimator in (gw.SequenceClassifier(epochs=3), gw.SequenceRegressor(epochs=3)):
+    for estimator in (gw.Classifier(epochs=3), gw.Regressor(epochs=3)):
         with monkeypatch.context() as patch:
-            patch.setattr("gatewise.tasks.sequences.training.Reading.training_step", _interrupt)
+            patch.setattr(Training, "training_step", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 estimator.fit(X, y)
         assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
@@ -699,10 +700,10 @@ def test_a_full_disk_is_said_with_the_files_name(tmp_path, monkeypatch):
     ],
 )
 def test_when_a_training_is_complete(losses, patience, best, done):
-    history = fitting.History(list(losses), list(losses))
+    losses_ = history.History(list(losses), list(losses))
     recipe = Recipe(steps=10, rounds=5, patience=patience)
-    assert fitting.best_round(history, True) == best
-    assert fitting.complete(history, recipe, True) == done
+    assert history.best_round(losses_, True) == best
+    assert history.complete(losses_, recipe, True) == done
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ import torch
 
 import gatewise as gw
 from gatewise import whole
+from gatewise.data.output import write_table
 from gatewise.errors import ModelFileError
 from gatewise.tasks import saved
-from gatewise.tasks.forecast.files import write_table
-from gatewise.train.fitting import Run
+from gatewise.train.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,13 +47,13 @@ def models(hourly, tmp_path_factory):
     forecaster = gw.Forecaster(
         6, "load", "date", series="place", context=48, hidden=5, steps=9, **columns
     )
-    run = Run(tmp_path_factory.mktemp("fit"), progress=False)
+    run = Run(tmp_path_factory.mktemp("fit"), quiet=True)
     zoned = hourly.with_columns(pl.col("date").dt.replace_time_zone("Asia/Tokyo"))
     X, labels = rng.normal(size=(30, 5, 2)), np.array(["up", "down", "naïve"] * 10)
     weights = {"up": 1.0, "down": 2.0, "naïve": 1.0}
     table = pd.DataFrame(rng.normal(size=(30, 5)), columns=list("abcde"))
-    classifier = gw.SequenceClassifier(leaky, layers=2, class_weight=weights, **quick)
-    regressor = gw.SequenceRegressor(pooling="attention", bidirectional=True, **quick)
+    classifier = gw.Classifier(leaky, layers=2, class_weight=weights, **quick)
+    regressor = gw.Regressor(pooling="attention", bidirectional=True, **quick)
     return {
         "forecast": forecaster.fit(zoned, run=run),
         "classify": classifier.fit(X, labels),
@@ -401,7 +401,7 @@ NOT_THESE = {
         ("options.class_weight", [["up", "x"]], "must be a weight from 0 on"),
         ("options.missing", "mask", "number of features is 4 in one place and 2"),
         ("options.pooling", "mean", "the pooling is 'mean' in one place and 'last'"),
-        ("options.verbose", "x", "verbose must be True or False"),
+        ("options.bidirectional", "x", "bidirectional must be True or False"),
         ("learned.classes", ["down", "up"], "number of classes is 2 in one place and 3"),
         ("learned.classes", ["up", "naïve", "down"], "two labels or more, sorted"),
         ("learned.classes", ["a", "b", ["c"]], "must be a text or a number"),
@@ -524,7 +524,7 @@ def saving(folder, **modes):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(20, 4, 2)), rng.normal(size=20)
     for seed in (0, 1):
-        gw.SequenceRegressor(hidden=4, epochs=1, seed=seed).fit(X, y).save(folder / str(seed))
+        gw.Regressor(hidden=4, epochs=1, seed=seed).fit(X, y).save(folder / str(seed))
     script = Path(__file__).with_name("saving.py")
     paths = [str(folder / name) for name in ("0", "1", "in")]
     wanted = [f"{mode}={count}" for mode, count in modes.items()]

@@ -6,8 +6,8 @@ import pytest
 from gatewise.data.moments import moments, rounding
 from gatewise.data.panel import Panel
 from gatewise.data.scaling import Moments, Scaling, seasonal_error
+from gatewise.data.sequences import Scale
 from gatewise.data.windows import Windows, least_observed
-from gatewise.tasks.sequences.arrays import Scale
 
 NAN = float("nan")
 WAVE = 7 * np.sin(np.arange(50))

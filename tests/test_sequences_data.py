@@ -16,7 +16,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor
+from gatewise import Classifier, Regressor
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -37,7 +37,7 @@ def test_digits_read_row_by_row(capsys):
     """Eight rows of eight pixels, five folds, accuracy; logistic regression sees all 64 at once."""
     digits = load_digits()
     options = dict(bidirectional=True, dropout=0.3, learning_rate=0.01, epochs=30)
-    ours = cross_val_score(SequenceClassifier(**options), digits.images, digits.target)
+    ours = cross_val_score(Classifier(**options), digits.images, digits.target)
     theirs = cross_val_score(plain(LogisticRegression(max_iter=1000)), digits.data, digits.target)
     with capsys.disabled():
         print(f"\ndigits {ours.mean():.3f} {theirs.mean():.3f}")
@@ -64,7 +64,7 @@ def test_actions_of_people_never_seen(capsys):
     learned, new = np.flatnonzero(subject % 2 == 1), np.flatnonzero(subject % 2 == 0)
     part, rest = [X[k] for k in learned], [X[k] for k in new]
     scores = [
-        SequenceClassifier(bidirectional=True, dropout=0.3, pooling="attention", seed=seed)
+        Classifier(bidirectional=True, dropout=0.3, pooling="attention", seed=seed)
         .fit(part, y[learned])
         .score(rest, y[new])
         for seed in range(3)
@@ -116,14 +116,14 @@ def test_stays_in_intensive_care(capsys):
     X, died, names = stays(folder("physionet2012"))
     assert (X.shape, died.sum()) == ((3996, 48, 37), 554)
     shared = dict(missing="mask", hidden=32, batch=64)
-    net = SequenceClassifier("gru", pooling="mean", dropout=0.5, epochs=12, **shared)
+    net = Classifier("gru", pooling="mean", dropout=0.5, epochs=12, **shared)
     ours = cross_val_score(net, X, died, scoring="roc_auc").mean()
     logistic = plain(LogisticRegression(max_iter=2000, C=0.01))
     theirs = cross_val_score(logistic, summary(X), died, scoring="roc_auc").mean()
     rate = X[:, 24:, names.index("HR")]
     known = ~np.isnan(rate).all(1)
     first, mean = X[known, :24], np.nanmean(rate[known], 1)
-    net = SequenceRegressor(dropout=0.3, epochs=15, **shared)
+    net = Regressor(dropout=0.3, epochs=15, **shared)
     r2 = cross_val_score(net, first, mean).mean()
     ridge = cross_val_score(plain(RidgeCV(np.logspace(-1, 4, 8))), summary(first), mean).mean()
     with capsys.disabled():

@@ -21,8 +21,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import gatewise as gw
 import pages
+from gatewise import Classifier, Regressor
 from gatewise.errors import OptionError
-from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,13 +53,13 @@ QUICK_ONLY = {"check_regressors_train": "ten epochs learn too little"}
 @pytest.mark.parametrize(
     ("kind", "options", "failing"),
     [
-        (SequenceClassifier, dict(hidden=8, epochs=10, learning_rate=0.05), EQUIVALENCE),
+        (Classifier, dict(hidden=8, epochs=10, learning_rate=0.05), EQUIVALENCE),
         pytest.param(
-            *(SequenceRegressor, dict(hidden=8, epochs=10), EQUIVALENCE | QUICK_ONLY),
+            *(Regressor, dict(hidden=8, epochs=10), EQUIVALENCE | QUICK_ONLY),
             marks=pytest.mark.slow,
         ),
-        pytest.param(SequenceClassifier, {}, EQUIVALENCE, marks=pytest.mark.slow),
-        pytest.param(SequenceRegressor, {}, EQUIVALENCE, marks=pytest.mark.slow),
+        pytest.param(Classifier, {}, EQUIVALENCE, marks=pytest.mark.slow),
+        pytest.param(Regressor, {}, EQUIVALENCE, marks=pytest.mark.slow),
     ],
 )
 def test_scikit_learns_checks_pass_but_one(kind, options, failing):
@@ -69,18 +69,18 @@ def test_scikit_learns_checks_pass_but_one(kind, options, failing):
     assert result["skipped"] <= {"check_array_api_input"}
 
 
-@pytest.mark.parametrize("kind", [SequenceClassifier, SequenceRegressor])
+@pytest.mark.parametrize("kind", [Classifier, Regressor])
 def test_where_all_samples_are_one_batch_a_weight_is_so_many_samples(kind):
     X, y, _ = sequences()
-    y = y if kind is SequenceClassifier else X[:, 0, 0]
+    y = y if kind is Classifier else X[:, 0, 0]
     weight = np.arange(60) % 3
-    options = dict(hidden=8, epochs=30, batch=1000, learning_rate=0.01, validation_fraction=0)
-    weighted = kind(**options).fit(X, y, sample_weight=weight)
-    repeated = kind(**options).fit(np.repeat(X, weight, 0), np.repeat(y, weight))
-    plain = kind(**options).fit(X, y)
+    options = dict(hidden=8, epochs=30, batch=1000, learning_rate=0.01)
+    weighted = kind(**options).fit(X, y, sample_weight=weight, validation=0)
+    repeated = kind(**options).fit(np.repeat(X, weight, 0), np.repeat(y, weight), validation=0)
+    plain = kind(**options).fit(X, y, validation=0)
 
     def given(model):
-        return model.predict_proba(X) if kind is SequenceClassifier else model.predict(X)
+        return model.predict_proba(X) if kind is Classifier else model.predict(X)
 
     np.testing.assert_allclose(given(weighted), given(repeated), rtol=1e-3, atol=1e-4)
     assert abs(given(weighted) - given(plain)).max() > 0.02
@@ -95,16 +95,16 @@ def sequences(count=60, seed=0):
 
 OTHER = dict(
     cell="gru", hidden=3, layers=2, bidirectional=True, dropout=0.5, pooling="mean", missing="mask",
-    epochs=7, batch=5, learning_rate=0.1, validation_fraction=0.3, patience=2, seed=9, verbose=True,
+    epochs=7, batch=5, learning_rate=0.1, patience=2, seed=9, series="id", time="t", channels=("a", "b"),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        (SequenceClassifier, OTHER | {"class_weight": {"high": 2.0}}),
-        (SequenceRegressor, OTHER),
-        (SequenceRegressor, dict(cell=gw.CELLS["lem"])),
+        (Classifier, OTHER | {"class_weight": {"high": 2.0}}),
+        (Regressor, OTHER),
+        (Regressor, dict(cell=gw.CELLS["lem"])),
     ],
 )
 def test_arguments_are_kept_as_given(kind, options):
@@ -117,18 +117,18 @@ def test_arguments_are_kept_as_given(kind, options):
 
 def test_bad_arguments_wait_for_fit():
     X, y, _ = sequences()
-    model = SequenceClassifier().set_params(hidden=-1)
+    model = Classifier().set_params(hidden=-1)
     with pytest.raises(OptionError, match="hidden"):
         model.fit(X, y)
 
 
 def test_tags_say_what_is_taken():
-    tags = get_tags(SequenceRegressor(missing="mask"))
+    tags = get_tags(Regressor(missing="mask"))
     assert tags.input_tags.three_d_array
     assert tags.input_tags.allow_nan
     assert tags.target_tags.multi_output
-    assert not get_tags(SequenceClassifier()).input_tags.allow_nan
-    assert get_tags(SequenceClassifier()).estimator_type == "classifier"
+    assert not get_tags(Classifier()).input_tags.allow_nan
+    assert get_tags(Classifier()).estimator_type == "classifier"
 
 
 def doubled(X):
@@ -137,9 +137,9 @@ def doubled(X):
 
 def test_in_a_pipeline():
     X, y, _ = sequences()
-    pipeline = make_pipeline(FunctionTransformer(doubled), SequenceClassifier(**QUICK))
-    pipeline.fit(X, y, sequenceclassifier__sample_weight=np.arange(60.0))
-    alone = SequenceClassifier(**QUICK).fit(doubled(X), y, sample_weight=np.arange(60.0))
+    pipeline = make_pipeline(FunctionTransformer(doubled), Classifier(**QUICK))
+    pipeline.fit(X, y, classifier__sample_weight=np.arange(60.0))
+    alone = Classifier(**QUICK).fit(doubled(X), y, sample_weight=np.arange(60.0))
     assert (pipeline.predict_proba(X) == alone.predict_proba(doubled(X))).all()
     assert pipeline[-1].n_features_in_ == 6
 
@@ -147,11 +147,11 @@ def test_in_a_pipeline():
 def test_a_scaler_of_a_feature_makes_no_difference():
     X, _, y = sequences()
     scaled = make_pipeline(
-        FunctionTransformer(lambda X: X * [1, 1e3, 1e-3] + 7), SequenceRegressor(**QUICK)
+        FunctionTransformer(lambda X: X * [1, 1e3, 1e-3] + 7), Regressor(**QUICK)
     )
     np.testing.assert_allclose(
         scaled.fit(X, y).predict(X),
-        SequenceRegressor(**QUICK).fit(X, y).predict(X),
+        Regressor(**QUICK).fit(X, y).predict(X),
         rtol=1e-3,
         atol=1e-3,
     )
@@ -166,17 +166,17 @@ def test_cross_validation_is_fits_on_parts(form):
     X, y, _ = sequences()
     X = form(X)
     folds = [(np.arange(20, 60), np.arange(20)), (np.arange(40), np.arange(40, 60))]
-    scores = cross_val_score(SequenceClassifier(**QUICK), X, y, cv=folds, scoring="roc_auc")
+    scores = cross_val_score(Classifier(**QUICK), X, y, cv=folds, scoring="roc_auc")
     for score, (train, test) in zip(scores, folds, strict=True):
         part, rest = ([X[k] for k in chosen] for chosen in (train, test))
-        model = SequenceClassifier(**QUICK).fit(part, y[train])
+        model = Classifier(**QUICK).fit(part, y[train])
         assert score == pytest.approx(roc_auc_score(y[test], model.predict_proba(rest)[:, 1]))
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_grid_search_finds_the_learning_rate_that_learns(jobs):
     X, _, y = sequences(90)
-    pipeline = Pipeline([("same", FunctionTransformer()), ("net", SequenceRegressor(**QUICK))])
+    pipeline = Pipeline([("same", FunctionTransformer()), ("net", Regressor(**QUICK))])
     grid = {"net__learning_rate": [1e-6, 0.03], "net__hidden": np.array([4, 8])}
     search = GridSearchCV(pipeline, grid, cv=3, n_jobs=jobs, error_score="raise").fit(X, y)
     assert search.best_params_["net__learning_rate"] == 0.03
@@ -191,7 +191,7 @@ def test_a_grid_search_finds_the_learning_rate_that_learns(jobs):
 
 def test_joblib_keeps_a_fitted_model():
     X, y, _ = sequences()
-    model = SequenceClassifier(**QUICK).fit(X, y)
+    model = Classifier(**QUICK).fit(X, y)
     buffer = io.BytesIO()
     joblib.dump(model, buffer)
     buffer.seek(0)
@@ -200,7 +200,7 @@ def test_joblib_keeps_a_fitted_model():
 
 def test_out_of_fold_probabilities_go_into_another_model():
     X, y, _ = sequences()
-    p = cross_val_predict(SequenceClassifier(**QUICK), X, y, cv=3, method="predict_proba")
+    p = cross_val_predict(Classifier(**QUICK), X, y, cv=3, method="predict_proba")
     np.testing.assert_allclose(p.sum(1), 1)
     assert LogisticRegression().fit(p, y).classes_.tolist() == ["high", "low"]
 

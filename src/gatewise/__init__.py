@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatewise import forks  # noqa: F401  it takes note of forks from here on
 from gatewise.errors import GatewiseError, missing
+from gatewise.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from gatewise.cells.catalogue import CELLS
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from gatewise.nn.stack import Stack
     from gatewise.nn.step import RecurrentCell
     from gatewise.nn.trace import Trace
-    from gatewise.tasks.forecast import Forecaster
+    from gatewise.tasks.classify import Classifier
+    from gatewise.tasks.forecast.forecaster import Forecaster
+    from gatewise.tasks.regress import Regressor
     from gatewise.tasks.saved import load
-    from gatewise.tasks.sequences import SequenceClassifier, SequenceRegressor
     from gatewise.weights.cudnn import from_cudnn
     from gatewise.weights.keras import from_keras
     from gatewise.weights.onnx import from_onnx
@@ -86,14 +88,13 @@ _EXPORTS = {
     "gatewise.nn.stack": "Stack",
     "gatewise.nn.step": "RecurrentCell",
     "gatewise.nn.trace": "Trace",
-    "gatewise.tasks.forecast": "Forecaster",
     "gatewise.tasks.saved": "load",
-    "gatewise.tasks.sequences": "SequenceClassifier SequenceRegressor",
     "gatewise.weights.cudnn": "from_cudnn",
     "gatewise.weights.keras": "from_keras",
     "gatewise.weights.onnx": "from_onnx",
 }
 _LATER = {name: module for module, names in _EXPORTS.items() for name in names.split()}
+_LATER |= {name: module for module, _, name in (place.partition(":") for place in TASKS.values())}
 _ROOMS = ("backends", "cells", "emit", "nn", "options")
 
 
@@ -118,6 +119,7 @@ __all__ = [
     "AttentionPooling",
     "Bidirectional",
     "Cell",
+    "Classifier",
     "ConvLSTM",
     "ConvRecurrent",
     "Forecaster",
@@ -130,10 +132,9 @@ __all__ = [
     "RNNCell",
     "Recurrent",
     "RecurrentCell",
+    "Regressor",
     "Reversed",
     "SelfAttention",
-    "SequenceClassifier",
-    "SequenceRegressor",
     "Stack",
     "Trace",
     "cell",

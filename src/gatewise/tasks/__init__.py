@@ -1,1 +1,1 @@
-"""Tasks: data in, predictions out."""
+"""Tasks: data in, predictions out. The registry lists them; the base has what they share."""

@@ -97,7 +97,7 @@ def anything(name: str, value: Any) -> Any:
     return value
 
 
-# Losses by round: see gatewise.train.fitting.History.
+# Losses by round: see gatewise.train.history.History.
 HISTORY = record(
     {
         "train": listed(number),

@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +33,13 @@ from gatewise.errors import (
     OptionError,
     ShapeError,
 )
-from gatewise.tasks.described import count, mapped, one_of, record, text
+from gatewise.options import choice
+from gatewise.tasks.described import count, mapped, record, text
+from gatewise.tasks.registry import TASKS, task_of
 from gatewise.train.record import python
 from gatewise.whole import patiently, write_whole
 
 FORMAT = 1
-
-# What makes an estimator of a saved model, by its task: a module with a function ``read``.
-READERS = {
-    "forecast": "gatewise.tasks.forecast.files",
-    "classify": "gatewise.tasks.sequences.files",
-    "regress": "gatewise.tasks.sequences.files",
-}
 
 _TENSORS = re.compile(r"model-[0-9a-f]{32}\.safetensors")
 
@@ -53,7 +47,7 @@ _TENSORS = re.compile(r"model-[0-9a-f]{32}\.safetensors")
 _DESCRIPTION = record(
     {
         "format": count(1, FORMAT),
-        "task": one_of(*READERS),
+        "task": lambda name, value: choice(name, value, TASKS),
         "file": record({"name": text, "bytes": count()}),
         "options": mapped(lambda name, value: value),
         "learned": mapped(lambda name, value: value),
@@ -203,7 +197,7 @@ def _outdated(folder: Path) -> Iterator[Path]:
 
 
 def load(folder: str | Path) -> Any:
-    """Read a forecaster, classifier or regressor that its ``save`` wrote. While another process saves
+    """Read a model that its ``save`` wrote. While another process saves
     to the folder this gives the old model or the new one, whole.
 
     Raises:
@@ -286,9 +280,9 @@ def _check_kind(path: Path, described: Any) -> None:
             f"{path} has format {version}, and this gatewise reads up to {FORMAT}: it was saved by a "
             f"newer version; upgrade gatewise to read it"
         )
-    if version is None or described.get("task") not in (*READERS,):
+    if version is None or described.get("task") not in (*TASKS,):
         raise ModelFileError(
-            f"{path} is damaged or not a saved model: it names no task of {', '.join(READERS)}"
+            f"{path} is damaged or not a saved model: it names no task of {', '.join(TASKS)}"
         )
 
 
@@ -305,4 +299,4 @@ def _rebuilt(described: dict[str, Any], data: bytes) -> Any:
         if _checksum(each["data"]) != checksums[name]:
             raise ModelFileError(f"the tensor '{name}' does not have its checksum")
     saved = Saved(described["task"], described["options"], described["learned"], stored)
-    return import_module(READERS[saved.task]).read(saved)
+    return task_of(saved.task).from_state(saved)

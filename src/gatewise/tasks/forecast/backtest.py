@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from gatewise.report.scores import MODEL, Evaluation
 from gatewise.tasks.forecast.metrics import scores
 from gatewise.tasks.forecast.output import quantile_name
 
 Array = np.ndarray
+
+DECISIVE = "scaled_mae"  # the score by which the model is compared with the naive forecasts
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Backtest:
         """The score table: a row for the model and one for each naive forecast."""
         shared = (self.scale, self.mase_scale)
         return {
-            "gatewise": scores(self.actual, self.point, *shared, self.quantiles, self.levels),
+            MODEL: scores(self.actual, self.point, *shared, self.quantiles, self.levels),
             "last value": scores(self.actual, self.last_value, *shared),
             "seasonal naive": scores(self.actual, self.seasonal_naive, *shared),
         }
@@ -56,34 +59,40 @@ class Backtest:
     def beats_naive(self) -> bool:
         """Whether the model's scaled MAE is below both naive forecasts'."""
         table = self.scores
-        ours = table["gatewise"]["scaled MAE"]
-        return all(ours < row["scaled MAE"] for name, row in table.items() if name != "gatewise")
+        ours = table[MODEL][DECISIVE]
+        return all(ours < row[DECISIVE] for name, row in table.items() if name != MODEL)
 
     def by_step(self) -> dict[str, Array]:
         """K: each forecast's scaled MAE at each step of the horizon."""
         forecasts = {
-            "gatewise": self.point,
+            MODEL: self.point,
             "last value": self.last_value,
             "seasonal naive": self.seasonal_naive,
         }
         scale = self.scale[:, None]
         return {k: np.nanmean(np.abs(self.actual - v) / scale, 0) for k, v in forecasts.items()}
 
+    def evaluation(self) -> Evaluation:
+        """The score table, with what is left out."""
+        rows = self.scores
+        notes = (
+            f"{self.left_out} windows are left out: too little was observed before the date to forecast "
+            f"from, or nothing after it to compare with",
+        )
+        return Evaluation(
+            task="forecast",
+            scores=rows.pop(MODEL),
+            baseline=rows,
+            n=len(self.actual),
+            unit="windows",
+            decisive=DECISIVE,
+            notes=notes if self.left_out else (),
+            details=self,
+        )
+
     def table(self) -> str:
         """The score table as text."""
-        rows = self.scores
-        columns = list(rows["gatewise"])
-        width = max(map(len, rows))
-        lines = [" " * width + "".join(f"{name:>16}" for name in columns)]
-        for name, row in rows.items():
-            cells = (f"{row[c]:>16.4g}" if c in row else f"{'–':>16}" for c in columns)
-            lines.append(f"{name:<{width}}" + "".join(cells))
-        if self.left_out:
-            lines.append(
-                f"{self.left_out} windows are left out: too little was observed before the date to forecast "
-                f"from, or nothing after it to compare with"
-            )
-        return "\n".join(lines)
+        return self.evaluation().table()
 
     def columns(self) -> dict[str, Any]:
         """Long form, a row for each window and step."""

@@ -1,46 +1,61 @@
-"""The forecaster: fit, predict, backtest, save and load."""
+"""The forecaster: fit, predict, backtest and evaluate."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from gatewise.data import frequency
+from gatewise.arguments import Count, Layers, Number, Positive, Probability, Seed
 from gatewise.data.panel import Panel
 from gatewise.data.scaling import Scaling
-from gatewise.data.stamps import check_format
-from gatewise.data.table import names_of
 from gatewise.data.timeline import cycle_length
-from gatewise.data.windows import Windows, least_observed
+from gatewise.data.windows import Batch, Windows, least_observed
 from gatewise.errors import DataError, OptionError, caution
 from gatewise.forks import keep_torch_from_waiting
-from gatewise.memory import check_network
-from gatewise.options import flag, whole
-from gatewise.tasks.fitted import take_over
-from gatewise.tasks.forecast import baselines, output, sizes
+from gatewise.models.forecaster import ForecasterShape, PatchLSTM
+from gatewise.options import whole
+from gatewise.report.scores import Evaluation
+from gatewise.tasks.base import Task
+from gatewise.tasks.described import Check
+from gatewise.tasks.forecast import output, report, sizes, state
 from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.intervals import check_enough, ordered, widened
-from gatewise.tasks.forecast.network import PatchLSTM, Shape
-from gatewise.tasks.forecast.options import Options
-from gatewise.tasks.forecast.reach import say_far
+from gatewise.tasks.forecast.forecasting import Forecasting, calibrated, moved, observed_by_step
+from gatewise.tasks.forecast.intervals import check_enough
+from gatewise.tasks.forecast.options import Frequency, Levels, Refit, TimeFormat, refit_every
 from gatewise.tasks.forecast.record import recorded
-from gatewise.tasks.forecast.training import spread, train
-from gatewise.tasks.unfitted import UnfittedError
-from gatewise.train.fitting import Recipe, Run
+from gatewise.tasks.forecast.testing import NOTHING, first_unseen, tested
+from gatewise.tasks.forecast.training import Batches, pinball
+from gatewise.tasks.kinds import (
+    AnyTable,
+    Column,
+    Columns,
+    Device,
+    Part,
+    device_of,
+    is_size,
+)
+from gatewise.tasks.saved import Saved
+from gatewise.train.objective import Carry, Material
+from gatewise.train.recipe import Recipe
+from gatewise.train.record import Record
+from gatewise.train.run import Run
 
 Array = np.ndarray
-Columns = Any  # a name, or a list or tuple of names
 
 
-class Forecaster(BaseEstimator):
-    """One recurrent model for one or many series, with quantiles and honest scores.
+@dataclass(eq=False, repr=False)
+class Forecaster(Task):
+    """Forecast the next steps of one or many series, with quantiles.
+
+    One recurrent model serves all series.
 
     Args:
         horizon: K, how many steps are forecast at once.
@@ -60,147 +75,122 @@ class Forecaster(BaseEstimator):
             the horizon and the rows there are if not given.
         season: the seasonal period in steps; from the step if not given (24 for hours).
         quantiles: levels to forecast beside the point (which is trained on the absolute error).
-        calendar: whether the model sees hour of day, day of week and the like, where the training part
+        calendar: let the model see hour of day, day of week and the like, where the training part
             holds such a cycle twice. Off unless asked for: they help where days differ (calls, sales, visits),
             and made ETTh1's validation loss worse by one percent.
         conformal: widen or narrow the intervals to their coverage on the validation part (Romano,
             Patterson & Candès 2019).
-        minimum, maximum: bounds at which forecasts and quantiles are cut off, such as ``minimum=0`` for
-            counts and prices; none if not given.
-        hidden, layers, dropout: of the LSTM.
-        steps, batch, learning_rate, seed: of the training; the same seed gives the same model. The
-            steps are three passes over the windows if not given, within 300 and 2,400.
+        minimum: forecasts and quantiles are cut off below it, such as 0 for counts and prices.
+        maximum: forecasts and quantiles are cut off above it.
+        hidden: units of the LSTM.
+        layers: layers of the LSTM.
+        dropout: probability of dropping a value between layers and before the output.
+        steps: training steps; three passes over the windows if not given, within 300 and 2,400.
+        batch: windows to a training step.
+        learning_rate: the highest learning rate of AdamW.
+        seed: of the weights and the batches; the same seed gives the same model.
 
     Raises:
         OptionError: an argument cannot be used; the message says what can.
     """
 
-    def __init__(
-        self,
-        horizon: int,
-        target: Columns,
-        time: str | None = None,
-        *,
-        series: str | None = None,
-        past: Columns = (),
-        known: Columns = (),
-        static: Columns = (),
-        freq: Any = None,
-        time_format: str | None = None,
-        gaps: str = "error",
-        context: int | None = None,
-        season: int | None = None,
-        quantiles: Sequence[float] = (0.1, 0.5, 0.9),
-        calendar: bool = False,
-        conformal: bool = False,
-        minimum: float | None = None,
-        maximum: float | None = None,
-        hidden: int = 64,
-        layers: int = 1,
-        dropout: float = 0.2,
-        steps: int | None = None,
-        batch: int = 256,
-        learning_rate: float = 4e-3,
-        seed: int = 0,
-    ) -> None:
-        self.horizon = horizon
-        self.target = target
-        self.time = time
-        self.series = series
-        self.past = past
-        self.known = known
-        self.static = static
-        self.freq = freq
-        self.time_format = time_format
-        self.gaps = gaps
-        self.context = context
-        self.season = season
-        self.quantiles = quantiles
-        self.calendar = calendar
-        self.conformal = conformal
-        self.minimum = minimum
-        self.maximum = maximum
-        self.hidden = hidden
-        self.layers = layers
-        self.dropout = dropout
-        self.steps = steps
-        self.batch = batch
-        self.learning_rate = learning_rate
-        self.seed = seed
-        Options.of(self)
-        self._check_times()
-        _names("target", target)
+    name: ClassVar[str] = "forecast"
+    sources: ClassVar[tuple[str, ...]] = ("series",)
 
-    def _resolve(self) -> None:
-        """Learn what the arguments say of columns and quantiles, however they were written.
+    horizon: Count
+    target: Columns
+    time: Column | None = None
+    _: KW_ONLY
+    series: Column | None = None
+    past: Columns = ()
+    known: Columns = ()
+    static: Columns = ()
+    freq: Frequency | None = None
+    time_format: TimeFormat | None = None
+    gaps: Literal["error", "mask"] = "error"
+    context: Count | None = None
+    season: Count | None = None
+    quantiles: Levels = (0.1, 0.5, 0.9)
+    calendar: bool = False
+    conformal: bool = False
+    minimum: Number | None = None
+    maximum: Number | None = None
+    hidden: Count = 64
+    layers: Layers = 1
+    dropout: Probability = 0.2
+    steps: Count | None = None
+    batch: Count = 256
+    learning_rate: Positive = 4e-3
+    seed: Seed = 0
 
-        Raises:
-            OptionError: an argument was set since to what cannot be used.
-        """
-        self.options_ = Options.of(self)
-        self._check_times()
-        self.target_, self.past_ = _names("target", self.target), _names("past", self.past)
-        self.known_, self.static_ = _names("known", self.known), _names("static", self.static)
-        self.quantiles_ = self.options_.quantiles
+    def __post_init__(self) -> None:
+        self.checked()
 
-    def _check_times(self) -> None:
-        if self.freq is not None:
-            frequency.read(self.freq)
-        if self.time_format is not None:
-            check_format(self.time_format)
+    def check_together(self, options: SimpleNamespace) -> None:
+        lower, upper = options.minimum, options.maximum
+        if lower is not None and upper is not None and lower >= upper:
+            raise OptionError(f"minimum={lower} must be below maximum={upper}")
+        if options.conformal and len(options.quantiles) < 2:
+            raise OptionError(
+                f"conformal calibrates the interval between two quantiles, and "
+                f"quantiles={self.quantiles!r} has none: give two or more"
+            )
+
+    # --------------------------------------------------------------------------------- learning
 
     def fit(
-        self,
-        data: Any,
-        *,
-        validation: int | float = 0.15,
-        test: int | float = 0.15,
-        run: Run | None = None,
+        self, data: Any, *, validation: Part = 0.15, test: Part = 0.15, run: Run | None = None
     ) -> Forecaster:
         """Learn from a table (pandas, polars, pyarrow) or a file (CSV, Parquet).
 
         Each series is split in time: training, then ``validation`` rows (which stop the training),
-        then ``test`` rows, which the model never sees and ``backtest`` scores it on. A share below 1
-        is of the series' rows, and at least a horizon; a whole number is rows; ``test=0`` holds none
-        out.
+        then ``test`` rows, which the model never sees and ``backtest`` scores it on.
+
+        Args:
+            validation: a share below 1 of each series' rows, and at least a horizon, or a number of rows.
+            test: as validation, 0 for none, or a file with newer rows.
 
         Raises:
             DataError: the table cannot be used; the message names column, series and row.
             TrainingError: the loss is not a number any more.
         """
-        fresh = clone(self)
-        fresh._resolve()
-        panel = fresh._panel(data)
-        output.check_names(panel, fresh.quantiles_)
-        panel.check_learnable()
-        split = sizes.Split.of(panel.lengths, validation, test, fresh.options_.horizon)
-        fresh._fit(panel, split, validation, recorded(run or Run(), fresh, panel, validation, test))
-        take_over(self, fresh)
-        return self
+        return super().fit(data, validation=validation, test=test, run=run)
 
-    def _fit(self, panel: Panel, split: sizes.Split, validation: int | float, run: Run) -> None:
-        """Learn from the training part of each series."""
-        begun = time.perf_counter()
+    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> Material:
+        self.name_columns()
+        panel = self._panel(data)
+        output.check_names(panel, self.quantiles_)
+        panel.check_learnable()
+        held = test if is_size(test) else 0
+        split = sizes.Split.of(panel.lengths, validation, held, self.options_.horizon)
+        record = Record({}, {})
+        if run.out is not None:
+            record = recorded(self, panel, validation, test, run.precision)
+        return self._material(panel, split, validation, record)
+
+    def name_columns(self) -> None:
+        """Learn what the options say of columns and quantiles, however they were written."""
+        options = self.options_ = self.checked()
+        self.target_, self.quantiles_ = options.target, options.quantiles
+        self.past_, self.known_, self.static_ = options.past, options.known, options.static
+
+    def _material(
+        self, panel: Panel, split: sizes.Split, validation: int | float, record: Record
+    ) -> Material:
+        """What is learned from the training part of each series."""
         options = self.options_
-        self.timeline_ = panel.timeline
-        self.static_labels_ = panel.static_labels
+        self.timeline_, self.static_labels_ = panel.timeline, panel.static_labels
         self.season_ = sizes.season_for(options.season, panel.timeline.season, split.trained)
         longest = int(split.trained.max())
-        self.calendar_ = self._cycles(panel, longest) if options.calendar else []
-        self.shape_ = self._shape(panel, split.trained)
-        shape = self.shape_
+        self.calendar_ = _cycles(panel, longest) if options.calendar else []
+        self.shape_ = shape = self._shape(panel, split.trained)
+        given = options.context is not None
         sizes.check_room(
-            split,
-            panel.lengths,
-            shape.context,
-            shape.horizon,
-            shape.patch,
-            validation,
-            options.context is not None,
+            split, panel.lengths, shape.context, shape.horizon, shape.patch, validation, given
         )
         if options.season is None and self.season_ < panel.timeline.season:
             sizes.say_no_season(panel.timeline.season, split.trained)
-        if options.context is None and shape.context < self.season_:
+        if not given and shape.context < self.season_:
             sizes.say_short_context(shape.context, self.season_, split.trained)
         self.validation_ = validation
         self.scaling_ = Scaling.learn(panel, split.trained, self.season_)
@@ -214,17 +204,15 @@ class Forecaster(BaseEstimator):
             learning_rate=options.learning_rate,
             seed=options.seed,
         )
-        with torch.random.fork_rng(devices=[]):
-            sizes_given = (
-                f"hidden={options.hidden}, layers={options.layers}, horizon={options.horizon}"
+        per_round = recipe.steps_per_round
+        training, validating = (
+            DataLoader(each, batch_size=None, sampler=sampler)
+            for each, sampler in (
+                (windows, Batches(len(windows), recipe.batch, per_round, recipe.seed)),
+                (checks, Batches(len(checks), 2048, None, recipe.seed)),
             )
-            check_network(lambda: PatchLSTM(shape), sizes_given)
-            levels = list(self.quantiles_)
-            self.network_, self.history_ = train(shape, levels, recipe, run, windows, checks)
-        self.offsets_ = np.zeros((shape.horizon, len(self.quantiles_)))
-        if options.conformal:
-            self.offsets_ = self._calibrate(checks)
-        self.history_.seconds = time.perf_counter() - begun
+        )
+        return Material(training, validating, recipe, record)
 
     def _parts(self, panel: Panel, split: sizes.Split) -> tuple[Windows, Windows]:
         """The windows that are learned from, and those that the training stops by.
@@ -251,12 +239,31 @@ class Forecaster(BaseEstimator):
                     f"in the {kind} part, in which it takes no part"
                 )
         if self.options_.conformal:
-            chosen = spread(len(checks))
-            observed = sum((~np.isnan(checks.futures(part))).sum(0) for part in _chunks(chosen))
-            check_enough(np.asarray(observed), self.quantiles_)
+            check_enough(observed_by_step(checks), self.quantiles_)
         return windows, checks
 
-    def predict(self, data: Any, *, future: Any = None) -> Any:
+    def build(self) -> nn.Module:
+        return PatchLSTM(self.shape_)
+
+    def loss(self, network: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
+        levels = batch.future.new_tensor(self.quantiles_)
+        return pinball(network(batch), batch, levels), None
+
+    def place(self, batch: Batch, at: int) -> str:
+        series = list(self.trained_)[int(batch.series[at])] or "the series"
+        return (
+            f"a window of series '{series}' that begins its horizon at row {int(batch.origin[at])}"
+        )
+
+    def settle(self, material: Material) -> None:
+        self.offsets_ = np.zeros((self.shape_.horizon, len(self.quantiles_)))
+        if self.options_.conformal and material.validation is not None:
+            windows: Any = material.validation.dataset
+            self.offsets_ = calibrated(self.network_, windows, self.quantiles_)
+
+    # ------------------------------------------------------------------------------- forecasting
+
+    def predict(self, data: Any, *, future: AnyTable | None = None, device: Device = "cpu") -> Any:
         """Forecast the ``horizon`` steps after the end of every series in ``data``.
 
         Each series is scaled as ``fit`` learned it, whatever rows are given here; see docs/forecast.md for
@@ -265,7 +272,8 @@ class Forecaster(BaseEstimator):
 
         Args:
             data: the history, with the columns that ``fit`` had.
-            future: where there are ``known`` columns, a table of them over these steps.
+            future: a table, or file, of the ``known`` columns over these steps, where there are any.
+            device: where the network runs: "cpu", "cuda", "cuda:1".
 
         Returns:
             A table of the kind of ``data`` (polars for a file): time, series and target where there
@@ -273,7 +281,9 @@ class Forecaster(BaseEstimator):
 
         Raises:
             DataError: the table cannot be used, or no series can be forecast.
+            OptionError: this machine has no such device.
         """
+        forecasting = self._forecasting(device)
         panel = self._panel(data, fitted=True)
         rows = panel.lengths
         beyond = self._future(panel, future)
@@ -281,7 +291,7 @@ class Forecaster(BaseEstimator):
         self._say_short(panel)
         every = np.arange(len(windows))
         channel, series, origin = windows.place(every)
-        forecast = self._forecast(windows, every)
+        forecast = forecasting.forecast(windows, every)
         horizon = self.shape_.horizon
         steps = (panel.starts[series] + origin)[:, None] + np.arange(horizon)
         columns: dict[str, Any] = {}
@@ -295,6 +305,28 @@ class Forecaster(BaseEstimator):
             columns[output.quantile_name(level)] = forecast[..., 1 + k].ravel()
         return output.table(columns, like=data, panel=panel, time_format=self.time_format)
 
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        windows: Count = 20,
+        stride: Count | None = None,
+        refit: Refit = False,
+        device: Device = "cpu",
+    ) -> Evaluation:
+        """Backtest, beside the naive forecasts.
+
+        Args:
+            windows: how many dates for each series, the last of them a horizon before its end.
+            stride: steps between them; spread evenly over what the model has not seen if not given.
+            refit: False keeps this model and takes only dates it has not seen; True fits a new one
+                before every date, a number k before every k-th.
+            device: where the network runs: "cpu", "cuda", "cuda:1".
+        """
+        return self.backtest(
+            data, windows=windows, stride=stride, refit=refit, device=device
+        ).evaluation()
+
     def backtest(
         self,
         data: Any,
@@ -302,204 +334,88 @@ class Forecaster(BaseEstimator):
         windows: int = 20,
         stride: int | None = None,
         refit: bool | int = False,
+        device: str | torch.device = "cpu",
     ) -> Backtest:
-        """Forecast from past dates and compare with what came.
-
-        Args:
-            windows: how many dates for each series, the last of them a horizon before its end.
-            stride: steps between them; spread evenly over what the model has not seen if not given.
-            refit: False keeps this model and takes only dates it has not seen; True fits a new one
-                before every date, a number k before every k-th.
+        """Forecast from past dates and compare with what came; the arguments are those of ``evaluate``.
 
         Raises:
             DataError: there is nothing that the model has not seen; the message says what to do.
         """
         windows = whole("windows", windows)
         stride = None if stride is None else whole("stride", stride)
-        every = _every(refit)
+        every = refit_every("refit", refit)
+        forecasting = self._forecasting(device)
         panel = self._panel(data, fitted=True)
         if every:
-            return self._refitted(panel, windows, stride or self.shape_.horizon, every)
+            return self._refitted(panel, windows, stride or self.shape_.horizon, every, device)
         rows, horizon = panel.lengths, self.shape_.horizon
-        first = self._first_unseen(panel)
+        first = first_unseen(panel, self.shape_, self.seen_)
         room = rows - horizon - first
         steps = np.maximum(room // max(windows - 1, 1), 1) if stride is None else stride
         count = np.minimum(room // steps, windows - 1)
         start = np.where(room >= 0, rows - horizon - count * steps, rows)
         last = np.where(room >= 0, rows - horizon, 0)
-        return self._tested(self._windows(panel, start, last, steps, whole=True))
+        return self._tested(self._windows(panel, start, last, steps, whole=True), forecasting)
 
-    def _first_unseen(self, panel: Panel) -> Array:
-        """The first row of each series from which the model can be tested.
-
-        Raises:
-            DataError: there is none in any series.
-        """
-        context, horizon, rows = self.shape_.context, self.shape_.horizon, panel.lengths
-        least = np.where(rows >= context + horizon, context, least_observed(context))
-        if (rows < least + horizon).all():
-            raise DataError(
-                f"the longest series has {int(rows.max())} rows to backtest, and "
-                f"{int(least.min()) + horizon} are needed: a horizon of {horizon} and what it is "
-                f"forecast from"
-            )
-        seen = np.array([self.seen_.get(name, 0) for name in panel.names]) - panel.starts
-        first = np.maximum(seen, least)
-        if (rows - horizon < first).all():
-            counted = (
-                ""
-                if panel.time is not None
-                else (
-                    "; without a time column rows are counted from the table's first, so give the rows of "
-                    "fit too, and the newer ones behind them"
-                )
-            )
-            raise DataError(
-                f"the model has seen all of this data up to a horizon before its end, so there is "
-                f"nothing to test it on: give newer rows{counted}, fit with test=, or use refit=True"
-            )
-        return first
-
-    def _refitted(self, panel: Panel, windows: int, stride: int, every: int) -> Backtest:
+    def _refitted(
+        self, panel: Panel, windows: int, stride: int, every: int, device: str | torch.device
+    ) -> Backtest:
         rows, horizon = panel.lengths, self.shape_.horizon
         copy = clone(self).set_params(context=self.shape_.context, season=self.season_)
-        copy._resolve()
+        copy.name_columns()
         parts = []
         for k in reversed(range(windows)):
             origin = rows - horizon - k * stride
             if (windows - 1 - k) % every == 0:
                 split = sizes.Split.before(np.maximum(origin, 0), self.validation_, horizon)
-                copy._fit(panel, split, self.validation_, Run(progress=False))
+                material = copy._material(panel, split, self.validation_, Record({}, {}))
+                copy.learn(material, Run(quiet=True))
             first = np.where(origin >= least_observed(self.shape_.context), origin, rows)
-            tested = copy._windows(panel, first, np.minimum(first, origin), whole=True)
-            if len(tested):
-                parts.append(copy._tested(tested))
+            dates = copy._windows(panel, first, np.minimum(first, origin), whole=True)
+            if len(dates):
+                parts.append(copy._tested(dates, copy._forecasting(device)))
         if not parts:
-            raise DataError(_NOTHING)
+            raise DataError(NOTHING)
         return Backtest.joined(parts)
 
-    def _tested(self, windows: Windows) -> Backtest:
-        if not len(windows):
-            raise DataError(_NOTHING)
-        panel, every = windows.panel, np.arange(len(windows))
-        channel, series, origin = windows.place(every)
-        forecast = self._forecast(windows, every)
-        shape, season = self.shape_, self.season_
-        past = windows.contexts(every, -(-shape.context // season) * season)
-        context = windows.contexts(every, shape.context)
-        steps = (panel.starts[series] + origin)[:, None] + np.arange(shape.horizon)
-        scale, errors = self._score_units(windows)
-        return Backtest(
-            actual=windows.futures(every),
-            point=forecast[..., 0],
-            quantiles=forecast[..., 1:],
-            levels=self.quantiles_,
-            last_value=baselines.last_value(context, shape.horizon),
-            seasonal_naive=baselines.seasonal(past, season, shape.horizon),
-            context=context,
-            series=np.asarray(panel.names)[series],
-            target=np.asarray(self.target_)[channel],
-            origin=origin,
-            times=panel.timeline.times(steps.ravel()).reshape(steps.shape),
-            scale=scale[channel, series],
-            mase_scale=errors[channel, series],
-            left_out=windows.left_out,
-        )
+    def _tested(self, windows: Windows, forecasting: Forecasting) -> Backtest:
+        return tested(forecasting, windows, self.shape_, self.season_, self.trained_)
 
-    def _score_units(self, windows: Windows) -> tuple[Array, Array]:
-        """V×S each: the deviation and the error of seasonal naive that scores are given in, of the training
-        part; of a series that was not fitted, what is before its first tested date."""
-        scaling, panel = windows.scaling, windows.panel
-        scale, errors = scaling.target.scale, scaling.seasonal_error
-        new = np.array([name not in self.trained_ for name in panel.names])
-        if np.isnan(scale).any() or new.any():
-            own = Scaling.learn(panel, np.minimum(windows.first, panel.lengths), self.season_)
-            scale = np.where(np.isnan(scale), own.target.scale, scale)
-            errors = np.where(new, own.seasonal_error, errors)
-        return np.nan_to_num(scale, nan=1.0), errors
-
-    def trace(self, data: Any) -> tuple[Any, Array]:
+    def trace(self, data: Any, *, device: str | torch.device = "cpu") -> tuple[Any, Array]:
         """The LSTM's gates over the last window of the first series, and that window's L values."""
+        forecasting = self._forecasting(device)
         panel = self._panel(data, fitted=True)
         rows = panel.lengths
         windows = self._windows(panel, rows, rows)
         first = np.array([0])
         with torch.no_grad():
-            _, trace = self.network_(windows[first], trace=True)
+            batch = moved(windows[first], forecasting.device)
+            _, trace = forecasting.network(batch, trace=True)
         return trace, windows.contexts(first, self.shape_.context)[0]
 
-    def _forecast(self, windows: Windows, indices: Array) -> Array:
-        """N×K×(1 + Q) in the data's units, the quantiles in rising order; NaN where too little of the
-        context was observed.
-
-        Raises:
-            DataError: no window can be forecast, or a forecast is not finite.
-        """
-        options, least = self.options_, least_observed(self.shape_.context)
-        parts, blind = [], []
-        for chosen in _chunks(indices):
-            batch = windows[chosen]
-            with torch.no_grad():
-                values = self.network_(batch).double().numpy()
-            values[..., 1:] += self.offsets_
-            values = ordered(values, self.quantiles_)
-            location, scale = batch.location.numpy(), batch.scale.numpy()
-            with np.errstate(over="ignore"):
-                values = values * scale[:, None, None] + location[:, None, None]
-            missing = batch.observed.sum(1).numpy() < least
-            missing |= self._unscaled(windows, batch)
-            say_far(
-                windows, batch, np.where(missing[:, None, None], location[:, None, None], values)
-            )
-            values = values.clip(options.minimum, options.maximum)
-            values[missing] = np.nan
-            parts.append(values)
-            blind.append(batch.series.numpy()[missing])
-        self._say_blind(windows.panel, np.unique(np.concatenate(blind)), parts)
-        return np.concatenate(parts)
-
-    @staticmethod
-    def _unscaled(windows: Windows, batch: Any) -> Array:
-        """Whether a window is of a series without a scale, and is flat, so that it has none either."""
-        usual = windows.scaling.target.scale[batch.channel.numpy(), batch.series.numpy()]
-        return np.isnan(usual) & ~(batch.target != 0).any(1).numpy()
-
-    def _say_blind(self, panel: Panel, series: Array, parts: list[Array]) -> None:
-        """Warn of series that cannot be forecast, or raise where none can."""
-        if not series.size:
-            return
-        said = (
-            f"{panel.listed(series)}: of the last {self.shape_.context} steps at least "
-            f"{least_observed(self.shape_.context)} values must be observed, and of a series that fit "
-            f"did not see two that differ"
+    def _forecasting(self, device: str | torch.device) -> Forecasting:
+        self.check_fitted()
+        where = device_of("device", device)
+        options = self.options_
+        return Forecasting(
+            self.network_on(where),
+            where,
+            self.shape_.context,
+            self.quantiles_,
+            self.offsets_,
+            options.minimum,
+            options.maximum,
         )
-        if all(np.isnan(part).all() for part in parts):
-            raise DataError(f"there is nothing to forecast from in {said}")
-        caution(f"the forecast is NaN for {said}")
 
-    def _say_short(self, panel: Panel) -> None:
-        short = np.flatnonzero(panel.lengths < self.shape_.context)
-        if short.size:
-            caution(
-                f"{panel.listed(short)}: shorter than the {self.shape_.context} steps that the model "
-                f"reads; what is before the first row is taken as missing"
-            )
+    def report(self, data: Any, evaluation: Evaluation | None, folder: Path) -> Path:
+        summary = report.DataSummary.of(self.trained_, self.seen_, self._panel(data, fitted=True))
+        trace, values = self.trace(data)
+        backtest = None if evaluation is None else evaluation.details
+        return report.write(self, backtest, trace, values, summary, folder)
 
-    def _calibrate(self, checks: Windows) -> Array:
-        """K×Q: by how many of a window's deviations each quantile must move, so that the interval between
-        it and its counterpart has its coverage on ``checks``."""
-        gaps = []
-        with torch.no_grad():
-            for chosen in _chunks(spread(len(checks))):
-                batch = checks[chosen]
-                gap = batch.future[..., None] - self.network_(batch)[..., 1:]
-                seen = batch.future_observed[..., None].bool()
-                gaps.append(torch.where(seen, gap, torch.nan).double().numpy())
-        return widened(np.concatenate(gaps), self.quantiles_)
+    # ------------------------------------------------------------------------------------ reading
 
     def _panel(self, data: Any, fitted: bool = False) -> Panel:
-        if fitted and not hasattr(self, "network_"):
-            raise UnfittedError("this forecaster has not been fitted yet: call fit first")
         keep_torch_from_waiting()
         return Panel.from_table(
             data,
@@ -538,11 +454,19 @@ class Forecaster(BaseEstimator):
         )
         return values.reshape(len(self.known_), len(panel.names), horizon)
 
-    def _shape(self, panel: Panel, trained: Array) -> Shape:
+    def _say_short(self, panel: Panel) -> None:
+        short = np.flatnonzero(panel.lengths < self.shape_.context)
+        if short.size:
+            caution(
+                f"{panel.listed(short)}: shorter than the {self.shape_.context} steps that the model "
+                f"reads; what is before the first row is taken as missing"
+            )
+
+    def _shape(self, panel: Panel, trained: Array) -> ForecasterShape:
         """The network's sizes for this data."""
         options = self.options_
         patch = sizes.patch_of(self.season_, options.context)
-        return Shape(
+        return ForecasterShape(
             context=sizes.context_for(
                 options.context, self.season_, patch, trained, options.horizon
             ),
@@ -557,16 +481,6 @@ class Forecaster(BaseEstimator):
             layers=options.layers,
             dropout=options.dropout,
         )
-
-    @staticmethod
-    def _cycles(panel: Panel, rows: int) -> list[int]:
-        """Which calendar features the training part has seen through at least twice."""
-        first, last = panel.timeline.times(np.array([0, rows]))
-        names = panel.timeline.calendar_names
-        if not names:
-            return []
-        span = int((last - first) / np.timedelta64(1, "us"))
-        return [k for k, name in enumerate(names) if span >= 2 * cycle_length(name)]
 
     def _windows(
         self,
@@ -590,58 +504,40 @@ class Forecaster(BaseEstimator):
             whole,
         )
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the model to a folder; an older model there stays whole until the new one is complete."""
-        from gatewise.tasks.forecast.files import save
+    # ------------------------------------------------------------------------------------- saving
 
-        return save(self, Path(folder))
+    def learned(self) -> dict[str, Any]:
+        names = ("static_labels", "season", "calendar", "validation", "trained", "seen")
+        kept = {name: getattr(self, f"{name}_") for name in names}
+        return kept | dict(timeline=self.timeline_.to_json(), shape=asdict(self.shape_))
 
-    def _learned(self) -> dict[str, Any]:
-        return dict(
-            timeline=self.timeline_.to_json(),
-            static_labels=self.static_labels_,
-            season=self.season_,
-            calendar=self.calendar_,
-            shape=asdict(self.shape_),
-            validation=self.validation_,
-            trained=self.trained_,
-            seen=self.seen_,
-            history=asdict(self.history_),
-        )
+    def tensors(self) -> dict[str, Tensor]:
+        offsets = {state.OFFSETS: torch.from_numpy(self.offsets_)}
+        return offsets | state.scaling_tensors(self.scaling_)
 
+    @classmethod
+    def learned_checks(cls, saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
+        return state.learned_checks(saved.most, len(saved.stored)), {}
 
-_NOTHING = (
-    "there is nothing to test on: no date that the model has not seen has enough observed values before "
-    "it to forecast from, and one after it to compare with"
-)
+    def take_learned(self, learned: dict[str, Any]) -> None:
+        self.name_columns()
+        self.shape_ = ForecasterShape(**learned.pop("shape"))
+        super().take_learned(learned)
+        state.check_fit(self)
 
+    def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
+        return state.expected_tensors(self)
 
-def _names(role: str, given: Columns) -> tuple[str, ...]:
-    """The columns of a role.
-
-    Raises:
-        OptionError: these are no names.
-    """
-    nothing = given is None or isinstance(given, (dict, set))
-    if not nothing and not (isinstance(given, (list, tuple)) and None in given):
-        return names_of(given)
-    raise OptionError(f"{role} must be the name of a column or a list of names, not {given!r}")
+    def take_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self.offsets_ = tensors.pop(state.OFFSETS).numpy()
+        self.scaling_ = state.scaling_of(list(self.trained_), tensors)
 
 
-def _every(refit: Any) -> int:
-    """0 for no refit, or before every how many dates a new model is fitted."""
-    try:
-        return int(flag("refit", refit))
-    except OptionError:
-        pass
-    try:
-        return whole("refit", refit)
-    except OptionError:
-        raise OptionError(
-            f"refit must be True, False or a positive integer, not {refit!r}"
-        ) from None
-
-
-def _chunks(indices: Array) -> Iterator[Array]:
-    for start in range(0, len(indices), 1024):
-        yield indices[start : start + 1024]
+def _cycles(panel: Panel, rows: int) -> list[int]:
+    """Which calendar features the training part has seen through at least twice."""
+    first, last = panel.timeline.times(np.array([0, rows]))
+    names = panel.timeline.calendar_names
+    if not names:
+        return []
+    span = int((last - first) / np.timedelta64(1, "us"))
+    return [k for k, name in enumerate(names) if span >= 2 * cycle_length(name)]

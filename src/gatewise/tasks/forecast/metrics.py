@@ -29,9 +29,9 @@ def scores(
         quantiles: N×K×Q at the given ``levels``.
 
     Returns:
-        MAE and RMSE in the data's units; the same and MSE over each series' own deviation ("scaled");
-        MASE (Hyndman & Koehler 2006); sMAPE in percent (200·|y-f|/(|y|+|f|), as in M4); the mean pinball
-        loss over the levels, scaled; coverage of the outermost interval.
+        MAE, MSE and RMSE in the data's units; MAE and MSE over each series' own deviation ("scaled"); MASE
+        (Hyndman & Koehler 2006); sMAPE in percent (200·|y-f|/(|y|+|f|), as in M4); the mean pinball loss
+        over the levels, also scaled; coverage of the outermost interval.
 
     Raises:
         DataError: a forecast has no value where there is a truth: a score cannot leave that out.
@@ -51,17 +51,20 @@ def scores(
         relative = np.where((actual == 0) & (point == 0), 0.0, relative)
         mase = np.abs(error) / mase_scale[:, None]
     result = {
-        "MAE": _mean(np.abs(error)),
-        "RMSE": _mean(error**2) ** 0.5,
-        "scaled MAE": _mean(np.abs(scaled)),
-        "scaled MSE": _mean(scaled**2),
-        "MASE": _mean(np.where(np.isfinite(mase), mase, np.nan)),
-        "sMAPE %": _mean(relative),
+        "mae": _mean(np.abs(error)),
+        "mse": _mean(error**2),
+        "rmse": _mean(error**2) ** 0.5,
+        "scaled_mae": _mean(np.abs(scaled)),
+        "scaled_mse": _mean(scaled**2),
+        "mase": _mean(np.where(np.isfinite(mase), mase, np.nan)),
+        "smape": _mean(relative),
     }
     if quantiles is not None and levels:
-        gap = (actual[..., None] - quantiles) / scale[:, None, None]
         q = np.asarray(levels)
-        result["scaled pinball"] = _mean(np.maximum(q * gap, (q - 1) * gap))
+        gap = actual[..., None] - quantiles
+        result["pinball"] = _mean(np.maximum(q * gap, (q - 1) * gap))
+        gap = gap / scale[:, None, None]
+        result["scaled_pinball"] = _mean(np.maximum(q * gap, (q - 1) * gap))
         inside = (actual >= quantiles[..., 0]) & (actual <= quantiles[..., -1])
         result["coverage"] = _mean(np.where(np.isnan(actual), np.nan, inside))
     return result

@@ -1,79 +1,21 @@
-"""The forecaster's options, checked and in Python's own types."""
+"""Kinds of options that the forecaster alone has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from gatewise.arguments import Kind, integer
+from gatewise.data import frequency
+from gatewise.data.stamps import check_format
 from gatewise.errors import OptionError
-from gatewise.options import choice, flag, probability, real, whole
-from gatewise.tasks.fitted import MOST_LAYERS, MOST_SEED
+from gatewise.options import flag, real, whole
+from gatewise.tasks import described
 
 
-@dataclass(frozen=True)
-class Options:
-    """What ``Forecaster`` was given, less the columns' names; see there."""
-
-    horizon: int
-    gaps: str
-    context: int | None
-    season: int | None
-    quantiles: tuple[float, ...]
-    calendar: bool
-    conformal: bool
-    minimum: float | None
-    maximum: float | None
-    hidden: int
-    layers: int
-    dropout: float
-    steps: int | None
-    batch: int
-    learning_rate: float
-    seed: int
-
-    @classmethod
-    def of(cls, given: Any) -> Options:
-        """From an object with attributes of these names.
-
-        Raises:
-            OptionError: one cannot be used; the message has its value.
-        """
-        sizes: dict[str, Any] = {name: whole(name, getattr(given, name)) for name in _SIZES}
-        sizes["layers"] = whole("layers", given.layers, most=MOST_LAYERS)
-        for name in _MAYBE:
-            value = getattr(given, name)
-            sizes[name] = None if value is None else whole(name, value)
-        lower, upper = (_bound(name, getattr(given, name)) for name in ("minimum", "maximum"))
-        if lower is not None and upper is not None and lower >= upper:
-            raise OptionError(f"minimum={lower} must be below maximum={upper}")
-        options = cls(
-            **sizes,
-            gaps=choice("gaps", given.gaps, ("error", "mask")),
-            quantiles=levels(given.quantiles),
-            calendar=flag("calendar", given.calendar),
-            conformal=flag("conformal", given.conformal),
-            minimum=lower,
-            maximum=upper,
-            dropout=probability("dropout", given.dropout),
-            learning_rate=real("learning_rate", given.learning_rate, "a number above 0", above=0),
-            seed=whole("seed", given.seed, least=0, most=MOST_SEED),
-        )
-        if options.conformal and len(options.quantiles) < 2:
-            raise OptionError(
-                f"conformal calibrates the interval between two quantiles, and "
-                f"quantiles={given.quantiles!r} has none: give two or more"
-            )
-        return options
-
-
-_SIZES = ("horizon", "hidden", "batch")
-_MAYBE = ("context", "season", "steps")
-
-
-def levels(quantiles: Any) -> tuple[float, ...]:
+def levels(name: str, quantiles: Any) -> tuple[float, ...]:
     """Levels in rising order, from a sequence of them or a single one.
 
     Raises:
@@ -82,27 +24,60 @@ def levels(quantiles: Any) -> tuple[float, ...]:
     single = not isinstance(quantiles, (Sequence, np.ndarray)) or np.ndim(quantiles) == 0
     given = [quantiles] if single and not isinstance(quantiles, (str, set)) else quantiles
     try:
-        found = sorted(real("quantiles", level, above=0, below=1) for level in given)
+        found = sorted(real(name, level, above=0, below=1) for level in given)
     except (TypeError, OptionError):
         found = [0.0, 0.0]
     if len(set(found)) < len(found):
         raise OptionError(
-            f"quantiles must differ and lie between 0 and 1, such as (0.1, 0.5, 0.9), not {quantiles!r}"
+            f"{name} must differ and lie between 0 and 1, such as (0.1, 0.5, 0.9), not {quantiles!r}"
         )
     return tuple(found)
 
 
-def share_or_rows(name: str, given: Any) -> float | int:
-    """A part of the split: a share below 1, or a number of rows.
+Levels = Annotated[Sequence[float], Kind(levels, float, "a number", many="list")]
+
+
+def _frequency(name: str, value: Any) -> Any:
+    frequency.read(value)
+    return value
+
+
+def _time_format(name: str, value: Any) -> Any:
+    check_format(value)
+    return value
+
+
+def _spelled(value: Any) -> str | None:
+    return None if value is None else frequency.spelled(value)  # also of an offset of pandas
+
+
+_SAVED_TEXT = described.maybe(described.text)
+
+Frequency = Annotated[Any, Kind(_frequency, save=_spelled, restore=_SAVED_TEXT)]
+TimeFormat = Annotated[str, Kind(_time_format, restore=_SAVED_TEXT)]
+
+
+def refit_every(name: str, refit: Any) -> int:
+    """0 for no refit, or before every how many dates a new model is fitted.
 
     Raises:
-        OptionError: it is neither.
+        OptionError: it is neither a truth value nor a positive integer.
     """
     try:
-        return whole(name, given, least=0)
+        return int(flag(name, refit))
     except OptionError:
-        return real(name, given, "a share below 1 or a number of rows", least=0, below=1)
+        pass
+    try:
+        return whole(name, refit)
+    except OptionError:
+        raise OptionError(
+            f"{name} must be True, False or a positive integer, not {refit!r}"
+        ) from None
 
 
-def _bound(name: str, value: Any) -> float | None:
-    return None if value is None else real(name, value, "a finite number or None")
+def _refit_of(text: str) -> bool | int:
+    named = {"true": True, "false": False}
+    return named[text.lower()] if text.lower() in named else integer(text)
+
+
+Refit = Annotated[bool | int, Kind(refit_every, _refit_of, "true, false or an integer")]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from gatewise.data.panel import Panel
-from gatewise.train.fitting import Run
 from gatewise.train.record import Record, digest, plain
 
 # Of these the recipe says what became of them, and the data's grid what was read with them.
@@ -20,7 +18,7 @@ _NAMES = ("target", "past", "known", "static")
 class Learner(Protocol):
     """What is recorded of a forecaster: its options, and what they say of columns and quantiles."""
 
-    season: int | None
+    season: Any
     target_: tuple[str, ...]
     past_: tuple[str, ...]
     known_: tuple[str, ...]
@@ -31,23 +29,16 @@ class Learner(Protocol):
 
 
 def recorded(
-    run: Run,
-    forecaster: Learner,
-    panel: Panel,
-    validation: int | float,
-    test: int | float,
-) -> Run:
-    """The run, with the record of what it learns where it writes checkpoints."""
-    if run.folder is None:
-        return run
+    forecaster: Learner, panel: Panel, validation: Any, test: Any, precision: str
+) -> Record:
+    """The record of what a forecaster learns from this panel, divided in this way."""
     options = forecaster.get_params(deep=False)
     options = {name: value for name, value in options.items() if name not in _ELSEWHERE}
     # however they were written: "y" and ("y",) are one
     options |= {name: getattr(forecaster, f"{name}_") for name in (*_NAMES, "quantiles")}
     options |= {"season": forecaster.season or panel.timeline.season}
-    options |= {"validation": validation, "test": test, "precision": run.precision}
-    record = Record({name: plain(value) for name, value in options.items()}, _data(panel))
-    return replace(run, record=record)
+    options |= {"validation": validation, "test": test, "precision": precision}
+    return Record({name: plain(value) for name, value in options.items()}, _data(panel))
 
 
 def _data(panel: Panel) -> dict[str, Any]:

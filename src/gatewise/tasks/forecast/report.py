@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import platform
-import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,13 +16,28 @@ import torch
 
 from gatewise.data.panel import Panel
 from gatewise.data.zones import to_wall
-from gatewise.errors import need, some
+from gatewise.errors import need
 from gatewise.gates.picture import gate_map, stamps
 from gatewise.ink import INK, MUTED, RULE, quiet
 from gatewise.nn.trace import Trace
-from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.forecaster import Forecaster
-from gatewise.train.fitting import History
+from gatewise.report.page import render
+from gatewise.report.pictures import (
+    LAST,
+    MODEL,
+    NAIVE,
+    TEST,
+    VALIDATION,
+    figure_of,
+    figure_rows,
+    label_ends,
+    line,
+    losses_figure,
+    saved,
+    svg,
+)
+from gatewise.report.scores import NAMES
+from gatewise.report.words import called, counted, duration, listed, percent, short, shown_number
+from gatewise.tasks.forecast.backtest import DECISIVE, Backtest
 from gatewise.whole import write_whole
 
 if TYPE_CHECKING:
@@ -33,25 +46,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-MODEL, NAIVE, LAST = "#0f766e", "#c2700c", "#8b93a7"
-_VALIDATION, _TEST = "#e3f1f4", "#fbefd9"
 _COLOURS = {"gatewise": MODEL, "seasonal naive": NAIVE, "last value": LAST}
-# The page's colours: light, as the pictures have them, and dark.
-_PAGE = {
-    "ink": (INK, "#e2e8f0"),
-    "muted": (MUTED, "#94a3b8"),
-    "rule": (RULE, "#3b4654"),
-    "model": (MODEL, "#2dd4bf"),
-    "naive": (NAIVE, "#f0a44b"),
-    "last": (LAST, "#7d879c"),
-    "validation": (_VALIDATION, "#173840"),
-    "test": (_TEST, "#40331c"),
-}
 _SHOWN = 6  # forecasts pictured
-_SHOWN_NAMES = 6
 _TARGETS = 3  # targets pictured
 _POINTS = 1200  # of a series pictured; a longer one is drawn as mean and range of this many parts
-_NAME = 48  # characters of a name in a picture
 
 
 @dataclass(frozen=True)
@@ -87,16 +85,20 @@ class DataSummary:
     splits: tuple[int, int]
 
     @classmethod
-    def of(cls, forecaster: Forecaster, panel: Panel) -> DataSummary:
-        """The summary of the panel that the forecaster was fitted to."""
+    def of(cls, trained: Mapping[str, int], seen: Mapping[str, int], panel: Panel) -> DataSummary:
+        """The summary of the panel that a forecaster was fitted to.
+
+        Args:
+            trained, seen: each series' first step behind the training part, and behind what was seen.
+        """
         rows, zone = panel.lengths, panel.timeline.zone
         splits = np.array(
             [
-                [part.get(name, start) - start for part in (forecaster.trained_, forecaster.seen_)]
+                [part.get(name, start) - start for part in (trained, seen)]
                 for name, start in zip(panel.names, panel.starts, strict=True)
             ]
         ).clip(0, rows[:, None])
-        trained, seen = (int(part) for part in splits.sum(0))
+        learned, known = (int(part) for part in splits.sum(0))
         ends = np.array([panel.starts.min(), (panel.starts + rows).max() - 1])
         first, last = to_wall(panel.timeline.times(ends), zone)
         times = panel.timeline.times(panel.starts[0] + np.arange(rows[0]))
@@ -109,7 +111,7 @@ class DataSummary:
             first=first,
             last=last,
             missing=float(np.isnan(panel.target).mean()),
-            parts=(trained, seen - trained, int(rows.sum()) - seen),
+            parts=(learned, known - learned, int(rows.sum()) - known),
             name=panel.names[0],
             times=to_wall(times, zone),
             values=panel.target[:, : rows[0]],
@@ -117,20 +119,25 @@ class DataSummary:
         )
 
 
-def write(forecaster: Forecaster, data: Any, backtest: Backtest | None, folder: Path) -> Path:
-    """Write ``report.html`` and ``gates.png`` to ``folder``; gives the report's path."""
-    summary = DataSummary.of(forecaster, forecaster._panel(data, fitted=True))
-    trace, values = forecaster.trace(data)
-    page = report(forecaster, backtest, trace, values, summary)
-    title = f"{_short(_called(summary.name, summary.targets[0]))}: the LSTM's gates"
-    gates = _saved(_gates(forecaster, trace, values, summary, title), format="png", dpi=130)
+def write(
+    forecaster: Any,
+    backtest: Backtest | None,
+    trace: Trace,
+    trace_values: Array,
+    summary: DataSummary,
+    folder: Path,
+) -> Path:
+    """Write ``report.html`` and ``gates.png`` to ``folder``, of what ``report`` takes; gives the report's path."""
+    page = report(forecaster, backtest, trace, trace_values, summary)
+    title = f"{short(called(summary.name, summary.targets[0]))}: the LSTM's gates"
+    gates = saved(_gates(forecaster, trace, trace_values, summary, title), format="png", dpi=130)
     # the page last: where it stands, the report is complete
     write_whole(folder, {"gates.png": gates, "report.html": page.encode()})
     return folder / "report.html"
 
 
 def report(
-    forecaster: Forecaster,
+    forecaster: Any,
     backtest: Backtest | None,
     trace: Trace,
     trace_values: Array,
@@ -139,17 +146,15 @@ def report(
     """The page, as HTML that needs nothing beside itself.
 
     Args:
+        forecaster: a fitted one.
         backtest: of held-out data; without one there are no scores.
         trace, trace_values: as ``forecaster.trace`` gives them, of the first series' last window.
     """
-    jinja2 = need("jinja2", "tasks")
-    loader = jinja2.PackageLoader("gatewise.tasks.forecast", ".")
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
     shape, summary = forecaster.shape_, data_summary
     pictures = {
-        "data": _svg(_data(summary), "The data and its split"),
-        "losses": _svg(_losses(forecaster.history_), "Losses by round"),
-        "gates": _svg(_gates(forecaster, trace, trace_values, summary), "Gates by step and unit"),
+        "data": svg(_data(summary), "The data and its split"),
+        "losses": svg(losses_figure(forecaster.history_), "Losses by round"),
+        "gates": svg(_gates(forecaster, trace, trace_values, summary), "Gates by step and unit"),
     }
     held_out: dict[str, Any] = {}
     if backtest is not None:
@@ -158,29 +163,27 @@ def report(
             backtest = replace(backtest, times=wall)
         held_out = _held_out(backtest)
         if shape.horizon > 1:
-            pictures["steps"] = _svg(_by_step(backtest), "Error by step of the horizon")
-    several = f"{summary.series:,} series" if summary.series > 1 else _short(summary.name)
-    under = [f"{_count(shape.horizon, 'step')} of {summary.step} ahead", several]
+            pictures["steps"] = svg(_by_step(backtest), "Error by step of the horizon")
+    several = f"{summary.series:,} series" if summary.series > 1 else short(summary.name)
+    under = [f"{counted(shape.horizon, 'step')} of {summary.step} ahead", several]
     patches = f"{shape.context // shape.patch} patches of {shape.patch}"
-    reads = f"{_count(shape.context, 'step')}{f', {patches}' if shape.patch > 1 else ''}"
-    return str(
-        template.render(
-            heading=f"Forecast of {_listed(summary.targets)}",
-            under=" · ".join(part for part in under if part),
-            verdict=_verdict(backtest),
-            won=backtest is not None and backtest.beats_naive,
-            headline=_headline(forecaster, backtest),
-            colours=_PAGE,
-            split=_split_text(summary),
-            gates=f"What each unit of the LSTM's first layer did as it read the last window of the "
-            f"first series ({reads}). Each row of a map is a unit, in the same order in all, like "
-            f"beside like; each column a step of the LSTM. The input gate lets in, the forget gate "
-            f"keeps, the output gate shows.",
-            data=_data_facts(summary),
-            model=_model_facts(forecaster),
-            pictures=pictures,
-            **held_out,
-        )
+    reads = f"{counted(shape.context, 'step')}{f', {patches}' if shape.patch > 1 else ''}"
+    return render(
+        "forecast.html.j2",
+        heading=f"Forecast of {listed(summary.targets)}",
+        under=" · ".join(part for part in under if part),
+        verdict=_verdict(backtest),
+        won=backtest is not None and backtest.beats_naive,
+        headline=_headline(forecaster, backtest),
+        split=_split_text(summary),
+        gates=f"What each unit of the LSTM's first layer did as it read the last window of the "
+        f"first series ({reads}). Each row of a map is a unit, in the same order in all, like "
+        f"beside like; each column a step of the LSTM. The input gate lets in, the forget gate "
+        f"keeps, the output gate shows.",
+        data=_data_facts(summary),
+        model=_model_facts(forecaster),
+        pictures=pictures,
+        **held_out,
     )
 
 
@@ -190,48 +193,42 @@ def report(
 def _verdict(backtest: Backtest | None) -> str:
     if backtest is None:
         return "No rows were held out, so the model has not been tested."
-    table = {name: row["scaled MAE"] for name, row in backtest.scores.items()}
+    table = {name: row[DECISIVE] for name, row in backtest.scores.items()}
     ours = table.pop("gatewise")
     table = {name: value for name, value in table.items() if math.isfinite(value)}
     if not table or not math.isfinite(ours):
         return "The held-out rows have no values to score a forecast by."
     name, naive = min(table.items(), key=lambda item: item[1])
-    where = f"over {_count(len(backtest.actual), 'held-out window')}"
+    where = f"over {counted(len(backtest.actual), 'held-out window')}"
     if backtest.beats_naive:
         return (
-            f"The model beats the naive forecasts: its scaled MAE is {_percent(1 - ours / naive)} "
+            f"The model beats the naive forecasts: its scaled MAE is {percent(1 - ours / naive)} "
             f"below that of the better one ({name}), {where}."
         )
     if ours == naive or naive == 0:
         how = "equal to" if ours == naive else "above zero, which is"
     else:
-        how = f"{_percent(ours / naive - 1)} above"
+        how = f"{percent(ours / naive - 1)} above"
     return f"The model does not beat the naive forecasts: its scaled MAE is {how} that of {name}, {where}."
 
 
-def _percent(share: float) -> str:
-    return "less than 0.1%" if 0 < share < 0.001 else f"{share:.{0 if share >= 0.1 else 1}%}"
-
-
-def _headline(
-    forecaster: Forecaster, backtest: Backtest | None
-) -> dict[str, tuple[str, str | None]]:
+def _headline(forecaster: Any, backtest: Backtest | None) -> dict[str, tuple[str, str | None]]:
     """The figures at the top: each a value and what to read it beside."""
     shown: dict[str, tuple[str, str | None]] = {}
     if backtest is not None:
         scores = backtest.scores
         ours = scores["gatewise"]
         naive = "; ".join(
-            f"{name} {_figures(row['scaled MAE'])}"
+            f"{name} {shown_number(row[DECISIVE])}"
             for name, row in scores.items()
             if name != "gatewise"
         )
-        shown["Scaled MAE"] = _figures(ours["scaled MAE"]), naive
+        shown["Scaled MAE"] = shown_number(ours[DECISIVE]), naive
         if len(backtest.levels) > 1:
             shown["Coverage"] = f"{ours['coverage']:.0%}", f"nominal {_nominal(backtest.levels)}"
     parameters = sum(p.numel() for p in forecaster.network_.parameters())
     shown["Parameters"] = f"{parameters:,}", None
-    shown["Fitted in"] = _duration(forecaster.history_.seconds), None
+    shown["Fitted in"] = duration(forecaster.history_.seconds), None
     return shown
 
 
@@ -239,23 +236,23 @@ def _held_out(backtest: Backtest) -> dict[str, Any]:
     """What the template needs to show forecasts and scores."""
     interval = len(backtest.levels) > 1
     table = backtest.scores
-    columns: dict[str, str] = dict.fromkeys(table["gatewise"], "")
+    columns: dict[str, str] = dict.fromkeys((c for c in NAMES if c in table["gatewise"]), "")
     if interval:
         columns["coverage"] = f"nominal {_nominal(backtest.levels)}"
     else:
         columns.pop("coverage", None)
     chosen = _chosen(backtest)
     kinds = {"series": set(backtest.series), "target": set(backtest.target)}
-    several = [_count(len(names), kind) for kind, names in kinds.items() if len(names) > 1]
-    windows = _count(len(backtest.actual), "window")
-    shown = f"{_count(len(chosen), 'window')} of {len(backtest.actual):,}, spread evenly."
+    several = [counted(len(names), kind) for kind, names in kinds.items() if len(names) > 1]
+    windows = counted(len(backtest.actual), "window")
+    shown = f"{counted(len(chosen), 'window')} of {len(backtest.actual):,}, spread evenly."
     pooled = " MAE and RMSE pool all of them in the data's units." if several else ""
     return dict(
-        windows=[_svg(_window(backtest, k), f"Forecast {n + 1}") for n, k in enumerate(chosen)],
+        windows=[svg(_window(backtest, k), f"Forecast {n + 1}") for n, k in enumerate(chosen)],
         choice=shown.capitalize(),
         count=windows + (f" of {' and '.join(several)}" if several else ""),
         interval=_interval(backtest.levels) if interval else None,
-        columns=columns,
+        columns={NAMES[column]: (column, note) for column, note in columns.items()},
         scores={
             name: {column: _cell(row, column) for column in columns} for name, row in table.items()
         },
@@ -268,17 +265,7 @@ def _held_out(backtest: Backtest) -> dict[str, Any]:
 def _cell(row: dict[str, float], column: str) -> str:
     if column not in row:
         return "–"
-    return f"{row[column]:.1%}" if column == "coverage" else _figures(row[column])
-
-
-def _figures(value: float) -> str:
-    """Three or four figures, thousands parted, and no exponent where it can be done without."""
-    if not math.isfinite(value):
-        return "–"
-    if value == 0 or 1e-4 <= abs(value) < 1e7:
-        digits = max(0, 3 - math.floor(math.log10(abs(value) or 1)))
-        return f"{value:,.{min(digits, 5)}f}"
-    return f"{value:.3g}"
+    return f"{row[column]:.1%}" if column == "coverage" else shown_number(row[column])
 
 
 def _best(table: dict[str, dict[str, float]]) -> dict[str, str]:
@@ -297,7 +284,7 @@ def _split_text(summary: DataSummary) -> str:
     held = test < len(summary.times)
     tested = "; the scores come from the test part" if held else ", and no test part was held out"
     which = (
-        f" Shown: the first of {summary.series:,} series, {_short(summary.name)}."
+        f" Shown: the first of {summary.series:,} series, {short(summary.name)}."
         if summary.series > 1
         else ""
     )
@@ -312,7 +299,7 @@ def _data_facts(summary: DataSummary) -> dict[str, str]:
     return {
         "rows": f"{summary.rows:,}",
         "series": f"{summary.series:,}",
-        "target" if len(summary.targets) == 1 else "targets": _listed(summary.targets),
+        "target" if len(summary.targets) == 1 else "targets": listed(summary.targets),
         "step": summary.step,
         "from": first,
         "to": last,
@@ -322,55 +309,32 @@ def _data_facts(summary: DataSummary) -> dict[str, str]:
     }
 
 
-def _model_facts(forecaster: Forecaster) -> dict[str, str]:
+def _model_facts(forecaster: Any) -> dict[str, str]:
     shape, history = forecaster.shape_, forecaster.history_
     inputs = [*forecaster.past_, *forecaster.known_, *forecaster.static_]
-    rounds = _count(len(history.validation), "round")
+    rounds = counted(len(history.validation), "round")
     return {
-        "horizon": _count(shape.horizon, "step"),
-        "context": _count(shape.context, "step"),
+        "horizon": counted(shape.horizon, "step"),
+        "context": counted(shape.context, "step"),
         "LSTM steps": f"{shape.context // shape.patch} patches of {shape.patch}",
-        "season": _count(forecaster.season_, "step"),
-        "hidden units": f"{shape.hidden} × {_count(shape.layers, 'layer')}",
+        "season": counted(forecaster.season_, "step"),
+        "hidden units": f"{shape.hidden} × {counted(shape.layers, 'layer')}",
         "parameters": f"{sum(p.numel() for p in forecaster.network_.parameters()):,}",
         "quantiles": ", ".join(f"{level:g}" for level in forecaster.quantiles_) or "none",
         "intervals": "conformal" if forecaster.conformal else "as learned",
-        "covariates": _listed(inputs) if inputs else "none",
+        "covariates": listed(inputs) if inputs else "none",
         "calendar": "seen" if forecaster.calendar else "not seen",
         "dropout": f"{shape.dropout:g}",
         "batch": f"{forecaster.batch:,}",
         "learning rate": f"{forecaster.learning_rate:g}",
         "training steps": f"{forecaster.steps:,}" if forecaster.steps else "chosen by the data",
         "training": f"{rounds}, number {history.best + 1} kept",
-        "fitted in": _duration(history.seconds),
+        "fitted in": duration(history.seconds),
         "seed": str(forecaster.seed),
         "gatewise": version("gatewise"),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 or thing.endswith('s') else 's'}"
-
-
-def _short(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return some(map(_short, names), _SHOWN_NAMES)
-
-
-def _called(*names: str) -> str:
-    return " · ".join(str(name) for name in names if str(name))
 
 
 def _interval(levels: tuple[float, ...]) -> str:
@@ -393,19 +357,19 @@ def forecast_picture(backtest: Backtest, window: int, axis: Axes | None = None) 
     if axis is not None:
         _draw_window(backtest, window, axis)
         return axis.get_figure(root=True)  # type: ignore[return-value]
-    figure, axis = _figure(8, 3)
+    figure, axis = figure_of(8, 3)
     _draw_window(backtest, window, axis)
     ends = {
         "measured": (backtest.actual[window], INK),
         "forecast": (backtest.point[window], MODEL),
         "seasonal naive": (backtest.seasonal_naive[window], NAIVE),
     }
-    _label_ends(axis, {n: (backtest.actual.shape[1], v, c) for n, (v, c) in ends.items()})
+    label_ends(axis, {n: (backtest.actual.shape[1], v, c) for n, (v, c) in ends.items()})
     return figure
 
 
 def _window(backtest: Backtest, window: int) -> Figure:
-    figure, axis = _figure(4.5, 2.15)
+    figure, axis = figure_of(4.5, 2.15)
     _draw_window(backtest, window, axis)
     if len(set(zip(backtest.series, backtest.target, strict=True))) == 1:
         axis.set_title("", loc="left")  # the page's heading says it
@@ -427,19 +391,19 @@ def _draw_window(backtest: Backtest, window: int, axis: Axes) -> None:
             axis.vlines(ahead, low, high, color=MODEL, alpha=0.3, lw=6, label=label)
     naive = backtest.seasonal_naive[window]
     dots = dict(marker="o", ms=4.5) if steps == 1 else {}
-    _line(axis, ahead, naive, color=NAIVE, lw=0.9, alpha=0.65, label="seasonal naive", **dots)
+    line(axis, ahead, naive, color=NAIVE, lw=0.9, alpha=0.65, label="seasonal naive", **dots)
     measured = np.concatenate([before, backtest.actual[window]])
     places = np.arange(1 - len(before), steps + 1)
-    _line(axis, places, measured, color=INK, lw=0.9, label="measured")
-    _line(axis, ahead, backtest.point[window], color=MODEL, lw=1.7, label="forecast", **dots)
+    line(axis, places, measured, color=INK, lw=0.9, label="measured")
+    line(axis, ahead, backtest.point[window], color=MODEL, lw=1.7, label="forecast", **dots)
     axis.set_xlim(places[0] - 0.5, steps + 0.5)
     axis.locator_params(axis="y", nbins=4)
     at = sorted({1, steps})
     axis.set_xticks(at, stamps(backtest.times[window, [k - 1 for k in at]]))
     if steps > 1:
         axis.get_xticklabels()[-1].set_horizontalalignment("right")
-    name = _called(backtest.series[window], backtest.target[window])
-    axis.set_title(_short(name), loc="left", fontsize=8.5, color=INK, parse_math=False)
+    name = called(backtest.series[window], backtest.target[window])
+    axis.set_title(short(name), loc="left", fontsize=8.5, color=INK, parse_math=False)
 
 
 def _chosen(backtest: Backtest) -> list[int]:
@@ -465,7 +429,7 @@ def _chosen(backtest: Backtest) -> list[int]:
 def _data(summary: DataSummary) -> Figure:
     """The first series of each target, with the parts of the split."""
     shown = min(len(summary.targets), _TARGETS)
-    figure, axes = _figures_of(9, 1.35 * shown + 0.75, shown)
+    figure, axes = figure_rows(9, 1.35 * shown + 0.75, shown)
     times = summary.times
     ends = [*summary.splits, len(times)]
     for axis, target, values in zip(axes, summary.targets, summary.values, strict=False):
@@ -473,14 +437,14 @@ def _data(summary: DataSummary) -> Figure:
         axis.margins(x=0.005)
         axis.locator_params(axis="y", nbins=4)
         axis.set_title(
-            _short(_called(summary.name, target)),
+            short(called(summary.name, target)),
             loc="left",
             fontsize=8.5,
             color=INK,
             parse_math=False,
         )
         for start, end, colour, text in zip(
-            ends[:2], ends[1:], (_VALIDATION, _TEST), ("validation", "test"), strict=True
+            ends[:2], ends[1:], (VALIDATION, TEST), ("validation", "test"), strict=True
         ):
             if start >= end:
                 continue
@@ -498,7 +462,7 @@ def _overview(axis: Axes, times: Array, values: Array) -> None:
     """A series as a line; a long one as the mean of many parts, within their range."""
     size = -(-len(values) // _POINTS)
     if size == 1:
-        _line(axis, times, values, color=INK, lw=0.9)
+        line(axis, times, values, color=INK, lw=0.9)
         return
     parts = np.pad(values, (0, -len(values) % size), constant_values=np.nan).reshape(-1, size)
     with warnings.catch_warnings():
@@ -506,7 +470,7 @@ def _overview(axis: Axes, times: Array, values: Array) -> None:
         mean, low, high = np.nanmean(parts, 1), np.nanmin(parts, 1), np.nanmax(parts, 1)
     starts = times[::size]
     axis.fill_between(starts, low, high, color=INK, alpha=0.22, lw=0)
-    _line(axis, starts, mean, color=INK, lw=0.8)
+    line(axis, starts, mean, color=INK, lw=0.8)
 
 
 def _dated(axis: Axes, times: Array) -> None:
@@ -520,38 +484,8 @@ def _dated(axis: Axes, times: Array) -> None:
     axis.xaxis.get_offset_text().set(color=MUTED, fontsize=7.5)
 
 
-def _losses(history: History) -> Figure:
-    figure, axis = _figure(4.5, 2.4)
-    ends = {}
-    for name, losses, colour in (
-        ("training", history.train, LAST),
-        ("validation", history.validation, MODEL),
-    ):
-        rounds = np.arange(1, len(losses) + 1)
-        axis.plot(rounds, losses, color=colour, lw=1.5, marker="o", ms=2.5)
-        if losses:
-            ends[name] = len(losses), np.asarray(losses), colour
-    axis.locator_params(axis="x", nbins=9, integer=True)
-    axis.locator_params(axis="y", nbins=5)
-    axis.margins(y=0.14)
-    later = [*history.train[1:], *history.validation]
-    if history.train[1:] and history.train[0] > max(later) + 2 * (room := np.ptp(later)) > 0:
-        # the first round's descent would flatten all the others
-        axis.set_ylim(min(later) - 0.2 * room, max(later) + 0.4 * room)
-        axis.annotate(f"training from {history.train[0]:.3g}", (0, 1), (2, 3), xycoords="axes fraction",
-                      textcoords="offset points", fontsize=7.5, color=MUTED)  # fmt: skip
-    if history.best < len(history.validation):
-        kept = history.best + 1, history.validation[history.best]
-        axis.plot(*kept, "o", ms=8, mfc="none", mec=MODEL, mew=1.3)
-        axis.annotate("kept", kept, (0, 7), textcoords="offset points", fontsize=8, color=MODEL,
-                      ha="center", va="bottom")  # fmt: skip
-    axis.set_xlabel("round", fontsize=8, color=MUTED)
-    _label_ends(axis, ends)
-    return figure
-
-
 def _by_step(backtest: Backtest) -> Figure:
-    figure, axis = _figure(4.5, 2.4)
+    figure, axis = figure_of(4.5, 2.4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a step without a truth stays NaN
         errors = backtest.by_step()
@@ -559,18 +493,18 @@ def _by_step(backtest: Backtest) -> Figure:
     ahead = np.arange(1, steps + 1)
     for name, values in reversed(errors.items()):
         width = 1.9 if name == "gatewise" else 1.2
-        _line(axis, ahead, values, color=_COLOURS[name], lw=width)
+        line(axis, ahead, values, color=_COLOURS[name], lw=width)
     axis.set_ylim(bottom=0)
     axis.set_xlim(1, steps)
     axis.locator_params(axis="x", nbins=7, integer=True)
     axis.locator_params(axis="y", nbins=5)
     axis.set_xlabel("steps ahead", fontsize=8, color=MUTED)
-    _label_ends(axis, {name: (steps, v, _COLOURS[name]) for name, v in errors.items()})
+    label_ends(axis, {name: (steps, v, _COLOURS[name]) for name, v in errors.items()})
     return figure
 
 
 def _gates(
-    forecaster: Forecaster,
+    forecaster: Any,
     trace: Trace,
     values: Array,
     summary: DataSummary,
@@ -579,72 +513,3 @@ def _gates(
     shape = forecaster.shape_
     times = summary.times[-shape.context :: shape.patch]
     return gate_map(trace, values=values, step_labels=times, title=title)
-
-
-def _figures_of(width: float, height: float, rows: int) -> tuple[Figure, list[Axes]]:
-    figures = need("matplotlib.figure", "tasks")
-    figure = figures.Figure(figsize=(width, height), layout="constrained")
-    axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
-    for axis in axes:
-        quiet(axis)
-    return figure, axes
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure, axes = _figures_of(width, height, 1)
-    return figure, axes[0]
-
-
-def _line(axis: Axes, x: Array, y: Array, **style: Any) -> None:
-    """A line with gaps where there is no value, and a dot where a value stands between two gaps."""
-    axis.plot(x, y, solid_capstyle="round", **style)
-    seen = np.pad(np.isfinite(y), 1)
-    alone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
-    if alone.any():
-        axis.plot(x[alone], y[alone], ".", ms=3, color=style["color"], alpha=style.get("alpha"))
-
-
-def _label_ends(axis: Axes, lines: dict[str, tuple[int, Array, str]]) -> None:
-    """Name each line (its last x, its values, its colour) at its end, one name below another."""
-    low, high = axis.get_ylim()
-    figure = axis.get_figure(root=True)
-    gap = 0.16 / (0.75 * figure.get_size_inches()[1])  # type: ignore[union-attr]
-    known = [(n, x, v[np.isfinite(v)], c) for n, (x, v, c) in lines.items()]
-    ends = sorted(((v[-1] - low) / (high - low), n, x, c) for n, x, v, c in known if len(v))
-    if not ends:
-        return
-    heights = [end[0] for end in ends]
-    for k in range(1, len(heights)):
-        heights[k] = max(heights[k], heights[k - 1] + gap)
-    excess = max(0.0, heights[-1] - max(1.0, ends[-1][0]))
-    right = max(x for _, _, x, _ in ends)
-    for height, (_, name, _, colour) in zip(heights, ends, strict=True):
-        axis.annotate(name, (right, height - excess), (6, 0), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", fontsize=8, color=colour, va="center",
-                      annotation_clip=False)  # fmt: skip
-
-
-def _svg(figure: Figure, label: str) -> str:
-    """The figure as an inline svg element: real text, the page's colours, no address of anything."""
-    matplotlib = need("matplotlib", "tasks")
-    # names inside the page must differ from one picture to another, not from one run to another
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        written = _saved(figure, format="svg", transparent=True, dpi=160).decode()
-    body = written[written.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    view = re.search(r'viewBox="[^"]*"', body)
-    opening = f'<svg role="img" aria-label="{label}" {view[0] if view else ""}>'
-    body = opening + body[body.index(">") + 1 :]
-    for name, (light, _) in _PAGE.items():
-        body = body.replace(f": {light}", f": var(--{name})")
-    return body
-
-
-def _saved(figure: Figure, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # names may be in scripts that matplotlib's font lacks; on the page the reader's has them
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, **options)
-    return buffer.getvalue()

@@ -8,7 +8,7 @@ import numpy as np
 
 from gatewise.data.windows import least_observed
 from gatewise.errors import DataError, OptionError, caution
-from gatewise.tasks.forecast.options import share_or_rows
+from gatewise.tasks.kinds import part_size
 
 Array = np.ndarray
 
@@ -50,7 +50,7 @@ def part(given: object, rows: Array, horizon: int, name: str) -> Array:
     Raises:
         OptionError: it is neither a share below 1 nor a number of rows, or holds no window.
     """
-    size = share_or_rows(name, given)
+    size = part_size(name, given)
     if size == 0:
         return np.zeros_like(rows)
     if isinstance(size, float):

@@ -1,4 +1,4 @@
-"""What of the training is the forecaster's: loss and batches."""
+"""The forecaster's loss and its batches."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from gatewise.data.windows import Batch, Windows
-from gatewise.tasks.forecast.network import PatchLSTM, Shape
-from gatewise.train.fitting import Fitting, History, Recipe, Run, fit
+from gatewise.data.windows import Batch
+from gatewise.train.processes import rank_and_count
 
 
 def pinball(forecast: Tensor, batch: Batch, levels: Tensor) -> Tensor:
@@ -51,7 +49,7 @@ class Batches:
         return self.number or -(-len(spread(self.count)) // self.batch)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        rank, world = _process()
+        rank, world = rank_and_count()
         if self.number is None:
             chosen = spread(self.count)
             for start in range(0, len(chosen), self.batch):
@@ -67,56 +65,3 @@ class Batches:
                 else draw.integers(self.count, size=self.batch)
             )
             yield chosen[rank::world]
-
-
-def _process() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-class Training(Fitting):
-    """The forecaster's network with the pinball loss."""
-
-    def __init__(self, shape: Shape, levels: list[float], recipe: Recipe, names: list[str]) -> None:
-        super().__init__(recipe)
-        self.network = PatchLSTM(shape)
-        self.levels: Tensor
-        self.register_buffer("levels", torch.tensor(levels))
-        self.names = names
-
-    def losses(self, batch: Batch) -> Tensor:
-        return pinball(self.network(batch), batch, self.levels)
-
-    def place(self, batch: Batch, at: int) -> str:
-        series = self.names[int(batch.series[at])] or "the series"
-        return (
-            f"a window of series '{series}' that begins its horizon at row "
-            f"{int(batch.origin[at])}; the last good checkpoint is kept. Try a lower learning rate "
-            f"(--lr), or look at the values there"
-        )
-
-
-def train(
-    shape: Shape,
-    levels: list[float],
-    recipe: Recipe,
-    run: Run,
-    windows: Windows,
-    validation: Windows,
-) -> tuple[PatchLSTM, History]:
-    """Fit a network on ``windows``; the weights kept are those with the least loss on ``validation``.
-
-    Raises:
-        TrainingError: the loss is not a number any more.
-    """
-    per_round = -(-recipe.steps // recipe.rounds)
-    module = Training(shape, levels, recipe, windows.panel.names)
-    training, checks = (
-        DataLoader(each, batch_size=None, sampler=sampler)
-        for each, sampler in (
-            (windows, Batches(len(windows), recipe.batch, per_round, recipe.seed)),
-            (validation, Batches(len(validation), 2048, None, recipe.seed)),
-        )
-    )
-    return fit(module, training, checks, recipe, run), module.history

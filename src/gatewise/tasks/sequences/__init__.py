@@ -1,5 +1,1 @@
-"""Classification and regression of sequences given as arrays, by scikit-learn's conventions."""
-
-from gatewise.tasks.sequences.estimators import SequenceClassifier, SequenceRegressor
-
-__all__ = ["SequenceClassifier", "SequenceRegressor"]
+"""What the tasks on whole sequences share: one output for each sequence, a class or numbers."""

@@ -1,8 +1,8 @@
-"""Fits the network that reads sequences: the part held out, the batches and the loss."""
+"""Batches of sequences, and the parts of the data that are held out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gatewise.cells.language import Cell
-from gatewise.memory import check_network
-from gatewise.tasks.sequences.arrays import padded
-from gatewise.tasks.sequences.network import Reader, Shape
-from gatewise.train.fitting import Fitting, History, Recipe, Run, fit
+from gatewise.data.sequences import padded
+from gatewise.train.processes import rank_and_count
 
 Array = np.ndarray
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Batch(NamedTuple):
@@ -32,7 +28,7 @@ class Examples(Dataset):
     """Sequences with what is to be learned of them, cut into batches by index.
 
     Args:
-        values, starts: as of :class:`Sequences`, scaled.
+        values, starts: as of :class:`gatewise.data.sequences.Sequences`, scaled.
         target: N classes, or N×K numbers.
         weight: N.
     """
@@ -48,9 +44,9 @@ class Examples(Dataset):
         return Batch(x, lengths, self.target[at], self.weight[at], at)
 
 
-class Passes:
-    """Index batches of nearly one size, each epoch all of ``chosen`` once in an order of the seed and the
-    epoch alone."""
+class ShuffledBatches:
+    """Index batches of nearly one size: each epoch all of ``chosen`` once, in an order of the seed and the
+    epoch alone. Each process of a training takes its share of every batch, at least one member."""
 
     def __init__(self, chosen: Array, batch: int, seed: int) -> None:
         self.chosen, self.seed = chosen, seed
@@ -66,60 +62,46 @@ class Passes:
 
     def __iter__(self) -> Iterator[Array]:
         draw = np.random.default_rng([self.seed, self.epoch])
-        yield from np.array_split(draw.permutation(self.chosen), self.number)
+        yield from map(_share, np.array_split(draw.permutation(self.chosen), self.number))
 
 
-class Reading(Fitting):
-    """The network with its task's loss, weighted."""
+class OrderedBatches:
+    """Index batches of all of ``chosen``, in order."""
 
-    def __init__(self, cell: Cell | str, shape: Shape, loss: Loss, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        self.network = Reader(cell, shape)
-        self.loss = loss
+    def __init__(self, chosen: Array, batch: int) -> None:
+        self.parts = np.array_split(chosen, -(-len(chosen) // batch))
 
-    def losses(self, batch: Batch) -> Tensor:
-        return self.loss(self.network(batch.x, batch.lengths), batch.target) * batch.weight
+    def __len__(self) -> int:
+        return len(self.parts)
 
-    def place(self, batch: Batch, at: int) -> str:
-        return f"sample {int(batch.sample[at])}. Try a lower learning_rate, or look at the values there"
+    def __iter__(self) -> Iterator[Array]:
+        yield from map(_share, self.parts)
 
 
-def held_out(target: Array, chosen: Array, fraction: float, seed: int) -> Array:
-    """Which of the ``chosen`` samples stop the training: drawn at even distances along the sorted
-    targets, so that classes and sizes are as frequent among them as among all."""
-    if not fraction:
+def _share(batch: Array) -> Array:
+    """This process's share of a batch."""
+    rank, count = rank_and_count()
+    own = batch[rank::count]
+    return own if len(own) else batch[:1]
+
+
+def loaders(
+    examples: Examples, trained: Array, held: Array, batch: int, seed: int
+) -> tuple[DataLoader, DataLoader | None]:
+    """The batches for training and, where there are any, those for validation."""
+    training = DataLoader(examples, batch_size=None, sampler=ShuffledBatches(trained, batch, seed))
+    if not len(held):
+        return training, None
+    return training, DataLoader(examples, batch_size=None, sampler=OrderedBatches(held, 512))
+
+
+def drawn(target: Array, chosen: Array, size: float | int, seed: int) -> Array:
+    """Which of the ``chosen`` samples are held out: a share of them, or a number, drawn at even distances
+    along the sorted targets, so that classes and sizes are as frequent among them as among all."""
+    if not size:
         return chosen[:0]
     shuffled = np.random.default_rng(seed).permutation(chosen)
     along = shuffled[np.argsort(target[shuffled], kind="stable")]
-    count = max(1, round(fraction * len(chosen)))
+    count = max(1, round(size * len(chosen))) if isinstance(size, float) else size
+    count = min(count, len(chosen))
     return along[((np.arange(count) + 0.5) * len(chosen) / count).astype(np.int64)]
-
-
-def train(
-    cell: Cell | str,
-    shape: Shape,
-    loss: Loss,
-    recipe: Recipe,
-    examples: Examples,
-    parts: tuple[Array, Array],
-    progress: bool,
-) -> tuple[Reader, History]:
-    """Fit a network on the first of the ``parts``, indices of examples; the second, which may be
-    empty, stops it.
-
-    Raises:
-        TrainingError: the loss is not a number any more.
-    """
-    check_network(lambda: Reader(cell, shape), f"hidden={shape.hidden}, layers={shape.layers}")
-    trained, held = parts
-    training = DataLoader(
-        examples, batch_size=None, sampler=Passes(trained, recipe.batch, recipe.seed)
-    )
-    checks = None
-    if len(held):
-        chunks = np.array_split(held, -(-len(held) // 512))
-        checks = DataLoader(examples, batch_size=None, sampler=chunks)
-    with torch.random.fork_rng(devices=[]):
-        module = Reading(cell, shape, loss, recipe)
-        network: Reader = fit(module, training, checks, recipe, Run(progress=progress))
-    return network, module.history

@@ -1,26 +1,19 @@
-"""Sequences of equal or unequal length as one array, its scale, and batches cut from it."""
+"""Sequences of equal or unequal length as one array, its scale, and padded batches of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gatewise.data.moments import rounding
-from gatewise.data.table import load, name_of, numbers
 from gatewise.errors import DataError
-from gatewise.forks import check_polars
 
 Array = np.ndarray
 Names = tuple[str, ...]
-
-
-class NotNumbersError(DataError, TypeError):
-    """X holds objects that are no numbers; scikit-learn's checks expect a TypeError."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +41,6 @@ class Sequences:
         if not steps:
             raise DataError(f"X has the shape {array.shape}: sequences need at least one step")
         return cls(array.reshape(-1, inputs), np.arange(count + 1) * steps)
-
-    @classmethod
-    def framed(cls, frames: Sequence[Any], names: Names | None) -> Sequences:
-        """Of N frames T×I of pandas, polars or pyarrow, whose columns are brought to the order of
-        ``names``, or of the first frame where that is None.
-
-        Raises:
-            DataError: a sample is no frame, or has other columns; the message names it.
-        """
-        parts = []
-        for sample, frame in enumerate(frames):
-            if (found := frame_names(frame)) is None:
-                raise DataError(
-                    f"sample {sample} of X is {type(frame).__name__} and sample 0 a frame with named "
-                    f"columns; give frames alone, or arrays alone"
-                )
-            _check_columns(sample, found, names or found)
-            names = names or found
-            order = [found.index(name) for name in names]
-            parts.append(_frame_values(sample, frame, found)[:, order])
-        return replace(cls.listed(parts), names=names)
 
     @classmethod
     def listed(cls, parts: Sequence[Array]) -> Sequences:
@@ -99,6 +71,21 @@ class Sequences:
     def inputs(self) -> int:
         """I, the number of features."""
         return int(self.values.shape[1])
+
+    def chosen(self, which: Array) -> Sequences:
+        """Some of the sequences."""
+        parts = [np.arange(self.starts[k], self.starts[k + 1]) for k in which]
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+        return Sequences(self.values[np.concatenate(parts)], starts, self.names)
+
+    def beside(self, other: Sequences) -> Sequences:
+        """These sequences, then the others."""
+        starts = np.concatenate([self.starts, self.starts[-1] + other.starts[1:]])
+        return Sequences(np.concatenate([self.values, other.values]), starts, self.names)
+
+    def rows(self, sample: int) -> slice:
+        """The rows of ``values`` that are a sample's."""
+        return slice(int(self.starts[sample]), int(self.starts[sample + 1]))
 
     @property
     def lengths(self) -> Array:
@@ -189,90 +176,3 @@ def padded(values: Array, starts: Array, chosen: Array) -> tuple[Tensor, Tensor 
     if inside.all():
         return x, None
     return x * torch.from_numpy(inside)[..., None], torch.from_numpy(lengths)
-
-
-def listed(X: Any) -> list[Any] | None:
-    """The members of a list, an array of objects or a series of pandas or polars; None where X is
-    something else, or empty."""
-    if isinstance(X, np.ndarray):
-        members = X.dtype == object and X.ndim == 1
-    else:
-        members = isinstance(X, (list, tuple)) or (
-            hasattr(X, "to_list") and hasattr(X, "dtype") and not hasattr(X, "columns")
-        )
-    if not members or not len(X):
-        return None
-    return X.to_list() if hasattr(X, "to_list") else list(X)
-
-
-def ragged(members: Sequence[Any]) -> list[Array] | None:
-    """The arrays of a list of sequences; None where it is something else.
-
-    A list of rows of one length, all of numbers, is a table and so something else.
-
-    Raises:
-        DataError: a member is neither; the message names it.
-    """
-    parts = []
-    for sample, each in enumerate(members):
-        try:
-            parts.append(np.asarray(as_array(each)))
-        except ValueError as error:
-            raise DataError(f"sample {sample} of X is no array T×I: {error}") from error
-    if any(part.ndim == 0 for part in parts):
-        return None
-    rows = all(part.ndim == 1 for part in parts)
-    return None if rows and len({len(part) for part in parts}) == 1 else parts
-
-
-def as_array(given: Any) -> Any:
-    """A tensor as the array that it is; anything else as it was given.
-
-    Raises:
-        ForkError: it is polars' and this process lacks polars' threads.
-    """
-    parts = given if isinstance(given, list | tuple) else (given,)
-    if parts and type(parts[0]).__module__.startswith("polars"):
-        check_polars()
-    return given.detach().cpu().numpy() if isinstance(given, Tensor) else given
-
-
-def frame_names(frame: Any) -> Names | None:
-    """The names of a frame's columns, as texts; None where it is no frame of pandas, polars or pyarrow."""
-    if (
-        isinstance(frame, np.ndarray)
-        or not hasattr(frame, "columns")
-        or not hasattr(frame, "shape")
-    ):
-        return None
-    columns = getattr(frame, "column_names", frame.columns)  # pyarrow lists arrays under columns
-    return tuple(name_of(name) for name in columns)
-
-
-def _check_columns(sample: int, found: Names, wanted: Names) -> None:
-    if len(set(found)) < len(found):
-        twice = next(name for name in found if found.count(name) > 1)
-        raise DataError(
-            f"sample {sample} of X has two columns named {twice!r}; names must be unique"
-        )
-    lacking = [name for name in wanted if name not in found]
-    strange = [name for name in found if name not in wanted]
-    if lacking or strange:
-        said = [f"lacks the column {lacking[0]!r}"] if lacking else []
-        said += [f"has a column {strange[0]!r} that is not expected"] if strange else []
-        raise DataError(
-            f"sample {sample} of X {' and '.join(said)}; frames are matched by the names of their "
-            f"columns, here {', '.join(map(repr, wanted[:20]))}"
-        )
-
-
-def _frame_values(sample: int, frame: Any, names: Names) -> Array:
-    """T×I numbers, NaN where one is missing."""
-    values = np.asarray(frame)
-    if values.dtype.kind in "fiub":
-        return values
-    try:
-        table = load(frame)
-        return np.stack([numbers(table, name) for name in names], axis=1)
-    except DataError as error:
-        raise DataError(f"sample {sample} of X: {error}") from None

@@ -1,26 +1,21 @@
-"""A saved forecaster, and a forecast's file."""
+"""What a forecaster has learned, as it is saved: checks of its entries, and tensors beside the network's."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import re
 import zoneinfo
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise.data.frequency import spelled
 from gatewise.data.scaling import Moments, Scaling
-from gatewise.data.table import name_of, names_of
 from gatewise.data.timeline import Timeline
-from gatewise.errors import ModelFileError, OptionError
+from gatewise.errors import ModelFileError
 from gatewise.options import probability, real, whole
 from gatewise.tasks.described import (
-    HISTORY,
     Check,
     agree,
     count,
@@ -31,112 +26,12 @@ from gatewise.tasks.described import (
     text,
     wrong,
 )
-from gatewise.tasks.forecast.network import PatchLSTM, Shape
-from gatewise.tasks.saved import Saved, write_model
-from gatewise.tasks.unfitted import UnfittedError
-from gatewise.train.fitting import History
-from gatewise.whole import write_whole
 
-if TYPE_CHECKING:
-    from gatewise.tasks.forecast.forecaster import Forecaster
-
+OFFSETS = "conformal.offsets"
 _SCALING = "scaling."  # before the names of the tensors that are the scaling's
 
 
-def save(forecaster: Forecaster, folder: Path) -> Path:
-    """Write the forecaster's folder.
-
-    Raises:
-        NotFittedError: there is nothing to save yet.
-        ModelFileError: the disk is full, the folder cannot be written, or the model could not be loaded;
-            what was there stays.
-    """
-    if not hasattr(forecaster, "network_"):
-        raise UnfittedError("this forecaster has not been fitted yet: call fit first")
-    tensors = {name: each.float() for name, each in forecaster.network_.state_dict().items()}
-    tensors["conformal.offsets"] = torch.from_numpy(forecaster.offsets_)
-    for name, values in forecaster.scaling_.arrays().items():
-        tensors[_SCALING + name] = torch.from_numpy(values)
-    options, learned = forecaster.get_params(deep=False), forecaster._learned()
-    if options["freq"] is not None:
-        options["freq"] = spelled(options["freq"])  # also of an offset of pandas
-    for role in ("target", "past", "known", "static"):
-        options[role] = names_of(options[role])
-    for role in ("time", "series"):
-        options[role] = None if options[role] is None else name_of(options[role])
-    return write_model(folder, "forecast", options, learned, tensors)
-
-
-def write_table(table: Any, path: Path) -> None:
-    """Write a polars table whole to a .csv or .parquet file.
-
-    Raises:
-        OptionError: the name ends in something else.
-        ModelFileError: it cannot be written there; what was there stays.
-    """
-    writers = {".csv": table.write_csv, ".parquet": table.write_parquet}
-    if path.suffix not in writers:
-        raise OptionError(f"the forecast's file must end in .csv or .parquet, not '{path.name}'")
-    buffer = io.BytesIO()
-    writers[path.suffix](buffer)
-    write_whole(path.parent, {path.name: buffer.getvalue()})
-
-
-def read(saved: Saved) -> Forecaster:
-    """The forecaster that was saved.
-
-    Raises:
-        ModelFileError: the description is not one, or the tensors are not those that it needs.
-        OptionError: an option has a value that cannot be used.
-    """
-    forecaster = _untrained(saved.options)
-    learned = record(_learned_checks(saved.most, len(saved.stored)))("learned", saved.learned)
-    forecaster.timeline_ = learned["timeline"]
-    forecaster.static_labels_ = learned["static_labels"]
-    forecaster.season_ = learned["season"]
-    forecaster.calendar_ = learned["calendar"]
-    forecaster.shape_ = Shape(**learned["shape"])
-    forecaster.validation_ = learned["validation"]
-    forecaster.trained_, forecaster.seen_ = learned["trained"], learned["seen"]
-    forecaster.history_ = History(**learned["history"])
-    _check_fit(forecaster)
-    with torch.device("meta"):  # the sizes, before anything is made of them
-        network = PatchLSTM(forecaster.shape_)
-    beside = _beside(forecaster)
-    gaps = {name for name in beside if name.startswith(_SCALING) and ".static." not in name}
-    tensors = saved.tensors({**network.state_dict(), **beside}, gaps)
-    forecaster.offsets_ = tensors.pop("conformal.offsets").numpy()
-    forecaster.scaling_ = _scaling(list(forecaster.trained_), tensors)
-    network.load_state_dict(tensors, assign=True)
-    forecaster.network_ = network.eval()
-    return forecaster
-
-
-def _untrained(saved: dict[str, Any]) -> Forecaster:
-    from gatewise.tasks.forecast.forecaster import Forecaster
-
-    checks: dict[str, Check] = dict.fromkeys(Forecaster._get_param_names(), _option)
-    checks |= dict.fromkeys(("time", "series", "freq", "time_format"), maybe(text))
-    options = record(checks)("options", saved)
-    try:
-        forecaster = Forecaster(**options)
-        forecaster._resolve()
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(f"options: {error}") from error
-    return forecaster
-
-
-def _option(name: str, value: Any) -> Any:
-    """An option's value, a tuple where it is several; its range is the forecaster's to check."""
-    if isinstance(value, dict):
-        raise wrong(name, "a text, a number or a list of these", value)
-    return tuple(value) if isinstance(value, list) else value
-
-
-# ---------------------------------------------------------------------------- what fit has learned
-
-
-def _learned_checks(most: int, tensors: int) -> dict[str, Check]:
+def learned_checks(most: int, tensors: int) -> dict[str, Check]:
     """What the entries of ``learned`` must be, where the tensors hold ``most`` numbers."""
     size, some = count(1, most), count(0, most)
     shape = dict(
@@ -162,7 +57,6 @@ def _learned_checks(most: int, tensors: int) -> dict[str, Check]:
         validation=_part,
         trained=ends,
         seen=ends,
-        history=HISTORY,
     )
 
 
@@ -207,13 +101,13 @@ def _zone(name: str, value: Any) -> str:
     return zone
 
 
-def _beside(forecaster: Forecaster) -> dict[str, Tensor]:
-    """The tensors beside the network's, as meta tensors."""
+def expected_tensors(forecaster: Any) -> tuple[dict[str, Tensor], set[str]]:
+    """The tensors beside the network's, as meta tensors, and the names of those that may hold NaN."""
     shape, series = forecaster.shape_, len(forecaster.trained_)
     columns = dict(target=len(forecaster.target_), past=shape.past, known=shape.known)
     parts = [part.name for part in dataclasses.fields(Moments)]
     sizes = {
-        "conformal.offsets": (shape.horizon, shape.quantiles),
+        OFFSETS: (shape.horizon, shape.quantiles),
         **{
             f"{_SCALING}{kind}.{part}": (count, series)
             for kind, count in columns.items()
@@ -224,14 +118,21 @@ def _beside(forecaster: Forecaster) -> dict[str, Tensor]:
         f"{_SCALING}seasonal_error": (columns["target"], series),
     }
     kind = torch.float64
-    return {name: torch.empty(size, dtype=kind, device="meta") for name, size in sizes.items()}
+    found = {name: torch.empty(size, dtype=kind, device="meta") for name, size in sizes.items()}
+    gaps = {name for name in found if name.startswith(_SCALING) and ".static." not in name}
+    return found, gaps
 
 
-def _scaling(names: list[str], tensors: dict[str, Tensor]) -> Scaling:
-    """Taken from the tensors."""
+def scaling_tensors(scaling: Scaling) -> dict[str, Tensor]:
+    """A scaling as tensors."""
+    return {_SCALING + name: torch.from_numpy(each) for name, each in scaling.arrays().items()}
+
+
+def scaling_of(names: list[str], tensors: dict[str, Tensor]) -> Scaling:
+    """The scaling of these series that the tensors hold."""
     arrays = {
-        name.removeprefix(_SCALING): tensors.pop(name).numpy()
-        for name in list(tensors)
+        name.removeprefix(_SCALING): values.numpy()
+        for name, values in tensors.items()
         if name.startswith(_SCALING)
     }
     for name, values in arrays.items():
@@ -242,7 +143,7 @@ def _scaling(names: list[str], tensors: dict[str, Tensor]) -> Scaling:
     return Scaling.from_arrays(names, arrays)
 
 
-def _check_fit(forecaster: Forecaster) -> None:
+def check_fit(forecaster: Any) -> None:
     """That the forecaster's options, its network's sizes and what it has learned go together.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The network that reads a sequence: a recurrent layer of any cell, its states as one vector, a head."""
+"""The network that reads a sequence: a recurrent encoder of any cell, its states as one vector, a head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POOLINGS = ("last", "mean", "attention")
 
 
 @dataclass(frozen=True)
-class Shape:
+class SequenceShape:
     """Sizes that the network is built from."""
 
     inputs: int
@@ -28,11 +28,14 @@ class Shape:
     pooling: str
 
 
-class Reader(nn.Module):
-    """A recurrent layer, its states pooled ("last": each direction's after its last step; "mean": over
-    the steps; "attention": see :class:`gatewise.AttentionPooling`), and a linear head."""
+class SequenceNetwork(nn.Module):
+    """A recurrent layer, its states pooled, and a linear head.
 
-    def __init__(self, cell: Cell | str, shape: Shape) -> None:
+    The pooled vector is, by ``pooling``: "last", each direction's state after its last step; "mean", the
+    mean over the steps; "attention", see :class:`gatewise.AttentionPooling`.
+    """
+
+    def __init__(self, cell: Cell | str, shape: SequenceShape) -> None:
         super().__init__()
         sizes = (shape.inputs, shape.hidden, shape.layers)
         options: dict[str, Any] = dict(
@@ -53,7 +56,7 @@ class Reader(nn.Module):
         self.head = nn.Linear(width, shape.outputs)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, trace: bool = False) -> Any:
-        """B×outputs of x, B×T×I; with ``trace`` the recurrent layer's too."""
+        """B×outputs of x, B×T×I; with ``trace`` the recurrent layer's trace too."""
         result = self.recurrent(x, lengths=lengths, trace=trace)
         outputs = self.head(self.dropout(self._pooled(result[0], result[1], lengths)))
         return (outputs, result[2]) if trace else outputs

@@ -14,7 +14,7 @@ from gatewise.nn.layers import LSTM
 
 
 @dataclass(frozen=True)
-class Shape:
+class ForecasterShape:
     """Sizes that the network is built from; ``context`` is a multiple of ``patch``."""
 
     context: int
@@ -40,7 +40,7 @@ class PatchLSTM(nn.Module):
     that the LSTM has only to learn what a seasonal linear model misses.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ForecasterShape) -> None:
         super().__init__()
         self.shape = shape
         self.patches = shape.context // shape.patch

@@ -1,0 +1,102 @@
+"""The verbs of cells: cells, equations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from gatewise.cli.parsing import PATH, WHOLE
+from gatewise.errors import OptionError
+from gatewise.options import whole
+
+if TYPE_CHECKING:
+    from gatewise.backends.contract import Backend
+    from gatewise.cells.language import Cell
+
+
+def add_cells(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.set_defaults(run=_run_cells)
+    verb.add_argument("cell", nargs="?", help="all there is to say of this one")
+    verb.add_argument(
+        "--inputs", type=WHOLE, help="I, the inputs of the layer that is counted (128)"
+    )
+    verb.add_argument("--units", type=WHOLE, help="H, its units (128)")
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the same for machines")
+    form.add_argument(
+        "--docs", type=PATH, metavar="FOLDER", help="write a page for each cell there"
+    )
+
+
+def _run_cells(given: argparse.Namespace) -> None:
+    from gatewise.cells.catalogue import CELLS, find
+    from gatewise.emit.account import listing, record, sheet
+    from gatewise.emit.page import write
+
+    if given.docs is not None:
+        _check_alone("--docs", cell=given.cell, inputs=given.inputs, units=given.units)
+        print(f"pages     {given.docs} ({len(write(CELLS.values(), given.docs))} files)")
+        return
+    sizes = {name: getattr(given, name) for name in ("inputs", "units")}
+    sizes = {name: 128 if size is None else whole(name, size) for name, size in sizes.items()}
+    if given.json:
+        cells = list(CELLS.values()) if given.cell is None else [find(given.cell)]
+        records = [
+            {**record(cell, **sizes), "backends": _backends(cell, **sizes)} for cell in cells
+        ]
+        print(json.dumps(records if given.cell is None else records[0], indent=1))
+    elif given.cell is None:
+        print(listing(CELLS.values(), **sizes))
+    else:
+        cell = find(given.cell)
+        print(sheet(cell, **sizes, backends=_backends(cell, **sizes)))
+
+
+def _check_alone(option: str, **others: Any) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise OptionError(
+                f"{option} writes every cell's page and takes no {name}, not {value!r}"
+            )
+
+
+def _backends(cell: Cell, inputs: int, units: int) -> dict[str, str]:
+    """Each backend, in order of preference, and how it runs a plain layer of the cell here in
+    float32, or that it cannot and why."""
+    from gatewise.backends.contract import Spec
+    from gatewise.backends.registry import BACKENDS
+
+    spec = Spec(cell=cell, input_size=inputs, hidden_size=units)
+    told = {}
+    for name in BACKENDS:
+        backend = cast("Backend", import_module(f"gatewise.backends.{name}"))
+        reason = backend.supports(spec)
+        told[name] = f"no: it {reason}" if reason else backend.describe(spec)
+    return told
+
+
+def add_equations(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.set_defaults(run=_run_equations)
+    verb.add_argument("cell", nargs="?", help="one of the built-in cells; all are listed without")
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--text", action="store_true", help="the text alone")
+    form.add_argument("--latex", action="store_true", help="the LaTeX alone")
+
+
+def _run_equations(given: argparse.Namespace) -> None:
+    from gatewise.cells.catalogue import CELLS, find
+    from gatewise.emit.account import describe, in_words
+    from gatewise.emit.equations import latex, text
+
+    if given.cell is None:
+        width = max(map(len, CELLS))
+        for cell in CELLS.values():
+            print(f"{cell.name:<{width}}  {describe(cell).summary}")
+        return
+    cell = find(given.cell)
+    if given.text or given.latex:
+        print(text(cell) if given.text else latex(cell))
+    else:
+        print("\n\n".join([*in_words(cell), text(cell), latex(cell)]))

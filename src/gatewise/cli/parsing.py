@@ -1,0 +1,118 @@
+"""Arguments of the command line: values, flags derived from options, and the errors of both."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn
+
+from gatewise.arguments import FLAG, Option, integer, path
+from gatewise.errors import OptionError, near
+
+_SHOWN = 40
+# Shorter names of flags.
+_SHORT = {"learning_rate": "--lr"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in the sentence that all other errors have."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **{"allow_abbrev": False, **named})
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(
+            f"{message.removeprefix('argument ')} ({self.prog} --help shows the options)"
+        )
+
+
+def as_kind(read: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
+    """What argparse makes a value of, and the sentence that refuses the others."""
+
+    def made(text: str) -> Any:
+        try:
+            return read(text)
+        except (ValueError, OverflowError):
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            raise argparse.ArgumentTypeError(f"expected {expected}, not {shown!r}") from None
+
+    return made
+
+
+WHOLE = as_kind(integer, "an integer below 2**63")
+NUMBER = as_kind(float, "a number")
+PATH = as_kind(path, "a path")
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    options: Mapping[str, Option],
+    required: Collection[str] = (),
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Add a flag for each option. What is not given is absent from the result, so that the defaults stand
+    in one place, the library.
+
+    Args:
+        required: options that must be given here, beside those without a default.
+        notes: what the help of an option begins with.
+    """
+    for name, option in options.items():
+        flags = [flag_of(name), *([_SHORT[name]] if name in _SHORT else [])]
+        text = (notes or {}).get(name, "") + _help(option)
+        named: dict[str, Any] = dict(dest=name, default=argparse.SUPPRESS, help=text)
+        if option.kind is FLAG:
+            parser.add_argument(*flags, action="store_true", **named)
+            continue
+        named |= dict(type=as_kind(option.kind.read, option.kind.expected))
+        named |= dict(required=option.required or name in required)
+        if option.kind.many == "append":
+            named |= dict(action="append")
+        elif option.kind.many == "list":
+            named |= dict(nargs="+")
+        parser.add_argument(*flags, **named)
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option."""
+    return "--" + name.replace("_", "-")
+
+
+def given_of(given: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
+    """The options that were given, by name."""
+    return {name: value for name, value in vars(given).items() if name in options}
+
+
+def _help(option: Option) -> str:
+    text = re.sub(r":\w+:|`", "", option.help)
+    if option.required or option.default is None or option.kind is FLAG or option.default == ():
+        return text.replace("%", "%%")
+    default = option.default
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return f"{text} (default: {shown})".replace("%", "%%")
+
+
+def check_known(
+    parser: argparse.ArgumentParser,
+    unknown: list[str],
+    known: Mapping[str, Option],
+    others: Mapping[str, Collection[str]],
+) -> None:
+    """Raise OptionError for arguments that no option takes.
+
+    Args:
+        known: the options that there are.
+        others: each option of another task, and the tasks that have it.
+    """
+    if not unknown:
+        return
+    flag = unknown[0].partition("=")[0]
+    name = flag.removeprefix("--").replace("-", "_")
+    if flag.startswith("--") and name in others:
+        raise OptionError(
+            f"unrecognized arguments: {flag}, which is an option of {' and '.join(others[name])} "
+            f"({parser.prog} --help shows the options)"
+        )
+    hint = near(flag, [flag_of(each) for each in known]) if flag.startswith("--") else ""
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")

@@ -1,0 +1,1 @@
+"""Report pages: one self-contained file, and the parts that tasks share."""

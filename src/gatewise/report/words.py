@@ -1,0 +1,48 @@
+"""Words and numbers of report pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from gatewise.errors import some
+
+_NAMES = 6  # of a list, that are shown
+_NAME = 48  # characters of a name that are shown
+
+
+def percent(share: float) -> str:
+    return "less than 0.1%" if 0 < share < 0.001 else f"{share:.{0 if share >= 0.1 else 1}%}"
+
+
+def shown_number(value: float) -> str:
+    """Three or four figures, thousands parted, and no exponent where it can be done without."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0 or 1e-4 <= abs(value) < 1e7:
+        digits = max(0, 3 - math.floor(math.log10(abs(value) or 1)))
+        return f"{value:,.{min(digits, 5)}f}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 or thing.endswith('s') else 's'}"
+
+
+def short(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+
+
+def listed(names: Iterable[str]) -> str:
+    return some(map(short, names), _NAMES)
+
+
+def called(*names: str) -> str:
+    return " · ".join(str(name) for name in names if str(name))

@@ -1,0 +1,134 @@
+"""The regressor: sequences in, a number or several for each of them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from torch import Tensor
+
+from gatewise.data.output import table_like
+from gatewise.data.sequences import Scale
+from gatewise.data.sources.series import SeriesTable
+from gatewise.errors import OptionError
+from gatewise.report.scores import Evaluation
+from gatewise.tasks.kinds import Columns, Device
+from gatewise.tasks.sequences import baselines
+from gatewise.tasks.sequences.baselines import LinearModel
+from gatewise.tasks.sequences.scoring import of_numbers
+from gatewise.tasks.sequences.targets import numbers_of
+from gatewise.tasks.sequences.task import SequenceTask
+
+Array = np.ndarray
+
+
+@dataclass(eq=False, repr=False)
+class Regressor(RegressorMixin, SequenceTask):
+    """Give each sequence a number, or several.
+
+    An estimator of scikit-learn. X, the arguments and the attributes are those of
+    :class:`gatewise.Classifier`, less classes and ``class_weight``; the targets are brought to mean 0 and
+    deviation 1 by the training part, and the loss is the squared error.
+
+    Args:
+        target: of a table, the columns of numbers to learn, constant within a series.
+
+    Attributes:
+        target_scale_: each target's location and spread.
+    """
+
+    name: ClassVar[str] = "regress"
+
+    target: Columns | None = None
+
+    def source(self) -> SeriesTable:
+        options = self.options_
+        if not options.target:
+            raise OptionError("a table needs the columns to learn: give target=, --target")
+        columns = options.channels or ()
+        return SeriesTable(
+            options.series, options.time, None, options.target, columns, options.time_format
+        )
+
+    def checked_y(self, y: Any, count: int) -> Array:
+        return numbers_of(self, y, count)
+
+    def target_of(self, y: Any, weight: Array) -> tuple[Array, Array]:
+        self.single_ = y.ndim == 1
+        return y[:, None] if self.single_ else y, weight
+
+    def scaled_target(self, target: Array, known: Array) -> Array:
+        self.target_scale_ = Scale.of(target, known)
+        return self.target_scale_.applied(target)
+
+    def baseline_of(self, plain: Array, target: Array, weight: Array) -> LinearModel:
+        return baselines.ridge(plain, target, weight)
+
+    def element_loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return ((outputs - target) ** 2).mean(1)
+
+    def _numbers(self, sequences: Any, device: Any) -> Array:
+        """N×K."""
+        scale = self.target_scale_
+        numbers: Array = self._outputs(sequences, device) * scale.spread + scale.location
+        return numbers
+
+    def predict(self, X: Any, *, device: Device = "cpu") -> Any:
+        """The numbers of each sequence.
+
+        Args:
+            device: where the network runs: "cpu", "cuda", "cuda:1".
+
+        Returns:
+            N numbers, or N×K; of a table, a table of the same kind: the series, and ``prediction``, or
+            ``prediction_`` and the name of each of several targets.
+        """
+        if self.series is None:
+            numbers = self._numbers(self._fitted(X), device)
+            return numbers[:, 0] if self.single_ else numbers
+        found = self._fitted_table(X, learned=False)
+        numbers = self._numbers(found.sequences, device)
+        targets = self.options_.target
+        names = [f"prediction_{name}" for name in targets] if len(targets) > 1 else ["prediction"]
+        columns = dict(zip(names, numbers.T, strict=True))
+        return table_like({self.series: found.labels, **columns}, X)
+
+    def evaluate(self, X: Any, y: Any = None, *, device: Device = "cpu") -> Evaluation:
+        """Scores on sequences that the model has not learned from, beside the mean and a ridge regression
+        on each channel's mean, deviation, range, first and last value.
+
+        Args:
+            X: as :meth:`fit` had it; a table with its columns of targets.
+            y: N or N×K numbers, of arrays alone.
+            device: where the network runs: "cpu", "cuda", "cuda:1".
+
+        Raises:
+            DataError: there is no sequence left to score.
+        """
+        sequences, truth, _, notes = self.unseen(X, y)
+        truth = truth[:, None] if truth.ndim == 1 else truth
+        linear = self.baseline_
+        plain = baselines.features(self._scaled(sequences))
+        rows = {
+            "mean": of_numbers(truth, np.broadcast_to(linear.prior, truth.shape)),
+            "linear model": of_numbers(truth, linear.outputs(plain)),
+        }
+        ours = of_numbers(truth, self._numbers(sequences, device))
+        return self.evaluation(ours, rows, len(truth), "rmse", notes)
+
+    def scales(self) -> tuple[str, ...]:
+        return (*super().scales(), "target_scale_")
+
+    def learned(self) -> dict[str, Any]:
+        return super().learned() | {"single": self.single_}
+
+    def take_learned(self, learned: dict[str, Any]) -> None:
+        self.single_ = learned["single"]
+        super().take_learned(learned)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,108 @@
+"""Labels, numbers and weights as users of scikit-learn give them, checked."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+
+from gatewise.data.sources.arrays import as_array
+from gatewise.errors import DataError
+
+Array = np.ndarray
+
+
+def labels_of(estimator: BaseEstimator, y: Any, count: int) -> Array:
+    y = _given(estimator, y)
+    _check_labels(y)
+    try:
+        check_classification_targets(y)
+        labels = column_or_1d(y, warn=True)
+    except (ValueError, TypeError) as error:
+        raise DataError(str(error)) from error
+    if labels.dtype.kind in "mV":
+        raise DataError(f"y holds {labels.dtype}; labels are texts, numbers, booleans or dates")
+    return _as_many(labels, count)
+
+
+def _check_labels(y: Any) -> None:
+    """Raise DataError where labels of Python's types are missing, of several types or of none that can
+    be sorted and saved."""
+    listed = isinstance(y, (list, tuple))  # of which numpy would make texts where one is among them
+    array = np.asarray(y, dtype=object) if listed else np.asarray(y)
+    if array.dtype.kind == "S":
+        raise DataError("y holds bytes; labels are texts or numbers: decode them")
+    if array.dtype != object or array.ndim != 1:
+        return
+    kinds: dict[str, int] = {}
+    for sample, label in enumerate(array):
+        if label is None or type(label).__name__ in ("NAType", "NaTType") or label != label:
+            raise DataError(f"y has no label for sample {sample}: {label!r}")
+        kinds.setdefault(_kind_of_label(label, sample), sample)
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise DataError(
+            f"y mixes {one} and {other}, such as {array[first]!r} and {array[second]!r}; labels are "
+            f"all of one type"
+        )
+
+
+def _kind_of_label(label: Any, sample: int) -> str:
+    kinds: dict[str, Any] = {
+        "texts": str,
+        "booleans": (bool, np.bool_),
+        "numbers": Real,
+        "dates": np.datetime64,
+    }
+    for kind, types in kinds.items():
+        if isinstance(label, types):
+            return kind
+    raise DataError(
+        f"y holds {type(label).__name__}, such as {label!r} for sample {sample}; labels are texts, "
+        f"numbers, booleans or numpy's datetime64"
+    )
+
+
+def numbers_of(estimator: BaseEstimator, y: Any, count: int) -> Array:
+    try:
+        numbers = check_array(
+            _given(estimator, y), ensure_2d=False, dtype=np.float64, input_name="y"
+        )
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(str(error)) from error
+    if numbers.ndim not in (1, 2):
+        raise DataError(f"y has the shape {numbers.shape}; expected N or N×K numbers")
+    return _as_many(numbers, count)
+
+
+def _given(estimator: BaseEstimator, y: Any) -> Any:
+    if y is None:
+        raise DataError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is None"
+        )
+    return as_array(y)
+
+
+def _as_many(y: Array, count: int) -> Array:
+    if len(y) != count:
+        raise DataError(f"X has {count} samples and y has {len(y)}; expected one y for each sample")
+    return y
+
+
+def weights_of(given: Any, count: int) -> Array:
+    """N weights, 1 where none are given."""
+    if given is None:
+        return np.ones(count)
+    weight = np.array(as_array(given), np.float64)
+    if weight.shape != (count,) or not np.isfinite(weight).all() or (weight < 0).any():
+        raise DataError(
+            f"sample_weight has the shape {weight.shape}; expected {count} finite numbers from 0 on, "
+            f"one for each sample"
+        )
+    if not weight.any():
+        raise DataError("sample_weight is zero for every sample, so that there is nothing to learn")
+    return weight

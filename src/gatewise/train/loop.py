@@ -1,0 +1,186 @@
+"""Fits a network by Lightning: rounds of training and validation, checkpoints, and the weights that are kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from gatewise import signals
+from gatewise.errors import OptionError, Stopped, TrainingError, need, out_of_memory
+from gatewise.train import folder
+from gatewise.train.checkpoint import SafeCheckpoints
+from gatewise.train.folder import Claim
+from gatewise.train.history import History, best_round, complete
+from gatewise.train.objective import Material, Objective, Training
+from gatewise.train.recipe import Recipe
+from gatewise.train.resume import checkpoint_to_resume
+from gatewise.train.run import Run
+
+
+def train(objective: Objective, material: Material, run: Run) -> tuple[Any, History]:
+    """A network with the weights that had the least loss on the validation batches, or with the last
+    ones where there are none; and the history, which says which round's they are.
+
+    Raises:
+        TrainingError: the loss is not a number any more, or the memory is not enough.
+        OptionError: Lightning cannot do what ``run`` asks, another run is going on in its folder, or it
+            resumes a run of other data or options.
+        ModelFileError: the checkpoint is damaged, or cannot be written.
+        KeyboardInterrupt: a signal stopped the training (a :class:`Stopped` where it was SIGTERM).
+    """
+    module = Training(objective, material.recipe)
+    rounds = _Rounds(material, run)
+    trainer = _trainer(material.recipe, run, rounds)
+    with ExitStack() as end:
+        # processes that the first one starts for the same run work under its claim
+        if run.path is not None and trainer.is_global_zero:
+            (run.claim or end.enter_context(Claim(run.path))).take()
+        checkpoint = checkpoint_to_resume(module, trainer, material, run)
+        if checkpoint is not None:
+            module.on_load_checkpoint(checkpoint)
+            rounds.weights, rounds.saved = checkpoint["best"], len(module.history.train)
+        finished = complete(module.history, material.recipe, rounds.validated)
+        if checkpoint is None or not finished:
+            _fit(module, material, trainer, rounds, resumed=checkpoint is not None)
+    module.load_state_dict(rounds.weights)
+    module.history.best = best_round(module.history, rounds.validated)
+    return module.network.cpu().eval(), module.history
+
+
+class _Rounds(Checkpoint):
+    """Keeps the best round's weights, writes the checkpoint between rounds, where a run can be taken up
+    again exactly, and ends the training where it is complete."""
+
+    def __init__(self, material: Material, run: Run) -> None:
+        self.recipe, self.validated = material.recipe, material.validation is not None
+        self.path = None if run.path is None else folder.checkpoint_of(run.path)
+        self.after_round = run.after_round
+        self.recorded = asdict(material.record) | {"recipe": asdict(material.recipe)}
+        self.weights: dict[str, Tensor] = {}
+        self.saved = 0  # rounds in the checkpoint
+        self.on_sigterm: Any = None
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        # Lightning would make a SystemExit of it, whatever the program's own handler does
+        if self.on_sigterm is not None:
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        history: History = module.history
+        if best_round(history, self.validated) == len(history.train) - 1:
+            state = module.state_dict()
+            self.weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+        if self.path is not None:
+            trainer.save_checkpoint(self.path)
+            self.saved = len(history.train)
+        if self.after_round is not None and trainer.is_global_zero:
+            self.after_round(history)
+        ended = complete(history, self.recipe, self.validated)
+        trainer.should_stop = trainer.should_stop or ended
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["best"], checkpoint["run"] = self.weights, self.recorded
+
+    def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        self.weights = checkpoint["best"]
+
+
+def _fit(
+    module: Training, material: Material, trainer: lightning.Trainer, rounds: _Rounds, resumed: bool
+) -> None:
+    with warnings.catch_warnings(), signals.restored():
+        # Lightning's advice about worker processes: a batch is cut out in one go
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
+        if material.validation is None:
+            warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+        # Lightning 2.6 on torch 2.13, of its own code
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+        if threading.current_thread() is threading.main_thread():
+            rounds.on_sigterm = signal.getsignal(signal.SIGTERM)
+        last = str(rounds.path) if resumed else None
+        try:
+            trainer.fit(module, material.training, material.validation, ckpt_path=last)
+        except SystemExit as ended:
+            stopped = signals.translated(ended)
+            _note(stopped, rounds, trainer)
+            raise stopped from None
+        except KeyboardInterrupt as stopped:
+            _note(stopped, rounds, trainer)
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainingError(
+                "the memory is not enough for this training: take a smaller batch, fewer hidden units "
+                "or a shorter context"
+            ) from error
+
+
+def _note(stopped: KeyboardInterrupt, rounds: _Rounds, trainer: lightning.Trainer) -> None:
+    """Say how to go on, in the first process of the training."""
+    if isinstance(stopped, Stopped):
+        stopped.told_elsewhere = not trainer.is_global_zero
+    if rounds.path is None:
+        return
+    if rounds.saved:
+        stopped.add_note(
+            f"stopped after {rounds.saved} of {rounds.recipe.rounds} rounds; the same fit with --resume "
+            f"(resume=True) goes on from {rounds.path}"
+        )
+    else:
+        stopped.add_note(
+            "stopped in the first round: nothing is saved yet, and a new fit begins afresh"
+        )
+
+
+def _trainer(recipe: Recipe, run: Run, rounds: Checkpoint) -> lightning.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no banners
+    logger: Any = False
+    if run.tensorboard:
+        need("tensorboard", "tensorboard")
+        logger = TensorBoardLogger(str(run.out), name="logs")
+    devices = run.devices if run.devices == "auto" else int(run.devices)
+    many = devices not in ("auto", 1) or run.nodes > 1
+    most = max(os.cpu_count() or 1, 2)
+    on_cpu = run.accelerator == "cpu" or not torch.accelerator.is_available()
+    if on_cpu and isinstance(devices, int) and devices > most:
+        raise OptionError(
+            f"devices={devices}: each is a process on a processor of its own, and this machine has "
+            f"{os.cpu_count()}"
+        )
+    try:
+        return lightning.Trainer(
+            max_epochs=recipe.rounds,
+            accelerator=run.accelerator,
+            devices=1 if devices == "auto" and not many else devices,
+            num_nodes=int(run.nodes),
+            strategy="ddp" if many else "auto",
+            precision=run.precision,
+            gradient_clip_val=recipe.clip,
+            callbacks=[rounds],
+            logger=logger,
+            log_every_n_steps=1,
+            plugins=[SafeCheckpoints()],
+            enable_progress_bar=not run.quiet,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+        raise OptionError(
+            f"Lightning cannot run this (accelerator={run.accelerator!r}, devices={run.devices!r}): {error}"
+        ) from error

@@ -1,0 +1,140 @@
+"""What a training needs of its task, and one step of it as Lightning runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from gatewise.errors import TrainingError
+from gatewise.train.history import History
+from gatewise.train.recipe import Recipe
+from gatewise.train.record import Record
+
+Carry = (
+    Any  # the state that one batch leaves to the next: tensors, in tuples, lists or dicts; or None
+)
+
+
+class Objective(Protocol):
+    """What is learned: a network, its loss and how it is optimized."""
+
+    def build(self) -> nn.Module:
+        """A new network."""
+
+    def loss(self, network: nn.Module, batch: Any, carry: Carry) -> tuple[Tensor, Carry]:
+        """B losses, and the state that the next batch goes on from."""
+
+    def place(self, batch: Any, at: int) -> str:
+        """Where in the data the batch's member ``at`` stands, for an error's message."""
+
+    def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
+        """The optimizer, and the schedule that moves on after each step."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training goes by.
+
+    Attributes:
+        training, validation: batches; without validation the last weights are kept.
+        recipe: how the network is trained.
+        record: data and options that decide what is learned, for checkpoints.
+    """
+
+    training: DataLoader
+    validation: DataLoader | None
+    recipe: Recipe
+    record: Record
+
+
+class Training(lightning.LightningModule):
+    """A network in training, its history, and the state carried from batch to batch.
+
+    Each round begins without a carried state, in training and in validation. So a run that is resumed at
+    a round's end goes on as if it had not been stopped. Between batches the state is detached: gradients
+    end there (truncated back-propagation through time).
+    """
+
+    def __init__(self, objective: Objective, recipe: Recipe) -> None:
+        super().__init__()
+        torch.manual_seed(recipe.seed)
+        self.network = objective.build()
+        self.objective = objective
+        self.recipe = recipe
+        self.history = History()
+        self._losses: list[Tensor] = []
+        self._carry: Carry = None
+        self._validation_carry: Carry = None
+
+    def on_train_epoch_start(self) -> None:
+        self._carry = None
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        # so that a resumed run draws the dropout that an uninterrupted one draws
+        torch.manual_seed((self.recipe.seed * 1_000_003 + self.global_step) % 2**63)
+        each, carry = self.objective.loss(self.network, batch, self._carry)
+        self._carry = detached(carry)
+        loss = self._finite(batch, each).mean()
+        self._losses.append(loss.detach())
+        if self.logger is not None:
+            self.log("training", loss.detach())
+        return loss
+
+    def _finite(self, batch: Any, each: Tensor) -> Tensor:
+        strange = ~torch.isfinite(each.detach())
+        if bool(strange.any()):
+            at = int(strange.nonzero()[0])
+            raise TrainingError(
+                f"the loss became {each[at].item()} at step {self.global_step}, in "
+                f"{self.objective.place(batch, at)}. The last good checkpoint is kept. Try a lower "
+                f"learning_rate, or look at the values there"
+            )
+        return each
+
+    def on_train_epoch_end(self) -> None:
+        mean = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+        self.history.train.append(float(mean))
+        self._losses.clear()
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation_carry = None
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        each, carry = self.objective.loss(self.network, batch, self._validation_carry)
+        self._validation_carry = detached(carry)
+        mean = self._finite(batch, each).mean()
+        self.log("validation", mean, batch_size=len(each), sync_dist=True, prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.history.validation.append(float(self.trainer.callback_metrics["validation"]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        losses = (self.history.train, self.history.validation)
+        checkpoint["losses"] = [list(each) for each in losses]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history.train, self.history.validation = checkpoint["losses"]
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = self.objective.optimizer(self.network, self.recipe)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def detached(carry: Carry) -> Carry:
+    """The carried state without what led to it."""
+    if isinstance(carry, Tensor):
+        return carry.detach()
+    if isinstance(carry, dict):
+        return {name: detached(part) for name, part in carry.items()}
+    if isinstance(carry, tuple) and hasattr(carry, "_fields"):
+        return type(carry)(*map(detached, carry))
+    if isinstance(carry, list | tuple):
+        return type(carry)(map(detached, carry))
+    return carry
