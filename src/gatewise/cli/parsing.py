@@ -96,17 +96,14 @@ def _help(option: Option) -> str:
 def check_known(
     parser: argparse.ArgumentParser,
     unknown: list[str],
-    known: Mapping[str, Option],
     others: Mapping[str, Collection[str]],
 ) -> None:
     """Raise OptionError for arguments that no option takes.
 
     Args:
-        known: the options that there are.
         others: each option of another task, and the tasks that have it.
     """
-    if not unknown:
-        return
+    flags = [flag for action in parser._actions for flag in action.option_strings]
     flag = unknown[0].partition("=")[0]
     name = flag.removeprefix("--").replace("-", "_")
     if flag.startswith("--") and name in others:
@@ -114,5 +111,5 @@ def check_known(
             f"unrecognized arguments: {flag}, which is an option of {' and '.join(others[name])} "
             f"({parser.prog} --help shows the options)"
         )
-    hint = near(flag, [flag_of(each) for each in known]) if flag.startswith("--") else ""
+    hint = near(flag, flags) if flag.startswith("--") else ""
     parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")

@@ -44,10 +44,9 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:
     for title, options in groups.items():
         required = ("out",) if title == "the run" else ()
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
-    known = {option: each for options in groups.values() for option, each in options.items()}
     parser.set_defaults(
         run=partial(_run_fit, kind),
-        check_unknown=lambda unknown: check_known(parser, unknown, known, _elsewhere(name)),
+        check_unknown=lambda unknown: check_known(parser, unknown, _elsewhere(name)),
     )
 
 
@@ -166,7 +165,7 @@ def _add_method(verb: argparse.ArgumentParser, method: str) -> None:
     notes = {n: f"({', '.join(t)}) " for n, t in having.items() if len(t) < len(TASKS)}
     add_options(verb, every, notes=notes)
     verb.set_defaults(
-        check_unknown=lambda unknown: check_known(verb, unknown, every, {}),
+        check_unknown=lambda unknown: check_known(verb, unknown, {}),
         method_options=every,
     )
 

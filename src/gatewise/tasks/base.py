@@ -34,6 +34,7 @@ from gatewise.train.history import History
 from gatewise.train.loop import train
 from gatewise.train.objective import Carry, Material
 from gatewise.train.recipe import Recipe, one_cycle
+from gatewise.train.record import Record, digest, plain
 from gatewise.train.run import Run
 
 
@@ -191,6 +192,15 @@ class Task(BaseEstimator):
         self.settle(material)
         self.history_.seconds = time.perf_counter() - begun
 
+    def recorded(self, data: dict[str, Any], validation: Any, test: Any, run: Run) -> Record:
+        """What decides what is learned, for checkpoints: the options, and the ``data`` as
+        :class:`gatewise.train.record.Record` describes it."""
+        given = {
+            name: option.kind.save(getattr(self, name)) for name, option in self.options().items()
+        }
+        given |= {"validation": validation, "test": test, "precision": run.precision}
+        return Record({name: plain(value) for name, value in given.items()}, data)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
 
@@ -262,3 +272,6 @@ def _restored(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         raise wrong(name, "a text, a number or a list of these", value)
     return tuple(value) if isinstance(value, list) else value
+
+
+__all__ = ["Material", "Recipe", "Record", "Run", "Task", "digest"]  # what a task's file needs

@@ -120,7 +120,8 @@ class Classifier(ClassifierMixin, SequenceTask):
             each class's probability.
         """
         if self.series is None:
-            labels: Array = self.classes_[self._outputs(self._fitted(X), device).argmax(1)]
+            best = self._outputs(self._fitted(X), device).argmax(1)
+            labels: Array = self.classes_[best]
             return labels
         found = self._fitted_table(X, learned=False)
         probabilities = softmax(self._outputs(found.sequences, device))

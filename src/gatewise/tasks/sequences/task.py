@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, replace
@@ -30,7 +31,7 @@ from gatewise.tasks.saved import Saved
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.recipe import TEST, VALIDATION, recipe_for
-from gatewise.tasks.sequences.record import record_of
+from gatewise.tasks.sequences.record import described
 from gatewise.tasks.sequences.targets import weights_of
 from gatewise.tasks.sequences.training import Batch, Examples, drawn, loaders
 from gatewise.train.objective import Carry, Material
@@ -184,11 +185,6 @@ class SequenceTask(Task):
         raise NotImplementedError
 
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> Material:
-        if self.series is None:
-            raise OptionError(
-                f"a table needs the column that names its series: give {type(self).__name__}(series=…), "
-                f"--series"
-            )
         source = self.source()
         found = self._read_table(source, data, learned=True)
         held = None
@@ -256,9 +252,8 @@ class SequenceTask(Task):
         self.seen_ = digests(sequences)
         record = Record({}, {})
         if run.out is not None:
-            record = record_of(
-                self, sequences, target, weight, labels, validation, test, run.precision
-            )
+            data = described(sequences, target, weight, labels)
+            record = self.recorded(data, validation, test, run)
         values, starts = self._inputs(scaled)
         target = self.scaled_target(target, known)
         self.shape_ = SequenceShape(
@@ -310,6 +305,11 @@ class SequenceTask(Task):
     def _read_arrays(self, X: Any, reset: bool) -> Sequences:
         """X as sequences; with ``reset`` what they are like is learned, without it is checked."""
         keep_torch_from_waiting()
+        if isinstance(X, (str, os.PathLike)):
+            raise DataError(
+                f"'{X}' is a file, which is read as a table, and this {type(self).__name__} takes arrays: give "
+                f"series= (--series), the column that names the series, when it is fitted"
+            )
         known = None if reset else getattr(self, "feature_names_in_", None)
         names = tuple(known) if known is not None and self.steps_ is None else None
 

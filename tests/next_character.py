@@ -1,0 +1,69 @@
+"""A task for the tests: a language model of characters, whose state is carried through the text."""
+
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from characters import Characters
+from gatewise.arguments import Count, Positive
+from gatewise.models.language import LanguageNetwork
+from gatewise.report.scores import Evaluation
+from gatewise.tasks.base import Material, Recipe, Task, digest
+from gatewise.tasks.described import count, text
+
+
+@dataclass(eq=False, repr=False)
+class NextCharacter(Task):
+    """Say which character comes next.
+
+    Args:
+        hidden: units of the LSTM.
+        window: characters between two updates of the weights.
+        passes: passes over the text.
+        learning_rate: the highest learning rate of AdamW.
+    """
+
+    name, sources, learns = "spell", ("characters",), {"alphabet": text, "seen": count()}
+    hidden: Count = 16
+    window: Count = 4
+    passes: Count = 6
+    learning_rate: Positive = 0.02
+
+    def prepare(self, data, validation, test, run):
+        whole = Characters().read(data)
+        self.seen_ = len(whole) - int(test * len(whole))
+        self.alphabet_ = Characters().learn(whole[: self.seen_]).alphabet
+        ids = self.encoded(whole[: self.seen_])
+        held = int(validation * self.seen_)
+        training, checks = self.batches(ids[:-held]), self.batches(ids[-held:])
+        recipe = Recipe(self.passes * len(training), 1, self.learning_rate, rounds=self.passes)
+        about = {"rows": len(whole), "series": 1, "span": "", "columns": {"text": digest(whole)}}
+        record = self.recorded(about, validation, test, run)
+        return Material(training, checks, recipe, record)
+
+    def encoded(self, text):
+        return Characters(self.alphabet_).encode(text)
+
+    def batches(self, ids):
+        starts = range(0, len(ids) - 1, self.window)
+        return DataLoader([ids[None, k : k + self.window + 1] for k in starts], batch_size=None)
+
+    def build(self):
+        return LanguageNetwork(len(self.alphabet_), self.hidden)
+
+    def loss(self, network, batch, carry):
+        logits, carry = network(batch[:, :-1], carry)
+        return F.cross_entropy(logits.mT, batch[:, 1:], reduction="none").mean(1), carry
+
+    def predict(self, data):
+        logits, _ = self.network_(self.encoded(Characters().read(data))[None])
+        return pl.DataFrame({"next": [self.alphabet_[int(logits[0, -1].argmax())]]})
+
+    def evaluate(self, data):
+        ids = self.encoded(Characters().read(data)[self.seen_ - 1 :])
+        nll = float(F.cross_entropy(self.network_(ids[None, :-1])[0][0], ids[1:]))
+        baseline = {"all alike": {"nll": float(torch.tensor(len(self.alphabet_)).log())}}
+        return Evaluation(self.name, {"nll": nll}, baseline, len(ids) - 1, "characters", "nll")
