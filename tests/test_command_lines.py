@@ -43,6 +43,9 @@ FINE = {
         *("--dropout=0", "--dropout=1", "--seed=0"),
         *("--lr=1.5", "--lr=1e-300", "--lr=1e300", f"--lr={HUGE}"),
         *("--test=0", "--test=1e-9", "--validation=1e-9"),
+        *("--time=a", "--channels=a", "--class-weight=balanced", "--class-weight=up=2"),
+        *("--pooling=last", "--missing=mask", "--cell=gru", "--epochs=1", "--patience=1"),
+        *("--bidirectional",),
     },
     "evaluate": {"--windows=1000000000", "--stride=1000000000"},
     "cells": {"--units=1000000000000", "--units=9223372036854775807"},
@@ -110,6 +113,22 @@ EVALUATE = {
     "--stride": (*ODD, "-3", "99999999999999999999", "1000000000"),
     "--refit": ("", "x", "-1", "1.5", "nan", HUGE, LONG, "\0", "yes", "None"),
 }
+CLASSIFY = {
+    "--label": (*ODD, "way", "a", "id"),
+    "--series": (*ODD, "a", "way"),
+    "--time": (*ODD, "a", "way", "id"),
+    "--channels": (*ODD, "way", "id", "a"),
+    "--class-weight": (*ODD, "balanced", "up=2", "up=x", "=3", "up=-1"),
+    "--pooling": (*ODD, "last", "max"),
+    "--missing": (*ODD, "mask", "MASK"),
+    "--cell": (*ODD, "gru", "lsmt"),
+    "--epochs": (*ODD, "1", "-9223372036854775809"),
+    "--patience": (*ODD, "1"),
+    "--validation": (*ODD, "1", "0.999", "1.0", "1e-9", "200", "-0.5", "{folder}"),
+    "--test": (*ODD, "1", "0.999", "1.0", "1e-9", "200", "-0.5", "{folder}"),
+    "--horizon": ("3",),
+    "--bidirectional=": ("x",),
+}
 CELLS = {
     "--inputs": ODD,
     "--units": (*ODD, "1000000000000", "9223372036854775807"),
@@ -151,6 +170,7 @@ FIT_LINE = [
     "--out",
     "{out}",
 ]
+CLASSIFY_LINE = ["fit", "classify", "{walks}", "--series", "id", "--label", "way", "--out", "{out}"]
 
 
 def lines() -> list[list[str]]:
@@ -164,6 +184,7 @@ def lines() -> list[list[str]]:
             found.append([*start, option.rstrip("=")])  # without its value
 
     each([*FIT_LINE, "--quiet", "--hidden", "4", "--steps", "9"], FIT)
+    each([*CLASSIFY_LINE, "--quiet", "--hidden", "4", "--epochs", "2"], CLASSIFY)
     each(["evaluate", "{model}", "{data}"], EVALUATE)
     each(["cells"], CELLS)
     each(["cells", "lstm"], CELLS)
@@ -224,7 +245,12 @@ def places(tmp_path_factory) -> dict[str, Path]:
     days = np.datetime64("2024-01-01", "us") + np.arange(120) * np.timedelta64(86_400_000_000, "us")
     table = pl.DataFrame({"date": days, "y": rng.normal(size=120), "kind": ["a"] * 120})
     table.write_csv(folder / "a.csv")
+    names = np.repeat([f"s{k}" for k in range(30)], 4)
+    ways = np.repeat(["up", "down"] * 15, 4)
+    walks = pl.DataFrame({"id": names, "a": rng.normal(size=120), "b": 1.0, "way": ways})
+    walks.write_csv(folder / "walks.csv")
     places = {"folder": folder, "data": folder / "a.csv", "out": folder / "run"}
+    places["walks"] = folder / "walks.csv"
     places["model"] = folder / "model"
     line = [part.format_map(places) for part in FIT_LINE]
     line[-1] = str(places["model"])
@@ -234,7 +260,7 @@ def places(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def untrained(monkeypatch):
-    def reached(*_):
+    def reached(*_, **__):
         raise TrainingError(REACHED)
 
     monkeypatch.setattr(loop, "_fit", reached)
@@ -315,7 +341,7 @@ def test_what_the_sentences_say(places, capsys):
         ),
         (
             [*fit, "--test", "nan"],
-            "--test: expected a number of rows or a share below 1, not 'nan'",
+            "--test: expected a share below 1, a number, or a file, not 'nan'",
         ),
         ([*fit, "--seed", "-1"], "seed must be an integer from 0"),
         ([*fit, "--hidden", "1000000"], "hidden=1000000, layers=1"),

@@ -143,7 +143,7 @@ def spoilt(**changes) -> pd.DataFrame:
             "column 'a', series 's0', step 2: there is no value. Fill what is missing",
         ),
         (spoilt(t=(1, 0)), {}, "column 't', series 's0': row 1 and row 2 have the same time"),
-        (spoilt(t=(1, "noon")), {}, "column 't', row 2"),
+        (spoilt(t=(1, "noon")), {}, "column 't', row 1: '0' is not a time"),
         (spoilt(id=(1, None)), {}, "column 'id', row 2: there is no value"),
         (table(12), dict(label="ways"), "no column 'ways' .did you mean 'way'.."),
         (table(12), dict(channels=["a", "c"]), "no column 'c'"),

@@ -206,7 +206,7 @@ def test_out_of_fold_probabilities_go_into_another_model():
 
 
 def test_the_pages_code_runs(tmp_path, monkeypatch):
-    assert len(pages.blocks("scikit-learn.md")) == 4
+    assert len(pages.blocks("scikit-learn.md")) == 5
     monkeypatch.chdir(tmp_path)
     names = pages.run("scikit-learn.md")
     assert (tmp_path / "runs/walks/model.json").exists()

@@ -147,7 +147,7 @@ class Classifier(ClassifierMixin, SequenceTask):
         if len(strange):
             at = int(strange[0])
             raise DataError(
-                f"series {str(names[at])!r} has the class {labels[at]!r}, which the model has not learned; "
+                f"series {str(names[at])!r} has the class {labels.tolist()[at]!r}, which the model has not learned; "
                 f"it knows {', '.join(map(repr, self.classes_[:20].tolist()))}"
             )
         truth = np.searchsorted(self.classes_, labels)
