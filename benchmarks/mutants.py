@@ -108,13 +108,13 @@ def fitted(folder: Path, resume: bool = False) -> Any:
 
 def interrupted(folder: Path) -> None:
     """A run that ends, as by a kill, in its fourth round. Ends this process."""
-    from gatewise.train.fitting import Fitting
+    from gatewise.train.objective import Training
 
     def end(self: Any) -> None:
         if self.current_epoch == 3:
             os._exit(0)
 
-    Fitting.on_train_epoch_start = end  # type: ignore[method-assign]
+    Training.on_train_epoch_start = end  # type: ignore[method-assign]
     fitted(folder)
     raise RuntimeError("the run came to its end")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import gatewise as gw
-from gatewise.tasks.forecast.report import forecast_picture
+from gatewise.tasks.forecast.pictures import forecast_picture
 
 
 def main(run: Path) -> None:

@@ -43,9 +43,13 @@ FINE = {
         *("--dropout=0", "--dropout=1", "--seed=0"),
         *("--lr=1.5", "--lr=1e-300", "--lr=1e300", f"--lr={HUGE}"),
         *("--test=0", "--test=1e-9", "--validation=1e-9"),
-        *("--time=a", "--channels=a", "--class-weight=balanced", "--class-weight=up=2"),
+    },
+    "fit classify": {
+        *("--help", "--quiet", "--label=way", "--series=a", "--channels=a", "--bidirectional"),
+        *("--class-weight=balanced", "--class-weight=up=2"),
         *("--pooling=last", "--missing=mask", "--cell=gru", "--epochs=1", "--patience=1"),
-        *("--bidirectional",),
+        *("--validation=0", "--validation=1", "--validation=1e-9"),
+        *("--test=0", "--test=1", "--test=1e-9"),
     },
     "evaluate": {"--windows=1000000000", "--stride=1000000000"},
     "cells": {"--units=1000000000000", "--units=9223372036854775807"},
@@ -59,6 +63,7 @@ CALLED = {
     "--lr": ("learning_rate",),
     "--freq": ("freq", "the step is 1h", "the grid of 1B"),
     **dict.fromkeys(("--target", "--time", "--series", "--past", "--known", "--static"), _COLUMN),
+    **dict.fromkeys(("--label", "--channels"), _COLUMN),
     **dict.fromkeys(("--out", "--json", "--docs"), _PLACE),
     "--cells": ("--cells", "no cell"),
     "--backends": ("--backends", "no backend"),
@@ -272,7 +277,7 @@ WITH_OPTIONS = ("fit", "evaluate", "cells", "bench")
 
 def judged(line: list[str], code: int, said: list[str]) -> bool:
     """Whether the option at the line's end is accepted where it is fine, and else refused by its name."""
-    if line[-1] in FINE.get(line[0], ()):
+    if line[-1] in FINE.get(" ".join(line[:2]), FINE.get(line[0], ())):
         return code == 0 or REACHED in said[-1]
     option = line[-1].partition("=")[0]
     named = (option, option.removeprefix("--").replace("-", "_"))

@@ -15,7 +15,9 @@ from gatewise.errors import OptionError, ShapeError
 from gatewise.gates.picture import gate_map
 from gatewise.models.forecaster import ForecasterShape, PatchLSTM
 from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.report import DataSummary, forecast_picture, report
+from gatewise.tasks.forecast.pictures import forecast_picture
+from gatewise.tasks.forecast.report import report
+from gatewise.tasks.forecast.summary import DataSummary
 from gatewise.train.history import History
 
 HOSTILE = '<script>alert("$x$ & $$")</script>'

@@ -87,8 +87,8 @@ class Classifier(ClassifierMixin, SequenceTask):
         weighted[present] *= importance
         return target, weighted
 
-    def _drawn(self, target: Array, weight: Array, size: Any) -> Array:
-        held = super()._drawn(target, weight, size)
+    def held_of(self, target: Array, weight: Array, size: Any) -> Array:
+        held = super().held_of(target, weight, size)
         left = np.setdiff1d(np.flatnonzero(weight > 0), held)
         # a class is never held out whole
         return held[np.isin(target[held], target[left])]

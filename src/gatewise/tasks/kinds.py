@@ -106,6 +106,13 @@ def _class_weight_of(text: str) -> str | dict[str, float]:
     return {label: float(weight) for label, _, weight in pairs}
 
 
+def _class_weight(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        for label, weight in value.items():
+            real(f"{name} of {label!r}", weight, "a weight from 0 on", least=0)
+    return value
+
+
 def _saved_class_weight(value: Any) -> Any:
     return [list(pair) for pair in value.items()] if isinstance(value, Mapping) else value
 
@@ -121,6 +128,7 @@ def _restored_class_weight(name: str, value: Any) -> str | dict[Any, float] | No
 ClassWeight = Annotated[
     str | Mapping[Any, float],
     Kind(
+        _class_weight,
         read=_class_weight_of,
         expected="balanced, or CLASS=WEIGHT,CLASS=WEIGHT",
         save=_saved_class_weight,

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader
 from gatewise.arguments import Count, Layers, Number, Positive, Probability, Seed
 from gatewise.data.panel import Panel
 from gatewise.data.scaling import Scaling
-from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Batch, Windows, least_observed
-from gatewise.errors import DataError, OptionError, caution
+from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
 from gatewise.models.forecaster import ForecasterShape, PatchLSTM
 from gatewise.options import whole
@@ -30,7 +29,15 @@ from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.forecasting import Forecasting, calibrated, moved, observed_by_step
 from gatewise.tasks.forecast.intervals import check_enough
 from gatewise.tasks.forecast.options import Frequency, Levels, Refit, TimeFormat, refit_every
+from gatewise.tasks.forecast.preparing import (
+    check_windows,
+    cycles,
+    known_ahead,
+    say_short,
+    shape_of,
+)
 from gatewise.tasks.forecast.record import recorded
+from gatewise.tasks.forecast.summary import DataSummary
 from gatewise.tasks.forecast.testing import NOTHING, first_unseen, tested
 from gatewise.tasks.forecast.training import Batches, pinball
 from gatewise.tasks.kinds import (
@@ -182,8 +189,8 @@ class Forecaster(Task):
         self.timeline_, self.static_labels_ = panel.timeline, panel.static_labels
         self.season_ = sizes.season_for(options.season, panel.timeline.season, split.trained)
         longest = int(split.trained.max())
-        self.calendar_ = _cycles(panel, longest) if options.calendar else []
-        self.shape_ = shape = self._shape(panel, split.trained)
+        self.calendar_ = cycles(panel, longest) if options.calendar else []
+        self.shape_ = shape = shape_of(options, panel, split.trained, self.season_, self.calendar_)
         given = options.context is not None
         sizes.check_room(
             split, panel.lengths, shape.context, shape.horizon, shape.patch, validation, given
@@ -197,7 +204,14 @@ class Forecaster(Task):
         starts, names = panel.starts, panel.names
         self.trained_ = dict(zip(names, (starts + split.trained).tolist(), strict=True))
         self.seen_ = dict(zip(names, (starts + split.seen).tolist(), strict=True))
-        windows, checks = self._parts(panel, split)
+        first = sizes.first_origins(split.trained, shape.context, shape.horizon)
+        windows = self._windows(panel, first, split.trained - shape.horizon, whole=True)
+        begin = np.maximum(split.trained, least_observed(shape.context))
+        checks = self._windows(panel, begin, split.seen - shape.horizon, whole=True)
+        check_windows("training", windows)
+        check_windows("validation", checks)
+        if options.conformal:
+            check_enough(observed_by_step(checks), self.quantiles_)
         recipe = Recipe(
             steps=options.steps or min(max(3 * len(windows) // options.batch, 300), 2400),
             batch=options.batch,
@@ -213,34 +227,6 @@ class Forecaster(Task):
             )
         )
         return Material(training, validating, recipe, record)
-
-    def _parts(self, panel: Panel, split: sizes.Split) -> tuple[Windows, Windows]:
-        """The windows that are learned from, and those that the training stops by.
-
-        Raises:
-            DataError: there is none of one kind, or too few to calibrate by.
-        """
-        context, horizon = self.shape_.context, self.shape_.horizon
-        first = sizes.first_origins(split.trained, context, horizon)
-        windows = self._windows(panel, first, split.trained - horizon, whole=True)
-        begin = np.maximum(split.trained, least_observed(context))
-        checks = self._windows(panel, begin, split.seen - horizon, whole=True)
-        for kind, each in (("training", windows), ("validation", checks)):
-            if not len(each):
-                raise DataError(
-                    f"the {kind} part has no window to go by: none has {least_observed(context)} "
-                    f"observed values of a target among the {context} steps of its context and one "
-                    f"among the {horizon} of its horizon. Give another split, or fill what is missing"
-                )
-            absent = np.setdiff1d(np.arange(len(panel.names)), each.series())
-            if absent.size:
-                caution(
-                    f"{panel.listed(absent)}: too short, or with too few observed values, for a window "
-                    f"in the {kind} part, in which it takes no part"
-                )
-        if self.options_.conformal:
-            check_enough(observed_by_step(checks), self.quantiles_)
-        return windows, checks
 
     def build(self) -> nn.Module:
         return PatchLSTM(self.shape_)
@@ -286,9 +272,10 @@ class Forecaster(Task):
         forecasting = self._forecasting(device)
         panel = self._panel(data, fitted=True)
         rows = panel.lengths
-        beyond = self._future(panel, future)
+        times = dict(time=self.time, series=self.series, time_format=self.time_format)
+        beyond = known_ahead(panel, future, self.shape_.horizon, **times)
         windows = self._windows(panel, rows, rows, future=beyond)
-        self._say_short(panel)
+        say_short(panel, self.shape_.context)
         every = np.arange(len(windows))
         channel, series, origin = windows.place(every)
         forecast = forecasting.forecast(windows, every)
@@ -408,7 +395,7 @@ class Forecaster(Task):
         )
 
     def report(self, data: Any, evaluation: Evaluation | None, folder: Path) -> Path:
-        summary = report.DataSummary.of(self.trained_, self.seen_, self._panel(data, fitted=True))
+        summary = DataSummary.of(self.trained_, self.seen_, self._panel(data, fitted=True))
         trace, values = self.trace(data)
         backtest = None if evaluation is None else evaluation.details
         return report.write(self, backtest, trace, values, summary, folder)
@@ -430,56 +417,6 @@ class Forecaster(Task):
             gaps=self.options_.gaps,
             timeline=self.timeline_ if fitted else None,
             static_labels=self.static_labels_ if fitted else None,
-        )
-
-    def _future(self, panel: Panel, future: Any) -> Array | None:
-        if not self.known_:
-            if future is not None:
-                raise DataError(
-                    "a future= table was given, and this model has no known columns to take from it"
-                )
-            return None
-        horizon = self.shape_.horizon
-        if future is None:
-            raise DataError(
-                f"the known columns ({', '.join(self.known_)}) are needed over the horizon: give "
-                f"predict a future= table of {horizon} rows for each series (--future FILE)"
-            )
-        values = panel.future_table(
-            future,
-            horizon=horizon,
-            time=self.time,
-            series=self.series,
-            time_format=self.time_format,
-        )
-        return values.reshape(len(self.known_), len(panel.names), horizon)
-
-    def _say_short(self, panel: Panel) -> None:
-        short = np.flatnonzero(panel.lengths < self.shape_.context)
-        if short.size:
-            caution(
-                f"{panel.listed(short)}: shorter than the {self.shape_.context} steps that the model "
-                f"reads; what is before the first row is taken as missing"
-            )
-
-    def _shape(self, panel: Panel, trained: Array) -> ForecasterShape:
-        """The network's sizes for this data."""
-        options = self.options_
-        patch = sizes.patch_of(self.season_, options.context)
-        return ForecasterShape(
-            context=sizes.context_for(
-                options.context, self.season_, patch, trained, options.horizon
-            ),
-            horizon=options.horizon,
-            patch=patch,
-            quantiles=len(self.quantiles_),
-            past=len(self.past_),
-            known=len(self.known_),
-            calendar=len(self.calendar_),
-            static=panel.static.shape[1],
-            hidden=options.hidden,
-            layers=options.layers,
-            dropout=options.dropout,
         )
 
     def _windows(
@@ -531,13 +468,3 @@ class Forecaster(Task):
     def take_tensors(self, tensors: dict[str, Tensor]) -> None:
         self.offsets_ = tensors.pop(state.OFFSETS).numpy()
         self.scaling_ = state.scaling_of(list(self.trained_), tensors)
-
-
-def _cycles(panel: Panel, rows: int) -> list[int]:
-    """Which calendar features the training part has seen through at least twice."""
-    first, last = panel.timeline.times(np.array([0, rows]))
-    names = panel.timeline.calendar_names
-    if not names:
-        return []
-    span = int((last - first) / np.timedelta64(1, "us"))
-    return [k for k, name in enumerate(names) if span >= 2 * cycle_length(name)]

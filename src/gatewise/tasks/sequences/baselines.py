@@ -60,8 +60,12 @@ class LinearModel:
 
 def logistic(plain: Array, classes: Array, weight: Array, count: int) -> LinearModel:
     """Logistic regression of N ``classes`` from 0 on, fewer than ``count``."""
+    prior = np.bincount(classes, weight, minlength=count) / weight.sum()
     plain, classes, weight = _some(plain, classes, weight)
     scale = Scale.of(plain, weight)
+    if len(np.unique(classes)) < 2:  # the others have weight 0
+        slopes = np.zeros((plain.shape[1], count))
+        return LinearModel(scale.location, scale.spread, slopes, np.log(prior + 1e-12), prior)
     model = LogisticRegression(max_iter=300)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is a baseline, as far as it goes
@@ -73,7 +77,6 @@ def logistic(plain: Array, classes: Array, weight: Array, count: int) -> LinearM
     slopes = np.zeros((plain.shape[1], count))
     bias = np.full(count, -30.0)  # of a class that is not among those chosen
     slopes[:, model.classes_], bias[model.classes_] = coefficients.T, intercept
-    prior = np.bincount(classes, weight, minlength=count) / weight.sum()
     return LinearModel(scale.location, scale.spread, slopes, bias, prior)
 
 

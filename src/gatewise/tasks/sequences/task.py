@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from gatewise.arguments import Count, Layers, Positive, Probability, Seed
 from gatewise.data.sequences import Scale, Sequences, masked, padded
-from gatewise.data.sources.arrays import CHECKS, Arrays
 from gatewise.data.sources.series import Series, SeriesTable, digests
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
@@ -30,10 +26,17 @@ from gatewise.tasks.kinds import AnyCell, Column, Columns, Part, device_of, is_s
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
+from gatewise.tasks.sequences.reading import check_options_of_arrays, read_arrays
 from gatewise.tasks.sequences.recipe import TEST, VALIDATION, recipe_for
 from gatewise.tasks.sequences.record import described
 from gatewise.tasks.sequences.targets import weights_of
-from gatewise.tasks.sequences.training import Batch, Examples, drawn, loaders
+from gatewise.tasks.sequences.training import (
+    Batch,
+    Examples,
+    held_for_validation,
+    loaders,
+    without_test,
+)
 from gatewise.train.objective import Carry, Material
 from gatewise.train.record import Record
 from gatewise.train.run import Run
@@ -161,24 +164,11 @@ class SequenceTask(Task):
         return self.fit_by(prepare, run or Run(quiet=True))
 
     def _prepare_arrays(self, X: Any, y: Any, given: Any, validation: Any, run: Run) -> Material:
-        self.check_roles_of_arrays()
-        sequences = self._read_arrays(X, reset=True)
+        check_options_of_arrays(self)
+        sequences = read_arrays(self, X, self.options_.missing, reset=True)
         y = self.checked_y(y, len(sequences))
         weight = weights_of(given, len(sequences))
         return self._material(sequences, y, weight, None, validation, 0, run)
-
-    def check_roles_of_arrays(self) -> None:
-        """Raise OptionError where an option names a column, which arrays do not have."""
-        columns = {
-            name: getattr(self, name)
-            for name in ("time", "channels", "time_format")
-            if getattr(self, name)
-        }
-        for name, value in columns.items():
-            raise OptionError(
-                f"{name}={value!r} is of a table, and without series= the data are arrays: give series=, "
-                f"the column that names the series"
-            )
 
     def checked_y(self, y: Any, count: int) -> Array:
         """What is to be learned of ``count`` samples, as the user gave it."""
@@ -189,7 +179,8 @@ class SequenceTask(Task):
         found = self._read_table(source, data, learned=True)
         held = None
         if is_size(test):
-            found = self._without_test(found, TEST if test is None else part_size("test", test))
+            size = TEST if test is None else part_size("test", test)
+            found = without_test(found, size, self.options_.seed)
         sequences, y = found.sequences, found.learned
         if validation is not None and not is_size(validation):
             source = replace(source, channels=found.channels)
@@ -209,19 +200,6 @@ class SequenceTask(Task):
         source.check_values(found, self.options_.missing)
         return found
 
-    def _without_test(self, found: Series, size: float | int) -> Series:
-        """The series that are left for training and validation."""
-        if not size:
-            return found
-        order = np.unique(found.learned, axis=0, return_inverse=True)[1].reshape(-1)
-        held = drawn(order, np.arange(len(found)), size, self.options_.seed)
-        if len(held) >= len(found) - 1:
-            raise DataError(
-                f"test={size} of {len(found)} series leaves {len(found) - len(held)} to learn from: give "
-                f"more series, or a smaller test="
-            )
-        return found.chosen(np.setdiff1d(np.arange(len(found)), held))
-
     def _material(
         self,
         sequences: Sequences,
@@ -238,7 +216,7 @@ class SequenceTask(Task):
         options = self.options_
         target, weighted = self.target_of(y, weight)
         size = VALIDATION if validation is None else validation
-        self.held_out_ = self._drawn(target, weighted, size) if held is None else held
+        self.held_out_ = self.held_of(target, weighted, size) if held is None else held
         known = weight.copy()
         known[self.held_out_] = 0.0
         if not known.any():
@@ -271,20 +249,13 @@ class SequenceTask(Task):
         parts = loaders(examples, trained, self.held_out_, recipe.batch, recipe.seed)
         return Material(*parts, recipe, record)
 
+    def held_of(self, target: Array, weight: Array, size: Any) -> Array:
+        """Indices of the samples that stop the training."""
+        return held_for_validation(target, weight, size, self.options_.seed)
+
     def outputs_of(self, target: Array) -> int:
         """How many numbers the network gives for each sequence."""
         return int(target.shape[1])
-
-    def _drawn(self, target: Array, weight: Array, size: Any) -> Array:
-        chosen = np.flatnonzero(weight > 0)
-        order = target if target.ndim == 1 else target[:, 0]
-        held = drawn(order, chosen, part_size("validation", size), self.options_.seed)
-        if len(held) == len(chosen):
-            raise DataError(
-                f"n_samples = {len(chosen)} with validation={size} leave no sample to learn from; give "
-                f"more, or validation=0"
-            )
-        return np.sort(held)
 
     def build(self) -> nn.Module:
         return SequenceNetwork(self.cell, self.shape_)
@@ -302,57 +273,11 @@ class SequenceTask(Task):
 
     # ------------------------------------------------------------------------------------ reading
 
-    def _read_arrays(self, X: Any, reset: bool) -> Sequences:
-        """X as sequences; with ``reset`` what they are like is learned, without it is checked."""
-        keep_torch_from_waiting()
-        if isinstance(X, (str, os.PathLike)):
-            raise DataError(
-                f"'{X}' is a file, which is read as a table, and this {type(self).__name__} takes arrays: give "
-                f"series= (--series), the column that names the series, when it is fitted"
-            )
-        known = None if reset else getattr(self, "feature_names_in_", None)
-        names = tuple(known) if known is not None and self.steps_ is None else None
-
-        def check_table(X: Any) -> Array:
-            array: Array = validate_data(self, X, reset=reset, **CHECKS)
-            return array
-
-        as_table = reset or self.steps_ is not None
-        source = Arrays(self, names, check_table if as_table else None)
-        sequences, table = source.read(X)
-        sequences.check_values(self.options_.missing)
-        if reset:
-            self.steps_ = int(sequences.lengths[0]) if table else None
-            if not table:
-                self.n_features_in_ = sequences.inputs
-                if sequences.names is not None:
-                    self.feature_names_in_ = np.array(sequences.names, dtype=object)
-            return sequences
-        if sequences.inputs != len(self.input_scale_.location):
-            raise DataError(
-                f"X has {sequences.inputs} features, but {type(self).__name__} is expecting "
-                f"{len(self.input_scale_.location)} features as input"
-            )
-        if self.steps_ is None:
-            self._warn_of_names(sequences)
-        return sequences
-
-    def _warn_of_names(self, sequences: Sequences) -> None:
-        """As scikit-learn does where names cannot be compared: one side has none."""
-        fitted = hasattr(self, "feature_names_in_")
-        if fitted and sequences.names is None:
-            said = "X does not have valid feature names, but {} was fitted with feature names"
-        elif sequences.names is not None and not fitted:
-            said = "X has feature names, but {} was fitted without feature names"
-        else:
-            return
-        warnings.warn(said.format(type(self).__name__), UserWarning, stacklevel=5)
-
     def _fitted(self, X: Any) -> Sequences:
         """X as sequences, checked beside those that were learned from."""
         self.check_fitted()
         if self.series is None:
-            return self._read_arrays(X, reset=False)
+            return read_arrays(self, X, self.options_.missing, reset=False)
         return self._fitted_table(X, learned=False).sequences
 
     def _fitted_table(self, data: Any, learned: bool) -> Series:
@@ -417,7 +342,7 @@ class SequenceTask(Task):
         """
         self.check_fitted()
         if self.series is None:
-            sequences = self._read_arrays(X, reset=False)
+            sequences = read_arrays(self, X, self.options_.missing, reset=False)
             target, names = self.checked_y(y, len(sequences)), np.arange(len(sequences))
         else:
             found = self._fitted_table(X, learned=True)

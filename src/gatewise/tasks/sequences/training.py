@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gatewise.data.sequences import padded
+from gatewise.data.sources.series import Series
+from gatewise.errors import DataError
+from gatewise.tasks.kinds import part_size
 from gatewise.train.processes import rank_and_count
 
 Array = np.ndarray
@@ -105,3 +108,38 @@ def drawn(target: Array, chosen: Array, size: float | int, seed: int) -> Array:
     count = max(1, round(size * len(chosen))) if isinstance(size, float) else size
     count = min(count, len(chosen))
     return along[((np.arange(count) + 0.5) * len(chosen) / count).astype(np.int64)]
+
+
+def held_for_validation(target: Array, weight: Array, size: object, seed: int) -> Array:
+    """Which of the samples with a weight stop the training, in rising order.
+
+    Raises:
+        DataError: none is left to learn from.
+    """
+    chosen = np.flatnonzero(weight > 0)
+    order = target if target.ndim == 1 else target[:, 0]
+    held = drawn(order, chosen, part_size("validation", size), seed)
+    if len(held) == len(chosen):
+        raise DataError(
+            f"n_samples = {len(chosen)} with validation={size} leave no sample to learn from; give "
+            f"more, or validation=0"
+        )
+    return np.sort(held)
+
+
+def without_test(found: Series, size: float | int, seed: int) -> Series:
+    """The series of a table that are left for training and validation.
+
+    Raises:
+        DataError: fewer than two are left.
+    """
+    if not size:
+        return found
+    order = np.unique(found.learned, axis=0, return_inverse=True)[1].reshape(-1)
+    held = drawn(order, np.arange(len(found)), size, seed)
+    if len(held) >= len(found) - 1:
+        raise DataError(
+            f"test={size} of {len(found)} series leaves {len(found) - len(held)} to learn from: give "
+            f"more series, or a smaller test="
+        )
+    return found.chosen(np.setdiff1d(np.arange(len(found)), held))
