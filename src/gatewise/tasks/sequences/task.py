@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, replace
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -97,6 +98,12 @@ class SequenceTask(Task):
     learning_rate: Positive = 4e-3
     patience: Count = 15
     seed: Seed = 0
+
+    def check_together(self, options: SimpleNamespace) -> None:
+        if options.series and options.time_format and not options.time:
+            raise OptionError(
+                f"time_format={options.time_format!r} has no times to read: name their column with time"
+            )
 
     # ------------------------------------------------------------- what classes and numbers differ in
 

@@ -1,0 +1,110 @@
+"""Options that are written once: what follows from an annotation, a default and a docstring's line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from gatewise.arguments import Count, Kind, Number, Probability, options_of
+from gatewise.cli.parsing import Parser, add_options, flag_of, given_of
+from gatewise.errors import OptionError
+from gatewise.tasks.registry import TASKS, task_of
+from gatewise.train.run import Run
+
+
+@dataclass
+class Base:
+    """A first line.
+
+    Args:
+        size: how large, in ``units``; half
+            of it is 50 %.
+        first, second: two of a kind.
+    """
+
+    size: Count
+    first: Probability = 0.5
+    second: Number | None = None
+    way: Literal["up", "down"] = "up"
+    on: bool = False
+    names: Annotated[Any, Kind(many="append")] = ()
+    other: object = None
+
+
+def function(size: Count, *, way: Literal["up", "down"] = "up", data: Any = None) -> None:
+    """A first line.
+
+    Args:
+        size: how large.
+        way: which one.
+
+    Returns:
+        way: nothing.
+    """
+
+
+def test_options_are_the_annotated_parameters_with_their_lines():
+    found = options_of(Base)
+    assert list(found) == ["size", "first", "second", "way", "on", "names"]
+    assert found["size"].help == "how large, in ``units``; half of it is 50 %."
+    assert found["first"].help == found["second"].help == "two of a kind."
+    assert found["size"].required
+    assert not found["first"].required
+    assert {name: each.default for name, each in options_of(function).items()}["way"] == "up"
+    assert options_of(function)["way"].help == "which one."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("size", 3, 3),
+        ("second", None, None),
+        ("second", 2, 2.0),
+        ("on", 1, True),
+        ("way", "up", "up"),
+    ],
+)
+def test_values_are_brought_to_their_kind(name, value, expected):
+    found = options_of(Base)[name].checked(value)
+    assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("size", 3.0, r"size must be a positive integer, not 3\.0"),
+        ("way", "upp", r"way must be one of 'up', 'down', not 'upp' \(did you mean 'up'\?\)"),
+        ("first", None, "first must be a probability from 0 to 1, not None"),
+    ],
+)
+def test_other_values_are_refused_by_name(name, value, message):
+    with pytest.raises(OptionError, match=message):
+        options_of(Base)[name].checked(value)
+
+
+def test_flags_follow_and_what_is_not_given_is_absent():
+    parser = Parser(prog="x")
+    options = options_of(Base)
+    add_options(parser, options)
+    given = parser.parse_args(["--size", "4", "--on", "--names", "a", "--names", "b"])
+    assert given_of(given, options) == {"size": 4, "on": True, "names": ["a", "b"]}
+    text = " ".join(parser.format_help().split())
+    assert "how large, in units; half of it is 50 %." in text
+    assert "two of a kind. (default: 0.5)" in text
+    with pytest.raises(OptionError, match="--size: expected an integer below"):
+        parser.parse_args(["--size", "four"])
+    with pytest.raises(OptionError, match="required: --size"):
+        parser.parse_args([])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_option_of_a_task_has_a_line_of_help_and_none_has_two_flags(name):
+    task = task_of(name)
+    groups = (task.options(), options_of(task.fit), options_of(Run))
+    texts = [(option, each.help) for group in groups for option, each in group.items()]
+    assert [option for option, text in texts if not text] == []
+    flags = [flag_of(option) for option, _ in texts]
+    assert len(set(flags)) == len(flags)
+    assert set(task.options()) == set(task._get_param_names())
