@@ -58,10 +58,12 @@ class NextCharacter(Task):
         logits, carry = network(batch[:, :-1], carry)
         return F.cross_entropy(logits.mT, batch[:, 1:], reduction="none").mean(1), carry
 
+    @torch.no_grad()
     def predict(self, data):
         logits, _ = self.network_(self.encoded(Characters().read(data))[None])
         return pl.DataFrame({"next": [self.alphabet_[int(logits[0, -1].argmax())]]})
 
+    @torch.no_grad()
     def evaluate(self, data):
         ids = self.encoded(Characters().read(data)[self.seen_ - 1 :])
         nll = float(F.cross_entropy(self.network_(ids[None, :-1])[0][0], ids[1:]))

@@ -93,6 +93,8 @@ def test_flags_follow_and_what_is_not_given_is_absent():
     text = " ".join(parser.format_help().split())
     assert "how large, in units; half of it is 50 %." in text
     assert "two of a kind. (default: 0.5)" in text
+    assert "--size N" in text
+    assert "--way up|down" in text
     with pytest.raises(OptionError, match="--size: expected an integer below"):
         parser.parse_args(["--size", "four"])
     with pytest.raises(OptionError, match="required: --size"):

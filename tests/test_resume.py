@@ -719,7 +719,7 @@ def test_when_a_training_is_complete(losses, patience, best, done):
         dict(precision=32),
         dict(resume="yes"),
         dict(tensorboard=True),
-        dict(progress=2),
+        dict(quiet=2),
     ],
 )
 def test_options_of_a_run_are_checked(options):

@@ -28,6 +28,7 @@ class Kind:
         read: makes a value of a text of the command line; raises ValueError or OverflowError where the
             text spells none.
         expected: what such a text must be, for the message.
+        metavar: what stands for the value in the help.
         many: "" for one value; "append" where the flag may be repeated; "list" where it takes several.
         save: gives the value as text and numbers.
         restore: checks a saved value and gives it back; without it, any text, number or truth value.
@@ -36,6 +37,7 @@ class Kind:
     check: Check = lambda name, value: value
     read: Callable[[str], Any] = str
     expected: str = "a text"
+    metavar: str = "TEXT"
     many: Literal["", "append", "list"] = ""
     save: Callable[[Any], Any] = lambda value: value
     restore: Check | None = None
@@ -90,7 +92,8 @@ def _kind(annotation: Any) -> tuple[Kind | None, bool]:
         kinds = [kind for part in parts if (kind := _kind(part)[0]) is not None]
         return (kinds[0] if kinds else None), type(None) in parts
     if typing.get_origin(annotation) is Literal:
-        return Kind(partial(_chosen, typing.get_args(annotation))), False
+        known = typing.get_args(annotation)
+        return Kind(partial(_chosen, known), metavar="|".join(known)), False
     return _PLAIN.get(annotation), False
 
 
@@ -134,13 +137,13 @@ def path(text: str) -> Path:
 def within(least: int, most: int | None = None) -> Kind:
     """Whole numbers from ``least`` on, up to ``most`` where that is given."""
     return Kind(
-        lambda name, value: whole(name, value, least, most), integer, "an integer below 2**63"
+        lambda name, value: whole(name, value, least, most), integer, "an integer below 2**63", "N"
     )
 
 
 def numbers(expected: str = "a finite number", **bounds: float) -> Kind:
     """Finite numbers within the bounds of :func:`gatewise.options.real`."""
-    return Kind(lambda name, value: real(name, value, expected, **bounds), float, "a number")
+    return Kind(lambda name, value: real(name, value, expected, **bounds), float, "a number", "X")
 
 
 MOST_LAYERS = 1000
@@ -155,5 +158,5 @@ Layers = Annotated[int, within(1, MOST_LAYERS)]
 Seed = Annotated[int, within(0, MOST_SEED)]
 Number = Annotated[float, numbers("a finite number or None")]
 Positive = Annotated[float, numbers("a number above 0", above=0)]
-Probability = Annotated[float, Kind(probability, float, "a number")]
-AnyPath = Annotated[str | Path, Kind(read=path, expected="a path")]
+Probability = Annotated[float, Kind(probability, float, "a number", "X")]
+AnyPath = Annotated[str | Path, Kind(read=path, expected="a path", metavar="FOLDER")]

@@ -66,7 +66,7 @@ def add_options(
             parser.add_argument(*flags, action="store_true", **named)
             continue
         named |= dict(type=as_kind(option.kind.read, option.kind.expected))
-        named |= dict(required=option.required or name in required)
+        named |= dict(required=option.required or name in required, metavar=option.kind.metavar)
         if option.kind.many == "append":
             named |= dict(action="append")
         elif option.kind.many == "list":

@@ -53,6 +53,7 @@ Column = Annotated[
     Kind(
         column_name,
         expected="a column",
+        metavar="COLUMN",
         save=_saved_column,
         restore=described.maybe(described.text),
     ),
@@ -62,6 +63,7 @@ Columns = Annotated[
     Kind(
         column_names,
         expected="a column",
+        metavar="COLUMN",
         many="append",
         save=lambda value: None if value is None else list(names_of(value)),
         restore=described.maybe(_restored_columns),
@@ -91,7 +93,8 @@ def _restored_cell(name: str, value: Any) -> str | Cell:
 
 
 AnyCell = Annotated[
-    Cell | str, Kind(_cell, expected="a cell", save=_saved_cell, restore=_restored_cell)
+    Cell | str,
+    Kind(_cell, expected="a cell", metavar="CELL", save=_saved_cell, restore=_restored_cell),
 ]
 
 # ---------------------------------------------------------------------------------- class weights
@@ -131,6 +134,7 @@ ClassWeight = Annotated[
         _class_weight,
         read=_class_weight_of,
         expected="balanced, or CLASS=WEIGHT,CLASS=WEIGHT",
+        metavar="WEIGHTS",
         save=_saved_class_weight,
         restore=_restored_class_weight,
     ),
@@ -187,7 +191,7 @@ def _part_of(text: str) -> int | float | Path:
     return Path(text)
 
 
-Part = Annotated[Any, Kind(part, _part_of, EXPECTED_PART)]
+Part = Annotated[Any, Kind(part, _part_of, EXPECTED_PART, "SIZE")]
 
 # ---------------------------------------------------------------------------------------- devices
 
@@ -210,8 +214,10 @@ def device_of(name: str, value: Any) -> torch.device:
     return torch.device(found)
 
 
-Device = Annotated[str | torch.device, Kind(device_of, expected="a device")]
+Device = Annotated[str | torch.device, Kind(device_of, expected="a device", metavar="DEVICE")]
 
 # ----------------------------------------------------------------------------------------- tables
 
-AnyTable = Annotated[Any, Kind(read=path, expected="a path")]  # a path, or a table in memory
+AnyTable = Annotated[
+    Any, Kind(read=path, expected="a path", metavar="FILE")
+]  # a path, or a table in memory

@@ -39,6 +39,7 @@ Devices = Annotated[
         number_of_devices,
         lambda text: text if text == "auto" else integer(text),
         "auto or an integer",
+        "N",
     ),
 ]
 

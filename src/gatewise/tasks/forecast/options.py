@@ -34,7 +34,7 @@ def levels(name: str, quantiles: Any) -> tuple[float, ...]:
     return tuple(found)
 
 
-Levels = Annotated[Sequence[float], Kind(levels, float, "a number", many="list")]
+Levels = Annotated[Sequence[float], Kind(levels, float, "a number", "X", many="list")]
 
 
 def _frequency(name: str, value: Any) -> Any:
@@ -53,7 +53,7 @@ def _spelled(value: Any) -> str | None:
 
 _SAVED_TEXT = described.maybe(described.text)
 
-Frequency = Annotated[Any, Kind(_frequency, save=_spelled, restore=_SAVED_TEXT)]
+Frequency = Annotated[Any, Kind(_frequency, metavar="STEP", save=_spelled, restore=_SAVED_TEXT)]
 TimeFormat = Annotated[str, Kind(_time_format, restore=_SAVED_TEXT)]
 
 
@@ -80,4 +80,4 @@ def _refit_of(text: str) -> bool | int:
     return named[text.lower()] if text.lower() in named else integer(text)
 
 
-Refit = Annotated[bool | int, Kind(refit_every, _refit_of, "true, false or an integer")]
+Refit = Annotated[bool | int, Kind(refit_every, _refit_of, "true, false or an integer", "N")]

@@ -12,7 +12,7 @@ from gatewise.train.record import digest
 Array = np.ndarray
 
 
-def described(
+def data_record(
     sequences: Sequences, target: Array, weight: Array, labels: Array | None
 ) -> dict[str, Any]:
     """The data as :class:`gatewise.train.record.Record` has them; ``labels`` are the series' names."""

@@ -29,7 +29,7 @@ from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.reading import check_options_of_arrays, read_arrays
 from gatewise.tasks.sequences.recipe import TEST, VALIDATION, recipe_for
-from gatewise.tasks.sequences.record import described
+from gatewise.tasks.sequences.record import data_record
 from gatewise.tasks.sequences.targets import weights_of
 from gatewise.tasks.sequences.training import (
     Batch,
@@ -237,7 +237,7 @@ class SequenceTask(Task):
         self.seen_ = digests(sequences)
         record = Record({}, {})
         if run.out is not None:
-            data = described(sequences, target, weight, labels)
+            data = data_record(sequences, target, weight, labels)
             record = self.recorded(data, validation, test, run)
         values, starts = self._inputs(scaled)
         target = self.scaled_target(target, known)
