@@ -207,5 +207,5 @@ def test_gate_map_has_a_map_for_every_value():
         gate_map(trace, layer=2)
     with pytest.raises(OptionError, match="sequence=0 has no steps to show"):
         gate_map(lstm(torch.randn(1, 9, 3), lengths=[0], trace=True)[2])
-    with pytest.raises(ShapeError, match="one for each of 5 steps, not 2"):
+    with pytest.raises(ShapeError, match="there are 2 step_labels; there must be 5"):
         gate_map(trace, **shown, step_labels=["a", "b"])
