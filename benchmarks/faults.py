@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -85,28 +85,46 @@ def copy_of_the_tree() -> Iterator[Path]:
         yield copy
 
 
-def tested(copy: Path, tests: Sequence[str], first: bool) -> subprocess.CompletedProcess[str]:
-    """Pytest on some test files of a copy; where ``first``, up to the first failure."""
+def tested(copy: Path, tests: Sequence[str], first: bool) -> tuple[int | None, str]:
+    """Pytest's exit status and output for some test files of a copy; None where it had to be ended.
+    Where ``first``, it stops at the first failure."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join((str(copy.parent), str(copy / "src")))
-    environment = os.environ | {
-        "PYTHONPATH": path,
+    arguments = ["-q", "--tb=line", "-p", "no:cacheprovider", *(["-x"] if first else [])]
+    arguments += [f"tests/{name}" for name in tests]
+    output = copy.parent / "output.txt"
+    process = _FORKS.Process(target=_pytest, args=(copy, arguments, output))
+    process.start()
+    process.join(SECONDS)
+    ended = process.exitcode
+    if ended is None:
+        process.kill()
+        process.join()
+    return ended, output.read_text(errors="replace") if output.exists() else ""
+
+
+# Each run is forked from a process that has imported what takes longest, and nothing of gatewise.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["torch", "pytest"])
+
+
+def _pytest(copy: Path, arguments: list[str], output: Path) -> None:
+    """Runs pytest in this process, on the modules of the copy, as do the processes that tests start."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(copy)
+    paths = [str(copy.parent), str(copy / "src")]
+    exec(_OWN_MODULES, {})
+    sys.path[:0] = ["", *paths]
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join(paths),
         "GATEWISE_CACHE": str(CACHE),
-        "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider"]
-    command += ["-x"] if first else []
-    command += [f"tests/{name}" for name in tests]
-    return subprocess.run(
-        command,
-        cwd=copy,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    sys.dont_write_bytecode = True
+    import pytest
+
+    sys.exit(int(pytest.main(arguments)))
 
 
 def tried(fault: Fault) -> dict[str, Any]:
@@ -116,13 +134,13 @@ def tried(fault: Fault) -> dict[str, Any]:
         (path,) = places(fault, copy / "src")
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
-        try:
-            done = tested(copy, fault.tests, first=True)
-        except subprocess.TimeoutExpired:
-            outcome, by = "found", f"nothing came back within {SECONDS:.0f} s"
+        status, output = tested(copy, fault.tests, first=True)
+        if status is None:
+            outcome, by = "found", f"no end within {SECONDS:.0f} s"
         else:
-            by = match[1] if (match := _FIRST_FAILURE.search(done.stdout)) else ""
-            outcome = {0: "missed", 1: "found", 2: "found"}.get(done.returncode, "no test ran")
+            match = _FIRST_FAILURE.search(output)
+            outcome = "found" if match else "missed" if status == 0 else f"exit status {status}"
+            by = match[1] if match else output[-300:] if status else ""
         file = str(path.relative_to(copy))
     seconds = round(time.monotonic() - started, 1)
     return dict(name=fault.name, file=file, outcome=outcome, by=by, seconds=seconds)
@@ -132,9 +150,9 @@ def control(faults: Sequence[Fault]) -> int:
     """The exit status of all the faults' test files on a copy without a fault."""
     files = sorted({name for fault in faults for name in fault.tests})
     with copy_of_the_tree() as copy:
-        done = tested(copy, files, first=False)
-    print(done.stdout[-4000:])
-    return done.returncode
+        status, output = tested(copy, files, first=False)
+    print(output[-4000:])
+    return 1 if status is None else status
 
 
 def main() -> int:
@@ -152,6 +170,7 @@ def main() -> int:
         return bool(sentences)
     if given.control:
         return control(faults)
+    os.environ["OMP_NUM_THREADS"] = "1"
     results = []
     with ThreadPoolExecutor(given.jobs) as pool:
         for result in pool.map(tried, faults):

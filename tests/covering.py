@@ -11,6 +11,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from gatewise.cells.language import Cell
+
 PLAIN = (str, int, float, tuple, type(None))
 
 
@@ -41,8 +43,7 @@ def _level(value: Any) -> Hashable:
     """What tells a value from others: a cell's name; of other objects, which one it is."""
     if isinstance(value, PLAIN):
         return repr(value)
-    name = getattr(value, "name", None)
-    return name if isinstance(name, str) else id(value)
+    return value.name if isinstance(value, Cell) else id(value)
 
 
 def chosen(rows: Sequence[Mapping[str, Hashable]]) -> list[int]:

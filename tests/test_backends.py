@@ -90,6 +90,7 @@ CASES = [
 ]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), [c for c in CASES if c.values[0] in SMOOTH.values()])
 def test_the_derived_gradient_passes_gradcheck(cell, options):
     given = case(cell, **options)
@@ -99,6 +100,7 @@ def test_the_derived_gradient_passes_gradcheck(cell, options):
         assert gradcheck(lambda *v: Derived.apply(given, *v), leaves)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), CASES)
 def test_the_derived_gradient_is_autograds(cell, options):
     given = case(cell, **options)
@@ -273,6 +275,7 @@ AWKWARD = {
 TOLERANCE = {torch.float64: dict(rtol=1e-10, atol=1e-10), torch.float32: dict(rtol=1e-4, atol=2e-5)}
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("sizes", AWKWARD.values(), ids=AWKWARD)
@@ -305,6 +308,7 @@ def test_a_strided_input_is_as_good(name, lengths):
         )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [(4, 0, 6), (1, 2, 3)])
 @pytest.mark.parametrize("name", TORCHS)
@@ -331,6 +335,7 @@ def test_a_state_that_would_grow_without_bound_in_the_padding_does_not(name):
     )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     ("backend", "options"),
     [(aten, {}), (reference, {}), (reference, ALL)],
@@ -351,6 +356,7 @@ def test_one_batch_one_truth(name, reverse, backend, options):
         assert not output[length:, b].any()
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("lengths", [None, (9, 4, 0, 7)])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize(("cell", "P"), WIDTHS)

@@ -327,6 +327,7 @@ def test_what_the_driver_is_asked(tmp_path):
 # How a call is divided -----------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("units", [8, 64, 512, 832, 1024, 1280, 1536, 1792])
 @pytest.mark.parametrize("batch", [0, 1, 16, 64, 200, 1000])

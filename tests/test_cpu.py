@@ -129,6 +129,7 @@ def variants(cell):
         yield dict(every, P=1, reverse=True, zoneout=(6, 1))
 
 
+@pytest.mark.pairwise
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
@@ -207,6 +208,7 @@ AWKWARD = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("every", [False, True], ids=["plain", "all options"])
 @pytest.mark.parametrize("sizes", AWKWARD.values(), ids=AWKWARD)
@@ -232,6 +234,7 @@ LARGE = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("every", [False, True], ids=["plain", "all options"])
 @pytest.mark.parametrize("sizes", LARGE.values(), ids=LARGE)
 @pytest.mark.parametrize("name", ["lstm", "gru", "peephole", "both_fed_back"])
@@ -396,6 +399,7 @@ def test_the_same_bits_every_time(name, sizes, threads):
             assert torch.equal(grads[k], others[k]), k
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("every", [False, True], ids=["plain", "all options"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("cell", EVERY.values(), ids=EVERY)
@@ -436,6 +440,7 @@ def test_nan_in_the_padding_reaches_nothing(cell, reverse, threads):
     assert not out[0][beyond].any()
 
 
+@pytest.mark.pairwise
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ def test_slices_that_wait_for_each_other(divided, name, given):
     check(case(EVERY[name], **SIZES | given))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("divided", ["one slice", "side by side"], indirect=True)
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 17, 2, 16), (3, 17, 5, 33)])
 @pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
@@ -402,6 +403,7 @@ def test_auto_leaves_few_steps_to_cudnn():
 # How a call is divided -------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("chip", [*CHIPS.values(), Chip(24, 101376)], ids=[*CHIPS, "small"])
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("width", [1, 16, 64, 65, 300, 768, 1024, 1536, 2000, 4096])
