@@ -90,6 +90,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick("lstm-plain")
 @pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), [c for c in CASES if c.values[0] in SMOOTH.values()])
 def test_the_derived_gradient_passes_gradcheck(cell, options):
@@ -100,6 +101,7 @@ def test_the_derived_gradient_passes_gradcheck(cell, options):
         assert gradcheck(lambda *v: Derived.apply(given, *v), leaves)
 
 
+@pytest.mark.quick("lstm-plain")
 @pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), CASES)
 def test_the_derived_gradient_is_autograds(cell, options):
@@ -275,6 +277,7 @@ AWKWARD = {
 TOLERANCE = {torch.float64: dict(rtol=1e-10, atol=1e-10), torch.float32: dict(rtol=1e-4, atol=2e-5)}
 
 
+@pytest.mark.quick("lstm-odd-forward-torch.float64")
 @pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

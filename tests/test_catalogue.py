@@ -161,6 +161,7 @@ def papers_gradients(name, kind):
     return {key: torch.from_numpy(value) for key, value in found.items()}
 
 
+@pytest.mark.quick("lstm-odd-reference")
 @pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", LEARNT)

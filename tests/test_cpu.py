@@ -129,6 +129,7 @@ def variants(cell):
         yield dict(every, P=1, reverse=True, zoneout=(6, 1))
 
 
+@pytest.mark.quick("lstm-plain-0-torch.float64", "lstm-lengths-reverse-4-torch.float32")
 @pytest.mark.pairwise
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

@@ -102,6 +102,7 @@ def test_same_seed_same_weights_and_strict_state_dicts(kind, options):
     torch.testing.assert_close(other.state_dict(), ours.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.quick("lstm-plain-zero state-cpu", "lstm-both ways-initial state-reference")
 @pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("given_state", [False, True], ids=["zero state", "initial state"])
@@ -164,6 +165,7 @@ def test_a_packed_batch_keeps_the_order_of_equal_lengths():
     torch.testing.assert_close(ours(packed)[0].data, theirs(packed)[0].data, **CLOSE)
 
 
+@pytest.mark.quick("lstm-False-cpu")
 @pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch_first", [False, True])

@@ -86,6 +86,7 @@ CASES = [
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.quick("mingru-plain")
 @pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), CASES)
 def test_the_scan_is_the_reference(cell, options):

@@ -115,6 +115,7 @@ def options(cell):
         yield dict(every, P=11), () if cell.name in ("lstm", "rnn_tanh") else pytest.mark.slow
 
 
+@pytest.mark.quick("lstm-plain")
 @pytest.mark.parametrize(
     ("cell", "given"),
     [
