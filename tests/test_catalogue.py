@@ -164,7 +164,14 @@ def papers_gradients(name, kind):
 @pytest.mark.quick("lstm-odd-reference")
 @pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", LEARNT)
+@pytest.mark.parametrize(
+    "kind",
+    # the backends' own tests have other sizes
+    [
+        pytest.param(kind, marks=pytest.mark.slow if kind in ("least", "wide") else ())
+        for kind in LEARNT
+    ],
+)
 @pytest.mark.parametrize("name", PAPERS)
 def test_gradients_are_the_papers(name, kind, backend):
     (T, B, inputs, hidden), options, lengths = LEARNT[kind]

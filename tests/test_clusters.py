@@ -109,7 +109,7 @@ def _some(cell):
         for cell in SUITED.values()
         for given, marks in (
             (dict(BUT_NORM, zoneout=(1, 5), lengths=LENGTHS, reverse=True), _some(cell)),
-            ({}, _some(cell)),
+            ({}, () if cell.name == "lstm" else pytest.mark.slow),
         )
     ],
 )
@@ -237,8 +237,9 @@ FAULTS = {
 @pytest.mark.parametrize(
     "fault",
     [
-        # some are seen only where programs overtake each other
-        pytest.param(name, marks=pytest.mark.slow if "programs" in name else ())
+        # it is the tests that are tested here: one shows that they see anything; some are seen only
+        # where programs overtake each other
+        pytest.param(name, marks=() if "group's sums" in name else pytest.mark.slow)
         for name in FAULTS
     ],
 )
