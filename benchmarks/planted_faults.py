@@ -55,7 +55,7 @@ FAULTS = (
         "emit: half of a gate's gradient is lost",
         '[("gate", a.gate), (a.part, a.gate)]',
         "[(a.part, a.gate)]",
-        ("test_backends.py", "test_triton.py"),
+        ("test_cpu.py", "test_triton.py"),
     ),
     Fault(
         "emit: no brackets in a formula",
