@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "runs", "__pycache__", "*.egg-info")
 CACHE = ROOT / "build" / "faults" / "cells"  # the compiled cells of all copies
 SECONDS = 900.0
-_FIRST_FAILURE = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FIRST_FAILURE = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 
 # An editable installation finds its modules by itself; in a copy they must come from the copy.
 _OWN_MODULES = """\

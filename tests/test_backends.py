@@ -149,8 +149,11 @@ def test_second_derivatives(lengths, options):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # in torch's own jvp
 @pytest.mark.parametrize(
     "options",
-    [{}, dict(lengths=LENGTHS), dict(ALL, lengths=LENGTHS)],
-    ids=["plain", "lengths", "all options"],
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param(dict(lengths=LENGTHS), id="lengths", marks=pytest.mark.slow),
+        pytest.param(dict(ALL, lengths=LENGTHS), id="all options"),
+    ],
 )
 @pytest.mark.parametrize("cell", [*SMOOTH.values(), truncated], ids=lambda c: c.name)
 def test_vmap_and_jvp_over_the_reference(cell, options):

@@ -178,7 +178,7 @@ QUIET = dict(derandomize=True, database=None, deadline=None)
 
 
 @pytest.mark.usefixtures("one_thread")
-@settings(max_examples=150, **QUIET)
+@settings(max_examples=80, **QUIET)
 @drawn(anything())
 def test_anything(chosen):
     check_anything(chosen)

@@ -104,11 +104,29 @@ def check(given):
     assert_within(found, expected, TOLERANCE[given.dtype])
 
 
+# Each has something for the loops that the others have not; those left out are like one of these.
+EACH_ITS_OWN = (
+    *(
+        "rnn_tanh",
+        "lstm",
+        "peephole",
+        "gru",
+        "gru_2014",
+        "mingru",
+        "slstm",
+        "lstm_1997_truncated",
+        "fgr",
+    ),
+    *("both_fed_back", "whole_and_parts", "halves", "every_operation", "delayed", "two_fed_late"),
+)
+
+
 def options(cell):
     """A cell with all at once that the loops have to heed; then, slow, with less."""
     norm = uses_every_part(cell) and not cell.second_stage
     every = dict(ALL, layer_norm=norm, lengths=LENGTHS)
-    yield dict(every, reverse=True, zoneout=(1, 5)), ()
+    like_another = () if cell.name in EACH_ITS_OWN else pytest.mark.slow
+    yield dict(every, reverse=True, zoneout=(1, 5)), like_another
     yield {}, () if cell.name in ("lstm", "gru", "peephole") else pytest.mark.slow
     yield dict(lengths=LENGTHS, bias=False), pytest.mark.slow
     if cell.name in PROJECTABLE:
