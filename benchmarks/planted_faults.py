@@ -144,8 +144,8 @@ FAULTS = (
     ),
     Fault(
         "registry: a named backend is passed over in silence",
-        "if reason := backend.supports(spec):\n            raise BackendError",
-        "if reason := backend.supports(spec):\n            return choose(spec)\n            raise BackendError",
+        "return f\"the backend '{name}' was asked for, but it {reason}\"",
+        'return _found("auto", cell_name, transformed, recorded, **fields)',
         ("test_calls.py", "test_layers.py", "test_scan.py"),
     ),
     Fault(
@@ -163,8 +163,8 @@ FAULTS = (
     # layers
     Fault(
         "masks: recurrent dropout without its scale",
-        "F.dropout(ones, layer.recurrent_dropout)",
-        "F.dropout(ones, layer.recurrent_dropout).clamp(max=1)",
+        "recurrent = F.dropout(ones, recurrent_dropout)",
+        "recurrent = F.dropout(ones, recurrent_dropout).clamp(max=1)",
         ("test_options.py",),
     ),
     Fault(
@@ -181,8 +181,8 @@ FAULTS = (
     ),
     Fault(
         "states: shared by both directions",
-        "state = tuple(s[len(finals)] for s in states)\n                fields",
-        "state = tuple(s[layer] for s in states)\n                fields",
+        "[tuple([s[k] for s in states]) for k in range(len(config.step_shapes))]",
+        "[tuple([s[0] for s in states]) for k in range(len(config.step_shapes))]",
         ("test_layers.py", "test_torch.py"),
     ),
     Fault(
@@ -205,8 +205,8 @@ FAULTS = (
     ),
     Fault(
         "stream: no zoneout",
-        "if any(layer.zoneout):\n                pairs",
-        "if not any(layer.zoneout):\n                pairs",
+        "if any(zoneout):\n            pairs",
+        "if not any(zoneout):\n            pairs",
         ("test_stream.py",),
     ),
     Fault(
