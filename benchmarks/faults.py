@@ -14,13 +14,13 @@ The native core is not rebuilt: a fault in C++ is a matter of `make sanitize` an
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import os
 import re
 import shutil
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -71,15 +71,13 @@ def lost(faults: Sequence[Fault]) -> list[str]:
 @contextmanager
 def copy_of_the_tree() -> Iterator[Path]:
     """A folder with the project's files, and with the native libraries of the installed package."""
-    spec = importlib.util.find_spec("gatewise._native._core")
-    assert spec is not None
-    assert spec.origin is not None
+    installed = Path(sysconfig.get_path("platlib")) / "gatewise" / "_native"
     with tempfile.TemporaryDirectory(prefix="gatewise-fault-") as folder:
         copy = Path(folder) / "tree"
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         native = copy / "src" / "gatewise" / "_native"
         native.mkdir()
-        for each in Path(spec.origin).parent.iterdir():
+        for each in installed.iterdir():
             (native / each.name).symlink_to(each)
         (Path(folder) / "sitecustomize.py").write_text(_OWN_MODULES)
         yield copy

@@ -213,7 +213,7 @@ FAULTS = (
         "step: a state handed on is the caller's own",
         "own[k] = state.clone()",
         "own[k] = state",
-        ("test_step.py",),
+        ("test_calls.py", "test_step.py"),
     ),
     Fault(
         "convert: a shared module becomes two",
@@ -318,7 +318,7 @@ FAULTS = (
         "scores: phases of the seasonal baseline",
         "np.tile(last, -(-horizon // season))",
         "np.repeat(last, -(-horizon // season), 1)",
-        ("test_forecast_numbers.py", "test_forecast_properties.py"),
+        ("test_forecast.py", "test_forecast_numbers.py"),
     ),
     Fault(
         "training: dropout of a resumed run",
