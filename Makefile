@@ -2,10 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # one process for each processor, each in one thread; the tests of threads set their own
-TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q
+TESTS := $(PYTEST) -n auto --maxprocesses 8 --dist worksteal
 READY := $(VENV)/.ready
 
-.PHONY: setup demo docs paper check format test test-all sanitize clean
+.PHONY: setup demo docs paper check format quick test test-all faults lowest sanitize wheel clean
 
 setup: $(READY)
 
@@ -37,11 +38,24 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Three loops. One cell and size on every rung, under a minute; pairs of parameters, before a change is
+# handed in; all combinations, nightly.
+quick: setup
+	$(PYTEST) -m quick $$(grep -l 'mark\.quick' tests/test_*.py)
+
 test: setup
 	$(TESTS)
 
 test-all: setup
 	$(TESTS) -m ''
+
+# Which test finds which planted fault: before and after tests are made fewer.
+faults: setup
+	$(BIN)/python benchmarks/faults.py
+
+# The tests with the lowest versions that pyproject.toml allows.
+lowest:
+	.ci/lowest
 
 # The tests of the CPU backend on a core that checks its own memory accesses and arithmetic; users'
 # cells are compiled likewise. Leaks are not looked for: Python leaves much behind.
@@ -60,6 +74,11 @@ sanitize: setup
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	GATEWISE_CPU=$(LEVEL) GATEWISE_CACHE=$(SANITIZED)/cells CXX=$(abspath $(SANITIZED))/c++ \
 	PYTHONPATH=tests CORE_FOLDER=$(SANITIZED) $(BIN)/pytest -q -p native.other_core tests/test_backends.py tests/test_cpu.py -k cpu
+
+# A wheel of each platform in pyproject.toml that this machine can build; on Linux in containers.
+wheel: setup
+	$(BIN)/pip install -q 'cibuildwheel>=3'
+	$(BIN)/cibuildwheel --output-dir dist
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

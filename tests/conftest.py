@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from covering import selected
 from gatewise.backends.registry import forget_choices
 
 # Triton looks when it is first imported: without a GPU its kernels are interpreted (test_triton.py)
@@ -28,12 +29,25 @@ def choices_anew():
     forget_choices()
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
 def pytest_collection_modifyitems(items):
-    """The tests of papers/ are slow ones, but for those that are marked short."""
-    for item in items:
+    """Marks as slow the parameter sets of a ``pairwise`` test that a pairwise array does without, and takes
+    the mark ``quick``, where it lists ids, from the other sets."""
+    for item in items:  # the tests of papers/ are slow ones, but for those that are marked short
         if item.path.name.startswith("test_paper") and not item.get_closest_marker("short"):
             item.add_marker(pytest.mark.slow)
+    sets = {}
+    for item in items:
+        if item.get_closest_marker("pairwise") and not item.get_closest_marker("slow"):
+            sets.setdefault((item.path, item.cls, item.function), []).append(item)
+        for mark in item.iter_markers("quick"):
+            if mark.args and item.callspec.id not in mark.args:
+                item.own_markers.remove(mark)
+    for each in sets.values():
+        kept = set(selected([item.callspec.params for item in each]))
+        for place, item in enumerate(each):
+            if place not in kept:
+                item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

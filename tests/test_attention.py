@@ -76,6 +76,7 @@ def masks(batch, queries, steps):
 SIZES = {"some": (4, 3, 5), "one": (1, 1, 1), "one key": (3, 2, 1)}
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("which", ["all", "lengths", "mask", "each its own", "both"])
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("kind", MADE)
@@ -191,6 +192,7 @@ def test_without_weights_torchs_own_kernel_runs(monkeypatch):
     assert mask.any(-1).all()  # not every kernel gives zero where a row has no key
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("lengths", [None, [4, 0, 1]])
 @pytest.mark.parametrize("units", [None, 2])

@@ -90,6 +90,8 @@ CASES = [
 ]
 
 
+@pytest.mark.quick("lstm-plain")
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), [c for c in CASES if c.values[0] in SMOOTH.values()])
 def test_the_derived_gradient_passes_gradcheck(cell, options):
     given = case(cell, **options)
@@ -99,6 +101,8 @@ def test_the_derived_gradient_passes_gradcheck(cell, options):
         assert gradcheck(lambda *v: Derived.apply(given, *v), leaves)
 
 
+@pytest.mark.quick("lstm-plain")
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), CASES)
 def test_the_derived_gradient_is_autograds(cell, options):
     given = case(cell, **options)
@@ -145,8 +149,11 @@ def test_second_derivatives(lengths, options):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # in torch's own jvp
 @pytest.mark.parametrize(
     "options",
-    [{}, dict(lengths=LENGTHS), dict(ALL, lengths=LENGTHS)],
-    ids=["plain", "lengths", "all options"],
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.slow),
+        pytest.param(dict(lengths=LENGTHS), id="lengths", marks=pytest.mark.slow),
+        pytest.param(dict(ALL, lengths=LENGTHS), id="all options"),
+    ],
 )
 @pytest.mark.parametrize("cell", [*SMOOTH.values(), truncated], ids=lambda c: c.name)
 def test_vmap_and_jvp_over_the_reference(cell, options):
@@ -273,6 +280,8 @@ AWKWARD = {
 TOLERANCE = {torch.float64: dict(rtol=1e-10, atol=1e-10), torch.float32: dict(rtol=1e-4, atol=2e-5)}
 
 
+@pytest.mark.quick("lstm-odd-forward-torch.float64")
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("sizes", AWKWARD.values(), ids=AWKWARD)
@@ -305,6 +314,7 @@ def test_a_strided_input_is_as_good(name, lengths):
         )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [(4, 0, 6), (1, 2, 3)])
 @pytest.mark.parametrize("name", TORCHS)
@@ -331,6 +341,7 @@ def test_a_state_that_would_grow_without_bound_in_the_padding_does_not(name):
     )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     ("backend", "options"),
     [(aten, {}), (reference, {}), (reference, ALL)],
@@ -351,6 +362,7 @@ def test_one_batch_one_truth(name, reverse, backend, options):
         assert not output[length:, b].any()
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("lengths", [None, (9, 4, 0, 7)])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize(("cell", "P"), WIDTHS)

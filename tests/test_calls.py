@@ -75,6 +75,7 @@ def assert_own(states, given=()):
             torch.testing.assert_close(found.detach(), expected, rtol=0, atol=0)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("batch_first", [False, True], ids=["T×B", "B×T"])
 @pytest.mark.parametrize("steps", [0, 1, 5])
@@ -102,6 +103,7 @@ def test_final_states_in_every_backend(backend, mode):
         assert_own(states_of(gw.GRU(3, 4, backend=backend), X + 0.5))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("backend", ["auto", "reference", "cpu"])
 @pytest.mark.parametrize("kind", CELLS)
@@ -292,6 +294,7 @@ LENGTHS = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("what", LENGTHS)
 @pytest.mark.parametrize("kind", MODULES)
@@ -425,6 +428,7 @@ def test_a_gradient_of_each_sample():
 # Cells of no size -----------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize(("inputs", "units"), [(3, 0), (0, 4), (0, 0)])
 @pytest.mark.parametrize("name", ["RNNCell", "GRUCell", "LSTMCell"])

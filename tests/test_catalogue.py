@@ -88,6 +88,7 @@ def test_every_cell_has_its_paper_and_its_layout():
         assert (name, found.gates, found.state, found.params) == (name, gates, state, params)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("name", PAPERS)
@@ -160,8 +161,17 @@ def papers_gradients(name, kind):
     return {key: torch.from_numpy(value) for key, value in found.items()}
 
 
+@pytest.mark.quick("lstm-odd-reference")
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", LEARNT)
+@pytest.mark.parametrize(
+    "kind",
+    # the backends' own tests have other sizes
+    [
+        pytest.param(kind, marks=pytest.mark.slow if kind in ("least", "wide") else ())
+        for kind in LEARNT
+    ],
+)
 @pytest.mark.parametrize("name", PAPERS)
 def test_gradients_are_the_papers(name, kind, backend):
     (T, B, inputs, hidden), options, lengths = LEARNT[kind]
@@ -381,6 +391,7 @@ def test_the_error_of_1997_stays_as_it_is(backend):
     assert (shares["lstm_1997"] - 1).abs().max() > 1e-3
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 3e-4)])
 @pytest.mark.parametrize("shift", [1000.0, -1000.0])
@@ -541,6 +552,7 @@ def onnx_session(layer, states):
     )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("size", [(1, 1, 1, 1), (6, 4, 2, 3), (4, 1, 5, 17)], ids=str)
 @pytest.mark.parametrize("name", ONNX)

@@ -110,6 +110,7 @@ def test_missing_file_and_cell(tmp_path, capsys):
     assert "c[t] = f[t] ⊙ c[t-1] + i[t] ⊙ g[t]" in capsys.readouterr().out
 
 
+@pytest.mark.quick
 def test_equations_in_one_form_or_both_and_the_list_of_cells(capsys):
     lstm = gw.CELLS["lstm"]
     assert main(["equations", "lstm", "--text"]) == 0
@@ -209,6 +210,7 @@ def as_a_process(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.quick
 def test_as_a_process():
     done = as_a_process("equations", "lstm")
     assert (done.returncode, done.stderr) == (0, "")

@@ -48,6 +48,7 @@ def check_same(theirs, ours, *given):
     torch.testing.assert_close(found[1][1:], found[0][1:], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.quick("LSTM")
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind(kind):
     theirs = KINDS[kind]()

@@ -92,6 +92,7 @@ SHAPES = {  # T, B, h, w, kernel
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("peephole", [None, "channel", "pixel"])
 @pytest.mark.parametrize("bias", [True, False])

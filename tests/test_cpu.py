@@ -129,6 +129,8 @@ def variants(cell):
         yield dict(every, P=1, reverse=True, zoneout=(6, 1))
 
 
+@pytest.mark.quick("lstm-plain-0-torch.float64", "lstm-lengths-reverse-4-torch.float32")
+@pytest.mark.pairwise
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ QUIET = dict(derandomize=True, database=None, deadline=None)
 
 
 @pytest.mark.usefixtures("one_thread")
-@settings(max_examples=150, **QUIET)
+@settings(max_examples=80, **QUIET)
 @drawn(anything())
 def test_anything(chosen):
     check_anything(chosen)
@@ -207,6 +209,7 @@ AWKWARD = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("every", [False, True], ids=["plain", "all options"])
 @pytest.mark.parametrize("sizes", AWKWARD.values(), ids=AWKWARD)
@@ -232,6 +235,7 @@ LARGE = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("every", [False, True], ids=["plain", "all options"])
 @pytest.mark.parametrize("sizes", LARGE.values(), ids=LARGE)
 @pytest.mark.parametrize("name", ["lstm", "gru", "peephole", "both_fed_back"])
@@ -396,6 +400,7 @@ def test_the_same_bits_every_time(name, sizes, threads):
             assert torch.equal(grads[k], others[k]), k
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("every", [False, True], ids=["plain", "all options"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("cell", EVERY.values(), ids=EVERY)
@@ -436,6 +441,7 @@ def test_nan_in_the_padding_reaches_nothing(cell, reverse, threads):
     assert not out[0][beyond].any()
 
 
+@pytest.mark.pairwise
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ GIVEN = {
 GIVEN["both"] = GIVEN["lengths"] | GIVEN["reset"]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", [gw.LSTM, gw.GRU])

@@ -28,6 +28,7 @@ n[t] = tanh(W_n x[t] + b_n + r[t] ⊙ (U_n h[t-1] + d_n))
 h[t] = (1 - z[t]) ⊙ n[t] + z[t] ⊙ h[t-1]"""
 
 
+@pytest.mark.quick
 def test_text():
     assert text(gw.CELLS["lstm"]) == LSTM
     assert text(gw.CELLS["gru"]) == GRU

@@ -40,6 +40,7 @@ def fitted(hourly, tmp_path_factory) -> gw.Forecaster:
     return quick().fit(hourly, run=run(tmp_path_factory.mktemp("fit")))
 
 
+@pytest.mark.quick
 def test_it_beats_the_last_value_and_comes_near_seasonal_naive(fitted, hourly):
     table = fitted.backtest(hourly).scores
     assert table["gatewise"]["scaled_mae"] < 0.5 * table["last value"]["scaled_mae"]

@@ -331,6 +331,7 @@ def test_an_interval_is_widened_to_the_rank_that_covers_it():
     gaps = np.stack([-np.arange(9.0) - 1, np.zeros(9)], -1)[:, None]  # truth below the lower end
     gaps = np.concatenate([gaps, np.full((1, 1, 2), NAN)])
     assert widened(gaps, (0.1, 0.9)).tolist() == [[-8.0, 8.0]]  # the ceil(10 * .8)th of nine
+    assert widened(gaps[:5], (0.1, 0.9)).tolist() == [[-5.0, 5.0]]  # the ceil(6 * .8)th of five
 
 
 # -------------------------------------------------------------------- seasons and sizes

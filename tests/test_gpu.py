@@ -92,6 +92,7 @@ def test_every_cell(cell, given, units, dtype):
     check(case(cell, **dict(T=9, B=5, inputs=3, H=units, dtype=dtype) | given))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     "sizes",

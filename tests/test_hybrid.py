@@ -42,6 +42,7 @@ def with_biases(module):
     return module
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("steps", "batch", "heads"), [(5, 3, 2), (1, 1, 1), (4, 1, 6), (7, 2, 3)])
@@ -249,6 +250,7 @@ def made(order, kind, causal=False, **options):
     return block, ByHand(block, theirs())
 
 
+@pytest.mark.pairwise
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", RECURRENT)
@@ -273,6 +275,7 @@ def test_a_block_is_its_parts_in_order(order, kind, batch_first):
         torch.testing.assert_close(tensors(state), [s[:, 0] for s in tensors(end)], **EXACT)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", ["lstm", "both ways"])
 @pytest.mark.parametrize("order", ORDERS)

@@ -231,6 +231,7 @@ def test_what_is_masked_is_never_looked_at(name, mask):
     assert gradient[counts].abs().max() > 0
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("name", NAMES)

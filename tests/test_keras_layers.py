@@ -117,6 +117,7 @@ def no_loop_of_kerass(monkeypatch):
             monkeypatch.setattr(getattr(keras.layers, name), "inner_loop", fail)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("returns", RETURNS)
@@ -127,6 +128,7 @@ def test_masks_directions_and_returns(name, returns, backwards, mask):
     check_same(theirs, ours, x_of(), mask=given)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mask", ["right", "left", "holes"])
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("name", NAMES)

@@ -102,6 +102,8 @@ def test_same_seed_same_weights_and_strict_state_dicts(kind, options):
     torch.testing.assert_close(other.state_dict(), ours.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.quick("lstm-plain-zero state-cpu", "lstm-both ways-initial state-reference")
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("given_state", [False, True], ids=["zero state", "initial state"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -132,6 +134,7 @@ def test_a_single_sequence(kind, backend):
         torch.testing.assert_close(tensors(found[1]), tensors(expected[1]), **CLOSE)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("given_state", [False, True], ids=["zero state", "initial state"])
 @pytest.mark.parametrize("lengths", [(6, 4, 4, 1), (4, 1, 6, 4)], ids=["sorted", "unsorted"])
@@ -162,6 +165,8 @@ def test_a_packed_batch_keeps_the_order_of_equal_lengths():
     torch.testing.assert_close(ours(packed)[0].data, theirs(packed)[0].data, **CLOSE)
 
 
+@pytest.mark.quick("lstm-False-cpu")
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
@@ -299,6 +304,7 @@ def cut(reset, length):
     return list(itertools.pairwise(starts)) if length else []
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("lengths", [None, (9, 4, 0, 7)])
@@ -748,6 +754,7 @@ def test_shapes_that_do_not_fit(given, options, message):
         gw.LSTM(3, 6)(*given, **options)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lengths", [None, (5, 2)])
 @pytest.mark.parametrize("kind", KINDS)
@@ -857,6 +864,7 @@ def test_the_readme_lists_the_catalogue():
 # Lengths and resets in one call of the core -------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("given", [("lengths",), ("reset",), ("lengths", "reset")], ids="+".join)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"bidirectional": True}], ids=str)
 @pytest.mark.parametrize("batch_first", [False, True])

@@ -112,6 +112,7 @@ def stabilised(layer, x, C, n, m):
     return np.stack(outputs), C, n, m
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("forget", FORGETS)
 @pytest.mark.parametrize("chunk", [1, 3, 64])
@@ -128,6 +129,7 @@ def test_the_papers_equations_by_hand(chunk, forget, bias):
     np.testing.assert_allclose((end * state.n).detach().numpy(), n_end, rtol=1e-10)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("gates", [1.0, 80.0])
 @pytest.mark.parametrize("forget", FORGETS)
 @pytest.mark.parametrize("chunk", [1, 4, 64])
@@ -152,6 +154,7 @@ SIZES = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("gates", [1.0, 80.0])
 @pytest.mark.parametrize("forget", FORGETS)
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
@@ -200,6 +203,7 @@ HUGE = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("forget", FORGETS)
 @pytest.mark.parametrize("level", [*HUGE.values(), None], ids=[*HUGE, "mixed"])

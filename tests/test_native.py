@@ -159,7 +159,7 @@ POOLS = {
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=pytest.mark.slow if kind == "address_and_undefined" else ())
+        pytest.param(kind, marks=() if kind in ("as_it_is", "on_openmp") else pytest.mark.slow)
         for kind in POOLS
     ],
 )

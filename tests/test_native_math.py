@@ -132,6 +132,7 @@ def ulps(got, high, low):
     return error
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TYPES, ids=TYPES.values())
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_error_in_ulp(run, level, name, dtype):

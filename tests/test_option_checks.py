@@ -186,6 +186,7 @@ def options_of(module):
     return {k: v for k, v in own.items() if not k.startswith("_") and k not in ("cell", "training")}
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("half", HALF.values(), ids=HALF)
 @pytest.mark.parametrize("true", TRUE.values(), ids=TRUE)
 @pytest.mark.parametrize("whole_of", WHOLE.values(), ids=WHOLE)

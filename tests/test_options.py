@@ -168,6 +168,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("steps", "batch"), [(5, 3), (1, 1), (0, 2)])
 @pytest.mark.parametrize("connect", ["residual", "highway"])
@@ -246,6 +247,7 @@ def with_start(options, **more):
     return layer
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch", [None, 1, 4])
 @pytest.mark.parametrize("shape", [dict(), *SHAPES.values()], ids=["one layer", *SHAPES])

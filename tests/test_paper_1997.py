@@ -345,6 +345,7 @@ class Short:
         return Sequences(lengths, targets, None, rng.normal(0, 1, (n, 7, 3)).astype(np.float32))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("truncated", [True, False], ids=["truncated", "whole"])
 @pytest.mark.parametrize("each", [True, False], ids=["each step", "at the end"])
 @pytest.mark.parametrize(

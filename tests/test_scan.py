@@ -86,6 +86,8 @@ CASES = [
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.quick("mingru-plain")
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), CASES)
 def test_the_scan_is_the_reference(cell, options):
     given = case(cell, **options)
@@ -93,6 +95,7 @@ def test_the_scan_is_the_reference(cell, options):
     torch.testing.assert_close(given.gradients(scan), given.gradients(reference), **CLOSE)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(("cell", "options"), CASES)
 def test_the_trace_is_the_references(cell, options):
     given = case(cell, **options)
@@ -278,6 +281,7 @@ def test_what_is_not_a_number_is_not_lost_where_nothing_is_cut(cell):
     assert output[4:last].isnan().all()
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("options", [{}, ALL], ids=["plain", "all options"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("cell", SCANNED.values(), ids=SCANNED)

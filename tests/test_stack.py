@@ -60,6 +60,7 @@ def by_hand(stack, theirs, x, hx=(None, None, None)):
 WAYS = {"plain": {}, "residual": dict(residual=True), "highway": dict(highway=True)}
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("given_state", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)

@@ -24,6 +24,7 @@ def with_its_weights(cell, inputs, units, **options):
     return step, layer
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize(
     "options", [{}, {"bias": False}, {"layer_norm": True}, {"backend": "reference"}], ids=str
@@ -49,6 +50,7 @@ def test_a_loop_of_steps_is_the_layer(name, options, graph):
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("batch", [(), (1,), (7,)], ids=str)
 @pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])

@@ -118,6 +118,7 @@ def by_layers(layer, *given):
     return output.detach(), tuple(s.detach() for s in states)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("given_state", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("both_ways", [False, True])

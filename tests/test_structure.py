@@ -176,6 +176,7 @@ RUNS = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)

@@ -719,6 +719,7 @@ def test_copied_pickled_shared():
 # Autocast ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("lengths", [None, (5, 2)])
 @pytest.mark.parametrize("backend", ["auto", "cpu", "aten", "reference"])
 @pytest.mark.parametrize("make", [gw.LSTM, gw.GRU], ids=["lstm", "gru"])

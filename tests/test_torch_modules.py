@@ -43,6 +43,7 @@ def test_all_of_torchs_recurrent_modules_are_in_its_list():
     assert set(INFOS) == set(NAMES)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("name", "k"), cases("inputs"))
@@ -81,6 +82,7 @@ def test_without_a_gradient(name, k):
     torch.testing.assert_close(tensors(found), tensors(expected), **CLOSE[torch.float32])
 
 
+@pytest.mark.pairwise
 @pytest.mark.filterwarnings("ignore:bias='(relu|tanh)' is taken as bias=True")
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -177,6 +177,7 @@ def axes_of(layer, mode):
     return [x, *([{0: "B"}] if "sorted" in mode else []), *states]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("batch_first", [False, True], ids=["", "batch first"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["", "both ways"])

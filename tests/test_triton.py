@@ -104,17 +104,36 @@ def check(given):
     assert_within(found, expected, TOLERANCE[given.dtype])
 
 
+# Each has something for the loops that the others have not; those left out are like one of these.
+EACH_ITS_OWN = (
+    *(
+        "rnn_tanh",
+        "lstm",
+        "peephole",
+        "gru",
+        "gru_2014",
+        "mingru",
+        "slstm",
+        "lstm_1997_truncated",
+        "fgr",
+    ),
+    *("both_fed_back", "whole_and_parts", "halves", "every_operation", "delayed", "two_fed_late"),
+)
+
+
 def options(cell):
     """A cell with all at once that the loops have to heed; then, slow, with less."""
     norm = uses_every_part(cell) and not cell.second_stage
     every = dict(ALL, layer_norm=norm, lengths=LENGTHS)
-    yield dict(every, reverse=True, zoneout=(1, 5)), ()
+    like_another = () if cell.name in EACH_ITS_OWN else pytest.mark.slow
+    yield dict(every, reverse=True, zoneout=(1, 5)), like_another
     yield {}, () if cell.name in ("lstm", "gru", "peephole") else pytest.mark.slow
     yield dict(lengths=LENGTHS, bias=False), pytest.mark.slow
     if cell.name in PROJECTABLE:
         yield dict(every, P=11), () if cell.name in ("lstm", "rnn_tanh") else pytest.mark.slow
 
 
+@pytest.mark.quick("lstm-plain")
 @pytest.mark.parametrize(
     ("cell", "given"),
     [
@@ -166,6 +185,7 @@ def test_slices_that_wait_for_each_other(divided, name, given):
     check(case(EVERY[name], **SIZES | given))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("divided", ["one slice", "side by side"], indirect=True)
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 17, 2, 16), (3, 17, 5, 33)])
 @pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
@@ -402,6 +422,7 @@ def test_auto_leaves_few_steps_to_cudnn():
 # How a call is divided -------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("chip", [*CHIPS.values(), Chip(24, 101376)], ids=[*CHIPS, "small"])
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("width", [1, 16, 64, 65, 300, 768, 1024, 1536, 2000, 4096])

@@ -64,6 +64,7 @@ def results(layer, x):
     return [output.detach(), *(each.detach() for each in finals), gradient]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("flat", [True, False], ids=["flat", "list"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("mode", MODES)

@@ -105,6 +105,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("backwards", [False, True], ids=["", "backwards"])
 @pytest.mark.parametrize(("layer", "options"), OPTIONS.values(), ids=OPTIONS)
@@ -115,6 +116,7 @@ def test_equals_keras(layer, options, backwards, kind, tmp_path):
     assert not found.training
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])
 @pytest.mark.parametrize("layer", [L.LSTM, L.GRU, L.SimpleRNN])

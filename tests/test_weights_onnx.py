@@ -169,6 +169,7 @@ OPTIONS = {
 CASES = [(op, d, o) for op in GATES for d in DIRECTIONS for o in OPTIONS[op]]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "lengths"])
 @pytest.mark.parametrize("states", [False, True], ids=["zero", "states"])
 @pytest.mark.parametrize(("op", "direction", "options"), CASES, ids=str)
@@ -227,6 +228,7 @@ COUPLED = [dict(input_forget=c) for c in (0, 1)]
 RESETS = [dict(linear_before_reset=r) for r in (0, 1)]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(
