@@ -45,6 +45,10 @@ class OptionError(GatewiseError, ValueError, TypeError, RuntimeError):
     that code written for torch catches it."""
 
 
+class TooLargeError(OptionError):
+    """Options ask for more memory than this machine has."""
+
+
 class ModelFileError(GatewiseError, ValueError):
     """A file of a model cannot be read or written: it is not a model, is damaged, or is of a newer version."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gatewise.errors import GatewiseError, OptionError
+from gatewise.errors import GatewiseError, TooLargeError
 
 # The bytes per weight: the weight, its gradient, AdamW's two moments and the best weight so far, four each.
 _BYTES = 20
@@ -25,16 +25,16 @@ def available() -> int:
 
 
 def check(what: str, size: int) -> None:
-    """Raises OptionError where ``size`` bytes exceed the memory; ``what`` needs them, for the message."""
+    """Raises TooLargeError where ``size`` bytes exceed the memory; ``what`` needs them, for the message."""
     if size > available():
-        raise OptionError(
+        raise TooLargeError(
             f"{what} needs {size / 2**30:,.1f} GiB of memory, and this machine has "
             f"{available() / 2**30:,.1f} GiB: give smaller sizes"
         )
 
 
 def check_network(build: Callable[[], torch.nn.Module], sizes: str) -> None:
-    """Raises OptionError where training the network that ``build`` makes would exceed the memory.
+    """Raises TooLargeError where training the network that ``build`` makes would exceed the memory.
 
     Args:
         sizes: the options that determine the number of weights, for the message, such as "hidden=64".
@@ -45,7 +45,7 @@ def check_network(build: Callable[[], torch.nn.Module], sizes: str) -> None:
     except GatewiseError:
         raise
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond torch's integers
-        raise OptionError(
+        raise TooLargeError(
             f"{sizes} give more weights than torch can count: give smaller sizes"
         ) from error
     check(f"{sizes}: the training of {count:,} weights", count * _BYTES)

@@ -41,6 +41,8 @@ def train(objective: Objective, material: Material, run: Run) -> tuple[Any, Hist
         ModelFileError: the checkpoint is damaged, or cannot be written.
         KeyboardInterrupt: a signal stopped the training (a :class:`Stopped` where it was SIGTERM).
     """
+    if run.prepared is not None:
+        run.prepared(material)
     module = Training(objective, material.recipe)
     rounds = _Rounds(material, run)
     trainer = _trainer(material.recipe, run, rounds)

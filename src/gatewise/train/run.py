@@ -60,6 +60,8 @@ class Run:
         quiet: show no progress bar.
         claim: to the folder ``out``, for one who writes there after the training too; the training takes
             it. Without one it has a claim of its own, which ends with it.
+        prepared: called with the batches and the recipe (:class:`gatewise.train.objective.Material`) before
+            the training.
         after_round: called with the history after each round, in the first process; an exception that it
             raises ends the training.
     """
@@ -73,6 +75,7 @@ class Run:
     tensorboard: bool = False
     quiet: bool = False
     claim: Claim | None = None
+    prepared: Callable[[Any], None] | None = None
     after_round: Callable[[History], None] | None = None
 
     def __post_init__(self) -> None:
