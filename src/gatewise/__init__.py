@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gatewise.tasks.forecast.forecaster import Forecaster
     from gatewise.tasks.regress import Regressor
     from gatewise.tasks.saved import load
+    from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
     from gatewise.weights.keras import from_keras
     from gatewise.weights.onnx import from_onnx
@@ -55,7 +56,7 @@ def __getattr__(name: str) -> Any:
         try:
             module = import_module(_LATER[name])
         except ModuleNotFoundError as error:
-            if not _LATER[name].startswith("gatewise.tasks"):
+            if not _LATER[name].startswith(("gatewise.tasks", "gatewise.tuning")):
                 raise
             raise missing(error, "tasks") from error
         value = module if name == "init" else getattr(module, name)
@@ -89,6 +90,7 @@ _EXPORTS = {
     "gatewise.nn.step": "RecurrentCell",
     "gatewise.nn.trace": "Trace",
     "gatewise.tasks.saved": "load",
+    "gatewise.tuning.tune": "tune",
     "gatewise.weights.cudnn": "from_cudnn",
     "gatewise.weights.keras": "from_keras",
     "gatewise.weights.onnx": "from_onnx",
@@ -154,4 +156,5 @@ __all__ = [
     "sigmoid",
     "softplus",
     "tanh",
+    "tune",
 ]

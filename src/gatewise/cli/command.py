@@ -28,6 +28,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "fit": Verb("learn from data", "tasks"),
+    "tune": Verb("search the best options of a task", "tune"),
     "predict": Verb("what a model makes of data", "tasks"),
     "evaluate": Verb("score a model on data, beside simple baselines", "tasks"),
     "tasks": Verb("the tasks that there are, and the data that each takes", "tasks"),

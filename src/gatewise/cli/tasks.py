@@ -24,7 +24,7 @@ def add_fit(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     tasks = verb.add_subparsers(metavar="TASK", required=True)
     named = argv[:1] and argv[0] in TASKS
     for name in TASKS:
-        about = None if named else _first_line(task_of(name))
+        about = None if named else first_line(task_of(name))
         each = tasks.add_parser(name, help=about)
         if argv[:1] == [name]:
             _add_fit_task(each, name)
@@ -34,7 +34,7 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:
     from gatewise.train.run import Run
 
     kind = task_of(name)
-    parser.description = _first_line(kind)
+    parser.description = first_line(kind)
     groups = {
         "options of the task": kind.options(),
         "parts of the data": options_of(kind.fit),
@@ -46,11 +46,11 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
     parser.set_defaults(
         run=partial(_run_fit, kind),
-        check_unknown=lambda unknown: check_known(parser, unknown, _elsewhere(name)),
+        check_unknown=lambda unknown: check_known(parser, unknown, elsewhere(name)),
     )
 
 
-def _elsewhere(name: str) -> dict[str, list[str]]:
+def elsewhere(name: str) -> dict[str, list[str]]:
     """The options of other tasks' fits, and the tasks that have them."""
     found: dict[str, list[str]] = {}
     for other in TASKS:
@@ -84,7 +84,7 @@ def _run_fit(kind: Any, given: argparse.Namespace) -> None:
             if run.resume and _is_saved(model, out):
                 print(f"the run in {out} is finished, and its model and report are complete")
                 return
-            _finish(model, given.data, parts.get("test"), out)
+            finish(model, given.data, parts.get("test"), out)
     except KeyboardInterrupt as stopped:
         if not getattr(stopped, "__notes__", []):
             stopped.add_note(
@@ -116,7 +116,7 @@ def _is_saved(model: Any, out: Path) -> bool:
     )
 
 
-def _finish(model: Any, data: Any, test: Any, out: Path) -> None:
+def finish(model: Any, data: Any, test: Any, out: Path) -> None:
     """Save the model and its report, and say what they are."""
     (out / "report.html").unlink(missing_ok=True)  # an earlier model's, if any
     model.save(out)
@@ -236,10 +236,10 @@ def _run_tasks(given: argparse.Namespace) -> None:
         print(f"{source:<{width}}", *(f"{mark:>10}" for mark in marks))
     print()
     for name, task in tasks.items():
-        print(f"{name:<{max(map(len, tasks))}}  {_first_line(task)}")
+        print(f"{name:<{max(map(len, tasks))}}  {first_line(task)}")
 
 
-def _first_line(task: Any) -> str:
+def first_line(task: Any) -> str:
     return (task.__doc__ or "").partition("\n")[0]
 
 
@@ -267,6 +267,6 @@ def _run_demo(given: argparse.Namespace) -> None:
         claim.take()
         forecaster = Forecaster(52, "co2", "date", conformal=True)
         forecaster.fit(data, run=Run(quiet=not sys.stderr.isatty()))
-        _finish(forecaster, data, None, given.out)
+        finish(forecaster, data, None, given.out)
         write_table(forecaster.predict(data), given.out / "forecast.csv")
     print(f"\nforecast  {given.out / 'forecast.csv'}\ngates     {given.out / 'gates.png'}")

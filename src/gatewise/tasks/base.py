@@ -23,11 +23,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gatewise.arguments import Option, options_of
-from gatewise.errors import ModelFileError
+from gatewise.errors import ModelFileError, OptionError
 from gatewise.memory import check_network
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.described import HISTORY, Check, record, wrong
 from gatewise.tasks.kinds import Part, is_size
+from gatewise.tasks.ranges import Range
 from gatewise.tasks.saved import Saved, write_model
 from gatewise.tasks.unfitted import UnfittedError
 from gatewise.train.history import History
@@ -44,6 +45,8 @@ class Task(BaseEstimator):
     name: ClassVar[str]  # as in the registry
     sources: ClassVar[tuple[str, ...]]  # kinds of data that it takes
     learns: ClassVar[dict[str, Check]] = {}  # what is saved beside the network, each with its check
+    searched: ClassVar[dict[str, Range]] = {}  # options that a search tries, and their values
+    not_searched: ClassVar[tuple[str, ...]] = ("seed",)  # options that change what is measured
 
     # ------------------------------------------------------------------------- what a task writes
 
@@ -67,6 +70,12 @@ class Task(BaseEstimator):
     def evaluate(self, data: Any) -> Evaluation:
         """The model's scores on data that it has not learned from, beside baselines'."""
         raise NotImplementedError
+
+    def validation_scores(self, material: Material) -> dict[str, float]:
+        """The scores of ``evaluate`` on the validation part, by which a search may choose."""
+        raise OptionError(
+            f"the task {self.name!r} has no scores of its validation part: choose by its loss"
+        )
 
     def evaluate_held_out(self, data: Any, test: Any) -> Evaluation | None:
         """The scores on what ``fit`` held out of ``data``, or on the file ``test``; None where nothing was

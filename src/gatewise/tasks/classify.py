@@ -54,6 +54,7 @@ class Classifier(ClassifierMixin, SequenceTask):
     """
 
     name: ClassVar[str] = "classify"
+    not_searched: ClassVar[tuple[str, ...]] = (*SequenceTask.not_searched, "label", "class_weight")
 
     label: Column | None = None
     class_weight: ClassWeight | None = None
@@ -104,6 +105,9 @@ class Classifier(ClassifierMixin, SequenceTask):
 
     def element_loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(outputs, target, reduction="none")
+
+    def scores_of(self, target: Array, outputs: Array) -> dict[str, float]:
+        return of_classes(target, softmax(outputs))
 
     def predict_proba(self, X: Any, *, device: Device = "cpu") -> Array:
         """N×classes: the probability of each class, in the order of ``classes_``."""

@@ -71,9 +71,15 @@ class Regressor(RegressorMixin, SequenceTask):
 
     def _numbers(self, sequences: Any, device: Any) -> Array:
         """N×K."""
-        scale = self.target_scale_
-        numbers: Array = self._outputs(sequences, device) * scale.spread + scale.location
-        return numbers
+        return self._unscaled(self._outputs(sequences, device))
+
+    def _unscaled(self, numbers: Array) -> Array:
+        """Numbers in the units of the targets."""
+        found: Array = numbers * self.target_scale_.spread + self.target_scale_.location
+        return found
+
+    def scores_of(self, target: Array, outputs: Array) -> dict[str, float]:
+        return of_numbers(self._unscaled(target), self._unscaled(outputs))
 
     def predict(self, X: Any, *, device: Device = "cpu") -> Any:
         """The numbers of each sequence.

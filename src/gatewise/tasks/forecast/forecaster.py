@@ -49,6 +49,7 @@ from gatewise.tasks.kinds import (
     device_of,
     is_size,
 )
+from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.train.objective import Carry, Material
 from gatewise.train.recipe import Recipe
@@ -103,6 +104,22 @@ class Forecaster(Task):
 
     name: ClassVar[str] = "forecast"
     sources: ClassVar[tuple[str, ...]] = ("series",)
+    searched: ClassVar[dict[str, Range]] = {
+        "hidden": OneOf((32, 64, 128)),
+        "layers": OneOf((1, 2)),
+        "dropout": Between(0.0, 0.5),
+        "batch": OneOf((64, 128, 256, 512)),
+        "learning_rate": Between(1e-3, 2e-2, log=True),
+    }
+    not_searched: ClassVar[tuple[str, ...]] = (
+        "seed",
+        "time",
+        "series",
+        "freq",
+        "time_format",
+        "gaps",
+        "season",
+    )
 
     horizon: Count
     target: Columns
@@ -246,6 +263,10 @@ class Forecaster(Task):
         if self.options_.conformal and material.validation is not None:
             windows: Any = material.validation.dataset
             self.offsets_ = calibrated(self.network_, windows, self.quantiles_)
+
+    def validation_scores(self, material: Material) -> dict[str, float]:
+        windows: Any = material.validation.dataset if material.validation is not None else ()
+        return self._tested(windows, self._forecasting("cpu")).evaluation().scores
 
     # ------------------------------------------------------------------------------- forecasting
 

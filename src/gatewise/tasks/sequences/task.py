@@ -24,6 +24,7 @@ from gatewise.report.scores import Evaluation
 from gatewise.tasks.base import Task
 from gatewise.tasks.described import Check
 from gatewise.tasks.kinds import AnyCell, Column, Columns, Part, device_of, is_size, part_size
+from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
@@ -80,6 +81,15 @@ class SequenceTask(Task):
     """
 
     sources: ClassVar[tuple[str, ...]] = ("series", "arrays")
+    searched: ClassVar[dict[str, Range]] = {
+        "hidden": OneOf((32, 64, 128)),
+        "layers": OneOf((1, 2)),
+        "bidirectional": OneOf((False, True)),
+        "dropout": Between(0.0, 0.5),
+        "pooling": OneOf(("last", "mean", "attention")),
+        "learning_rate": Between(1e-3, 3e-2, log=True),
+    }
+    not_searched: ClassVar[tuple[str, ...]] = ("seed", "series", "time", "time_format")
 
     cell: AnyCell = "lstm"
     hidden: Count = 64
@@ -304,10 +314,14 @@ class SequenceTask(Task):
 
     def _outputs(self, sequences: Sequences, device: Any) -> Array:
         """N×outputs of the network, in double precision."""
-        where = device_of("device", device)
         values, starts = self._inputs(self._scaled(sequences))
-        order = np.argsort(sequences.lengths, kind="stable")  # little padding
-        outputs = np.empty((len(sequences), self.shape_.outputs))
+        return self._outputs_of(values, starts, np.arange(len(sequences)), device)
+
+    def _outputs_of(self, values: Array, starts: Array, which: Array, device: Any) -> Array:
+        """Those of the sequences ``which``, of inputs that are scaled."""
+        where = device_of("device", device)
+        order = which[np.argsort(np.diff(starts)[which], kind="stable")]  # little padding
+        outputs = np.empty((len(starts) - 1, self.shape_.outputs))
         # in double precision, so that what stands beside a sequence in a batch shows in no digit
         network = copy.deepcopy(self.network_).double().to(where)
         with torch.no_grad():
@@ -315,7 +329,17 @@ class SequenceTask(Task):
                 x, lengths = padded(values, starts, chosen)
                 lengths = None if lengths is None else lengths.to(where)
                 outputs[chosen] = network(x.double().to(where), lengths).cpu().numpy()
-        return outputs
+        return outputs[which]
+
+    def validation_scores(self, material: Material) -> dict[str, float]:
+        examples: Any = material.training.dataset
+        held = self.held_out_
+        outputs = self._outputs_of(examples.values, examples.starts, held, "cpu")
+        return self.scores_of(examples.target[held].numpy(), outputs)
+
+    def scores_of(self, target: Array, outputs: Array) -> dict[str, float]:
+        """The scores of the network's outputs beside what they were to be."""
+        raise NotImplementedError
 
     def trace(self, X: Any) -> Trace:
         """The recurrent layer's gates and states over every step of every sequence of X.

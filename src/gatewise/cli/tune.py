@@ -1,0 +1,151 @@
+"""The verb tune: a search for a task's best options."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gatewise.arguments import FLAG, Option, options_of
+from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
+from gatewise.cli.tasks import elsewhere, finish, first_line
+from gatewise.errors import OptionError
+from gatewise.tasks.registry import TASKS, task_of
+
+# Where a fit runs that a search does not.
+_NOT_OF_A_SEARCH = ("devices", "nodes", "tensorboard")
+
+
+def add_tune(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.epilog = "gatewise tune TASK --help lists a task's options."
+    tasks = verb.add_subparsers(metavar="TASK", required=True)
+    named = argv[:1] and argv[0] in TASKS
+    for name in TASKS:
+        each = tasks.add_parser(name, help=None if named else first_line(task_of(name)))
+        if argv[:1] == [name]:
+            _add_task(each, name)
+
+
+def _add_task(parser: argparse.ArgumentParser, name: str) -> None:
+    from gatewise.tuning.tune import tune
+
+    kind = task_of(name)
+    parser.description = f"Search the best options: {first_line(kind).lower()}"
+    groups = {
+        "the search": options_of(tune),
+        "options of the task": kind.options(),
+        "the run": _run_options(),
+    }
+    parser.add_argument("data", type=PATH, help="the data to learn from: a CSV or Parquet file")
+    for title, options in groups.items():
+        required = ("out",) if title == "the run" else ()
+        add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
+    parser.epilog = _searched(kind)
+    parser.set_defaults(
+        run=partial(_run_tune, kind),
+        check_unknown=lambda unknown: check_known(parser, unknown, elsewhere(name)),
+    )
+
+
+def _searched(kind: Any) -> str:
+    from gatewise.tuning.space import as_text
+
+    ranges = (f"{name}={as_text(each)}" for name, each in kind.searched.items())
+    return "Searched if not given: " + " ".join(ranges)
+
+
+def _run_options() -> dict[str, Option]:
+    from gatewise.train.run import Run
+
+    return {n: option for n, option in options_of(Run).items() if n not in _NOT_OF_A_SEARCH}
+
+
+def _run_tune(kind: Any, given: argparse.Namespace) -> None:
+    from gatewise.train.folder import Claim
+    from gatewise.train.run import Run
+    from gatewise.tuning.tune import tune
+
+    of_run = given_of(given, _run_options())
+    of_run["quiet"] = True  # a line for each trial is enough
+    out = Path(of_run["out"])
+    claim = Claim(out)  # until the model and its report are written, too
+    own = given_of(given, kind.options())
+    of_search = given_of(given, options_of(tune))
+    of_search["search"] = [*of_search.get("search", ()), *_fixed(kind, own, of_search)]
+    with claim:
+        tuned = tune(
+            kind(**own),
+            given.data,
+            run=Run(**of_run, claim=claim),
+            after_trial=_say,
+            **of_search,
+        )
+        finish(tuned.model, given.data, of_search.get("test"), out)
+        command = _command(tuned.model, given.data, of_search, of_run, out)
+        page = tuned.write(out, command)
+    print(f"\ntrials    {out / 'trials.csv'}\nsearch    {page}")
+    print(f"\nbest      trial {tuned.best.number}, {tuned.measure} {tuned.best.value:.4g}")
+    print(command)
+
+
+def _fixed(kind: Any, own: Mapping[str, Any], of_search: Mapping[str, Any]) -> list[str]:
+    """What keeps the options that were given, and that the task would search, at their values."""
+    from gatewise.tuning.space import named
+
+    searched = named(of_search.get("search", ()))
+    for name in searched:
+        if name in own:
+            raise OptionError(
+                f"{flag_of(name)} gives a value and --search a range: give one of them"
+            )
+    return [f"{name}={value}" for name, value in own.items() if name in kind.searched]
+
+
+def _say(trial: Any) -> None:
+    value = "" if trial.value is None else f" {trial.value:.4g}"
+    options = " ".join(f"{name}={_short(value)}" for name, value in trial.options.items())
+    print(f"trial {trial.number:>3}  {trial.state}{value}  {options}", file=sys.stderr)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _command(
+    model: Any, data: Path, of_search: Mapping[str, Any], of_run: Mapping[str, Any], out: Path
+) -> str:
+    """The command line that fits the best model again."""
+    from gatewise.tuning.tune import tune
+
+    options = type(model).options()
+    words = ["gatewise", "fit", model.name, str(data)]
+    for name, option in options.items():
+        if getattr(model, name) != option.default:
+            words += _spelled(option, getattr(model, name))
+    for name, option in options_of(type(model).fit).items():
+        value = of_search.get(name, options_of(tune)[name].default)
+        if value != option.default:
+            words += _spelled(option, value)
+    for name in ("precision", "accelerator"):
+        if name in of_run:
+            words += [flag_of(name), of_run[name]]
+    return shlex.join([*words, "--out", f"{out}-fit"])
+
+
+def _spelled(option: Option, value: Any) -> list[str]:
+    """An option and its value as words of a command line."""
+    flag = flag_of(option.name)
+    if option.kind is FLAG:
+        return [flag] if value else []
+    if option.kind.many:
+        values = [value] if isinstance(value, str) else list(value)
+        if option.kind.many == "append":
+            return [word for each in values for word in (flag, str(each))]
+        return [flag, *map(str, values)]
+    if isinstance(value, Mapping):
+        value = ",".join(f"{key}={each}" for key, each in value.items())
+    return [flag, str(value)]
