@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatewise.ink import MUTED
+from gatewise.ink import MUTED, RULE
 from gatewise.report.page import render
 from gatewise.report.pictures import LAST, MODEL, NAIVE, figure_of, svg
 from gatewise.report.words import counted, duration, shown_number
@@ -36,7 +36,7 @@ def page(tuned: Tuned, command: str = "") -> str:
     best = tuned.best
     return render(
         "tuning.html.j2",
-        heading=f"Options of {tuned.model.name}",
+        heading=f"Search: {tuned.model.name}",
         under=f"{counted(sum(tuned.counts.values()), 'trial')}: {counts}",
         verdict=_verdict(tuned),
         won=best.number != tuned.trials[0].number,
@@ -94,7 +94,7 @@ def _row(trial: Trial, best: Trial) -> dict[str, Any]:
 
 
 def _value(value: Any) -> str:
-    return shown_number(value) if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # ---------------------------------------------------------------------------------------- pictures
@@ -136,7 +136,7 @@ def importance_figure(importance: dict[str, float]) -> Figure:
 
 def slice_figure(tuned: Tuned, name: str) -> Figure:
     """The results by the values of one option."""
-    figure, axis = figure_of(3.4, 2.1)
+    figure, axis = figure_of(4.5, 2.4)
     known = [each for each in tuned.trials if each.value is not None and name in each.options]
     values = [each.options[name] for each in known]
     numbers = all(
@@ -147,6 +147,7 @@ def slice_figure(tuned: Tuned, name: str) -> Figure:
         places = values
         if min(values) > 0 and max(values) > 8 * min(values):
             axis.set_xscale("log")
+            axis.tick_params(which="minor", color=RULE)
     else:
         kinds = sorted(kinds) if numbers else kinds
         places = [kinds.index(value) for value in values]

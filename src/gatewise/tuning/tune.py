@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from sklearn.base import clone
@@ -29,7 +30,8 @@ from gatewise.tasks.kinds import Part
 from gatewise.tasks.saved import load
 from gatewise.train.folder import Claim
 from gatewise.train.history import History
-from gatewise.train.record import Record, check_same, plain
+from gatewise.train.objective import Material
+from gatewise.train.record import Record, check_same
 from gatewise.train.run import Run
 from gatewise.tuning import study as studies
 from gatewise.tuning.result import Trial, Tuned, trial_of
@@ -235,8 +237,6 @@ class _Search:
             state = state.PRUNED
         except Exception as error:
             if not isinstance(error, (TrainingError, TooLargeError)) and not out_of_memory(error):
-                if isinstance(error, GatewiseError):
-                    error.add_note(f"in the trial of {trial.params}")
                 raise
             text = str(error) if isinstance(error, GatewiseError) else "out of memory"
             trial.set_user_attr(studies.ERROR, text)
@@ -255,9 +255,9 @@ class _Search:
 
     def _value(self, trial: Any) -> float:
         """What the trial's training reaches on the validation part; its model is kept if it is the best."""
-        material: list[Any] = []
+        material: list[Material] = []
 
-        def prepared(found: Any) -> None:
+        def prepared(found: Material) -> None:
             material.append(found)
             self._check_material(found)
 
@@ -291,7 +291,7 @@ class _Search:
         self._keep(trial, model, value)
         return value
 
-    def _score(self, model: Task, material: Any) -> float:
+    def _score(self, model: Task, material: Material) -> float:
         metric = self.problem.metric
         if metric is None:
             return float(model.history_.validation[model.history_.best])
@@ -335,23 +335,15 @@ class _Search:
 
     # ------------------------------------------------------------------------------ the same study
 
-    def _search_record(self) -> _SearchRecord:
-        ranges = {name: as_text(each) for name, each in self.problem.space.items()}
-        return _SearchRecord(plain(self.problem.metric), ranges)
-
     def _check_search(self) -> None:
         """Raise OptionError where the study was of another metric or other ranges."""
         if self.run.path is None:
             return
-        search = self._search_record()
-        recorded = self.study.user_attrs.get("search")
-        if recorded is None:
-            self.study.set_user_attr("search", asdict(search))
-        else:
-            nothing = Record({}, {})
-            check_same(asdict(nothing) | {"recipe": recorded}, nothing, search, self.run.path)
+        ranges = {f"search of {name}": as_text(each) for name, each in self.problem.space.items()}
+        now = Record({"metric": self.problem.metric, **ranges}, {})
+        self._check_recorded("search", now, self.run.path)
 
-    def _check_material(self, material: Any) -> None:
+    def _check_material(self, material: Material) -> None:
         """Raise OptionError where there is nothing to compare trials on, or the study was of other data or
         options."""
         if material.validation is None:
@@ -359,24 +351,15 @@ class _Search:
                 "trials are compared on the validation part, and there is none: give validation=0.2 "
                 "(--validation 0.2)"
             )
-        if self.run.path is None:
-            return
-        options = {
-            name: value
-            for name, value in material.record.options.items()
-            if name not in self.problem.space
-        }
-        now, search = Record(options, material.record.data), self._search_record()
-        recorded = self.study.user_attrs.get("record")
+        if self.run.path is not None:
+            given = material.record.options.items()
+            shared = {name: value for name, value in given if name not in self.problem.space}
+            self._check_recorded("data", Record(shared, material.record.data), self.run.path)
+
+    def _check_recorded(self, what: str, now: Record, folder: Path) -> None:
+        recorded = self.study.user_attrs.get(what)
         if recorded is None:
-            self.study.set_user_attr("record", asdict(now))
+            self.study.set_user_attr(what, asdict(now))
         else:
-            check_same(recorded | {"recipe": asdict(search)}, now, search, self.run.path)
-
-
-@dataclass(frozen=True)
-class _SearchRecord:
-    """What a study chooses by, and the ranges of its options."""
-
-    metric: str | None
-    search: dict[str, str]
+            nothing = Record({}, {})  # each trial has a recipe of its own
+            check_same(recorded | {"recipe": asdict(nothing)}, now, nothing, folder)
