@@ -62,7 +62,7 @@ def _clear(folder: Path) -> None:
     study = folder / STUDY
     if not study.exists():
         return
-    keep_folders(folder, set())
+    _keep_folders(folder, set())
     for path in (study, folder / f"{STUDY}-journal"):
         try:
             path.unlink(missing_ok=True)
@@ -107,10 +107,14 @@ def take_up_interrupted(study: Any) -> None:
     state = optuna.trial.TrialState
     for trial in study.get_trials(states=(state.RUNNING,)):
         study.tell(trial.number, state=state.FAIL)
-    last = {folder_name(trial): trial for trial in study.get_trials()}
-    for name, trial in last.items():
+    for name, trial in _last_by_folder(study).items():
         if interrupted(trial):
             study.enqueue_trial(trial.params, user_attrs={FOLDER: name})
+
+
+def _last_by_folder(study: Any) -> dict[str, Any]:
+    """Of a trial that was stopped, and those that went on with it, the last one."""
+    return {folder_name(trial): trial for trial in study.get_trials()}
 
 
 def interrupted(trial: Any) -> bool:
@@ -151,7 +155,15 @@ def folder_of(folder: Path, trial: Any) -> Path:
     return folder / _TRIALS / folder_name(trial)
 
 
-def keep_folders(folder: Path, names: set[str]) -> None:
+def tidy(study: Any, folder: Path) -> None:
+    """Remove the folders of trials that have ended, but for the best one's."""
+    best = best_of(study)
+    last = _last_by_folder(study).items()
+    open_ = {name for name, trial in last if interrupted(trial) or not trial.state.is_finished()}
+    _keep_folders(folder, open_ if best is None else open_ | {folder_name(best)})
+
+
+def _keep_folders(folder: Path, names: set[str]) -> None:
     """Remove the folders of all other trials."""
     parent = folder / _TRIALS
     if not parent.is_dir():

@@ -37,7 +37,10 @@ from gatewise.tuning import study as studies
 from gatewise.tuning.result import Trial, Tuned, trial_of
 from gatewise.tuning.space import FORMS, Space, as_text, combinations, named, space_of, within
 
-Searched = Annotated[Mapping[str, Any] | Iterable[str], Kind(read=str, expected=FORMS, many="list")]
+Searched = Annotated[
+    Mapping[str, Any] | Iterable[str],
+    Kind(read=str, expected=FORMS, metavar="NAME=VALUES", many="list"),
+]
 
 
 def tune(
@@ -244,7 +247,8 @@ class _Search:
             caution(f"trial {trial.number} failed: {text}")
         trial.set_user_attr(studies.SECONDS, time.perf_counter() - begun)
         self.study.tell(trial, value, state)
-        self._tidy()
+        if self.run.path is not None:
+            studies.tidy(self.study, self.run.path)
         self.after_trial(trial_of(self.study.get_trials()[trial.number]))
         return True
 
@@ -308,13 +312,6 @@ class _Search:
             if self.run.path is not None:  # before the study says that this trial is the best
                 model.save(studies.folder_of(self.run.path, trial))
             self.best = trial.number, model
-
-    def _tidy(self) -> None:
-        if self.run.path is not None:
-            best = studies.best_of(self.study)
-            stopped = filter(studies.interrupted, self.study.get_trials())
-            kept = {studies.folder_name(each) for each in (best, *stopped) if each is not None}
-            studies.keep_folders(self.run.path, kept)
 
     def _best_model(self, best: Any) -> Task:
         if self.best is not None and self.best[0] == best.number:
