@@ -23,6 +23,7 @@ from gatewise.errors import (
     ModelFileError,
     OptionError,
     TrainingError,
+    caution,
 )
 from gatewise.tasks.ranges import Between, OneOf
 from gatewise.tasks.registry import TASKS, task_of
@@ -87,6 +88,29 @@ def test_the_best_trial_of_a_search_in_python():
     assert frame["value"].to_list() == values
     assert frame["hidden"].to_list() == [each.options["hidden"] for each in tuned.trials]
     assert sum(tuned.importance.values()) == pytest.approx(1)
+
+
+def test_a_trials_value_is_that_of_the_round_whose_weights_are_kept():
+    X, y = waves()
+    y = np.random.default_rng(1).permutation(y)  # the network learns it by heart
+    search = {**FEW, "hidden": "4,5", "learning_rate": "0.3", "dropout": "0"}
+    tuned = gw.tune(classifier(epochs=8), X, y, trials=1, search=search, validation=8)
+    history = tuned.model.history_
+    assert history.best < len(history.validation) - 1
+    assert tuned.best.value == min(history.validation)
+
+
+def test_what_every_trial_warns_of_is_said_once(monkeypatch):
+    original = gw.Classifier.build
+
+    def build(self):
+        caution("it is all noise")
+        return original(self)
+
+    monkeypatch.setattr(gw.Classifier, "build", build)
+    with pytest.warns(GatewiseWarning, match="noise") as said:
+        searched(trials=2)
+    assert len(said) == 1
 
 
 def test_an_option_that_was_given_is_not_searched():
@@ -356,12 +380,14 @@ def test_an_error_of_the_data_ends_the_search():
 
 
 def test_a_search_ends_where_all_combinations_are_tried():
-    search = {**FEW, "hidden": "3,4", "learning_rate": "0.01", "dropout": "0"}
+    search = {**FEW, "hidden": "3,4,5,6", "learning_rate": "0.01", "dropout": "0"}
     tuned = searched(trials=50, search=search)
     fresh = [each for each in tuned.trials if each.repeats is None]
-    assert sorted(each.options["hidden"] for each in fresh) == [3, 4]
-    values = {each.options["hidden"]: each.value for each in fresh}
-    assert all(each.value == values[each.options["hidden"]] for each in tuned.trials)
+    assert sorted(each.options["hidden"] for each in fresh) == [3, 4, 5, 6]
+    assert 4 < len(tuned.trials) < 50
+    results = {each.number: (each.state, each.value) for each in fresh}
+    assert all((t.state, t.value) == results[t.repeats] for t in tuned.trials if t not in fresh)
+    assert tuned.best in fresh
 
 
 def test_a_search_stops_when_its_time_is_over(tmp_path):

@@ -67,10 +67,12 @@ def _run_options() -> dict[str, Option]:
 def _run_tune(kind: Any, given: argparse.Namespace) -> None:
     from gatewise.train.folder import Claim
     from gatewise.train.run import Run
+    from gatewise.tuning.page import write
     from gatewise.tuning.tune import tune
 
     of_run = given_of(given, _run_options())
-    of_run["quiet"] = True  # a line for each trial is enough
+    after_trial = None if of_run.get("quiet") else _say
+    of_run["quiet"] = True  # a line for each trial, no progress bar
     out = Path(of_run["out"])
     claim = Claim(out)  # until the model and its report are written, too
     own = given_of(given, kind.options())
@@ -81,12 +83,12 @@ def _run_tune(kind: Any, given: argparse.Namespace) -> None:
             kind(**own),
             given.data,
             run=Run(**of_run, claim=claim),
-            after_trial=_say,
+            after_trial=after_trial,
             **of_search,
         )
         finish(tuned.model, given.data, of_search.get("test"), out)
         command = _command(tuned.model, given.data, of_search, of_run, out)
-        page = tuned.write(out, command)
+        page = write(tuned, out, command)
     print(f"\ntrials    {out / 'trials.csv'}\nsearch    {page}")
     print(f"\nbest      trial {tuned.best.number}, {tuned.measure} {tuned.best.value:.4g}")
     print(command)

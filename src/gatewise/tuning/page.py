@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatewise.data.output import write_table
 from gatewise.ink import MUTED, RULE
 from gatewise.report.page import render
 from gatewise.report.pictures import LAST, MODEL, NAIVE, figure_of, svg
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 _SHOWN = 30  # trials in the table
 
 
-def write(tuned: Tuned, folder: Path, command: str = "") -> Path:
-    """Write ``tuning.html`` to ``folder``; gives its path."""
+def write(tuned: Tuned, folder: str | Path, command: str = "") -> Path:
+    """Write ``trials.csv`` and ``tuning.html`` to a folder; gives the page's path.
+
+    Args:
+        command: the command line that fits the best model, for the page.
+    """
+    folder = Path(folder)
+    write_table(tuned.table(), folder / "trials.csv")
     write_whole(folder, {"tuning.html": page(tuned, command).encode()})
     return folder / "tuning.html"
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from gatewise.data.output import write_table
 from gatewise.errors import need
 from gatewise.report.scores import NAMES
 from gatewise.tuning import study as studies
@@ -106,18 +104,6 @@ class Tuned:
         for name in ("rounds", "seconds", "repeats", "error"):
             columns[name] = [getattr(each, name) for each in self.trials]
         return need("polars", "tasks").DataFrame(columns, strict=False, infer_schema_length=None)
-
-    def write(self, folder: str | Path, command: str = "") -> Path:
-        """Write ``trials.csv`` and ``tuning.html`` to a folder; gives the page's path.
-
-        Args:
-            command: the command line that fits the best model, for the page.
-        """
-        from gatewise.tuning.page import write
-
-        folder = Path(folder)
-        write_table(self.table(), folder / "trials.csv")
-        return write(self, folder, command)
 
 
 def _importance(study: Any) -> dict[str, float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -178,6 +179,7 @@ class _Search:
         self.end = math.inf if seconds is None else time.monotonic() + seconds
         self.after_trial = after_trial or (lambda trial: None)
         self.best: tuple[int, Task] | None = None  # the best trial of this process, and its model
+        self.said: set[str] = set()
         self.optuna: Any = need("optuna", "tune")
 
     def result(self) -> Tuned:
@@ -289,11 +291,22 @@ class _Search:
             prepared=prepared,
             after_round=after_round,
         )
-        model.fit(*self.problem.data, **self.problem.parts, run=run)
+        with self._said_once():
+            model.fit(*self.problem.data, **self.problem.parts, run=run)
         trial.set_user_attr(studies.ROUNDS, len(model.history_.train))
         value = self._score(model, material[0])
         self._keep(trial, model, value)
         return value
+
+    @contextmanager
+    def _said_once(self) -> Iterator[None]:
+        """Within, a warning that an earlier trial had too is left out; the others come at the end."""
+        with warnings.catch_warnings(record=True) as heard:
+            yield
+        for each in heard:
+            if str(each.message) not in self.said:
+                self.said.add(str(each.message))
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
     def _score(self, model: Task, material: Material) -> float:
         metric = self.problem.metric
