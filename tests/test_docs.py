@@ -20,6 +20,7 @@ RUN = (
     "torch.md",
     "layers.md",
     "forecast.md",
+    "tune.md",
 )
 SHOWN = {
     "../README.md": 0,
@@ -28,6 +29,7 @@ SHOWN = {
     "torch.md": 2,
     "layers.md": 0,
     "forecast.md": 0,
+    "tune.md": 0,
 }
 
 

@@ -18,7 +18,19 @@ HEAVY = (
     *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton", "cuda"),
     *("keras", "h5py", "onnx", "sklearn", "scipy"),
 )
-ABOVE = ("tasks", "report", "models", "data", "train", "tuning", "gates", "bench", "cli", "keras", "weights")
+ABOVE = (
+    "tasks",
+    "report",
+    "models",
+    "data",
+    "train",
+    "tuning",
+    "gates",
+    "bench",
+    "cli",
+    "keras",
+    "weights",
+)
 BELOW = (
     *(
         "cells",

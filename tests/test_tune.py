@@ -16,6 +16,7 @@ import torch
 
 import gatewise as gw
 from gatewise.cli import main
+from gatewise.data.sources import SOURCES
 from gatewise.errors import (
     DataError,
     GatewiseWarning,
@@ -164,6 +165,19 @@ def test_a_forecasters_score_is_that_of_a_backtest_on_its_validation_part(hourly
     backtest = model.backtest(north[:340], windows=1000, stride=1)
     assert len(backtest.actual) == 58
     assert tuned.best.value == pytest.approx(backtest.scores["gatewise"]["mae"])
+
+
+def test_a_task_without_a_table_is_searched_in_the_ranges_that_are_given(tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, "characters", "characters:Characters")
+    monkeypatch.setitem(TASKS, "spell", "next_character:NextCharacter")
+    text = tmp_path / "text.txt"
+    text.write_text("abcabcaabbcc" * 12)
+    line = ["tune", "spell", str(text), "--out", str(tmp_path / "run"), "--passes", "1"]
+    assert main([*line, "--help"]) == 0
+    assert main(line) == 2
+    assert main([*line, "--search", "hidden=4,8", "--metric", "nll"]) == 2
+    assert main([*line, "--search", "hidden=4,8", "--trials", "2"]) == 0
+    assert gw.load(tmp_path / "run").hidden in (4, 8)
 
 
 def test_the_command_line_searches_scores_the_test_part_once_and_says_how_to_fit(

@@ -31,6 +31,7 @@ def add_tune(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 
 
 def _add_task(parser: argparse.ArgumentParser, name: str) -> None:
+    from gatewise.tuning.space import as_text
     from gatewise.tuning.tune import tune
 
     kind = task_of(name)
@@ -44,18 +45,13 @@ def _add_task(parser: argparse.ArgumentParser, name: str) -> None:
     for title, options in groups.items():
         required = ("out",) if title == "the run" else ()
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
-    parser.epilog = _searched(kind)
+    if kind.searched:
+        ranges = (f"{option}={as_text(each)}" for option, each in kind.searched.items())
+        parser.epilog = f"Searched if not given: {' '.join(ranges)}"
     parser.set_defaults(
         run=partial(_run_tune, kind),
         check_unknown=lambda unknown: check_known(parser, unknown, elsewhere(name)),
     )
-
-
-def _searched(kind: Any) -> str:
-    from gatewise.tuning.space import as_text
-
-    ranges = (f"{name}={as_text(each)}" for name, each in kind.searched.items())
-    return "Searched if not given: " + " ".join(ranges)
 
 
 def _run_options() -> dict[str, Option]:
