@@ -220,6 +220,21 @@ def test_the_command_line_searches_scores_the_test_part_once_and_says_how_to_fit
     assert "trial" not in capsys.readouterr().err
 
 
+def test_the_command_that_fits_the_best_forecaster_again(hourly, tmp_path, capsys):
+    data, out = tmp_path / "north.parquet", tmp_path / "run"
+    hourly.filter(pl.col("place") == "north")[:400].write_parquet(data)
+    line = ["tune", "forecast", str(data), "--horizon", "3", "--target", "load", "--time", "date"]
+    line += ["--past", "wind", "--past", "holiday", "--quantiles", "0.2", "0.8", "--calendar"]
+    line += ["--steps", "4", "--test", "60", "--out", str(out), "--trials", "2", "--batch", "16"]
+    assert main([*line, "--search", "hidden=4,8", "conformal=true,false"]) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:3] == ["gatewise", "fit", "forecast"]
+    assert main(command[1:]) == 0
+    one, other = gw.load(out), gw.load(command[-1])
+    assert same_weights(one, other)
+    assert one.checked() == other.checked()
+
+
 # ---------------------------------------------------------------------------------------- resumed
 
 

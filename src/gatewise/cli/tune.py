@@ -126,7 +126,7 @@ def _command(
             words += _spelled(option, getattr(model, name))
     for name, option in options_of(type(model).fit).items():
         value = of_search.get(name, options_of(tune)[name].default)
-        if value != option.default:
+        if value is not None and value != option.default:
             words += _spelled(option, value)
     for name in ("precision", "accelerator"):
         if name in of_run:
