@@ -26,10 +26,13 @@ from gatewise.errors import (
     TrainingError,
     caution,
 )
+from gatewise.report.words import shown_number
 from gatewise.tasks.ranges import Between, OneOf
 from gatewise.tasks.registry import TASKS, task_of
 from gatewise.train.objective import Training
 from gatewise.train.run import Run
+from gatewise.tuning import result
+from gatewise.tuning.page import page
 from gatewise.tuning.space import space_of, within
 from test_series_tables import table
 
@@ -71,8 +74,13 @@ def same_weights(one, other) -> bool:
 # -------------------------------------------------------------------------------------- a search
 
 
-def test_the_best_trial_of_a_search_in_python():
+def test_the_best_trial_of_a_search_in_python(monkeypatch):
+    assert searched(trials=1).importance == {}
+    monkeypatch.setattr(result, "_ENOUGH", 4)
     tuned = searched()
+    assert tuned.logarithmic == {"learning_rate"}
+    assert tuned.given is None  # 64 hidden units are not among those that are tried
+    assert "as they were given" not in page(tuned)
     first, values = tuned.trials[0], [each.value for each in tuned.trials]
     assert first.options == {
         "dropout": 0.0,
@@ -99,6 +107,18 @@ def test_a_trials_value_is_that_of_the_round_whose_weights_are_kept():
     history = tuned.model.history_
     assert history.best < len(history.validation) - 1
     assert tuned.best.value == min(history.validation)
+
+
+def test_the_page_compares_the_best_trial_with_the_options_as_they_were_given():
+    search = {**FEW, "hidden": "3,64", "dropout": "0", "learning_rate": "4e-3,0.1"}
+    tuned = searched(search=search)
+    assert tuned.given is tuned.trials[0]
+    assert tuned.given.options == {"hidden": 64, "learning_rate": 4e-3}
+    assert tuned.best is not tuned.given
+    best, given = (shown_number(each.value) for each in (tuned.best, tuned.given))
+    assert f"is {best}, beside {given} of the options as they were given" in page(tuned)
+    one = searched(search=search, trials=1)
+    assert "the search found none better" in page(one)
 
 
 def test_what_every_trial_warns_of_is_said_once(monkeypatch):
@@ -207,9 +227,9 @@ def test_the_command_line_searches_scores_the_test_part_once_and_says_how_to_fit
     trials = pl.read_csv(out / "trials.csv")
     best = trials["value"].min()
     assert f"validation loss {best:.4g}" in said.out
-    page = (out / "tuning.html").read_text()
-    assert "3 trials: 3 complete" in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    written = (out / "tuning.html").read_text()
+    assert "3 trials: 3 complete" in written
+    assert "http" not in written.replace("http://www.w3.org", "")
     command = shlex.split(said.out.splitlines()[-1])
     assert command[:3] == ["gatewise", "fit", "classify"]
     assert main(command[1:]) == 0

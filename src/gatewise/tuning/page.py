@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatewise.data.output import write_table
-from gatewise.ink import MUTED, RULE
+from gatewise.errors import need
+from gatewise.ink import MUTED
 from gatewise.report.page import render
 from gatewise.report.pictures import LAST, MODEL, NAIVE, figure_of, svg
 from gatewise.report.words import counted, duration, shown_number
@@ -46,7 +47,7 @@ def page(tuned: Tuned, command: str = "") -> str:
         heading=f"Search: {tuned.model.name}",
         under=f"{counted(sum(tuned.counts.values()), 'trial')}: {counts}",
         verdict=_verdict(tuned),
-        won=best.number != tuned.trials[0].number,
+        won=not best.given,
         headline={
             tuned.measure.capitalize(): (shown_number(best.value or 0.0), f"trial {best.number}"),
             "Trained for": (duration(sum(each.seconds for each in tuned.trials)), None),
@@ -64,15 +65,15 @@ def page(tuned: Tuned, command: str = "") -> str:
 
 
 def _verdict(tuned: Tuned) -> str:
-    best, first = tuned.best, tuned.trials[0]
+    best, given = tuned.best, tuned.given
     ours = (
         f"Trial {best.number} is the best: its {tuned.measure} is {shown_number(best.value or 0.0)}"
     )
-    if best.number == first.number:
+    if best.given:
         return f"{ours}. It has the options as they were given: the search found none better."
-    if first.value is None:
+    if given is None or given.value is None:
         return f"{ours}."
-    return f"{ours}, beside {shown_number(first.value)} of the options as they were given."
+    return f"{ours}, beside {shown_number(given.value)} of the options as they were given."
 
 
 def _sorted(tuned: Tuned) -> list[Trial]:
@@ -137,7 +138,7 @@ def importance_figure(importance: dict[str, float]) -> Figure:
     axis.barh(places, [importance[name] for name in names], color=MODEL, height=0.6)
     axis.set_yticks(places, names)
     axis.set_xlim(0, 1)
-    _name(axis, "share of how the results differ", "")
+    _name(axis, "share of the variance of the results", "")
     return figure
 
 
@@ -152,9 +153,8 @@ def slice_figure(tuned: Tuned, name: str) -> Figure:
     kinds = sorted(set(values), key=str)
     if numbers and (len(kinds) > 6 or any(isinstance(value, float) for value in kinds)):
         places = values
-        if min(values) > 0 and max(values) > 8 * min(values):
-            axis.set_xscale("log")
-            axis.tick_params(which="minor", color=RULE)
+        if name in tuned.logarithmic:
+            _logarithmic(axis, max(values) / min(values))
     else:
         kinds = sorted(kinds) if numbers else kinds
         places = [kinds.index(value) for value in values]
@@ -167,6 +167,14 @@ def slice_figure(tuned: Tuned, name: str) -> Figure:
     axis.margins(y=0.14)
     _name(axis, name, tuned.measure)
     return figure
+
+
+def _logarithmic(axis: Axes, ratio: float) -> None:
+    ticker = need("matplotlib.ticker", "tasks")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _values(trials: Iterable[Trial]) -> list[float]:

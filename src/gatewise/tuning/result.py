@@ -11,7 +11,7 @@ from gatewise.tuning import study as studies
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 STOPPED = "stopped"
-_ENOUGH = 4  # complete trials, below which nothing is said of what mattered
+_ENOUGH = 8  # different complete trials, below which nothing is said of what mattered
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Trial:
         seconds: how long it took.
         repeats: the earlier trial of the same options, of which it has the result; else None.
         error: why it failed; else "".
+        given: whether it has the estimator's own options.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Trial:
     seconds: float
     repeats: int | None
     error: str
+    given: bool
 
 
 def trial_of(found: Any) -> Trial:
@@ -53,6 +55,7 @@ def trial_of(found: Any) -> Trial:
         seconds=known.get(studies.SECONDS, 0.0),
         repeats=known.get(studies.REPEATS),
         error=known.get(studies.ERROR, ""),
+        given=known.get(studies.GIVEN, False),
     )
 
 
@@ -65,26 +68,36 @@ class Tuned:
         best: that trial.
         trials: all of them.
         metric: the score by which they were compared; None for the validation loss.
+        logarithmic: the options whose ranges are logarithmic.
         importance: the share of each option in how the trials' results differ (fANOVA, Hutter, Hoos &
-            Leyton-Brown 2014); empty where too few are complete.
+            Leyton-Brown 2014); empty where fewer than eight are complete.
     """
 
     model: Any
     best: Trial
     trials: tuple[Trial, ...]
     metric: str | None
+    logarithmic: frozenset[str]
     importance: dict[str, float]
 
     @classmethod
     def of(cls, study: Any, best: Any, model: Any, metric: str | None) -> Tuned:
         """The result of a study of Optuna's."""
         trials = tuple(map(trial_of, study.get_trials()))
-        return cls(model, trial_of(best), trials, metric, _importance(study))
+        ranges = best.distributions.items()
+        logarithmic = frozenset(name for name, each in ranges if getattr(each, "log", False))
+        return cls(model, trial_of(best), trials, metric, logarithmic, _importance(study))
 
     @property
     def measure(self) -> str:
         """What trials were compared by, in words."""
         return "validation loss" if self.metric is None else f"validation {NAMES[self.metric]}"
+
+    @property
+    def given(self) -> Trial | None:
+        """The trial of the estimator's own options; None where a range leaves one of them out."""
+        ended = (each for each in self.trials if each.state != STOPPED)
+        return next((each for each in ended if each.given), None)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -19,6 +19,7 @@ _BESIDE = 3  # trials that have come as far, before one is pruned
 
 # Entries that this file writes to trials.
 FOLDER, ERROR, REPEATS, ROUNDS, SECONDS = "folder", "error", "repeats", "rounds", "seconds"
+GIVEN = "given"
 
 
 def opened(folder: Path | None, resume: bool, direction: str) -> Any:
@@ -109,7 +110,7 @@ def take_up_interrupted(study: Any) -> None:
         study.tell(trial.number, state=state.FAIL)
     for name, trial in _last_by_folder(study).items():
         if interrupted(trial):
-            study.enqueue_trial(trial.params, user_attrs={FOLDER: name})
+            study.enqueue_trial(trial.params, user_attrs={**trial.user_attrs, FOLDER: name})
 
 
 def _last_by_folder(study: Any) -> dict[str, Any]:

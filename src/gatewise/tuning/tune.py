@@ -188,7 +188,9 @@ class _Search:
         if self.study.get_trials():
             studies.take_up_interrupted(self.study)
         else:
-            self.study.enqueue_trial(self.problem.first())
+            first = self.problem.first()
+            given = len(first) == len(self.problem.space)
+            self.study.enqueue_trial(first, user_attrs={studies.GIVEN: given})
         try:
             while self._goes_on() and self._trial():
                 pass
