@@ -35,9 +35,15 @@ namespace {
 
 const Kernels* kernels = nullptr;
 
-void* symbol(const std::string& library, const char* name) {
+// Null if the library has no such symbol.
+void* symbol_or_null(const std::string& library, const char* name) {
     void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);  // never closed
-    void* found = handle ? dlsym(handle, name) : nullptr;
+    if (handle == nullptr) throw std::runtime_error(dlerror());
+    return dlsym(handle, name);
+}
+
+void* symbol(const std::string& library, const char* name) {
+    void* found = symbol_or_null(library, name);
     if (found == nullptr) throw std::runtime_error(dlerror());
     return found;
 }
@@ -436,6 +442,12 @@ NB_MODULE(_core, m) {
     m.def("vector_bytes", [] { return kernels->vector_bytes; });
     m.def("cell", [](const std::string& library, const std::string& name) {
         return reinterpret_cast<uintptr_t>(symbol(library, name.c_str()));
+    });
+    // None if the library has no such cell.
+    m.def("fingerprint", [](const std::string& library, const std::string& name) -> std::optional<std::string> {
+        const auto* cell = static_cast<const Cell*>(symbol_or_null(library, name.c_str()));
+        if (cell == nullptr) return std::nullopt;
+        return cell->fingerprint;
     });
     m.def("supports", [](const std::string& level) {
 #if defined(__x86_64__)

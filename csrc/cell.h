@@ -66,7 +66,7 @@ struct CellTable {
 // product, the last `from_state` the recurrent product. The last `second_stage` of these are whole gates whose
 // recurrent input is not the previous state but a value of this step; `second_stage_input` computes it.
 struct Cell {
-    const char* name;
+    const char* fingerprint;  // of the printed equations that the cell was compiled from
     int gates, accumulators, from_input, from_state, second_stage, states, params, saved, values, feedbacks;
     int gate[max_accumulators];  // each accumulator's gate
     int feedback[max_states];    // the states that the recurrent weights multiply
@@ -261,8 +261,8 @@ constexpr CellTable<T> table_of() {
 }
 
 template <class Equations>
-constexpr Cell cell_of(const char* name) {
-    Cell cell{name,
+constexpr Cell cell_of(const char* fingerprint) {
+    Cell cell{fingerprint,
               Equations::gates,
               Equations::accumulators,
               Equations::from_input,

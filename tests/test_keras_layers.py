@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
 
 import gatewise.keras as gk  # noqa: E402
+from gatewise.backends import registry  # noqa: E402
 from gatewise.cells.activations import KERAS  # noqa: E402
 from gatewise.errors import BackendError, OptionError  # noqa: E402
 from gatewise.keras.engine import require_torch  # noqa: E402
@@ -166,18 +168,12 @@ def test_biases_and_the_reset_gates_place(name, options):
 @pytest.mark.parametrize("activation", sorted({*KERAS} - {"swish", "hard_swish"}))
 def test_activations(activation, monkeypatch):
     """On the reference: that its equations are compiled right is tested elsewhere."""
-    monkeypatch.setattr("gatewise.keras.layers.run", reference_run)
+    monkeypatch.setattr("gatewise.keras.layers.choose", partial(registry.choose, "reference"))
     x, smooth = x_of(), dict(rtol=1e-4, atol=1e-5)
     check_same(*pair("SimpleRNN", 0.2, activation=activation, return_sequences=True), x, smooth)
     check_same(
         *pair("GRU", 0.1, recurrent_activation=activation, reset_after=False), x[:, :3], smooth
     )
-
-
-def reference_run(name, *args):
-    from gatewise.backends.registry import run
-
-    return run("reference", *args)
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,14 @@ def test_what_is_at_work():
     before, inside = seen(torch_private.func_interpreters, lambda f: torch.vmap(f)(torch.ones(2)))
     assert before is None
     assert inside is not None
-    levels = seen(torch_private.in_forward_mode, in_context(forward_ad.dual_level))
-    assert levels == [False, True]
+    transforms = (in_context(forward_ad.dual_level), lambda f: torch.vmap(f)(torch.ones(2)))
+    casts_or_sees = (cast, in_context(FakeTensorMode))
+    for run in transforms:
+        assert seen(torch_private.transformed, run) == [False, True]
+    for run in casts_or_sees:
+        assert seen(torch_private.transformed, run) == [False, False]
+    for run in (*transforms, *casts_or_sees):
+        assert seen(torch_private.watched, run) == [False, True]
 
 
 def test_a_batched_tensor_and_the_one_that_it_wraps():

@@ -64,14 +64,19 @@ PLANS = {
 
 
 def alone(units):
-    blocks = dict(BT=16, US=units, SLICES=1, SIDE=1, PARTS=1, KC=units, CHUNKS=1, KEPT=True)
-    return Plan(**blocks, TURNED=False, warps=4, tiles=2)
+    blocks = dict(
+        BT=16, US=units, SLICES=1, INTERLEAVED=1, PARTS=1, KC=units, CHUNKS=1, RESIDENT=True
+    )
+    return Plan(**blocks, TRANSPOSED=False, warps=4, tiles=2)
 
 
 def sliced(work, units, side, parts, chunk, kept, tiles=1, turned=False):
     blocks = dict(BT=16, US=units, SLICES=parts * -(-work.width // (units * parts)), PARTS=parts)
     blocks |= dict(
-        SIDE=side if 1 < work.accumulators <= side else 1, KC=chunk, KEPT=kept, TURNED=turned
+        INTERLEAVED=side if 1 < work.accumulators <= side else 1,
+        KC=chunk,
+        RESIDENT=kept,
+        TRANSPOSED=turned,
     )
     return Plan(**blocks, CHUNKS=-(-work.width // chunk), warps=4, tiles=tiles)
 
@@ -92,7 +97,7 @@ def divided(monkeypatch, request):
     """Both ways are divided as the parameter says."""
     divide = PLANS[request.param]
     monkeypatch.setattr(plan, "forward", lambda work, chip: replace(divide(work), PARTS=1))
-    monkeypatch.setattr(plan, "backward", lambda work, chip: replace(divide(work), SIDE=1))
+    monkeypatch.setattr(plan, "backward", lambda work, chip: replace(divide(work), INTERLEAVED=1))
     return request.param
 
 
@@ -438,11 +443,11 @@ def test_programs_that_wait_for_each_other_have_room_to_run_at_once(chip, itemsi
             if found.SLICES > 1:
                 assert found.SLICES * found.tiles <= chip.processors
                 assert found.SLICES % found.PARTS == 0
-                assert not found.KEPT or plan.shared(work, found) <= chip.shared
-            if found.TURNED:
-                assert found.KEPT
+                assert not found.RESIDENT or plan.shared(work, found) <= chip.shared
+            if found.TRANSPOSED:
+                assert found.RESIDENT
                 assert itemsize == 2
-                assert found.US * found.SIDE * found.PARTS >= 64
+                assert found.US * found.INTERLEAVED * found.PARTS >= 64
 
 
 # Compiled for chips that are not there ---------------------------------------------------------------

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from gatewise import sigmoid, tanh
 from gatewise.backends import cpu, reference
 from gatewise.backends.native import cells
 from gatewise.backends.native.library import loaded_level
-from gatewise.emit import core
+from gatewise.cells.catalogue import CELLS
+from gatewise.emit import core, cpp
 from gatewise.emit.cpp import source
 from gatewise.emit.equations import latex
 from gatewise.errors import BackendError, CellError
@@ -116,7 +118,7 @@ def test_a_damaged_file_is_made_again(tmp_path, monkeypatch):
 
     @gw.cell(gates="f", state="h")
     def frail(a, s):
-        return dict(h=tanh(a.f))
+        return dict(h=tanh(a.f) / 7)
 
     monkeypatch.setattr(cells, "compiler", lambda: (found,))
     for _ in range(2):
@@ -263,6 +265,74 @@ def test_cells_of_one_name_are_kept_apart():
         assert_within(given.gradients(cpu), given.gradients(reference), 1e-12)
 
 
+# A core that is older than the catalogue --------------------------------------------------------------
+
+
+def test_the_core_was_built_from_the_catalogue_as_it_is():
+    """Where this fails, build the core again: pip install -e ."""
+    assert [name for name, cell in CELLS.items() if not cells.built_in(cell)] == []
+
+
+def edited_lstm():
+    """The cell "lstm" with other equations, of the same sizes."""
+
+    @gw.cell(gates="i f g o", state="h c", name="lstm")
+    def lstm(a, s):
+        i, f, g, o = sigmoid(a.i), sigmoid(a.f), tanh(a.g), sigmoid(a.o)
+        c = f * s.c + (1 - f) * i * g
+        return dict(i=i, f=f, g=g, o=o, c=c, h=o * tanh(c))
+
+    return lstm
+
+
+def new_cell():
+    return gw.cell(gates="z", name="brand_new")(lambda a, s: dict(h=s.h / 3 + tanh(a.z)))
+
+
+CHANGES = pytest.mark.parametrize("make", [edited_lstm, new_cell], ids=["edited", "new"])
+
+
+@needs_compiler
+@CHANGES
+@pytest.mark.usefixtures("one_thread")
+def test_a_cell_of_the_catalogue_that_the_core_lacks_is_compiled(make, monkeypatch):
+    cell = make()
+    monkeypatch.setitem(CELLS, cell.name, cell)
+    given = case(cell, T=5, B=3, H=9, **ALL)
+    assert cpu.supports(given.spec) is None
+    assert "compiled for this machine" in cpu.describe(given.spec)
+    assert_within(given.gradients(cpu), given.gradients(reference), 1e-12)
+
+
+@CHANGES
+def test_without_a_compiler_it_says_that_the_core_is_to_be_built(make, tmp_path, monkeypatch):
+    cell = make()
+    monkeypatch.setitem(CELLS, cell.name, cell)
+    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path))
+    monkeypatch.setattr(cells, "compiler", lambda: None)
+    monkeypatch.setattr(cells, "_target", cells._target.__wrapped__)
+    monkeypatch.setattr(cells, "unusable", cells.unusable.__wrapped__)
+    layer = gw.Recurrent(cell.name, 3, 5, backend="cpu")
+    expected = "gatewise was built from other equations: build it again with pip install -e ."
+    with (
+        pytest.warns(UserWarning, match=f"'{cell.name}'.*{re.escape(expected)}"),
+        pytest.raises(BackendError, match=re.escape(expected)),
+    ):
+        layer(torch.zeros(2, 1, 3))
+
+
+def test_other_code_for_the_same_equations_is_not_what_is_built_in(monkeypatch):
+    assert cells.built_in(CELLS["lstm"])
+    monkeypatch.setattr(cpp, "_CPP", replace(cpp._CPP, line="const V {} = ({});"))
+    assert not cells.built_in(CELLS["lstm"])
+
+
+def test_an_equal_cell_of_another_name_runs_what_is_built_in():
+    twin = gw.cell(gates="h", name="twin")(lambda a, s: dict(h=tanh(a.h)))
+    assert cells.built_in(twin)
+    assert cells.address(twin) == cells.address(CELLS["rnn_tanh"])
+
+
 @pytest.mark.parametrize("name", ["g++", "clang++"])
 @pytest.mark.usefixtures("one_thread")
 def test_either_compiler(name, monkeypatch, tmp_path):
@@ -352,7 +422,7 @@ def test_cells_of_any_name_are_copied_and_kept(name, tmp_path):
     torch.testing.assert_close(loaded(x), layer(x), rtol=0, atol=0)
     text = source(cell, "gw_cell")
     assert text.isascii()
-    assert "\n".join(text.splitlines()[-3:-1]).count('"') == 4  # of extern "C", and round the name
+    assert text == source(named("other", 2.0), "gw_cell")  # the name is no part of the code
 
 
 def scaled(factor, a, s):

@@ -45,7 +45,7 @@ class Absent:
 def recorded(divide, planned):
     def divided(work, chip):
         found = divide(work, chip)
-        sliced = found.SLICES > 1 and found.KEPT
+        sliced = found.SLICES > 1 and found.RESIDENT
         planned.append(plan.shared(work, found) if sliced else chip.shared)
         return found
 

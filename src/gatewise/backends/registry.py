@@ -22,15 +22,7 @@ from gatewise.backends.contract import (
     Weights,
     WholeNetworks,
 )
-from gatewise.backends.torch_private import (
-    any_autocast,
-    constant,
-    dispatch_modes,
-    func_interpreters,
-    in_forward_mode,
-    nonstrict_trace,
-    tracing_state,
-)
+from gatewise.backends.torch_private import constant, nonstrict_trace, transformed
 from gatewise.backends.tracing import OPERATORS, recording, unrecorded
 from gatewise.cells.language import Cell
 from gatewise.errors import BackendError, unknown
@@ -192,23 +184,6 @@ def streaming(cell: Cell) -> WholeNetworks:
     if reason := backend.supports(Spec(cell=cell, input_size=1, hidden_size=1)):
         raise BackendError(f"a stream runs on the backend '{_STREAMS}', which {reason}")
     return cast(WholeNetworks, backend)
-
-
-def transformed() -> bool:
-    """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work here."""
-    return in_forward_mode() or func_interpreters() is not None
-
-
-def watched() -> bool:
-    """Whether what is done here is for torch to see operation by operation, or to change: it compiles,
-    traces, transforms or casts."""
-    return (
-        torch.compiler.is_compiling()
-        or dispatch_modes() > 0
-        or transformed()
-        or tracing_state() is not None
-        or any_autocast()
-    )
 
 
 def load(name: str) -> Backend:

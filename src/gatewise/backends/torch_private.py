@@ -33,9 +33,22 @@ any_autocast = torch._C._is_any_autocast_enabled
 func_interpreters = torch._C._functorch.peek_interpreter_stack
 
 
-def in_forward_mode() -> bool:
-    """Whether forward-mode differentiation is at work."""
-    return forward_ad._current_level >= 0
+def transformed() -> bool:
+    """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work."""
+    return forward_ad._current_level >= 0 or func_interpreters() is not None
+
+
+def watched() -> bool:
+    """Whether torch sees a call operation by operation, or changes it: it compiles, traces, transforms or casts.
+    What ``transformed`` says is written here again: this is a good part of a short call's time."""
+    return (
+        torch.compiler.is_compiling()
+        or dispatch_modes() > 0
+        or forward_ad._current_level >= 0
+        or func_interpreters() is not None
+        or tracing_state() is not None
+        or any_autocast()
+    )
 
 
 # Tensors that are more than an array of numbers.

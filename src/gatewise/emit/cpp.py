@@ -4,8 +4,8 @@ On the CPU the type is a vector of ``csrc/vec.h``."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-import re
 from collections.abc import Iterable
 
 from gatewise.cells.counts import FUNCTIONS, point_wise
@@ -31,12 +31,17 @@ def source(cell: Cell, symbol: str) -> str:
     """
     if reason := unsupported(cell):
         raise CellError(f"cell '{cell.name}' {reason}")
-    return f'#include "cell.h"\n\n{equations(cell)}\n{_TABLE.format(symbol=symbol, name=_text(cell.name))}'
+    return f'#include "cell.h"\n\n{equations(cell)}\n{_TABLE.format(symbol=symbol, fingerprint=fingerprint(cell))}'
+
+
+def fingerprint(cell: Cell) -> str:
+    """A digest of the cell's printed equations, by which a compiled cell is known. Names are not part of it."""
+    return hashlib.sha256(equations(cell).encode()).hexdigest()[:32]
 
 
 _TABLE = """\
 extern "C" [[gnu::visibility("default")]] const gw::Cell {symbol};
-const gw::Cell {symbol} = gw::cell_of<Equations>("{name}");
+const gw::Cell {symbol} = gw::cell_of<Equations>("{fingerprint}");
 """
 
 
@@ -133,16 +138,6 @@ def _assigned(lines: Lines) -> list[str]:
     """The lines, followed by an assignment to each result's element."""
     each = ((name, k, of) for name, found in lines.results.items() for k, of in enumerate(found))
     return [*lines.lines, *(f"{name}[{k}] = {of};" for name, k, of in each)]
-
-
-def _text(name: str) -> str:
-    """``name`` as the inside of a C++ string literal, in ASCII."""
-    return re.sub(
-        r"[^\w .<>()-]",
-        lambda found: "".join(f"\\{byte:03o}" for byte in found[0].encode("utf-8", "replace")),
-        name,
-        flags=re.ASCII,
-    )
 
 
 def _number(number: float) -> str:

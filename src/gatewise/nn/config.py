@@ -184,7 +184,7 @@ class Configured:
         return self.config.output_size
 
     @property
-    def _expected(self) -> Mapping[str, Shapes]:
+    def _step_shapes(self) -> Mapping[str, Shapes]:
         return self.config.step_shapes
 
     @property

@@ -97,12 +97,12 @@ class ConvRecurrent(nn.Module):
         self.bidirectional = flag("bidirectional", bidirectional)
         self.size = None if size is None else _checked_pair("size", size)
         self._structure = structure(self.cell, self.hidden_channels, self.hidden_channels, 1, 1)
-        self._expected = {
+        self._step_shapes = {
             suffix: self._shapes(layer)
             for layer in range(self.num_layers)
             for suffix in self._suffixes(layer)
         }
-        for suffix, shapes in self._expected.items():
+        for suffix, shapes in self._step_shapes.items():
             for name, shape in shapes.items():
                 empty = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(name + suffix, nn.Parameter(empty))
@@ -250,7 +250,7 @@ class ConvRecurrent(nn.Module):
 
     def _weights(self, suffix: str) -> Weights:
         """One layer's parameters in one direction; per-unit ones as they broadcast to B×C×h×w."""
-        named = {name: getattr(self, name + suffix) for name in self._expected[suffix]}
+        named = {name: getattr(self, name + suffix) for name in self._step_shapes[suffix]}
         per_unit = {name: named[name] for name in self.cell.params}
         if self.size is None:
             per_unit = {name: value[:, None, None] for name, value in per_unit.items()}

@@ -46,7 +46,7 @@ def forget_bias_(layer: Layer, value: float) -> Layer:
     value = real("value in forget_bias_", value)
     units = layer._structure.units
     for gate, sign in forget_gates(layer.cell).items():
-        for suffix in layer._expected:
+        for suffix in layer._step_shapes:
             _set_bias(layer, gate, suffix, torch.full((units,), sign * value))
     return layer
 
@@ -67,7 +67,7 @@ def chrono_(layer: Layer, longest: float) -> Layer:
     _check_layer("chrono_", layer, biased=True)
     longest = real("longest", longest, "a number of steps, at least 2", least=2)
     forget, write = forget_gates(layer.cell), input_gates(layer.cell)
-    for suffix in layer._expected:
+    for suffix in layer._step_shapes:
         kept = torch.empty(layer._structure.units).uniform_(1, longest - 1).log()
         for gate, sign in forget.items():
             _set_bias(layer, gate, suffix, sign * kept)
@@ -136,7 +136,7 @@ def keras_(layer: Dense) -> Dense:
         for bias in (*_stored(layer, "bias_ih"), *_stored(layer, "bias_hh")):
             nn.init.zeros_(bias)
         for gate, sign in _forget_gates(layer.cell, layer.cell.state[1:]).items():
-            for suffix in layer._expected:
+            for suffix in layer._step_shapes:
                 _set_bias(layer, gate, suffix, torch.full((layer.hidden_size,), float(sign)))
     return layer
 
@@ -249,7 +249,7 @@ def _stored(layer: _Layer, name: str) -> list[nn.Parameter]:
     """The parameter of that name of each layer and direction; an empty list if the cell has none."""
     return [
         _parameter(layer, name + suffix)
-        for suffix, shapes in layer._expected.items()
+        for suffix, shapes in layer._step_shapes.items()
         if name in shapes
     ]
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Network, in_double, in_memory
-from gatewise.backends.registry import choose, load, watched
+from gatewise.backends.registry import choose, load
+from gatewise.backends.torch_private import watched
 from gatewise.nn.config import LayerConfig
 from gatewise.nn.parameters import STORED
 from gatewise.nn.sequences import State

@@ -67,10 +67,10 @@ def states_of_runs(config: LayerConfig, states: tuple[Tensor, ...]) -> list[tupl
 
 
 def zero_states(config: LayerConfig, x: Tensor) -> list[tuple[Tensor, ...]]:
-    """The same of zeros, which all layers and directions have in common."""
-    batch = x.shape[1]
-    zeros = tuple([x.new_zeros(batch, size) for size in config.state_sizes])
-    return [zeros] * len(config.step_shapes)
+    """The same of zeros: one tensor for all states of a width, in all layers and directions."""
+    batch, sizes = x.shape[1], config.state_sizes
+    of_size = {size: x.new_zeros(batch, size) for size in dict.fromkeys(sizes)}
+    return [tuple([of_size[size] for size in sizes])] * len(config.step_shapes)
 
 
 def check_state(

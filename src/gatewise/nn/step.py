@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gatewise.backends.aten import STEPS
 from gatewise.backends.contract import Choice, Masks, Weights, differentiated
-from gatewise.backends.registry import checked_name, choose, run, transformed
+from gatewise.backends.registry import checked_name, choose, run
+from gatewise.backends.torch_private import transformed
 from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
 from gatewise.nn import sentences

@@ -32,7 +32,7 @@ class Shape:
     STATES: int
     PARAMS: int
     SAVED: int
-    FED: tuple[int, ...]
+    FEEDBACK: tuple[int, ...]
     uses: tuple[bool, ...]
     values: int
     gates: int
@@ -62,7 +62,7 @@ def shape_of(cell: Cell) -> Shape:
         STATES=len(cell.state),
         PARAMS=len(cell.params),
         SAVED=len(layout(cell).saved),
-        FED=tuple(cell.state.index(name) for name in cell.feedback),
+        FEEDBACK=tuple(cell.state.index(name) for name in cell.feedback),
         uses=tuple(name in read for name in cell.state),
         values=len(cell.values),
         gates=len(cell.gates),

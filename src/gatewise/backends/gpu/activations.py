@@ -48,9 +48,9 @@ def laid_out(shape: Shape, sizes: Sizes) -> tuple[dict[str, Part], int]:
     T, B, H, _, dtype, projected, normalised = sizes
     found: dict[str, tuple[tuple[int, ...], torch.dtype, bool]] = {}
     for k, width in enumerate(widths(shape, sizes)):
-        if k == 0 or shape.uses[k] or k in shape.FED:
+        if k == 0 or shape.uses[k] or k in shape.FEEDBACK:
             kind = dtype if k == 0 else torch.float32
-            found[f"state {k}"] = (T + 1, B, width), kind, k == 0 or k in shape.FED
+            found[f"state {k}"] = (T + 1, B, width), kind, k == 0 or k in shape.FEEDBACK
     found["saved"] = (T, B, shape.SAVED * H), torch.float32, False
     if shape.NL:
         found["late"] = (T, B, H), dtype, True

@@ -58,14 +58,19 @@ class Call(Prepared):
             VALUES=shape.values,
             STORE=tuple(h is not None for h in run.histories),
             RING=tuple(h is not None and len(h) != T + 1 for h in run.histories),
-            SIDE=self.plan.SIDE,
+            INTERLEAVED=self.plan.INTERLEAVED,
         )
 
     def backward(self, run: Backward) -> None:
         own, plan = functions(self.cell), self.plan
         partial = None
         if plan.PARTS > 1:  # the shares of the gradient of each state that is fed back
-            size = (max(len(self.shape.FED), 1), plan.PARTS, self.sizes.B, plan.SLICES * plan.US)
+            size = (
+                max(len(self.shape.FEEDBACK), 1),
+                plan.PARTS,
+                self.sizes.B,
+                plan.SLICES * plan.US,
+            )
             partial = torch.empty(size, dtype=torch.float32, device=self.x.device)
         self._launch(
             loops.backward,
@@ -128,12 +133,12 @@ def _constants(
     shape: Shape, plan: Plan, H: int, P: int, widths: tuple[int, ...], dtype: torch.dtype
 ) -> dict[str, Any]:
     """The constants of both kernels, except for the direction and the precision."""
-    fed = [widths[k] for k in shape.FED]
+    fed = [widths[k] for k in shape.FEEDBACK]
     return dict(
         **shape.counts(),
         **plan.blocks(),
-        FED=shape.FED,
-        FEDS=len(shape.FED),
+        FEEDBACK=shape.FEEDBACK,
+        FEEDBACKS=len(shape.FEEDBACK),
         FROM=tuple(sum(fed[:f]) for f in range(len(fed))),
         F=sum(fed),
         H=H,
@@ -148,7 +153,7 @@ def work(shape: Shape, sizes: Sizes) -> Work:
     """The work of a call, from which its plan is made."""
     accumulators, beside = shape.NW + shape.NH, shape.NL + sizes.projected
     width = max(sizes.H, sizes.P)
-    return Work(width, sizes.B, sizes.dtype.itemsize, len(shape.FED), accumulators, beside)
+    return Work(width, sizes.B, sizes.dtype.itemsize, len(shape.FEEDBACK), accumulators, beside)
 
 
 def launches(spec: Spec) -> int:

@@ -70,7 +70,9 @@ class _Run:
         copied = call.lengths is not None or T == 0
         self.final = [s.clone() if copied else torch.empty_like(s) for s in initial]
         exchanged = call.exchanged
-        needed = [k == 0 or traced or (exchanged and k in shape.FED) for k in range(shape.STATES)]
+        needed = [
+            k == 0 or traced or (exchanged and k in shape.FEEDBACK) for k in range(shape.STATES)
+        ]
         whole = [k == 0 or traced for k in range(shape.STATES)]
         self.histories: list[Tensor | None] = []
         for k, (width, dtype) in enumerate(zip(call.widths, types, strict=True)):

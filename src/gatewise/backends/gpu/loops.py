@@ -13,12 +13,12 @@ use the two parts apart. Names:
 
 * accumulators stand in the order of ``emit.steps.Layout``: ``NX`` input parts, ``NW`` whole pre-activations,
   ``NH`` recurrent parts, ``NL`` pre-activations of the second stage, whose recurrent input is a value of the step;
-* ``FED`` are the positions of the states that are fed back, ``FROM`` the columns at which their weights begin,
+* ``FEEDBACK`` are the positions of the states that are fed back, ``FROM`` the columns at which their weights begin,
   of ``F`` columns in all;
 * a block has ``BT`` sequences and ``US`` units; ``ROOM`` is the number of slices rounded up to a power of two;
-* one product gives the columns of ``SIDE`` gates side by side, if ``SIDE`` is more than one;
-* a product over K numbers is computed in ``CHUNKS`` of ``KC``; the weights are ``KEPT`` on chip, or read again;
-* if ``TURNED``, the product is transposed: weights are the left operand, and sequences are the columns. From
+* one product gives the columns of ``INTERLEAVED`` gates, a unit's beside each other, if that is more than one;
+* a product over K numbers is computed in ``CHUNKS`` of ``KC``; the weights are ``RESIDENT`` on chip, or read again;
+* if ``TRANSPOSED``, the product is transposed: weights are the left operand, and sequences are the columns. From
   64 columns of weights on, Hopper's tensor cores then read both operands from shared memory;
 * in the backward pass the gradient of the recurrent input is the sum of one product for each accumulator.
   ``PARTS`` consecutive slices form a group (split-K): each slice computes its share of the sum for all units
@@ -53,18 +53,18 @@ def sequences(first, batch, steps, lengths, order, BT: tl.constexpr):
 
 
 @triton.jit
-def zeros_of(N: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, TURNED: tl.constexpr = False):
+def zeros_of(N: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, TRANSPOSED: tl.constexpr = False):
     """N accumulators of zeros."""
     zeros = ()
     for _ in tl.static_range(N):
-        zeros = zeros + (tl.zeros((US, BT) if TURNED else (BT, US), tl.float32),)
+        zeros = zeros + (tl.zeros((US, BT) if TRANSPOSED else (BT, US), tl.float32),)
     return zeros
 
 
 @triton.jit
-def with_sequences_first(acc, N: tl.constexpr, TURNED: tl.constexpr):
+def with_sequences_first(acc, N: tl.constexpr, TRANSPOSED: tl.constexpr):
     """The accumulators with a sequence in each row."""
-    if TURNED:
+    if TRANSPOSED:
         found = ()
         for k in tl.static_range(N):
             found = found + (tl.trans(acc[k]),)
@@ -128,19 +128,21 @@ def states(of, STATES: tl.constexpr, WIDTHS: tl.constexpr, row, there, unit):
 
 
 @triton.jit
-def columns(slice_, US: tl.constexpr, SIDE: tl.constexpr, M: tl.constexpr, step_m, units, step_u):
+def columns(
+    slice_, US: tl.constexpr, INTERLEAVED: tl.constexpr, M: tl.constexpr, step_m, units, step_u
+):
     """Where the columns of a product begin in memory, and which exist. There is one column for each unit, or
-    SIDE columns for each, of which the first M are those of M matrices."""
-    column = tl.arange(0, US * SIDE)
-    unit = slice_ * US + column // SIDE
-    matrix = column % SIDE
+    INTERLEAVED columns for each, of which the first M are those of M matrices."""
+    column = tl.arange(0, US * INTERLEAVED)
+    unit = slice_ * US + column // INTERLEAVED
+    matrix = column % INTERLEAVED
     return matrix * step_m + unit * step_u, (unit < units) & (matrix < M)
 
 
 @triton.jit
-def weight_tile(weights, k, K, step_k, column, there, KC: tl.constexpr, TURNED: tl.constexpr):
+def weight_tile(weights, k, K, step_k, column, there, KC: tl.constexpr, TRANSPOSED: tl.constexpr):
     """A chunk of the weights of a program's units."""
-    along: tl.constexpr = 0 if TURNED else 1
+    along: tl.constexpr = 0 if TRANSPOSED else 1
     numbers = tl.expand_dims(k + tl.arange(0, KC), along)
     inside = (numbers < K) & tl.expand_dims(there, 1 - along)
     places = numbers * step_k + tl.expand_dims(column, 1 - along)
@@ -149,26 +151,26 @@ def weight_tile(weights, k, K, step_k, column, there, KC: tl.constexpr, TURNED: 
 
 @triton.jit
 def weight_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
-                 KC: tl.constexpr, KEPT: tl.constexpr, TURNED: tl.constexpr):  # fmt: skip
+                 KC: tl.constexpr, RESIDENT: tl.constexpr, TRANSPOSED: tl.constexpr):  # fmt: skip
     """All chunks of M matrices, if they are kept on chip."""
     tiles = ()
-    if KEPT:
+    if RESIDENT:
         for m in tl.static_range(M):
             for c in tl.static_range(CHUNKS):
                 of = weights + m * step_m
-                tile = weight_tile(of, c * KC, K, step_k, column, there, KC, TURNED)
+                tile = weight_tile(of, c * KC, K, step_k, column, there, KC, TRANSPOSED)
                 tiles = tiles + (tile,)
     return tiles
 
 
 @triton.jit
-def separated(wide, N: tl.constexpr, SIDE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):
-    """The first N columns of each unit, as separate blocks, of a block with SIDE columns for each unit."""
-    blocks = (tl.reshape(wide, (BT, US, SIDE)),)
+def separated(wide, N: tl.constexpr, INTERLEAVED: tl.constexpr, BT: tl.constexpr, US: tl.constexpr):
+    """The first N columns of each unit, as separate blocks, of a block with INTERLEAVED columns for each unit."""
+    blocks = (tl.reshape(wide, (BT, US, INTERLEAVED)),)
     # each round separates the even columns of a block from the odd ones
-    if SIDE == 2:
+    if INTERLEAVED == 2:
         blocks = tl.split(blocks[0])
-    elif SIDE == 4:
+    elif INTERLEAVED == 4:
         even, odd = tl.split(tl.reshape(wide, (BT, US, 2, 2)))
         first, third = tl.split(even)
         second, fourth = tl.split(odd)
@@ -195,9 +197,9 @@ def read_chunk(rows, valid, k, K, factor, cleared, KC: tl.constexpr, DT: tl.cons
 
 
 @triton.jit
-def added(total, values, weights, TURNED: tl.constexpr, PRECISION: tl.constexpr):
+def added(total, values, weights, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):
     """The total plus the product of a chunk."""
-    if TURNED:
+    if TRANSPOSED:
         total = tl.dot(weights, tl.trans(values), total, input_precision=PRECISION)
     else:
         total = tl.dot(values, weights, total, input_precision=PRECISION)
@@ -206,17 +208,17 @@ def added(total, values, weights, TURNED: tl.constexpr, PRECISION: tl.constexpr)
 
 @triton.jit
 def multiplied(acc, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, factor, cleared,
-               tiles, weights, step_m, step_k, column, there, KEPT: tl.constexpr, KC: tl.constexpr,
-               DT: tl.constexpr, TURNED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+               tiles, weights, step_m, step_k, column, there, RESIDENT: tl.constexpr, KC: tl.constexpr,
+               DT: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """M accumulators plus the products of the rows that ``rows`` points at with M matrices, whose tiles begin
     at position ``at``."""
-    if KEPT:
+    if RESIDENT:
         for c in tl.static_range(CHUNKS):
             values = read_chunk(rows, valid, c * KC, K, factor, cleared, KC, DT)
             more = ()
             for m in tl.static_range(M):
                 tile = tiles[at + m * CHUNKS + c]
-                more = more + (added(acc[m], values, tile, TURNED, PRECISION),)
+                more = more + (added(acc[m], values, tile, TRANSPOSED, PRECISION),)
             acc = more
     else:
         for c in range(CHUNKS):
@@ -224,8 +226,8 @@ def multiplied(acc, M: tl.constexpr, at, rows, valid, K, CHUNKS: tl.constexpr, f
             further = ()
             for m in tl.static_range(M):
                 of = weights + m * step_m
-                w = weight_tile(of, c * KC, K, step_k, column, there, KC, TURNED)
-                further = further + (added(acc[m], read, w, TURNED, PRECISION),)
+                w = weight_tile(of, c * KC, K, step_k, column, there, KC, TRANSPOSED)
+                further = further + (added(acc[m], read, w, TRANSPOSED, PRECISION),)
             acc = further
     return acc
 
@@ -291,16 +293,16 @@ def chunk_of(part, n, M: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, E
 
 @triton.jit
 def split_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_k, column, there,
-                 part, PARTS: tl.constexpr, KC: tl.constexpr, KEPT: tl.constexpr,
-                 TURNED: tl.constexpr):  # fmt: skip
+                 part, PARTS: tl.constexpr, KC: tl.constexpr, RESIDENT: tl.constexpr,
+                 TRANSPOSED: tl.constexpr):  # fmt: skip
     """A part's chunks of M matrices, if they are kept on chip."""
     EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
     tiles = ()
-    if KEPT:
+    if RESIDENT:
         for n in tl.static_range(EACH):
             m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
             of = weights + m * step_m
-            tile = weight_tile(of, k, K, step_k, column, there & is_one, KC, TURNED)
+            tile = weight_tile(of, k, K, step_k, column, there & is_one, KC, TRANSPOSED)
             tiles = tiles + (tile,)
     return tiles
 
@@ -308,27 +310,27 @@ def split_tiles(weights, M: tl.constexpr, step_m, K, CHUNKS: tl.constexpr, step_
 @triton.jit
 def split_product(rows, step_row, M: tl.constexpr, K, CHUNKS: tl.constexpr, valid, at, tiles, weights,
                step_m, step_k, column, there, unit, part, partial, plane, row, batch, counter, times,
-               SLICES: tl.constexpr, PARTS: tl.constexpr, KEPT: tl.constexpr, KC: tl.constexpr,
-               BT: tl.constexpr, US: tl.constexpr, DT: tl.constexpr, TURNED: tl.constexpr,
+               SLICES: tl.constexpr, PARTS: tl.constexpr, RESIDENT: tl.constexpr, KC: tl.constexpr,
+               BT: tl.constexpr, US: tl.constexpr, DT: tl.constexpr, TRANSPOSED: tl.constexpr,
                PRECISION: tl.constexpr):  # fmt: skip
     """For a slice's units, the sum of M products of the rows that ``rows`` points at, each ``step_row`` after
     the last. The tiles of this part begin at position ``at``. Two such sums without a barrier of all slices
     between them need different planes, so that none is overwritten while another slice reads it."""
     EACH: tl.constexpr = (M * CHUNKS + PARTS - 1) // PARTS
-    total = zeros_of(1, BT, US * PARTS, TURNED)[0]
-    if KEPT:
+    total = zeros_of(1, BT, US * PARTS, TRANSPOSED)[0]
+    if RESIDENT:
         for n in tl.static_range(EACH):
             m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
             values = read_chunk(rows + m * step_row, valid & is_one, k, K, None, None, KC, DT)
-            total = added(total, values, tiles[at + n], TURNED, PRECISION)
+            total = added(total, values, tiles[at + n], TRANSPOSED, PRECISION)
     else:
         for n in range(EACH):
             m, k, is_one = chunk_of(part, n, M, CHUNKS, KC, EACH)
             read = read_chunk(rows + m * step_row, valid & is_one, k, K, None, None, KC, DT)
             of = weights + m * step_m
-            w = weight_tile(of, k, K, step_k, column, there & is_one, KC, TURNED)
-            total = added(total, read, w, TURNED, PRECISION)
-    total = with_sequences_first((total,), 1, TURNED)[0]
+            w = weight_tile(of, k, K, step_k, column, there & is_one, KC, TRANSPOSED)
+            total = added(total, read, w, TRANSPOSED, PRECISION)
+    total = with_sequences_first((total,), 1, TRANSPOSED)[0]
     if PARTS == 1:
         own = total
     else:
@@ -469,11 +471,11 @@ def forward(
     STEP: tl.constexpr, EARLY: tl.constexpr, OF_X: tl.constexpr, OF_H: tl.constexpr,
     NX: tl.constexpr, NW: tl.constexpr, NH: tl.constexpr,
     NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr, SAVED: tl.constexpr,
-    VALUES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr, FROM: tl.constexpr, F: tl.constexpr,
+    VALUES: tl.constexpr, FEEDBACK: tl.constexpr, FEEDBACKS: tl.constexpr, FROM: tl.constexpr, F: tl.constexpr,
     H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, STORE: tl.constexpr, RING: tl.constexpr,
     REVERSE: tl.constexpr, BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
-    SIDE: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
-    TURNED: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+    INTERLEAVED: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, RESIDENT: tl.constexpr,
+    TRANSPOSED: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Every step of a tile of sequences, for a slice of the units."""
     tile = tl.program_id(0)
@@ -495,24 +497,24 @@ def forward(
     if norm_weight is not None:
         norm_weights = vectors(norm_weight, NS, H, unit)
 
-    MATRICES: tl.constexpr = NS if SIDE == 1 else 1
-    column, column_there = columns(slice_, US, SIDE, NS, H * F, H, F)
+    MATRICES: tl.constexpr = NS if INTERLEAVED == 1 else 1
+    column, column_there = columns(slice_, US, INTERLEAVED, NS, H * F, H, F)
     early_tiles = ()
-    for f in tl.static_range(FEDS):
+    for f in tl.static_range(FEEDBACKS):
         early_tiles = early_tiles + weight_tiles(
-            weights + FROM[f], MATRICES, H * F, WIDTHS[FED[f]], CHUNKS, 1, column, column_there,
-            KC, KEPT, TURNED,
+            weights + FROM[f], MATRICES, H * F, WIDTHS[FEEDBACK[f]], CHUNKS, 1, column, column_there,
+            KC, RESIDENT, TRANSPOSED,
         )  # fmt: skip
     late_column, late_there = columns(slice_, US, 1, 1, 0, H, F)
     late_weights = weights + NS * H * F
     late_tiles = weight_tiles(
-        late_weights, NL, H * F, H, CHUNKS, 1, late_column, late_there, KC, KEPT, False
+        late_weights, NL, H * F, H, CHUNKS, 1, late_column, late_there, KC, RESIDENT, False
     )
     out_column, out_there = columns(slice_, US, 1, 1, 0, P, H)
     out_tiles = ()
     if projection is not None:
         out_tiles = weight_tiles(
-            projection, 1, 0, H, CHUNKS, 1, out_column, out_there, KC, KEPT, False
+            projection, 1, 0, H, CHUNKS, 1, out_column, out_there, KC, RESIDENT, False
         )
 
     met = 0
@@ -543,15 +545,15 @@ def forward(
             for k in tl.static_range(STATES):
                 old = old + (tl.where(cleared[:, None], 0.0, state[k]),)
 
-        acc = zeros_of(MATRICES, BT, US * SIDE, TURNED)
-        for f in tl.static_range(FEDS):
+        acc = zeros_of(MATRICES, BT, US * INTERLEAVED, TRANSPOSED)
+        for f in tl.static_range(FEEDBACKS):
             factors = None
             if factor is not None:
                 factors = factor + row * F + FROM[f]
             if SLICES == 1:
-                recurrent_input = old[FED[f]]
+                recurrent_input = old[FEEDBACK[f]]
                 if factor is not None:
-                    has = there[:, None] & (unit < WIDTHS[FED[f]])[None, :]
+                    has = there[:, None] & (unit < WIDTHS[FEEDBACK[f]])[None, :]
                     recurrent_input = recurrent_input * tl.load(
                         factors[:, None] + unit[None, :], mask=has, other=0.0
                     )
@@ -563,16 +565,16 @@ def forward(
                     )
                 acc = more
             else:
-                place = tl.cast(before % 2 if RING[FED[f]] else before, tl.int64)
-                rows = hist[FED[f]] + (place * batch + row) * WIDTHS[FED[f]]
+                place = tl.cast(before % 2 if RING[FEEDBACK[f]] else before, tl.int64)
+                rows = hist[FEEDBACK[f]] + (place * batch + row) * WIDTHS[FEEDBACK[f]]
                 acc = multiplied(
-                    acc, MATRICES, f * MATRICES * CHUNKS, rows, valid, WIDTHS[FED[f]], CHUNKS,
+                    acc, MATRICES, f * MATRICES * CHUNKS, rows, valid, WIDTHS[FEEDBACK[f]], CHUNKS,
                     factors, cleared, early_tiles, weights + FROM[f], H * F, 1, column, column_there,
-                    KEPT, KC, DT, TURNED, PRECISION,
+                    RESIDENT, KC, DT, TRANSPOSED, PRECISION,
                 )  # fmt: skip
-        acc = with_sequences_first(acc, MATRICES, TURNED)
-        if SIDE > 1:
-            acc = separated(acc[0], NS, SIDE, BT, US)
+        acc = with_sequences_first(acc, MATRICES, TRANSPOSED)
+        if INTERLEAVED > 1:
+            acc = separated(acc[0], NS, INTERLEAVED, BT, US)
         if norm_weight is not None:
             met += 1
             acc, scale = normalised(
@@ -621,7 +623,7 @@ def forward(
                 rows = late_input + (t64 * batch + row) * H
                 late = multiplied(
                     late, NL, 0, rows, valid, H, CHUNKS, None, None, late_tiles,
-                    late_weights, H * F, 1, late_column, late_there, KEPT, KC, DT, False, PRECISION,
+                    late_weights, H * F, 1, late_column, late_there, RESIDENT, KC, DT, False, PRECISION,
                 )  # fmt: skip
             for k in tl.static_range(NL):
                 a = a + (biases[NX + NW + NH + k] + xs[NX + NW + k] + late[k],)
@@ -641,7 +643,7 @@ def forward(
                 rows = unprojected + (t64 * batch + row) * H
                 out = multiplied(
                     out, 1, 0, rows, valid, H, CHUNKS, None, None, out_tiles, projection, 0, 1,
-                    out_column, out_there, KEPT, KC, DT, False, PRECISION,
+                    out_column, out_there, RESIDENT, KC, DT, False, PRECISION,
                 )  # fmt: skip
             output = out[0]
 
@@ -692,11 +694,11 @@ def backward(
     zone_steps, places, counters, steps, batch, first_row,
     BACK: tl.constexpr, BACK_LATE: tl.constexpr, NX: tl.constexpr, NW: tl.constexpr,
     NH: tl.constexpr, NL: tl.constexpr, STATES: tl.constexpr, PARAMS: tl.constexpr,
-    SAVED: tl.constexpr, USES: tl.constexpr, FED: tl.constexpr, FEDS: tl.constexpr,
+    SAVED: tl.constexpr, USES: tl.constexpr, FEEDBACK: tl.constexpr, FEEDBACKS: tl.constexpr,
     FROM: tl.constexpr, F: tl.constexpr, H: tl.constexpr, P: tl.constexpr, WIDTHS: tl.constexpr, REVERSE: tl.constexpr,
     BT: tl.constexpr, US: tl.constexpr, SLICES: tl.constexpr, ROOM: tl.constexpr,
-    PARTS: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
-    TURNED: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+    PARTS: tl.constexpr, KC: tl.constexpr, CHUNKS: tl.constexpr, RESIDENT: tl.constexpr,
+    TRANSPOSED: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of sequences, for a slice of the units, from the last step to the first.
 
@@ -728,20 +730,44 @@ def backward(
         norm_weights = vectors(norm_weight, NS, H, unit)
 
     tiles = ()
-    for f in tl.static_range(FEDS):
+    for f in tl.static_range(FEEDBACKS):
         tiles = tiles + split_tiles(
-            weights + FROM[f], NS, H * F, H, CHUNKS, F, of_group, of_group < WIDTHS[FED[f]], part, PARTS,
-            KC, KEPT, TURNED,
+            weights + FROM[f], NS, H * F, H, CHUNKS, F, of_group, of_group < WIDTHS[FEEDBACK[f]], part, PARTS,
+            KC, RESIDENT, TRANSPOSED,
         )  # fmt: skip
-    OF_FED: tl.constexpr = (NS * CHUNKS + PARTS - 1) // PARTS
+    OF_FEEDBACK: tl.constexpr = (NS * CHUNKS + PARTS - 1) // PARTS
     late_weights = weights + NS * H * F
     late_tiles = split_tiles(
-        late_weights, NL, H * F, H, CHUNKS, F, of_group, of_group < H, part, PARTS, KC, KEPT, TURNED
+        late_weights,
+        NL,
+        H * F,
+        H,
+        CHUNKS,
+        F,
+        of_group,
+        of_group < H,
+        part,
+        PARTS,
+        KC,
+        RESIDENT,
+        TRANSPOSED,
     )
     in_tiles = ()
     if projection is not None:
         in_tiles = split_tiles(
-            projection, 1, 0, P, CHUNKS, H, of_group, of_group < H, part, PARTS, KC, KEPT, TURNED
+            projection,
+            1,
+            0,
+            P,
+            CHUNKS,
+            H,
+            of_group,
+            of_group < H,
+            part,
+            PARTS,
+            KC,
+            RESIDENT,
+            TRANSPOSED,
         )
 
     t = tile * 0 if REVERSE else steps - 1
@@ -784,8 +810,8 @@ def backward(
                 rows = grad_projected + (t64 * batch + row) * P
                 out = split_product(
                     rows, 0, 1, P, CHUNKS, valid, 0, in_tiles, projection, 0, H, of_group, of_group < H,
-                    unit, part, partial, 0, row, batch, group_counter, met_group, SLICES, PARTS, KEPT,
-                    KC, BT, US, DT, TURNED, PRECISION,
+                    unit, part, partial, 0, row, batch, group_counter, met_group, SLICES, PARTS, RESIDENT,
+                    KC, BT, US, DT, TRANSPOSED, PRECISION,
                 )  # fmt: skip
                 more = (out,)
             for k in tl.static_range(1, STATES):
@@ -809,7 +835,7 @@ def backward(
                 late_seed = split_product(
                     rows, H, NL, H, CHUNKS, valid, 0, late_tiles, late_weights, H * F, F, of_group,
                     of_group < H, unit, part, partial, 0, row, batch, group_counter, met_group, SLICES,
-                    PARTS, KEPT, KC, BT, US, DT, TURNED, PRECISION,
+                    PARTS, RESIDENT, KC, BT, US, DT, TRANSPOSED, PRECISION,
                 )  # fmt: skip
             if factor is not None:
                 own = factor + row[:, None] * F + unit[None, :]
@@ -857,8 +883,8 @@ def backward(
         ahead = ()
         for k in tl.static_range(STATES):
             value = grad_old[k] + skipped[k]
-            for f in tl.static_range(FEDS):
-                if FED[f] == k:
+            for f in tl.static_range(FEEDBACKS):
+                if FEEDBACK[f] == k:
                     through = zero
                     if SLICES == 1:
                         for m in tl.static_range(NS):
@@ -871,9 +897,9 @@ def backward(
                             rows = da + (t64 * batch + row) * (A * H) + NX * H
                         met_group += 1
                         through = split_product(
-                            rows, H, NS, H, CHUNKS, valid, f * OF_FED, tiles, weights + FROM[f], H * F,
+                            rows, H, NS, H, CHUNKS, valid, f * OF_FEEDBACK, tiles, weights + FROM[f], H * F,
                             F, of_group, of_group < WIDTHS[k], unit, part, partial, f, row, batch,
-                            group_counter, met_group, SLICES, PARTS, KEPT, KC, BT, US, DT, TURNED,
+                            group_counter, met_group, SLICES, PARTS, RESIDENT, KC, BT, US, DT, TRANSPOSED,
                             PRECISION,
                         )  # fmt: skip
                     if factor is not None:

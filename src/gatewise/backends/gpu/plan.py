@@ -16,7 +16,7 @@ _BESIDE = 8 * 1024
 _IN_REGISTERS = 64 * 1024
 _TILES = (16, 32, 64, 128)
 _SLICES = (8, 16, 32, 64)
-# The rows of weights that a group of four warps multiplies from shared memory (see TURNED in loops.py).
+# The rows of weights that a group of four warps multiplies from shared memory (see TRANSPOSED in loops.py).
 _ROWS = 64
 # The fixed time of a chunk, as that of multiplying so many more numbers (a step took 3.79 µs with one chunk of
 # 512 numbers, and 3.91 with two of 256).
@@ -38,7 +38,7 @@ class Work:
 
     Attributes:
         width: the number of units, or of outputs if these are more.
-        fed: the number of states that are fed back.
+        feedbacks: the number of states that are fed back.
         accumulators: of a unit. Each has a row of ``width`` weights for each state that is fed back.
         beside: further such rows of a unit.
     """
@@ -46,7 +46,7 @@ class Work:
     width: int
     batch: int
     itemsize: int
-    fed: int
+    feedbacks: int
     accumulators: int
     beside: int
 
@@ -69,26 +69,26 @@ class Plan(Divided):
     BT: int
     US: int
     SLICES: int
-    SIDE: int
+    INTERLEAVED: int
     PARTS: int
     KC: int
     CHUNKS: int
-    KEPT: bool
-    TURNED: bool
+    RESIDENT: bool
+    TRANSPOSED: bool
     warps: int
     tiles: int
 
     @property
     def columns(self) -> int:
         """The columns of one matmul tile."""
-        return self.US * self.SIDE * self.PARTS
+        return self.US * self.INTERLEAVED * self.PARTS
 
     def at_once(self, batch: int, chip: Chip) -> bool:
         """Whether there is a multiprocessor for each program of a batch."""
         return -(-batch // self.BT) * self.SLICES <= chip.processors
 
     def blocks(self) -> dict[str, int | bool]:
-        names = ("BT", "US", "SLICES", "KC", "CHUNKS", "KEPT", "TURNED")
+        names = ("BT", "US", "SLICES", "KC", "CHUNKS", "RESIDENT", "TRANSPOSED")
         return {name: getattr(self, name) for name in names} | {"ROOM": power_of_two(self.SLICES)}
 
 
@@ -113,12 +113,12 @@ def backward(work: Work, chip: Chip) -> Plan:
 def _one_slice(work: Work) -> Plan | None:
     """All units in one program, if they are few: no program waits for another."""
     units = max(power_of_two(work.width), 16)
-    matrices = work.fed * work.accumulators + work.beside
+    matrices = work.feedbacks * work.accumulators + work.beside
     if units > 64 or (units > 16 and matrices * units * units * work.itemsize > _IN_REGISTERS):
         return None
     sizes = (16, units, 1, 1, 1, units, 1)
     warps, tiles = 8 if units == 64 else 4, max(-(-work.batch // 16), 1)
-    return Plan(*sizes, KEPT=True, TURNED=False, warps=warps, tiles=tiles)
+    return Plan(*sizes, RESIDENT=True, TRANSPOSED=False, warps=warps, tiles=tiles)
 
 
 def _sliced(work: Work, chip: Chip, back: bool) -> Plan:
@@ -138,7 +138,7 @@ def plans(work: Work, chip: Chip, back: bool) -> Iterator[Plan]:
     fastest comes first."""
     for tile in _TILES:
         for units in _SLICES:
-            chunks = _chunks(work, tile, _side(work, back), _parts(work, units, back))
+            chunks = _chunks(work, tile, _interleaved(work, back), _parts(work, units, back))
             for chunk in chunks:
                 plan = _plan(work, chip, back, tile, units, True, chunk)
                 if _fits(work, chip, plan):
@@ -146,20 +146,24 @@ def plans(work: Work, chip: Chip, back: bool) -> Iterator[Plan]:
 
 
 def _plan(
-    work: Work, chip: Chip, back: bool, tile: int, units: int, kept: bool, chunk: int
+    work: Work, chip: Chip, back: bool, tile: int, units: int, resident: bool, chunk: int
 ) -> Plan:
-    side, parts, slices = _side(work, back), _parts(work, units, back), _slices(work, units, back)
-    columns = units * side * parts
+    interleaved, parts, slices = (
+        _interleaved(work, back),
+        _parts(work, units, back),
+        _slices(work, units, back),
+    )
+    columns = units * interleaved * parts
     return Plan(
-        *(tile, units, slices, side, parts, chunk, -(-work.width // chunk)),
-        KEPT=kept,
-        TURNED=kept and work.itemsize == 2 and columns >= _ROWS,
+        *(tile, units, slices, interleaved, parts, chunk, -(-work.width // chunk)),
+        RESIDENT=resident,
+        TRANSPOSED=resident and work.itemsize == 2 and columns >= _ROWS,
         warps=8 if columns > _ROWS or tile * work.itemsize > 64 else 4,
         tiles=max(1, min(-(-work.batch // tile), chip.processors // slices)),
     )
 
 
-def _side(work: Work, back: bool) -> int:
+def _interleaved(work: Work, back: bool) -> int:
     return power_of_two(work.accumulators) if not back and 1 < work.accumulators <= 4 else 1
 
 
@@ -176,12 +180,12 @@ def _slices(work: Work, units: int, back: bool) -> int:
 
 def _fits(work: Work, chip: Chip, plan: Plan) -> bool:
     """Whether all programs can run at once and have room for what they keep."""
-    in_registers = 32 if work.itemsize == 4 else 128 if plan.TURNED else 64
+    in_registers = 32 if work.itemsize == 4 else 128 if plan.TRANSPOSED else 64
     can_run = plan.columns >= 16 and 1 < plan.SLICES <= chip.processors
     return can_run and in_registers >= plan.BT and shared(work, plan) <= chip.shared
 
 
-def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
+def _chunks(work: Work, tile: int, interleaved: int, parts: int) -> list[int]:
     """The sizes that a chunk may have, the fastest first."""
     most = 512 if tile == 16 or work.width <= 512 else 256
     if work.itemsize == 4 or tile > 64:  # float32 is multiplied in three products
@@ -192,7 +196,7 @@ def _chunks(work: Work, tile: int, side: int, parts: int) -> list[int]:
         sizes.append(sizes[-1] // 2)
 
     def time(chunk: int) -> int:
-        chunks = _share(_products(work, side), -(-work.width // chunk), parts)
+        chunks = _share(_products(work, interleaved), -(-work.width // chunk), parts)
         return chunks * (chunk + _OF_A_CHUNK)
 
     return sorted(sizes, key=time)
@@ -202,16 +206,20 @@ def shared(work: Work, plan: Plan) -> int:
     """The most bytes of shared memory that a plan takes that keeps its weights there. Beside the weights there
     is a chunk of the recurrent input, and later, in its place, the result of a product."""
     of_weight = 2 if work.itemsize == 2 else 8  # float32 in two parts, for three products
-    chunks = work.fed * _share(_products(work, plan.SIDE), plan.CHUNKS, plan.PARTS) * plan.SIDE
+    chunks = (
+        work.feedbacks
+        * _share(_products(work, plan.INTERLEAVED), plan.CHUNKS, plan.PARTS)
+        * plan.INTERLEAVED
+    )
     chunks += work.beside * _share(1, plan.CHUNKS, plan.PARTS)
     weights = chunks * plan.KC * plan.US * plan.PARTS * of_weight
     made = plan.BT * plan.columns * 4
     return weights + max(plan.BT * plan.KC * work.itemsize + _BESIDE, made)
 
 
-def _products(work: Work, side: int) -> int:
+def _products(work: Work, interleaved: int) -> int:
     """How many products are computed separately for each state that is fed back."""
-    return 1 if side > 1 else work.accumulators
+    return 1 if interleaved > 1 else work.accumulators
 
 
 def _share(products: int, chunks: int, parts: int) -> int:

@@ -92,7 +92,7 @@ def _of_recurrent(call: Prepared, activations: Mapping[str, Tensor], into: Tenso
     """The gradient of the recurrent weights, (accumulators with a recurrent part)·H×F."""
     shape, x = call.shape, call.x
     early = (shape.NW + shape.NH) * call.sizes.H
-    fed = [_fed_back(call, activations[f"state {k}"]) for k in shape.FED]
+    fed = [_fed_back(call, activations[f"state {k}"]) for k in shape.FEEDBACK]
     beside = fed[0] if len(fed) == 1 else torch.cat([x.new_empty(*x.shape[:2], 0), *fed], -1)
     if call.reset is not None:
         beside = torch.where(call.reset[..., None] != 0, 0, beside)

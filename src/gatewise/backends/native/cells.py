@@ -18,7 +18,7 @@ from gatewise.backends.native.library import core, include_path, library_path, l
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell
 from gatewise.emit.core import cell_flags
-from gatewise.emit.cpp import source, unsupported
+from gatewise.emit.cpp import fingerprint, source, unsupported
 from gatewise.errors import BackendError
 
 _SECONDS = 300  # longer than any cell takes
@@ -27,7 +27,17 @@ _LONGEST = 40  # characters of a cell's name in a file's
 
 
 def built_in(cell: Cell) -> bool:
-    return CELLS.get(cell.name) == cell
+    """Whether the core has kernels of exactly these equations: it may be older than the catalogue."""
+    return fingerprint(cell) in _symbols()
+
+
+@cache
+def _symbols() -> dict[str, str]:
+    """The symbol of each cell that is built in, by the fingerprint of what it was compiled from."""
+    library = str(library_path())
+    symbols = [f"gw_cell_{name}" for name in CELLS]
+    found = {core().fingerprint(library, symbol): symbol for symbol in symbols}
+    return {key: symbol for key, symbol in found.items() if key is not None}
 
 
 @cache
@@ -56,8 +66,8 @@ def unusable(cell: Cell) -> str | None:
 @cache
 def address(cell: Cell) -> int:
     """Where the core finds ``cell``, which it must be able to have."""
-    if built_in(cell):
-        return int(core().cell(str(library_path()), f"gw_cell_{cell.name}"))
+    if symbol := _symbols().get(fingerprint(cell)):
+        return int(core().cell(str(library_path()), symbol))
     return int(core().cell(str(_target(cell)), "gw_cell"))
 
 
@@ -129,7 +139,7 @@ def _compile(cell: Cell, target: Path) -> str | None:
     """
     found = compiler()
     if found is None:
-        return f"needs a C++ compiler for the cell '{cell.name}', and there is none (c++, g++, clang++, or $CXX)"
+        return _without_compiler(cell)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)
@@ -154,6 +164,15 @@ def _compile(cell: Cell, target: Path) -> str | None:
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         return f"could not compile the cell '{cell.name}': {error}"
     return None
+
+
+def _without_compiler(cell: Cell) -> str:
+    reason = f"needs a C++ compiler for the cell '{cell.name}', and there is none (c++, g++, clang++, or $CXX)"
+    if CELLS.get(cell.name) != cell:
+        return reason
+    return (
+        f"{reason}; gatewise was built from other equations: build it again with pip install -e ."
+    )
 
 
 def _sweep(folder: Path) -> None:
