@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader
 from gatewise.arguments import Count, Layers, Number, Positive, Probability, Seed
 from gatewise.data.panel import Panel
 from gatewise.data.scaling import Scaling
+from gatewise.data.table import load
 from gatewise.data.windows import Batch, Windows, least_observed
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
@@ -26,7 +29,7 @@ from gatewise.tasks.base import Task
 from gatewise.tasks.described import Check
 from gatewise.tasks.forecast import output, report, sizes, state
 from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.forecasting import Forecasting, calibrated, moved, observed_by_step
+from gatewise.tasks.forecast.forecasting import Forecasting, calibrated, observed_by_step
 from gatewise.tasks.forecast.intervals import check_enough
 from gatewise.tasks.forecast.options import Frequency, Levels, Refit, TimeFormat, refit_every
 from gatewise.tasks.forecast.preparing import (
@@ -56,6 +59,7 @@ from gatewise.train.record import Record
 from gatewise.train.run import Run
 
 Array = np.ndarray
+FIRST = np.array([0])  # the first of a panel's windows
 
 
 @dataclass(eq=False, repr=False)
@@ -270,6 +274,8 @@ class Forecaster(Task):
             OptionError: this machine has no such device.
         """
         forecasting = self._forecasting(device)
+        if not isinstance(data, (str, os.PathLike, Mapping)):
+            data = load(data, time_format=self.time_format)  # once, for its rows and its types
         panel = self._panel(data, fitted=True)
         rows = panel.lengths
         times = dict(time=self.time, series=self.series, time_format=self.time_format)
@@ -368,17 +374,10 @@ class Forecaster(Task):
     def _tested(self, windows: Windows, forecasting: Forecasting) -> Backtest:
         return tested(forecasting, windows, self.shape_, self.season_, self.trained_)
 
-    def trace(self, data: Any, *, device: str | torch.device = "cpu") -> tuple[Any, Array]:
-        """The LSTM's gates over the last window of the first series, and that window's L values."""
-        forecasting = self._forecasting(device)
+    def inputs(self, data: Any) -> tuple[Batch]:
+        """The last window of the first series."""
         panel = self._panel(data, fitted=True)
-        rows = panel.lengths
-        windows = self._windows(panel, rows, rows)
-        first = np.array([0])
-        with torch.no_grad():
-            batch = moved(windows[first], forecasting.device)
-            _, trace = forecasting.network(batch, trace=True)
-        return trace, windows.contexts(first, self.shape_.context)[0]
+        return (self._windows(panel, panel.lengths, panel.lengths)[FIRST],)
 
     def _forecasting(self, device: str | torch.device) -> Forecasting:
         self.check_fitted()
@@ -395,8 +394,13 @@ class Forecaster(Task):
         )
 
     def report(self, data: Any, evaluation: Evaluation | None, folder: Path) -> Path:
-        summary = DataSummary.of(self.trained_, self.seen_, self._panel(data, fitted=True))
-        trace, values = self.trace(data)
+        panel = self._panel(data, fitted=True)
+        summary = DataSummary.of(self.trained_, self.seen_, panel)
+        windows = self._windows(panel, panel.lengths, panel.lengths)
+        values, trace = (
+            windows.contexts(FIRST, self.shape_.context)[0],
+            self.traced((windows[FIRST],)),
+        )
         backtest = None if evaluation is None else evaluation.details
         return report.write(self, backtest, trace, values, summary, folder)
 
