@@ -213,6 +213,7 @@ def test_nothing_unseen_is_said(hourly, tmp_path):
         model.backtest(hourly)
 
 
+@pytest.mark.usefixtures("each_round_saved")
 def test_resuming_gives_what_an_uninterrupted_run_gives(fitted, hourly, tmp_path, monkeypatch):
     original = Training.training_step
 

@@ -18,7 +18,7 @@ from gatewise.train.objective import Training, detached
 from gatewise.train.run import Run
 from next_character import NextCharacter
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "each_round_saved")
 
 RHYME = "abcabcabcaabbcc" * 20
 
