@@ -33,6 +33,8 @@ from gatewise.tasks.forecast.forecasting import Forecasting, calibrated, observe
 from gatewise.tasks.forecast.intervals import check_enough
 from gatewise.tasks.forecast.options import Frequency, Levels, Refit, TimeFormat, refit_every
 from gatewise.tasks.forecast.preparing import (
+    check_no_test,
+    check_same_series,
     check_windows,
     cycles,
     known_ahead,
@@ -41,7 +43,7 @@ from gatewise.tasks.forecast.preparing import (
 )
 from gatewise.tasks.forecast.record import recorded
 from gatewise.tasks.forecast.summary import DataSummary
-from gatewise.tasks.forecast.testing import NOTHING, first_unseen, tested
+from gatewise.tasks.forecast.testing import NOTHING, first_unseen, tested, unseen_rows
 from gatewise.tasks.forecast.training import Batches, pinball
 from gatewise.tasks.kinds import (
     AnyTable,
@@ -158,8 +160,10 @@ class Forecaster(Task):
         then ``test`` rows, which the model never sees and ``backtest`` scores it on.
 
         Args:
-            validation: a share below 1 of each series' rows, and at least a horizon, or a number of rows.
-            test: as validation, 0 for none, or a file with newer rows.
+            validation: a share below 1 of each series' rows, and at least a horizon, or a number of rows, or
+                a file with newer rows of the same series.
+            test: as validation, or 0 for none. With a file for validation it is 0 or a file of still
+                newer rows.
 
         Raises:
             DataError: the table cannot be used; the message names column, series and row.
@@ -172,12 +176,21 @@ class Forecaster(Task):
         panel = self._panel(data)
         output.check_names(panel, self.quantiles_)
         panel.check_learnable()
-        held = test if is_size(test) else 0
-        split = sizes.Split.of(panel.lengths, validation, held, self.options_.horizon)
+        self.timeline_, self.static_labels_ = panel.timeline, panel.static_labels
+        size, newer = validation if is_size(validation) else None, None
+        if size is not None:
+            held = test if is_size(test) else 0
+            split = sizes.Split.of(panel.lengths, size, held, self.options_.horizon)
+        else:
+            check_no_test(test)
+            newer = self._panel(validation, fitted=True)
+            check_same_series(panel, newer)
+            newer = newer.in_order(panel.names)
+            split = sizes.Split(panel.lengths, panel.lengths)
         record = Record({}, {})
         if run.out is not None:
-            record = recorded(self, panel, validation, test, run.precision)
-        return self._material(panel, split, validation, record)
+            record = recorded(self, panel, size or "a file", test, run.precision, newer)
+        return self._material(panel, split, size, record, newer)
 
     def name_columns(self) -> None:
         """Learn what the options say of columns and quantiles, however they were written."""
@@ -186,11 +199,19 @@ class Forecaster(Task):
         self.past_, self.known_, self.static_ = options.past, options.known, options.static
 
     def _material(
-        self, panel: Panel, split: sizes.Split, validation: int | float, record: Record
+        self,
+        panel: Panel,
+        split: sizes.Split,
+        validation: int | float | None,
+        record: Record,
+        newer: Panel | None = None,
     ) -> Material:
-        """What is learned from the training part of each series."""
+        """What is learned from the training part of each series.
+
+        Args:
+            validation: the size that the split was made by, or None where ``newer`` has the validation rows.
+        """
         options = self.options_
-        self.timeline_, self.static_labels_ = panel.timeline, panel.static_labels
         self.season_ = sizes.season_for(options.season, panel.timeline.season, split.trained)
         longest = int(split.trained.max())
         self.calendar_ = cycles(panel, longest) if options.calendar else []
@@ -203,15 +224,22 @@ class Forecaster(Task):
             sizes.say_no_season(panel.timeline.season, split.trained)
         if not given and shape.context < self.season_:
             sizes.say_short_context(shape.context, self.season_, split.trained)
-        self.validation_ = validation
         self.scaling_ = Scaling.learn(panel, split.trained, self.season_)
         starts, names = panel.starts, panel.names
         self.trained_ = dict(zip(names, (starts + split.trained).tolist(), strict=True))
         self.seen_ = dict(zip(names, (starts + split.seen).tolist(), strict=True))
         first = sizes.first_origins(split.trained, shape.context, shape.horizon)
         windows = self._windows(panel, first, split.trained - shape.horizon, whole=True)
-        begin = np.maximum(split.trained, least_observed(shape.context))
-        checks = self._windows(panel, begin, split.seen - shape.horizon, whole=True)
+        if newer is None:
+            begin = np.maximum(split.trained, least_observed(shape.context))
+            checks = self._windows(panel, begin, split.seen - shape.horizon, whole=True)
+        else:
+            begin = unseen_rows(newer, shape, self.trained_)
+            checks = self._windows(newer, begin, newer.lengths - shape.horizon, whole=True)
+            ends = zip(names, (newer.starts + newer.lengths).tolist(), strict=True)
+            self.seen_ = {name: max(self.seen_[name], end) for name, end in ends}
+            validation = int(max(self.seen_[name] - self.trained_[name] for name in names))
+        self.validation_ = validation
         check_windows("training", windows)
         check_windows("validation", checks)
         if options.conformal:
@@ -356,6 +384,7 @@ class Forecaster(Task):
         rows, horizon = panel.lengths, self.shape_.horizon
         copy = clone(self).set_params(context=self.shape_.context, season=self.season_)
         copy.name_columns()
+        copy.timeline_, copy.static_labels_ = panel.timeline, panel.static_labels
         parts = []
         for k in reversed(range(windows)):
             origin = rows - horizon - k * stride
