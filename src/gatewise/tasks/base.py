@@ -132,10 +132,15 @@ class Task(BaseEstimator):
         """
         from gatewise.report.page import write
 
-        title = (type(self).__doc__ or "").partition("\n")[0]
-        facts = {name: str(value) for name, value in vars(self.options_).items()}
+        title = (type(self).__doc__ or "").partition("\n")[0].rstrip(".")
         return write(
-            folder, title, evaluation, self.history_, self.network_, facts, self.figures(data)
+            folder,
+            title,
+            evaluation,
+            self.history_,
+            self.network_,
+            vars(self.options_),
+            self.figures(data),
         )
 
     def figures(self, data: Any) -> dict[str, Any]:
