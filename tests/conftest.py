@@ -82,3 +82,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def each_round_saved(monkeypatch):
+    """However short rounds are, each of them writes the checkpoint."""
+    monkeypatch.setattr("gatewise.train.loop.SAVE_EVERY", 0.0)

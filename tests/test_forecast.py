@@ -213,6 +213,57 @@ def test_nothing_unseen_is_said(hourly, tmp_path):
         model.backtest(hourly)
 
 
+def cut(hourly, first: int, last: int | None = None):
+    """Rows of each series."""
+    rows = pl.int_range(pl.len()).over("place")
+    return hourly.filter((rows >= first) & (rows < (last or 10**9)))
+
+
+def test_a_validation_file_is_as_a_part_of_the_data(hourly, tmp_path):
+    """The same rows in a file of their own, behind a context: the same windows, so the same model."""
+    data, newer, newest = cut(hourly, 0, 1000), cut(hourly, 1000 - 72, 1200), cut(hourly, 1000)
+    newer.sort("place", "date", descending=[True, False]).write_csv(tmp_path / "newer.csv")
+    part = quick(steps=27).fit(cut(hourly, 0, 1200), validation=200, test=0, run=run(tmp_path))
+    options = dict(validation=tmp_path / "newer.csv", test=0)
+    model = quick(steps=27).fit(data, run=run(tmp_path), **options)
+    assert model.history_.validation == part.history_.validation
+    assert (model.trained_, model.seen_, model.validation_) == (part.trained_, part.seen_, 200)
+    assert model.backtest(newest).origin.min() >= 200  # no date that validation has seen
+    assert model.backtest(hourly, windows=2, refit=2).origin.tolist() == [1416, 1416, 1428, 1428]
+    again = gw.load(model.save(tmp_path / "model"))
+    assert again.predict(newest).equals(model.predict(newest))
+    other = options | {"validation": cut(hourly, 1000 - 72, 1199)}
+    with pytest.raises(OptionError, match="the values of the validation file differ"):
+        quick(steps=27).fit(data, run=run(tmp_path, resume=True), **other)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "message"),
+    [
+        (lambda d: d, {}, OptionError, "give test=0, or a file with rows that are newer"),
+        (
+            lambda d: d.filter(pl.col("place") == "north"),
+            {"test": 0},
+            DataError,
+            "the validation file has no row of 'south'",
+        ),
+        (
+            lambda d: pl.concat([d, d.filter(place="north").with_columns(place=pl.lit("east"))]),
+            {"test": 0},
+            DataError,
+            "that the data has not, of 'east'",
+        ),
+        (lambda d: cut(d, 0, 1000), {"test": 0}, DataError, "the validation part has no window"),
+    ],
+    ids=["a share for the test", "a series less", "a series more", "nothing newer"],
+)
+def test_validation_files_that_do_not_fit(hourly, tmp_path, change, options, error, message):
+    data, newer = cut(hourly, 0, 1000), change(cut(hourly, 0, 1200))
+    with pytest.raises(error, match=message):
+        quick(steps=9).fit(data, validation=newer, **options, run=run(tmp_path))
+
+
+@pytest.mark.usefixtures("each_round_saved")
 def test_resuming_gives_what_an_uninterrupted_run_gives(fitted, hourly, tmp_path, monkeypatch):
     original = Training.training_step
 

@@ -18,7 +18,7 @@ from gatewise.train.objective import Training, detached
 from gatewise.train.run import Run
 from next_character import NextCharacter
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "each_round_saved")
 
 RHYME = "abcabcabcaabbcc" * 20
 
@@ -59,7 +59,8 @@ def test_the_command_line_fits_resumes_evaluates_and_predicts(text, tmp_path, ca
     assert "held out, 45 characters" in capsys.readouterr().out
     assert {"model.json", "report.html", "checkpoints"} < {path.name for path in out.iterdir()}
     page = (out / "report.html").read_text()
-    assert "Say which character comes next." in page
+    assert "<h1>Say which character comes next</h1>" in page
+    assert "<dt>learning rate</dt><dd>0.02</dd>" in page
     assert "all alike" in page
     assert main([*line, "--resume"]) == 0
     assert "is finished" in capsys.readouterr().out

@@ -30,6 +30,8 @@ from gatewise.train.objective import Training
 from gatewise.train.recipe import Recipe
 from gatewise.train.run import Run
 
+pytestmark = pytest.mark.usefixtures("each_round_saved")
+
 
 def table(days: int = 200, seed: int = 0, **columns) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
@@ -254,6 +256,25 @@ def test_a_moved_run_keeps_the_right_rounds_weights(tmp_path, monkeypatch, rough
     stopped_run(monkeypatch, tmp_path / "here", round_, **ROUGH)
     (tmp_path / "here").rename(tmp_path / "there")
     assert same(fit(table(), tmp_path / "there", resume=True, **ROUGH), expected)
+
+
+def test_short_rounds_are_not_all_saved(whole, tmp_path, monkeypatch):
+    """The first and the last one are, and a run that is stopped between them is resumed from the first."""
+    monkeypatch.setattr("gatewise.train.loop.SAVE_EVERY", 1000.0)
+    saved = []
+    original = checkpoint.SafeCheckpoints.save_checkpoint
+
+    def noted(self, found, path, storage_options=None):
+        saved.append(found["epoch"])
+        original(self, found, path, storage_options)
+
+    monkeypatch.setattr(checkpoint.SafeCheckpoints, "save_checkpoint", noted)
+    assert same(fit(table(), tmp_path / "whole"), whole[0])
+    assert saved == [0, len(whole[0].history_.train) - 1]
+    stopped_run(monkeypatch, tmp_path / "stopped", 5)
+    last = checkpoint.load(folder.checkpoint_of(tmp_path / "stopped"))
+    assert len(last["losses"][0]) == 1
+    assert same(fit(table(), tmp_path / "stopped", resume=True), whole[0])
 
 
 def test_a_new_fit_leaves_nothing_of_an_earlier_run_to_resume(whole, tmp_path, monkeypatch):

@@ -145,6 +145,24 @@ class Panel:
             static_labels=vocabulary,
         )
 
+    def in_order(self, names: Sequence[str]) -> Self:
+        """The panel with its series in the order of these names, which are all of its series."""
+        place = {name: s for s, name in enumerate(self.names)}
+        order = np.array([place[name] for name in names])
+        ends = zip(self.offsets[order], self.offsets[order + 1], strict=True)
+        rows = np.concatenate([np.arange(first, end) for first, end in ends])
+        return replace(
+            self,
+            names=list(names),
+            labels=self.labels[order],
+            offsets=np.concatenate([[0], np.cumsum(self.lengths[order])]),
+            starts=self.starts[order],
+            target=self.target[:, rows],
+            past_values=self.past_values[:, rows],
+            known_values=self.known_values[:, rows],
+            static=self.static[order],
+        )
+
     @property
     def lengths(self) -> Integer:
         """The number of rows of each series."""

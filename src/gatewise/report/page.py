@@ -14,7 +14,7 @@ from torch import nn
 from gatewise.errors import need
 from gatewise.report.pictures import PAGE, losses_figure, svg
 from gatewise.report.scores import NAMES, Evaluation, best_of
-from gatewise.report.words import counted, duration, shown_number
+from gatewise.report.words import counted, duration, listed, shown_number
 from gatewise.train.history import History
 from gatewise.whole import write_whole
 
@@ -33,17 +33,16 @@ def write(
     evaluation: Evaluation | None,
     history: History,
     network: nn.Module,
-    options: Mapping[str, str],
+    options: Mapping[str, Any],
     figures: Mapping[str, Any],
 ) -> Path:
     """Write ``report.html`` to ``folder``; gives its path.
 
     Args:
         evaluation: of held-out data; without one there are no scores.
-        options: what the model's section lists.
+        options: the task's, of which the model's section lists those that are not None.
         figures: pictures, by their headings.
     """
-    pictures = {"Training": losses_figure(history), **figures}
     parameters = sum(weight.numel() for weight in network.parameters())
     headline: dict[str, tuple[str, str | None]] = {
         "Parameters": (f"{parameters:,}", None),
@@ -58,8 +57,9 @@ def write(
         verdict=_verdict(evaluation),
         won=evaluation is not None and not evaluation.not_beaten(),
         headline=_scores_at_the_top(evaluation) | headline,
-        model=dict(options) | _versions(history),
-        pictures={name: svg(figure, name) for name, figure in pictures.items()},
+        model=_facts(options) | _versions(history),
+        training=svg(losses_figure(history), "Training"),
+        pictures={name: svg(figure, name) for name, figure in figures.items()},
         **({} if evaluation is None else _score_table(evaluation)),
     )
     write_whole(folder, {"report.html": page.encode()})
@@ -77,7 +77,8 @@ def _scores_at_the_top(evaluation: Evaluation | None) -> dict[str, tuple[str, st
         return {}
     score = evaluation.decisive
     others = (f"{name} {shown_number(row[score])}" for name, row in evaluation.baseline.items())
-    return {NAMES[score]: (shown_number(evaluation.scores[score]), "; ".join(others))}
+    name = NAMES[score][0].upper() + NAMES[score][1:]
+    return {name: (shown_number(evaluation.scores[score]), "; ".join(others))}
 
 
 def _score_table(evaluation: Evaluation) -> dict[str, Any]:
@@ -94,6 +95,21 @@ def _score_table(evaluation: Evaluation) -> dict[str, Any]:
         count=f"{evaluation.n:,} {evaluation.unit} that the model has not learned from",
         units=" ".join(evaluation.notes),
     )
+
+
+def _facts(options: Mapping[str, Any]) -> dict[str, str]:
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name.replace("_", " "): _fact(value) for name, value in given.items()}
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return listed(f"{name}: {_fact(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return listed(map(_fact, value)) or "none"
+    return str(getattr(value, "name", value))
 
 
 def _versions(history: History) -> dict[str, str]:

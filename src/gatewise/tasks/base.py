@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,9 +26,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from gatewise.arguments import Option, options_of
 from gatewise.errors import ModelFileError, OptionError
 from gatewise.memory import check_network
+from gatewise.nn.trace import Trace
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.described import HISTORY, Check, record, wrong
-from gatewise.tasks.kinds import Part, is_size
+from gatewise.tasks.kinds import Device, Part, device_of, is_size
 from gatewise.tasks.ranges import Range
 from gatewise.tasks.saved import Saved, write_model
 from gatewise.tasks.unfitted import UnfittedError
@@ -37,6 +39,8 @@ from gatewise.train.objective import Carry, Material
 from gatewise.train.recipe import Recipe, one_cycle
 from gatewise.train.record import Record, digest, plain
 from gatewise.train.run import Run
+
+CPU = torch.device("cpu")
 
 
 class Task(BaseEstimator):
@@ -86,6 +90,10 @@ class Task(BaseEstimator):
 
     # --------------------------------------------------------------------- what a task may change
 
+    def inputs(self, data: Any) -> tuple[Any, ...]:
+        """The arguments of the network for a trace of ``data``."""
+        raise NotImplementedError
+
     def check_together(self, options: SimpleNamespace) -> None:
         """Raise OptionError where options cannot be used together."""
 
@@ -133,10 +141,15 @@ class Task(BaseEstimator):
         """
         from gatewise.report.page import write
 
-        title = (type(self).__doc__ or "").partition("\n")[0]
-        facts = {name: str(value) for name, value in vars(self.options_).items()}
+        title = (type(self).__doc__ or "").partition("\n")[0].rstrip(".")
         return write(
-            folder, title, evaluation, self.history_, self.network_, facts, self.figures(data)
+            folder,
+            title,
+            evaluation,
+            self.history_,
+            self.network_,
+            vars(self.options_),
+            self.figures(data),
         )
 
     def figures(self, data: Any) -> dict[str, Any]:
@@ -219,6 +232,24 @@ class Task(BaseEstimator):
             raise UnfittedError(
                 f"this {type(self).__name__} has not been fitted yet: call fit first"
             )
+
+    def trace(self, data: Any, *, device: Device = "cpu") -> Trace:
+        """The recurrent layer's gates and states at each step of the sequences that :meth:`inputs` reads.
+
+        Args:
+            data: as ``predict`` takes it.
+            device: where the network runs: "cpu", "cuda", "cuda:1".
+        """
+        self.check_fitted()
+        where = device_of("device", device)
+        return self.traced(self.inputs(data), where)
+
+    def traced(self, inputs: tuple[Any, ...], device: torch.device = CPU) -> Trace:
+        """The trace of the network for these arguments."""
+        with torch.no_grad():
+            _, trace = self.network_on(device)(*move_data_to_device(inputs, device), trace=True)
+        found: Trace = trace
+        return found
 
     def network_on(self, device: torch.device) -> nn.Module:
         """The network there; a copy where it is elsewhere."""

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from gatewise.train.objective import Material, Objective, Training
 from gatewise.train.recipe import Recipe
 from gatewise.train.resume import checkpoint_to_resume
 from gatewise.train.run import Run
+
+SAVE_EVERY = 2.0  # seconds: a round may take less time than a save, which waits for the disk
 
 
 def train(objective: Objective, material: Material, run: Run) -> tuple[Any, History]:
@@ -64,7 +67,11 @@ def train(objective: Objective, material: Material, run: Run) -> tuple[Any, Hist
 
 class _Rounds(Checkpoint):
     """Keeps the best round's weights, writes the checkpoint between rounds, where a run can be taken up
-    again exactly, and ends the training where it is complete."""
+    again exactly, and ends the training where it is complete.
+
+    The first and the last round are saved, and between them those that end ``SAVE_EVERY`` seconds or more
+    after the last save.
+    """
 
     def __init__(self, material: Material, run: Run) -> None:
         self.recipe, self.validated = material.recipe, material.validation is not None
@@ -73,6 +80,7 @@ class _Rounds(Checkpoint):
         self.recorded = asdict(material.record) | {"recipe": asdict(material.recipe)}
         self.weights: dict[str, Tensor] = {}
         self.saved = 0  # rounds in the checkpoint
+        self.next_save = 0.0
         self.on_sigterm: Any = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -85,13 +93,18 @@ class _Rounds(Checkpoint):
         if best_round(history, self.validated) == len(history.train) - 1:
             state = module.state_dict()
             self.weights = {name: value.detach().cpu().clone() for name, value in state.items()}
-        if self.path is not None:
+        ended = trainer.should_stop or complete(history, self.recipe, self.validated)
+        if self.path is not None and self._due(trainer, ended):
             trainer.save_checkpoint(self.path)
-            self.saved = len(history.train)
+            self.saved, self.next_save = len(history.train), time.monotonic() + SAVE_EVERY
         if self.after_round is not None and trainer.is_global_zero:
             self.after_round(history)
-        ended = complete(history, self.recipe, self.validated)
         trainer.should_stop = trainer.should_stop or ended
+
+    def _due(self, trainer: Any, ended: bool) -> bool:
+        """Whether this round is saved. The first process decides, because all take part in a save."""
+        due: bool = trainer.strategy.broadcast(ended or time.monotonic() >= self.next_save)
+        return due
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"], checkpoint["run"] = self.weights, self.recorded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader
 from gatewise.arguments import Count, Layers, Number, Positive, Probability, Seed
 from gatewise.data.panel import Panel
 from gatewise.data.scaling import Scaling
+from gatewise.data.table import load
 from gatewise.data.windows import Batch, Windows, least_observed
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
@@ -26,10 +29,12 @@ from gatewise.tasks.base import Task
 from gatewise.tasks.described import Check
 from gatewise.tasks.forecast import output, report, sizes, state
 from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.forecasting import Forecasting, calibrated, moved, observed_by_step
+from gatewise.tasks.forecast.forecasting import Forecasting, calibrated, observed_by_step
 from gatewise.tasks.forecast.intervals import check_enough
 from gatewise.tasks.forecast.options import Frequency, Levels, Refit, TimeFormat, refit_every
 from gatewise.tasks.forecast.preparing import (
+    check_no_test,
+    check_same_series,
     check_windows,
     cycles,
     known_ahead,
@@ -38,7 +43,7 @@ from gatewise.tasks.forecast.preparing import (
 )
 from gatewise.tasks.forecast.record import recorded
 from gatewise.tasks.forecast.summary import DataSummary
-from gatewise.tasks.forecast.testing import NOTHING, first_unseen, tested
+from gatewise.tasks.forecast.testing import NOTHING, first_unseen, tested, unseen_rows
 from gatewise.tasks.forecast.training import Batches, pinball
 from gatewise.tasks.kinds import (
     AnyTable,
@@ -57,6 +62,7 @@ from gatewise.train.record import Record
 from gatewise.train.run import Run
 
 Array = np.ndarray
+FIRST = np.array([0])  # the first of a panel's windows
 
 
 @dataclass(eq=False, repr=False)
@@ -171,8 +177,10 @@ class Forecaster(Task):
         then ``test`` rows, which the model never sees and ``backtest`` scores it on.
 
         Args:
-            validation: a share below 1 of each series' rows, and at least a horizon, or a number of rows.
-            test: as validation, 0 for none, or a file with newer rows.
+            validation: a share below 1 of each series' rows, and at least a horizon, or a number of rows, or
+                a file with newer rows of the same series.
+            test: as validation, or 0 for none. With a file for validation it is 0 or a file of still
+                newer rows.
 
         Raises:
             DataError: the table cannot be used; the message names column, series and row.
@@ -185,12 +193,21 @@ class Forecaster(Task):
         panel = self._panel(data)
         output.check_names(panel, self.quantiles_)
         panel.check_learnable()
-        held = test if is_size(test) else 0
-        split = sizes.Split.of(panel.lengths, validation, held, self.options_.horizon)
+        self.timeline_, self.static_labels_ = panel.timeline, panel.static_labels
+        size, newer = validation if is_size(validation) else None, None
+        if size is not None:
+            held = test if is_size(test) else 0
+            split = sizes.Split.of(panel.lengths, size, held, self.options_.horizon)
+        else:
+            check_no_test(test)
+            newer = self._panel(validation, fitted=True)
+            check_same_series(panel, newer)
+            newer = newer.in_order(panel.names)
+            split = sizes.Split(panel.lengths, panel.lengths)
         record = Record({}, {})
         if run.out is not None:
-            record = recorded(self, panel, validation, test, run.precision)
-        return self._material(panel, split, validation, record)
+            record = recorded(self, panel, size or "a file", test, run.precision, newer)
+        return self._material(panel, split, size, record, newer)
 
     def name_columns(self) -> None:
         """Learn what the options say of columns and quantiles, however they were written."""
@@ -199,11 +216,19 @@ class Forecaster(Task):
         self.past_, self.known_, self.static_ = options.past, options.known, options.static
 
     def _material(
-        self, panel: Panel, split: sizes.Split, validation: int | float, record: Record
+        self,
+        panel: Panel,
+        split: sizes.Split,
+        validation: int | float | None,
+        record: Record,
+        newer: Panel | None = None,
     ) -> Material:
-        """What is learned from the training part of each series."""
+        """What is learned from the training part of each series.
+
+        Args:
+            validation: the size that the split was made by, or None where ``newer`` has the validation rows.
+        """
         options = self.options_
-        self.timeline_, self.static_labels_ = panel.timeline, panel.static_labels
         self.season_ = sizes.season_for(options.season, panel.timeline.season, split.trained)
         longest = int(split.trained.max())
         self.calendar_ = cycles(panel, longest) if options.calendar else []
@@ -216,15 +241,22 @@ class Forecaster(Task):
             sizes.say_no_season(panel.timeline.season, split.trained)
         if not given and shape.context < self.season_:
             sizes.say_short_context(shape.context, self.season_, split.trained)
-        self.validation_ = validation
         self.scaling_ = Scaling.learn(panel, split.trained, self.season_)
         starts, names = panel.starts, panel.names
         self.trained_ = dict(zip(names, (starts + split.trained).tolist(), strict=True))
         self.seen_ = dict(zip(names, (starts + split.seen).tolist(), strict=True))
         first = sizes.first_origins(split.trained, shape.context, shape.horizon)
         windows = self._windows(panel, first, split.trained - shape.horizon, whole=True)
-        begin = np.maximum(split.trained, least_observed(shape.context))
-        checks = self._windows(panel, begin, split.seen - shape.horizon, whole=True)
+        if newer is None:
+            begin = np.maximum(split.trained, least_observed(shape.context))
+            checks = self._windows(panel, begin, split.seen - shape.horizon, whole=True)
+        else:
+            begin = unseen_rows(newer, shape, self.trained_)
+            checks = self._windows(newer, begin, newer.lengths - shape.horizon, whole=True)
+            ends = zip(names, (newer.starts + newer.lengths).tolist(), strict=True)
+            self.seen_ = {name: max(self.seen_[name], end) for name, end in ends}
+            validation = int(max(self.seen_[name] - self.trained_[name] for name in names))
+        self.validation_ = validation
         check_windows("training", windows)
         check_windows("validation", checks)
         if options.conformal:
@@ -291,6 +323,8 @@ class Forecaster(Task):
             OptionError: this machine has no such device.
         """
         forecasting = self._forecasting(device)
+        if not isinstance(data, (str, os.PathLike, Mapping)):
+            data = load(data, time_format=self.time_format)  # once, for its rows and its types
         panel = self._panel(data, fitted=True)
         rows = panel.lengths
         times = dict(time=self.time, series=self.series, time_format=self.time_format)
@@ -371,6 +405,7 @@ class Forecaster(Task):
         rows, horizon = panel.lengths, self.shape_.horizon
         copy = clone(self).set_params(context=self.shape_.context, season=self.season_)
         copy.name_columns()
+        copy.timeline_, copy.static_labels_ = panel.timeline, panel.static_labels
         parts = []
         for k in reversed(range(windows)):
             origin = rows - horizon - k * stride
@@ -389,17 +424,10 @@ class Forecaster(Task):
     def _tested(self, windows: Windows, forecasting: Forecasting) -> Backtest:
         return tested(forecasting, windows, self.shape_, self.season_, self.trained_)
 
-    def trace(self, data: Any, *, device: str | torch.device = "cpu") -> tuple[Any, Array]:
-        """The LSTM's gates over the last window of the first series, and that window's L values."""
-        forecasting = self._forecasting(device)
+    def inputs(self, data: Any) -> tuple[Batch]:
+        """The last window of the first series."""
         panel = self._panel(data, fitted=True)
-        rows = panel.lengths
-        windows = self._windows(panel, rows, rows)
-        first = np.array([0])
-        with torch.no_grad():
-            batch = moved(windows[first], forecasting.device)
-            _, trace = forecasting.network(batch, trace=True)
-        return trace, windows.contexts(first, self.shape_.context)[0]
+        return (self._windows(panel, panel.lengths, panel.lengths)[FIRST],)
 
     def _forecasting(self, device: str | torch.device) -> Forecasting:
         self.check_fitted()
@@ -416,8 +444,13 @@ class Forecaster(Task):
         )
 
     def report(self, data: Any, evaluation: Evaluation | None, folder: Path) -> Path:
-        summary = DataSummary.of(self.trained_, self.seen_, self._panel(data, fitted=True))
-        trace, values = self.trace(data)
+        panel = self._panel(data, fitted=True)
+        summary = DataSummary.of(self.trained_, self.seen_, panel)
+        windows = self._windows(panel, panel.lengths, panel.lengths)
+        values, trace = (
+            windows.contexts(FIRST, self.shape_.context)[0],
+            self.traced((windows[FIRST],)),
+        )
         backtest = None if evaluation is None else evaluation.details
         return report.write(self, backtest, trace, values, summary, folder)
 

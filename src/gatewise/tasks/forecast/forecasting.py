@@ -52,12 +52,18 @@ class Forecasting:
             missing |= _unscaled(windows, batch)
             far = np.where(missing[:, None, None], location[:, None, None], values)
             say_far(windows, batch, far)
-            values = values.clip(self.minimum, self.maximum)
+            values = self._bounded(values)
             values[missing] = np.nan
             parts.append(values)
             blind.append(batch.series.numpy()[missing])
         self._say_blind(windows.panel, np.unique(np.concatenate(blind)), parts)
         return np.concatenate(parts)
+
+    def _bounded(self, values: Array) -> Array:
+        """The values, those beyond the minimum or the maximum replaced by it."""
+        lower = -np.inf if self.minimum is None else self.minimum
+        upper = np.inf if self.maximum is None else self.maximum
+        return values.clip(lower, upper)  # NumPy below 2.1 refuses to clip at None and None
 
     def _say_blind(self, panel: Panel, series: Array, parts: list[Array]) -> None:
         """Warn of series that cannot be forecast, or raise where none can."""

@@ -11,9 +11,10 @@ import numpy as np
 from gatewise.data.panel import Panel
 from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Windows, least_observed
-from gatewise.errors import DataError, caution
+from gatewise.errors import DataError, OptionError, caution, some
 from gatewise.models.forecaster import ForecasterShape
 from gatewise.tasks.forecast import sizes
+from gatewise.tasks.kinds import is_size
 
 Array = np.ndarray
 
@@ -58,6 +59,26 @@ def check_windows(kind: str, windows: Windows) -> None:
             f"{panel.listed(absent)}: too short, or with too few observed values, for a window "
             f"in the {kind} part, in which it takes no part"
         )
+
+
+def check_no_test(test: Any) -> None:
+    """Raise OptionError where ``test`` is a part of the data, and validation is a file."""
+    if is_size(test) and test:
+        raise OptionError(
+            f"validation is a file with newer rows than the data, and test={test} would hold out older ones: "
+            f"give test=0, or a file with rows that are newer still"
+        )
+
+
+def check_same_series(panel: Panel, newer: Panel) -> None:
+    """Raise DataError where the validation file has other series than the data."""
+    for names, others, what in (
+        (panel.names, newer.names, "the validation file has no row of"),
+        (newer.names, panel.names, "the validation file has rows that the data has not, of"),
+    ):
+        missing = [name for name in names if name not in set(others)]
+        if missing:
+            raise DataError(f"{what} {some(map(repr, missing), 5)}: give the same series in both")
 
 
 def known_ahead(

@@ -29,16 +29,25 @@ class Learner(Protocol):
 
 
 def recorded(
-    forecaster: Learner, panel: Panel, validation: Any, test: Any, precision: str
+    forecaster: Learner,
+    panel: Panel,
+    validation: Any,
+    test: Any,
+    precision: str,
+    newer: Panel | None = None,
 ) -> Record:
-    """The record of what a forecaster learns from this panel, divided in this way."""
+    """The record of what a forecaster learns from this panel, divided in this way; ``newer`` has the
+    validation rows where they are not the panel's."""
     options = forecaster.get_params(deep=False)
     options = {name: value for name, value in options.items() if name not in _ELSEWHERE}
     # however they were written: "y" and ("y",) are one
     options |= {name: getattr(forecaster, f"{name}_") for name in (*_NAMES, "quantiles")}
     options |= {"season": forecaster.season or panel.timeline.season}
     options |= {"validation": validation, "test": test, "precision": precision}
-    return Record({name: plain(value) for name, value in options.items()}, _data(panel))
+    data = _data(panel)
+    if newer is not None:
+        data["columns"]["the validation file"] = digest(repr(_data(newer)))
+    return Record({name: plain(value) for name, value in options.items()}, data)
 
 
 def _data(panel: Panel) -> dict[str, Any]:

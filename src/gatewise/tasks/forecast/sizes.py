@@ -146,7 +146,7 @@ def check_room(
     context: int,
     horizon: int,
     patch: int,
-    validation: object,
+    validation: float | int | None,
     given: bool,
 ) -> None:
     """That some series has a window with a whole context in its training part.
@@ -154,7 +154,7 @@ def check_room(
     Args:
         rows: of each series, in all.
         patch: the least that a context can be.
-        validation: as the split was made.
+        validation: as the split was made, or None where it is a file.
         given: whether ``context`` is the user's own, and not to be made shorter here.
 
     Raises:
@@ -172,14 +172,17 @@ def check_room(
         advice.append(f"a context of at most {(trained - horizon) // patch * patch}")
     least = context if given else patch
     for shorter in range(min(horizon - 1, total), 0, -1):
-        if Split.before(split.seen[s : s + 1], validation, shorter).trained[0] >= least + shorter:
+        left = split.seen[s : s + 1]
+        if validation is not None:
+            left = Split.before(left, validation, shorter).trained
+        if left[0] >= least + shorter:
             advice.append(f"a horizon of at most {shorter}")
             break
-    held = [f"{seen - trained} for validation", f"{total - seen} for the test"][
-        : 1 + (total > seen)
-    ]
+    parts = {"for validation": seen - trained, "for the test": total - seen}
+    held = " and ".join(f"{count} {part}" for part, count in parts.items() if count)
+    said = f", of which {held} are held out" if held else ""
     raise DataError(
-        f"{'the longest series' if len(rows) > 1 else 'the series'} has {total} rows, of which "
-        f"{' and '.join(held)} are held out; {trained} are left for training, and {needed} are needed "
-        f"(context {context}, horizon {horizon}). What would do: {', or '.join(advice)}"
+        f"{'the longest series' if len(rows) > 1 else 'the series'} has {total} rows{said}; {trained} are left "
+        f"for training, and {needed} are needed (context {context}, horizon {horizon}). "
+        f"What would do: {', or '.join(advice)}"
     )

@@ -23,6 +23,18 @@ NOTHING = (
 )
 
 
+def unseen_rows(panel: Panel, shape: ForecasterShape, seen: Mapping[str, int]) -> Array:
+    """The first row of each series that is behind step ``seen`` and behind a context."""
+    known = np.array([seen.get(name, 0) for name in panel.names]) - panel.starts
+    return np.maximum(known, _least_rows(panel, shape))
+
+
+def _least_rows(panel: Panel, shape: ForecasterShape) -> Array:
+    """How many rows of each series come before its first forecast."""
+    enough = panel.lengths >= shape.context + shape.horizon
+    return np.where(enough, shape.context, least_observed(shape.context))
+
+
 def first_unseen(panel: Panel, shape: ForecasterShape, seen: Mapping[str, int]) -> Array:
     """The first row of each series from which the model can be tested; ``seen`` has the step up to which
     it knows each series.
@@ -30,16 +42,15 @@ def first_unseen(panel: Panel, shape: ForecasterShape, seen: Mapping[str, int]) 
     Raises:
         DataError: there is none in any series.
     """
-    context, horizon, rows = shape.context, shape.horizon, panel.lengths
-    least = np.where(rows >= context + horizon, context, least_observed(context))
+    horizon, rows = shape.horizon, panel.lengths
+    least = _least_rows(panel, shape)
     if (rows < least + horizon).all():
         raise DataError(
             f"the longest series has {int(rows.max())} rows to backtest, and "
             f"{int(least.min()) + horizon} are needed: a horizon of {horizon} and what it is "
             f"forecast from"
         )
-    known = np.array([seen.get(name, 0) for name in panel.names]) - panel.starts
-    first = np.maximum(known, least)
+    first = unseen_rows(panel, shape, seen)
     if (rows - horizon < first).all():
         counted = (
             ""

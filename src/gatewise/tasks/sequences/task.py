@@ -19,7 +19,6 @@ from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
 from gatewise.gates.picture import gate_map
 from gatewise.models.sequence import SequenceNetwork, SequenceShape
-from gatewise.nn.trace import Trace
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.base import Task
 from gatewise.tasks.described import Check
@@ -341,26 +340,19 @@ class SequenceTask(Task):
         """The scores of the network's outputs beside what they were to be."""
         raise NotImplementedError
 
-    def trace(self, X: Any) -> Trace:
-        """The recurrent layer's gates and states over every step of every sequence of X.
+    def inputs(self, data: Any) -> tuple[Tensor, Tensor | None]:
+        """All sequences of ``data``, padded to the longest, and their lengths."""
+        return self._padded(self._fitted(data))
 
-        Raises:
-            DataError: X is not as :meth:`fit` had it.
-        """
-        sequences = self._fitted(X)
+    def _padded(self, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
         values, starts = self._inputs(self._scaled(sequences))
-        with torch.no_grad():
-            every = padded(values, starts, np.arange(len(sequences)))
-            trace: Trace = self.network_(*every, True)[1]
-        return trace
+        return padded(values, starts, np.arange(len(sequences)))
 
     def figures(self, data: Any) -> dict[str, Any]:
         if self.series is None:
             return {}
         first = self._fitted_table(data, learned=False).chosen(np.array([0]))
-        values, starts = self._inputs(self._scaled(first.sequences))
-        with torch.no_grad():
-            trace = self.network_(*padded(values, starts, np.array([0])), True)[1]
+        trace = self.traced(self._padded(first.sequences))
         return {f"Gates over series {str(first.labels[0])[:48]}": gate_map(trace)}
 
     # ---------------------------------------------------------------------------------- evaluation
