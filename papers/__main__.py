@@ -11,13 +11,13 @@ from typing import Any
 
 from gatewise import signals
 from gatewise.errors import GatewiseError
-from gatewise.options import whole
+from gatewise.options import integer
 
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0, 2 where the arguments are wrong, or 128 and the number of the signal that stopped
     the command."""
-    return signals.answered(partial(_answered, argv))
+    return signals.exit_code_of(partial(_answered, argv))
 
 
 def _answered(argv: list[str] | None) -> int:
@@ -68,9 +68,9 @@ def _run_1997(given: argparse.Namespace) -> None:
         return
     for option, most in (("trials", 100_000), ("processes", 4 * (os.cpu_count() or 1))):
         if (value := getattr(given, option)) is not None:
-            whole(f"--{option}", value, most=most)
+            integer(f"--{option}", value, most=most)
     if given.most is not None:
-        whole("--most", given.most)
+        integer("--most", given.most)
     truncated = not given.whole_gradient
     rows = find(given.experiment)
     _train_1997(list(rows) if truncated else cut_otherwise(rows), given, truncated)

@@ -11,8 +11,8 @@ from characters import Characters
 from gatewise.arguments import Count, Positive
 from gatewise.models.language import LanguageNetwork
 from gatewise.report.scores import Evaluation
-from gatewise.tasks.base import Material, Recipe, Task, digest
-from gatewise.tasks.described import count, text
+from gatewise.tasks.base import Recipe, Task, TrainingData, digest
+from gatewise.tasks.entry_checks import count, text
 
 
 @dataclass(eq=False, repr=False)
@@ -26,7 +26,7 @@ class NextCharacter(Task):
         learning_rate: the highest learning rate of AdamW.
     """
 
-    name, sources, learns = "spell", ("characters",), {"alphabet": text, "seen": count()}
+    name, sources, saved_attributes = "spell", ("characters",), {"alphabet": text, "seen": count()}
     hidden: Count = 16
     window: Count = 4
     passes: Count = 6
@@ -41,8 +41,8 @@ class NextCharacter(Task):
         training, checks = self.batches(ids[:-held]), self.batches(ids[-held:])
         recipe = Recipe(self.passes * len(training), 1, self.learning_rate, rounds=self.passes)
         about = {"rows": len(whole), "series": 1, "span": "", "columns": {"text": digest(whole)}}
-        record = self.recorded(about, validation, test, run)
-        return Material(training, checks, recipe, record)
+        record = self.training_record(about, validation, test, run)
+        return TrainingData(training, checks, recipe, record)
 
     def encoded(self, text):
         return Characters(self.alphabet_).encode(text)

@@ -28,7 +28,7 @@ def test_fit_predict_evaluate(hourly, tmp_path, capsys):
     fit = ["fit", "forecast", str(data), "--time", "date", "--target", "load", "--series", "place"]
     quick = ["--horizon", "12", "--steps", "90", "--hidden", "16", "--quiet", "--out", str(out)]
     assert main([*fit, *quick]) == 0
-    assert "held out, 40 windows" in capsys.readouterr().out
+    assert "Test part, 40 windows" in capsys.readouterr().out
     (weights,) = out.glob("model-*.safetensors")
     names = {"model.json", weights.name, "report.html", "gates.png", "checkpoints"}
     assert {p.name for p in out.iterdir()} == names
@@ -67,7 +67,7 @@ def test_fit_predict_evaluate(hourly, tmp_path, capsys):
         ),
         (["--accelerator", "abacus"], "abacus"),
         (["--series", "kind", "--static", "kind"], "kind"),
-        (["--test", "5"], "test=5 rows hold no window of horizon 12"),
+        (["--test", "5"], "test=5 rows are fewer than the horizon of 12"),
     ],
 )
 def test_bad_input_is_said_and_nothing_is_written(hourly, tmp_path, capsys, change, message):

@@ -327,9 +327,7 @@ def test_a_fault_of_our_own_says_so_and_hides_nothing(monkeypatch, capsys):
     monkeypatch.setattr("gatewise.emit.equations.text", broken)
     assert main(["equations", "lstm"]) == 70
     said = capsys.readouterr().err
-    assert said.startswith(
-        "gatewise: a fault of gatewise's own, ZeroDivisionError: by none. Please report"
-    )
+    assert said.startswith("gatewise: an internal error, ZeroDivisionError: by none. Please report")
     monkeypatch.setenv("GATEWISE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["equations", "lstm"])
@@ -351,8 +349,8 @@ def test_what_the_sentences_say(places, capsys):
         ([*fit, "--seed", "-1"], "seed must be an integer from 0"),
         ([*fit, "--hidden", "1000000"], "hidden=1000000, layers=1"),
         ([*fit, "--devices", "-1"], "devices must be 'auto' or a positive integer, not -1"),
-        ([*fit, "--devices", "100000"], "devices=100000: each is a process"),
-        ([*fit, "--nodes", "2"], "nodes=2: the processes of several nodes are started by torchrun"),
+        ([*fit, "--devices", "100000"], "devices=100000 needs a CPU core for each process"),
+        ([*fit, "--nodes", "2"], "nodes=2 needs a launcher: start the processes with torchrun"),
         ([*fit[:-1], "a\0b"], "--out: expected a path, not 'a\\x00b'"),
         ([*fit, "--nonsense"], "unrecognized arguments: --nonsense"),
         (["predict", model, data, "-o", "f.csv", "--future", data], "future"),

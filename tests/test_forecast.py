@@ -195,7 +195,7 @@ def test_refitting_backtest_sees_only_the_past(hourly, monkeypatch):
     one = hourly.filter(pl.col("place") == "north")
     model = gw.Forecaster(12, "load", "date", **{**QUICK, "steps": 18}).fit(one)
     ends = []
-    original = gw.Forecaster._material
+    original = gw.Forecaster._training_data
 
     def spy(self, panel, split, *rest):
         ends.append(int(split.seen[0]))
@@ -321,7 +321,7 @@ def test_series_that_are_all_too_short_are_told_what_would_do(hourly):
     with pytest.raises(
         DataError,
         match=r"longest series has 90 rows, of which 12 for validation and 13 for the test are held out; "
-        r"65 are left for training, and 84 are needed .*: 19 more rows, or a context of at most 48$",
+        r"65 are left for training, but 84 are needed .*\. Give 19 more rows, or a context of at most 48$",
     ):
         quick().fit(short)
     quick(context=48, steps=9).fit(short)

@@ -16,7 +16,7 @@ import gatewise as gw
 from gatewise.errors import DataError, GatewiseWarning, OptionError
 from gatewise.memory import check_network
 from gatewise.tasks.forecast import baselines, sizes
-from gatewise.tasks.forecast.intervals import check_enough, ordered, widened
+from gatewise.tasks.forecast.intervals import check_enough, conformal_offsets, ordered
 from gatewise.tasks.forecast.metrics import scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -250,7 +250,7 @@ def test_windows_that_cannot_be_scored_are_counted():
     test = model.backtest(gap, windows=50, stride=1)
     assert test.left_out == 10
     assert len(test.actual) == 40
-    assert "10 windows are left out" in test.table()
+    assert "10 windows were left out" in test.table()
 
 
 def test_a_short_series_does_not_shorten_the_others_context():
@@ -258,7 +258,7 @@ def test_a_short_series_does_not_shorten_the_others_context():
     short = table(50, id="short", y=week(50, 5))
     tiny = table(6, id="tiny", y=week(6, 6))
     alone = quick(series="id").fit(long)
-    with pytest.warns(GatewiseWarning, match="series 'tiny'.*takes no part"):
+    with pytest.warns(GatewiseWarning, match="series 'tiny': not used in the"):
         model = quick(series="id").fit(pd.concat([short, long, tiny]))
     assert model.shape_.context == alone.shape_.context > 50
     with pytest.warns(GatewiseWarning) as caught:
@@ -330,8 +330,12 @@ def test_how_many_values_a_level_needs(levels, needed):
 def test_an_interval_is_widened_to_the_rank_that_covers_it():
     gaps = np.stack([-np.arange(9.0) - 1, np.zeros(9)], -1)[:, None]  # truth below the lower end
     gaps = np.concatenate([gaps, np.full((1, 1, 2), NAN)])
-    assert widened(gaps, (0.1, 0.9)).tolist() == [[-8.0, 8.0]]  # the ceil(10 * .8)th of nine
-    assert widened(gaps[:5], (0.1, 0.9)).tolist() == [[-5.0, 5.0]]  # the ceil(6 * .8)th of five
+    assert conformal_offsets(gaps, (0.1, 0.9)).tolist() == [
+        [-8.0, 8.0]
+    ]  # the ceil(10 * .8)th of nine
+    assert conformal_offsets(gaps[:5], (0.1, 0.9)).tolist() == [
+        [-5.0, 5.0]
+    ]  # the ceil(6 * .8)th of five
 
 
 # -------------------------------------------------------------------- seasons and sizes
@@ -367,8 +371,10 @@ def test_the_context_covers_a_season_where_there_is_room():
     assert chosen(20_000, 288) == 14 * 144
     assert chosen(700, 7) == 14 * 7
     assert chosen(380, 365) == 73
-    with pytest.warns(GatewiseWarning, match=r"sees 73 steps, less than a season of 365"):
-        sizes.say_short_context(73, 365, np.array([380]))
+    with pytest.warns(
+        GatewiseWarning, match=r"context of 73 steps is shorter than a season of 365"
+    ):
+        sizes.warn_short_context(73, 365, np.array([380]))
 
 
 def test_a_few_short_series_do_not_choose_the_context():
@@ -414,7 +420,7 @@ def test_a_missing_forecast_is_never_left_out_of_a_score():
 def test_another_table_without_time_is_told_how_rows_are_counted():
     rows = table(200).drop(columns="date")
     model = gw.Forecaster(7, "y", **SMALL).fit(rows)
-    with pytest.raises(DataError, match="rows are counted from the table's first"):
+    with pytest.raises(DataError, match="rows are counted from the first row"):
         model.backtest(rows[:150])
 
 
@@ -450,7 +456,7 @@ def test_options_that_cannot_be_used_are_refused_when_given(options, message):
         ),
         (dict(test=1.0), "test must be"),
         (dict(validation=None), "validation must be"),
-        (dict(validation=0), "validation must hold some rows"),
+        (dict(validation=0), "validation must not be 0"),
         (dict(test=True), "test must be"),
     ],
 )

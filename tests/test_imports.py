@@ -44,7 +44,7 @@ BELOW = (
         "memory",
         "signals",
     ),
-    "whole",
+    "atomic",
 )
 
 
@@ -186,7 +186,7 @@ def test_a_library_import_registers_the_operators_of_exported_programs():
 def test_everything_exported_is_there_and_documented():
     assert gatewise.__all__ == sorted(gatewise.__all__, key=sort_key)
     for name in gatewise.__all__:
-        if not gatewise._LATER.get(name, "").startswith("gatewise.tasks"):
+        if not gatewise._MODULE_OF.get(name, "").startswith("gatewise.tasks"):
             exported = getattr(gatewise, name)
             assert exported is gatewise.CELLS or exported.__doc__, name
 

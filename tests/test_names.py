@@ -90,7 +90,7 @@ def test_levels_of_an_index_are_columns() -> None:
     twice = days(seen=pd.date_range("2025-01-01", periods=60)).set_index(["date", "seen"])
     with pytest.raises(DataError, match="several levels of times, 'date' and 'seen': name one"):
         panel_of(twice)
-    with pytest.raises(DataError, match="has 'y' as a column and as its index: rename one"):
+    with pytest.raises(DataError, match="both a column and an index named 'y': rename one"):
         panel_of(days().set_index("date").rename_axis("y"))
 
 
@@ -169,7 +169,7 @@ def test_names_of_ours_are_refused_before_work(column: str, name: str, options: 
     roles |= {role: name for role, held in roles.items() if held == column}
     model = gw.Forecaster(3, **(roles | options), **QUICK)
     with pytest.raises(
-        OptionError, match=f"column is called '{name}', as a column of the forecast"
+        OptionError, match=f"column has the name '{name}', which a column of the forecast has too"
     ):
         model.fit(data)
 
@@ -220,11 +220,11 @@ def test_static_labels_that_are_all_na_and_numbers_that_are_missing(tmp_path: Pa
     }
     two = pd.concat([days(9, id="a", size="1.5"), days(9, id="b", size="NA")])
     two.to_csv(path, index=False)
-    with pytest.raises(DataError, match=r"'size', series 'b', row 10 .*: there is no value"):
+    with pytest.raises(DataError, match=r"'size', series 'b', row 10 .*: the value is missing"):
         panel_of(path, time="date", series="id", static="size")
     path.write_text("id,y\nNA,1\n,2\n")
     with pytest.raises(
-        DataError, match=r"column 'id', row 2 \(line 3 of t.csv\): there is no value"
+        DataError, match=r"column 'id', row 2 \(line 3 of t.csv\): the value is missing"
     ):
         panel_of(path, series="id")
 
@@ -407,10 +407,10 @@ def test_the_command_line_takes_the_format(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"freq": "fortnight"}, "freq='fortnight' is no frequency"),
-        ({"freq": 1.5}, "freq=1.5 is no frequency"),
-        ({"time_format": "%d/%m"}, "time_format='%d/%m' is no format of a date"),
-        ({"time_format": 7}, "time_format=7 is no format of a date"),
+        ({"freq": "fortnight"}, "freq='fortnight' is not a frequency"),
+        ({"freq": 1.5}, "freq=1.5 is not a frequency"),
+        ({"time_format": "%d/%m"}, "time_format='%d/%m' is not a date format"),
+        ({"time_format": 7}, "time_format=7 is not a date format"),
         ({"target": None}, "target must be the name of a column or a list of names, not None"),
         ({"target": ["y", None]}, "target must be the name"),
     ],

@@ -56,7 +56,7 @@ def test_the_command_line_fits_resumes_evaluates_and_predicts(text, tmp_path, ca
     out = tmp_path / "run"
     line = ["fit", "spell", str(text), "--out", str(out), "--hidden", "8", "--quiet"]
     assert main(line) == 0
-    assert "held out, 45 characters" in capsys.readouterr().out
+    assert "Test part, 45 characters" in capsys.readouterr().out
     assert {"model.json", "report.html", "checkpoints"} < {path.name for path in out.iterdir()}
     page = (out / "report.html").read_text()
     assert "<h1>Say which character comes next</h1>" in page

@@ -11,14 +11,14 @@ import torch
 
 import gatewise as gw
 from gatewise.errors import OptionError
-from gatewise.options import choice, flag, probability, real, whole
+from gatewise.options import choice, flag, integer, number, probability
 
 
 @pytest.mark.parametrize(
     "value", [7, np.int64(7), np.uint8(7), np.array(7), torch.tensor(7)], ids=repr
 )
 def test_whole_numbers_of_every_kind(value):
-    found = whole("n", value)
+    found = integer("n", value)
     assert found == 7
     assert type(found) is int
 
@@ -42,7 +42,7 @@ def test_whole_numbers_of_every_kind(value):
 )
 def test_what_is_no_positive_integer_is_named(value):
     with pytest.raises(OptionError, match="n must be a positive integer, not") as caught:
-        whole("n", value)
+        integer("n", value)
     assert repr(value) in str(caught.value)
 
 
@@ -57,9 +57,9 @@ def test_what_is_no_positive_integer_is_named(value):
     ],
 )
 def test_a_message_says_the_range(bounds, value, said):
-    assert whole("n", 3, **bounds) == 3
+    assert integer("n", 3, **bounds) == 3
     with pytest.raises(OptionError) as caught:
-        whole("n", value, **bounds)
+        integer("n", value, **bounds)
     assert str(caught.value) == said
 
 
@@ -71,8 +71,8 @@ LONG = {
     "integer": 10**4000,
 }
 CHECKS = {
-    "whole": whole,
-    "real": real,
+    "integer": integer,
+    "number": number,
     "probability": probability,
     "flag": flag,
     "choice": lambda name, value: choice(name, value, ("error", "mask")),
@@ -97,7 +97,7 @@ def test_a_message_shortens_what_is_long(check, value):
     ids=repr,
 )
 def test_real_numbers_of_every_kind(value):
-    found = real("x", value)
+    found = number("x", value)
     assert found == 0.5
     assert type(found) is float
 
@@ -107,14 +107,14 @@ def test_real_numbers_of_every_kind(value):
 )
 def test_what_is_no_finite_number_is_named(value):
     with pytest.raises(OptionError, match="x must be a finite number, not"):
-        real("x", value)
+        number("x", value)
 
 
 def test_bounds_of_a_real_number():
-    assert real("x", 1, least=1) == 1.0
+    assert number("x", 1, least=1) == 1.0
     for bounds in (dict(above=1), dict(below=1), dict(least=1.5), dict(most=0.5)):
         with pytest.raises(OptionError):
-            real("x", 1, **bounds)
+            number("x", 1, **bounds)
 
 
 def test_a_probability():

@@ -153,7 +153,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "a header that never ends": (
         "t.csv",
         b"a," + b"b" * 200_000 + b"\n1\n",
-        "no column 'y'|cut off",
+        "no column 'y'|truncated",
     ),
     "a blank line before names that come twice": (
         "t.csv",
@@ -268,7 +268,9 @@ def test_the_zones_of_parquet(written: str, zone: str, unit: str, tmp_path: Path
 def test_a_zone_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     column = pa.array([1, 2], pa.timestamp("us", tz="Nowhere/City"))
     for table in (in_parquet(tmp_path, column), load(pa.table({"c": column}))):
-        with pytest.raises(DataError, match=r"'c' has the time zone 'Nowhere/City', which is none"):
+        with pytest.raises(
+            DataError, match=r"'c' has the time zone 'Nowhere/City', which is not in"
+        ):
             times(table, "c")
 
 
@@ -336,9 +338,7 @@ def test_types_of_parquet_that_are_refused_by_name(
 def test_numbers_whose_squares_cannot_be_computed(value: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(f"y\n1\n{value}\n")
-    with pytest.raises(
-        DataError, match=r"'y', row 2 .*e\+\d+ is too large to compute with \(its square"
-    ):
+    with pytest.raises(DataError, match=r"'y', row 2 .*e\+\d+ is too large, because its square"):
         numbers(load(path), "y")
     path.write_text("y\n1\n1e149\n-1e-300\n")
     assert numbers(load(path), "y").tolist() == [1.0, 1e149, -1e-300]

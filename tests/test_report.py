@@ -157,7 +157,7 @@ def test_every_size_has_a_page(case):
 def test_without_truths_quantiles_or_test_part():
     forecaster, backtest, *others = made()
     blind = replace(backtest, actual=np.full_like(backtest.actual, np.nan))
-    assert "no values to score" in Page(report(forecaster, blind, *others)).text
+    assert "no actual values" in Page(report(forecaster, blind, *others)).text
     plain = replace(backtest, levels=(), quantiles=backtest.quantiles[..., :0])
     interval = "10% to 90% quantile"
     assert interval in Page(report(forecaster, backtest, *others)).text

@@ -137,7 +137,7 @@ def stopped_run(monkeypatch, where: Path, round_: int = 5, **options) -> None:
         (dict(batch=32), "batch was 256 and is 32"),
         (dict(learning_rate=0.01), "learning_rate was 0.004 and is 0.01"),
         (dict(seed=1), "seed was 0 and is 1"),
-        (dict(steps=540), "steps was 54 and is 540.*more steps are a new run"),
+        (dict(steps=540), "steps was 54 and is 540.*more steps need a new run"),
         (dict(validation=0.2), "validation was 0.15 and is 0.2"),
         (dict(test=0.2), "test was 0.15 and is 0.2"),
         (dict(test=0), "test was 0.15 and is 0"),
@@ -190,7 +190,7 @@ def test_other_series_are_told(tmp_path):
     two = pl.concat([table().with_columns(id=pl.lit(name)) for name in ("a", "b")])
     fit(two, tmp_path, series="id", steps=9)
     renamed = two.with_columns(id=pl.col("id").replace("b", "c"))
-    with pytest.raises(OptionError, match="times or the names of its series differ"):
+    with pytest.raises(OptionError, match="times or the series names of the data differ"):
         fit(renamed, tmp_path, resume=True, series="id", steps=9)
 
 
@@ -348,7 +348,8 @@ def test_killed_runs_end_as_uninterrupted_ones(tmp_path):
 def test_a_second_run_in_a_folder_is_refused_and_a_killed_one_does_not_block(tmp_path, whole):
     code = (
         f"import time; from pathlib import Path; from gatewise.train import folder\n"
-        f"with folder.Claim(Path({str(tmp_path)!r})) as claim: claim.take(); print('in', flush=True); time.sleep(60)"
+        f"with folder.FolderLock(Path({str(tmp_path)!r})) as lock:\n"
+        f"    lock.acquire(); print('in', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
@@ -366,8 +367,8 @@ def test_a_second_run_in_a_folder_is_refused_and_a_killed_one_does_not_block(tmp
 
 
 def test_threads_of_one_process_are_refused_too(tmp_path):
-    with folder.Claim(tmp_path) as claim:
-        claim.take()
+    with folder.FolderLock(tmp_path) as lock:
+        lock.acquire()
         with pytest.raises(OptionError, match=f"process {os.getpid()}"):
             fit(table(), tmp_path)
 
@@ -393,7 +394,7 @@ def test_a_second_fit_is_refused_while_the_first_writes(tmp_path, monkeypatch, c
     monkeypatch.setattr(gw.Forecaster, "save", meanwhile(gw.Forecaster.save))
     assert main(line) == 0
     assert codes == [2, 2]
-    assert capsys.readouterr().err.count("another run is going on in run (process") == 2
+    assert capsys.readouterr().err.count("another run is active in run (process") == 2
     assert {"model.json", "report.html"} < {path.name for path in Path("run").iterdir()}
     assert not Path("run", ".lock").exists()
 
@@ -496,7 +497,9 @@ def test_a_programs_own_sigterm_handler_is_the_one_that_is_called(tmp_path, monk
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("within", [signals.raised, signals.deferred, signals.restored])
+@pytest.mark.parametrize(
+    "within", [signals.stop_signals_raised, signals.deferred, signals.handlers_restored]
+)
 def test_a_signal_that_is_ignored_stays_ignored(within, number):
     """As SIGINT is in a background job of a shell script."""
     before = signal.signal(number, signal.SIG_IGN)
@@ -699,7 +702,7 @@ def test_a_full_disk_is_said_with_the_files_name(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         original(descriptor)
 
-    monkeypatch.setattr("gatewise.whole.os.fsync", full)
+    monkeypatch.setattr("gatewise.atomic.os.fsync", full)
     with pytest.raises(ModelFileError, match=r"last\.safetensors: No space left on device"):
         fit(table(), tmp_path)
     monkeypatch.undo()

@@ -168,7 +168,7 @@ def test_windows_without_enough_to_see_or_to_judge_by_are_left_out_and_counted()
     y[20:40] = NAN
     given = panel({"a": 70}, y=y)
     every = windows(given, [21], [63])
-    whole = windows(given, [21], [63], whole=True)
+    whole = windows(given, [21], [63], scorable_only=True)
     least = least_observed(21)
     assert least == 3
     expected = [

@@ -134,10 +134,10 @@ def test_the_first_loss_is_the_weighted_one_of_the_untrained_network(monkeypatch
 
     original = base.train
 
-    def spied(task, material, run):
-        torch.manual_seed(material.recipe.seed)
+    def spied(task, training_data, run):
+        torch.manual_seed(training_data.recipe.seed)
         first.append(task.build())
-        return original(task, material, run)
+        return original(task, training_data, run)
 
     monkeypatch.setattr(base, "train", spied)
     options = dict(hidden=6, epochs=2, batch=99, seed=4)
@@ -269,7 +269,7 @@ def test_a_loss_that_is_not_a_number_names_the_sample(monkeypatch):
     monkeypatch.setattr(Classifier, "element_loss", broken)
     with pytest.raises(
         TrainingError,
-        match=r"at step 0, in sample \d+\. The last good .* Try a lower learning_rate",
+        match=r"at step 0, in sample \d+\. The checkpoint of the last round .* Try a lower learning_rate",
     ) as e:
         Classifier(**QUICK).fit(X, labels)
     assert labels[int(re.search(r"sample (\d+)", str(e.value))[1])] == "up"
@@ -330,16 +330,16 @@ def spoilt(value, sample=3, step=1, feature=1):
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        (spoilt(np.nan), "X holds NaN at sample 3, step 1, feature 1; fill what is missing, or give "
+        (spoilt(np.nan), "X holds NaN at sample 3, step 1, feature 1: fill missing values, or give "
             "missing='mask'"),
         (spoilt(-np.inf, 59, 2, 0), "X holds -inf (inf) at sample 59, step 2, feature 0"),
-        (spoilt(1e200), "column 1 holds numbers too large"),
+        (spoilt(1e200), "column 1 holds numbers whose squares"),
         ([*waves()[0][:59], np.ones((2, 3))], "sample 59 of X has the shape (2, 3); expected at least "
-            "one step of 2 features"),
+            "one step and 2 features"),
         ([*waves()[0][:59], np.ones((0, 2))], "sample 59 of X has the shape (0, 2)"),
         ([*waves()[0][:59], np.ones((2, 2, 2))], "sample 59 of X has the shape (2, 2, 2)"),
         ([*waves()[0][:59], np.full((2, 2), "a")], "sample 59 of X holds <U1, expected numbers"),
-        ([*waves()[0][:59], [[1], [1, 2]]], "sample 59 of X is no array T×I"),
+        ([*waves()[0][:59], [[1], [1, 2]]], "sample 59 of X is not an array T×I"),
         (np.ones((60, 0, 2)), "at least one step"),
         (np.ones((60, 2, 2, 2)), "X has the shape (60, 2, 2, 2); expected N×T×I"),
         (np.ones(60), "Expected 2D array, got 1D array"),
@@ -385,7 +385,7 @@ def test_targets_that_cannot_be_used_are_named():
         Regressor(**QUICK).fit(X, np.where(np.arange(60) == 5, np.nan, y))
     with pytest.raises(DataError, match="X has 60 samples and y has 59"):
         Regressor(**QUICK).fit(X, y[1:])
-    with pytest.raises(DataError, match=r"n_samples = 1 .*leave no sample to learn from"):
+    with pytest.raises(DataError, match=r"n_samples = 1 .*leaves no sample for training"):
         Regressor(**QUICK).fit(X[:1], y[:1])
 
 
@@ -556,7 +556,7 @@ def test_frames_with_other_columns_are_refused_and_unnamed_ones_said():
         DataError, match=f"sample 0 of X lacks the column '{names[0]}' and has a column 'v'"
     ):
         model.predict(other)
-    with pytest.raises(DataError, match="sample 1 of X has a column 'more' that is not expected"):
+    with pytest.raises(DataError, match="sample 1 of X has an unexpected column 'more'"):
         model.predict([data[0], data[1].assign(more=1.0)])
     with pytest.raises(DataError, match="sample 1 of X is ndarray and sample 0 a frame"):
         model.predict([data[0], X[1]])
@@ -574,7 +574,7 @@ def test_a_series_of_arrays_is_a_list_of_them():
     X, labels, _ = waves()
     model = Classifier(**QUICK).fit(pd.Series(X), labels)
     assert (model.predict_proba(pd.Series(X)) == model.predict_proba(X)).all()
-    with pytest.raises(DataError, match="X holds something else than numbers"):
+    with pytest.raises(DataError, match="X holds values that are not numbers"):
         Classifier(**QUICK).fit(pd.DataFrame({"walk": X}), labels)
 
 
@@ -582,7 +582,10 @@ def test_a_series_of_arrays_is_a_list_of_them():
     ("pair", "message"),
     [
         ([b"a", b"b"], "y holds bytes, such as b'a' for sample 0"),
-        (np.array([b"a", b"b"]), "y holds bytes; labels are texts or numbers: decode them"),
+        (
+            np.array([b"a", b"b"]),
+            "y holds bytes; labels must be texts or numbers: decode the bytes",
+        ),
         ([None, "b"], "y has no label for sample 0: None"),
         (["a", np.nan], "y has no label for sample 1: nan"),
         (pd.Series(["a", None], dtype="string"), "y has no label for sample 1"),
@@ -608,7 +611,5 @@ def test_labels_that_cannot_be(pair, message):
 def test_values_beyond_single_precision_are_refused():
     X, labels, _ = waves()
     model = Classifier(**QUICK).fit(X, labels)
-    with pytest.raises(
-        DataError, match=r"feature 0 holds .*e\+\d+, too large to compute with beside the"
-    ):
+    with pytest.raises(DataError, match=r"feature 0 holds .*e\+\d+, too large relative to its"):
         model.predict([x * 1e300 for x in X])

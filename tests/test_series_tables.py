@@ -89,7 +89,7 @@ def test_rows_of_a_series_are_sorted_by_time(kind, tmp_path):
     found = SeriesTable("id", "t", "way", (), ("a", "b")).read(given)
     names, values, labels = by_hand(data)
     assert found.labels.tolist() == names
-    assert found.learned.tolist() == labels
+    assert found.known_target.tolist() == labels
     for k, expected in enumerate(values):
         np.testing.assert_array_equal(found.sequences.values[found.sequences.rows(k)], expected)
 
@@ -135,16 +135,16 @@ def spoilt(**changes) -> pd.DataFrame:
             {},
             r"'way' differs within series 's0': .* in row 1 and 'flat' in row 2",
         ),
-        (spoilt(way=(1, None)), {}, "column 'way', row 2: there is no value"),
+        (spoilt(way=(1, None)), {}, "column 'way', row 2: the value is missing"),
         (spoilt(a=(1, "x")), {}, "column 'a', row 2: 'x' is not a number"),
         (
             spoilt(a=(1, None)),
             {},
-            "column 'a', series 's0', step 2: there is no value. Fill what is missing",
+            "column 'a', series 's0', step 2: the value is missing. Fill missing values",
         ),
         (spoilt(t=(1, 0)), {}, "column 't', series 's0': row 1 and row 2 have the same time"),
         (spoilt(t=(1, "noon")), {}, "column 't', row 1: '0' is not a time"),
-        (spoilt(id=(1, None)), {}, "column 'id', row 2: there is no value"),
+        (spoilt(id=(1, None)), {}, "column 'id', row 2: the value is missing"),
         (table(12), dict(label="ways"), "no column 'ways' .did you mean 'way'.."),
         (table(12), dict(channels=["a", "c"]), "no column 'c'"),
         (table(12), dict(series="time"), "no column 'time'"),
@@ -166,11 +166,11 @@ def test_tables_that_cannot_be_used(data, options, message):
 @pytest.mark.parametrize(
     ("options", "given", "message"),
     [
-        (dict(label=None), {}, "give label="),
-        (dict(series=None), {}, "is of a table, and without series="),
+        (dict(label=None), {}, "name it with label="),
+        (dict(series=None), {}, "is an option for tables, but without series="),
         (dict(label="t"), {}, "'t' is given as time and as label"),
         (dict(channels=["a", "way"]), {}, "'way' is given as label and as channels"),
-        ({}, dict(y=[1]), "give no y"),
+        ({}, dict(y=[1]), "leave y"),
         (
             {},
             dict(test="nothing.csv"),
@@ -184,7 +184,7 @@ def test_tables_that_cannot_be_used(data, options, message):
 def test_options_that_cannot_be_used(options, given, message):
     with pytest.raises(OptionError, match=message):
         classifier(**options).fit(table(12), run=QUIET, **given)
-    with pytest.raises(OptionError, match="give target="):
+    with pytest.raises(OptionError, match="name them with target="):
         regressor(target=None).fit(table(12), run=QUIET)
 
 
@@ -218,7 +218,7 @@ def test_evaluate_scores_the_series_that_were_held_out(fitted):
     data = table()
     found = fitted.evaluate(data)
     assert found.n == 6
-    assert "34 more sequences are left out" in found.notes[0]
+    assert "34 more sequences were left out" in found.notes[0]
     predictions = fitted.predict(data).set_index("id")
     read = SeriesTable("id", "t", "way", (), ("a", "b")).read(data)
     names = read.labels[~np.isin(digests(read.sequences), fitted.seen_)]
@@ -230,7 +230,7 @@ def test_evaluate_scores_the_series_that_were_held_out(fitted):
     p = ours[["probability_down", "probability_up"]].to_numpy()
     assert found.scores["nll"] == pytest.approx(log_loss(truth, p, labels=["down", "up"]))
     assert set(found.baseline) == {"majority class", "linear model"}
-    with pytest.raises(DataError, match="has learned from all of these"):
+    with pytest.raises(DataError, match="was trained on all of these"):
         fitted.evaluate(data[~data["id"].isin(names)])
 
 
@@ -245,7 +245,7 @@ def test_parts_by_number_and_by_file(tmp_path):
     np.testing.assert_allclose(model.input_scale_.location, scale.mean(0))
     with pytest.raises(DataError, match="test=39 of 40 series leaves 1"):
         classifier().fit(data, test=39, run=QUIET)
-    with pytest.raises(OptionError, match="test= holds series of a table out"):
+    with pytest.raises(OptionError, match="test= is for tables"):
         gw.Classifier().fit(np.zeros((4, 3, 1)), [0, 1, 0, 1], test=1)
 
 
@@ -381,7 +381,7 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
     out = tmp_path / "run"
     assert main(["fit", task, str(csv), *LINE, *learned, "--out", str(out)]) == 0
     said = capsys.readouterr()
-    assert "held out, 6 sequences" in said.out
+    assert "Test part, 6 sequences" in said.out
     assert "The model " in said.out
     assert main(["fit", task, str(csv), *LINE, *learned, "--out", str(out), "--resume"]) == 0
     assert "is finished" in capsys.readouterr().out
@@ -395,7 +395,7 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
     assert said.out.count("\n") == 1
     assert (found["task"], found["n"], set(found["scores"])) == (task, 6, scores)
     assert all(set(row) == scores for row in found["baseline"].values())
-    assert "34 more sequences are left out" in said.err
+    assert "34 more sequences were left out" in said.err
     assert main(["predict", str(out), str(csv), "-o", str(tmp_path / "p.csv")]) == 0
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert (lines[0], len(lines)) == (columns, 41)
@@ -418,7 +418,10 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
         ),
         (["evaluate", "{run}", "{csv}", "--device", "cuda:99"], "not 'cuda:99'"),
         (["evaluate", "{run}", "{csv}", "--jsn"], "did you mean '--json'"),
-        (["fit", "classify", "{csv}", "--out", "x"], "takes arrays: give series= (--series)"),
+        (
+            ["fit", "classify", "{csv}", "--out", "x"],
+            "takes arrays: to fit it to a table, give series= (--series)",
+        ),
         (["fit", "classify", "{csv}", "--out", "x", "--horizon", "3"], "is an option of forecast"),
         (["fit", "clasify", "{csv}"], "clasify"),
         (["predict", "{run}", "{csv}", "-o", "{csv}"], "--out is the file of the data"),

@@ -91,12 +91,16 @@ def test_byte_order_mark_and_blank_last_lines(tmp_path: Path) -> None:
 FILE_FAULTS = {
     "empty": ("t.csv", b"", "t.csv is empty"),
     "header only": ("t.csv", b"a,b\n", "t.csv has no rows"),
-    "unknown kind": ("t.xlsx", b"x", "unknown kind '.xlsx': a table is one of .csv, .csv.gz, .tsv"),
+    "unknown kind": (
+        "t.xlsx",
+        b"x",
+        "unknown file type '.xlsx': give a file of type .csv, .csv.gz, .tsv",
+    ),
     "too many fields": ("t.csv", b"a,b\n1,2\n3,4,5\n", "cannot read .*more fields than defined"),
-    "cut off": (
+    "truncated": (
         "t.csv",
         b"a,b,c\n1,2,3\n4,5",
-        r"cut off: its last line, '4,5', has 2 of 3 columns",
+        r"truncated: its last line, '4,5', has 2 of 3 columns",
     ),
     "cut off gzip": (
         "t.csv.gz",
@@ -217,7 +221,7 @@ def test_bad_numbers_in_a_frame_have_a_row_and_no_line() -> None:
         numbers(one([1.0, -np.inf]), "y")
     with pytest.raises(DataError, match="row 1: the value is infinite"):
         numbers(one(["inf"]), "y")
-    with pytest.raises(DataError, match=r"column 'ds' holds Datetime.*, not numbers"):
+    with pytest.raises(DataError, match=r"column 'ds' holds Datetime.*; it must hold numbers"):
         numbers(load(ARRAYS), "ds")
     with pytest.raises(DataError) as caught:
         numbers(one(["x" * 10_000]), "y")
@@ -257,14 +261,14 @@ def test_many_labels_against_numpy() -> None:
 
 def test_labels_that_are_missing_or_none(tmp_path: Path) -> None:
     for values in (["a", None], [1.0, np.nan], pd.Categorical(["a", None])):
-        with pytest.raises(DataError, match=r"column 'y', row 2: there is no value"):
+        with pytest.raises(DataError, match=r"column 'y', row 2: the value is missing"):
             categories(one(values), "y")
     path = written(tmp_path, "t.csv", "c,y\na,1\nNA,2\n")
     with pytest.raises(
-        DataError, match=r"column 'c', row 2 \(line 3 of t.csv\): there is no value"
+        DataError, match=r"column 'c', row 2 \(line 3 of t.csv\): the value is missing"
     ):
         categories(load(path), "c")
-    with pytest.raises(DataError, match="'y' holds Float64; labels are texts, integers"):
+    with pytest.raises(DataError, match="'y' holds Float64; labels must be texts, integers"):
         categories(load(ARRAYS), "y")
 
 
@@ -305,13 +309,13 @@ def test_time_format() -> None:
     assert fine == [day.replace(hour=1, minute=2, second=3, microsecond=4)]
     with pytest.raises(DataError, match=r"row 1: '31.12.2024' does not follow time_format='%Y/%m'"):
         times(table, "de", "%Y/%m")
-    with pytest.raises(OptionError, match="time_format='%Y-%m-%d %Q' is no format"):
+    with pytest.raises(OptionError, match="time_format='%Y-%m-%d %Q' is not a format"):
         times(table, "de", "%Y-%m-%d %Q")
     with pytest.raises(
-        OptionError, match=r"time_format='%d\.%m' is no format of a date: it has no y"
+        OptionError, match=r"time_format='%d\.%m' is not a date format: it needs a y"
     ):
         times(table, "de", "%d.%m")
-    with pytest.raises(OptionError, match="names of zones are ambiguous; %z reads offsets"):
+    with pytest.raises(OptionError, match=" are ambiguous; give offsets and %z"):
         times(table, "de", "%Y %Z")
 
 
@@ -355,5 +359,5 @@ def test_whole_numbers_are_times_and_others_are_not() -> None:
         times(load({"t": [3.0, 5.5]}), "t")
     with pytest.raises(DataError, match="'t' holds Boolean; times are"):
         times(load({"t": [True]}), "t")
-    with pytest.raises(DataError, match="column 't', row 2: there is no value"):
+    with pytest.raises(DataError, match="column 't', row 2: the value is missing"):
         times(load(pd.DataFrame({"t": pd.to_datetime(["2024-01-01", None])})), "t")

@@ -228,7 +228,7 @@ def test_parse(given: str, name: str) -> None:
 )
 def test_what_is_no_frequency(bad: str) -> None:
     with pytest.raises(
-        OptionError, match=r"is no frequency.*: give a count and one of s, min, h, D"
+        OptionError, match=r"is not a frequency.*: give a number and one of s, min, h, D"
     ):
         Timeline.parse(bad)
 

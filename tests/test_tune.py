@@ -26,7 +26,7 @@ from gatewise.errors import (
     TrainingError,
     caution,
 )
-from gatewise.report.words import shown_number
+from gatewise.report.words import format_number
 from gatewise.tasks.ranges import Between, OneOf
 from gatewise.tasks.registry import TASKS, task_of
 from gatewise.train.objective import Training
@@ -115,7 +115,7 @@ def test_the_page_compares_the_best_trial_with_the_options_as_they_were_given():
     assert tuned.given is tuned.trials[0]
     assert tuned.given.options == {"hidden": 64, "learning_rate": 4e-3}
     assert tuned.best is not tuned.given
-    best, given = (shown_number(each.value) for each in (tuned.best, tuned.given))
+    best, given = (format_number(each.value) for each in (tuned.best, tuned.given))
     assert f"is {best}, beside {given} of the options as they were given" in page(tuned)
     one = searched(search=search, trials=1)
     assert "the search found none better" in page(one)

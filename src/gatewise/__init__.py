@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from gatewise import forks  # noqa: F401  it takes note of forks from here on
+from gatewise import forks  # noqa: F401  it registers handlers that run at a fork
 from gatewise.errors import GatewiseError, missing
 from gatewise.tasks.registry import TASKS
 
@@ -49,18 +49,18 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Names are loaded when they are first used; the tasks need the extra ``gatewise[tasks]``."""
+    """The public name, imported at its first use. The tasks need the extra ``gatewise[tasks]``."""
     if name == "__version__":
         return importlib.metadata.version("gatewise")
-    if name in _LATER:
+    if name in _MODULE_OF:
         try:
-            module = import_module(_LATER[name])
+            module = import_module(_MODULE_OF[name])
         except ModuleNotFoundError as error:
-            if not _LATER[name].startswith(("gatewise.tasks", "gatewise.tuning")):
+            if not _MODULE_OF[name].startswith(("gatewise.tasks", "gatewise.tuning")):
                 raise
             raise missing(error, "tasks") from error
         value = module if name == "init" else getattr(module, name)
-    elif name in _ROOMS:
+    elif name in _SUBPACKAGES:
         value = import_module(f"gatewise.{name}")
     else:
         raise AttributeError(f"module 'gatewise' has no attribute '{name}'")
@@ -70,10 +70,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     special = {name for name in globals() if name.startswith("__")}
-    return sorted({*special, *__all__, *_ROOMS, "__version__"})
+    return sorted({*special, *__all__, *_SUBPACKAGES, "__version__"})
 
 
-# What is exported, by the module that has it.
+# The exported names of each module.
 _EXPORTS = {
     "gatewise.cells.catalogue": "CELLS",
     "gatewise.cells.language": "Cell cell detach exp greater log maximum minimum relu sigmoid softplus tanh",
@@ -95,19 +95,21 @@ _EXPORTS = {
     "gatewise.weights.keras": "from_keras",
     "gatewise.weights.onnx": "from_onnx",
 }
-_LATER = {name: module for module, names in _EXPORTS.items() for name in names.split()}
-_LATER |= {name: module for module, _, name in (place.partition(":") for place in TASKS.values())}
-_ROOMS = ("backends", "cells", "emit", "nn", "options")
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names.split()}
+_MODULE_OF |= {
+    name: module for module, _, name in (place.partition(":") for place in TASKS.values())
+}
+_SUBPACKAGES = ("backends", "cells", "emit", "nn", "options")
 
 
 def _is_command() -> bool:
-    """Whether this process is ``gatewise`` or ``python -m gatewise``, which answers signals before it loads torch."""
+    """Whether this process is ``gatewise`` or ``python -m gatewise``, which handles signals before it imports torch."""
     started = next(iter(getattr(sys, "argv", [])), "")
     return started == "-m" or PurePath(started).stem == "gatewise"
 
 
 if not _is_command():
-    # torch looks the operators of an exported program up by their names
+    # torch finds the operators of an exported program by name, so they must be registered
     for _module in ("gatewise.backends.operators", "gatewise.nn.lengths"):
         import_module(_module)
 

@@ -1,4 +1,4 @@
-"""The command ``gatewise``, and ``python -m gatewise``: signals are answered before all else is loaded."""
+"""The command ``gatewise``, and ``python -m gatewise``. Signal handlers are set before anything else is imported."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from gatewise import signals
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command's exit code: that of :func:`gatewise.cli.main`, or 128 and the number of the signal that
-    stopped it, which a line on standard error then tells."""
-    return signals.answered(partial(_loaded, argv))
+    """The command's exit code: that of :func:`gatewise.cli.main`, or 128 plus the number of the signal that
+    stopped it. A stopped command prints a line on standard error."""
+    return signals.exit_code_of(partial(_loaded, argv))
 
 
 def _loaded(argv: list[str] | None) -> int:

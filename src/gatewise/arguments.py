@@ -1,5 +1,9 @@
-"""Options that are written once: a parameter's annotation, default and line in the docstring say how a
-value is checked, what its command-line flag is called, takes and means, and how it is saved."""
+"""Options of a class or function, read from its signature and docstring.
+
+A parameter's annotation says how its value is checked, read from the command line and saved. Its default and
+its line in the docstring become the default and the help text of the command-line flag. So an option is
+written once.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +17,25 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from gatewise.options import choice, flag, probability, real, whole
+from gatewise.options import choice, flag, integer, number, probability
 
 Check = Callable[[str, Any], Any]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What values an option takes.
+    """The kind of values that an option takes.
 
     Attributes:
-        check: gives a value in Python's own type; it is called with the option's name and the value, and
-            raises OptionError where the value cannot be used.
-        read: makes a value of a text of the command line; raises ValueError or OverflowError where the
-            text spells none.
-        expected: what such a text must be, for the message.
-        metavar: what stands for the value in the help.
-        many: "" for one value; "append" where the flag may be repeated; "list" where it takes several.
-        save: gives the value as text and numbers.
-        restore: checks a saved value and gives it back; without it, any text, number or truth value.
+        check: takes the option's name and a value, and returns the value as a Python type. It raises
+            OptionError if the value is not valid.
+        read: converts a command-line argument to a value. It raises ValueError or OverflowError if it cannot.
+        expected: describes a valid command-line argument, for the error message.
+        metavar: the placeholder for the value in the help.
+        many: "" for one value, "append" for a flag that may be repeated, "list" for a flag with several values.
+        save: converts a value to text and numbers.
+        restore: takes the option's name and a saved value, checks the value and returns it. None accepts
+            any text, number, bool or list of these.
     """
 
     check: Check = lambda name, value: value
@@ -45,7 +49,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its name, what values it takes, its default and what it means."""
+    """One option: its name, kind of values, default and help text; ``optional`` if it may be None."""
 
     name: str
     kind: Kind
@@ -58,14 +62,15 @@ class Option:
         return self.default is inspect.Parameter.empty
 
     def checked(self, value: Any) -> Any:
-        """The value in Python's own type; raises OptionError where it cannot be used."""
+        """The value as a Python type; raises OptionError if it is not valid."""
         return None if value is None and self.optional else self.kind.check(self.name, value)
 
 
 @cache
 def options_of(call: Callable[..., Any]) -> dict[str, Option]:
-    """The options among the parameters of a class or function, by name: those whose annotation is, or
-    holds, a :class:`Kind`, a bool, a text or a Literal."""
+    """The options of a class or function by name.
+
+    An option is a parameter whose annotation is bool, str or a Literal, or contains a :class:`Kind`."""
     annotated = _hints(call)
     texts = _texts(call)
     found = {}
@@ -83,7 +88,7 @@ def _hints(call: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _kind(annotation: Any) -> tuple[Kind | None, bool]:
-    """The kind that an annotation holds, and whether None is a value too."""
+    """The kind in an annotation, and whether None is a valid value."""
     if typing.get_origin(annotation) is Annotated:
         kinds = [each for each in annotation.__metadata__ if isinstance(each, Kind)]
         return (kinds[0], False) if kinds else _kind(annotation.__origin__)
@@ -102,7 +107,7 @@ def _chosen(known: tuple[str, ...], name: str, value: Any) -> str:
 
 
 def _texts(call: Callable[..., Any]) -> dict[str, str]:
-    """What the docstrings of a function, or of a class and its bases, say of each argument."""
+    """The description of each argument in the docstrings of a function, or of a class and its bases."""
     classes = call.__mro__ if inspect.isclass(call) else (call,)
     found: dict[str, str] = {}
     for each in classes:
@@ -119,31 +124,34 @@ def _texts(call: Callable[..., Any]) -> dict[str, str]:
 # ------------------------------------------------------------------------------- kinds of options
 
 
-def integer(text: str) -> int:
-    """A text of the command line as an integer that 64 bits hold."""
+def parse_integer(text: str) -> int:
+    """A command-line argument as a 64-bit integer."""
     number = int(text)
     if not -(2**63) <= number < 2**63:
         raise OverflowError
     return number
 
 
-def path(text: str) -> Path:
-    """A text of the command line as a path."""
+def parse_path(text: str) -> Path:
+    """A command-line argument as a path."""
     if not text or "\0" in text:
         raise ValueError
     return Path(text)
 
 
-def within(least: int, most: int | None = None) -> Kind:
-    """Whole numbers from ``least`` on, up to ``most`` where that is given."""
+def integers(least: int, most: int | None = None) -> Kind:
+    """Integers from ``least`` to ``most``, or without an upper bound if ``most`` is None."""
     return Kind(
-        lambda name, value: whole(name, value, least, most), integer, "an integer below 2**63", "N"
+        lambda name, value: integer(name, value, least, most),
+        parse_integer,
+        "an integer below 2**63",
+        "N",
     )
 
 
 def numbers(expected: str = "a finite number", **bounds: float) -> Kind:
-    """Finite numbers within the bounds of :func:`gatewise.options.real`."""
-    return Kind(lambda name, value: real(name, value, expected, **bounds), float, "a number", "X")
+    """Finite numbers within ``bounds``, which are those of :func:`gatewise.options.number`."""
+    return Kind(lambda name, value: number(name, value, expected, **bounds), float, "a number", "X")
 
 
 MOST_LAYERS = 1000
@@ -153,10 +161,10 @@ TEXT = Kind()
 FLAG = Kind(flag)
 _PLAIN: dict[Any, Kind] = {str: TEXT, bool: FLAG}
 
-Count = Annotated[int, within(1)]
-Layers = Annotated[int, within(1, MOST_LAYERS)]
-Seed = Annotated[int, within(0, MOST_SEED)]
+Count = Annotated[int, integers(1)]
+Layers = Annotated[int, integers(1, MOST_LAYERS)]
+Seed = Annotated[int, integers(0, MOST_SEED)]
 Number = Annotated[float, numbers("a finite number or None")]
 Positive = Annotated[float, numbers("a number above 0", above=0)]
 Probability = Annotated[float, Kind(probability, float, "a number", "X")]
-AnyPath = Annotated[str | Path, Kind(read=path, expected="a path", metavar="FOLDER")]
+AnyPath = Annotated[str | Path, Kind(read=parse_path, expected="a path", metavar="FOLDER")]

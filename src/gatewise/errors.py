@@ -66,13 +66,13 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
         number: the signal's number.
-        told_elsewhere: whether another process of the same training prints the message.
+        reported_elsewhere: whether another process of the same training run prints the message.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = int(number)
-        self.told_elsewhere = False
+        self.reported_elsewhere = False
 
 
 class MissingExtraError(GatewiseError, ImportError):

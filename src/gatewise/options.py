@@ -18,22 +18,22 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100  # characters
 
 
-def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+def integer(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """``value`` as an int of at least ``least`` and, where given, at most ``most``.
 
     Raises:
         OptionError: the value is not an integer or not in this range. The message has the value.
     """
-    number = _scalar(value)
-    integral = isinstance(number, Integral)
-    if integral and least <= int(number) <= (_LARGEST if most is None else most):
-        return int(number)
-    if most is None and integral and int(number) > _LARGEST:
+    scalar = _scalar(value)
+    integral = isinstance(scalar, Integral)
+    if integral and least <= int(scalar) <= (_LARGEST if most is None else most):
+        return int(scalar)
+    if most is None and integral and int(scalar) > _LARGEST:
         most = _LARGEST
-    raise OptionError(f"{name} must be {_range(least, most)}, not {shown(value)}")
+    raise OptionError(f"{name} must be {_range(least, most)}, not {short_repr(value)}")
 
 
-def real(
+def number(
     name: str,
     value: Any,
     expected: str = "a finite number",
@@ -48,15 +48,15 @@ def real(
     Raises:
         OptionError: the value is not a number, not finite or out of bounds. The message has the value.
     """
-    number = _scalar(value)
-    if isinstance(number, Real):
+    scalar = _scalar(value)
+    if isinstance(scalar, Real):
         try:
-            found = float(number)
+            found = float(scalar)
         except OverflowError:  # an integer of hundreds of digits
             found = math.inf
         if math.isfinite(found) and above < found < below and least <= found <= most:
             return found
-    raise OptionError(f"{name} must be {expected}, not {shown(value)}")
+    raise OptionError(f"{name} must be {expected}, not {short_repr(value)}")
 
 
 def probability(name: str, value: Any) -> float:
@@ -65,7 +65,7 @@ def probability(name: str, value: Any) -> float:
     Raises:
         OptionError: the value is anything else. The message has the value.
     """
-    return real(name, value, "a probability from 0 to 1", least=0, most=1)
+    return number(name, value, "a probability from 0 to 1", least=0, most=1)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -77,7 +77,7 @@ def flag(name: str, value: Any) -> bool:
     found = _single(value)
     if is_bool(found) or (isinstance(found, Integral) and int(found) in (0, 1)):
         return bool(found)
-    raise OptionError(f"{name} must be True or False, not {shown(value)}")
+    raise OptionError(f"{name} must be True or False, not {short_repr(value)}")
 
 
 def choice(name: str, value: Any, known: Collection[str]) -> str:
@@ -90,7 +90,7 @@ def choice(name: str, value: Any, known: Collection[str]) -> str:
         return str(value)
     hint = near(value, known) if isinstance(value, str) else ""
     raise OptionError(
-        f"{name} must be one of {', '.join(map(repr, known))}, not {shown(value)}{hint}"
+        f"{name} must be one of {', '.join(map(repr, known))}, not {short_repr(value)}{hint}"
     )
 
 
@@ -99,8 +99,8 @@ def is_bool(value: Any) -> bool:
     return type(value).__name__ in ("bool", "bool_")
 
 
-def shown(value: Any) -> str:
-    """``value`` as text for a message; a long text, such as that of an array, is shortened."""
+def short_repr(value: Any) -> str:
+    """``repr(value)`` for a message, shortened if it is long."""
     return _SHORT.repr(value)
 
 

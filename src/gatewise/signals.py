@@ -15,14 +15,14 @@ from gatewise.errors import Stopped
 _AGAIN_SECONDS = 0.05
 
 
-def answered(action: Callable[[], int]) -> int:
+def exit_code_of(action: Callable[[], int]) -> int:
     """The exit code of ``action``, or of the signal that stopped it, with a line on standard error."""
-    with raised():
+    with stop_signals_raised():
         try:
             return action()
         except KeyboardInterrupt as stopped:
             _ignore_signals()
-            if not getattr(stopped, "told_elsewhere", False):
+            if not getattr(stopped, "reported_elsewhere", False):
                 notes = getattr(stopped, "__notes__", None) or ["stopped"]
                 print("gatewise:", "; ".join(notes), file=sys.stderr)
             return 128 + getattr(stopped, "number", int(signal.SIGINT))
@@ -54,7 +54,7 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
-def restored() -> Iterator[None]:
+def handlers_restored() -> Iterator[None]:
     """Restores the handlers of SIGINT and SIGTERM after the block. Within it a SIGTERM that would end the
     process raises :class:`Stopped`."""
     if threading.current_thread() is not threading.main_thread():
@@ -72,7 +72,7 @@ def restored() -> Iterator[None]:
 
 
 @contextmanager
-def raised() -> Iterator[None]:
+def stop_signals_raised() -> Iterator[None]:
     """Within the block both signals raise :class:`Stopped`, but not during an import: then after it.
 
     An importing module might treat the exception as a failed import, or print a traceback."""
@@ -134,7 +134,7 @@ def _ignore_signals() -> None:
             signal.signal(each, signal.SIG_IGN)
 
 
-def translated(ended: SystemExit) -> KeyboardInterrupt:
-    """The exception that stopped Lightning's trainer, from the SystemExit that the trainer raised."""
+def interruption_of(ended: SystemExit) -> KeyboardInterrupt:
+    """The exception that stopped Lightning's trainer, given the SystemExit that the trainer raised."""
     stopped = ended.__context__
     return stopped if isinstance(stopped, KeyboardInterrupt) else Stopped(signal.SIGTERM)

@@ -36,7 +36,7 @@ from gatewise.cells.catalogue import lstm
 from gatewise.cells.language import Cell
 from gatewise.errors import BackendError
 from gatewise.memory import check
-from gatewise.options import real, whole
+from gatewise.options import integer, number
 
 OURS = "gw."  # prefix of a backend's name in tables and files
 _THREADS_PER_CORE = 4  # with more threads the benchmark would measure the operating system
@@ -61,12 +61,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.threads is not None:
-            whole("threads", self.threads, most=_THREADS_PER_CORE * (os.cpu_count() or 1))
+            integer("threads", self.threads, most=_THREADS_PER_CORE * (os.cpu_count() or 1))
         for shape in self.shapes:
             check(f"the shape {shape}", shape.bytes)
         if self.budget.rounds is not None:
-            whole("repeats", self.budget.rounds)
-        real("seconds", self.budget.seconds, "a number above 0", above=0)
+            integer("repeats", self.budget.rounds)
+        number("seconds", self.budget.seconds, "a number above 0", above=0)
 
 
 class Listener:

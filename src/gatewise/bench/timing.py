@@ -42,10 +42,10 @@ def turn(call: Callable[[], object], calls: int, prime: bool) -> Turn:
         begun = time.perf_counter_ns()
         call()
         taken.append(time.perf_counter_ns() - begun)
-    return Turn(taken, settle())
+    return Turn(taken, after_training())
 
 
-def settle(limit: float = 0.25) -> bool:
+def after_training(limit: float = 0.25) -> bool:
     """Waits until this process uses no processor time; False if it still does after ``limit`` seconds."""
     end = time.monotonic() + limit
     while time.monotonic() < end:

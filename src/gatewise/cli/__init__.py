@@ -1,4 +1,4 @@
-"""The command line: verbs, each a thin call into the library."""
+"""The command line. Each verb is a thin call into the library."""
 
 from gatewise.cli.command import main
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from gatewise.cli.parsing import NUMBER, PATH, WHOLE
+from gatewise.cli.parsing import INTEGER, NUMBER, PATH
 
 
 def add_bench(verb: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -13,17 +13,25 @@ def add_bench(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.add_argument("--cells", default="lstm", help="built-in cells, such as lstm,gru")
     verb.add_argument("--shapes", nargs="+", metavar="T,B,I,H", help="steps, batch, inputs, units")
     verb.add_argument("--mode", default="inference", help="inference, training, or both: a,b")
-    verb.add_argument("--peers", default="all", help="torch,onnxruntime,openvino,keras-jax; none")
-    verb.add_argument("--backends", help="of gatewise; all but the reference if not given")
+    verb.add_argument(
+        "--peers",
+        default="all",
+        help="other libraries: torch,onnxruntime,openvino,keras-jax, or none (default: all)",
+    )
+    verb.add_argument("--backends", help="gatewise's backends (default: all but the reference)")
     verb.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    verb.add_argument("--threads", type=WHOLE, help="torch's number of threads if not given")
+    verb.add_argument(
+        "--threads", type=INTEGER, help="threads (default: torch's number of threads)"
+    )
     length = verb.add_mutually_exclusive_group()
     length.add_argument(
-        "--repeats", type=WHOLE, help="rounds of each shape, all contenders in each"
+        "--repeats", type=INTEGER, help="repetitions for each shape; each runs all contenders once"
     )
-    length.add_argument("--seconds", type=NUMBER, help="of measuring for each shape (10)")
-    verb.add_argument("--json", type=PATH, help="also write all figures to this file")
-    verb.add_argument("--quick", action="store_true", help="three shapes, a second each")
+    length.add_argument(
+        "--seconds", type=NUMBER, help="measuring time for each shape (default: 10)"
+    )
+    verb.add_argument("--json", type=PATH, help="also write all results to this file")
+    verb.add_argument("--quick", action="store_true", help="three shapes, one second each")
 
 
 def _run_bench(given: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The verbs of cells: cells, equations."""
+"""The verbs cells and equations, which print information about cells."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from gatewise.cli.parsing import PATH, WHOLE
+from gatewise.cli.parsing import INTEGER, PATH
 from gatewise.errors import OptionError
-from gatewise.options import whole
+from gatewise.options import integer
 
 if TYPE_CHECKING:
     from gatewise.backends.contract import Backend
@@ -18,15 +18,21 @@ if TYPE_CHECKING:
 
 def add_cells(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.set_defaults(run=_run_cells)
-    verb.add_argument("cell", nargs="?", help="all there is to say of this one")
     verb.add_argument(
-        "--inputs", type=WHOLE, help="I, the inputs of the layer that is counted (128)"
+        "cell", nargs="?", help="a built-in cell to describe; without it all are listed"
     )
-    verb.add_argument("--units", type=WHOLE, help="H, its units (128)")
+    verb.add_argument(
+        "--inputs",
+        type=INTEGER,
+        help="I, the input size for the counts of weights and operations (default: 128)",
+    )
+    verb.add_argument(
+        "--units", type=INTEGER, help="H, the hidden size for these counts (default: 128)"
+    )
     form = verb.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the same for machines")
+    form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument(
-        "--docs", type=PATH, metavar="FOLDER", help="write a page for each cell there"
+        "--docs", type=PATH, metavar="FOLDER", help="write a page for each cell to this folder"
     )
 
 
@@ -40,7 +46,7 @@ def _run_cells(given: argparse.Namespace) -> None:
         print(f"pages     {given.docs} ({len(write(CELLS.values(), given.docs))} files)")
         return
     sizes = {name: getattr(given, name) for name in ("inputs", "units")}
-    sizes = {name: 128 if size is None else whole(name, size) for name, size in sizes.items()}
+    sizes = {name: 128 if size is None else integer(name, size) for name, size in sizes.items()}
     if given.json:
         cells = list(CELLS.values()) if given.cell is None else [find(given.cell)]
         records = [
@@ -58,31 +64,31 @@ def _check_alone(option: str, **others: Any) -> None:
     for name, value in others.items():
         if value is not None:
             raise OptionError(
-                f"{option} writes every cell's page and takes no {name}, not {value!r}"
+                f"{option} writes a page for every cell, so {name}={value!r} has no effect: leave it out"
             )
 
 
 def _backends(cell: Cell, inputs: int, units: int) -> dict[str, str]:
-    """Each backend, in order of preference, and how it runs a plain layer of the cell here in
-    float32, or that it cannot and why."""
+    """For each backend, in order of preference, a description of how it runs a plain float32 layer of the
+    cell on this machine, or the reason why it cannot."""
     from gatewise.backends.contract import Spec
     from gatewise.backends.registry import BACKENDS
 
     spec = Spec(cell=cell, input_size=inputs, hidden_size=units)
-    told = {}
+    descriptions = {}
     for name in BACKENDS:
         backend = cast("Backend", import_module(f"gatewise.backends.{name}"))
         reason = backend.supports(spec)
-        told[name] = f"no: it {reason}" if reason else backend.describe(spec)
-    return told
+        descriptions[name] = f"no: it {reason}" if reason else backend.describe(spec)
+    return descriptions
 
 
 def add_equations(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.set_defaults(run=_run_equations)
-    verb.add_argument("cell", nargs="?", help="one of the built-in cells; all are listed without")
+    verb.add_argument("cell", nargs="?", help="a built-in cell; without it all are listed")
     form = verb.add_mutually_exclusive_group()
-    form.add_argument("--text", action="store_true", help="the text alone")
-    form.add_argument("--latex", action="store_true", help="the LaTeX alone")
+    form.add_argument("--text", action="store_true", help="print only the text")
+    form.add_argument("--latex", action="store_true", help="print only the LaTeX")
 
 
 def _run_equations(given: argparse.Namespace) -> None:

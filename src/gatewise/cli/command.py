@@ -1,4 +1,4 @@
-"""Runs one verb of the command line; its exit code and what is said of errors."""
+"""The main function of the command line: runs one verb, prints errors and returns the exit code."""
 
 from __future__ import annotations
 
@@ -16,34 +16,39 @@ from typing import Any, NamedTuple
 from gatewise.cli.parsing import Parser
 from gatewise.errors import GatewiseError, GatewiseWarning, out_of_memory
 
-_SHOWN = 400  # characters of a word that is shown whole
+_LONGEST_WORD = 400  # characters; a longer word of a message is shortened
 
 
 class Verb(NamedTuple):
-    """A verb: what it does in a few words, and the module whose ``add_NAME`` adds its arguments."""
+    """A verb: its help text, and the module whose function ``add_NAME`` adds its arguments."""
 
     help: str
     module: str
 
 
 VERBS = {
-    "fit": Verb("learn from data", "tasks"),
-    "tune": Verb("search the best options of a task", "tune"),
-    "predict": Verb("what a model makes of data", "tasks"),
-    "evaluate": Verb("score a model on data, beside simple baselines", "tasks"),
-    "tasks": Verb("the tasks that there are, and the data that each takes", "tasks"),
-    "demo": Verb("a forecast of an embedded real series", "tasks"),
-    "cells": Verb("the built-in cells: gates, weights, work and source", "cells"),
-    "equations": Verb("a cell's equations, in text and LaTeX", "cells"),
-    "bench": Verb("how fast the layers are here, beside their peers", "bench"),
+    "fit": Verb("train a model on data", "tasks"),
+    "tune": Verb("search for the best options of a task", "tune"),
+    "predict": Verb("apply a model to data", "tasks"),
+    "evaluate": Verb("score a model on data and compare it with simple baselines", "tasks"),
+    "tasks": Verb("list the tasks and the kinds of data that each accepts", "tasks"),
+    "demo": Verb("forecast a series that comes with the package", "tasks"),
+    "cells": Verb("describe the built-in cells: gates, weights, operations, source", "cells"),
+    "equations": Verb("print a cell's equations as text and LaTeX", "cells"),
+    "bench": Verb(
+        "measure the layers on this machine and compare them with other libraries", "bench"
+    ),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. 0: done; 1: whoever read the output has gone; 2: the user's input is at fault; 70: a
-    fault of gatewise's own. 2 and 70 come with a line on standard error."""
+    """Runs one verb and returns its exit code.
+
+    0: success. 1: the reader of the output has closed the pipe. 2: the input is not valid. 70: an internal
+    error. 2 and 70 come with a line on standard error.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # a terminal that lacks σ is shown \u03c3, not a traceback
+        # a terminal that cannot show σ gets \u03c3, not a traceback
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
@@ -58,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         _say(error)
         return 2
     except BrokenPipeError:
-        # whoever read our output has gone; give Python's own last flush nothing to fail on
+        # the reader has closed the pipe; Python flushes once more at exit, which must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -66,22 +71,22 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except Exception as error:
         if out_of_memory(error):
-            _say("the memory of this machine is not enough for this: make it smaller")
+            _say("there is not enough memory: give less data or smaller sizes")
             return 2
         if os.environ.get("GATEWISE_DEBUG"):
             raise
         _say(
-            f"a fault of gatewise's own, {type(error).__name__}: {error}. Please report it with what "
-            f"GATEWISE_DEBUG=1 in the environment shows"
+            f"an internal error, {type(error).__name__}: {error}. Please report it, with the output when "
+            f"GATEWISE_DEBUG=1 is set in the environment"
         )
         return 70
     return 0
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace:
-    """The arguments of the verb in ``argv``. The modules of other verbs are not loaded.
+    """The parsed arguments of the verb in ``argv``. The modules of other verbs are not imported.
 
-    A verb's parser may take what it does not know to its ``unknown``, and check it later.
+    A verb may set ``check_unknown``, a function that raises the error for unknown arguments.
     """
     parser = Parser(prog="gatewise", description="Recurrent networks whose gates are open.")
     parser.add_argument("--version", action="version", version=f"gatewise {version('gatewise')}")
@@ -105,13 +110,13 @@ def _refuse(parser: Parser, unknown: list[str]) -> None:
 
 
 def _say(what: object) -> None:
-    """One line on standard error; of what nobody could read, the beginning."""
-    words = (word if len(word) <= _SHOWN else f"{word[:40]}…" for word in str(what).split())
+    """Prints one line on standard error. Very long words are shortened."""
+    words = (w if len(w) <= _LONGEST_WORD else f"{w[:40]}…" for w in str(what).split())
     print("gatewise:", *words, file=sys.stderr)
 
 
 def _warn(other: Callable[..., None], message: Any, category: Any, *where: Any) -> None:
-    """A warning of ours as a line like all others."""
+    """Prints a warning of gatewise like an error; passes any other warning to ``other``."""
     if issubclass(category, GatewiseWarning):
         _say(message)
     else:

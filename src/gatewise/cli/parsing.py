@@ -1,4 +1,4 @@
-"""Arguments of the command line: values, flags derived from options, and the errors of both."""
+"""Parsing of the command line: conversion of values, flags derived from options, and error messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
-from gatewise.arguments import FLAG, Option, integer, path
+from gatewise.arguments import FLAG, Option, parse_integer, parse_path
 from gatewise.errors import OptionError, near
 
 _SHOWN = 40
@@ -16,7 +16,7 @@ _SHORT = {"learning_rate": "--lr"}
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in the sentence that all other errors have."""
+    """A parser that raises OptionError for invalid arguments, so that all errors are printed alike."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **{"allow_abbrev": False, **named})
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def as_kind(read: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
-    """What argparse makes a value of, and the sentence that refuses the others."""
+    """A ``type`` for argparse: converts with ``read``, and names what was ``expected`` if that fails."""
 
     def made(text: str) -> Any:
         try:
@@ -40,9 +40,9 @@ def as_kind(read: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
     return made
 
 
-WHOLE = as_kind(integer, "an integer below 2**63")
+INTEGER = as_kind(parse_integer, "an integer below 2**63")
 NUMBER = as_kind(float, "a number")
-PATH = as_kind(path, "a path")
+PATH = as_kind(parse_path, "a path")
 
 
 def add_options(
@@ -51,12 +51,12 @@ def add_options(
     required: Collection[str] = (),
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Add a flag for each option. What is not given is absent from the result, so that the defaults stand
-    in one place, the library.
+    """Adds a flag for each option. An option that is not given is absent from the result, so the default
+    is that of the library.
 
     Args:
-        required: options that must be given here, beside those without a default.
-        notes: what the help of an option begins with.
+        required: names of options that must be given, in addition to those without a default.
+        notes: texts before the help of an option, by name.
     """
     for name, option in options.items():
         flags = [flag_of(name), *([_SHORT[name]] if name in _SHORT else [])]
@@ -98,10 +98,10 @@ def check_known(
     unknown: list[str],
     others: Mapping[str, Collection[str]],
 ) -> None:
-    """Raise OptionError for arguments that no option takes.
+    """Raises OptionError for unknown arguments.
 
     Args:
-        others: each option of another task, and the tasks that have it.
+        others: the options of other tasks, with the tasks that have each, for the message.
     """
     flags = [flag for action in parser._actions for flag in action.option_strings]
     flag = unknown[0].partition("=")[0]

@@ -1,4 +1,4 @@
-"""The verbs of tasks: fit, predict, evaluate, tasks, demo. Their flags derive from the library's arguments."""
+"""The verbs fit, predict, evaluate, tasks and demo. Their flags derive from the library's arguments."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:
     parser.description = first_line(kind)
     groups = {
         "options of the task": kind.options(),
-        "parts of the data": options_of(kind.fit),
-        "the run": options_of(Run),
+        "split of the data": options_of(kind.fit),
+        "options of the run": options_of(Run),
     }
-    parser.add_argument("data", type=PATH, help="the data to learn from: a CSV or Parquet file")
+    parser.add_argument("data", type=PATH, help="the data to train on: a CSV or Parquet file")
     for title, options in groups.items():
-        required = ("out",) if title == "the run" else ()
+        required = ("out",) if title == "options of the run" else ()
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
     parser.set_defaults(
         run=partial(_run_fit, kind),
-        check_unknown=lambda unknown: check_known(parser, unknown, elsewhere(name)),
+        check_unknown=lambda unknown: check_known(parser, unknown, options_of_other_tasks(name)),
     )
 
 
-def elsewhere(name: str) -> dict[str, list[str]]:
-    """The options of other tasks' fits, and the tasks that have them."""
+def options_of_other_tasks(name: str) -> dict[str, list[str]]:
+    """The options of fit of the other tasks, and the tasks that have each."""
     found: dict[str, list[str]] = {}
     for other in TASKS:
         kind = task_of(other)
@@ -62,25 +62,25 @@ def elsewhere(name: str) -> dict[str, list[str]]:
 
 
 def _run_fit(kind: Any, given: argparse.Namespace) -> None:
-    from gatewise.train.folder import Claim, checkpoint_of
+    from gatewise.train.folder import FolderLock, checkpoint_of
     from gatewise.train.run import Run
 
     of_run = given_of(given, options_of(Run))
     of_run["quiet"] = of_run.get("quiet", False) or not sys.stderr.isatty()
     out = Path(of_run["out"])
-    claim = Claim(out)  # until the model and its report are written, too
-    run = Run(**of_run, claim=claim)
+    lock = FolderLock(out)  # held until the model and its report are written
+    run = Run(**of_run, lock=lock)
     parts = given_of(given, options_of(kind.fit))
     model = kind(**given_of(given, kind.options()))
     if run.resume and not checkpoint_of(out).exists():
-        print(f"no checkpoint in {out}: beginning", file=sys.stderr)
+        print(f"no checkpoint in {out}: the run starts from the beginning", file=sys.stderr)
     saved = run.resume and checkpoint_of(out).exists()
     try:
-        with claim:
+        with lock:
             model.fit(given.data, **parts, run=run)
             saved = True
-            if not claim.held:
-                return  # the first of this training's processes has it, and writes
+            if not lock.held:
+                return  # only the first process of a training run holds the lock and writes
             if run.resume and _is_saved(model, out):
                 print(f"the run in {out} is finished, and its model and report are complete")
                 return
@@ -88,15 +88,15 @@ def _run_fit(kind: Any, given: argparse.Namespace) -> None:
     except KeyboardInterrupt as stopped:
         if not getattr(stopped, "__notes__", []):
             stopped.add_note(
-                "stopped outside of the training: the same fit with --resume goes on from its checkpoint"
+                "stopped outside of the training: the same fit with --resume continues from its checkpoint"
                 if saved
-                else "stopped before the training: nothing of this run is saved yet"
+                else "stopped before the training: this run has no checkpoint yet"
             )
         raise
 
 
 def _is_saved(model: Any, out: Path) -> bool:
-    """Whether this very model is saved there with its report, which is written last."""
+    """Whether the folder has exactly this model and a report. The report is written last."""
     import torch
 
     from gatewise.tasks.saved import load
@@ -117,14 +117,14 @@ def _is_saved(model: Any, out: Path) -> bool:
 
 
 def finish(model: Any, data: Any, test: Any, out: Path) -> None:
-    """Save the model and its report, and say what they are."""
-    (out / "report.html").unlink(missing_ok=True)  # an earlier model's, if any
+    """Writes the model and its report, and prints their paths and the scores."""
+    (out / "report.html").unlink(missing_ok=True)  # the report of an earlier model
     model.save(out)
     print(f"model     {out}")
     evaluation = model.evaluate_held_out(data, test)
     print(f"report    {model.report(data, evaluation, out)}")
     if evaluation is not None:
-        print("\nheld out, ", end="")
+        print("\nTest part, ", end="")
         _print(evaluation)
 
 
@@ -155,7 +155,7 @@ def add_evaluate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 
 
 def _add_method(verb: argparse.ArgumentParser, method: str) -> None:
-    """Flags for the options of all tasks' methods of this name; which task it is, the model says."""
+    """Adds flags for the options that ``method`` has in any task, because the model's task is not known yet."""
     every: dict[str, Option] = {}
     having: dict[str, list[str]] = {}
     for task in TASKS:
@@ -171,7 +171,7 @@ def _add_method(verb: argparse.ArgumentParser, method: str) -> None:
 
 
 def _model_and_options(given: argparse.Namespace, method: str) -> tuple[Any, dict[str, Any]]:
-    """The model in the folder, and the options that were given for its method."""
+    """The model in the folder, and the given options, which its method must have."""
     from gatewise.tasks.saved import load
 
     model = load(given.model)
@@ -180,8 +180,8 @@ def _model_and_options(given: argparse.Namespace, method: str) -> tuple[Any, dic
     for name in options:
         if name not in own:
             raise OptionError(
-                f"{flag_of(name)} is no option of the task {model.name!r}, of which '{given.model}' holds "
-                f"a model"
+                f"{flag_of(name)} is not an option of the task {model.name!r}, to which the model in "
+                f"'{given.model}' belongs: leave it out"
             )
     return model, options
 
@@ -202,10 +202,10 @@ def _paths(options: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def _check_not_read(out: Path, sources: Mapping[str, Path]) -> None:
-    """Raise OptionError where ``out`` is one of the files that are read."""
+    """Raises OptionError if ``out`` is one of the input files."""
     for what, source in sources.items():
         if out.exists() and source.exists() and out.samefile(source):
-            raise OptionError(f"--out is the file of {what}, {source}: give another one")
+            raise OptionError(f"--out is the same file as {what}, {source}: give another file")
 
 
 def _run_evaluate(given: argparse.Namespace) -> None:
@@ -249,22 +249,22 @@ def add_demo(verb: argparse.ArgumentParser, argv: list[str]) -> None:
         "--out",
         type=PATH,
         default=Path("runs/demo"),
-        help="folder for what it writes (default: runs/demo)",
+        help="output folder (default: runs/demo)",
     )
 
 
 def _run_demo(given: argparse.Namespace) -> None:
     from gatewise.data.output import write_table
     from gatewise.tasks.forecast.forecaster import Forecaster
-    from gatewise.train.folder import Claim
+    from gatewise.train.folder import FolderLock
     from gatewise.train.run import Run
 
     print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
     with (
         as_file(files("gatewise.data") / "examples" / "co2.csv") as data,
-        Claim(given.out) as claim,
+        FolderLock(given.out) as lock,
     ):
-        claim.take()
+        lock.acquire()
         forecaster = Forecaster(52, "co2", "date", conformal=True)
         forecaster.fit(data, run=Run(quiet=not sys.stderr.isatty()))
         finish(forecaster, data, None, given.out)

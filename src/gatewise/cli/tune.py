@@ -12,7 +12,7 @@ from typing import Any
 
 from gatewise.arguments import FLAG, Option, options_of
 from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
-from gatewise.cli.tasks import elsewhere, finish, first_line
+from gatewise.cli.tasks import finish, first_line, options_of_other_tasks
 from gatewise.errors import OptionError
 from gatewise.tasks.registry import TASKS, task_of
 
@@ -50,7 +50,7 @@ def _add_task(parser: argparse.ArgumentParser, name: str) -> None:
         parser.epilog = f"Searched if not given: {' '.join(ranges)}"
     parser.set_defaults(
         run=partial(_run_tune, kind),
-        check_unknown=lambda unknown: check_known(parser, unknown, elsewhere(name)),
+        check_unknown=lambda unknown: check_known(parser, unknown, options_of_other_tasks(name)),
     )
 
 
@@ -61,7 +61,7 @@ def _run_options() -> dict[str, Option]:
 
 
 def _run_tune(kind: Any, given: argparse.Namespace) -> None:
-    from gatewise.train.folder import Claim
+    from gatewise.train.folder import FolderLock
     from gatewise.train.run import Run
     from gatewise.tuning.page import write
     from gatewise.tuning.tune import tune
@@ -70,15 +70,15 @@ def _run_tune(kind: Any, given: argparse.Namespace) -> None:
     after_trial = None if of_run.get("quiet") else _say
     of_run["quiet"] = True  # a line for each trial, no progress bar
     out = Path(of_run["out"])
-    claim = Claim(out)  # until the model and its report are written, too
+    lock = FolderLock(out)  # until the model and its report are written, too
     own = given_of(given, kind.options())
     of_search = given_of(given, options_of(tune))
     of_search["search"] = [*of_search.get("search", ()), *_fixed(kind, own, of_search)]
-    with claim:
+    with lock:
         tuned = tune(
             kind(**own),
             given.data,
-            run=Run(**of_run, claim=claim),
+            run=Run(**of_run, lock=lock),
             after_trial=after_trial,
             **of_search,
         )

@@ -1,4 +1,4 @@
-"""Readers: tables of a user as checked series on a regular grid of steps."""
+"""Reading of data: tables, files and arrays become checked series and sequences."""
 
 from gatewise.data.panel import Panel
 from gatewise.data.table import Table, load

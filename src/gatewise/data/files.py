@@ -58,7 +58,7 @@ def read(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
 
 
 def twice(names: Iterable[object]) -> str:
-    """The text of messages about the most frequent of ``names``."""
+    """The text of a message about a repeated column name, the most frequent of ``names``."""
     name, count = Counter(names).most_common(1)[0]
     return f"{count} columns named {name!r}; names must be unique"
 
@@ -72,7 +72,7 @@ def _reader(path: Path) -> Callable[[Path, Names, Names], tuple[Any, int]]:
     ending = next((end for end in _READERS if path.name.lower().endswith(end)), None)
     if ending is None:
         raise DataError(
-            f"{path} has an unknown kind '{path.suffix}': a table is one of {', '.join(_READERS)}"
+            f"{path} has an unknown file type '{path.suffix}': give a file of type {', '.join(_READERS)}"
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty")
@@ -99,7 +99,7 @@ def _read_parquet(path: Path, text: Names, labels: Names) -> tuple[Any, int]:
         return table, 0
     try:
         return pl.from_arrow(table), 0
-    except pl.exceptions.ComputeError:  # another type that polars has not, such as list_view
+    except pl.exceptions.ComputeError:  # another type that polars does not have, such as list_view
         return table, 0
 
 
@@ -170,8 +170,8 @@ def _check_last_line(path: Path, separator: str, columns: int) -> None:
     fields = last.count(separator) + 1
     if fields < columns:
         raise DataError(
-            f"{path} is cut off: its last line, {last[:_SHOWN_TEXT]!r}, has {fields} of "
-            f"{columns} columns"
+            f"{path} is truncated: its last line, {last[:_SHOWN_TEXT]!r}, has {fields} of {columns} "
+            f"columns. Copy the file again"
         )
 
 

@@ -91,7 +91,7 @@ def spelled(freq: Any) -> str:
     if isinstance(name := getattr(freq, "freqstr", None), str):
         return _of_kwds(freq) if name.startswith("<") else name
     raise OptionError(
-        f"freq={freq!r} is no frequency: give a text such as '15min', an offset of pandas or a timedelta"
+        f"freq={freq!r} is not a frequency: give a text such as '15min', a pandas offset or a timedelta"
     )
 
 
@@ -123,7 +123,7 @@ def _of_kwds(freq: Any) -> str:
 
 def _of_nanoseconds(freq: Any, nanoseconds: int) -> str:
     if nanoseconds < 1:
-        raise OptionError(f"freq={freq!r} is no step forward: give a length above 0")
+        raise OptionError(f"freq={freq!r} must be a positive time step")
     unit = next(name for name in reversed(FIXED_NS) if nanoseconds % FIXED_NS[name] == 0)
     return f"{nanoseconds // FIXED_NS[unit]}{unit}"
 
@@ -147,7 +147,7 @@ def read(freq: Any) -> Frequency:
         raise OptionError(_no_frequency(text, unit))
     limit = {"ns": _LONGEST_NS, "M": _LONGEST_MONTHS, "B": 100 * 261}.get(found.unit, 2**62)
     if found.count > limit:
-        raise OptionError(f"freq={text!r} is too long a step: give one of at most 100 years")
+        raise OptionError(f"freq={text!r} is too long: give a step of at most 100 years")
     return found
 
 
@@ -199,6 +199,6 @@ def _summed(text: str, whole: str) -> Frequency:
 def _no_frequency(freq: str, unit: str = "") -> str:
     hint = near(unit, [*FIXED_NS, "B", "bh", *_MONTHLY]) if unit else ""
     return (
-        f"freq={freq!r} is no frequency{hint}: give a count and one of {_ACCEPTED}, such as 15min, "
-        f"or a name of pandas such as W-SUN, QE-DEC, BYE or WOM-3FRI"
+        f"freq={freq!r} is not a frequency{hint}: give a number and one of {_ACCEPTED}, such as 15min, "
+        f"or a pandas name such as W-SUN, QE-DEC, BYE or WOM-3FRI"
     )

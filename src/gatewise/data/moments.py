@@ -1,4 +1,4 @@
-"""Mean, deviation and range of rows of values with missing values, and detection of mere rounding."""
+"""Mean, standard deviation and range of rows with missing values, and detection of rounding errors."""
 
 from __future__ import annotations
 

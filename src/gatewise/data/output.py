@@ -1,4 +1,4 @@
-"""Tables that are written: a table of columns, and its file."""
+"""Output tables: made from columns, and written to files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gatewise.atomic import write_atomically
 from gatewise.errors import OptionError, need
-from gatewise.whole import write_whole
 
 
 def table_like(columns: Mapping[str, Any], like: Any) -> Any:
-    """Columns as a table of the kind of ``like``: of pandas or pyarrow where that is one, else of polars."""
+    """The columns as a table of the same library as ``like`` if that is pandas or pyarrow, else of polars."""
     kind = type(like).__module__.partition(".")[0]
     if kind == "pandas":
         return need("pandas", "tasks").DataFrame(dict(columns))
@@ -22,19 +22,21 @@ def table_like(columns: Mapping[str, Any], like: Any) -> Any:
 
 
 def check_table_name(path: Path) -> None:
-    """Raise OptionError where a table cannot be written to a file of this name."""
+    """Raises OptionError unless ``path`` ends in .csv or .parquet."""
     if path.suffix not in (".csv", ".parquet"):
-        raise OptionError(f"the table's file must end in .csv or .parquet, not '{path.name}'")
+        raise OptionError(
+            f"the name of the output file must end in .csv or .parquet, not '{path.name}'"
+        )
 
 
 def write_table(table: Any, path: Path) -> None:
-    """Write a polars table whole to a .csv or .parquet file.
+    """Writes a polars table to a .csv or .parquet file, which is replaced atomically.
 
     Raises:
-        OptionError: the name ends in something else.
-        ModelFileError: it cannot be written there; what was there stays.
+        OptionError: the name has another ending.
+        ModelFileError: the file cannot be written. A file that is already there is not changed.
     """
     check_table_name(path)
     buffer = io.BytesIO()
     {".csv": table.write_csv, ".parquet": table.write_parquet}[path.suffix](buffer)
-    write_whole(path.parent, {path.name: buffer.getvalue()})
+    write_atomically(path.parent, {path.name: buffer.getvalue()})

@@ -117,8 +117,8 @@ class Panel:
             time = _index_of(table, roles)
             if time is None and time_format is not None:
                 raise OptionError(
-                    f"time_format={time_format!r} has no times to read: name their column with time, or "
-                    f"give a table whose index is written so"
+                    f"time_format={time_format!r} needs a column of times: name it with time=, or give a "
+                    f"table whose index has times in this format"
                 )
         table.check(column for columns in roles.values() for column in columns)
         rows = _group(table, series)
@@ -183,12 +183,12 @@ class Panel:
                 what = "has one row"
             elif not np.isnan(least[s]):
                 what = f"is {least[s]:g} in every row" + (
-                    "" if least[s] == most[s] else ", but for rounding"
+                    "" if least[s] == most[s] else ", apart from rounding"
                 )
-            others = f" ({len(still)} series are like that)" if len(still) > 1 else ""
+            others = f" ({len(still)} series are like this)" if len(still) > 1 else ""
             raise DataError(
-                f"{self._called(s)}target {column!r} {what}: there is nothing to learn{others}; "
-                "leave it out"
+                f"{self._called(s)}target {column!r} {what}, so there is nothing to learn{others}: "
+                "leave the series out"
             )
 
     def _varies(self, values: Floats, s: int) -> bool:
@@ -259,7 +259,9 @@ class Panel:
             missing = np.isnan(given)
             if missing.any():
                 where = rows.where(int(missing.argmax()))
-                raise DataError(f"future column {column!r}, {where}: there is no value")
+                raise DataError(
+                    f"future column {column!r}, {where}: the value is missing; give a value for each step"
+                )
             values[index, owner * horizon + ahead] = given
         return values
 
@@ -270,12 +272,12 @@ class Panel:
         if strange:
             hint = near(strange[0], self.names)
             raise DataError(
-                f"the future table has series {strange[0]!r}{hint}, which the data lacks"
+                f"the future table has series {strange[0]!r}{hint}, which is not in the data: leave it out"
             )
         absent = sorted(set(self.names) - set(rows.names), key=index.__getitem__)
         if absent:
             shown = some(map(repr, absent), _SHOWN_SERIES)
-            raise DataError(f"the future table lacks series {shown}")
+            raise DataError(f"the future table lacks series {shown}: it must have every series")
         owners = np.array([index[name] for name in rows.names], dtype=np.int64)
         return np.repeat(owners, rows.lengths)
 
@@ -286,8 +288,8 @@ class Panel:
             asked = self._span(owner[index], 0, horizon - 1)
             given = self._span(owner[index], ahead[index], ahead[index])
             raise DataError(
-                f"the future table, {rows.where(index)}: {given} is outside the {horizon} steps "
-                f"after the data's end, {asked}"
+                f"the future table, {rows.where(index)}: {given} is not one of the {horizon} steps after "
+                f"the end of the data, {asked}"
             )
         times_given = np.bincount(owner * horizon + ahead, minlength=len(self.names) * horizon)
         wrong = np.flatnonzero(times_given != 1)
@@ -295,8 +297,8 @@ class Panel:
             s, step = divmod(int(wrong[0]), horizon)
             what = "lacks" if times_given[wrong[0]] == 0 else "has twice"
             raise DataError(
-                f"the future table {what} {self._called(s)}{self._span(s, step, step)}; it must "
-                f"have each of the {horizon} steps {self._span(s, 0, horizon - 1)} once"
+                f"the future table {what} {self._called(s)}{self._span(s, step, step)}: give each of "
+                f"the {horizon} steps {self._span(s, 0, horizon - 1)} once"
             )
 
     def _span(self, s: int, first: int, last: int) -> str:
@@ -395,7 +397,7 @@ def _grid(
         timeline = Timeline.parse(freq, values, found.zone)
     elif timeline is None:
         timeline = Timeline.infer(values, rows.offsets, names=rows.names, zone=found.zone)
-        hint = f"; {timeline.name} is the most common step, and freq can name another"
+        hint = f"; {timeline.name} is the most common step; give freq= if the step is another"
     return timeline, _steps(rows, values, timeline, hint + _in_utc(found))
 
 
@@ -405,17 +407,19 @@ def _in_utc(found: Times) -> str:
         return ""
     offsets = " and ".join(offset.removeprefix("UTC") or "+00:00" for offset in found.mixed)
     return (
-        f"; the times have UTC offsets {offsets}, and are counted in UTC: for days by the clocks of a "
-        "place give a column in its time zone (a frame or Parquet), or local times without offsets"
+        f"; the times have the UTC offsets {offsets}, so they were converted to UTC. If days are local, give "
+        "a column with a time zone (in a data frame or Parquet file), or local times without offsets"
     )
 
 
 def _counted(rows: _Rows, freq: Any, timeline: Timeline | None) -> tuple[Timeline, Integer]:
     """The grid on which rows are steps, from 0 in each series."""
     if freq is not None and timeline is None:
-        raise OptionError(f"freq={freq!r} needs a time column: name it with time")
+        raise OptionError(f"freq={freq!r} needs a time column: name it with time=")
     if timeline is not None and timeline != Integers(every=1):
-        raise OptionError(f"the steps are {timeline.name}, which needs a time column: name it")
+        raise OptionError(
+            f"the model's time step is {timeline.name}, which needs a time column: name it with time="
+        )
     steps = np.arange(rows.offsets[-1]) - np.repeat(rows.offsets[:-1], rows.lengths)
     return Integers(every=1), steps
 
@@ -429,8 +433,8 @@ def _read_times(
     aware = found.zone is not None
     if timeline is not None and found.values.dtype.kind == "M" and aware != bool(timeline.zone):
         raise DataError(
-            f"column {column!r} has {'a' if aware else 'no'} time zone, and the data before it had "
-            f"{timeline.zone or 'none'}: bring both to the same"
+            f"column {column!r} has {'a' if aware else 'no'} time zone, but the time zone of the data of fit "
+            f"is {timeline.zone or 'none'}: convert the column to that"
         )
     return found
 
@@ -443,13 +447,15 @@ def _check_rising(rows: _Rows, values: NDArray[Any], zone: str | None) -> None:
     one, other = (show(values[index], zone) for index in (before, before + 1))
     where = rows.where(before + 1)
     if one == other:
-        raise DataError(f"{where}: the time {one} is there already, in {rows.row(before)}")
+        raise DataError(
+            f"{where}: the time {one} occurs twice, also in {rows.row(before)}: remove one of the rows"
+        )
     raise DataError(
-        f"{where}: {other} comes after {one} of {rows.row(before)}; sort the table by time"
+        f"{where}: {other} comes after {one} of {rows.row(before)}: sort the table by time"
         + (
             ""
             if rows.named
-            else ", or name the column of the series with series if it holds several"
+            else ", or name the column of series names with series= if it has several"
         )
     )
 
@@ -492,15 +498,19 @@ def _raise_gap(rows: _Rows, steps: Integer, timeline: Timeline, widest: bool = F
     index = int(leaps.argmax() if widest else (leaps > 1).argmax())
     before, after = (timeline.show(time) for time in timeline.times(steps[index : index + 2]))
     count = int(leaps[index]) - 1
-    said = (
+    gap = (
         f"{rows.where(index + 1)}: {count} step{'s are' if count > 1 else ' is'} missing between "
         f"{before} and {after} (the step is {timeline.name})"
     )
     if widest:
-        raise DataError(f"{said}: too many to take as missing values; is a time mistyped?")
+        raise DataError(
+            f"{gap}, too many to treat as missing values: check that the times are correct"
+        )
     total = int((leaps > 1).sum())
     others = f", the first of {total} gaps" if total > 1 else ""
-    raise DataError(f"{said}{others}; gaps='mask' (--gaps mask) takes them as missing values")
+    raise DataError(
+        f"{gap}{others}: give gaps='mask' (--gaps mask) to treat them as missing values"
+    )
 
 
 # ----------------------------------------------------------------------------------- columns
@@ -563,7 +573,7 @@ def _static_numbers(table: Table, rows: _Rows, column: str) -> Floats:
     missing = np.isnan(values)
     if missing.any():
         where = rows.where(int(missing.argmax()))
-        raise DataError(f"static column {column!r}, {where}: there is no value")
+        raise DataError(f"static column {column!r}, {where}: the value is missing")
     return _one_each(rows, values, column)
 
 
@@ -575,8 +585,8 @@ def _one_each(rows: _Rows, values: NDArray[Any], column: str) -> NDArray[Any]:
         index = int(other.argmax())
         begin = rows.row(int(rows.offsets[rows.series_of(index)]))
         raise DataError(
-            f"static column {column!r}, {rows.where(index)}: the value differs from "
-            f"that of {begin}; a static column has one value for each series"
+            f"static column {column!r}, {rows.where(index)}: the value differs from that of {begin}; a "
+            f"static column must be constant within a series"
         )
     return first
 
@@ -593,13 +603,13 @@ def _tuple(column: str | None) -> tuple[str, ...]:
 
 
 def _index_of(table: Table, roles: Mapping[str, tuple[str, ...]]) -> str | None:
-    """The column that was the index and holds the times, which no role was named for."""
+    """The column of times that was the index of a pandas frame, unless it has another role; else None."""
     taken = {column for columns in roles.values() for column in columns}
     left = [column for column in table.indexes if column not in taken]
     if len(left) > 1:
         raise DataError(
             f"the index of the table has several levels of times, {left[0]!r} and {left[1]!r}: name one "
-            "with time"
+            "with time="
         )
     return left[0] if left else None
 
@@ -607,12 +617,12 @@ def _index_of(table: Table, roles: Mapping[str, tuple[str, ...]]) -> str | None:
 def _check_roles(roles: Mapping[str, tuple[str, ...]], gaps: str) -> None:
     choice("gaps", gaps, ("error", "mask"))
     if not roles["target"]:
-        raise OptionError("target names no column: say what to forecast")
+        raise OptionError("target must name at least one column to forecast")
     taken: dict[str, str] = {}
     for role, columns in roles.items():
         for column in columns:
             if column in taken:
                 raise OptionError(
-                    f"column {column!r} is given twice: as {taken[column]} and as {role}"
+                    f"column {column!r} is given twice: as {taken[column]} and as {role}; give it one role"
                 )
             taken[column] = role

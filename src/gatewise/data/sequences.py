@@ -1,4 +1,4 @@
-"""Sequences of equal or unequal length as one array, its scale, and padded batches of it."""
+"""Sequences of any lengths in one array, their scale, and padded batches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Sequences:
-    """N sequences of I features, one after the other.
+    """N sequences of I features, concatenated along time.
 
     Attributes:
         values: ΣT×I.
-        starts: N + 1 rows of ``values``: where each sequence begins, and where the last one ends.
-        names: of the features, where the sequences came as frames.
+        starts: N + 1 row indices: sequence n has the rows ``starts[n]:starts[n + 1]`` of ``values``.
+        names: the names of the features, or None.
     """
 
     values: Array
@@ -32,10 +32,10 @@ class Sequences:
 
     @classmethod
     def stacked(cls, array: Array) -> Sequences:
-        """Of an array N×T×I.
+        """The sequences of an array N×T×I.
 
         Raises:
-            DataError: there are no steps.
+            DataError: T is 0.
         """
         count, steps, inputs = array.shape
         if not steps:
@@ -44,22 +44,22 @@ class Sequences:
 
     @classmethod
     def listed(cls, parts: Sequence[Array]) -> Sequences:
-        """Of N arrays T×I, or T where I is 1.
+        """The sequences of N arrays T×I, or T if I is 1.
 
         Raises:
-            DataError: an array is no sequence, or not as wide as the first; the message names it.
+            DataError: an array has no steps, the wrong number of features or no numbers. The message names it.
         """
         parts = [part[:, None] if part.ndim == 1 else part for part in parts]
         width = parts[0].shape[-1]
         for sample, part in enumerate(parts):
             if part.ndim != 2 or not len(part) or part.shape[1] != width:
                 raise DataError(
-                    f"sample {sample} of X has the shape {part.shape}; expected at least one step of "
-                    f"{width} features, as sample 0 has"
+                    f"sample {sample} of X has the shape {part.shape}; expected at least one step and "
+                    f"{width} features, as in sample 0"
                 )
             if part.dtype.kind not in "fiub":
                 raise DataError(
-                    f"sample {sample} of X holds {part.dtype}, expected numbers; give float arrays"
+                    f"sample {sample} of X has the dtype {part.dtype}, expected numbers: give float arrays"
                 )
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         return cls(np.concatenate(parts).astype(np.float64, copy=False), starts)
@@ -73,18 +73,18 @@ class Sequences:
         return int(self.values.shape[1])
 
     def chosen(self, which: Array) -> Sequences:
-        """Some of the sequences."""
+        """The sequences with the indices ``which``."""
         parts = [np.arange(self.starts[k], self.starts[k + 1]) for k in which]
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         return Sequences(self.values[np.concatenate(parts)], starts, self.names)
 
-    def beside(self, other: Sequences) -> Sequences:
-        """These sequences, then the others."""
+    def followed_by(self, other: Sequences) -> Sequences:
+        """These sequences, followed by the others."""
         starts = np.concatenate([self.starts, self.starts[-1] + other.starts[1:]])
         return Sequences(np.concatenate([self.values, other.values]), starts, self.names)
 
     def rows(self, sample: int) -> slice:
-        """The rows of ``values`` that are a sample's."""
+        """The rows of ``values`` of one sequence."""
         return slice(int(self.starts[sample]), int(self.starts[sample + 1]))
 
     @property
@@ -92,10 +92,10 @@ class Sequences:
         return np.diff(self.starts)
 
     def check_values(self, missing: str) -> None:
-        """That all are finite, or NaN where ``missing`` is "mask".
+        """Checks that all values are finite; NaN is allowed if ``missing`` is "mask".
 
         Raises:
-            DataError: one is not; the message has its place.
+            DataError: a value is not valid. The message names its place.
         """
         wrong = ~np.isfinite(self.values) if missing == "error" else np.isinf(self.values)
         if not wrong.any():
@@ -106,32 +106,34 @@ class Sequences:
         at = f"at sample {sample}, step {step}, feature {feature}"
         if np.isnan(self.values[row, feature]):
             raise DataError(
-                f"X holds NaN {at}; fill what is missing, or give missing='mask' to have the network "
-                f"told where it is"
+                f"X holds NaN {at}: fill missing values, or give missing='mask', with which the network is "
+                f"told which values are missing"
             )
         raise DataError(f"X holds {self.values[row, feature]} (inf) {at}; expected finite numbers")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Location and spread of each column."""
+    """Mean (``location``) and standard deviation (``spread``) of each column."""
 
     location: Array
     spread: Array
 
     @classmethod
     def of(cls, values: Array, weights: Array) -> Scale:
-        """The weighted mean and deviation of R×C ``values`` where they are known; 0 and 1 for a column
-        that is never known, and a spread of 1 for one that does not vary but for rounding.
+        """The scale of R×C ``values`` with R weights. NaN is ignored.
+
+        A column without values has the location 0 and the spread 1. A column that is constant apart from
+        rounding has the spread 1.
 
         Raises:
-            DataError: the values are too large to be squared.
+            DataError: the square of a value overflows.
         """
         values = np.where(weights[:, None] > 0, values, np.nan)
         known = ~np.isnan(values)
         share = weights[:, None] * known
         share /= np.maximum(share.sum(0), np.finfo(float).tiny)
-        # from a value of the column, so that the sums of a constant one are exact
+        # relative to one value of the column, so that sums are exact for a constant column
         first = np.nan_to_num(np.take_along_axis(values, known.argmax(0)[None], 0)[0])
         with np.errstate(over="ignore", invalid="ignore"):
             apart = np.where(known, values - first, 0.0)
@@ -140,14 +142,14 @@ class Scale:
             location = first + middle
         if not np.isfinite(spread).all():
             column = int(np.argmin(np.isfinite(spread)))
-            raise DataError(f"column {column} holds numbers too large to compute with; rescale it")
+            raise DataError(f"column {column} holds numbers whose squares overflow: rescale it")
         return cls(location, np.where(spread > rounding(values, axis=0), spread, 1.0))
 
     def applied(self, values: Array) -> Array:
-        """The values in units of the scale.
+        """The scaled values, in float32.
 
         Raises:
-            DataError: one is too large for the network's single precision.
+            DataError: a scaled value overflows float32.
         """
         with np.errstate(over="ignore"):
             scaled: Array = ((values - self.location) / self.spread).astype(np.float32)
@@ -155,20 +157,20 @@ class Scale:
         if large.any():
             row, column = np.argwhere(large)[0]
             raise DataError(
-                f"feature {column} holds {values[row, column]:g}, too large to compute with beside the "
-                f"training part's spread of {self.spread[column]:g}; is it in another unit?"
+                f"feature {column} holds {values[row, column]:g}, too large relative to its standard "
+                f"deviation of {self.spread[column]:g} in the training part: check its unit"
             )
         return scaled
 
 
 def masked(values: Array) -> Array:
-    """R×2I: the values, 0 where one is missing, and beside them 1 where it is, else 0."""
+    """R×2I: the values with 0 in place of NaN, then I indicators that are 1 where a value is missing."""
     gone = np.isnan(values)
     return np.concatenate([np.where(gone, np.float32(0), values), gone.astype(np.float32)], 1)
 
 
 def padded(values: Array, starts: Array, chosen: Array) -> tuple[Tensor, Tensor | None]:
-    """B×T×I: the chosen sequences with zeros behind them, and their lengths unless all are T."""
+    """B×T×I: the chosen sequences, padded with zeros at the end, and their lengths (None if all are T)."""
     begin, lengths = starts[chosen], starts[chosen + 1] - starts[chosen]
     steps = np.arange(lengths.max())
     inside = steps < lengths[:, None]

@@ -25,15 +25,13 @@ _NAIVE = _DATES + tuple(f"%Y-%m-%d{gap}{clock}" for gap in "T " for clock in _CL
 _AWARE = tuple(f"{form}{space}%#z" for form in _NAIVE[len(_DATES) :] for space in ("", " "))
 _OFFSET_AT_END = r"(Z|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
 
-# How dates are written as whole numbers, by their number of digits; None where strptime has no format.
+# How dates are written as integers, by their number of digits; None where strptime has no format.
 _DIGITS = {
     **{6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"},
     **{5: "a year and a quarter", 7: "%Y%j"},
 }
 _YEARS = range(1800, 2200)
-_LARGEST = (
-    2**61
-)  # of a whole number that is a time, so that differences and later steps fit 64 bits
+_LARGEST = 2**61  # of an integer that is a time, so that differences and later steps fit 64 bits
 _EXACT = 2**53  # the largest float below which all integers are exact
 _FIRST, _LAST = np.datetime64("0001-01-02", "D"), np.datetime64("9999-12-30", "D")
 _YEAR_OF_FORMAT = ("%Y", "%y", "%G", "%c", "%x", "%F", "%D", "%s", "%C")
@@ -92,10 +90,12 @@ def read(series: nw.Series[Any], time_format: str | None, plain: bool) -> Times:
             if not plain:
                 _check_no_dates(values)
             return Times(values)
-        width = _width(time_format)  # a whole number has lost the zero before 1022024
+        width = _width(time_format)  # an integer has lost the zero before 1022024
         return _parse([str(value).zfill(width) for value in values.tolist()], time_format)
     if kind not in (nw.String, nw.Categorical, nw.Enum, nw.Object, nw.Unknown):
-        raise BadTimeError(None, f"holds {type_of(series)}; times are stamps, integers or texts")
+        raise BadTimeError(
+            None, f"holds {type_of(series)}; times must be timestamps, integers or texts"
+        )
     if kind in (nw.Object, nw.Unknown):
         return _of_objects(series.to_list(), time_format, plain)
     return _parse(texts_of(series), time_format)
@@ -139,8 +139,8 @@ def _of_zoned_pandas(native: Any, tz: dt.tzinfo) -> Times:
 def _unknown_zone(zone: object) -> BadTimeError:
     return BadTimeError(
         None,
-        f"has the time zone {zone!r}, which is none of the IANA database by its name and clocks: give "
-        "one of those, as by .dt.tz_convert('Europe/Berlin') of pandas",
+        f"has the time zone {zone!r}, which is not in the IANA database: convert the column to a zone of "
+        "that database, for example with pandas' .dt.tz_convert('Europe/Berlin')",
     )
 
 
@@ -164,8 +164,8 @@ def _of_objects(values: Sequence[Any], time_format: str | None, plain: bool) -> 
             index = aware.index(not aware[0])
             raise BadTimeError(
                 index,
-                f"{values[index]} has {'a' if aware[index] else 'no'} time zone, "
-                "unlike those before it",
+                f"{values[index]} has {'a' if aware[index] else 'no'} time zone, unlike the times before it; "
+                f"give all times or none a time zone",
             )
         utc = [value.astimezone(dt.UTC).replace(tzinfo=None) for value in values]
         return _zoned(_to_stamps(np.array([_to_datetime64(stamp) for stamp in utc])), values)
@@ -216,7 +216,7 @@ def _in_offsets(utc: NDArray[Any], offsets: set[str]) -> Times:
     return Times(utc, "UTC", mixed=tuple(sorted(offsets)[:2]))
 
 
-# ------------------------------------------------------------------------------ whole numbers
+# ------------------------------------------------------------------------------ integers
 
 
 def _to_integers(series: nw.Series[Any]) -> NDArray[np.int64]:
@@ -230,7 +230,7 @@ def _to_integers(series: nw.Series[Any]) -> NDArray[np.int64]:
         if broken.any():
             index = broken.argmax()
             raise BadTimeError(
-                index, f"{values[index]} is not a time; times are stamps or whole numbers"
+                index, f"{values[index]} is not a time; times must be timestamps or integers"
             )
         return values.astype(np.int64)
     outside = values > _LARGEST
@@ -239,7 +239,7 @@ def _to_integers(series: nw.Series[Any]) -> NDArray[np.int64]:
     if outside.any():
         index = outside.argmax()
         raise BadTimeError(
-            index, f"{values[index]} is too large for a time; whole numbers reach 2**61"
+            index, f"{values[index]} is too large for a time; integers must be at most 2**61"
         )
     return values.astype(np.int64, copy=False)
 
@@ -247,7 +247,9 @@ def _to_integers(series: nw.Series[Any]) -> NDArray[np.int64]:
 def _from_decimals(values: NDArray[Any]) -> NDArray[Any]:
     for index, value in enumerate(values):
         if value != int(value) or abs(value) > _LARGEST:
-            raise BadTimeError(index, f"{value} is not a time; times are stamps or whole numbers")
+            raise BadTimeError(
+                index, f"{value} is not a time; times must be timestamps or integers"
+            )
     return np.array([int(value) for value in values], dtype=np.int64)
 
 
@@ -265,9 +267,9 @@ def _check_no_dates(values: NDArray[np.int64]) -> None:
     advice = (
         f"give time_format={form!r} (--time-format {form})"
         if form.startswith("%")
-        else "write dates, such as that of its first day"
+        else "give dates, such as the first day of each period"
     )
-    raise BadTimeError(0, f"{shown}: {advice}, or freq='1' where these are mere numbers")
+    raise BadTimeError(0, f"{shown}: {advice}, or freq='1' if they are plain integers")
 
 
 def _date_format(values: NDArray[np.int64]) -> str | None:
@@ -279,7 +281,7 @@ def _date_format(values: NDArray[np.int64]) -> str | None:
     years, rest = np.divmod(values, 10 ** (digits - 4))
     if not ((years >= _YEARS.start) & (years < _YEARS.stop)).all():
         return None
-    # whole numbers in a row would leave the calendar at a year's end
+    # integers in a row would leave the calendar at a year's end
     several = bool((years != years[0]).any())
     if digits == 5:
         return _DIGITS[5] if several and ((rest >= 1) & (rest <= 4)).all() else None
@@ -408,11 +410,11 @@ def _tried(texts: pl.Series, form: str) -> pl.Series:
 def check_format(form: Any) -> None:
     """Raises OptionError where ``form`` is not text, or does not determine a date."""
     if not isinstance(form, str) or not any(year in form for year in _YEAR_OF_FORMAT):
-        raise OptionError(
-            f"time_format={form!r} is no format of a date: it has no year, such as %Y"
-        )
+        raise OptionError(f"time_format={form!r} is not a date format: it needs a year, such as %Y")
     if "%Z" in form:
-        raise OptionError(f"time_format={form!r}: names of zones are ambiguous; %z reads offsets")
+        raise OptionError(
+            f"time_format={form!r}: names of time zones (%Z) are ambiguous; give offsets and %z"
+        )
 
 
 def _by_format(texts: pl.Series, form: str) -> Times:
@@ -438,7 +440,7 @@ def _by_polars(texts: pl.Series, form: str) -> pl.Series:
     except pl.exceptions.PolarsError:
         found = _nothing(len(texts))
     if found.null_count() == len(found) and not _known_to_python(form):
-        raise OptionError(f"time_format={form!r} is no format of datetime.strptime")
+        raise OptionError(f"time_format={form!r} is not a format of datetime.strptime")
     return found
 
 
@@ -456,7 +458,7 @@ def _by_python(texts: list[str], form: str) -> tuple[pl.Series, set[str]]:
 
     known = _known_to_python(form)
     if not known and "%z" in form:
-        raise OptionError(f"time_format={form!r} is no format of datetime.strptime")
+        raise OptionError(f"time_format={form!r} is not a format of datetime.strptime")
     stamps: list[dt.datetime | None] = []
     offsets = set()
     for text in texts:
@@ -486,7 +488,7 @@ def _check_parsed(texts: pl.Series, values: pl.Series, form: str | None) -> None
         spelled = None if digits.null_count() else _date_format(digits.to_numpy())
         known = spelled if spelled and spelled.startswith("%") else "%d/%m/%Y"
         wanted = (
-            "is not a time: write 2024-01-31 or 2024-01-31 17:30, or give time_format (--time-format), "
+            "is not a time: write 2024-01-31 or 2024-01-31 17:30, or give time_format= (--time-format), "
             f"such as {known!r}"
         )
     raise BadTimeError(index, f"{clip(text)} {wanted}")

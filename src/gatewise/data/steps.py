@@ -48,7 +48,7 @@ def common_step(
         else:
             vague[step] += stop - start
     if not rows and not vague:
-        raise DataError("no series has two rows to infer the frequency from: give freq")
+        raise DataError("no series has two rows, so the time step cannot be inferred: give freq=")
     if len(rows) > 1:
         said = []
         for step, _ in rows.most_common(2):
@@ -56,8 +56,8 @@ def common_step(
             name = names[s] if names is not None else s
             said.append(f"series {name!r} has a row every {named(step)}")
         raise DataError(
-            f"the series differ in frequency: {said[0]}, {said[1]}. Forecast them apart, or bring "
-            "them to one step; freq with gaps='mask' takes the rows between as missing"
+            f"the series differ in frequency: {said[0]}, {said[1]}. Forecast them separately, or resample "
+            "them to one step; freq= with gaps='mask' treats the rows between as missing values"
         )
     return (rows or vague).most_common(1)[0][0]
 

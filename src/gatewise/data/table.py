@@ -108,7 +108,7 @@ def load(
     else:
         table = _given(source, time_format)
     if table.frame.shape[0] == 0:
-        raise DataError(f"{table.name} has no rows")
+        raise DataError(f"{table.name} has no rows; it needs at least one")
     return table
 
 
@@ -136,7 +136,7 @@ def _given(source: Any, time_format: str | None) -> Table:
     if isinstance(source, Mapping):
         return Table(_wrap(_from_arrays(source)))
     if type(source).__name__ == "LazyFrame":
-        raise DataError("a LazyFrame holds no data yet: give its .collect()")
+        raise DataError("a LazyFrame has no data yet: call its .collect() and give the result")
     native = source.to_native() if hasattr(source, "to_native") else source
     if not (
         hasattr(native, "index") and hasattr(native, "columns") and hasattr(native, "set_axis")
@@ -168,7 +168,9 @@ def _with_index(frame: Any, time_format: str | None) -> tuple[Any, tuple[str, ..
         label = _INDEX if name is None else name
         if name_of(label) in taken:
             if holds and name is not None:
-                raise DataError(f"the table has {name!r} as a column and as its index: rename one")
+                raise DataError(
+                    f"the table has both a column and an index named {name!r}: rename one"
+                )
             continue
         levels[label] = values
         times += [name_of(label)] * holds
@@ -277,7 +279,7 @@ def _to_column(name: str, values: Any) -> pl.Series:
     if array.dtype.kind == "M" and np.datetime_data(array.dtype)[0] not in ("ms", "us", "ns"):
         days = array.astype("datetime64[D]").astype(np.int64)
         if (np.abs(days) > 4_000_000)[~np.isnat(array)].any():
-            raise DataError(f"column {name!r} has a time that is beyond the year 9999")
+            raise DataError(f"column {name!r} has a time after the year 9999, which cannot be read")
         array = array.astype("datetime64[us]")  # polars knows only those and days
     if array.dtype.kind == "S":
         array = array.astype(object)
@@ -307,13 +309,15 @@ def numbers(table: Table, column: str) -> NDArray[np.float64]:
     infinite = np.isinf(values)
     if infinite.any():
         where = table.place(infinite.argmax())
-        raise DataError(f"column {column!r}, {where}: the value is infinite")
+        raise DataError(
+            f"column {column!r}, {where}: the value is infinite; it must be finite or missing"
+        )
     large = np.abs(values) > _LARGEST
     if large.any():
         where = table.place(large.argmax())
         raise DataError(
-            f"column {column!r}, {where}: {values[large.argmax()]:g} is too large to compute with (its "
-            f"square is); bring the column to another unit, with numbers below {_LARGEST:g}"
+            f"column {column!r}, {where}: {values[large.argmax()]:g} is too large, because its square "
+            f"overflows: convert the column to a unit with numbers below {_LARGEST:g}"
         )
     return values
 
@@ -333,7 +337,7 @@ def _to_floats(table: Table, column: str) -> NDArray[np.float64]:
     if type_of(series).startswith("decimal"):  # of 32, 64 or 256 bits, which narwhals has not
         return _from_decimals(series.to_native())
     if kind not in (nw.String, nw.Categorical, nw.Enum, nw.Object):
-        raise DataError(f"column {column!r} holds {type_of(series)}, not numbers")
+        raise DataError(f"column {column!r} holds {type_of(series)}; it must hold numbers")
     return _parse_numbers(table, column)
 
 
@@ -374,7 +378,7 @@ def categories(
     if not (kind.is_integer() or kind in (nw.Boolean, nw.String, nw.Categorical, nw.Enum)):
         if kind not in (nw.Object, nw.Binary):
             raise DataError(
-                f"column {column!r} holds {type_of(series)}; labels are texts, integers or categories"
+                f"column {column!r} holds {type_of(series)}; labels must be texts, integers or categories"
             )
         series = nw.from_native(texts_of(series), series_only=True)
     return _factorize(series)
@@ -429,4 +433,4 @@ def times(
 def _check_no_null(table: Table, series: nw.Series[Any], column: str) -> None:
     if series.null_count():
         index = series.is_null().to_numpy().argmax()
-        raise DataError(f"column {column!r}, {table.place(index)}: there is no value")
+        raise DataError(f"column {column!r}, {table.place(index)}: the value is missing")

@@ -100,8 +100,8 @@ class Timeline(ABC):
             for step in (int(steps.min()), int(steps.max())):
                 if not self._holds(step):
                     raise DataError(
-                        f"the step {step} of {self.name} is a time that cannot be written: stamps "
-                        "reach the year 9999 (2262 where they count nanoseconds)"
+                        f"step {step} of {self.name} is outside the range of timestamps, which end in the "
+                        "year 9999 (2262 with nanoseconds)"
                     )
         return self._utc(self._stamps(steps))
 
@@ -112,15 +112,19 @@ class Timeline(ABC):
     def _off(self, time: Any, step: np.int64) -> str:
         before, after = map(self.show, self.times(np.array([step, step + 1])))
         grid = f"the grid of {self.name}"
-        return f"{self.show(time)} is not on {grid}: next to it are {before} and {after}"
+        return (
+            f"{self.show(time)} is not on {grid}; the nearest times on it are {before} and {after}"
+        )
 
     def _check_kind(self, times: Stamps) -> None:
         given, wanted = (
-            "whole numbers" if whole else "time stamps"
-            for whole in (times.dtype.kind != "M", isinstance(self, Integers))
+            "integers" if integers else "timestamps"
+            for integers in (times.dtype.kind != "M", isinstance(self, Integers))
         )
         if given != wanted:
-            raise DataError(f"the steps are counted in {wanted}, and these times are {given}")
+            raise DataError(
+                f"the times are {given}, but the model's times are {wanted}: give {wanted}"
+            )
 
     @property
     def _wall(self) -> bool:
@@ -205,7 +209,7 @@ class Timeline(ABC):
 
         A month, quarter or year may start on the first (MS), end on the last (ME), begin or end on the
         first or last working day (BMS, BME), fall on a day (M-15), or on the day that ``times`` has
-        (M). A number alone is a step of whole numbers.
+        (M). A number alone is a step of integers.
 
         Args:
             times: N times that the grid must pass through; without them it passes through 1970.
@@ -219,8 +223,11 @@ class Timeline(ABC):
         if times is None:
             times = np.zeros(1, dtype=np.int64) if integers else _example(found)
         if integers != (times.dtype.kind != "M"):
-            held = "time stamps" if integers else "whole numbers"
-            raise OptionError(f"freq={found.text!r} does not go with times that are {held}")
+            held = "timestamps" if integers else "integers"
+            wanted = "a unit, such as '1h'" if integers else "an integer, such as '1'"
+            raise OptionError(
+                f"freq={found.text!r} does not fit times that are {held}: give {wanted}"
+            )
         if integers:
             return Integers.through(found.count, times)
         _check_anchor(found, times[:1], zone)
@@ -621,8 +628,8 @@ def _check_anchor(freq: Frequency, first: Stamps, zone: str | None) -> None:
     wall = to_wall(first, zone)
     if freq.weekday is not None and (found := int(weekdays(wall)[0])) != freq.weekday:
         raise OptionError(
-            f"freq={freq.text!r} does not go with times that fall on a {WEEKDAYS[found]}, such as "
-            f"{show(first[0], zone)}: give freq='W-{WEEKDAYS[found]}', or none to have it found"
+            f"freq={freq.text!r} does not fit times that fall on a {WEEKDAYS[found]}, such as "
+            f"{show(first[0], zone)}: give freq='W-{WEEKDAYS[found]}', or leave freq out to infer it"
         )
     if freq.month is None:
         return
@@ -630,6 +637,6 @@ def _check_anchor(freq: Frequency, first: Stamps, zone: str | None) -> None:
     starts = freq.ends and latest_day(wall) == 1  # a period that ends in March starts in January
     if (month - starts - (freq.month - 1)) % freq.cycle:
         raise OptionError(
-            f"freq={freq.text!r} does not go with times that fall in {MONTH_NAMES[month]}, such as "
-            f"{show(first[0], zone)}: name the month that the data has, or give no freq"
+            f"freq={freq.text!r} does not fit times that fall in {MONTH_NAMES[month]}, such as "
+            f"{show(first[0], zone)}: give a frequency with that month, or leave freq out to infer it"
         )

@@ -62,11 +62,11 @@ class Windows(Dataset):
         stride: the rows from one window to the next, one number or one for each series.
         calendar: the names of the timeline's calendar features that windows have.
         future_known: Ck×S×K values of the known covariates beyond the panel, for forecasting.
-        whole: leave out windows whose context has too few values for a forecast, or whose horizon has no
+        scorable_only: leave out windows whose context has too few values for a forecast, or whose horizon has no
             value to compare with.
 
     Attributes:
-        left_out: the number of windows that ``whole`` left out.
+        left_out: the number of windows that ``scorable_only`` left out.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Windows(Dataset):
         stride: int | Array = 1,
         future_known: Array | None = None,
         calendar: Sequence[int] = (),
-        whole: bool = False,
+        scorable_only: bool = False,
     ) -> None:
         self.panel, self.scaling = panel, scaling
         self.context, self.horizon = context, horizon
@@ -91,7 +91,7 @@ class Windows(Dataset):
         self._table = self._calendar_table()
         counts = np.maximum((np.asarray(last, np.int64) - self.first) // self.stride + 1, 0)
         self.bounds = np.concatenate([[0], np.cumsum(np.tile(counts, len(panel.target)))])
-        self._kept = self._whole() if whole else None
+        self._kept = self._scorable() if scorable_only else None
         self.left_out = int(self.bounds[-1]) - len(self)
 
     def __len__(self) -> int:
@@ -204,15 +204,15 @@ class Windows(Dataset):
         inside = rows < self.panel.offsets[series + 1][:, None]
         return np.where(inside, rows, 0), inside
 
-    def _whole(self) -> Array | None:
+    def _scorable(self) -> Array | None:
         """The windows that can be forecast and scored; None for all windows."""
         if not np.isnan(self.panel.target).any() and self.first.min() >= self.context:
             return None
-        whole = np.concatenate([np.zeros(0, bool), *self._observed_enough()])
-        return None if whole.all() else np.flatnonzero(whole)
+        scorable = np.concatenate([np.zeros(0, bool), *self._observed_enough()])
+        return None if scorable.all() else np.flatnonzero(scorable)
 
     def _observed_enough(self) -> Iterator[Array]:
-        """For each channel and series, whether each of its windows is whole."""
+        """For each channel and series, whether each of its windows can be forecast and scored."""
         least = least_observed(self.context)
         counts = np.diff(self.bounds)
         for channel, values in enumerate(self.panel.target):

@@ -1,1 +1,1 @@
-"""Networks that tasks share."""
+"""The networks that tasks train."""

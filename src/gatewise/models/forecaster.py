@@ -1,4 +1,4 @@
-"""The forecaster's network: a recurrent layer over patches of the past, and a direct multi-step head."""
+"""The forecaster's network: an LSTM over patches of the past, and a linear head for all future steps at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from gatewise.nn.layers import LSTM
 
 @dataclass(frozen=True)
 class ForecasterShape:
-    """Sizes that the network is built from; ``context`` is a multiple of ``patch``."""
+    """The sizes of the network.
+
+    Attributes:
+        context: L, the number of past steps; a multiple of ``patch``.
+        horizon: K, the number of future steps.
+        patch: the number of past steps that are one step of the LSTM.
+        quantiles: Q, the number of quantiles.
+        past, known, calendar, static: the numbers of covariates of each kind.
+        hidden, layers, dropout: those of the LSTM.
+    """
 
     context: int
     horizon: int
@@ -31,13 +40,13 @@ class ForecasterShape:
 
 
 class PatchLSTM(nn.Module):
-    """An LSTM over patches of one season, with a linear path from season to season beside it.
+    """An LSTM over patches of one season, plus a linear model of the season.
 
-    Each window comes with mean 0 and deviation 1 by its own observed values (reversible instance
-    normalisation, Kim et al. 2022), is cut into patches (Nie et al. 2023), and read by an LSTM; the last
-    hidden state gives all steps of the horizon at once, a point and the quantiles. The linear path maps
-    each phase of the season, patch by patch, to its future values (as SparseTSF, Lin et al. 2024), so
-    that the LSTM has only to learn what a seasonal linear model misses.
+    Each window is scaled to mean 0 and standard deviation 1 of its own observed values (reversible instance
+    normalisation, Kim et al. 2022) and divided into patches (Nie et al. 2023), which the LSTM reads. A linear
+    head maps the last hidden state to all steps of the horizon: a point forecast and the quantiles. The
+    linear model maps each phase of the season in past patches to its future values (as in SparseTSF, Lin et
+    al. 2024). So the LSTM only learns what a seasonal linear model cannot.
     """
 
     def __init__(self, shape: ForecasterShape) -> None:
@@ -63,7 +72,8 @@ class PatchLSTM(nn.Module):
             nn.init.zeros_(self.ahead_output.weight)
 
     def forward(self, batch: Batch, trace: bool = False) -> Any:
-        """B×K×(1 + Q) forecasts in the windows' units, the point first; with ``trace`` the LSTM's too."""
+        """B×K×(1 + Q) forecasts in the windows' units, the point first. With ``trace`` a tuple of these and the
+        LSTM's trace."""
         shape, size = self.shape, len(batch.target)
         patches = self._patches(batch)
         result = self.lstm(self._features(batch, patches), trace=trace)
@@ -78,8 +88,8 @@ class PatchLSTM(nn.Module):
         return (forecast, result[2]) if trace else forecast
 
     def _patches(self, batch: Batch) -> Tensor:
-        """B×n×patch: the target; of a patch of which less than half was seen the missing phases have their
-        means, or 0 if they were never seen."""
+        """B×n×patch: the target. In a patch with more than half of its values missing, each missing value is
+        replaced by the mean of its phase over the patches, or by 0 if the phase was never observed."""
         target, observed = (
             values.view(len(values), self.patches, self.shape.patch)
             for values in (batch.target, batch.observed)
@@ -89,7 +99,7 @@ class PatchLSTM(nn.Module):
         return torch.where(mostly | (observed > 0), target, usual)
 
     def _features(self, batch: Batch, patches: Tensor) -> Tensor:
-        """B×n×features: what the LSTM reads at each patch."""
+        """B×n×features: the inputs of the LSTM at each of n patches."""
         shape, size = self.shape, len(patches)
 
         def cut(values: Tensor) -> Tensor:

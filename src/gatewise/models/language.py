@@ -1,4 +1,4 @@
-"""The network of a language model: symbols in, the next symbol's logits out, and a state that goes on."""
+"""The network of a language model: logits of the next symbol, and a state that is carried between calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gatewise.nn.layers import LSTM
 
 
 class LanguageNetwork(nn.Module):
-    """An embedding, LSTM layers and a linear head over V symbols."""
+    """An embedding of V symbols, LSTM layers and a linear head."""
 
     def __init__(self, symbols: int, hidden: int, layers: int = 1) -> None:
         super().__init__()
@@ -19,6 +19,6 @@ class LanguageNetwork(nn.Module):
         self.head = nn.Linear(hidden, symbols)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """B×T×V logits of x, B×T symbols, and the state after them; ``state`` is the one before them."""
+        """B×T×V logits for B×T symbols, and the final state. ``state`` is the initial state; zero by default."""
         output, state = self.lstm(self.embedding(x), state)
         return self.head(output), state

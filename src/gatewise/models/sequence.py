@@ -1,4 +1,4 @@
-"""The network that reads a sequence: a recurrent encoder of any cell, its states as one vector, a head."""
+"""The network of the classifier and the regressor: recurrent layers of any cell, pooling and a linear head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POOLINGS = ("last", "mean", "attention")
 
 @dataclass(frozen=True)
 class SequenceShape:
-    """Sizes that the network is built from."""
+    """The sizes and options of the network."""
 
     inputs: int
     outputs: int
@@ -29,10 +29,10 @@ class SequenceShape:
 
 
 class SequenceNetwork(nn.Module):
-    """A recurrent layer, its states pooled, and a linear head.
+    """Recurrent layers, pooling of their outputs over the steps, and a linear head.
 
-    The pooled vector is, by ``pooling``: "last", each direction's state after its last step; "mean", the
-    mean over the steps; "attention", see :class:`gatewise.AttentionPooling`.
+    The pooled vector depends on ``pooling``. "last": the final state of each direction. "mean": the mean
+    over the steps. "attention": see :class:`gatewise.AttentionPooling`.
     """
 
     def __init__(self, cell: Cell | str, shape: SequenceShape) -> None:
@@ -56,7 +56,7 @@ class SequenceNetwork(nn.Module):
         self.head = nn.Linear(width, shape.outputs)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, trace: bool = False) -> Any:
-        """B×outputs of x, B×T×I; with ``trace`` the recurrent layer's trace too."""
+        """B×outputs for inputs B×T×I. With ``trace`` a tuple of these and the trace of the recurrent layers."""
         result = self.recurrent(x, lengths=lengths, trace=trace)
         outputs = self.head(self.dropout(self._pooled(result[0], result[1], lengths)))
         return (outputs, result[2]) if trace else outputs
@@ -67,7 +67,7 @@ class SequenceNetwork(nn.Module):
         if self.pooling == "attention":
             pooled: Tensor = self.attention(output, lengths=lengths)
             return pooled
-        if self.pooling == "mean":  # output is zero behind a sequence's end
+        if self.pooling == "mean":  # outputs are zero after a sequence's end
             return output.mean(1) if lengths is None else output.sum(1) / lengths[:, None]
         final = state if isinstance(state, Tensor) else state[0]
         return cat(list(final[-(1 + self.recurrent.bidirectional) :]), -1)

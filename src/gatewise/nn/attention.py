@@ -14,7 +14,7 @@ from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
 from gatewise.nn.checks import not_a_tensor, shape_of
 from gatewise.nn.lengths import checked_lengths
-from gatewise.options import choice, flag, whole
+from gatewise.options import choice, flag, integer
 
 if TYPE_CHECKING:
     from gatewise.nn.shapes import Bool, Float, Lengths
@@ -45,9 +45,9 @@ class AdditiveAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.query_size = whole("query_size", query_size)
-        self.key_size = whole("key_size", key_size)
-        self.units = whole("units", units)
+        self.query_size = integer("query_size", query_size)
+        self.key_size = integer("key_size", key_size)
+        self.units = integer("units", units)
         made: dict[str, Any] = dict(device=device, dtype=dtype)
         self.query_weight = nn.Parameter(torch.empty(self.units, self.query_size, **made))
         self.key_weight = nn.Parameter(torch.empty(self.units, self.key_size, **made))
@@ -125,8 +125,8 @@ class MultiplicativeAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.query_size = query_size = whole("query_size", query_size)
-        self.key_size = key_size = whole("key_size", key_size)
+        self.query_size = query_size = integer("query_size", query_size)
+        self.key_size = key_size = integer("key_size", key_size)
         self.kind = kind = choice("kind", kind, ("general", "dot"))
         if kind == "dot" and query_size != key_size:
             raise OptionError(
@@ -197,9 +197,9 @@ class AttentionPooling(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.size = whole("size", size)
+        self.size = integer("size", size)
         self.batch_first = flag("batch_first", batch_first)
-        units = self.size if units is None else whole("units", units)
+        units = self.size if units is None else integer("units", units)
         made: dict[str, Any] = dict(device=device, dtype=dtype)
         self.project = nn.Linear(self.size, units, **made)
         self.score_weight = nn.Parameter(torch.empty(units, **made))

@@ -12,7 +12,7 @@ from gatewise.cells.catalogue import find
 from gatewise.cells.language import Cell, topological
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn import sentences
-from gatewise.options import choice, is_bool, probability, shown, whole
+from gatewise.options import choice, integer, is_bool, probability, short_repr
 
 _LAYERS_OWN = (
     *("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh"),
@@ -32,7 +32,7 @@ def checked_size(name: str, value: object, least: int = 1) -> int:
         OptionError: it is no such number.
     """
     try:
-        return whole(name, value, least)
+        return integer(name, value, least)
     except OptionError as error:
         raise OptionError(f"{error} ({sentences.of_size(name, value)})") from None
 
@@ -47,7 +47,7 @@ def checked_bool(name: str, value: object) -> bool:
     if is_bool(value):
         return bool(value)
     raise OptionError(
-        f"{name} must be True or False, not {shown(value)} ({sentences.of_flag(name, value)})"
+        f"{name} must be True or False, not {short_repr(value)} ({sentences.of_flag(name, value)})"
     )
 
 
@@ -124,11 +124,11 @@ def checked_projection(cell: Cell, hidden_size: int, given: object) -> int:
     """The width of the projection, or 0. A projected state is narrower than the units, so no equation
     may combine the two."""
     try:
-        proj_size = whole("proj_size", given, 0, hidden_size - 1)
+        proj_size = integer("proj_size", given, 0, hidden_size - 1)
     except OptionError:
         raise OptionError(
             f"proj_size must be an integer from 0 to below hidden_size={hidden_size}, not "
-            f"{shown(given)} ({sentences.of_projection(given, hidden_size)})"
+            f"{short_repr(given)} ({sentences.of_projection(given, hidden_size)})"
         ) from None
     if proj_size and cell.second_stage:
         raise OptionError(

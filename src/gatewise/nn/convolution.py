@@ -31,7 +31,7 @@ from gatewise.nn.sequences import State, reset_reversed, stacked
 from gatewise.nn.states import states_given
 from gatewise.nn.structure import structure
 from gatewise.nn.trace import Trace
-from gatewise.options import flag, shown, whole
+from gatewise.options import flag, integer, short_repr
 
 
 class ConvRecurrent(nn.Module):
@@ -87,10 +87,10 @@ class ConvRecurrent(nn.Module):
         super().__init__()
         self.cell = checked_cell(cell)
         _check_cell(self.cell, size)
-        self.input_channels = whole("input_channels", input_channels)
-        self.hidden_channels = whole("hidden_channels", hidden_channels)
+        self.input_channels = integer("input_channels", input_channels)
+        self.hidden_channels = integer("hidden_channels", hidden_channels)
         self.kernel_size = _checked_kernel(kernel_size)
-        self.num_layers = whole("num_layers", num_layers)
+        self.num_layers = integer("num_layers", num_layers)
         self.bias = flag("bias", bias)
         self.batch_first = flag("batch_first", batch_first)
         self.dropout = checked_dropout(dropout)
@@ -322,8 +322,10 @@ def _checked_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     single = not hasattr(value, "__len__") or not getattr(value, "shape", True)
     pair = (value, value) if single else tuple(value)  # type: ignore[arg-type]
     if isinstance(value, str) or len(pair) != 2:
-        raise OptionError(f"{name} must be a pair of integers (height, width), not {shown(value)}")
-    return whole(f"the height in {name}", pair[0]), whole(f"the width in {name}", pair[1])
+        raise OptionError(
+            f"{name} must be a pair of integers (height, width), not {short_repr(value)}"
+        )
+    return integer(f"the height in {name}", pair[0]), integer(f"the width in {name}", pair[1])
 
 
 def _checked_kernel(kernel_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from gatewise.nn.overrides import by_override
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.sequences import State, as_batch_first, check_width, cleared, laid_out
 from gatewise.nn.trace import Trace
-from gatewise.options import choice, flag, probability, whole
+from gatewise.options import choice, flag, integer, probability
 
 if TYPE_CHECKING:
     from gatewise.nn.shapes import Float, Lengths, Reset
@@ -62,8 +62,8 @@ class SelfAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.size = size = whole("size", size)
-        self.heads = heads = whole("heads", heads)
+        self.size = size = integer("size", size)
+        self.heads = heads = integer("heads", heads)
         if size % heads:
             raise OptionError(f"size must be a multiple of heads={heads}, not {size}")
         self.causal = flag("causal", causal)
@@ -232,7 +232,7 @@ class HybridBlock(nn.Module):
                 f"backend={recurrent.backend!r}"
             )
         _check_recurrence(recurrent, size, self.attention.causal)
-        width = 4 * size if feed_forward is None else whole("feed_forward", feed_forward)
+        width = 4 * size if feed_forward is None else integer("feed_forward", feed_forward)
         self.input_size = self.output_size = size
         self.recurrent = recurrent
         self.norms = nn.ModuleList(nn.LayerNorm(size, **made) for _ in ORDERS[order])

@@ -21,7 +21,7 @@ from gatewise.errors import OptionError
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.step import RecurrentCell
-from gatewise.options import real
+from gatewise.options import number
 
 _Dense = Recurrent | RecurrentCell  # layers whose weights are matrices
 _Layer = _Dense | ConvRecurrent
@@ -43,7 +43,7 @@ def forget_bias_(layer: Layer, value: float) -> Layer:
         OptionError: the layer has no biases, or its cell has no forget gate.
     """
     _check_layer("forget_bias_", layer, biased=True)
-    value = real("value in forget_bias_", value)
+    value = number("value in forget_bias_", value)
     units = layer._structure.units
     for gate, sign in forget_gates(layer.cell).items():
         for suffix in layer._step_shapes:
@@ -65,7 +65,7 @@ def chrono_(layer: Layer, longest: float) -> Layer:
         OptionError: ``longest`` is less than 2, the layer has no biases, or its cell has no forget gate.
     """
     _check_layer("chrono_", layer, biased=True)
-    longest = real("longest", longest, "a number of steps, at least 2", least=2)
+    longest = number("longest", longest, "a number of steps, at least 2", least=2)
     forget, write = forget_gates(layer.cell), input_gates(layer.cell)
     for suffix in layer._step_shapes:
         kept = torch.empty(layer._structure.units).uniform_(1, longest - 1).log()

@@ -15,7 +15,7 @@ from gatewise.errors import OptionError
 from gatewise.nn import sentences
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.step import RecurrentCell
-from gatewise.options import choice, real
+from gatewise.options import choice, number
 
 
 class LSTM(Recurrent):
@@ -58,7 +58,7 @@ class LSTM(Recurrent):
         block_size: int = 1,
         recurrent_blocks: int = 1,
     ) -> None:
-        self.forget_bias = None if forget_bias is None else real("forget_bias", forget_bias)
+        self.forget_bias = None if forget_bias is None else number("forget_bias", forget_bias)
         if forget_bias is not None and not bias:
             raise OptionError("forget_bias needs biases; this layer was asked to have none")
         super().__init__(

@@ -25,7 +25,7 @@ from gatewise.nn.lengths import checked_lengths, checked_reset
 from gatewise.nn.overrides import by_override
 from gatewise.nn.sequences import as_time_major, check_width
 from gatewise.nn.trace import Trace
-from gatewise.options import choice, flag, whole
+from gatewise.options import choice, flag, integer
 
 if TYPE_CHECKING:
     from gatewise.nn.shapes import Float, Input, Lengths, Reset
@@ -230,9 +230,9 @@ class MLSTM(nn.Module):
         super().__init__()
         self.input_size = input_size = checked_size("input_size", input_size)
         self.hidden_size = self.output_size = hidden_size = checked_size("hidden_size", hidden_size)
-        self.heads = heads = whole("heads", heads)
+        self.heads = heads = integer("heads", heads)
         self.batch_first = flag("batch_first", batch_first)
-        self.chunk = whole("chunk", chunk)
+        self.chunk = integer("chunk", chunk)
         self.forget = choice("forget", forget, _LOG_FORGET)
         biased = flag("bias", bias)
         if hidden_size % heads:

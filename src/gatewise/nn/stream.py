@@ -16,7 +16,7 @@ from gatewise.backends.tracing import check_unrecorded
 from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn.config import LayerConfig
 from gatewise.nn.states import states_given
-from gatewise.options import whole
+from gatewise.options import integer
 
 _ROWS = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -52,7 +52,7 @@ class Stream:
             raise OptionError(
                 "a bidirectional layer cannot stream: it needs a sequence's end first"
             )
-        batch, weight = whole("batch", batch), weights[0].input
+        batch, weight = integer("batch", batch), weights[0].input
         if weight.dtype not in _ROWS or weight.device.type != "cpu":
             raise BackendError(
                 f"streams run in float32 and float64 on the CPU; this layer is {weight.dtype} on "

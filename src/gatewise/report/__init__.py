@@ -1,1 +1,1 @@
-"""Report pages: one self-contained file, and the parts that tasks share."""
+"""Reports: self-contained HTML pages with scores, pictures and facts about a model."""

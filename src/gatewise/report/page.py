@@ -1,4 +1,4 @@
-"""A report's page: rendered from a template, and the page of a task that has none of its own."""
+"""Rendering of report pages, and the default page for tasks without a page of their own."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from gatewise.atomic import write_atomically
 from gatewise.errors import need
 from gatewise.report.pictures import PAGE, losses_figure, svg
 from gatewise.report.scores import NAMES, Evaluation, best_of
-from gatewise.report.words import counted, duration, listed, shown_number
+from gatewise.report.words import duration, format_number, name_list, with_unit
 from gatewise.train.history import History
-from gatewise.whole import write_whole
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this folder as HTML that needs nothing beside itself."""
+    """The self-contained HTML of a template in this folder."""
     jinja2 = need("jinja2", "tasks")
     loader = jinja2.PackageLoader("gatewise.report", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True)
@@ -36,12 +36,12 @@ def write(
     options: Mapping[str, Any],
     figures: Mapping[str, Any],
 ) -> Path:
-    """Write ``report.html`` to ``folder``; gives its path.
+    """Writes ``report.html`` to ``folder`` and returns its path.
 
     Args:
-        evaluation: of held-out data; without one there are no scores.
-        options: the task's, of which the model's section lists those that are not None.
-        figures: pictures, by their headings.
+        evaluation: the scores on the test part. Without it the page has no scores.
+        options: the task's options; those that are not None are listed on the page.
+        figures: the task's figures, by heading.
     """
     parameters = sum(weight.numel() for weight in network.parameters())
     headline: dict[str, tuple[str, str | None]] = {
@@ -56,29 +56,29 @@ def write(
         else f"scored on {evaluation.n:,} held-out {evaluation.unit}",
         verdict=_verdict(evaluation),
         won=evaluation is not None and not evaluation.not_beaten(),
-        headline=_scores_at_the_top(evaluation) | headline,
+        headline=_headline_scores(evaluation) | headline,
         model=_facts(options) | _versions(history),
         training=svg(losses_figure(history), "Training"),
         pictures={name: svg(figure, name) for name, figure in figures.items()},
         **({} if evaluation is None else _score_table(evaluation)),
     )
-    write_whole(folder, {"report.html": page.encode()})
+    write_atomically(folder, {"report.html": page.encode()})
     return folder / "report.html"
 
 
 def _verdict(evaluation: Evaluation | None) -> str:
     if evaluation is None:
-        return "Nothing was held out, so the model has not been tested."
+        return "There is no test part, so the model has not been tested."
     return evaluation.verdict()
 
 
-def _scores_at_the_top(evaluation: Evaluation | None) -> dict[str, tuple[str, str | None]]:
+def _headline_scores(evaluation: Evaluation | None) -> dict[str, tuple[str, str | None]]:
     if evaluation is None:
         return {}
-    score = evaluation.decisive
-    others = (f"{name} {shown_number(row[score])}" for name, row in evaluation.baseline.items())
+    score = evaluation.main_score
+    others = (f"{name} {format_number(row[score])}" for name, row in evaluation.baseline.items())
     name = NAMES[score][0].upper() + NAMES[score][1:]
-    return {name: (shown_number(evaluation.scores[score]), "; ".join(others))}
+    return {name: (format_number(evaluation.scores[score]), "; ".join(others))}
 
 
 def _score_table(evaluation: Evaluation) -> dict[str, Any]:
@@ -88,11 +88,11 @@ def _score_table(evaluation: Evaluation) -> dict[str, Any]:
     return dict(
         columns={NAMES[name]: (name, "") for name in columns},
         scores={
-            name: {c: shown_number(row[c]) if c in row else "–" for c in columns}
+            name: {c: format_number(row[c]) if c in row else "–" for c in columns}
             for name, row in rows.items()
         },
         best={c: best_of(values, c) for c, values in known.items()},
-        count=f"{evaluation.n:,} {evaluation.unit} that the model has not learned from",
+        count=f"{evaluation.n:,} {evaluation.unit} that the model was not trained on",
         units=" ".join(evaluation.notes),
     )
 
@@ -106,16 +106,16 @@ def _fact(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return listed(f"{name}: {_fact(each)}" for name, each in value.items())
+        return name_list(f"{name}: {_fact(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
-        return listed(map(_fact, value)) or "none"
+        return name_list(map(_fact, value)) or "none"
     return str(getattr(value, "name", value))
 
 
 def _versions(history: History) -> dict[str, str]:
-    rounds = counted(len(history.train), "round")
+    rounds = with_unit(len(history.train), "round")
     return {
-        "training": f"{rounds}, number {history.best + 1} kept",
+        "training": f"{rounds}, the weights of round {history.best + 1} were kept",
         "gatewise": version("gatewise"),
         "torch": str(torch.__version__),
         "python": platform.python_version(),

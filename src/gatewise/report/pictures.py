@@ -1,4 +1,4 @@
-"""Pictures of report pages: their colours, lines and labels, and a training's losses."""
+"""Figures of report pages: colours, lines and labels, conversion to SVG, and the plot of training losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = np.ndarray
 
 MODEL, NAIVE, LAST = "#0f766e", "#c2700c", "#8b93a7"
 VALIDATION, TEST = "#e3f1f4", "#fbefd9"
-# The page's colours: light, as the pictures have them, and dark.
+# The colours of the page in light mode, which are also those of the figures, and in dark mode.
 PAGE = {
     "ink": (INK, "#e2e8f0"),
     "muted": (MUTED, "#94a3b8"),
@@ -35,7 +35,7 @@ PAGE = {
 
 
 def losses_figure(history: History) -> Figure:
-    figure, axis = figure_of(4.5, 2.4)
+    figure, axis = new_figure(4.5, 2.4)
     ends = {}
     for name, losses, colour in (
         ("training", history.train, LAST),
@@ -50,7 +50,7 @@ def losses_figure(history: History) -> Figure:
     axis.margins(y=0.14)
     later = [*history.train[1:], *history.validation]
     if history.train[1:] and history.train[0] > max(later) + 2 * (room := np.ptp(later)) > 0:
-        # the first round's descent would flatten all the others
+        # with the first round's high loss in range, all other losses would look equal
         axis.set_ylim(min(later) - 0.2 * room, max(later) + 0.4 * room)
         axis.annotate(f"training from {history.train[0]:.3g}", (0, 1), (2, 3), xycoords="axes fraction",
                       textcoords="offset points", fontsize=7.5, color=MUTED)  # fmt: skip
@@ -64,7 +64,7 @@ def losses_figure(history: History) -> Figure:
     return figure
 
 
-def figure_rows(width: float, height: float, rows: int) -> tuple[Figure, list[Axes]]:
+def new_figure_rows(width: float, height: float, rows: int) -> tuple[Figure, list[Axes]]:
     figures = need("matplotlib.figure", "tasks")
     figure = figures.Figure(figsize=(width, height), layout="constrained")
     axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
@@ -73,13 +73,13 @@ def figure_rows(width: float, height: float, rows: int) -> tuple[Figure, list[Ax
     return figure, axes
 
 
-def figure_of(width: float, height: float) -> tuple[Figure, Axes]:
-    figure, axes = figure_rows(width, height, 1)
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = new_figure_rows(width, height, 1)
     return figure, axes[0]
 
 
 def line(axis: Axes, x: Array, y: Array, **style: Any) -> None:
-    """A line with gaps where there is no value, and a dot where a value stands between two gaps."""
+    """Draws a line with gaps at missing values, and a dot for a value between two gaps."""
     axis.plot(x, y, solid_capstyle="round", **style)
     seen = np.pad(np.isfinite(y), 1)
     alone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
@@ -88,7 +88,11 @@ def line(axis: Axes, x: Array, y: Array, **style: Any) -> None:
 
 
 def label_ends(axis: Axes, lines: dict[str, tuple[int, Array, str]]) -> None:
-    """Name each line (its last x, its values, its colour) at its end, one name below another."""
+    """Writes the name of each line at its end, without overlap.
+
+    Args:
+        lines: for each name the line's last x, its values and its colour.
+    """
     low, high = axis.get_ylim()
     figure = axis.get_figure(root=True)
     gap = 0.16 / (0.75 * figure.get_size_inches()[1])  # type: ignore[union-attr]
@@ -108,11 +112,11 @@ def label_ends(axis: Axes, lines: dict[str, tuple[int, Array, str]]) -> None:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """The figure as an inline svg element: real text, the page's colours, no address of anything."""
+    """The figure as an inline svg element, with text as text, the page's colours and no external links."""
     matplotlib = need("matplotlib", "tasks")
-    # names inside the page must differ from one picture to another, not from one run to another
+    # ids must differ between the figures of a page, but not between runs
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        written = saved(figure, format="svg", transparent=True, dpi=160).decode()
+        written = image_bytes(figure, format="svg", transparent=True, dpi=160).decode()
     body = written[written.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
@@ -124,10 +128,10 @@ def svg(figure: Figure, label: str) -> str:
     return body
 
 
-def saved(figure: Figure, **options: Any) -> bytes:
+def image_bytes(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # names may be in scripts that matplotlib's font lacks; on the page the reader's has them
+        # names may be in scripts that matplotlib's font lacks; the browser's fonts have them
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, **options)
     return buffer.getvalue()

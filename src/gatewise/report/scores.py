@@ -1,4 +1,4 @@
-"""What a model scores on data, beside simple baselines on the same data."""
+"""The scores of a model and of simple baselines on the same data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What tables call the scores, in their order; a score without a line stands in JSON alone.
+# The column headings of score tables, in order. A score without a heading is only in the JSON.
 NAMES = {
     "accuracy": "accuracy",
     "f1_macro": "macro F1",
@@ -27,7 +27,7 @@ NAMES = {
     "coverage": "coverage",
 }
 _HIGHER_IS_BETTER = {"accuracy", "f1_macro", "auroc", "auprc", "r2"}
-# Of these neither the highest nor the lowest is the best.
+# Scores of which neither the highest nor the lowest is the best.
 _NO_BEST = {"coverage"}
 
 Rows = Mapping[str, Mapping[str, float]]
@@ -36,16 +36,17 @@ MODEL = "gatewise"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's scores and its baselines'.
+    """The scores of a model and of its baselines.
 
     Attributes:
         task: the task's name.
-        scores: the model's, by their names in :data:`NAMES`.
-        baseline: each baseline's name, and its scores.
-        n: how many members were scored, each of them a ``unit``.
-        decisive: the score by which the model is compared with the baselines.
-        notes: what else is to be said.
-        details: what the task's report is made from.
+        scores: the model's scores, by the names in :data:`NAMES`.
+        baseline: the scores of each baseline, by the baseline's name.
+        n: the number of members that were scored.
+        unit: the word for members, such as "sequences".
+        main_score: the score that decides whether the model beats the baselines.
+        notes: sentences that are printed below the scores.
+        details: further results for the task's report.
     """
 
     task: str
@@ -53,17 +54,17 @@ class Evaluation:
     baseline: dict[str, dict[str, float]]
     n: int
     unit: str
-    decisive: str
+    main_score: str
     notes: tuple[str, ...] = ()
     details: Any = None
 
     @property
     def rows(self) -> dict[str, dict[str, float]]:
-        """The score table: a row for the model and one for each baseline."""
+        """The scores of the model and of each baseline, by name."""
         return {MODEL: self.scores, **self.baseline}
 
     def record(self) -> dict[str, Any]:
-        """The evaluation as JSON has it; None for a score that is not defined on this data."""
+        """The evaluation as data for JSON. A score that is not defined on this data is None."""
         return {
             "task": self.task,
             "scores": _finite(self.scores),
@@ -72,41 +73,43 @@ class Evaluation:
         }
 
     def table(self) -> str:
-        """The score table as text."""
+        """The score table and the notes as text."""
         return "\n".join([table(self.rows), *self.notes])
 
     def not_beaten(self) -> list[str]:
-        """The baselines that score as well as the model or better, or where no comparison is possible."""
-        ours = self.scores[self.decisive]
+        """The baselines that the model does not beat. A baseline whose main score is NaN counts as one."""
+        ours = self.scores[self.main_score]
         return [
             name
             for name, row in self.baseline.items()
-            if not better(self.decisive, ours, row[self.decisive])
+            if not better(self.main_score, ours, row[self.main_score])
         ]
 
     def verdict(self) -> str:
-        """A sentence that says whether the model beats its baselines."""
-        name, names = NAMES[self.decisive], self.not_beaten()
-        ours = f"{self.scores[self.decisive]:.4g}"
+        """A sentence on whether the model beats its baselines."""
+        name, names = NAMES[self.main_score], self.not_beaten()
+        ours = f"{self.scores[self.main_score]:.4g}"
         if not names:
             best = best_of(
-                {k: row[self.decisive] for k, row in self.baseline.items()}, self.decisive
+                {k: row[self.main_score] for k, row in self.baseline.items()}, self.main_score
             )
-            theirs = f"{self.baseline[best][self.decisive]:.4g}" if best else ""
-            return f"The model beats its baselines: {name} {ours}, beside {theirs} of {best}."
+            theirs = f"{self.baseline[best][self.main_score]:.4g}" if best else ""
+            return (
+                f"The model beats its baselines: {name} {ours}, compared with {theirs} of {best}."
+            )
         theirs = " and ".join(
-            f"{each} ({self.baseline[each][self.decisive]:.4g})" for each in names
+            f"{each} ({self.baseline[each][self.main_score]:.4g})" for each in names
         )
         return f"The model does not beat {theirs} on this data: its {name} is {ours}."
 
 
 def better(score: str, one: float, other: float) -> bool:
-    """Whether a value of a score is better than another one."""
+    """Whether the value ``one`` of a score is better than ``other``."""
     return one > other if score in _HIGHER_IS_BETTER else one < other
 
 
 def best_of(values: Mapping[str, float], score: str) -> str | None:
-    """Which of several values of a score is the best; None where none is."""
+    """The name of the best of several values of a score; None if no value is the best."""
     known = {name: value for name, value in values.items() if math.isfinite(value)}
     if not known or score in _NO_BEST:
         return None
@@ -115,7 +118,7 @@ def best_of(values: Mapping[str, float], score: str) -> str | None:
 
 
 def table(rows: Rows) -> str:
-    """Rows of scores as text, the first row's columns."""
+    """Rows of scores as a text table. The columns are those of the first row."""
     columns = [name for name in NAMES if name in next(iter(rows.values()))]
     width = max(map(len, rows))
     lines = [" " * width + "".join(f"{NAMES[name]:>16}" for name in columns)]

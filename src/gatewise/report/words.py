@@ -1,4 +1,4 @@
-"""Words and numbers of report pages."""
+"""Formatting of names and numbers for report pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from gatewise.errors import some
 
-_NAMES = 6  # of a list, that are shown
+_NAMES = 6  # names of a list that are shown
 _NAME = 48  # characters of a name that are shown
 
 
@@ -15,8 +15,9 @@ def percent(share: float) -> str:
     return "less than 0.1%" if 0 < share < 0.001 else f"{share:.{0 if share >= 0.1 else 1}%}"
 
 
-def shown_number(value: float) -> str:
-    """Three or four figures, thousands parted, and no exponent where it can be done without."""
+def format_number(value: float) -> str:
+    """A number with three or four significant digits and thousands separators; with an exponent only if it is
+    very small or large."""
     if not math.isfinite(value):
         return "–"
     if value == 0 or 1e-4 <= abs(value) < 1e7:
@@ -31,18 +32,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def counted(number: int, thing: str) -> str:
+def with_unit(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 or thing.endswith('s') else 's'}"
 
 
-def short(name: str) -> str:
+def shortened(name: str) -> str:
     name = " ".join(name.split())
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 
-def listed(names: Iterable[str]) -> str:
-    return some(map(short, names), _NAMES)
+def name_list(names: Iterable[str]) -> str:
+    return some(map(shortened, names), _NAMES)
 
 
-def called(*names: str) -> str:
+def joined_names(*names: str) -> str:
     return " · ".join(str(name) for name in names if str(name))

@@ -1,1 +1,1 @@
-"""Tasks: data in, predictions out. The registry lists them; the base has what they share."""
+"""Tasks: data in, predictions out. ``registry`` lists them, and ``base`` has their common base class."""

@@ -1,9 +1,9 @@
-"""What all tasks share: fit, save and load, resume, the report, and options that are written once.
+"""The base class of tasks: fit, save and load, resume, the report, and options.
 
-A task is a dataclass of its options. It says how its data are read and divided (:meth:`Task.prepare`),
-what network learns from them (:meth:`Task.build`, :meth:`Task.loss`), and what comes out
-(:meth:`Task.predict`, :meth:`Task.evaluate`). What it has learned beside the network's weights stands in
-attributes that end in ``_``: those named in :attr:`Task.learns` are saved.
+A task is a dataclass; its fields are its options. It defines how its data are read and split
+(:meth:`Task.prepare`), the network and its loss (:meth:`Task.build`, :meth:`Task.loss`), and its results
+(:meth:`Task.predict`, :meth:`Task.evaluate`). What ``fit`` learns besides the network's weights is stored in
+attributes that end in ``_``. Those named in :attr:`Task.saved_attributes` are saved.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from gatewise.errors import ModelFileError, OptionError
 from gatewise.memory import check_network
 from gatewise.nn.trace import Trace
 from gatewise.report.scores import Evaluation
-from gatewise.tasks.described import HISTORY, Check, record, wrong
+from gatewise.tasks.entry_checks import HISTORY, Check, invalid_entry, object_with
 from gatewise.tasks.kinds import Device, Part, device_of, is_size
 from gatewise.tasks.ranges import Range
 from gatewise.tasks.saved import Saved, write_model
 from gatewise.tasks.unfitted import UnfittedError
 from gatewise.train.history import History
 from gatewise.train.loop import train
-from gatewise.train.objective import Carry, Material
+from gatewise.train.objective import Carry, TrainingData
 from gatewise.train.recipe import Recipe, one_cycle
 from gatewise.train.record import Record, digest, plain
 from gatewise.train.run import Run
@@ -44,27 +44,27 @@ CPU = torch.device("cpu")
 
 
 class Task(BaseEstimator):
-    """A model that learns from data of one source. Its options are the arguments of its constructor."""
+    """A model that is fitted to data. Its options are the arguments of its constructor."""
 
     name: ClassVar[str]  # as in the registry
-    sources: ClassVar[tuple[str, ...]]  # kinds of data that it takes
-    learns: ClassVar[dict[str, Check]] = {}  # what is saved beside the network, each with its check
-    searched: ClassVar[dict[str, Range]] = {}  # options that a search tries, and their values
+    sources: ClassVar[tuple[str, ...]]  # the kinds of data that it accepts, from data.sources
+    saved_attributes: ClassVar[dict[str, Check]] = {}  # what ``fit`` learns, with its checks
+    searched: ClassVar[dict[str, Range]] = {}  # the options that a search varies, and their ranges
     not_searched: ClassVar[tuple[str, ...]] = ("seed",)  # options that change what is measured
 
-    # ------------------------------------------------------------------------- what a task writes
+    # ------------------------------------------------------------- methods that a task must define
 
-    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> Material:
-        """Read the data, divide it, learn scales, vocabularies and sizes from the training part; gives
-        the batches and the recipe."""
+    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
+        """Batches and recipe for training. This reads the data, splits it, and learns scales, vocabularies
+        and sizes from the training part."""
         raise NotImplementedError
 
     def build(self) -> nn.Module:
-        """A new network, of the sizes that ``prepare`` learned."""
+        """A new network, with the sizes that ``prepare`` learned."""
         raise NotImplementedError
 
     def loss(self, network: nn.Module, batch: Any, carry: Carry) -> tuple[Tensor, Carry]:
-        """The losses of a batch's B members, and the state that the next batch goes on from, if any."""
+        """The loss of each of a batch's B members, and the state that the next batch starts from (or None)."""
         raise NotImplementedError
 
     def predict(self, data: Any) -> Any:
@@ -72,72 +72,73 @@ class Task(BaseEstimator):
         raise NotImplementedError
 
     def evaluate(self, data: Any) -> Evaluation:
-        """The model's scores on data that it has not learned from, beside baselines'."""
+        """The scores of the model and of simple baselines on data that the model was not trained on."""
         raise NotImplementedError
 
-    def validation_scores(self, material: Material) -> dict[str, float]:
+    def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
         """The scores of ``evaluate`` on the validation part, by which a search may choose."""
         raise OptionError(
             f"the task {self.name!r} has no scores of its validation part: choose by its loss"
         )
 
     def evaluate_held_out(self, data: Any, test: Any) -> Evaluation | None:
-        """The scores on what ``fit`` held out of ``data``, or on the file ``test``; None where nothing was
-        held out."""
+        """The scores on the test part: the part of ``data`` that ``fit`` held out, or the file ``test``. None
+        if there is no test part."""
         if not is_size(test):
             return self.evaluate(test)
         return None if test == 0 else self.evaluate(data)
 
-    # --------------------------------------------------------------------- what a task may change
+    # -------------------------------------------------------------- methods that a task may override
 
     def inputs(self, data: Any) -> tuple[Any, ...]:
         """The arguments of the network for a trace of ``data``."""
         raise NotImplementedError
 
     def check_together(self, options: SimpleNamespace) -> None:
-        """Raise OptionError where options cannot be used together."""
+        """Raises OptionError if options contradict each other."""
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
-        """The optimizer, and the schedule that moves on after each step."""
+        """The optimizer, and a learning-rate schedule that is stepped after each update."""
         return one_cycle(network, recipe)
 
-    def place(self, batch: Any, at: int) -> str:
-        """Where in the data the batch's member ``at`` stands, for an error's message."""
+    def describe_member(self, batch: Any, at: int) -> str:
+        """The member ``at`` of a batch, as text for error messages: which row or series of the data it is."""
         return f"member {at} of its batch"
 
-    def settle(self, material: Material) -> None:
-        """Learn what needs the trained network, such as a calibration."""
+    def after_training(self, training_data: TrainingData) -> None:
+        """Called with the trained network in place, to learn what depends on it, such as a calibration."""
 
     def learned(self) -> dict[str, Any]:
-        """What :attr:`learns` names, as text and numbers."""
-        return {name: getattr(self, f"{name}_") for name in self.learns}
+        """The values of :attr:`saved_attributes`, as text and numbers."""
+        return {name: getattr(self, f"{name}_") for name in self.saved_attributes}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved as tensors beside the network's weights."""
+        """The tensors that are saved besides the network's weights, by name."""
         return {}
 
     @classmethod
     def learned_checks(cls, saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
-        """The checks of what was learned, and of what of it may be absent."""
-        return cls.learns, {}
+        """The checks of the required and of the optional entries of ``learned()`` in a saved model."""
+        return cls.saved_attributes, {}
 
-    def take_learned(self, learned: dict[str, Any]) -> None:
-        """Take over what ``learned`` gave."""
+    def restore_learned(self, learned: dict[str, Any]) -> None:
+        """Sets the attributes from the result of ``learned``."""
         for name, value in learned.items():
             setattr(self, f"{name}_", value)
 
     def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
-        """Meta tensors like those of ``tensors``, and the names of those that may hold NaN."""
+        """Meta tensors with the shapes and dtypes of ``tensors()``, and the names of those that may hold NaN."""
         return {}, set()
 
-    def take_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what ``tensors`` gave."""
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Sets the attributes from the result of ``tensors``."""
 
     def report(self, data: Any, evaluation: Evaluation | None, folder: Path) -> Path:
-        """Write ``report.html`` to ``folder``; gives its path.
+        """Writes ``report.html`` to ``folder`` and returns its path.
 
         Args:
-            evaluation: of held-out data; without one there are no scores.
+            data: the data that the model was fitted to.
+            evaluation: the scores on the test part. Without one the report has no scores.
         """
         from gatewise.report.page import write
 
@@ -153,7 +154,7 @@ class Task(BaseEstimator):
         )
 
     def figures(self, data: Any) -> dict[str, Any]:
-        """Pictures for the report, by their headings."""
+        """The figures of the report, by heading."""
         return {}
 
     # ---------------------------------------------------------------------------------- inherited
@@ -164,10 +165,10 @@ class Task(BaseEstimator):
         return options_of(cls)  # type: ignore[arg-type]  # scikit-learn's classes can be hashed
 
     def checked(self) -> SimpleNamespace:
-        """The options in Python's own types.
+        """The options, checked and as Python types.
 
         Raises:
-            OptionError: one cannot be used; the message has its value.
+            OptionError: an option is not valid. The message has its name and value.
         """
         found = {
             name: option.checked(getattr(self, name)) for name, option in self.options().items()
@@ -179,44 +180,49 @@ class Task(BaseEstimator):
     def fit(
         self, data: Any, *, validation: Part = 0.15, test: Part = 0.15, run: Run | None = None
     ) -> Self:
-        """Learn from ``data``; a fit that is stopped midway changes nothing.
+        """Fits the model to ``data``. A fit that is interrupted leaves the model unchanged.
 
         Args:
-            validation: a share below 1 or a number of members, which stop the training.
-            test: those that the model never sees, and is scored on.
-            run: where and with what the training runs, and whether it is resumed.
+            validation: the part of the data that is used for early stopping and to choose the best weights: a
+                share below 1 or a number of members.
+            test: the part of the data that is held out to score the model: a share below 1 or a number of
+                members.
+            run: devices, output folder and whether to resume.
         """
         parts = options_of(type(self).fit)
         validation, test = parts["validation"].checked(validation), parts["test"].checked(test)
-        return self.fit_by(
+        return self.fit_prepared(
             lambda fresh, run: fresh.prepare(data, validation, test, run), run or Run()
         )
 
-    def fit_by(self, prepare: Callable[[Self, Run], Material], run: Run) -> Self:
-        """Learn from what ``prepare`` makes of a fresh copy."""
+    def fit_prepared(self, prepare: Callable[[Self, Run], TrainingData], run: Run) -> Self:
+        """Fits the model to the training data that ``prepare`` returns for an unfitted copy of the model."""
         fresh: Self = clone(self)
         fresh.options_ = fresh.checked()
         fresh.learn(prepare(fresh, run), run)
-        # all at once: no scale of new data ever stands beside weights of the old
+        # in one assignment, so that an interrupt cannot leave new scales with old weights
         kept = {name: value for name, value in vars(self).items() if not name.endswith("_")}
         learned = {name: value for name, value in vars(fresh).items() if name.endswith("_")}
         self.__dict__ = kept | learned
         return self
 
-    def learn(self, material: Material, run: Run) -> None:
-        """Train a network, in place of the one that there was."""
+    def learn(self, training_data: TrainingData, run: Run) -> None:
+        """Trains a new network, which replaces the old one."""
         begun = time.perf_counter()
         sizes = ("hidden", "layers", "horizon")
         given = [f"{name}={getattr(self, name)}" for name in sizes if hasattr(self, name)]
         with torch.random.fork_rng(devices=[]):
             check_network(self.build, ", ".join(given) or "the network's sizes")
-            self.network_, self.history_ = train(self, material, run)
-        self.settle(material)
+            self.network_, self.history_ = train(self, training_data, run)
+        self.after_training(training_data)
         self.history_.seconds = time.perf_counter() - begun
 
-    def recorded(self, data: dict[str, Any], validation: Any, test: Any, run: Run) -> Record:
-        """What decides what is learned, for checkpoints: the options, and the ``data`` as
-        :class:`gatewise.train.record.Record` describes it."""
+    def training_record(self, data: dict[str, Any], validation: Any, test: Any, run: Run) -> Record:
+        """The record of options and data that a checkpoint stores, so that a resumed run can be checked.
+
+        Args:
+            data: the description of the data, see :class:`gatewise.train.record.Record`.
+        """
         given = {
             name: option.kind.save(getattr(self, name)) for name, option in self.options().items()
         }
@@ -227,7 +233,7 @@ class Task(BaseEstimator):
         return hasattr(self, "network_")
 
     def check_fitted(self) -> None:
-        """Raise NotFittedError where nothing has been learned yet."""
+        """Raises NotFittedError if the model has not been fitted."""
         if not self.__sklearn_is_fitted__():
             raise UnfittedError(
                 f"this {type(self).__name__} has not been fitted yet: call fit first"
@@ -252,19 +258,19 @@ class Task(BaseEstimator):
         return found
 
     def network_on(self, device: torch.device) -> nn.Module:
-        """The network there; a copy where it is elsewhere."""
+        """The network on ``device``; a copy unless the device is the CPU."""
         if device.type == "cpu":
             return self.network_
         return copy.deepcopy(self.network_).to(device)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model to a folder, which ``gatewise.load`` opens; an older model there stays whole until
-        the new one is complete.
+        """Writes the model to a folder, which ``gatewise.load`` reads. A model that is already there remains
+        valid until the new one is complete.
 
         Raises:
-            NotFittedError: there is nothing to save yet.
-            ModelFileError: the folder cannot be written, or the model has a weight that is not finite or
-                options that another fit is needed for; what was there stays.
+            NotFittedError: the model has not been fitted.
+            ModelFileError: the folder cannot be written, a weight is not finite, or an option was changed
+                after the fit. A model that is already there is not changed.
         """
         self.check_fitted()
         given = self.get_params(deep=False)
@@ -275,22 +281,22 @@ class Task(BaseEstimator):
 
     @classmethod
     def from_state(cls, saved: Saved) -> Self:
-        """The model that was saved.
+        """The model in a saved folder.
 
         Raises:
-            ModelFileError: the description is not one, or the tensors are not those that it needs.
-            OptionError, CellError: an option or a cell cannot be used.
+            ModelFileError: the description is not valid, or the tensors do not fit it.
+            OptionError, CellError: an option or a cell is not valid.
         """
         model = cls._with_options(saved.options)
         checks, optional = cls.learned_checks(saved)
-        learned = record({**checks, "history": HISTORY}, optional)("learned", saved.learned)
+        learned = object_with({**checks, "history": HISTORY}, optional)("learned", saved.learned)
         model.history_ = History(**learned.pop("history"))
-        model.take_learned(learned)
-        with torch.device("meta"):  # the sizes, before anything is made of them
+        model.restore_learned(learned)
+        with torch.device("meta"):  # only shapes: nothing is allocated before they are checked
             network = model.build()
-        beside, gaps = model.expected_tensors(saved)
-        tensors = saved.tensors({**network.state_dict(), **beside}, gaps)
-        model.take_tensors({name: tensors.pop(name) for name in beside})
+        others, may_be_nan = model.expected_tensors(saved)
+        tensors = saved.tensors({**network.state_dict(), **others}, may_be_nan)
+        model.restore_tensors({name: tensors.pop(name) for name in others})
         network.load_state_dict(tensors, assign=True)
         model.network_ = network.eval()
         return model
@@ -298,7 +304,7 @@ class Task(BaseEstimator):
     @classmethod
     def _with_options(cls, saved: dict[str, Any]) -> Self:
         checks = {name: option.kind.restore or _restored for name, option in cls.options().items()}
-        options = record(checks)("options", saved)
+        options = object_with(checks)("options", saved)
         try:
             model = cls(**options)
             model.options_ = model.checked()
@@ -308,10 +314,10 @@ class Task(BaseEstimator):
 
 
 def _restored(name: str, value: Any) -> Any:
-    """A saved option; its range is checked with the others."""
+    """A saved option of a plain type. Its range is checked later, with the other options."""
     if isinstance(value, dict):
-        raise wrong(name, "a text, a number or a list of these", value)
+        raise invalid_entry(name, "a text, a number or a list of these", value)
     return tuple(value) if isinstance(value, list) else value
 
 
-__all__ = ["Material", "Recipe", "Record", "Run", "Task", "digest"]  # what a task's file needs
+__all__ = ["Recipe", "Record", "Run", "Task", "TrainingData", "digest"]  # what a task's file needs

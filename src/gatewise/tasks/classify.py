@@ -1,4 +1,4 @@
-"""The classifier: sequences in, a class for each of them out."""
+"""The classifier: one class for each sequence."""
 
 from __future__ import annotations
 
@@ -27,30 +27,34 @@ Array = np.ndarray
 
 @dataclass(eq=False, repr=False)
 class Classifier(ClassifierMixin, SequenceTask):
-    """Give each sequence a class.
+    """Predict the class of each sequence.
 
-    An estimator of scikit-learn. X is an array N×T×I (numpy or torch), a table N×T (numpy, pandas, polars: I
-    is 1 and each step a column, which later tables must have too), or a list of N arrays or frames T×I of
-    any lengths; frames are matched by the names of their columns, in any order. With ``series`` it is one
-    long table, or a file, with a row for each series and time. Every feature is brought to mean 0 and
-    deviation 1 by the training part.
+    A scikit-learn estimator. X is one of:
+
+    * an array N×T×I of NumPy or torch;
+    * a table N×T of NumPy, pandas or polars, with a column for each step (I is 1);
+    * a list of N arrays or data frames T×I, which may differ in length. The columns of data frames are
+      matched by name;
+    * with ``series``, a long table or a file with a row for each series and time.
+
+    Each feature is scaled to mean 0 and standard deviation 1 of the training part.
 
     Args:
-        label: of a table, the column of classes, constant within a series.
-        class_weight: None, "balanced", or a mapping of each class to its weight.
+        label: the column of classes in a table. It must be constant within a series.
+        class_weight: None, "balanced", or the weight of each class.
 
     Attributes:
         classes_: the classes, sorted.
-        n_features_in_: I, or T where X was a table N×T; ``feature_names_in_`` where its columns, those of
-            the frames in a list, or channels had names.
-        steps_: T where X was a table N×T, else None.
-        held_out_: indices of the samples that stopped the training.
+        n_features_in_: I, or T if X was a table N×T.
+        feature_names_in_: the names of the columns, if X had names.
+        steps_: T if X was a table N×T, else None.
+        held_out_: indices of the samples of the validation part.
         network_, shape_: the network and its sizes.
-        input_scale_: each feature's location and spread.
-        history_: losses by epoch, and the epoch that was kept.
+        input_scale_: mean and standard deviation of each feature.
+        history_: the losses of each epoch, and the epoch whose weights were kept.
 
     The other arguments are those of :class:`gatewise.tasks.sequences.task.SequenceTask`. ``fit`` raises
-    OptionError for an option and DataError for data that cannot be used; both are ValueErrors.
+    OptionError for an option and DataError for data that is not valid. Both are ValueErrors.
     """
 
     name: ClassVar[str] = "classify"
@@ -62,7 +66,9 @@ class Classifier(ClassifierMixin, SequenceTask):
     def source(self) -> SeriesTable:
         options = self.options_
         if options.label is None:
-            raise OptionError("a table needs the column of classes: give label=, --label")
+            raise OptionError(
+                "a table needs a column of classes: name it with label= (--label on the command line)"
+            )
         columns = options.channels or ()
         return SeriesTable(
             options.series, options.time, options.label, (), columns, options.time_format
@@ -77,7 +83,7 @@ class Classifier(ClassifierMixin, SequenceTask):
         if len(self.classes_) < 2:
             raise DataError(
                 f"y has only the class {self.classes_[:1].tolist()[0]!r} in its {present.sum()} samples "
-                f"with a weight above 0; a classifier needs two classes or more"
+                f"with a weight above 0; a classifier needs at least two classes"
             )
         target = np.searchsorted(self.classes_, np.where(present, y, self.classes_[0]))
         try:
@@ -91,7 +97,7 @@ class Classifier(ClassifierMixin, SequenceTask):
     def held_of(self, target: Array, weight: Array, size: Any) -> Array:
         held = super().held_of(target, weight, size)
         left = np.setdiff1d(np.flatnonzero(weight > 0), held)
-        # a class is never held out whole
+        # of each class at least one sample stays in the training part
         return held[np.isin(target[held], target[left])]
 
     def scaled_target(self, target: Array, known: Array) -> Array:
@@ -120,8 +126,8 @@ class Classifier(ClassifierMixin, SequenceTask):
             device: where the network runs: "cpu", "cuda", "cuda:1".
 
         Returns:
-            N labels; of a table, a table of the same kind: the series, ``prediction``, and a column for
-            each class's probability.
+            N labels. For a table, a table of the same library with the columns of the series,
+            ``prediction``, and the probability of each class.
         """
         if self.series is None:
             best = self._outputs(self._fitted(X), device).argmax(1)
@@ -135,23 +141,25 @@ class Classifier(ClassifierMixin, SequenceTask):
         return table_like(columns, X)
 
     def evaluate(self, X: Any, y: Any = None, *, device: Device = "cpu") -> Evaluation:
-        """Scores on sequences that the model has not learned from, beside the most frequent class and a
-        logistic regression on each channel's mean, deviation, range, first and last value.
+        """The scores of the model and of two baselines on sequences that the model was not trained on.
+
+        The baselines are the most frequent class, and a logistic regression on the mean, standard
+        deviation, minimum, maximum, first and last value of each channel.
 
         Args:
-            X: as :meth:`fit` had it; a table with its column of classes.
-            y: N labels, of arrays alone.
+            X: data in the form that :meth:`fit` had. A table must have its column of classes.
+            y: N labels, for arrays only.
             device: where the network runs: "cpu", "cuda", "cuda:1".
 
         Raises:
-            DataError: a class was not among those learned, or there is no sequence left to score.
+            DataError: a class is unknown to the model, or the model was trained on every sequence.
         """
         sequences, labels, names, notes = self.unseen(X, y)
         strange = np.flatnonzero(~np.isin(labels, self.classes_))
         if len(strange):
             at = int(strange[0])
             raise DataError(
-                f"series {str(names[at])!r} has the class {labels.tolist()[at]!r}, which the model has not learned; "
+                f"series {str(names[at])!r} has the class {labels.tolist()[at]!r}, which is unknown to the model; "
                 f"it knows {', '.join(map(repr, self.classes_[:20].tolist()))}"
             )
         truth = np.searchsorted(self.classes_, labels)
@@ -170,6 +178,6 @@ class Classifier(ClassifierMixin, SequenceTask):
         classes = self.classes_.astype(str) if dates else self.classes_
         return super().learned() | {"classes": classes, "dtype": self.classes_.dtype.str}
 
-    def take_learned(self, learned: dict[str, Any]) -> None:
+    def restore_learned(self, learned: dict[str, Any]) -> None:
         self.classes_ = state.classes_of(learned["classes"], learned["dtype"])
-        super().take_learned(learned)
+        super().restore_learned(learned)

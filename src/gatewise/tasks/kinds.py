@@ -1,4 +1,4 @@
-"""Kinds of options that tasks share: columns, cells, parts of the data, devices."""
+"""Kinds of options that several tasks have: columns, cells, parts of the data, devices."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Annotated, Any
 
 import torch
 
-from gatewise.arguments import Kind, integer, path
+from gatewise.arguments import Kind, parse_integer, parse_path
 from gatewise.cells.language import Cell, from_signature
 from gatewise.data.table import name_of, names_of
 from gatewise.errors import ModelFileError, OptionError
 from gatewise.nn.checks import checked_cell
-from gatewise.options import real, shown, whole
-from gatewise.tasks import described
+from gatewise.options import integer, number, short_repr
+from gatewise.tasks import entry_checks
 
 # --------------------------------------------------------------------------------------- columns
 
 
 def column_name(name: str, value: Any) -> str:
-    """The text that a column is known by."""
+    """A column's name as text."""
     if value is None or isinstance(value, (dict, set, list)):
-        raise OptionError(f"{name} must be the name of a column, not {shown(value)}")
+        raise OptionError(f"{name} must be the name of a column, not {short_repr(value)}")
     return name_of(value)
 
 
 def column_names(name: str, value: Any) -> tuple[str, ...]:
-    """The texts that one column or several are known by."""
+    """The names of one or several columns as text."""
     nothing = value is None or isinstance(value, (dict, set))
     if not nothing and not (isinstance(value, (list, tuple)) and None in value):
         return names_of(value)
@@ -44,8 +44,8 @@ def _restored_columns(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, list):
-        raise described.wrong(name, "a text or a list of texts", value)
-    return tuple(described.listed(described.text)(name, value))
+        raise entry_checks.invalid_entry(name, "a text or a list of texts", value)
+    return tuple(entry_checks.list_of(entry_checks.text)(name, value))
 
 
 Column = Annotated[
@@ -55,7 +55,7 @@ Column = Annotated[
         expected="a column",
         metavar="COLUMN",
         save=_saved_column,
-        restore=described.maybe(described.text),
+        restore=entry_checks.or_none(entry_checks.text),
     ),
 ]
 Columns = Annotated[
@@ -66,7 +66,7 @@ Columns = Annotated[
         metavar="COLUMN",
         many="append",
         save=lambda value: None if value is None else list(names_of(value)),
-        restore=described.maybe(_restored_columns),
+        restore=entry_checks.or_none(_restored_columns),
     ),
 ]
 
@@ -85,11 +85,13 @@ def _saved_cell(value: Any) -> Any:
 def _restored_cell(name: str, value: Any) -> str | Cell:
     if isinstance(value, str):
         return value
-    parts = described.record({"name": described.text, "signature": described.text})(name, value)
+    parts = entry_checks.object_with({"name": entry_checks.text, "signature": entry_checks.text})(
+        name, value
+    )
     try:
         return from_signature(parts["name"], parts["signature"])
     except RecursionError as error:
-        raise ModelFileError(f"{name} rests on too many steps, one on the other") from error
+        raise ModelFileError(f"{name}: its expression is nested too deeply") from error
 
 
 AnyCell = Annotated[
@@ -112,7 +114,7 @@ def _class_weight_of(text: str) -> str | dict[str, float]:
 def _class_weight(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         for label, weight in value.items():
-            real(f"{name} of {label!r}", weight, "a weight from 0 on", least=0)
+            number(f"{name} of {label!r}", weight, "a non-negative number", least=0)
     return value
 
 
@@ -123,8 +125,8 @@ def _saved_class_weight(value: Any) -> Any:
 def _restored_class_weight(name: str, value: Any) -> str | dict[Any, float] | None:
     if value is None or value == "balanced":
         return value
-    weight = partial(real, expected="a weight from 0 on", least=0)
-    pairs = described.listed(described.listed(described.label, 2))(name, value)
+    weight = partial(number, expected="a non-negative number", least=0)
+    pairs = entry_checks.list_of(entry_checks.list_of(entry_checks.label, 2))(name, value)
     return {each: weight(f"{name}[{each!r}]", given) for each, given in pairs}
 
 
@@ -146,38 +148,40 @@ EXPECTED_PART = "a share below 1, a number, or a file"
 
 
 def part_size(name: str, given: Any) -> float | int:
-    """The size of a part of the data: a share below 1, or a number.
+    """The size of a part of the data: a share below 1, or a number of rows or members.
 
     Raises:
-        OptionError: it is neither.
+        OptionError: ``given`` is neither.
     """
     try:
-        return whole(name, given, least=0)
+        return integer(name, given, least=0)
     except OptionError:
-        return real(name, given, "a share below 1 or a number of rows", least=0, below=1)
+        return number(name, given, "a share below 1 or a number of rows", least=0, below=1)
 
 
 def is_size(part: Any) -> bool:
-    """Whether a part is given by its size, and not as data of its own."""
+    """Whether a part of the data is given by its size, and not as a table or file."""
     return not isinstance(part, (str, os.PathLike)) and not hasattr(part, "columns")
 
 
 def part(name: str, value: Any) -> Any:
-    """A part of the data: a share below 1, a number, a file that is there, or a table.
+    """A part of the data: a share below 1, a number, an existing file, or a table.
 
     Raises:
-        OptionError: it is none of these.
+        OptionError: ``value`` is none of these.
     """
     if is_size(value):
         return part_size(name, value)
     if isinstance(value, (str, os.PathLike)) and not os.path.isfile(value):
-        raise OptionError(f"{name} must be {EXPECTED_PART} that is there, not {shown(str(value))}")
+        raise OptionError(
+            f"{name} must be {EXPECTED_PART} that exists, not {short_repr(str(value))}"
+        )
     return value
 
 
 def _part_of(text: str) -> int | float | Path:
     try:
-        return integer(text)
+        return parse_integer(text)
     except ValueError:
         pass
     try:
@@ -186,7 +190,9 @@ def _part_of(text: str) -> int | float | Path:
         share = float("nan")
     if share == share and abs(share) != float("inf"):
         return share
-    if not os.path.isfile(text):  # unlike Path's, it raises nothing of a name too long
+    if not os.path.isfile(
+        text
+    ):  # unlike Path.is_file, it does not raise for a name that is too long
         raise ValueError
     return Path(text)
 
@@ -197,10 +203,10 @@ Part = Annotated[Any, Kind(part, _part_of, EXPECTED_PART, "SIZE")]
 
 
 def device_of(name: str, value: Any) -> torch.device:
-    """A device that this machine has.
+    """A device of this machine.
 
     Raises:
-        OptionError: it has none of this name; the message lists those that it has.
+        OptionError: the machine has no such device. The message lists its devices.
     """
     there = ["cpu"]
     if torch.accelerator.is_available():
@@ -209,7 +215,7 @@ def device_of(name: str, value: Any) -> torch.device:
     found = str(value) if isinstance(value, (str, torch.device)) else ""
     if found not in there:
         raise OptionError(
-            f"{name} must be a device of this machine ({', '.join(there)}), not {shown(value)}"
+            f"{name} must be a device of this machine ({', '.join(there)}), not {short_repr(value)}"
         )
     return torch.device(found)
 
@@ -219,5 +225,5 @@ Device = Annotated[str | torch.device, Kind(device_of, expected="a device", meta
 # ----------------------------------------------------------------------------------------- tables
 
 AnyTable = Annotated[
-    Any, Kind(read=path, expected="a path", metavar="FILE")
+    Any, Kind(read=parse_path, expected="a path", metavar="FILE")
 ]  # a path, or a table in memory

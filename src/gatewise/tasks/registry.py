@@ -1,4 +1,4 @@
-"""The tasks that there are. A line here adds one: its public name, its verb and its saved models follow."""
+"""The table of tasks. A line here adds a task to ``gatewise``, to the command line and to ``gatewise.load``."""
 
 from __future__ import annotations
 

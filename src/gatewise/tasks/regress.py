@@ -1,4 +1,4 @@
-"""The regressor: sequences in, a number or several for each of them out."""
+"""The regressor: one number or several for each sequence."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Array = np.ndarray
 
 @dataclass(eq=False, repr=False)
 class Regressor(RegressorMixin, SequenceTask):
-    """Give each sequence a number, or several.
+    """Predict one number, or several, for each sequence.
 
-    An estimator of scikit-learn. X, the arguments and the attributes are those of
-    :class:`gatewise.Classifier`, less classes and ``class_weight``; the targets are brought to mean 0 and
-    deviation 1 by the training part, and the loss is the squared error.
+    A scikit-learn estimator. X, the arguments and the attributes are those of
+    :class:`gatewise.Classifier`, without ``classes_`` and ``class_weight``. The targets are scaled to mean 0
+    and standard deviation 1 of the training part. The loss is the squared error.
 
     Args:
-        target: of a table, the columns of numbers to learn, constant within a series.
+        target: the columns of a table to predict. They must be constant within a series.
 
     Attributes:
-        target_scale_: each target's location and spread.
+        target_scale_: mean and standard deviation of each target.
     """
 
     name: ClassVar[str] = "regress"
@@ -46,7 +46,9 @@ class Regressor(RegressorMixin, SequenceTask):
     def source(self) -> SeriesTable:
         options = self.options_
         if not options.target:
-            raise OptionError("a table needs the columns to learn: give target=, --target")
+            raise OptionError(
+                "a table needs target columns: name them with target= (--target on the command line)"
+            )
         columns = options.channels or ()
         return SeriesTable(
             options.series, options.time, None, options.target, columns, options.time_format
@@ -70,7 +72,7 @@ class Regressor(RegressorMixin, SequenceTask):
         return ((outputs - target) ** 2).mean(1)
 
     def _numbers(self, sequences: Any, device: Any) -> Array:
-        """N×K."""
+        """N×K predictions in the units of the targets."""
         return self._unscaled(self._outputs(sequences, device))
 
     def _unscaled(self, numbers: Array) -> Array:
@@ -82,14 +84,14 @@ class Regressor(RegressorMixin, SequenceTask):
         return of_numbers(self._unscaled(target), self._unscaled(outputs))
 
     def predict(self, X: Any, *, device: Device = "cpu") -> Any:
-        """The numbers of each sequence.
+        """The predicted number, or numbers, of each sequence.
 
         Args:
             device: where the network runs: "cpu", "cuda", "cuda:1".
 
         Returns:
-            N numbers, or N×K; of a table, a table of the same kind: the series, and ``prediction``, or
-            ``prediction_`` and the name of each of several targets.
+            N or N×K numbers. For a table, a table of the same library with the columns of the series and
+            ``prediction``; with several targets, a column ``prediction_NAME`` for each target.
         """
         if self.series is None:
             numbers = self._numbers(self._fitted(X), device)
@@ -102,16 +104,18 @@ class Regressor(RegressorMixin, SequenceTask):
         return table_like({self.series: found.labels, **columns}, X)
 
     def evaluate(self, X: Any, y: Any = None, *, device: Device = "cpu") -> Evaluation:
-        """Scores on sequences that the model has not learned from, beside the mean and a ridge regression
-        on each channel's mean, deviation, range, first and last value.
+        """The scores of the model and of two baselines on sequences that the model was not trained on.
+
+        The baselines are the mean, and a ridge regression on the mean, standard deviation, minimum, maximum,
+        first and last value of each channel.
 
         Args:
-            X: as :meth:`fit` had it; a table with its columns of targets.
-            y: N or N×K numbers, of arrays alone.
+            X: data in the form that :meth:`fit` had. A table must have its target columns.
+            y: N or N×K numbers, for arrays only.
             device: where the network runs: "cpu", "cuda", "cuda:1".
 
         Raises:
-            DataError: there is no sequence left to score.
+            DataError: the model was trained on every sequence.
         """
         sequences, truth, _, notes = self.unseen(X, y)
         truth = truth[:, None] if truth.ndim == 1 else truth
@@ -130,9 +134,9 @@ class Regressor(RegressorMixin, SequenceTask):
     def learned(self) -> dict[str, Any]:
         return super().learned() | {"single": self.single_}
 
-    def take_learned(self, learned: dict[str, Any]) -> None:
+    def restore_learned(self, learned: dict[str, Any]) -> None:
         self.single_ = learned["single"]
-        super().take_learned(learned)
+        super().restore_learned(learned)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

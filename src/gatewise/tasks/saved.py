@@ -1,8 +1,10 @@
-"""A saved model: a folder of model.json, which describes it, and of its tensors in the file that
-model.json names. Nothing in it can run code.
+"""Reading and writing of saved models.
 
-Each save writes a new file of tensors; then one rename puts the new model.json in the old one's place. So
-a kill at any moment leaves the old model or the new one, and who has read model.json reads one model's tensors.
+A saved model is a folder with model.json, which describes the model, and a file of tensors, which model.json
+names. Nothing in it can run code.
+
+A save first writes a new file of tensors. Then it replaces model.json by one rename. So the folder holds the
+old model or the new one at any moment, and a reader of model.json never gets tensors of another model.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from gatewise.atomic import retried_while_locked, write_atomically
 from gatewise.errors import (
     CellError,
     DataError,
@@ -34,37 +37,36 @@ from gatewise.errors import (
     ShapeError,
 )
 from gatewise.options import choice
-from gatewise.tasks.described import count, mapped, record, text
+from gatewise.tasks.entry_checks import count, mapping_of, object_with, text
 from gatewise.tasks.registry import TASKS, task_of
 from gatewise.train.record import python
-from gatewise.whole import patiently, write_whole
 
 FORMAT = 1
 
 _TENSORS = re.compile(r"model-[0-9a-f]{32}\.safetensors")
 
-# What model.json holds. The checksum of the whole is over all other entries, however they are laid out.
-_DESCRIPTION = record(
+# The entries of model.json. The checksum is that of all other entries; white space does not matter.
+_DESCRIPTION = object_with(
     {
         "format": count(1, FORMAT),
         "task": lambda name, value: choice(name, value, TASKS),
-        "file": record({"name": text, "bytes": count()}),
-        "options": mapped(lambda name, value: value),
-        "learned": mapped(lambda name, value: value),
-        "tensors": mapped(text),  # the SHA-256 of each one's bytes
+        "file": object_with({"name": text, "bytes": count()}),
+        "options": mapping_of(lambda name, value: value),
+        "learned": mapping_of(lambda name, value: value),
+        "tensors": mapping_of(text),  # the SHA-256 of each one's bytes
         "checksum": text,
     }
 )
 
 _TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 
-# What a damaged description raises where the estimator, its cell or its network checks it.
-_REFUSED = (OptionError, CellError, ShapeError, DataError, ModelFileError)
+# The errors that checks of the estimator, its cell and its network raise for a damaged description.
+_INVALID = (OptionError, CellError, ShapeError, DataError, ModelFileError)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model's parts; its tensors are bytes yet, which had the checksums that they should have."""
+    """The parts of a saved model. Its tensors are still bytes, whose checksums have been checked."""
 
     task: str
     options: dict[str, Any]
@@ -73,23 +75,23 @@ class Saved:
 
     @property
     def most(self) -> int:
-        """How many numbers the tensors hold: no size of the network can be larger."""
+        """The number of elements of all tensors: an upper bound for every size of the network."""
         return sum(math.prod(each["shape"]) for each in self.stored.values())
 
     def tensors(
         self, expected: Mapping[str, Tensor], gaps: Collection[str] = ()
     ) -> dict[str, Tensor]:
-        """The tensors.
+        """The tensors by name.
 
         Args:
-            expected: meta tensors, whose names, shapes and types they must have.
-            gaps: those that may hold NaN, where it stands for a value that is missing.
+            expected: meta tensors with the names, shapes and dtypes that the tensors must have.
+            gaps: the names of tensors that may hold NaN for missing values.
 
         Raises:
-            ModelFileError: one is missing, too many, of another shape or type, or not finite.
+            ModelFileError: a tensor is missing, unexpected, of another shape or dtype, or not finite.
         """
         for name in sorted(expected.keys() ^ self.stored.keys()):
-            what = "is missing" if name in expected else "belongs to no part of it"
+            what = "is missing" if name in expected else "is not expected"
             raise ModelFileError(f"its tensors do not fit its description: '{name}' {what}")
         for name, wanted in expected.items():
             found = self.stored[name]
@@ -123,12 +125,12 @@ def write_model(
     learned: dict[str, Any],
     tensors: dict[str, Tensor],
 ) -> Path:
-    """Write a model in the place of the one that the folder holds.
+    """Writes a model to a folder, where it replaces the model that is there.
 
     Raises:
         ModelFileError: the disk is full, the folder cannot be written, something in ``options`` or
-            ``learned`` is neither text nor number, or what would be saved could not be loaded; what was
-            there stays.
+            ``learned`` is neither text nor number, or the saved model could not be loaded again. The
+            folder is then unchanged.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = to_bytes(stored)
@@ -149,19 +151,19 @@ def write_model(
         raise ModelFileError(f"the model cannot be saved as text and numbers: {error}") from error
     try:
         _rebuilt(described, data)
-    except _REFUSED as error:
+    except _INVALID as error:
         raise ModelFileError(f"the model cannot be saved: {error}") from error
     before = _name_in(folder)
     contents = {name: data, "model.json": page.encode("utf-8", "surrogatepass")}
-    write_whole(folder, contents, partial(_outdated, folder))
+    write_atomically(folder, contents, partial(_outdated, folder))
     if before is not None:
-        with suppress(OSError):  # Windows keeps what a reader has open
+        with suppress(OSError):  # Windows cannot delete a file that a reader has open
             (folder / before).unlink(missing_ok=True)
     return folder
 
 
 def _as_python(value: Any) -> Any:
-    """For json: what it has no form for, where that is a number or an array."""
+    """A number or array of NumPy or torch as Python types, for ``json.dumps``."""
     found = python(value)
     if found is value:
         raise TypeError(f"{type(value).__name__} is neither")
@@ -179,7 +181,7 @@ def _content(described: dict[str, Any]) -> str:
 
 
 def _name_in(folder: Path) -> str | None:
-    """The file of tensors that the folder's model.json names; None where it names none."""
+    """The name of the file of tensors in the folder's model.json; None if there is no valid model.json."""
     try:
         described = _described(folder)
     except ModelFileError:
@@ -197,34 +199,37 @@ def _outdated(folder: Path) -> Iterator[Path]:
 
 
 def load(folder: str | Path) -> Any:
-    """Read a model that its ``save`` wrote. While another process saves
-    to the folder this gives the old model or the new one, whole.
+    """The model in a folder that ``save`` wrote.
+
+    While another process saves to the folder, this returns either the old or the new model.
 
     Raises:
-        ModelFileError: the folder is not a model, is damaged, or was written by a newer gatewise.
+        ModelFileError: the folder is not a saved model, is damaged, or was written by a newer gatewise.
     """
     folder = Path(folder)
     described, data = _both(folder)
     try:
         return _rebuilt(described, data)
-    except _REFUSED as error:
+    except _INVALID as error:
         raise ModelFileError(f"the model in {folder} is damaged: {error}") from error
 
 
 def _both(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """The description and the tensors' bytes of one model."""
+    """The description of a model and the bytes of its tensors."""
     seen = None
-    while (described := _described(folder)) != seen:  # else a new model has come in between
+    while (described := _described(folder)) != seen:  # a new model may replace it while this reads
         path = folder / described["file"]["name"]
         try:
-            return described, patiently(partial(_bytes, path, described["file"]["bytes"]))
+            return described, retried_while_locked(
+                partial(_bytes, path, described["file"]["bytes"])
+            )
         except FileNotFoundError:
             seen = described
         except OSError as error:
             raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
     raise ModelFileError(
         f"{folder} has no {described['file']['name']}, which its model.json names: the model is "
-        f"incomplete; copy the whole folder, at a time when nothing is saved to it"
+        f"incomplete. Copy the folder again, while no process saves to it"
     )
 
 
@@ -233,39 +238,42 @@ def _bytes(path: Path, size: int) -> bytes:
         found = file.seek(0, 2)
         if found != size:
             raise ModelFileError(
-                f"{path} is damaged or truncated: it has {found:,} bytes, and {size:,} were written"
+                f"{path} is damaged or truncated: it has {found:,} bytes, expected {size:,}"
             )
         file.seek(0)
         return file.read()
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """What model.json holds, of which the content has its checksum."""
+    """The content of model.json, whose checksum has been checked."""
     path = folder / "model.json"
-    if os.path.isfile(folder):  # unlike Path's, these raise nothing of a name too long
-        raise ModelFileError(f"{folder} is a file, not a folder: give the folder that it is in")
+    if os.path.isfile(folder):  # unlike Path.is_file, it does not raise for a name that is too long
+        raise ModelFileError(f"{folder} is a file, not a folder: give the folder of a saved model")
     if not os.path.isdir(folder):
-        raise ModelFileError(f"{folder} is not a folder; a saved model is one")
+        raise ModelFileError(f"{folder} is not a folder: give the folder of a saved model")
     if not os.path.isfile(path):
         raise ModelFileError(f"{folder} is not a saved model: it has no model.json")
     try:
-        page = patiently(path.read_bytes).decode("utf-8", "surrogatepass")
+        page = retried_while_locked(path.read_bytes).decode("utf-8", "surrogatepass")
         described = json.loads(page)
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
-            f"{path} is damaged ({error}): copy the model again, or fit it anew"
+            f"{path} is damaged ({error}): copy the model again, or fit it again"
         ) from error
     _check_kind(path, described)
     try:
         found: dict[str, Any] = _DESCRIPTION("it", described)
         if not _TENSORS.fullmatch(found["file"]["name"]):
-            raise ModelFileError(f"it names no file of tensors but {found['file']['name']!r}")
+            raise ModelFileError(
+                f"the name of its file of tensors is {found['file']['name']!r}, expected "
+                f"model-….safetensors"
+            )
         if _content(described) != found["checksum"]:
             raise ModelFileError(
-                "its content does not have its checksum. It cannot be edited: load the model, change it "
-                "in Python, and save it"
+                "its content does not match its checksum. Do not edit it: load the model, change it in "
+                "Python, and save it"
             )
     except (GatewiseError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from error
@@ -273,30 +281,32 @@ def _described(folder: Path) -> dict[str, Any]:
 
 
 def _check_kind(path: Path, described: Any) -> None:
-    """That this describes a model, of a format that is known."""
+    """Raises ModelFileError unless this describes a model in a known format."""
     version = described.get("format") if isinstance(described, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise ModelFileError(
-            f"{path} has format {version}, and this gatewise reads up to {FORMAT}: it was saved by a "
-            f"newer version; upgrade gatewise to read it"
+            f"{path} has format {version}, but this gatewise reads formats up to {FORMAT}: the model was "
+            f"saved by a newer version; upgrade gatewise"
         )
     if version is None or described.get("task") not in (*TASKS,):
         raise ModelFileError(
-            f"{path} is damaged or not a saved model: it names no task of {', '.join(TASKS)}"
+            f"{path} is damaged or not a saved model: its task must be one of {', '.join(TASKS)}"
         )
 
 
 def _rebuilt(described: dict[str, Any], data: bytes) -> Any:
-    """The estimator of a description and its tensors' bytes."""
+    """The estimator, from its description and the bytes of its tensors."""
     try:
         stored = dict(deserialize(data))
     except SafetensorError as error:
         raise ModelFileError(f"its tensors cannot be read: {error}") from error
     checksums = described["tensors"]
     for name in sorted(stored.keys() ^ checksums.keys()):
-        raise ModelFileError(f"the tensor '{name}' is not in both of its files")
+        raise ModelFileError(
+            f"the tensor '{name}' is in only one of model.json and the file of tensors"
+        )
     for name, each in stored.items():
         if _checksum(each["data"]) != checksums[name]:
-            raise ModelFileError(f"the tensor '{name}' does not have its checksum")
+            raise ModelFileError(f"the tensor '{name}' does not match its checksum")
     saved = Saved(described["task"], described["options"], described["learned"], stored)
     return task_of(saved.task).from_state(saved)

@@ -1,4 +1,4 @@
-"""The error of a model that has learned nothing yet."""
+"""The error of a model that has not been fitted."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from gatewise.errors import GatewiseError
 
 
 class UnfittedError(GatewiseError, NotFittedError):
-    """A model was asked for something before ``fit``."""
+    """A method that needs a fitted model was called before ``fit``."""

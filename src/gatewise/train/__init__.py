@@ -1,1 +1,1 @@
-"""The training loop's glue to Lightning."""
+"""Training with Lightning: the loop, checkpoints and resuming."""

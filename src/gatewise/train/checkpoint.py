@@ -1,4 +1,4 @@
-"""Checkpoints that can't run code and are never half-written: one safetensors file, no pickle."""
+"""Checkpoints as single safetensors files, written atomically. Reading one cannot run code, unlike pickle."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from safetensors.torch import load as tensors_in
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from gatewise.atomic import write_atomically
 from gatewise.errors import ModelFileError
-from gatewise.whole import write_whole
 
 
 class SafeCheckpoints(CheckpointIO):
-    """Lightning's checkpoints as tensors beside a JSON tree that says where each of them belongs.
+    """Lightning's checkpoints as safetensors files: the tensors, and a JSON tree of all other values.
 
-    The tree and the tensors have a checksum in the file.
+    The file has a checksum of the tree and the tensors.
     """
 
     def save_checkpoint(
@@ -33,7 +33,7 @@ class SafeCheckpoints(CheckpointIO):
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(_packed(checkpoint, tensors))
         data = to_bytes(tensors, {"tree": tree, "sha256": _checksum(tree, tensors)})
-        write_whole(path.parent, {path.name: data})
+        write_atomically(path.parent, {path.name: data})
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -45,10 +45,10 @@ class SafeCheckpoints(CheckpointIO):
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint.
+    """The checkpoint in a file.
 
     Raises:
-        ModelFileError: it is missing, damaged or not one of ours.
+        ModelFileError: the file is missing, damaged or not a checkpoint of gatewise.
     """
     try:
         data = Path(path).read_bytes()  # once: the file may be replaced meanwhile
@@ -65,8 +65,8 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def check_like(found: Any, expected: Any, most: int, where: str = "it") -> None:
-    """Raise ValueError where ``found`` is built otherwise than ``expected``: other keys, types, or
-    shapes, a count that is negative or above ``most``, or a number that isn't finite."""
+    """Raises ValueError unless ``found`` has the structure of ``expected``: the same keys, types and shapes,
+    integers from 0 to ``most``, and finite floats."""
     if isinstance(expected, float):
         fits = isinstance(found, float | int) and math.isfinite(found)
     elif isinstance(expected, Tensor):
@@ -104,7 +104,7 @@ def _shown(value: Any) -> str:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """The texts in the head of a safetensors file."""
+    """The metadata of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
     texts: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
     return texts
@@ -119,7 +119,8 @@ def _checksum(tree: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON: tensors move to ``tensors``; keys keep their type, as a list of pairs."""
+    """``value`` as JSON. Tensors are moved to ``tensors``. A dict becomes a list of pairs, so that keys
+    keep their type."""
     match value:
         case Tensor():
             name = str(len(tensors))

@@ -1,4 +1,4 @@
-"""A run's folder: one run in it at a time, and its checkpoint."""
+"""A run's folder: the path of its checkpoint, and the lock that admits one run at a time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gatewise.errors import ModelFileError, OptionError, caution
 
 LOCK = ".lock"
 
-# Where in the lock file the locked byte is: on Windows what is locked cannot be read, and the number of
-# the process stands at the beginning.
+# The position of the locked byte in the lock file. Windows does not let others read a locked byte, and the
+# process id at the beginning of the file must be readable.
 _BYTE = 1 << 20
 
 
@@ -24,7 +24,7 @@ def checkpoint_of(folder: Path) -> Path:
 
 
 def clear(folder: Path) -> None:
-    """Remove an earlier run's checkpoint, so that no later one takes it for its own."""
+    """Removes an earlier run's checkpoint, so that no later run resumes from it."""
     last = checkpoint_of(folder)
     try:
         last.unlink(missing_ok=True)
@@ -34,9 +34,9 @@ def clear(folder: Path) -> None:
         ) from error
 
 
-class Claim:
-    """A run's claim to its folder, from where it is taken to the end of the block. The system ends it with
-    the process, however that ends."""
+class FolderLock:
+    """A lock on a run's folder, a context manager. ``acquire`` takes the lock; the end of the block, or of
+    the process, releases it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,14 +44,14 @@ class Claim:
 
     @property
     def held(self) -> bool:
-        """Whether this process has taken it; of a training's processes the first one does."""
+        """Whether this process holds the lock. Of several training processes the first one does."""
         return self._file is not None
 
-    def take(self) -> None:
-        """Locks the folder for this run, where it has not yet.
+    def acquire(self) -> None:
+        """Locks the folder for this run. Does nothing if this process holds the lock already.
 
         Raises:
-            OptionError: another run has it; the message has the number of its process.
+            OptionError: another run holds the lock. The message has its process id.
             ModelFileError: the folder cannot be written.
         """
         if self.held:
@@ -64,7 +64,7 @@ class Claim:
                 f"cannot write to {self.folder}: {error.strerror or error}"
             ) from error
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> FolderLock:
         return self
 
     def __exit__(
@@ -75,8 +75,8 @@ class Claim:
     ) -> None:
         if self._file is None:
             return
-        # while it is locked: whoever opened it meanwhile finds that it is not in the folder any more.
-        # Windows removes no open file; there it stays, and blocks nobody.
+        # Removed before it is unlocked: a process that has opened it meanwhile sees that it is gone.
+        # Windows cannot remove an open file; there the file remains, unlocked.
         with suppress(OSError):
             (self.folder / LOCK).unlink(missing_ok=True)
         self._file.close()
@@ -92,7 +92,7 @@ def _locked(folder: Path) -> IO[str]:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 caution(
-                    f"{folder} is on a file system without locks ({error.strerror}): see to it that no "
+                    f"{folder} is on a file system without locks ({error.strerror}): make sure that no "
                     f"other run writes there"
                 )
                 return file
@@ -100,7 +100,7 @@ def _locked(folder: Path) -> IO[str]:
             holder = file.read(20).strip() or "unknown"
             file.close()
             raise OptionError(
-                f"another run is going on in {folder} (process {holder}): wait for its end, or give "
+                f"another run is active in {folder} (process {holder}): wait until it ends, or give "
                 f"another folder"
             ) from None
         if _stands(file, path):
@@ -113,7 +113,7 @@ def _locked(folder: Path) -> IO[str]:
 
 
 def _stands(file: IO[str], path: Path) -> bool:
-    """Whether the open file is still the one at ``path``: its last holder may have removed it."""
+    """Whether the open file is still the one at ``path``: its previous owner may have removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

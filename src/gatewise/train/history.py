@@ -1,4 +1,7 @@
-"""The losses of a training by round, and what follows from them."""
+"""The losses of each training round, the best round, and when training ends.
+
+A round is a number of updates followed by validation; Lightning calls it an epoch.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from gatewise.train.recipe import Recipe
 
 @dataclass
 class History:
-    """Losses by round, and the round whose weights were kept."""
+    """The losses of each round, the index of the round whose weights were kept, and the time of the fit."""
 
     train: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
@@ -18,7 +21,7 @@ class History:
 
 
 def best_round(history: History, validated: bool) -> int:
-    """The first round with the least loss on the validation part, or the last where there is none."""
+    """The index of the first round with the lowest validation loss; the last round without validation."""
     losses = history.validation
     if validated:
         return min(range(len(losses)), key=losses.__getitem__)
@@ -26,7 +29,7 @@ def best_round(history: History, validated: bool) -> int:
 
 
 def complete(history: History, recipe: Recipe, validated: bool) -> bool:
-    """Whether all rounds are done, or as many as ``patience`` since the best one."""
+    """Whether training has ended: after all rounds, or after ``patience`` rounds without a lower loss."""
     done = len(history.train)
     waited = done - 1 - best_round(history, validated) if done else 0
     return done >= recipe.rounds or (validated and waited >= recipe.patience)

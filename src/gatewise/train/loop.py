@@ -1,4 +1,4 @@
-"""Fits a network by Lightning: rounds of training and validation, checkpoints, and the weights that are kept."""
+"""The training loop with Lightning: rounds of training and validation, checkpoints, and the best weights."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from gatewise import signals
 from gatewise.errors import OptionError, Stopped, TrainingError, need, out_of_memory
 from gatewise.train import folder
 from gatewise.train.checkpoint import SafeCheckpoints
-from gatewise.train.folder import Claim
+from gatewise.train.folder import FolderLock
 from gatewise.train.history import History, best_round, complete
-from gatewise.train.objective import Material, Objective, Training
+from gatewise.train.objective import Objective, Training, TrainingData
 from gatewise.train.recipe import Recipe
 from gatewise.train.resume import checkpoint_to_resume
 from gatewise.train.run import Run
@@ -33,58 +33,59 @@ from gatewise.train.run import Run
 SAVE_EVERY = 2.0  # seconds: a round may take less time than a save, which waits for the disk
 
 
-def train(objective: Objective, material: Material, run: Run) -> tuple[Any, History]:
-    """A network with the weights that had the least loss on the validation batches, or with the last
-    ones where there are none; and the history, which says which round's they are.
+def train(objective: Objective, training_data: TrainingData, run: Run) -> tuple[Any, History]:
+    """The trained network and the history of its losses.
+
+    The network has the weights of the round with the lowest validation loss, or of the last round without
+    validation.
 
     Raises:
-        TrainingError: the loss is not a number any more, or the memory is not enough.
-        OptionError: Lightning cannot do what ``run`` asks, another run is going on in its folder, or it
-            resumes a run of other data or options.
-        ModelFileError: the checkpoint is damaged, or cannot be written.
-        KeyboardInterrupt: a signal stopped the training (a :class:`Stopped` where it was SIGTERM).
+        TrainingError: the loss is not finite, or memory ran out.
+        OptionError: Lightning cannot do what ``run`` asks for, another run is active in its folder, or the
+            run to resume had other data or options.
+        ModelFileError: the checkpoint is damaged or cannot be written.
+        KeyboardInterrupt: a signal stopped the training; for SIGTERM the subclass :class:`Stopped`.
     """
     if run.prepared is not None:
-        run.prepared(material)
-    module = Training(objective, material.recipe)
-    rounds = _Rounds(material, run)
-    trainer = _trainer(material.recipe, run, rounds)
+        run.prepared(training_data)
+    module = Training(objective, training_data.recipe)
+    rounds = _Rounds(training_data, run)
+    trainer = _trainer(training_data.recipe, run, rounds)
     with ExitStack() as end:
-        # processes that the first one starts for the same run work under its claim
+        # only the first process of a training run locks the folder
         if run.path is not None and trainer.is_global_zero:
-            (run.claim or end.enter_context(Claim(run.path))).take()
-        checkpoint = checkpoint_to_resume(module, trainer, material, run)
+            (run.lock or end.enter_context(FolderLock(run.path))).acquire()
+        checkpoint = checkpoint_to_resume(module, trainer, training_data, run)
         if checkpoint is not None:
             module.on_load_checkpoint(checkpoint)
             rounds.weights, rounds.saved = checkpoint["best"], len(module.history.train)
-        finished = complete(module.history, material.recipe, rounds.validated)
+        finished = complete(module.history, training_data.recipe, rounds.validated)
         if checkpoint is None or not finished:
-            _fit(module, material, trainer, rounds, resumed=checkpoint is not None)
+            _fit(module, training_data, trainer, rounds, resumed=checkpoint is not None)
     module.load_state_dict(rounds.weights)
     module.history.best = best_round(module.history, rounds.validated)
     return module.network.cpu().eval(), module.history
 
 
 class _Rounds(Checkpoint):
-    """Keeps the best round's weights, writes the checkpoint between rounds, where a run can be taken up
-    again exactly, and ends the training where it is complete.
+    """The callback after each round: keeps the best weights, writes the checkpoint, ends the training.
 
-    The first and the last round are saved, and between them those that end ``SAVE_EVERY`` seconds or more
-    after the last save.
+    Checkpoints are written only between rounds, because a run can be resumed exactly there: after the first and
+    the last round, and after any other that ends ``SAVE_EVERY`` seconds or more after the last save.
     """
 
-    def __init__(self, material: Material, run: Run) -> None:
-        self.recipe, self.validated = material.recipe, material.validation is not None
+    def __init__(self, training_data: TrainingData, run: Run) -> None:
+        self.recipe, self.validated = training_data.recipe, training_data.validation is not None
         self.path = None if run.path is None else folder.checkpoint_of(run.path)
         self.after_round = run.after_round
-        self.recorded = asdict(material.record) | {"recipe": asdict(material.recipe)}
+        self.recorded = asdict(training_data.record) | {"recipe": asdict(training_data.recipe)}
         self.weights: dict[str, Tensor] = {}
         self.saved = 0  # rounds in the checkpoint
         self.next_save = 0.0
         self.on_sigterm: Any = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        # Lightning would make a SystemExit of it, whatever the program's own handler does
+        # Lightning's own handler would raise SystemExit and ignore the program's handler
         if self.on_sigterm is not None:
             signal.signal(signal.SIGTERM, self.on_sigterm)
 
@@ -114,23 +115,27 @@ class _Rounds(Checkpoint):
 
 
 def _fit(
-    module: Training, material: Material, trainer: lightning.Trainer, rounds: _Rounds, resumed: bool
+    module: Training,
+    training_data: TrainingData,
+    trainer: lightning.Trainer,
+    rounds: _Rounds,
+    resumed: bool,
 ) -> None:
-    with warnings.catch_warnings(), signals.restored():
-        # Lightning's advice about worker processes: a batch is cut out in one go
+    with warnings.catch_warnings(), signals.handlers_restored():
+        # Lightning advises more worker processes, but one indexing operation makes a whole batch
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
-        if material.validation is None:
+        if training_data.validation is None:
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
-        # Lightning 2.6 on torch 2.13, of its own code
+        # Lightning 2.6 with torch 2.13 raises it in its own code
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         if threading.current_thread() is threading.main_thread():
             rounds.on_sigterm = signal.getsignal(signal.SIGTERM)
         last = str(rounds.path) if resumed else None
         try:
-            trainer.fit(module, material.training, material.validation, ckpt_path=last)
+            trainer.fit(module, training_data.training, training_data.validation, ckpt_path=last)
         except SystemExit as ended:
-            stopped = signals.translated(ended)
+            stopped = signals.interruption_of(ended)
             _note(stopped, rounds, trainer)
             raise stopped from None
         except KeyboardInterrupt as stopped:
@@ -140,25 +145,25 @@ def _fit(
             if not out_of_memory(error):
                 raise
             raise TrainingError(
-                "the memory is not enough for this training: take a smaller batch, fewer hidden units "
-                "or a shorter context"
+                "there is not enough memory for this training: give a smaller batch, fewer hidden units or "
+                "a shorter context"
             ) from error
 
 
 def _note(stopped: KeyboardInterrupt, rounds: _Rounds, trainer: lightning.Trainer) -> None:
-    """Say how to go on, in the first process of the training."""
+    """Adds a note to the exception: how to resume the run. Only the first process prints it."""
     if isinstance(stopped, Stopped):
-        stopped.told_elsewhere = not trainer.is_global_zero
+        stopped.reported_elsewhere = not trainer.is_global_zero
     if rounds.path is None:
         return
     if rounds.saved:
         stopped.add_note(
             f"stopped after {rounds.saved} of {rounds.recipe.rounds} rounds; the same fit with --resume "
-            f"(resume=True) goes on from {rounds.path}"
+            f"(resume=True) continues from {rounds.path}"
         )
     else:
         stopped.add_note(
-            "stopped in the first round: nothing is saved yet, and a new fit begins afresh"
+            "stopped in the first round: there is no checkpoint yet, so a new fit starts from the beginning"
         )
 
 
@@ -174,8 +179,8 @@ def _trainer(recipe: Recipe, run: Run, rounds: Checkpoint) -> lightning.Trainer:
     on_cpu = run.accelerator == "cpu" or not torch.accelerator.is_available()
     if on_cpu and isinstance(devices, int) and devices > most:
         raise OptionError(
-            f"devices={devices}: each is a process on a processor of its own, and this machine has "
-            f"{os.cpu_count()}"
+            f"devices={devices} needs a CPU core for each process, and this machine has {os.cpu_count()}: "
+            f"give a smaller number"
         )
     try:
         return lightning.Trainer(

@@ -1,4 +1,4 @@
-"""What a training needs of its task, and one step of it as Lightning runs it."""
+"""The interface between a task and the training loop, and the LightningModule that trains its network."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ from gatewise.train.history import History
 from gatewise.train.recipe import Recipe
 from gatewise.train.record import Record
 
-Carry = (
-    Any  # the state that one batch leaves to the next: tensors, in tuples, lists or dicts; or None
-)
+# The state that is carried from one batch to the next: tensors, in tuples, lists or dicts; or None.
+Carry = Any
 
 
 class Objective(Protocol):
-    """What is learned: a network, its loss and how it is optimized."""
+    """What the training loop needs of a task: a network, its loss and its optimizer."""
 
     def build(self) -> nn.Module:
         """A new network."""
 
     def loss(self, network: nn.Module, batch: Any, carry: Carry) -> tuple[Tensor, Carry]:
-        """B losses, and the state that the next batch goes on from."""
+        """The B losses of a batch, and the state that the next batch starts from."""
 
-    def place(self, batch: Any, at: int) -> str:
-        """Where in the data the batch's member ``at`` stands, for an error's message."""
+    def describe_member(self, batch: Any, at: int) -> str:
+        """The member ``at`` of a batch, as text for error messages: which row or series of the data it is."""
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
-        """The optimizer, and the schedule that moves on after each step."""
+        """The optimizer, and a learning-rate schedule that is stepped after each update."""
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a training goes by.
+class TrainingData:
+    """The batches, the recipe and the record of one training run.
 
     Attributes:
-        training, validation: batches; without validation the last weights are kept.
-        recipe: how the network is trained.
-        record: data and options that decide what is learned, for checkpoints.
+        training, validation: the batches. Without validation the last weights are kept.
+        recipe: the number of updates, the learning rate and other settings.
+        record: the options and the data, stored in checkpoints.
     """
 
     training: DataLoader
@@ -55,11 +54,11 @@ class Material:
 
 
 class Training(lightning.LightningModule):
-    """A network in training, its history, and the state carried from batch to batch.
+    """The network in training, the history of its losses, and the state carried from batch to batch.
 
-    Each round begins without a carried state, in training and in validation. So a run that is resumed at
-    a round's end goes on as if it had not been stopped. Between batches the state is detached: gradients
-    end there (truncated back-propagation through time).
+    Each round starts without a carried state, in training and in validation. So a run that is resumed after a
+    round continues as if it had not been stopped. The state is detached between batches (truncated
+    back-propagation through time).
     """
 
     def __init__(self, objective: Objective, recipe: Recipe) -> None:
@@ -77,7 +76,7 @@ class Training(lightning.LightningModule):
         self._carry = None
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        # so that a resumed run draws the dropout that an uninterrupted one draws
+        # so that a resumed run has the same dropout masks as an uninterrupted one
         torch.manual_seed((self.recipe.seed * 1_000_003 + self.global_step) % 2**63)
         each, carry = self.objective.loss(self.network, batch, self._carry)
         self._carry = detached(carry)
@@ -93,8 +92,8 @@ class Training(lightning.LightningModule):
             at = int(strange.nonzero()[0])
             raise TrainingError(
                 f"the loss became {each[at].item()} at step {self.global_step}, in "
-                f"{self.objective.place(batch, at)}. The last good checkpoint is kept. Try a lower "
-                f"learning_rate, or look at the values there"
+                f"{self.objective.describe_member(batch, at)}. The checkpoint of the last round is kept. Try "
+                f"a lower learning_rate, or check the values there"
             )
         return each
 
@@ -128,7 +127,7 @@ class Training(lightning.LightningModule):
 
 
 def detached(carry: Carry) -> Carry:
-    """The carried state without what led to it."""
+    """The carried state without its autograd history."""
     if isinstance(carry, Tensor):
         return carry.detach()
     if isinstance(carry, dict):

@@ -1,4 +1,4 @@
-"""The processes of one training."""
+"""The processes of a distributed training run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def rank_and_count() -> tuple[int, int]:
-    """This process's rank among those of its training, and how many they are."""
+    """The rank of this process and the number of processes of its training run."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

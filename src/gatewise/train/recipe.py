@@ -1,4 +1,4 @@
-"""How a network is trained: the recipe, and the optimizer and schedule that most tasks take."""
+"""The settings of training, and the default optimizer and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 @dataclass(frozen=True)
 class Recipe:
-    """The length of a training and its settings.
+    """The settings of training.
 
     The defaults were chosen on the validation parts of ETTh1 and M4 hourly.
 
     Attributes:
-        steps: updates of the weights, in all rounds together.
-        rounds: how often the network is validated and the training saved.
-        patience: rounds without a lower validation loss after which the training ends.
-        clip: the largest norm of the gradient.
+        steps: the number of weight updates of all rounds together.
+        batch: the number of members of a batch.
+        learning_rate: the highest learning rate.
+        weight_decay: AdamW's weight decay.
+        clip: the norm to which a larger gradient is clipped.
+        rounds: the number of rounds; each ends with validation and a checkpoint.
+        patience: training ends after this many rounds without a lower validation loss.
+        seed: the seed of weights, batches and dropout.
     """
 
     steps: int
@@ -38,7 +42,7 @@ class Recipe:
 
 
 def one_cycle(network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
-    """AdamW whose learning rate rises once and falls as a cosine, step by step."""
+    """AdamW with a one-cycle schedule: the learning rate warms up, then falls along a cosine."""
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -47,7 +51,7 @@ def one_cycle(network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRSchedule
         optimizer,
         max_lr=recipe.learning_rate,
         total_steps=total,
-        # torch divides by the rise's steps less one, and by those of the fall
+        # torch divides by the number of warm-up steps minus one, and by that of the other steps
         pct_start=max(0.1, 2 / total) if total > 2 else 0.1,
         cycle_momentum=False,
     )

@@ -1,4 +1,4 @@
-"""What a run learns from: its data and its options, kept in its checkpoints for the day it is resumed."""
+"""The record of a run's options and data. It is stored in checkpoints, and checked when the run is resumed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gatewise.errors import ModelFileError, OptionError
 
 @dataclass(frozen=True)
 class Record:
-    """All that decides what a run learns, as texts, numbers, and lists and dicts of these.
+    """The options and data that determine the result of a run, as texts, numbers, lists and dicts.
 
     Attributes:
-        options: those given, by name.
-        data: how many ``rows`` and ``series``, the ``span`` of their times, a ``digest`` of each of the
-            ``columns`` by name, and one of the ``grid``: times, and names of the series.
+        options: the options by name.
+        data: ``rows`` and ``series``, the numbers of these; ``span``, the range of times as text;
+            ``columns``, the digest of each column by name; ``grid``, the digest of times and series names.
     """
 
     options: dict[str, Any]
@@ -29,7 +29,7 @@ class Record:
 
 
 def digest(*parts: Any) -> str:
-    """A short hash of texts and arrays, equal where all values are: whatever bits NaN and 0 have."""
+    """A short hash of texts and arrays. All NaNs count as equal, and 0.0 equals -0.0."""
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray) and part.dtype.kind == "f":
@@ -43,13 +43,13 @@ def digest(*parts: Any) -> str:
 
 
 def python(value: Any) -> Any:
-    """The numbers and arrays of NumPy and torch as Python's; anything else as it is."""
+    """Numbers and arrays of NumPy and torch as Python types; any other value unchanged."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
 
 
 def plain(value: Any) -> Any:
-    """``value`` as a checkpoint can hold it and compares it: NumPy's and torch's numbers as Python's,
-    tuples as lists, and what is neither number nor text as text."""
+    """``value`` in the form that a record has: numbers of NumPy and torch as Python types, tuples as lists,
+    and any other object as text."""
     value = python(value)
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
@@ -59,11 +59,17 @@ def plain(value: Any) -> Any:
 
 
 def check_same(recorded: Any, now: Record, recipe: Any, folder: Path) -> None:
-    """Raise OptionError where the run in ``folder``, which recorded ``recorded``, was of other data or
-    options; the sentence says which.
+    """Checks that a run to resume had the same data, options and recipe.
+
+    Args:
+        recorded: the record in the checkpoint.
+        now: the record of this run.
+        recipe: the recipe of this run.
+        folder: the run's folder, for messages.
 
     Raises:
-        ModelFileError: that is no record.
+        OptionError: data or options differ. The message says which.
+        ModelFileError: ``recorded`` is not a record.
     """
     expected = asdict(now) | {"recipe": asdict(recipe)}
     if not (
@@ -72,20 +78,23 @@ def check_same(recorded: Any, now: Record, recipe: Any, folder: Path) -> None:
         and all(isinstance(part, Mapping) for part in recorded.values())
     ):
         raise ModelFileError(
-            f"the checkpoint in {folder} does not say what data and options its run had: fit without "
-            f"--resume (resume=False)"
+            f"the checkpoint in {folder} has no record of its run's data and options: fit without --resume "
+            f"(resume=False)"
         )
-    told = [
+    differences = [
         *_options(recorded["options"], now.options),
         *_data(recorded["data"], now.data),
     ] or _options(recorded["recipe"], expected["recipe"])
-    if told:
-        longer = any(name.startswith("steps ") for name in told)
+    if differences:
+        longer = any(name.startswith("steps ") for name in differences)
         raise OptionError(
-            f"--resume (resume=True) goes on with the same data and options, and the run in {folder} had "
-            f"others: {'; '.join(told)}. "
-            + ("The learning rate's course spans all steps, so more steps are a new run. " * longer)
-            + "Give it what it had, or fit without --resume, or into another folder"
+            f"--resume (resume=True) needs the same data and options as the run in {folder}. "
+            f"These differ: {'; '.join(differences)}. "
+            + (
+                "The learning-rate schedule depends on all steps, so more steps need a new run. "
+                * longer
+            )
+            + "Give the same data and options, fit without --resume, or use another folder"
         )
 
 
@@ -109,11 +118,11 @@ def _data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return [f"the data were {shown[0]}, and are {shown[1]}"]
     columns = [data.get("columns", {}) for data in (then, now)]
     if columns[0] == columns[1]:
-        return [f"the data's times or the names of its series differ ({shown[1]} then and now)"]
+        return [f"the times or the series names of the data differ (both have {shown[1]})"]
     if columns[0].keys() != columns[1].keys():
         return [f"the columns were {', '.join(columns[0])}, and are {', '.join(columns[1])}"]
     differing = [name for name in columns[0] if columns[0][name] != columns[1][name]]
-    return [f"the values of {', '.join(differing)} differ ({shown[1]} then and now)"]
+    return [f"the values of {', '.join(differing)} differ (both have {shown[1]})"]
 
 
 _SIZES = ("rows", "series", "span")

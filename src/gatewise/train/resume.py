@@ -1,4 +1,4 @@
-"""A run taken up from its checkpoint: whether it is the same run, and a checkpoint that it could have written."""
+"""Resuming a run: checks that its checkpoint is of the same run and is valid."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from torch import Tensor
 from gatewise.errors import ModelFileError
 from gatewise.train import folder
 from gatewise.train.checkpoint import check_like, load
-from gatewise.train.objective import Material, Training
+from gatewise.train.objective import Training, TrainingData
 from gatewise.train.record import check_same
 from gatewise.train.run import Run
 
 
 def checkpoint_to_resume(
-    module: Training, trainer: lightning.Trainer, material: Material, run: Run
+    module: Training, trainer: lightning.Trainer, training_data: TrainingData, run: Run
 ) -> dict[str, Any] | None:
-    """The checkpoint that the run goes on from, or None where it begins; an earlier run's checkpoint is
-    removed where it begins.
+    """The checkpoint that the run continues from; None for a run that starts from the beginning.
+
+    A run that starts from the beginning removes the checkpoint of an earlier run.
 
     Raises:
-        OptionError: the checkpoint is of other data or options.
-        ModelFileError: it is damaged.
+        OptionError: the checkpoint's run had other data or options.
+        ModelFileError: the checkpoint is damaged.
     """
     if run.path is None:
         return None
@@ -36,9 +37,9 @@ def checkpoint_to_resume(
             folder.clear(run.path)
         return None
     checkpoint = load(path)
-    check_same(checkpoint.get("run"), material.record, material.recipe, run.path)
+    check_same(checkpoint.get("run"), training_data.record, training_data.recipe, run.path)
     try:
-        _check(checkpoint, module, trainer, material)
+        _check(checkpoint, module, trainer, training_data)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise ModelFileError(
             f"the checkpoint {path} does not fit this run: {error}. Fit without --resume "
@@ -48,10 +49,13 @@ def checkpoint_to_resume(
 
 
 def _check(
-    checkpoint: dict[str, Any], module: Training, trainer: lightning.Trainer, material: Material
+    checkpoint: dict[str, Any],
+    module: Training,
+    trainer: lightning.Trainer,
+    training_data: TrainingData,
 ) -> None:
-    """Raise ValueError where the checkpoint is not one that this training could have written."""
-    rounds = material.recipe.rounds
+    """Raises ValueError if this training run could not have written the checkpoint."""
+    rounds = training_data.recipe.rounds
     losses = checkpoint.get("losses")
     listed = isinstance(losses, list) and losses and isinstance(losses[0], list)
     done = len(losses[0]) if listed else 0  # type: ignore[index]
@@ -67,16 +71,16 @@ def _check(
         "callbacks": {},
         "optimizer_states": [moments],
         "lr_schedulers": [schedule],
-        "losses": [[0.0] * done, [0.0] * done if material.validation is not None else []],
+        "losses": [[0.0] * done, [0.0] * done if training_data.validation is not None else []],
     }
     found = {name: part for name, part in checkpoint.items() if name != "run"}
-    # what a kind of precision adds, such as the scale of losses in float16
+    # a precision plugin may add an entry, such as the loss scale for float16
     added = {name: part for name, part in found.items() if name not in expected}
     for name, part in added.items():
         if name != type(trainer.precision_plugin).__qualname__:
-            raise ValueError(f"it has a part {name!r} that is not known")
+            raise ValueError(f"it has an unknown entry {name!r}")
         check_like(part, trainer.precision_plugin.state_dict(), 1 << 40, name)
-    parts = (material.training, material.validation)
+    parts = (training_data.training, training_data.validation)
     steps = [len(part) for part in parts if part is not None]
     most = rounds * max(steps) + len(list(module.network.parameters())) + 2
     check_like({name: part for name, part in found.items() if name not in added}, expected, most)
@@ -89,8 +93,11 @@ def _check(
 
 
 def _optimizer_state(module: Training, found: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the states of optimizer and schedule are like after a step of those weights that ``found``
-    has a state of; values do not matter."""
+    """Example states of optimizer and schedule, for their structure; their values do not matter.
+
+    Args:
+        found: the optimizer's state in the checkpoint. The example has a state for the same weights.
+    """
     network = copy.deepcopy(module.network)
     optimizer, schedule = module.objective.optimizer(network, module.recipe)
     before = schedule.state_dict()

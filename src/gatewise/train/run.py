@@ -1,4 +1,4 @@
-"""Where and with what a training runs."""
+"""The options of a training run: output folder, devices, precision."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from gatewise.arguments import AnyPath, Count, Kind, integer, options_of
+from gatewise.arguments import AnyPath, Count, Kind, options_of, parse_integer
 from gatewise.errors import OptionError
-from gatewise.options import whole
-from gatewise.train.folder import Claim
+from gatewise.options import integer
+from gatewise.train.folder import FolderLock
 from gatewise.train.history import History
 
-_MEETING_PLACE = {"MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}
+# At least one of these variables is set in the processes of a launcher for several nodes.
+_LAUNCHER_VARIABLES = {"MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}
 
 
 def number_of_devices(name: str, devices: Any) -> int | str:
-    """ "auto", or a positive integer.
+    """The number of devices: "auto" or a positive integer.
 
     Raises:
-        OptionError: it is neither.
+        OptionError: ``devices`` is neither.
     """
     if isinstance(devices, str) and devices == "auto":
         return "auto"
     try:
-        return whole(name, devices)
+        return integer(name, devices)
     except OptionError as error:
         raise OptionError(
             f"{name} must be 'auto' or a positive integer, not {devices!r}"
@@ -37,7 +38,7 @@ Devices = Annotated[
     int | str,
     Kind(
         number_of_devices,
-        lambda text: text if text == "auto" else integer(text),
+        lambda text: text if text == "auto" else parse_integer(text),
         "auto or an integer",
         "N",
     ),
@@ -46,24 +47,24 @@ Devices = Annotated[
 
 @dataclass(frozen=True)
 class Run:
-    """Where and with what a training runs; of all this ``precision`` alone changes what is learned.
+    """The options of a training run. Only ``precision`` changes the result.
 
     Args:
-        out: the folder for checkpoints, the model and its report. Without one nothing is written.
-        resume: go on from the checkpoint in ``out``, which must be of the same data and options; begin
-            where there is none.
-        devices: "auto" for one, or how many processes or GPUs on each node.
-        nodes: how many machines.
-        accelerator: "auto", "cpu", "gpu" or another one that Lightning knows.
+        out: the folder for checkpoints, the model and its report. Without it nothing is written.
+        resume: continue from the checkpoint in ``out``, whose run must have had the same data and options.
+            Without a checkpoint the run starts from the beginning.
+        devices: the number of processes or GPUs on each node; "auto" is one.
+        nodes: the number of machines.
+        accelerator: "auto", "cpu", "gpu" or another accelerator of Lightning.
         precision: "32-true", "bf16-mixed" or "16-mixed".
-        tensorboard: write logs for TensorBoard to ``out``.
-        quiet: show no progress bar.
-        claim: to the folder ``out``, for one who writes there after the training too; the training takes
-            it. Without one it has a claim of its own, which ends with it.
-        prepared: called with the batches and the recipe (:class:`gatewise.train.objective.Material`) before
-            the training.
-        after_round: called with the history after each round, in the first process; an exception that it
-            raises ends the training.
+        tensorboard: write TensorBoard logs to ``out``.
+        quiet: hide the progress bar.
+        lock: a lock on the folder ``out``, for a caller that also writes there after the training. ``fit``
+            acquires it and the caller releases it. Without it ``fit`` uses a lock of its own.
+        prepared: called with the batches and the recipe (:class:`gatewise.train.objective.TrainingData`)
+            before the training.
+        after_round: called with the history after each round, in the first process. If it raises an
+            exception, the training ends.
     """
 
     out: AnyPath | None = None
@@ -74,7 +75,7 @@ class Run:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     tensorboard: bool = False
     quiet: bool = False
-    claim: Claim | None = None
+    lock: FolderLock | None = None
     prepared: Callable[[Any], None] | None = None
     after_round: Callable[[History], None] | None = None
 
@@ -83,16 +84,15 @@ class Run:
             option.checked(getattr(self, name))
         if self.tensorboard and self.out is None:
             raise OptionError(
-                "tensorboard writes its logs to the run's folder, and this run has none: give out="
+                "tensorboard=True writes logs to the run's folder, and this run has no folder: give out="
             )
-        if self.nodes > 1 and not _MEETING_PLACE & os.environ.keys():
+        if self.nodes > 1 and not _LAUNCHER_VARIABLES & os.environ.keys():
             raise OptionError(
-                f"nodes={self.nodes}: the processes of several nodes are started by torchrun, by Slurm's "
-                f"srun, or one on each node with MASTER_ADDR, MASTER_PORT and NODE_RANK in its "
-                f"environment, and nothing of these is there"
+                f"nodes={self.nodes} needs a launcher: start the processes with torchrun or Slurm's srun, or "
+                f"set MASTER_ADDR, MASTER_PORT and NODE_RANK for one process on each node"
             )
 
     @property
     def path(self) -> Path | None:
-        """The folder."""
+        """The folder ``out`` as a path; None without one."""
         return None if self.out is None else Path(self.out)

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatewise.atomic import write_atomically
 from gatewise.data.output import write_table
 from gatewise.errors import need
 from gatewise.ink import MUTED
 from gatewise.report.page import render
-from gatewise.report.pictures import LAST, MODEL, NAIVE, figure_of, svg
-from gatewise.report.words import counted, duration, shown_number
+from gatewise.report.pictures import LAST, MODEL, NAIVE, new_figure, svg
+from gatewise.report.words import duration, format_number, with_unit
 from gatewise.tuning.result import Trial, Tuned
-from gatewise.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def write(tuned: Tuned, folder: str | Path, command: str = "") -> Path:
     """
     folder = Path(folder)
     write_table(tuned.table(), folder / "trials.csv")
-    write_whole(folder, {"tuning.html": page(tuned, command).encode()})
+    write_atomically(folder, {"tuning.html": page(tuned, command).encode()})
     return folder / "tuning.html"
 
 
@@ -45,11 +45,11 @@ def page(tuned: Tuned, command: str = "") -> str:
     return render(
         "tuning.html.j2",
         heading=f"Search: {tuned.model.name}",
-        under=f"{counted(sum(tuned.counts.values()), 'trial')}: {counts}",
+        under=f"{with_unit(sum(tuned.counts.values()), 'trial')}: {counts}",
         verdict=_verdict(tuned),
         won=not best.given,
         headline={
-            tuned.measure.capitalize(): (shown_number(best.value or 0.0), f"trial {best.number}"),
+            tuned.measure.capitalize(): (format_number(best.value or 0.0), f"trial {best.number}"),
             "Trained for": (duration(sum(each.seconds for each in tuned.trials)), None),
         },
         measure=tuned.measure,
@@ -66,14 +66,12 @@ def page(tuned: Tuned, command: str = "") -> str:
 
 def _verdict(tuned: Tuned) -> str:
     best, given = tuned.best, tuned.given
-    ours = (
-        f"Trial {best.number} is the best: its {tuned.measure} is {shown_number(best.value or 0.0)}"
-    )
+    ours = f"Trial {best.number} is the best: its {tuned.measure} is {format_number(best.value or 0.0)}"
     if best.given:
         return f"{ours}. It has the options as they were given: the search found none better."
     if given is None or given.value is None:
         return f"{ours}."
-    return f"{ours}, beside {shown_number(given.value)} of the options as they were given."
+    return f"{ours}, beside {format_number(given.value)} of the options as they were given."
 
 
 def _sorted(tuned: Tuned) -> list[Trial]:
@@ -94,7 +92,7 @@ def _row(trial: Trial, best: Trial) -> dict[str, Any]:
     return dict(
         number=trial.number,
         state=trial.state,
-        value="–" if trial.value is None else shown_number(trial.value),
+        value="–" if trial.value is None else format_number(trial.value),
         options=[_value(value) for value in trial.options.values()],
         rounds=trial.rounds,
         best=trial.number == best.number,
@@ -110,7 +108,7 @@ def _value(value: Any) -> str:
 
 def history_figure(tuned: Tuned) -> Figure:
     """Each trial's result, and the best so far."""
-    figure, axis = figure_of(4.5, 2.4)
+    figure, axis = new_figure(4.5, 2.4)
     known = [each for each in tuned.trials if each.value is not None]
     pick = max if _sorted(tuned)[0].value == max(_values(known)) else min
     best = [pick(_values(known[: k + 1])) for k in range(len(known))]
@@ -132,7 +130,7 @@ def history_figure(tuned: Tuned) -> Figure:
 
 def importance_figure(importance: dict[str, float]) -> Figure:
     """A bar for each option."""
-    figure, axis = figure_of(4.5, 0.7 + 0.28 * len(importance))
+    figure, axis = new_figure(4.5, 0.7 + 0.28 * len(importance))
     names = sorted(importance, key=importance.__getitem__)
     places = range(len(names))
     axis.barh(places, [importance[name] for name in names], color=MODEL, height=0.6)
@@ -144,7 +142,7 @@ def importance_figure(importance: dict[str, float]) -> Figure:
 
 def slice_figure(tuned: Tuned, name: str) -> Figure:
     """The results by the values of one option."""
-    figure, axis = figure_of(4.5, 2.4)
+    figure, axis = new_figure(4.5, 2.4)
     known = [each for each in tuned.trials if each.value is not None and name in each.options]
     values = [each.options[name] for each in known]
     numbers = all(

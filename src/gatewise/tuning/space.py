@@ -8,7 +8,7 @@ from typing import Any
 
 from gatewise.arguments import FLAG, Option
 from gatewise.errors import OptionError, unknown
-from gatewise.options import is_bool, shown
+from gatewise.options import is_bool, short_repr
 from gatewise.tasks.base import Task
 from gatewise.tasks.ranges import Between, OneOf, Range
 
@@ -27,7 +27,7 @@ def named(texts: Iterable[str]) -> dict[str, str]:
         name, equals, values = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name:
-            raise OptionError(f"search must be {FORMS}, not {shown(text)}")
+            raise OptionError(f"search must be {FORMS}, not {short_repr(text)}")
         if name in found:
             raise OptionError(f"search has two ranges of {name}: give one")
         found[name] = values
@@ -91,7 +91,7 @@ def _range(option: Option, given: Any) -> Range:
         return _checked_values(option, given.values)
     if not isinstance(given, Between):
         raise OptionError(
-            f"the range of {name} must be a text, a list, Between or OneOf, not {shown(given)}"
+            f"the range of {name} must be a text, a list, Between or OneOf, not {short_repr(given)}"
         )
     low, high = (option.checked(each) for each in (given.low, given.high))
     if not all(isinstance(each, (int, float)) and not is_bool(each) for each in (low, high)):
@@ -110,7 +110,7 @@ def _checked_values(option: Option, values: tuple[Any, ...]) -> OneOf:
     for each in found:
         if each is not None and not isinstance(each, (str, int, float, bool)):
             raise OptionError(
-                f"the range of {option.name} must have texts and numbers, not {shown(each)}"
+                f"the range of {option.name} must have texts and numbers, not {short_repr(each)}"
             )
     return OneOf(found)
 
@@ -120,7 +120,7 @@ def _of_text(option: Option, text: str) -> Range:
         return OneOf(tuple(_value(option, each.strip()) for each in text.split(",")))
     low, high, *more = (each.strip() for each in text.split(":"))
     if more not in ([], ["log"]):
-        raise OptionError(f"the range of {option.name} must be {FORMS}, not {shown(text)}")
+        raise OptionError(f"the range of {option.name} must be {FORMS}, not {short_repr(text)}")
     return Between(_value(option, low), _value(option, high), bool(more))
 
 
@@ -139,7 +139,7 @@ def _value(option: Option, text: str) -> Any:
         return kind.read(text)
     except (ValueError, OverflowError):
         raise OptionError(
-            f"the range of {option.name} must have {kind.expected} at each place, not {shown(text)}"
+            f"the range of {option.name} must have {kind.expected} at each place, not {short_repr(text)}"
         ) from None
 
 

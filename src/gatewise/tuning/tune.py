@@ -29,9 +29,9 @@ from gatewise.report.scores import NAMES, best_of
 from gatewise.tasks.base import Task
 from gatewise.tasks.kinds import Part
 from gatewise.tasks.saved import load
-from gatewise.train.folder import Claim
+from gatewise.train.folder import FolderLock
 from gatewise.train.history import History
-from gatewise.train.objective import Material
+from gatewise.train.objective import TrainingData
 from gatewise.train.record import Record, check_same
 from gatewise.train.run import Run
 from gatewise.tuning import study as studies
@@ -100,7 +100,7 @@ def tune(
     problem = _Problem(clone(estimator).set_params(**single), arrays, parts, space, metric)
     with ExitStack() as end:
         if run.path is not None:
-            (run.claim or end.enter_context(Claim(run.path))).take()
+            (run.lock or end.enter_context(FolderLock(run.path))).acquire()
         study = studies.opened(run.path, run.resume, direction)
         return _Search(problem, study, run, trials, seconds, after_trial).result()
 
@@ -263,10 +263,10 @@ class _Search:
 
     def _value(self, trial: Any) -> float:
         """What the trial's training reaches on the validation part; its model is kept if it is the best."""
-        material: list[Material] = []
+        training_data: list[TrainingData] = []
 
-        def prepared(found: Material) -> None:
-            material.append(found)
+        def prepared(found: TrainingData) -> None:
+            training_data.append(found)
             self._check_material(found)
 
         reported = 0
@@ -277,7 +277,7 @@ class _Search:
             losses = history.validation
             for at in range(reported, len(losses)):
                 trial.report(worse * losses[at], at)
-            reported, rounds = len(losses), material[0].recipe.rounds
+            reported, rounds = len(losses), training_data[0].recipe.rounds
             if rounds <= 4 * reported < 4 * rounds and trial.should_prune():
                 raise self.optuna.TrialPruned
             if time.monotonic() > self.end and studies.best_of(self.study) is not None:
@@ -289,14 +289,14 @@ class _Search:
             self.run,
             out=folder,
             resume=folder is not None,
-            claim=None,
+            lock=None,
             prepared=prepared,
             after_round=after_round,
         )
         with self._said_once():
             model.fit(*self.problem.data, **self.problem.parts, run=run)
         trial.set_user_attr(studies.ROUNDS, len(model.history_.train))
-        value = self._score(model, material[0])
+        value = self._score(model, training_data[0])
         self._keep(trial, model, value)
         return value
 
@@ -310,11 +310,11 @@ class _Search:
                 self.said.add(str(each.message))
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
-    def _score(self, model: Task, material: Material) -> float:
+    def _score(self, model: Task, training_data: TrainingData) -> float:
         metric = self.problem.metric
         if metric is None:
             return float(model.history_.validation[model.history_.best])
-        scores = model.validation_scores(material)
+        scores = model.validation_scores(training_data)
         value = scores[choice("metric", metric, scores)]
         if not math.isfinite(value):
             raise TrainingError(f"{metric} is not defined on the validation part")
@@ -341,7 +341,7 @@ class _Search:
             model.fit(
                 *self.problem.data,
                 **self.problem.parts,
-                run=replace(self.run, out=None, claim=None, resume=False),
+                run=replace(self.run, out=None, lock=None, resume=False),
             )
         return model
 
@@ -355,18 +355,18 @@ class _Search:
         now = Record({"metric": self.problem.metric, **ranges}, {})
         self._check_recorded("search", now, self.run.path)
 
-    def _check_material(self, material: Material) -> None:
+    def _check_material(self, training_data: TrainingData) -> None:
         """Raise OptionError where there is nothing to compare trials on, or the study was of other data or
         options."""
-        if material.validation is None:
+        if training_data.validation is None:
             raise OptionError(
                 "trials are compared on the validation part, and there is none: give validation=0.2 "
                 "(--validation 0.2)"
             )
         if self.run.path is not None:
-            given = material.record.options.items()
+            given = training_data.record.options.items()
             shared = {name: value for name, value in given if name not in self.problem.space}
-            self._check_recorded("data", Record(shared, material.record.data), self.run.path)
+            self._check_recorded("data", Record(shared, training_data.record.data), self.run.path)
 
     def _check_recorded(self, what: str, now: Record, folder: Path) -> None:
         recorded = self.study.user_attrs.get(what)

@@ -18,7 +18,7 @@ from gatewise.cells.catalogue import find
 from gatewise.errors import OptionError, ShapeError, unknown
 from gatewise.nn.checks import checked_size
 from gatewise.nn.recurrent import Recurrent
-from gatewise.options import flag, whole
+from gatewise.options import flag, integer
 from gatewise.weights.checks import as_tensor
 from gatewise.weights.layers import Part, recurrent
 
@@ -72,7 +72,7 @@ def from_cudnn(
     num_layers = checked_size("num_layers", num_layers)
     bias, batch_first = flag("bias", bias), flag("batch_first", batch_first)
     bidirectional = flag("bidirectional", bidirectional)
-    proj_size = whole("proj_size", proj_size, 0)
+    proj_size = integer("proj_size", proj_size, 0)
     if proj_size and (cell.name != "lstm" or proj_size >= hidden_size):
         raise OptionError(
             f"proj_size={proj_size} is not valid for {mode} with hidden_size={hidden_size}: it must be 0 "

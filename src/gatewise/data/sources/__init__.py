@@ -1,7 +1,7 @@
-"""Sources: kinds of data that tasks learn from, one file each.
+"""Sources: the kinds of data that tasks accept, one file each.
 
-A line of :data:`SOURCES` adds one. A task names the kinds that it takes in ``sources``; what a source's
-``read`` gives is between the two.
+A line in :data:`SOURCES` adds a source. A task lists the kinds that it accepts in ``sources``, and must know
+what the source's ``read`` returns.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Protocol
 
 
 class Source(Protocol):
-    """A kind of data: reads what a user has, checks it once, and names the file, series and row at fault."""
+    """A reader of one kind of data. It checks the data, and its errors name the file, series and row."""
 
     kind: ClassVar[str]
 
     def read(self, data: Any) -> Any:
-        """The items in ``data``, a path or an object in memory; raises DataError where they cannot be used."""
+        """The items in ``data``, which is a path or an object in memory. Raises DataError if it is not valid."""
 
 
 # Each kind of source, and the class that reads it.

@@ -1,4 +1,4 @@
-"""Sequences in memory, as users of scikit-learn have them."""
+"""Sequences in memory: arrays, tensors, lists and data frames."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from gatewise.forks import check_polars
 
 Array = np.ndarray
 
-# What scikit-learn's checks are asked for.
+# The arguments for scikit-learn's checks.
 CHECKS: dict[str, Any] = dict(dtype=[np.float64, np.float32], ensure_all_finite=False)
 
 
 class NotNumbersError(DataError, TypeError):
-    """X holds objects that are no numbers; scikit-learn's checks expect a TypeError."""
+    """X holds objects that are not numbers. It is a TypeError too, as scikit-learn's estimator checks expect."""
 
 
 class Arrays:
-    """N sequences: an array N×T×I or N×T, or a list of N arrays or frames T×I.
+    """The reader of N sequences: an array N×T×I or N×T, or a list of N arrays or data frames T×I.
 
     Args:
-        estimator: what messages call the reader.
-        names: the order that frames' columns are brought to, or None for that of the first frame.
-        check_table: scikit-learn's check of a table N×T, or None where one is read as any array is.
+        estimator: the estimator that messages name.
+        names: the column order for data frames; None for that of the first frame.
+        check_table: scikit-learn's check of a table N×T; None to check it like any array.
     """
 
     kind: ClassVar[str] = "arrays"
@@ -56,7 +56,7 @@ class Arrays:
         return Sequences.stacked(array[..., None] if table else array), table
 
     def _array(self, X: Any) -> tuple[Array, bool]:
-        """X as N×T×I or N×T, and whether it is the latter."""
+        """X as an array N×T×I or N×T, and whether it is N×T."""
         try:
             table = len(X.shape if hasattr(X, "shape") else np.asarray(X).shape) == 2
             if table and self.check_table is not None:
@@ -67,8 +67,8 @@ class Arrays:
         except (ValueError, TypeError, OverflowError) as error:
             if "setting an array element" in str(error) or isinstance(error, TypeError):
                 raise NotNumbersError(
-                    f"X holds something else than numbers ({error}); expected N×T×I or N×T numbers, or a "
-                    f"list of N arrays or frames T×I"
+                    f"X holds values that are not numbers ({error}); expected N×T×I or N×T numbers, or a "
+                    f"list of N arrays or data frames T×I"
                 ) from error
             raise DataError(str(error)) from error
         if array.ndim > 3:
@@ -79,18 +79,20 @@ class Arrays:
 
 
 def framed(frames: Sequence[Any], names: Names | None) -> Sequences:
-    """The sequences of N frames T×I of pandas, polars or pyarrow, whose columns are brought to the order of
-    ``names``, or of the first frame where that is None.
+    """The sequences of N data frames T×I of pandas, polars or pyarrow.
+
+    Args:
+        names: the order of the columns; None for that of the first frame.
 
     Raises:
-        DataError: a sample is no frame, or has other columns; the message names it.
+        DataError: a sample is not a data frame, or has other columns. The message names it.
     """
     parts = []
     for sample, frame in enumerate(frames):
         if (found := frame_names(frame)) is None:
             raise DataError(
-                f"sample {sample} of X is {type(frame).__name__} and sample 0 a frame with named "
-                f"columns; give frames alone, or arrays alone"
+                f"sample {sample} of X is {type(frame).__name__}, but sample 0 is a data frame: give only "
+                f"data frames, or only arrays"
             )
         _check_columns(sample, found, names or found)
         names = names or found
@@ -100,8 +102,8 @@ def framed(frames: Sequence[Any], names: Names | None) -> Sequences:
 
 
 def members_of(X: Any) -> list[Any] | None:
-    """The members of a list, an array of objects or a series of pandas or polars; None where X is
-    something else, or empty."""
+    """The members of a list, an array of objects, or a series of pandas or polars. None if X is empty or
+    something else."""
     if isinstance(X, np.ndarray):
         members = X.dtype == object and X.ndim == 1
     else:
@@ -114,19 +116,18 @@ def members_of(X: Any) -> list[Any] | None:
 
 
 def ragged(members: Sequence[Any]) -> list[Array] | None:
-    """The arrays of a list of sequences; None where it is something else.
-
-    A list of rows of one length, all of numbers, is a table and so something else.
+    """The arrays of a list of sequences. None if the members are numbers, or rows of equal length: that is a
+    table.
 
     Raises:
-        DataError: a member is neither; the message names it.
+        DataError: a member is not an array. The message names it.
     """
     parts = []
     for sample, each in enumerate(members):
         try:
             parts.append(np.asarray(as_array(each)))
         except ValueError as error:
-            raise DataError(f"sample {sample} of X is no array T×I: {error}") from error
+            raise DataError(f"sample {sample} of X is not an array T×I: {error}") from error
     if any(part.ndim == 0 for part in parts):
         return None
     rows = all(part.ndim == 1 for part in parts)
@@ -134,10 +135,10 @@ def ragged(members: Sequence[Any]) -> list[Array] | None:
 
 
 def as_array(given: Any) -> Any:
-    """A tensor as the array that it is; anything else as it was given.
+    """A tensor as a NumPy array; anything else unchanged.
 
     Raises:
-        ForkError: it is polars' and this process lacks polars' threads.
+        ForkError: ``given`` is a polars object and this process lacks polars' threads.
     """
     parts = given if isinstance(given, list | tuple) else (given,)
     if parts and type(parts[0]).__module__.startswith("polars"):
@@ -146,7 +147,7 @@ def as_array(given: Any) -> Any:
 
 
 def frame_names(frame: Any) -> Names | None:
-    """The names of a frame's columns, as texts; None where it is no frame of pandas, polars or pyarrow."""
+    """The names of a data frame's columns as text; None if ``frame`` is not one of pandas, polars or pyarrow."""
     if (
         isinstance(frame, np.ndarray)
         or not hasattr(frame, "columns")
@@ -166,16 +167,16 @@ def _check_columns(sample: int, found: Names, wanted: Names) -> None:
     lacking = [name for name in wanted if name not in found]
     strange = [name for name in found if name not in wanted]
     if lacking or strange:
-        said = [f"lacks the column {lacking[0]!r}"] if lacking else []
-        said += [f"has a column {strange[0]!r} that is not expected"] if strange else []
+        problems = [f"lacks the column {lacking[0]!r}"] if lacking else []
+        problems += [f"has an unexpected column {strange[0]!r}"] if strange else []
         raise DataError(
-            f"sample {sample} of X {' and '.join(said)}; frames are matched by the names of their "
-            f"columns, here {', '.join(map(repr, wanted[:20]))}"
+            f"sample {sample} of X {' and '.join(problems)}; every data frame must have the columns "
+            f"{', '.join(map(repr, wanted[:20]))}"
         )
 
 
 def _frame_values(sample: int, frame: Any, names: Names) -> Array:
-    """T×I numbers, NaN where one is missing."""
+    """The T×I values of a data frame, NaN where missing."""
     values = np.asarray(frame)
     if values.dtype.kind in "fiub":
         return values

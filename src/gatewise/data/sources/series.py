@@ -1,4 +1,4 @@
-"""Sequences in a long table: one row for each series and time."""
+"""Sequences in a long table, which has one row for each series and time."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Series:
-    """N series and what is to be learned of each.
+    """N series with their classes or targets.
 
     Attributes:
-        labels: N, the series' names as the table has them, in order of first appearance.
-        sequences: their values, each in the order of its times.
-        channels: the columns that the values are from.
-        target: N classes, or N×K numbers; None where they were not read.
-        table: what they were read from.
+        labels: N, the names of the series as in the table, in order of first appearance.
+        sequences: the values, sorted by time.
+        channels: the columns of the values.
+        target: N classes, or N×K numbers; None if they were not read.
+        table: the table that they were read from.
     """
 
     labels: Array
@@ -40,13 +40,13 @@ class Series:
         return len(self.labels)
 
     @property
-    def learned(self) -> Array:
-        """What is to be learned of each series, which was read."""
+    def known_target(self) -> Array:
+        """``target``, which must have been read."""
         assert self.target is not None
         return self.target
 
     def chosen(self, which: Array) -> Series:
-        """Some of the series."""
+        """The series with the indices ``which``."""
         return replace(
             self,
             labels=self.labels[which],
@@ -57,15 +57,15 @@ class Series:
 
 @dataclass(frozen=True)
 class SeriesTable:
-    """A table with a row for each series and time: a path, or a frame of pandas, polars or pyarrow.
+    """The reader of a long table: a file, or a data frame of pandas, polars or pyarrow.
 
     Args:
-        series: the column that names the series.
-        time: the column of times, by which each series is sorted; without one the rows' order holds.
+        series: the column with the names of the series.
+        time: the column of times, by which each series is sorted. Without it the order of rows is kept.
         label: the column of classes.
-        target: the columns of numbers to learn.
-        channels: the numeric columns that are read; all others than these if not given.
-        time_format: how texts or whole numbers spell times.
+        target: the columns of target numbers.
+        channels: the numeric columns to read. By default all numeric columns without another role.
+        time_format: the format of times that are text or integers.
     """
 
     series: str
@@ -81,10 +81,10 @@ class SeriesTable:
         """The series in ``data``.
 
         Args:
-            learned: whether classes or targets are read too.
+            learned: whether to read the classes or targets too.
 
         Raises:
-            DataError: the table cannot be used; the message names column, series and row.
+            DataError: the table is not valid. The message names the column, series and row.
             OptionError: a column has two roles.
         """
         self._check_roles()
@@ -102,10 +102,10 @@ class SeriesTable:
         return Series(np.asarray(names), sequences, channels, target, table)
 
     def check_values(self, found: Series, missing: str) -> None:
-        """That all values are finite, or missing where ``missing`` is "mask".
+        """Checks that no value is missing, unless ``missing`` is "mask".
 
         Raises:
-            DataError: one is missing; the message names channel, series and time step.
+            DataError: a value is missing. The message names the column, series and step.
         """
         gone = np.isnan(found.sequences.values)
         if missing == "mask" or not gone.any():
@@ -114,8 +114,9 @@ class SeriesTable:
         s = int(np.searchsorted(found.sequences.starts, row, side="right")) - 1
         step = int(row - found.sequences.starts[s]) + 1
         raise DataError(
-            f"column {found.channels[channel]!r}, series {str(found.labels[s])!r}, step {step}: there is no "
-            f"value. Fill what is missing, or give missing='mask' to have the network told where it is"
+            f"column {found.channels[channel]!r}, series {str(found.labels[s])!r}, step {step}: the value is "
+            f"missing. Fill missing values, or give missing='mask', with which the network is told which "
+            f"values are missing"
         )
 
     def _learned(self) -> tuple[str, ...]:
@@ -131,8 +132,7 @@ class SeriesTable:
             for column in columns:
                 if column in given:
                     raise OptionError(
-                        f"the column {column!r} is given as {given[column]} and as {role}; a column has "
-                        f"one role"
+                        f"the column {column!r} is given as {given[column]} and as {role}: give it one role"
                     )
                 given[column] = role
 
@@ -143,14 +143,14 @@ class SeriesTable:
         numeric = [name for name in found if _is_numeric(table.frame[name])]
         if not numeric:
             raise DataError(
-                f"{table.name} has no numeric column beside those of series, time and what is learned; "
-                f"its other columns are {some(map(repr, found), _SHOWN) or 'none'}. Name those to read "
-                f"with channels="
+                f"{table.name} has no numeric column besides those of series, time and targets; its other "
+                f"columns are {some(map(repr, found), _SHOWN) or 'none'}. Name the columns to read with "
+                f"channels="
             )
         return tuple(numeric)
 
     def _order(self, table: Table, codes: Array, names: Sequence[Any]) -> Array:
-        """The table's rows by series, and each series' by time."""
+        """The indices of the table's rows, sorted by series and time."""
         if self.time is None:
             return np.argsort(codes, kind="stable")
         stamps = times(table, self.time, self.time_format).values.view(np.int64)
@@ -161,12 +161,12 @@ class SeriesTable:
             first, second = (int(row) for row in order[at : at + 2])
             raise DataError(
                 f"column {self.time!r}, series {str(names[codes[first]])!r}: {table.place(first)} and "
-                f"{table.place(second)} have the same time; a series has one row a time"
+                f"{table.place(second)} have the same time; a series must have one row for each time"
             )
         return order
 
     def _target(self, table: Table, codes: Array, names: Sequence[Any]) -> Array | None:
-        """What is learned of each series: constant within it."""
+        """The class or the targets of each series, which must be constant within the series."""
         first = np.unique(codes, return_index=True)[1]
         if self.label is not None:
             classes, found = categories(table, self.label)
@@ -178,8 +178,8 @@ class SeriesTable:
             if np.isnan(values).any():
                 row = int(np.isnan(values).argmax())
                 raise DataError(
-                    f"column {column!r}, series {str(names[codes[row]])!r}, {table.place(row)}: there is no "
-                    f"value; what is to be learned must be known in every row"
+                    f"column {column!r}, series {str(names[codes[row]])!r}, {table.place(row)}: the value is "
+                    f"missing; a target needs a value in every row"
                 )
             self._check_constant(table, column, values, codes, first, names)
             columns.append(values[first])
@@ -208,7 +208,7 @@ def _is_numeric(column: Any) -> bool:
 
 
 def digests(sequences: Sequences) -> Array:
-    """N: a hash of each sequence's values, by which a model knows again what it has learned from."""
+    """N hashes of the sequences' values, with which a model recognises sequences that it was trained on."""
     values = np.where(np.isnan(sequences.values), np.nan, sequences.values + 0.0)
     found = [
         hashlib.blake2b(values[sequences.rows(k)].tobytes(), digest_size=8).digest()

@@ -1,4 +1,4 @@
-"""Forecasts made at past dates, beside the truth and the naive forecasts."""
+"""A backtest: forecasts from past dates, with the actual values and naive forecasts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from gatewise.tasks.forecast.output import quantile_name
 
 Array = np.ndarray
 
-DECISIVE = "scaled_mae"  # the score by which the model is compared with the naive forecasts
+MAIN_SCORE = "scaled_mae"  # the score by which the model is compared with the naive forecasts
 
 
 @dataclass(frozen=True)
 class Backtest:
-    """N windows of K steps each, in the data's units; NaN where the truth is missing.
+    """The forecasts and actual values of N windows with K steps each, in the data's units.
 
     Attributes:
-        actual, point, last_value, seasonal_naive: N×K.
+        actual: N×K, the actual values, NaN where missing.
+        point, last_value, seasonal_naive: N×K, the forecasts of the model and the two naive ones.
         quantiles: N×K×Q, at ``levels``.
-        context: N×L, what each forecast saw.
-        series, target: N, names; origin: N, the row of the series at which the horizon begins.
-        times: N×K, the stamps of the horizon, in UTC where the data has a time zone.
+        context: N×L, the past values that each forecast used.
+        series, target: N, the names of series and target column.
+        origin: N, the row of the series at which the horizon starts.
+        times: N×K, the timestamps of the horizon; in UTC if the data has a time zone.
         scale, mase_scale: N, see :func:`gatewise.tasks.forecast.metrics.scores`.
-        left_out: how many more windows had too few observed values to be forecast, or none to compare with.
+        left_out: the number of windows that were left out, because they have too few observed values for a
+            forecast or no actual value.
     """
 
     actual: Array
@@ -47,7 +50,7 @@ class Backtest:
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
-        """The score table: a row for the model and one for each naive forecast."""
+        """The scores of the model and of each naive forecast."""
         shared = (self.scale, self.mase_scale)
         return {
             MODEL: scores(self.actual, self.point, *shared, self.quantiles, self.levels),
@@ -57,13 +60,13 @@ class Backtest:
 
     @property
     def beats_naive(self) -> bool:
-        """Whether the model's scaled MAE is below both naive forecasts'."""
+        """Whether the model's scaled MAE is lower than that of both naive forecasts."""
         table = self.scores
-        ours = table[MODEL][DECISIVE]
-        return all(ours < row[DECISIVE] for name, row in table.items() if name != MODEL)
+        ours = table[MODEL][MAIN_SCORE]
+        return all(ours < row[MAIN_SCORE] for name, row in table.items() if name != MODEL)
 
     def by_step(self) -> dict[str, Array]:
-        """K: each forecast's scaled MAE at each step of the horizon."""
+        """The scaled MAE of each forecast at each of the K steps."""
         forecasts = {
             MODEL: self.point,
             "last value": self.last_value,
@@ -73,11 +76,11 @@ class Backtest:
         return {k: np.nanmean(np.abs(self.actual - v) / scale, 0) for k, v in forecasts.items()}
 
     def evaluation(self) -> Evaluation:
-        """The score table, with what is left out."""
+        """The scores as an Evaluation, with a note on windows that were left out."""
         rows = self.scores
         notes = (
-            f"{self.left_out} windows are left out: too little was observed before the date to forecast "
-            f"from, or nothing after it to compare with",
+            f"{self.left_out} windows were left out: too few observed values before the date to forecast "
+            f"from, or no actual value after it",
         )
         return Evaluation(
             task="forecast",
@@ -85,7 +88,7 @@ class Backtest:
             baseline=rows,
             n=len(self.actual),
             unit="windows",
-            decisive=DECISIVE,
+            main_score=MAIN_SCORE,
             notes=notes if self.left_out else (),
             details=self,
         )
@@ -95,7 +98,7 @@ class Backtest:
         return self.evaluation().table()
 
     def columns(self) -> dict[str, Any]:
-        """Long form, a row for each window and step."""
+        """The columns of a long table with a row for each window and step."""
         steps = self.actual.shape[1]
         long = {
             "series": np.repeat(self.series, steps),

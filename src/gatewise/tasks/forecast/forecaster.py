@@ -23,13 +23,13 @@ from gatewise.data.windows import Batch, Windows, least_observed
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
 from gatewise.models.forecaster import ForecasterShape, PatchLSTM
-from gatewise.options import whole
+from gatewise.options import integer
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.base import Task
-from gatewise.tasks.described import Check
+from gatewise.tasks.entry_checks import Check
 from gatewise.tasks.forecast import output, report, sizes, state
 from gatewise.tasks.forecast.backtest import Backtest
-from gatewise.tasks.forecast.forecasting import Forecasting, calibrated, observed_by_step
+from gatewise.tasks.forecast.forecasting import Forecasting, calibrated_offsets, observed_by_step
 from gatewise.tasks.forecast.intervals import check_enough
 from gatewise.tasks.forecast.options import Frequency, Levels, Refit, TimeFormat, refit_every
 from gatewise.tasks.forecast.preparing import (
@@ -38,12 +38,12 @@ from gatewise.tasks.forecast.preparing import (
     check_windows,
     cycles,
     known_ahead,
-    say_short,
     shape_of,
+    warn_short_series,
 )
-from gatewise.tasks.forecast.record import recorded
+from gatewise.tasks.forecast.record import training_record
 from gatewise.tasks.forecast.summary import DataSummary
-from gatewise.tasks.forecast.testing import NOTHING, first_unseen, tested, unseen_rows
+from gatewise.tasks.forecast.testing import NOTHING_TO_TEST, backtest_of, first_unseen, unseen_rows
 from gatewise.tasks.forecast.training import Batches, pinball
 from gatewise.tasks.kinds import (
     AnyTable,
@@ -56,7 +56,7 @@ from gatewise.tasks.kinds import (
 )
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
-from gatewise.train.objective import Carry, Material
+from gatewise.train.objective import Carry, TrainingData
 from gatewise.train.recipe import Recipe
 from gatewise.train.record import Record
 from gatewise.train.run import Run
@@ -69,43 +69,45 @@ FIRST = np.array([0])  # the first of a panel's windows
 class Forecaster(Task):
     """Forecast the next steps of one or many series, with quantiles.
 
-    One recurrent model serves all series.
+    One recurrent model is trained on all series.
 
     Args:
-        horizon: K, how many steps are forecast at once.
-        target: the column, or columns, to forecast; several are forecast by one shared model, each
-            from its own past.
-        time: the column of time stamps (or of whole numbers); without one the rows are the steps.
-        series: the column that names the series, where the table holds several.
-        past: numeric columns known up to the present.
-        known: numeric columns known in the future too; ``predict`` needs their future values.
-        static: columns constant within a series, numbers or text.
-        freq: the step ("1h", "15min", "D", "B", "W", "MS", …, as pandas spells it too, or an offset of
-            pandas or a timedelta); inferred and checked if not given.
-        time_format: how texts or whole numbers spell times ("%d/%m/%Y", "%Y%m"), in the notation of
-            ``datetime.strptime``; ISO dates if not given.
-        gaps: "error", or "mask" to take missing time stamps as missing values.
-        context: L, how many steps the model sees; rounded to whole patches. Chosen from the season,
-            the horizon and the rows there are if not given.
-        season: the seasonal period in steps; from the step if not given (24 for hours).
-        quantiles: levels to forecast beside the point (which is trained on the absolute error).
-        calendar: let the model see hour of day, day of week and the like, where the training part
-            holds such a cycle twice. Off unless asked for: they help where days differ (calls, sales, visits),
-            and made ETTh1's validation loss worse by one percent.
-        conformal: widen or narrow the intervals to their coverage on the validation part (Romano,
-            Patterson & Candès 2019).
-        minimum: forecasts and quantiles are cut off below it, such as 0 for counts and prices.
-        maximum: forecasts and quantiles are cut off above it.
-        hidden: units of the LSTM.
+        horizon: K, the number of steps to forecast.
+        target: the column or columns to forecast. One shared model forecasts each of several columns from
+            that column's own past.
+        time: the column of times: timestamps or integers. Without it each row is one step.
+        series: the column with the names of the series. Without it the table is one series.
+        past: numeric columns whose values are known up to the present.
+        known: numeric columns whose values are also known in the future. ``predict`` needs their future
+            values.
+        static: columns that are constant within a series, numbers or text.
+        freq: the time step, such as "1h", "15min", "D", "B", "W" or "MS"; pandas' names and offsets and
+            timedeltas are valid too. By default it is inferred from the times.
+        time_format: the format of times that are text or integers, such as "%d/%m/%Y" or "%Y%m", in the
+            notation of ``datetime.strptime``. By default text is read as ISO dates.
+        gaps: what to do about missing time steps: "error", or "mask" to treat them as missing values.
+        context: L, the number of past steps that the model sees. It is rounded down to a multiple of the
+            patch length. By default it is chosen from the season, the horizon and the number of rows.
+        season: the seasonal period in steps. The default depends on the time step: 24 for hours.
+        quantiles: the levels of the quantile forecasts. The point forecast is trained on the absolute error.
+        calendar: give the model calendar features such as hour of day and day of week, if the training part
+            contains the cycle at least twice. They help if days differ, as for calls, sales or visits. They
+            are off by default, because they increased ETTh1's validation loss by one percent.
+        conformal: adjust the quantiles so that their intervals have their nominal coverage on the validation
+            part (Romano, Patterson & Candès 2019).
+        minimum: the lower bound of forecasts and quantiles, such as 0 for counts and prices.
+        maximum: the upper bound of forecasts and quantiles.
+        hidden: hidden units of the LSTM.
         layers: layers of the LSTM.
-        dropout: probability of dropping a value between layers and before the output.
-        steps: training steps; three passes over the windows if not given, within 300 and 2,400.
-        batch: windows to a training step.
+        dropout: dropout probability between layers and before the output.
+        steps: weight updates. The default is three passes over the windows, but at least 300 and at most
+            2,400.
+        batch: windows per batch.
         learning_rate: the highest learning rate of AdamW.
-        seed: of the weights and the batches; the same seed gives the same model.
+        seed: the seed of weights, batches and dropout. The same seed gives the same model.
 
     Raises:
-        OptionError: an argument cannot be used; the message says what can.
+        OptionError: an argument is not valid. The message says what is expected.
     """
 
     name: ClassVar[str] = "forecast"
@@ -171,24 +173,25 @@ class Forecaster(Task):
     def fit(
         self, data: Any, *, validation: Part = 0.15, test: Part = 0.15, run: Run | None = None
     ) -> Forecaster:
-        """Learn from a table (pandas, polars, pyarrow) or a file (CSV, Parquet).
+        """Fits the model to a table (pandas, polars, pyarrow) or a file (CSV, Parquet).
 
-        Each series is split in time: training, then ``validation`` rows (which stop the training),
-        then ``test`` rows, which the model never sees and ``backtest`` scores it on.
+        Each series is split in time into three parts: training, validation, test. The validation part is
+        used for early stopping and to choose the best weights. The model never sees the test part;
+        ``backtest`` scores it there.
 
         Args:
-            validation: a share below 1 of each series' rows, and at least a horizon, or a number of rows, or
-                a file with newer rows of the same series.
-            test: as validation, or 0 for none. With a file for validation it is 0 or a file of still
-                newer rows.
+            validation: the size of the validation part: a share below 1 of each series' rows (at least one
+                horizon), or a number of rows; or a file with newer rows of the same series.
+            test: the size of the test part, as for validation; 0 for no test part; or a file with newer rows.
+                If validation is a file, test must be 0 or a file with still newer rows.
 
         Raises:
-            DataError: the table cannot be used; the message names column, series and row.
-            TrainingError: the loss is not a number any more.
+            DataError: the table is not valid. The message names the column, series and row.
+            TrainingError: the loss is not finite.
         """
         return super().fit(data, validation=validation, test=test, run=run)
 
-    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> Material:
+    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
         self.name_columns()
         panel = self._panel(data)
         output.check_names(panel, self.quantiles_)
@@ -206,27 +209,28 @@ class Forecaster(Task):
             split = sizes.Split(panel.lengths, panel.lengths)
         record = Record({}, {})
         if run.out is not None:
-            record = recorded(self, panel, size or "a file", test, run.precision, newer)
-        return self._material(panel, split, size, record, newer)
+            record = training_record(self, panel, size or "a file", test, run.precision, newer)
+        return self._training_data(panel, split, size, record, newer)
 
     def name_columns(self) -> None:
-        """Learn what the options say of columns and quantiles, however they were written."""
+        """Sets the attributes of column names and quantiles from the checked options."""
         options = self.options_ = self.checked()
         self.target_, self.quantiles_ = options.target, options.quantiles
         self.past_, self.known_, self.static_ = options.past, options.known, options.static
 
-    def _material(
+    def _training_data(
         self,
         panel: Panel,
         split: sizes.Split,
         validation: int | float | None,
         record: Record,
         newer: Panel | None = None,
-    ) -> Material:
-        """What is learned from the training part of each series.
+    ) -> TrainingData:
+        """The training data of a panel. This learns scales and sizes from the training part of each series.
 
         Args:
-            validation: the size that the split was made by, or None where ``newer`` has the validation rows.
+            validation: the size of the validation part, or None if ``newer`` has the validation rows.
+            newer: the panel of the validation rows, if they come from a file of their own.
         """
         options = self.options_
         self.season_ = sizes.season_for(options.season, panel.timeline.season, split.trained)
@@ -238,21 +242,21 @@ class Forecaster(Task):
             split, panel.lengths, shape.context, shape.horizon, shape.patch, validation, given
         )
         if options.season is None and self.season_ < panel.timeline.season:
-            sizes.say_no_season(panel.timeline.season, split.trained)
+            sizes.warn_no_season(panel.timeline.season, split.trained)
         if not given and shape.context < self.season_:
-            sizes.say_short_context(shape.context, self.season_, split.trained)
+            sizes.warn_short_context(shape.context, self.season_, split.trained)
         self.scaling_ = Scaling.learn(panel, split.trained, self.season_)
         starts, names = panel.starts, panel.names
         self.trained_ = dict(zip(names, (starts + split.trained).tolist(), strict=True))
         self.seen_ = dict(zip(names, (starts + split.seen).tolist(), strict=True))
         first = sizes.first_origins(split.trained, shape.context, shape.horizon)
-        windows = self._windows(panel, first, split.trained - shape.horizon, whole=True)
+        windows = self._windows(panel, first, split.trained - shape.horizon, scorable_only=True)
         if newer is None:
             begin = np.maximum(split.trained, least_observed(shape.context))
-            checks = self._windows(panel, begin, split.seen - shape.horizon, whole=True)
+            checks = self._windows(panel, begin, split.seen - shape.horizon, scorable_only=True)
         else:
             begin = unseen_rows(newer, shape, self.trained_)
-            checks = self._windows(newer, begin, newer.lengths - shape.horizon, whole=True)
+            checks = self._windows(newer, begin, newer.lengths - shape.horizon, scorable_only=True)
             ends = zip(names, (newer.starts + newer.lengths).tolist(), strict=True)
             self.seen_ = {name: max(self.seen_[name], end) for name, end in ends}
             validation = int(max(self.seen_[name] - self.trained_[name] for name in names))
@@ -275,7 +279,7 @@ class Forecaster(Task):
                 (checks, Batches(len(checks), 2048, None, recipe.seed)),
             )
         )
-        return Material(training, validating, recipe, record)
+        return TrainingData(training, validating, recipe, record)
 
     def build(self) -> nn.Module:
         return PatchLSTM(self.shape_)
@@ -284,42 +288,45 @@ class Forecaster(Task):
         levels = batch.future.new_tensor(self.quantiles_)
         return pinball(network(batch), batch, levels), None
 
-    def place(self, batch: Batch, at: int) -> str:
+    def describe_member(self, batch: Batch, at: int) -> str:
         series = list(self.trained_)[int(batch.series[at])] or "the series"
         return (
-            f"a window of series '{series}' that begins its horizon at row {int(batch.origin[at])}"
+            f"the window of series '{series}' whose horizon starts at row {int(batch.origin[at])}"
         )
 
-    def settle(self, material: Material) -> None:
+    def after_training(self, training_data: TrainingData) -> None:
         self.offsets_ = np.zeros((self.shape_.horizon, len(self.quantiles_)))
-        if self.options_.conformal and material.validation is not None:
-            windows: Any = material.validation.dataset
-            self.offsets_ = calibrated(self.network_, windows, self.quantiles_)
+        if self.options_.conformal and training_data.validation is not None:
+            windows: Any = training_data.validation.dataset
+            self.offsets_ = calibrated_offsets(self.network_, windows, self.quantiles_)
 
-    def validation_scores(self, material: Material) -> dict[str, float]:
-        windows: Any = material.validation.dataset if material.validation is not None else ()
+    def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
+        windows: Any = (
+            training_data.validation.dataset if training_data.validation is not None else ()
+        )
         return self._tested(windows, self._forecasting("cpu")).evaluation().scores
 
     # ------------------------------------------------------------------------------- forecasting
 
     def predict(self, data: Any, *, future: AnyTable | None = None, device: Device = "cpu") -> Any:
-        """Forecast the ``horizon`` steps after the end of every series in ``data``.
+        """Forecasts the ``horizon`` steps after the end of every series in ``data``.
 
-        Each series is scaled as ``fit`` learned it, whatever rows are given here; see docs/forecast.md for
-        series that ``fit`` never saw. A series of which too little was observed has NaN, and a warning
-        names it.
+        Each series has the scale that ``fit`` learned, whatever rows are given here. docs/forecast.md
+        describes series that ``fit`` did not see. A series with too few observed values gets NaN and a
+        warning.
 
         Args:
-            data: the history, with the columns that ``fit`` had.
-            future: a table, or file, of the ``known`` columns over these steps, where there are any.
+            data: the history, with the same columns as for ``fit``.
+            future: a table or file with the values of the ``known`` columns for the forecast steps. Needed
+                only if the model has ``known`` columns.
             device: where the network runs: "cpu", "cuda", "cuda:1".
 
         Returns:
-            A table of the kind of ``data`` (polars for a file): time, series and target where there
-            are several, ``forecast``, and a column for each quantile (``q0.1``).
+            A table of the same library as ``data`` (polars for a file). Its columns are the series, the
+            target if there are several, the time, ``forecast``, and each quantile, such as ``q0.1``.
 
         Raises:
-            DataError: the table cannot be used, or no series can be forecast.
+            DataError: the table is not valid, or no series can be forecast.
             OptionError: this machine has no such device.
         """
         forecasting = self._forecasting(device)
@@ -330,7 +337,7 @@ class Forecaster(Task):
         times = dict(time=self.time, series=self.series, time_format=self.time_format)
         beyond = known_ahead(panel, future, self.shape_.horizon, **times)
         windows = self._windows(panel, rows, rows, future=beyond)
-        say_short(panel, self.shape_.context)
+        warn_short_series(panel, self.shape_.context)
         every = np.arange(len(windows))
         channel, series, origin = windows.place(every)
         forecast = forecasting.forecast(windows, every)
@@ -356,13 +363,15 @@ class Forecaster(Task):
         refit: Refit = False,
         device: Device = "cpu",
     ) -> Evaluation:
-        """Backtest, beside the naive forecasts.
+        """The scores of forecasts from past dates (a backtest), and those of naive forecasts.
 
         Args:
-            windows: how many dates for each series, the last of them a horizon before its end.
-            stride: steps between them; spread evenly over what the model has not seen if not given.
-            refit: False keeps this model and takes only dates it has not seen; True fits a new one
-                before every date, a number k before every k-th.
+            windows: the number of dates per series to forecast from. The last date is one horizon before the
+                end of the series.
+            stride: the number of steps from one date to the next. By default the dates are spread evenly over
+                the rows that the model has not seen.
+            refit: False uses this model and only dates that it has not seen. True fits a new model before
+                every date; a number k before every k-th date.
             device: where the network runs: "cpu", "cuda", "cuda:1".
         """
         return self.backtest(
@@ -378,13 +387,13 @@ class Forecaster(Task):
         refit: bool | int = False,
         device: str | torch.device = "cpu",
     ) -> Backtest:
-        """Forecast from past dates and compare with what came; the arguments are those of ``evaluate``.
+        """Forecasts from past dates, with the actual values and naive forecasts. Arguments as for ``evaluate``.
 
         Raises:
-            DataError: there is nothing that the model has not seen; the message says what to do.
+            DataError: the model has seen all of the data. The message says what to do.
         """
-        windows = whole("windows", windows)
-        stride = None if stride is None else whole("stride", stride)
+        windows = integer("windows", windows)
+        stride = None if stride is None else integer("stride", stride)
         every = refit_every("refit", refit)
         forecasting = self._forecasting(device)
         panel = self._panel(data, fitted=True)
@@ -397,7 +406,9 @@ class Forecaster(Task):
         count = np.minimum(room // steps, windows - 1)
         start = np.where(room >= 0, rows - horizon - count * steps, rows)
         last = np.where(room >= 0, rows - horizon, 0)
-        return self._tested(self._windows(panel, start, last, steps, whole=True), forecasting)
+        return self._tested(
+            self._windows(panel, start, last, steps, scorable_only=True), forecasting
+        )
 
     def _refitted(
         self, panel: Panel, windows: int, stride: int, every: int, device: str | torch.device
@@ -411,18 +422,18 @@ class Forecaster(Task):
             origin = rows - horizon - k * stride
             if (windows - 1 - k) % every == 0:
                 split = sizes.Split.before(np.maximum(origin, 0), self.validation_, horizon)
-                material = copy._material(panel, split, self.validation_, Record({}, {}))
-                copy.learn(material, Run(quiet=True))
+                training_data = copy._training_data(panel, split, self.validation_, Record({}, {}))
+                copy.learn(training_data, Run(quiet=True))
             first = np.where(origin >= least_observed(self.shape_.context), origin, rows)
-            dates = copy._windows(panel, first, np.minimum(first, origin), whole=True)
+            dates = copy._windows(panel, first, np.minimum(first, origin), scorable_only=True)
             if len(dates):
                 parts.append(copy._tested(dates, copy._forecasting(device)))
         if not parts:
-            raise DataError(NOTHING)
+            raise DataError(NOTHING_TO_TEST)
         return Backtest.joined(parts)
 
     def _tested(self, windows: Windows, forecasting: Forecasting) -> Backtest:
-        return tested(forecasting, windows, self.shape_, self.season_, self.trained_)
+        return backtest_of(forecasting, windows, self.shape_, self.season_, self.trained_)
 
     def inputs(self, data: Any) -> tuple[Batch]:
         """The last window of the first series."""
@@ -480,7 +491,7 @@ class Forecaster(Task):
         last: Array,
         stride: int | Array = 1,
         future: Array | None = None,
-        whole: bool = False,
+        scorable_only: bool = False,
     ) -> Windows:
         return Windows(
             panel,
@@ -492,7 +503,7 @@ class Forecaster(Task):
             stride,
             future,
             self.calendar_,
-            whole,
+            scorable_only,
         )
 
     # ------------------------------------------------------------------------------------- saving
@@ -510,15 +521,15 @@ class Forecaster(Task):
     def learned_checks(cls, saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
         return state.learned_checks(saved.most, len(saved.stored)), {}
 
-    def take_learned(self, learned: dict[str, Any]) -> None:
+    def restore_learned(self, learned: dict[str, Any]) -> None:
         self.name_columns()
         self.shape_ = ForecasterShape(**learned.pop("shape"))
-        super().take_learned(learned)
+        super().restore_learned(learned)
         state.check_fit(self)
 
     def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
         return state.expected_tensors(self)
 
-    def take_tensors(self, tensors: dict[str, Tensor]) -> None:
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
         self.offsets_ = tensors.pop(state.OFFSETS).numpy()
         self.scaling_ = state.scaling_of(list(self.trained_), tensors)

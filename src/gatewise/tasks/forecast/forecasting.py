@@ -1,4 +1,4 @@
-"""Forecasts of windows: in the data's units, calibrated, cut off at bounds, NaN where too little was observed."""
+"""Forecasts of windows in the data's units: calibrated, clipped to bounds, NaN where too few values were observed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from torch import nn
 from gatewise.data.panel import Panel
 from gatewise.data.windows import Batch, Windows, least_observed
 from gatewise.errors import DataError, caution
-from gatewise.tasks.forecast.intervals import ordered, widened
-from gatewise.tasks.forecast.reach import say_far
-from gatewise.tasks.forecast.training import spread
+from gatewise.tasks.forecast.intervals import conformal_offsets, sorted_quantiles
+from gatewise.tasks.forecast.reach import warn_if_far
+from gatewise.tasks.forecast.training import evenly_spread
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Forecasting:
-    """What forecasts are made by: a network on its device, its levels, and each quantile's offset."""
+    """A network on its device with everything that turns its outputs into forecasts.
+
+    Attributes:
+        context: L, the length of the contexts.
+        levels: the quantiles' levels.
+        offsets: K×Q, added to the quantiles; see :func:`calibrated_offsets`.
+        minimum, maximum: the bounds of forecasts, or None.
+    """
 
     network: nn.Module
     device: torch.device
@@ -32,80 +39,81 @@ class Forecasting:
     maximum: float | None
 
     def forecast(self, windows: Windows, indices: Array) -> Array:
-        """N×K×(1 + Q) in the data's units, the quantiles in rising order; NaN where too little of the
-        context was observed.
+        """N×K×(1 + Q) forecasts in the data's units: the point forecast, then the quantiles in rising order.
+
+        A window with too few observed values gets NaN.
 
         Raises:
             DataError: no window can be forecast, or a forecast is not finite.
         """
-        parts, blind = [], []
+        parts, not_forecast = [], []
         for chosen in _chunks(indices):
             batch = windows[chosen]
             with torch.no_grad():
-                values = self.network(moved(batch, self.device)).double().cpu().numpy()
+                values = self.network(to_device(batch, self.device)).double().cpu().numpy()
             values[..., 1:] += self.offsets
-            values = ordered(values, self.levels)
+            values = sorted_quantiles(values, self.levels)
             location, scale = batch.location.numpy(), batch.scale.numpy()
             with np.errstate(over="ignore"):
                 values = values * scale[:, None, None] + location[:, None, None]
             missing = batch.observed.sum(1).numpy() < least_observed(self.context)
             missing |= _unscaled(windows, batch)
             far = np.where(missing[:, None, None], location[:, None, None], values)
-            say_far(windows, batch, far)
+            warn_if_far(windows, batch, far)
             values = self._bounded(values)
             values[missing] = np.nan
             parts.append(values)
-            blind.append(batch.series.numpy()[missing])
-        self._say_blind(windows.panel, np.unique(np.concatenate(blind)), parts)
+            not_forecast.append(batch.series.numpy()[missing])
+        self._warn_not_forecast(windows.panel, np.unique(np.concatenate(not_forecast)), parts)
         return np.concatenate(parts)
 
     def _bounded(self, values: Array) -> Array:
-        """The values, those beyond the minimum or the maximum replaced by it."""
+        """The values, clipped to the minimum and the maximum."""
         lower = -np.inf if self.minimum is None else self.minimum
         upper = np.inf if self.maximum is None else self.maximum
         return values.clip(lower, upper)  # NumPy below 2.1 refuses to clip at None and None
 
-    def _say_blind(self, panel: Panel, series: Array, parts: list[Array]) -> None:
-        """Warn of series that cannot be forecast, or raise where none can."""
+    def _warn_not_forecast(self, panel: Panel, series: Array, parts: list[Array]) -> None:
+        """Warns of ``series`` that cannot be forecast; raises DataError if no series can be forecast."""
         if not series.size:
             return
-        said = (
-            f"{panel.listed(series)}: of the last {self.context} steps at least "
-            f"{least_observed(self.context)} values must be observed, and of a series that fit "
-            f"did not see two that differ"
+        named = panel.listed(series)
+        needed = (
+            f"a forecast needs at least {least_observed(self.context)} observed values among the last "
+            f"{self.context} steps; in a series that was not part of fit, two of them must differ"
         )
         if all(np.isnan(part).all() for part in parts):
-            raise DataError(f"there is nothing to forecast from in {said}")
-        caution(f"the forecast is NaN for {said}")
+            raise DataError(f"there are too few values to forecast {named}: {needed}")
+        caution(f"the forecast is NaN for {named}: {needed}")
 
 
 def _unscaled(windows: Windows, batch: Batch) -> Array:
-    """Whether a window is of a series without a scale, and is flat, so that it has none either."""
+    """Whether each window has no scale: its series has none, and its own values are constant."""
     usual = windows.scaling.target.scale[batch.channel.numpy(), batch.series.numpy()]
     return np.isnan(usual) & ~(batch.target != 0).any(1).numpy()
 
 
-def calibrated(network: nn.Module, windows: Windows, levels: Sequence[float]) -> Array:
-    """K×Q: by how many of a window's deviations each quantile must move, so that the interval between
-    it and its counterpart has its coverage on ``windows``."""
+def calibrated_offsets(network: nn.Module, windows: Windows, levels: Sequence[float]) -> Array:
+    """K×Q: the offset of each quantile, in window units, with which each interval has its nominal coverage on
+    ``windows``."""
     gaps = []
     with torch.no_grad():
-        for chosen in _chunks(spread(len(windows))):
+        for chosen in _chunks(evenly_spread(len(windows))):
             batch = windows[chosen]
             gap = batch.future[..., None] - network(batch)[..., 1:]
             seen = batch.future_observed[..., None].bool()
             gaps.append(torch.where(seen, gap, torch.nan).double().numpy())
-    return widened(np.concatenate(gaps), levels)
+    return conformal_offsets(np.concatenate(gaps), levels)
 
 
 def observed_by_step(windows: Windows) -> Array:
-    """K: how many values of each step of the horizon the calibration would go by."""
-    parts = _chunks(spread(len(windows)))
+    """K: for each step of the horizon the number of values that the calibration would use."""
+    parts = _chunks(evenly_spread(len(windows)))
     return np.asarray(sum((~np.isnan(windows.futures(part))).sum(0) for part in parts))
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on ``device``."""
     return batch if device.type == "cpu" else Batch(*(part.to(device) for part in batch))
 
 

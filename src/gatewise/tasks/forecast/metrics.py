@@ -1,4 +1,4 @@
-"""Forecast scores, each over windows × steps with missing truths left out."""
+"""Forecast scores over all windows and steps. Steps without an actual value are left out."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ def scores(
     quantiles: Array | None = None,
     levels: Sequence[float] = (),
 ) -> dict[str, float]:
-    """The score table's row of one forecast.
+    """The scores of one forecast, by name.
 
     Args:
-        actual, point: N×K, in the data's own units; ``actual`` is NaN where the truth is missing.
-        scale: N, standard deviation of each window's series in the training part.
-        mase_scale: N, mean absolute error of seasonal naive within the training part; NaN where there is
-            none: such windows take no part in MASE.
-        quantiles: N×K×Q at the given ``levels``.
+        actual, point: N×K actual values and point forecasts, in the data's units. ``actual`` may be NaN.
+        scale: N, the standard deviation of each window's series in the training part.
+        mase_scale: N, the mean absolute error of the seasonal naive forecast in the training part. Windows
+            where it is NaN are left out of MASE.
+        quantiles: N×K×Q, the quantile forecasts at ``levels``.
 
     Returns:
-        MAE, MSE and RMSE in the data's units; MAE and MSE over each series' own deviation ("scaled"); MASE
-        (Hyndman & Koehler 2006); sMAPE in percent (200·|y-f|/(|y|+|f|), as in M4); the mean pinball loss
-        over the levels, also scaled; coverage of the outermost interval.
+        MAE, MSE and RMSE in the data's units; "scaled" MAE and MSE in units of each series' standard
+        deviation; MASE (Hyndman & Koehler 2006); sMAPE in percent (200·|y-f|/(|y|+|f|), as in M4); the mean
+        pinball loss over the levels, plain and scaled; the coverage of the outermost interval.
 
     Raises:
-        DataError: a forecast has no value where there is a truth: a score cannot leave that out.
+        DataError: a forecast is NaN where there is an actual value.
     """
     for forecast in (point[..., None], *([] if quantiles is None else [quantiles])):
         absent = np.isnan(forecast).any(-1) & ~np.isnan(actual)
         if absent.any():
             window, step = np.argwhere(absent)[0]
             raise DataError(
-                f"{int(absent.sum())} of {int((~np.isnan(actual)).sum())} values have no forecast to be "
-                f"scored, the first in window {window} at step {step + 1}"
+                f"{int(absent.sum())} of {int((~np.isnan(actual)).sum())} actual values have no forecast, so "
+                f"it cannot be scored; the first is in window {window} at step {step + 1}"
             )
     error = actual - point
     scaled = error / scale[:, None]

@@ -1,4 +1,4 @@
-"""The table that a forecast comes out as: its columns' names, and their types as in the history."""
+"""The table of a forecast. Its series and time columns have the names and types of the history's columns."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Array = np.ndarray
 
 
 def quantile_name(level: float) -> str:
-    """``q0.1`` for 0.1, with as many digits as tell levels apart."""
+    """The column name of a quantile, such as ``q0.1`` for 0.1, with all digits of the level."""
     return f"q{float(level)!r}"
 
 
 def check_names(panel: Panel, levels: Sequence[float]) -> None:
-    """Raise OptionError where two columns of the forecast's table would have one name."""
+    """Raises OptionError if two columns of the forecast's table would have the same name."""
     ours = ["forecast", *map(quantile_name, levels)]
     ours += ["target"] if len(panel.targets) > 1 else []
     ours += ["step"] if panel.time is None else []
@@ -33,15 +33,16 @@ def check_names(panel: Panel, levels: Sequence[float]) -> None:
     if again:
         role = "series" if again[0] == panel.series else "time"
         raise OptionError(
-            f"the {role} column is called {again[0]!r}, as a column of the forecast is: rename it"
+            f"the {role} column has the name {again[0]!r}, which a column of the forecast has too: rename it"
         )
 
 
 def table(
     columns: Mapping[str, Any], like: Any, panel: Panel, time_format: str | None = None
 ) -> Any:
-    """A table of the kind of ``like`` (polars for a path or a dict), the times in the panel's zone; the
-    series' and times' columns are named and typed as there."""
+    """The columns as a table of the same library as ``like`` (polars for a path or a dict).
+
+    Times are in the panel's time zone. The series and time columns have the names and types of ``like``."""
     need("polars", "tasks")
     nw: Any = need("narwhals", "tasks")
     history = (
@@ -65,13 +66,17 @@ def table(
 
 
 class _Polars:
-    """Columns of polars; ``history`` is the table whose types they take, or None."""
+    """Makes columns and frames of polars.
+
+    Args:
+        history: the table whose column types are used, or None.
+    """
 
     def __init__(self, history: Table | None) -> None:
         self.history = history
 
     def _kind(self, name: str) -> Any:
-        """The type of the history's column, or None where it has none of this kind of frame."""
+        """The type of the history's column; None without a history."""
         return None if self.history is None else self.history.frame[name].to_native().dtype
 
     def frame(self, columns: dict[str, Any]) -> Any:
@@ -90,7 +95,7 @@ class _Polars:
         if isinstance(kind, pl.Datetime) and kind.time_zone != getattr(
             column.dtype, "time_zone", 0
         ):
-            return column  # the model is of another zone than this table
+            return column  # the model has another time zone than this table
         stamps = column.dtype.is_temporal()
         if kind is None or not (kind.is_temporal() if stamps else kind.is_integer()):
             return column
@@ -140,8 +145,12 @@ class _Pandas(_Polars):
 
 
 def _keeps_times(kind: str, zone: str | None, stamps: bool) -> bool:
-    """Whether a column type of pandas is one that times (stamps of this zone, or integers) may come
-    back in."""
+    """Whether a pandas column type can hold the times.
+
+    Args:
+        zone: the time zone of the times.
+        stamps: whether the times are timestamps, and not integers.
+    """
     if not stamps:
         return kind.lower().startswith(("int", "uint"))
     if not kind.startswith(("datetime64", "timestamp", "date32")):

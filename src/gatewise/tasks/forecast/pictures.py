@@ -1,4 +1,4 @@
-"""The pictures of a forecaster's report."""
+"""The figures of a forecaster's report."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gatewise.report.pictures import (
     NAIVE,
     TEST,
     VALIDATION,
-    figure_of,
-    figure_rows,
     label_ends,
     line,
+    new_figure,
+    new_figure_rows,
 )
-from gatewise.report.words import called, short
+from gatewise.report.words import joined_names, shortened
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.summary import DataSummary
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 _COLOURS = {"gatewise": MODEL, "seasonal naive": NAIVE, "last value": LAST}
-_SHOWN = 6  # forecasts pictured
-TARGETS_SHOWN = 3  # targets pictured
-_POINTS = 1200  # of a series pictured; a longer one is drawn as mean and range of this many parts
+_SHOWN = 6  # forecasts drawn
+TARGETS_SHOWN = 3  # targets drawn
+_POINTS = 1200  # a longer series is drawn as the mean and range of this many parts
 
 
 def interval_words(levels: tuple[float, ...]) -> str:
@@ -43,15 +43,16 @@ def interval_words(levels: tuple[float, ...]) -> str:
 
 
 def forecast_picture(backtest: Backtest, window: int, axis: Axes | None = None) -> Figure:
-    """One window of a backtest: the end of its context, what came, the forecast, its interval.
+    """A figure of one window of a backtest: the end of its context, the actual values, the forecast and its
+    interval.
 
     Args:
-        axis: where to draw; a new figure of its own, its lines labelled, if not given.
+        axis: the axis to draw on. Without it a new figure with labelled lines is made.
     """
     if axis is not None:
         _draw_window(backtest, window, axis)
         return axis.get_figure(root=True)  # type: ignore[return-value]
-    figure, axis = figure_of(8, 3)
+    figure, axis = new_figure(8, 3)
     _draw_window(backtest, window, axis)
     ends = {
         "measured": (backtest.actual[window], INK),
@@ -63,10 +64,10 @@ def forecast_picture(backtest: Backtest, window: int, axis: Axes | None = None) 
 
 
 def window_figure(backtest: Backtest, window: int) -> Figure:
-    figure, axis = figure_of(4.5, 2.15)
+    figure, axis = new_figure(4.5, 2.15)
     _draw_window(backtest, window, axis)
     if len(set(zip(backtest.series, backtest.target, strict=True))) == 1:
-        axis.set_title("", loc="left")  # the page's heading says it
+        axis.set_title("", loc="left")  # the heading of the page has the name
     return figure
 
 
@@ -96,12 +97,12 @@ def _draw_window(backtest: Backtest, window: int, axis: Axes) -> None:
     axis.set_xticks(at, stamps(backtest.times[window, [k - 1 for k in at]]))
     if steps > 1:
         axis.get_xticklabels()[-1].set_horizontalalignment("right")
-    name = called(backtest.series[window], backtest.target[window])
-    axis.set_title(short(name), loc="left", fontsize=8.5, color=INK, parse_math=False)
+    name = joined_names(backtest.series[window], backtest.target[window])
+    axis.set_title(shortened(name), loc="left", fontsize=8.5, color=INK, parse_math=False)
 
 
 def chosen_windows(backtest: Backtest) -> list[int]:
-    """Windows to picture, spread over the series and, within each, over its dates."""
+    """The indices of the windows to draw, spread over the series and over the dates of each series."""
     seen = np.flatnonzero(np.isfinite(backtest.actual).any(1))
     seen = seen if len(seen) else np.arange(len(backtest.actual))
     groups: dict[tuple[str, str], list[int]] = {}
@@ -121,9 +122,9 @@ def chosen_windows(backtest: Backtest) -> list[int]:
 
 
 def data_figure(summary: DataSummary) -> Figure:
-    """The first series of each target, with the parts of the split."""
+    """A figure of the first series, with one axis for each target and the parts of the split."""
     shown = min(len(summary.targets), TARGETS_SHOWN)
-    figure, axes = figure_rows(9, 1.35 * shown + 0.75, shown)
+    figure, axes = new_figure_rows(9, 1.35 * shown + 0.75, shown)
     times = summary.times
     ends = [*summary.splits, len(times)]
     for axis, target, values in zip(axes, summary.targets, summary.values, strict=False):
@@ -131,7 +132,7 @@ def data_figure(summary: DataSummary) -> Figure:
         axis.margins(x=0.005)
         axis.locator_params(axis="y", nbins=4)
         axis.set_title(
-            short(called(summary.name, target)),
+            shortened(joined_names(summary.name, target)),
             loc="left",
             fontsize=8.5,
             color=INK,
@@ -153,7 +154,7 @@ def data_figure(summary: DataSummary) -> Figure:
 
 
 def _overview(axis: Axes, times: Array, values: Array) -> None:
-    """A series as a line; a long one as the mean of many parts, within their range."""
+    """Draws a series as a line; a long series as the mean and range of many parts."""
     size = -(-len(values) // _POINTS)
     if size == 1:
         line(axis, times, values, color=INK, lw=0.9)
@@ -179,9 +180,9 @@ def _dated(axis: Axes, times: Array) -> None:
 
 
 def step_figure(backtest: Backtest) -> Figure:
-    figure, axis = figure_of(4.5, 2.4)
+    figure, axis = new_figure(4.5, 2.4)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a step without a truth stays NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # a step without actual values stays NaN
         errors = backtest.by_step()
     steps = backtest.actual.shape[1]
     ahead = np.arange(1, steps + 1)

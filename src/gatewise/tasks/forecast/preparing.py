@@ -1,4 +1,4 @@
-"""What a forecaster learns from: sizes of its network, calendar features, and the windows of each part."""
+"""Preparation of a forecast: sizes of the network, calendar features, checks of windows and future values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ Array = np.ndarray
 def shape_of(
     options: SimpleNamespace, panel: Panel, trained: Array, season: int, calendar: Sequence[int]
 ) -> ForecasterShape:
-    """The network's sizes for a panel of which so many rows of each series are learned from."""
+    """The network's sizes.
+
+    Args:
+        trained: the number of training rows of each series.
+        season: the seasonal period in steps.
+        calendar: the indices of the calendar features.
+    """
     given = options.context
     patch = sizes.patch_of(season, given)
     return ForecasterShape(
@@ -41,23 +47,23 @@ def shape_of(
 
 
 def check_windows(kind: str, windows: Windows) -> None:
-    """That a part has windows; a warning names the series that have none.
+    """Checks that a part of the data has windows. A warning names the series without windows.
 
     Raises:
-        DataError: no series has one.
+        DataError: no series has a window.
     """
     context, horizon, panel = windows.context, windows.horizon, windows.panel
     if not len(windows):
         raise DataError(
-            f"the {kind} part has no window to go by: none has {least_observed(context)} "
-            f"observed values of a target among the {context} steps of its context and one "
-            f"among the {horizon} of its horizon. Give another split, or fill what is missing"
+            f"the {kind} part has no usable window: a window needs at least {least_observed(context)} "
+            f"observed target values among the {context} steps of its context, and one among the "
+            f"{horizon} steps of its horizon. Give another split, or fill missing values"
         )
     absent = np.setdiff1d(np.arange(len(panel.names)), windows.series())
     if absent.size:
         caution(
-            f"{panel.listed(absent)}: too short, or with too few observed values, for a window "
-            f"in the {kind} part, in which it takes no part"
+            f"{panel.listed(absent)}: not used in the {kind} part, because it is too short or has too few "
+            f"observed values for a window"
         )
 
 
@@ -84,21 +90,22 @@ def check_same_series(panel: Panel, newer: Panel) -> None:
 def known_ahead(
     panel: Panel, future: Any, horizon: int, time: Any, series: Any, time_format: str | None
 ) -> Array | None:
-    """Ck×S×K: the known columns over the horizon, from the table ``future``; None where there are none.
+    """Ck×S×K: the values of the known columns over the horizon, from the table ``future``; None if the model
+    has no known columns.
 
     Raises:
-        DataError: the table is missing, or is not needed.
+        DataError: the table is missing, or was given to a model without known columns.
     """
     if not panel.known:
         if future is not None:
             raise DataError(
-                "a future= table was given, and this model has no known columns to take from it"
+                "a future= table was given, but this model has no known columns: leave future= out"
             )
         return None
     if future is None:
         raise DataError(
-            f"the known columns ({', '.join(panel.known)}) are needed over the horizon: give "
-            f"predict a future= table of {horizon} rows for each series (--future FILE)"
+            f"the values of the known columns ({', '.join(panel.known)}) are needed over the horizon: "
+            f"give future= (--future FILE), a table with {horizon} rows for each series"
         )
     values = panel.future_table(
         future, horizon=horizon, time=time, series=series, time_format=time_format
@@ -106,18 +113,18 @@ def known_ahead(
     return values.reshape(len(panel.known), len(panel.names), horizon)
 
 
-def say_short(panel: Panel, context: int) -> None:
-    """Warn of series that are shorter than a context."""
+def warn_short_series(panel: Panel, context: int) -> None:
+    """Warns of series that are shorter than a context."""
     short = np.flatnonzero(panel.lengths < context)
     if short.size:
         caution(
-            f"{panel.listed(short)}: shorter than the {context} steps that the model "
-            f"reads; what is before the first row is taken as missing"
+            f"{panel.listed(short)}: shorter than the context of {context} steps; the steps before the "
+            f"first row are treated as missing values"
         )
 
 
 def cycles(panel: Panel, rows: int) -> list[int]:
-    """Which calendar features the training part has seen through at least twice."""
+    """The indices of the calendar features whose cycle the training part contains at least twice."""
     first, last = panel.timeline.times(np.array([0, rows]))
     names = panel.timeline.calendar_names
     if not names:

@@ -1,4 +1,4 @@
-"""Whether forecasts are finite, and stay where the data has been."""
+"""Checks that forecasts are finite and close to the range of the data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from gatewise.errors import DataError, caution
 
 Array = np.ndarray
 
-_TIMES = 10  # so many spans of what was seen are no forecast any more
-_FAR = 10.0  # so many deviations from where a covariate was in training
+_TIMES = 10  # a forecast this many ranges outside the observed range gives a warning
+_FAR = 10.0  # a covariate this many standard deviations from its training mean is named in messages
 
 
-def say_far(windows: Windows, batch: Batch, values: Array) -> None:
-    """Warn of a forecast that leaves the range of the training part and of its own context by ten times
-    that range.
+def warn_if_far(windows: Windows, batch: Batch, values: Array) -> None:
+    """Warns of forecasts far outside the range of the training part and of the context: more than ten times
+    the width of that range.
 
     Args:
         values: N×K×(1 + Q) forecasts of the batch's windows, in the data's units.
 
     Raises:
-        DataError: one is not finite.
+        DataError: a forecast is not finite.
     """
     channel, series = batch.channel.numpy(), batch.series.numpy()
     units = windows.scaling.target
@@ -40,18 +40,19 @@ def say_far(windows: Windows, batch: Batch, values: Array) -> None:
     why = _covariate(windows, batch, at)
     if not finite[at]:
         raise DataError(
-            f"the forecast of {name} is not finite: its values, its covariates or the model's weights "
-            f"are too large to compute with{why}"
+            f"the forecast of {name} is not finite, because its values, its covariates or the model's "
+            f"weights are too large{why}: check the values, or fit again"
         )
     worst = most[at] if most[at] - high[at] > low[at] - least[at] else least[at]
     caution(
-        f"the forecast of {name} goes to {worst:.6g}, far from the {low[at]:.6g} to {high[at]:.6g} of its "
-        f"training part and context{why}; {int(far.sum())} of {len(far)} forecasts are like that"
+        f"the forecast of {name} reaches {worst:.6g}, far outside the range {low[at]:.6g} to "
+        f"{high[at]:.6g} of its training part and context{why}; this is so for {int(far.sum())} of "
+        f"{len(far)} forecasts"
     )
 
 
 def _covariate(windows: Windows, batch: Batch, at: int) -> str:
-    """What a message says of the covariate that is farthest from where it was in training."""
+    """A note for messages about the covariate that is farthest from its training values; "" if none is far."""
     kinds = (("past", batch.past, windows.panel.past), ("known", batch.known, windows.panel.known))
     columns = [
         (float(values[at, :, k].abs().max()), kind, k, name)
@@ -66,4 +67,4 @@ def _covariate(windows: Windows, batch: Batch, at: int) -> str:
     steps = getattr(batch, kind)[at, :, k]
     value = float(steps[steps.abs().argmax()]) * units.scale[k, s] + units.location[k, s]
     low, high = units.low[k, s], units.high[k, s]
-    return f" ({name!r} is {value:.6g} there, and was {low:.6g} to {high:.6g} in training)"
+    return f" ({name!r} is {value:.6g} there, and was from {low:.6g} to {high:.6g} in training)"

@@ -1,4 +1,4 @@
-"""What a forecaster's training learns from, as a run records it."""
+"""The record of a forecaster's options and data, which checkpoints store."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from gatewise.data.panel import Panel
 from gatewise.train.record import Record, digest, plain
 
-# Of these the recipe says what became of them, and the data's grid what was read with them.
-_ELSEWHERE = ("steps", "batch", "learning_rate", "seed", "freq", "time_format")
+# Options that are not recorded here: the recipe, or the digest of the data's grid, records their effect.
+_RECORDED_ELSEWHERE = ("steps", "batch", "learning_rate", "seed", "freq", "time_format")
 _NAMES = ("target", "past", "known", "static")
 
 
 class Learner(Protocol):
-    """What is recorded of a forecaster: its options, and what they say of columns and quantiles."""
+    """The attributes of a forecaster that the record needs."""
 
     season: Any
     target_: tuple[str, ...]
@@ -28,7 +28,7 @@ class Learner(Protocol):
     def get_params(self, deep: bool = True) -> dict[str, Any]: ...
 
 
-def recorded(
+def training_record(
     forecaster: Learner,
     panel: Panel,
     validation: Any,
@@ -36,11 +36,11 @@ def recorded(
     precision: str,
     newer: Panel | None = None,
 ) -> Record:
-    """The record of what a forecaster learns from this panel, divided in this way; ``newer`` has the
-    validation rows where they are not the panel's."""
+    """The record of a fit to this panel with this split. ``newer`` has the validation rows if they are from a
+    file of their own."""
     options = forecaster.get_params(deep=False)
-    options = {name: value for name, value in options.items() if name not in _ELSEWHERE}
-    # however they were written: "y" and ("y",) are one
+    options = {name: value for name, value in options.items() if name not in _RECORDED_ELSEWHERE}
+    # in one form: "y" and ("y",) mean the same
     options |= {name: getattr(forecaster, f"{name}_") for name in (*_NAMES, "quantiles")}
     options |= {"season": forecaster.season or panel.timeline.season}
     options |= {"validation": validation, "test": test, "precision": precision}
@@ -51,7 +51,7 @@ def recorded(
 
 
 def _data(panel: Panel) -> dict[str, Any]:
-    """What the panel holds, as :class:`Record` has it."""
+    """The description of the panel, as in :attr:`Record.data`."""
     ends = panel.starts + panel.lengths
     first, last = panel.timeline.times(np.array([panel.starts.min(), ends.max() - 1]))
     columns = {

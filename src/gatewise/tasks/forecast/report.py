@@ -1,4 +1,4 @@
-"""The report of a fit: one self-contained page."""
+"""The report of a forecaster: one self-contained page."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ import platform
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from gatewise.atomic import write_atomically
 from gatewise.data.zones import to_wall
 from gatewise.gates.picture import stamps
 from gatewise.nn.trace import Trace
 from gatewise.report.page import render
 from gatewise.report.pictures import (
+    image_bytes,
     losses_figure,
-    saved,
     svg,
 )
 from gatewise.report.scores import NAMES
-from gatewise.report.words import called, counted, duration, listed, percent, short, shown_number
-from gatewise.tasks.forecast.backtest import DECISIVE, Backtest
+from gatewise.report.words import (
+    duration,
+    format_number,
+    joined_names,
+    name_list,
+    percent,
+    shortened,
+    with_unit,
+)
+from gatewise.tasks.forecast.backtest import MAIN_SCORE, Backtest
 from gatewise.tasks.forecast.pictures import (
     TARGETS_SHOWN,
     chosen_windows,
@@ -34,10 +43,6 @@ from gatewise.tasks.forecast.pictures import (
     window_figure,
 )
 from gatewise.tasks.forecast.summary import DataSummary
-from gatewise.whole import write_whole
-
-if TYPE_CHECKING:
-    pass
 
 Array = np.ndarray
 
@@ -50,14 +55,15 @@ def write(
     summary: DataSummary,
     folder: Path,
 ) -> Path:
-    """Write ``report.html`` and ``gates.png`` to ``folder``, of what ``report`` takes; gives the report's path."""
+    """Writes ``report.html`` and ``gates.png`` to ``folder`` and returns the path of the report. The other
+    arguments are those of ``report``."""
     page = report(forecaster, backtest, trace, trace_values, summary)
-    title = f"{short(called(summary.name, summary.targets[0]))}: the LSTM's gates"
-    gates = saved(
+    title = f"{shortened(joined_names(summary.name, summary.targets[0]))}: the LSTM's gates"
+    gates = image_bytes(
         gates_figure(forecaster, trace, trace_values, summary, title), format="png", dpi=130
     )
-    # the page last: where it stands, the report is complete
-    write_whole(folder, {"gates.png": gates, "report.html": page.encode()})
+    # report.html is written last, so that its presence means that the report is complete
+    write_atomically(folder, {"gates.png": gates, "report.html": page.encode()})
     return folder / "report.html"
 
 
@@ -68,12 +74,12 @@ def report(
     trace_values: Array,
     data_summary: DataSummary,
 ) -> str:
-    """The page, as HTML that needs nothing beside itself.
+    """The page as self-contained HTML.
 
     Args:
-        forecaster: a fitted one.
-        backtest: of held-out data; without one there are no scores.
-        trace, trace_values: as ``forecaster.trace`` gives them, of the first series' last window.
+        forecaster: a fitted forecaster.
+        backtest: the backtest on the test part. Without it the page has no scores.
+        trace, trace_values: the result of ``forecaster.trace``, for the last window of the first series.
     """
     shape, summary = forecaster.shape_, data_summary
     pictures = {
@@ -91,22 +97,22 @@ def report(
         held_out = _held_out(backtest)
         if shape.horizon > 1:
             pictures["steps"] = svg(step_figure(backtest), "Error by step of the horizon")
-    several = f"{summary.series:,} series" if summary.series > 1 else short(summary.name)
-    under = [f"{counted(shape.horizon, 'step')} of {summary.step} ahead", several]
+    several = f"{summary.series:,} series" if summary.series > 1 else shortened(summary.name)
+    under = [f"{with_unit(shape.horizon, 'step')} of {summary.step} ahead", several]
     patches = f"{shape.context // shape.patch} patches of {shape.patch}"
-    reads = f"{counted(shape.context, 'step')}{f', {patches}' if shape.patch > 1 else ''}"
+    reads = f"{with_unit(shape.context, 'step')}{f', {patches}' if shape.patch > 1 else ''}"
     return render(
         "forecast.html.j2",
-        heading=f"Forecast of {listed(summary.targets)}",
+        heading=f"Forecast of {name_list(summary.targets)}",
         under=" · ".join(part for part in under if part),
         verdict=_verdict(backtest),
         won=backtest is not None and backtest.beats_naive,
         headline=_headline(forecaster, backtest),
         split=_split_text(summary),
-        gates=f"What each unit of the LSTM's first layer did as it read the last window of the "
-        f"first series ({reads}). Each row of a map is a unit, in the same order in all, like "
-        f"beside like; each column a step of the LSTM. The input gate lets in, the forget gate "
-        f"keeps, the output gate shows.",
+        gates=f"The gates and states of the LSTM's first layer while it read the last window of the first "
+        f"series ({reads}). Each row of a map is a unit and each column a step of the LSTM. All maps "
+        f"have the units in the same order, with similar units next to each other. The input gate "
+        f"controls what enters the cell, the forget gate what stays in it, the output gate what leaves it.",
         data=_data_facts(summary),
         model=_model_facts(forecaster),
         pictures=pictures,
@@ -119,14 +125,14 @@ def report(
 
 def _verdict(backtest: Backtest | None) -> str:
     if backtest is None:
-        return "No rows were held out, so the model has not been tested."
-    table = {name: row[DECISIVE] for name, row in backtest.scores.items()}
+        return "There is no test part, so the model has not been tested."
+    table = {name: row[MAIN_SCORE] for name, row in backtest.scores.items()}
     ours = table.pop("gatewise")
     table = {name: value for name, value in table.items() if math.isfinite(value)}
     if not table or not math.isfinite(ours):
-        return "The held-out rows have no values to score a forecast by."
+        return "The test part has no actual values, so the forecasts cannot be scored."
     name, naive = min(table.items(), key=lambda item: item[1])
-    where = f"over {counted(len(backtest.actual), 'held-out window')}"
+    where = f"over {with_unit(len(backtest.actual), 'test window')}"
     if backtest.beats_naive:
         return (
             f"The model beats the naive forecasts: its scaled MAE is {percent(1 - ours / naive)} "
@@ -140,17 +146,17 @@ def _verdict(backtest: Backtest | None) -> str:
 
 
 def _headline(forecaster: Any, backtest: Backtest | None) -> dict[str, tuple[str, str | None]]:
-    """The figures at the top: each a value and what to read it beside."""
+    """The numbers at the top of the page: for each heading a value, and a value to compare it with or None."""
     shown: dict[str, tuple[str, str | None]] = {}
     if backtest is not None:
         scores = backtest.scores
         ours = scores["gatewise"]
         naive = "; ".join(
-            f"{name} {shown_number(row[DECISIVE])}"
+            f"{name} {format_number(row[MAIN_SCORE])}"
             for name, row in scores.items()
             if name != "gatewise"
         )
-        shown["Scaled MAE"] = shown_number(ours[DECISIVE]), naive
+        shown["Scaled MAE"] = format_number(ours[MAIN_SCORE]), naive
         if len(backtest.levels) > 1:
             shown["Coverage"] = f"{ours['coverage']:.0%}", f"nominal {_nominal(backtest.levels)}"
     parameters = sum(p.numel() for p in forecaster.network_.parameters())
@@ -160,7 +166,7 @@ def _headline(forecaster: Any, backtest: Backtest | None) -> dict[str, tuple[str
 
 
 def _held_out(backtest: Backtest) -> dict[str, Any]:
-    """What the template needs to show forecasts and scores."""
+    """The values of the template for the forecasts and scores of the test part."""
     interval = len(backtest.levels) > 1
     table = backtest.scores
     columns: dict[str, str] = dict.fromkeys((c for c in NAMES if c in table["gatewise"]), "")
@@ -170,9 +176,9 @@ def _held_out(backtest: Backtest) -> dict[str, Any]:
         columns.pop("coverage", None)
     chosen = chosen_windows(backtest)
     kinds = {"series": set(backtest.series), "target": set(backtest.target)}
-    several = [counted(len(names), kind) for kind, names in kinds.items() if len(names) > 1]
-    windows = counted(len(backtest.actual), "window")
-    shown = f"{counted(len(chosen), 'window')} of {len(backtest.actual):,}, spread evenly."
+    several = [with_unit(len(names), kind) for kind, names in kinds.items() if len(names) > 1]
+    windows = with_unit(len(backtest.actual), "window")
+    shown = f"{with_unit(len(chosen), 'window')} of {len(backtest.actual):,}, spread evenly."
     pooled = " MAE and RMSE pool all of them in the data's units." if several else ""
     return dict(
         windows=[
@@ -186,19 +192,19 @@ def _held_out(backtest: Backtest) -> dict[str, Any]:
             name: {column: _cell(row, column) for column in columns} for name, row in table.items()
         },
         best=_best(table),
-        units="Scaled errors are over each series' standard deviation in the training part; MASE is "
-        f"over seasonal naive's error there.{pooled}",
+        units="Scaled errors are divided by each series' standard deviation in the training part, and MASE "
+        f"by the seasonal naive error there.{pooled}",
     )
 
 
 def _cell(row: dict[str, float], column: str) -> str:
     if column not in row:
         return "–"
-    return f"{row[column]:.1%}" if column == "coverage" else shown_number(row[column])
+    return f"{row[column]:.1%}" if column == "coverage" else format_number(row[column])
 
 
 def _best(table: dict[str, dict[str, float]]) -> dict[str, str]:
-    """For each error the forecast that has the least; coverage has no least."""
+    """The name of the forecast with the lowest value of each error."""
     best = {}
     for column in table["gatewise"]:
         known = {name: row[column] for name, row in table.items() if column in row}
@@ -211,9 +217,9 @@ def _best(table: dict[str, dict[str, float]]) -> dict[str, str]:
 def _split_text(summary: DataSummary) -> str:
     _, test = summary.splits
     held = test < len(summary.times)
-    tested = "; the scores come from the test part" if held else ", and no test part was held out"
+    tested = "; the scores come from the test part" if held else "; there is no test part"
     which = (
-        f" Shown: the first of {summary.series:,} series, {short(summary.name)}."
+        f" Shown: the first of {summary.series:,} series, {shortened(summary.name)}."
         if summary.series > 1
         else ""
     )
@@ -223,7 +229,10 @@ def _split_text(summary: DataSummary) -> str:
         if targets > TARGETS_SHOWN
         else ""
     )
-    return f"The model learned from the unshaded rows; the validation part chose its weights{tested}.{which}"
+    return (
+        f"The model was trained on the unshaded rows; the validation part was used to choose its "
+        f"weights{tested}.{which}"
+    )
 
 
 def _data_facts(summary: DataSummary) -> dict[str, str]:
@@ -232,7 +241,7 @@ def _data_facts(summary: DataSummary) -> dict[str, str]:
     return {
         "rows": f"{summary.rows:,}",
         "series": f"{summary.series:,}",
-        "target" if len(summary.targets) == 1 else "targets": listed(summary.targets),
+        "target" if len(summary.targets) == 1 else "targets": name_list(summary.targets),
         "step": summary.step,
         "from": first,
         "to": last,
@@ -245,23 +254,23 @@ def _data_facts(summary: DataSummary) -> dict[str, str]:
 def _model_facts(forecaster: Any) -> dict[str, str]:
     shape, history = forecaster.shape_, forecaster.history_
     inputs = [*forecaster.past_, *forecaster.known_, *forecaster.static_]
-    rounds = counted(len(history.validation), "round")
+    rounds = with_unit(len(history.validation), "round")
     return {
-        "horizon": counted(shape.horizon, "step"),
-        "context": counted(shape.context, "step"),
+        "horizon": with_unit(shape.horizon, "step"),
+        "context": with_unit(shape.context, "step"),
         "LSTM steps": f"{shape.context // shape.patch} patches of {shape.patch}",
-        "season": counted(forecaster.season_, "step"),
-        "hidden units": f"{shape.hidden} × {counted(shape.layers, 'layer')}",
+        "season": with_unit(forecaster.season_, "step"),
+        "hidden units": f"{shape.hidden} × {with_unit(shape.layers, 'layer')}",
         "parameters": f"{sum(p.numel() for p in forecaster.network_.parameters()):,}",
         "quantiles": ", ".join(f"{level:g}" for level in forecaster.quantiles_) or "none",
-        "intervals": "conformal" if forecaster.conformal else "as learned",
-        "covariates": listed(inputs) if inputs else "none",
-        "calendar": "seen" if forecaster.calendar else "not seen",
+        "intervals": "conformal" if forecaster.conformal else "not calibrated",
+        "covariates": name_list(inputs) if inputs else "none",
+        "calendar features": "on" if forecaster.calendar else "off",
         "dropout": f"{shape.dropout:g}",
         "batch": f"{forecaster.batch:,}",
         "learning rate": f"{forecaster.learning_rate:g}",
-        "training steps": f"{forecaster.steps:,}" if forecaster.steps else "chosen by the data",
-        "training": f"{rounds}, number {history.best + 1} kept",
+        "training steps": f"{forecaster.steps:,}" if forecaster.steps else "chosen from the data",
+        "training": f"{rounds}; the weights of round {history.best + 1} were kept",
         "fitted in": duration(history.seconds),
         "seed": str(forecaster.seed),
         "gatewise": version("gatewise"),

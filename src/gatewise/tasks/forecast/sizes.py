@@ -1,4 +1,4 @@
-"""How a forecaster divides its data: the parts of each series, the season, the patches and the context."""
+"""The sizes that a forecaster derives from its data: the parts of the split, the season, patches, the context."""
 
 from __future__ import annotations
 
@@ -12,43 +12,47 @@ from gatewise.tasks.kinds import part_size
 
 Array = np.ndarray
 
-# A longer season is read in several patches.
-_LONGEST_PATCH = 168
-_SEASONS = 14  # patches to a context, where there is room
-_SHORTEST_PATCH = 24  # of a longer season: below it patches tell too little
+_LONGEST_PATCH = 168  # a longer season is divided into several patches
+_PATCHES = 14  # the number of patches of a context, if the series are long enough
+_SHORTEST_PATCH = 24  # of a season that is divided
 
 
 @dataclass(frozen=True)
 class Split:
-    """How many rows of each of S series the model learns from, and up to which it has seen any."""
+    """The split of S series in time.
+
+    Attributes:
+        trained: S, the number of training rows.
+        seen: S, the number of training and validation rows.
+    """
 
     trained: Array
     seen: Array
 
     @classmethod
     def of(cls, rows: Array, validation: object, test: object, horizon: int) -> Split:
-        """Training, then ``validation`` rows, then ``test`` rows.
+        """The split into training, validation and test parts.
 
         Raises:
-            OptionError: a part is neither a share nor a number of rows, or holds no window.
+            OptionError: the size of a part is not valid, or is less than a horizon.
         """
         seen = rows - part(test, rows, horizon, "test")
         return cls.before(np.maximum(seen, 0), validation, horizon)
 
     @classmethod
     def before(cls, seen: Array, validation: object, horizon: int) -> Split:
-        """Training, then ``validation`` rows, of the first ``seen`` rows."""
+        """The split of the first ``seen`` rows into training and validation parts."""
         held = part(validation, seen, horizon, "validation")
         if not held.any():
-            raise OptionError("validation must hold some rows: the training stops by them")
+            raise OptionError("validation must not be 0: early stopping needs validation rows")
         return cls(np.maximum(seen - held, 0), seen)
 
 
 def part(given: object, rows: Array, horizon: int, name: str) -> Array:
-    """How many rows of each series a part of the split holds: at least a horizon, if any.
+    """The number of rows of each series in a part of the split: 0, or at least a horizon.
 
     Raises:
-        OptionError: it is neither a share below 1 nor a number of rows, or holds no window.
+        OptionError: ``given`` is neither a share below 1 nor a number of rows, or is less than a horizon.
     """
     size = part_size(name, given)
     if size == 0:
@@ -57,16 +61,16 @@ def part(given: object, rows: Array, horizon: int, name: str) -> Array:
         return np.maximum((size * rows).astype(np.int64), horizon)
     if size < horizon:
         raise OptionError(
-            f"{name}={size} rows hold no window of horizon {horizon}: give at least {horizon}"
+            f"{name}={size} rows are fewer than the horizon of {horizon}: give at least {horizon}"
         )
     return np.full_like(rows, size)
 
 
 def season_for(given: int | None, usual: int, trained: Array) -> int:
-    """The season: the one that was given, or the usual one of the step if the data holds it.
+    """The seasonal period: ``given``, else ``usual``, else 1 if all training parts are shorter than ``usual``.
 
     Raises:
-        DataError: the one that was given is longer than the training part of every series.
+        DataError: ``given`` is longer than the training part of every series.
     """
     longest = int(trained.max())
     if given is not None:
@@ -80,62 +84,62 @@ def season_for(given: int | None, usual: int, trained: Array) -> int:
 
 
 def patch_of(season: int, context: int | None) -> int:
-    """The length of a patch: a season, or the largest part of one that is short enough."""
+    """The length of a patch: a season, or the largest divisor of a long season that is short enough."""
     longest = min(season, _LONGEST_PATCH, context or season)
     if longest == season:
         return season
     parts = [size for size in range(longest, 0, -1) if season % size == 0]
     if parts[0] >= min(_SHORTEST_PATCH, longest):
         return parts[0]
-    return -(-season // -(-season // longest))  # nearly a whole part of a season
+    return -(-season // -(-season // longest))  # close to a divisor of the season
 
 
 def context_for(given: int | None, season: int, patch: int, trained: Array, horizon: int) -> int:
-    """The number of steps that the model sees, a multiple of ``patch``.
+    """The number of steps of a context, a multiple of ``patch``.
 
-    Without ``given``: 14 patches, two horizons or two seasons, whichever is most, if that leaves two
-    thirds of the usual series to choose windows from; and at least a season.
+    Without ``given`` it is the largest of 14 patches, two horizons and two seasons, limited so that context
+    and horizon take at most a third of a typical series. If possible it is at least one season.
     """
     if given is not None:
         return max(given // patch, 1) * patch
     typical = _typical(trained)
-    wanted = max(_SEASONS * patch, 2 * horizon, 32)
+    wanted = max(_PATCHES * patch, 2 * horizon, 32)
     if patch < season:
         wanted = max(wanted, 2 * season)
     room = max(typical // 3 - horizon, patch)
     context = max(min(wanted // patch, room // patch), 1) * patch
-    whole = -(-season // patch) * patch
-    if context >= whole:
+    one_season = -(-season // patch) * patch
+    if context >= one_season:
         return context
-    return whole if whole + 2 * horizon <= typical else context
+    return one_season if one_season + 2 * horizon <= typical else context
 
 
-def say_no_season(usual: int, trained: Array) -> None:
-    """Warn that the data does not hold the usual season of its step."""
+def warn_no_season(usual: int, trained: Array) -> None:
+    """Warns that the training data is shorter than the usual season of its time step."""
     caution(
         f"a season of {usual} steps is longer than the training part of every series, "
-        f"{int(trained.max())} rows: the model goes without a season"
+        f"{int(trained.max())} rows: the model uses no season"
     )
 
 
-def say_short_context(context: int, season: int, trained: Array) -> None:
-    """Warn that the context does not cover a season."""
+def warn_short_context(context: int, season: int, trained: Array) -> None:
+    """Warns that the context is shorter than a season."""
     caution(
-        f"the model sees {context} steps, less than a season of {season}: the {_typical(trained)} rows "
-        f"for training leave no room for more"
+        f"the context of {context} steps is shorter than a season of {season} steps: a longer one needs more "
+        f"than the {_typical(trained)} training rows"
     )
 
 
 def _typical(trained: Array) -> int:
-    """Half of all rows are of series that are at least so long; a few short ones change nothing."""
+    """The median length of the series, weighted by length, so that short series hardly count."""
     lengths = np.sort(trained)
     upto = np.cumsum(lengths)
     return int(lengths[np.searchsorted(upto, upto[-1] / 2)])
 
 
 def first_origins(rows: Array, context: int, horizon: int) -> Array:
-    """For each series the first row at which a horizon may begin: behind a whole context, or in a series
-    that has no room for one behind half of its rows, the rest of the context missing."""
+    """The first row of each series at which a horizon may start: after a full context. In a series that is too
+    short for a full context it is the middle row, and the rest of the context is missing."""
     half = np.maximum((rows - horizon + 1) // 2, least_observed(context))
     return np.where(rows >= context + horizon, context, np.minimum(half, context))
 
@@ -149,16 +153,16 @@ def check_room(
     validation: float | int | None,
     given: bool,
 ) -> None:
-    """That some series has a window with a whole context in its training part.
+    """Checks that the training part of at least one series has room for a full context and a horizon.
 
     Args:
-        rows: of each series, in all.
-        patch: the least that a context can be.
-        validation: as the split was made, or None where it is a file.
-        given: whether ``context`` is the user's own, and not to be made shorter here.
+        rows: the number of rows of each series.
+        patch: the smallest possible context.
+        validation: the size of the validation part, or None if it is a file.
+        given: whether the user gave ``context``.
 
     Raises:
-        DataError: none has; the message says what would do.
+        DataError: no series has room. The message says what to change.
     """
     needed = context + horizon
     if split.trained.max() >= needed:
@@ -183,6 +187,6 @@ def check_room(
     said = f", of which {held} are held out" if held else ""
     raise DataError(
         f"{'the longest series' if len(rows) > 1 else 'the series'} has {total} rows{said}; {trained} are left "
-        f"for training, and {needed} are needed (context {context}, horizon {horizon}). "
-        f"What would do: {', or '.join(advice)}"
+        f"for training, but {needed} are needed (context {context}, horizon {horizon}). "
+        f"Give {', or '.join(advice)}"
     )

@@ -1,4 +1,4 @@
-"""What a forecaster has learned, as it is saved: checks of its entries, and tensors beside the network's."""
+"""The saved state of a forecaster: checks of its entries, and the tensors besides the network's weights."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from torch import Tensor
 from gatewise.data.scaling import Moments, Scaling
 from gatewise.data.timeline import Timeline
 from gatewise.errors import ModelFileError
-from gatewise.options import probability, real, whole
-from gatewise.tasks.described import (
+from gatewise.options import integer, number, probability
+from gatewise.tasks.entry_checks import (
     Check,
-    agree,
+    check_equal,
     count,
-    listed,
-    mapped,
-    maybe,
-    record,
+    invalid_entry,
+    list_of,
+    mapping_of,
+    object_with,
+    or_none,
     text,
-    wrong,
 )
 
 OFFSETS = "conformal.offsets"
-_SCALING = "scaling."  # before the names of the tensors that are the scaling's
+_SCALING = "scaling."  # the prefix of the names of the scaling's tensors
 
 
 def learned_checks(most: int, tensors: int) -> dict[str, Check]:
-    """What the entries of ``learned`` must be, where the tensors hold ``most`` numbers."""
+    """The checks of the entries of ``learned``.
+
+    Args:
+        most: the number of elements of all tensors, an upper bound for sizes.
+        tensors: the number of tensors, an upper bound for layers.
+    """
     size, some = count(1, most), count(0, most)
     shape = dict(
         context=count(1, most**2),
@@ -44,16 +49,16 @@ def learned_checks(most: int, tensors: int) -> dict[str, Check]:
         calendar=some,
         static=some,
         hidden=size,
-        layers=count(1, tensors),  # each has a tensor or more
+        layers=count(1, tensors),  # each layer has at least one tensor
         dropout=probability,
     )
-    ends = mapped(count(-(2**62)))
+    ends = mapping_of(count(-(2**62)))
     return dict(
         timeline=_timeline,
-        static_labels=mapped(listed(text)),
+        static_labels=mapping_of(list_of(text)),
         season=count(1),
-        calendar=listed(count()),
-        shape=record(shape),
+        calendar=list_of(count()),
+        shape=object_with(shape),
         validation=_part,
         trained=ends,
         seen=ends,
@@ -63,19 +68,19 @@ def learned_checks(most: int, tensors: int) -> dict[str, Check]:
 def _part(name: str, value: Any) -> int | float:
     """A share below 1, or a number of rows."""
     if isinstance(value, float):
-        return real(name, value, "a share below 1", above=0, below=1)
-    return whole(name, value)
+        return number(name, value, "a share below 1", above=0, below=1)
+    return integer(name, value)
 
 
 def _timeline(name: str, value: Any) -> Timeline:
-    """A timeline of which steps 0 and 1 have times that are these steps."""
+    """A timeline on which steps 0 and 1 convert to times and back."""
     if not isinstance(value, dict):
-        raise wrong(name, "an object", value)
-    for key, each in value.items():  # sizes within what numpy counts with
-        check = text if isinstance(each, str) else maybe(count(-(2**62)))
+        raise invalid_entry(name, "an object", value)
+    for key, each in value.items():  # integers within numpy's 64 bits
+        check = text if isinstance(each, str) else or_none(count(-(2**62)))
         check(f"{name}.{key}", each)
-    whole(f"{name}.every", value.get("every"))
-    maybe(_zone)(f"{name}.zone", value.get("zone"))
+    integer(f"{name}.every", value.get("every"))
+    or_none(_zone)(f"{name}.zone", value.get("zone"))
     try:
         timeline = Timeline.from_json(value)
         # without the zone: polars, which knows zones, may hang in a forked process
@@ -85,7 +90,7 @@ def _timeline(name: str, value: Any) -> Timeline:
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{name}: {type(error).__name__}: {error}") from error
     if found.tolist() != [0, 1]:
-        raise wrong(name, "a grid of steps", value)
+        raise invalid_entry(name, "a grid of steps", value)
     return timeline
 
 
@@ -96,13 +101,13 @@ def _zone(name: str, value: Any) -> str:
         try:
             zoneinfo.ZoneInfo(zone)
         except (KeyError, ValueError, OSError) as error:
-            if zoneinfo.available_timezones():  # Windows may have none
-                raise wrong(name, "a time zone", value) from error
+            if zoneinfo.available_timezones():  # Windows may have no database of zones
+                raise invalid_entry(name, "a time zone", value) from error
     return zone
 
 
 def expected_tensors(forecaster: Any) -> tuple[dict[str, Tensor], set[str]]:
-    """The tensors beside the network's, as meta tensors, and the names of those that may hold NaN."""
+    """Meta tensors for those besides the network's weights, and the names of those that may hold NaN."""
     shape, series = forecaster.shape_, len(forecaster.trained_)
     columns = dict(target=len(forecaster.target_), past=shape.past, known=shape.known)
     parts = [part.name for part in dataclasses.fields(Moments)]
@@ -129,7 +134,7 @@ def scaling_tensors(scaling: Scaling) -> dict[str, Tensor]:
 
 
 def scaling_of(names: list[str], tensors: dict[str, Tensor]) -> Scaling:
-    """The scaling of these series that the tensors hold."""
+    """The scaling of the series ``names``, from tensors."""
     arrays = {
         name.removeprefix(_SCALING): values.numpy()
         for name, values in tensors.items()
@@ -138,16 +143,16 @@ def scaling_of(names: list[str], tensors: dict[str, Tensor]) -> Scaling:
     for name, values in arrays.items():
         if name.endswith(".scale") and (values <= 0).any():
             raise ModelFileError(
-                f"'{_SCALING}{name}' holds {np.nanmin(values)}; expected numbers above 0"
+                f"'{_SCALING}{name}' holds {np.nanmin(values)}; expected positive numbers"
             )
     return Scaling.from_arrays(names, arrays)
 
 
 def check_fit(forecaster: Any) -> None:
-    """That the forecaster's options, its network's sizes and what it has learned go together.
+    """Checks that the forecaster's options, the network's sizes and the learned attributes fit together.
 
     Raises:
-        ModelFileError: they do not; the message says which two.
+        ModelFileError: two of them contradict each other. The message says which.
     """
     shape, labels = forecaster.shape_, forecaster.static_labels_
     features = len(forecaster.timeline_.calendar_names)
@@ -162,14 +167,14 @@ def check_fit(forecaster: Any) -> None:
         ("the context beyond whole patches", shape.context % shape.patch, 0),
         ("the series", forecaster.trained_.keys(), forecaster.seen_.keys()),
     ]
-    agree(together)
+    check_equal(together)
     given, usual = forecaster.season, forecaster.timeline_.season
     if forecaster.season_ not in ((1, usual) if given is None else (given,)):
         raise ModelFileError(
-            f"the season is {forecaster.season_}, of season={given} and a usual one of {usual}; options "
-            f"that were set after fit need another fit"
+            f"the learned season is {forecaster.season_}, but season={given} and the time step's season is "
+            f"{usual}. If you changed an option after fit, call fit again"
         )
     if any(k >= features for k in forecaster.calendar_):
         raise ModelFileError(f"the calendar has {features} features, not {forecaster.calendar_}")
     if not set(labels) <= set(forecaster.static_):
-        raise ModelFileError(f"there are labels of {sorted(labels)}, which are no static columns")
+        raise ModelFileError(f"there are labels for {sorted(labels)}, which are not static columns")

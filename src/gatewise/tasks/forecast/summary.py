@@ -1,4 +1,4 @@
-"""What a forecaster's report says of its data."""
+"""The summary of a forecaster's data for its report."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What the report says of the data, and its first series.
+    """Facts about the data, and the first series for a picture.
 
     Attributes:
-        rows, series: how many.
-        targets: their names.
-        step: the name of the timeline's step.
-        zone: the time zone of all stamps here, or None.
-        first, last: the first and last stamp of all series.
-        missing: the share of targets that have no value.
-        parts: rows in training, validation and test.
-        name: the first series' name, "" where there is one without.
-        times: N, the first series' stamps.
-        values: V×N, its targets.
-        splits: its rows at which validation and test begin.
+        rows, series: the numbers of rows and series.
+        targets: the names of the target columns.
+        step: the time step as text.
+        zone: the time zone of the timestamps here, or None.
+        first, last: the first and last timestamp of all series.
+        missing: the share of missing target values.
+        parts: the numbers of training, validation and test rows.
+        name: the first series' name; "" without a series column.
+        times: N, the first series' timestamps.
+        values: V×N, the first series' target values.
+        splits: the rows of the first series at which its validation and test parts start.
     """
 
     rows: int
@@ -51,7 +51,8 @@ class DataSummary:
         """The summary of the panel that a forecaster was fitted to.
 
         Args:
-            trained, seen: each series' first step behind the training part, and behind what was seen.
+            trained, seen: for each series the first step after the training part, and the first step after
+                the validation part.
         """
         rows, zone = panel.lengths, panel.timeline.zone
         splits = np.array(

@@ -1,4 +1,4 @@
-"""Dates at which a forecaster can be tested, and the backtest of its forecasts there."""
+"""The dates that a fitted forecaster can be tested on, and the backtest of its forecasts from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gatewise.tasks.forecast.forecasting import Forecasting
 
 Array = np.ndarray
 
-NOTHING = (
-    "there is nothing to test on: no date that the model has not seen has enough observed values before "
-    "it to forecast from, and one after it to compare with"
+NOTHING_TO_TEST = (
+    "there is nothing to test on: after the rows that the model has seen, no date has enough observed values "
+    "before it and an actual value after it. Give newer rows"
 )
 
 
@@ -36,19 +36,21 @@ def _least_rows(panel: Panel, shape: ForecasterShape) -> Array:
 
 
 def first_unseen(panel: Panel, shape: ForecasterShape, seen: Mapping[str, int]) -> Array:
-    """The first row of each series from which the model can be tested; ``seen`` has the step up to which
-    it knows each series.
+    """The first row of each series from which the model can be tested.
+
+    Args:
+        seen: for each series the first step that the model has not seen.
 
     Raises:
-        DataError: there is none in any series.
+        DataError: no series has such a row.
     """
     horizon, rows = shape.horizon, panel.lengths
     least = _least_rows(panel, shape)
     if (rows < least + horizon).all():
         raise DataError(
-            f"the longest series has {int(rows.max())} rows to backtest, and "
-            f"{int(least.min()) + horizon} are needed: a horizon of {horizon} and what it is "
-            f"forecast from"
+            f"the longest series has {int(rows.max())} rows, and a backtest needs at least "
+            f"{int(least.min()) + horizon}: {int(least.min())} rows to forecast from and a horizon of "
+            f"{horizon}"
         )
     first = unseen_rows(panel, shape, seen)
     if (rows - horizon < first).all():
@@ -56,32 +58,34 @@ def first_unseen(panel: Panel, shape: ForecasterShape, seen: Mapping[str, int]) 
             ""
             if panel.time is not None
             else (
-                "; without a time column rows are counted from the table's first, so give the rows of "
-                "fit too, and the newer ones behind them"
+                " (without a time column rows are counted from the first row, so give the rows of fit "
+                "followed by newer rows)"
             )
         )
         raise DataError(
-            f"the model has seen all of this data up to a horizon before its end, so there is "
-            f"nothing to test it on: give newer rows{counted}, fit with test=, or use refit=True"
+            f"the model has seen all of this data, up to a horizon before its end, so it cannot be tested "
+            f"on it: give newer rows{counted}, fit with test=, or use refit=True"
         )
     return first
 
 
-def tested(
+def backtest_of(
     forecasting: Forecasting,
     windows: Windows,
     shape: ForecasterShape,
     season: int,
     fitted: Collection[str],
 ) -> Backtest:
-    """The forecasts of all windows beside the truth and the naive forecasts; ``fitted`` are the series
-    that the model has learned from.
+    """The backtest of all windows.
+
+    Args:
+        fitted: the names of the series that the model was trained on.
 
     Raises:
         DataError: there is no window.
     """
     if not len(windows):
-        raise DataError(NOTHING)
+        raise DataError(NOTHING_TO_TEST)
     panel, every = windows.panel, np.arange(len(windows))
     channel, series, origin = windows.place(every)
     forecast = forecasting.forecast(windows, every)
@@ -108,8 +112,10 @@ def tested(
 
 
 def _score_units(windows: Windows, season: int, fitted: Collection[str]) -> tuple[Array, Array]:
-    """V×S each: the deviation and the error of seasonal naive that scores are given in, of the training
-    part; of a series that was not fitted, what is before its first tested date."""
+    """V×S each: the units of scaled scores and of MASE.
+
+    They are the standard deviation and the seasonal naive error of the training part. For a series that was
+    not fitted they are those of the rows before the first tested date."""
     scaling, panel = windows.scaling, windows.panel
     scale, errors = scaling.target.scale, scaling.seasonal_error
     new = np.array([name not in fitted for name in panel.names])

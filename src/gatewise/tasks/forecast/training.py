@@ -13,8 +13,10 @@ from gatewise.train.processes import rank_and_count
 
 
 def pinball(forecast: Tensor, batch: Batch, levels: Tensor) -> Tensor:
-    """B: absolute error of the point plus twice the mean pinball loss of the quantiles, each window's
-    mean over its observed steps (at least one), in units of the window's own deviation."""
+    """B losses: the absolute error of the point forecast plus twice the mean pinball loss of the quantiles.
+
+    The loss of a window is the mean over its observed steps (at least one), in units of the window's standard
+    deviation."""
     each = (batch.future - forecast[..., 0]).abs()
     if len(levels):
         gap = batch.future[..., None] - forecast[..., 1:]
@@ -23,18 +25,28 @@ def pinball(forecast: Tensor, batch: Batch, levels: Tensor) -> Tensor:
     return (each * observed).sum(1) / observed.sum(1) * batch.weight
 
 
-# So many windows tell one round from another; a thousand long series have millions.
-_CHECKED = 20_480
+# The largest number of windows for validation. More would not make the choice of the best round more reliable.
+_MOST_VALIDATED = 20_480
 
 
-def spread(count: int) -> np.ndarray:
-    """Indices of the windows that are looked at in validation: all, or so many evenly spread over them."""
-    return np.unique(np.linspace(0, count - 1, min(count, _CHECKED)).round().astype(np.int64))
+def evenly_spread(count: int) -> np.ndarray:
+    """The indices of the windows for validation: all windows, or a limited number spread evenly over them."""
+    return np.unique(
+        np.linspace(0, count - 1, min(count, _MOST_VALIDATED)).round().astype(np.int64)
+    )
 
 
 class Batches:
-    """Index batches, drawn anew each epoch from the seed and the epoch alone; each of ``world`` processes
-    takes its share of the same global batch."""
+    """Batches of window indices.
+
+    The batches of an epoch depend only on the seed and the epoch. Each process takes its share of every
+    batch.
+
+    Args:
+        count: the number of windows.
+        batch: the number of windows of a batch.
+        number: the number of random batches; None for validation, where the order is fixed.
+    """
 
     def __init__(self, count: int, batch: int, number: int | None, seed: int) -> None:
         self.count, self.batch, self.seed = count, min(batch, count), seed
@@ -46,18 +58,18 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.number or -(-len(spread(self.count)) // self.batch)
+        return self.number or -(-len(evenly_spread(self.count)) // self.batch)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         rank, world = rank_and_count()
         if self.number is None:
-            chosen = spread(self.count)
+            chosen = evenly_spread(self.count)
             for start in range(0, len(chosen), self.batch):
                 yield chosen[start : start + self.batch][rank::world]
             return
         draw = np.random.default_rng([self.seed, self.epoch])
         for _ in range(self.number):
-            # with replacement between batches, without within one where the windows are few
+            # A batch has no window twice if windows are few; different batches may share windows.
             dense = self.count < 4 * self.batch
             chosen = (
                 draw.permutation(self.count)[: self.batch]

@@ -1,1 +1,1 @@
-"""What the tasks on whole sequences share: one output for each sequence, a class or numbers."""
+"""The common parts of tasks with one output for each sequence: the classifier and the regressor."""

@@ -1,4 +1,4 @@
-"""Linear models on plain features of sequences, which every score stands beside."""
+"""Linear models on simple features of sequences: the baselines that the model is compared with."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _MOST = 20_000  # sequences that a linear model is fitted on
 
 
 def features(sequences: Sequences) -> Array:
-    """N×(6I + 1): each channel's mean, deviation, least, greatest, first and last value, and the length.
+    """N×(6I + 1): mean, standard deviation, minimum, maximum, first and last value of each channel, and the
+    logarithm of the length.
 
-    What is missing takes no part; a feature of a channel that is missing throughout is NaN.
+    Missing values are ignored. Without any value of a channel its features are NaN.
     """
     values, starts = sequences.values.astype(np.float64), sequences.starts[:-1]
     lengths = sequences.lengths[:, None]
@@ -37,12 +38,13 @@ def features(sequences: Sequences) -> Array:
 
 @dataclass(frozen=True)
 class LinearModel:
-    """A linear map of features in units of ``location`` and ``spread``, F each.
+    """A linear model on F scaled features with K outputs.
 
     Attributes:
+        location, spread: F, mean and standard deviation of the features.
         weight: F×K.
         bias: K.
-        prior: K, what is given without any feature: the classes' shares, or the mean.
+        prior: K, the prediction without features: the shares of the classes, or the mean of the targets.
     """
 
     location: Array
@@ -52,30 +54,30 @@ class LinearModel:
     prior: Array
 
     def outputs(self, plain: Array) -> Array:
-        """N×K of N×F features."""
+        """N×K outputs for N×F features."""
         scaled = np.nan_to_num((plain - self.location) / self.spread)
         found: Array = scaled @ self.weight + self.bias
         return found
 
 
 def logistic(plain: Array, classes: Array, weight: Array, count: int) -> LinearModel:
-    """Logistic regression of N ``classes`` from 0 on, fewer than ``count``."""
+    """Logistic regression of N class indices, which are less than ``count``."""
     prior = np.bincount(classes, weight, minlength=count) / weight.sum()
     plain, classes, weight = _some(plain, classes, weight)
     scale = Scale.of(plain, weight)
-    if len(np.unique(classes)) < 2:  # the others have weight 0
+    if len(np.unique(classes)) < 2:  # scikit-learn needs two classes
         slopes = np.zeros((plain.shape[1], count))
         return LinearModel(scale.location, scale.spread, slopes, np.log(prior + 1e-12), prior)
     model = LogisticRegression(max_iter=300)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is a baseline, as far as it goes
+        warnings.simplefilter("ignore", ConvergenceWarning)  # good enough for a baseline
         model.fit(_scaled(plain, scale), classes, sample_weight=weight)
     coefficients, intercept = model.coef_, model.intercept_
     if len(coefficients) == 1:  # two classes: the first one's logit is 0
         coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
         intercept = np.concatenate([np.zeros(1), intercept])
     slopes = np.zeros((plain.shape[1], count))
-    bias = np.full(count, -30.0)  # of a class that is not among those chosen
+    bias = np.full(count, -30.0)  # for classes that are not in the sample
     slopes[:, model.classes_], bias[model.classes_] = coefficients.T, intercept
     return LinearModel(scale.location, scale.spread, slopes, bias, prior)
 
@@ -96,7 +98,7 @@ def _scaled(plain: Array, scale: Scale) -> Array:
 
 
 def _some(plain: Array, target: Array, weight: Array) -> tuple[Array, Array, Array]:
-    """At most so many samples that have a weight, spread evenly over all."""
+    """The samples with a positive weight; of many samples a limited number, spread evenly."""
     there = np.flatnonzero(weight > 0)
     at = there[np.unique(np.linspace(0, len(there) - 1, min(len(there), _MOST)).astype(np.int64))]
     return plain[at], target[at], weight[at]

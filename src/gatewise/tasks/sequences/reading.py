@@ -1,4 +1,4 @@
-"""Reading arrays for an estimator of scikit-learn: what it learns of their form, and checks later."""
+"""Reading of arrays for a scikit-learn estimator, which checks that later arrays have the form of the first."""
 
 from __future__ import annotations
 
@@ -20,28 +20,32 @@ _OF_TABLES = ("time", "channels", "time_format")  # options that name what array
 
 
 def check_options_of_arrays(estimator: Any) -> None:
-    """Raise OptionError where an option is of tables, and the data are arrays."""
+    """Raises OptionError if an option for tables was given, but the data are arrays."""
     for name in _OF_TABLES:
         if value := getattr(estimator, name):
             raise OptionError(
-                f"{name}={value!r} is of a table, and without series= the data are arrays: give series=, "
-                f"the column that names the series"
+                f"{name}={value!r} is an option for tables, but without series= the data are read as arrays: "
+                f"give series=, the column with the names of the series"
             )
 
 
 def read_arrays(estimator: Any, X: Any, missing: str, reset: bool) -> Sequences:
-    """X as sequences; with ``reset`` the estimator learns their form (``n_features_in_``, ``steps_``,
-    ``feature_names_in_``), without it they are checked to have it.
+    """X as sequences.
+
+    Args:
+        missing: the option ``missing``.
+        reset: whether to store the form of X in the estimator (``n_features_in_``, ``steps_``,
+            ``feature_names_in_``). Otherwise X must have the stored form.
 
     Raises:
-        DataError: X cannot be used.
+        DataError: X is not valid.
     """
     keep_torch_from_waiting()
     kind = type(estimator).__name__
     if isinstance(X, (str, os.PathLike)):
         raise DataError(
-            f"'{X}' is a file, which is read as a table, and this {kind} takes arrays: give "
-            f"series= (--series), the column that names the series, when it is fitted"
+            f"'{X}' is a file, but this {kind} takes arrays: to fit it to a table, give series= (--series), "
+            f"the column with the names of the series"
         )
     known = None if reset else getattr(estimator, "feature_names_in_", None)
     names = tuple(known) if known is not None and estimator.steps_ is None else None
@@ -75,7 +79,7 @@ def _learn_form(estimator: Any, sequences: Sequences, table: bool) -> None:
 
 
 def _warn_of_names(estimator: Any, sequences: Sequences) -> None:
-    """As scikit-learn does where names cannot be compared: one side has none."""
+    """Warns, as scikit-learn does, if either X or the data of ``fit`` had column names and the other had not."""
     fitted = hasattr(estimator, "feature_names_in_")
     if fitted and sequences.names is None:
         said = "X does not have valid feature names, but {} was fitted with feature names"

@@ -1,4 +1,4 @@
-"""The data of a training on sequences, as a run records them."""
+"""The record of the sequences that a model is trained on, which checkpoints store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ Array = np.ndarray
 def data_record(
     sequences: Sequences, target: Array, weight: Array, labels: Array | None
 ) -> dict[str, Any]:
-    """The data as :class:`gatewise.train.record.Record` has them; ``labels`` are the series' names."""
+    """The description of the data, see :class:`gatewise.train.record.Record`.
+
+    Args:
+        labels: the names of the series, or None for arrays.
+    """
     names = sequences.names or tuple(f"feature {k}" for k in range(sequences.inputs))
     columns = {str(n): digest(v) for n, v in zip(names, sequences.values.T, strict=True)}
     return {

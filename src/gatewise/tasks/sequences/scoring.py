@@ -11,18 +11,18 @@ _BINS = 15
 
 
 def softmax(outputs: Array) -> Array:
-    """N×C: the probabilities that belong to N×C logits."""
+    """N×C probabilities of N×C logits."""
     odds = np.exp(outputs - outputs.max(1, keepdims=True))
     found: Array = odds / odds.sum(1, keepdims=True)
     return found
 
 
 def of_classes(truth: Array, probabilities: Array) -> dict[str, float]:
-    """Scores of N×C probabilities beside N classes from 0 on.
+    """The scores of N×C probabilities for N class indices.
 
     Returns:
-        Accuracy; F1, the mean over the classes that are there; area under the ROC curve, for more than two
-        classes the mean of each against the others, NaN where it is not defined; expected calibration
+        Accuracy; macro F1 over the classes that occur; the area under the ROC curve (with more than two
+        classes the mean of one class against the others; NaN if it is not defined); the expected calibration
         error over 15 bins of confidence (Guo et al. 2017); the mean negative log-likelihood.
     """
     guess = probabilities.argmax(1)
@@ -52,7 +52,7 @@ def _auroc(truth: Array, probabilities: Array) -> float:
 
 
 def of_numbers(truth: Array, values: Array) -> dict[str, float]:
-    """Scores of N×K numbers beside the truth: MAE, MSE, RMSE, and R² where it is defined."""
+    """The scores of N×K predictions: MAE, MSE, RMSE and R². R² is NaN if it is not defined."""
     error = truth - values
     squared = float((error**2).mean())
     known = len(truth) > 1 and (np.ptp(truth, axis=0) > 0).all()

@@ -1,4 +1,4 @@
-"""What the estimators on sequences have learned, as it is saved: checks of its entries, and tensors."""
+"""The saved state of the classifier and the regressor: checks of its entries, and its tensors."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from gatewise.data.sequences import Scale
 from gatewise.errors import ModelFileError
 from gatewise.models.sequence import POOLINGS
 from gatewise.options import flag, probability
-from gatewise.tasks.described import (
+from gatewise.tasks.entry_checks import (
     Check,
-    agree,
+    check_equal,
     count,
     label,
-    listed,
-    maybe,
+    list_of,
+    object_with,
     one_of,
-    record,
+    or_none,
     text,
 )
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.sequences.baselines import PER_CHANNEL
 
-_WIDEST = 1 << 16  # bytes of a class's label, of which numpy gives each class so many
+_WIDEST = 1 << 16  # bytes of a label; numpy allocates the width of the widest label for every class
 
 
 def learned_checks(saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
-    """What the entries of ``learned`` must be, and what those that may be absent."""
+    """The checks of the required and of the optional entries of ``learned``."""
     size = count(1, saved.most)
     shape = dict(
         inputs=size,
@@ -42,33 +42,40 @@ def learned_checks(saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
         pooling=one_of(*POOLINGS),
     )
     common: dict[str, Check] = dict(
-        shape=record(shape), n_features_in=count(1), steps=maybe(count(1))
+        shape=object_with(shape), n_features_in=count(1), steps=or_none(count(1))
     )
     own: dict[str, dict[str, Check]] = {
-        "classify": dict(classes=listed(label), dtype=text),
+        "classify": dict(classes=list_of(label), dtype=text),
         "regress": dict(single=flag),
     }
-    return {**common, **own[saved.task]}, dict(feature_names_in=listed(text))
+    return {**common, **own[saved.task]}, dict(feature_names_in=list_of(text))
 
 
 def classes_of(labels: list[Any], kind: str) -> np.ndarray:
-    """The classes as an array of the type that y had."""
+    """The classes as an array with the dtype of y.
+
+    Raises:
+        ModelFileError: the dtype is not valid, or the labels are not sorted labels of this dtype.
+    """
     try:
         dtype = np.dtype(kind)
-        if dtype.kind not in "biufMUO" or dtype.itemsize > _WIDEST:
-            raise ModelFileError(f"labels of the type {kind!r} cannot be kept")
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{kind!r} is not a dtype: {error}") from error
+    if dtype.kind not in "biufMUO" or dtype.itemsize > _WIDEST:
+        raise ModelFileError(f"labels cannot have the dtype {kind!r}")
+    try:
         classes = np.array(labels, dtype)
         rising = bool((classes[1:] > classes[:-1]).all())
-    except (OverflowError, SyntaxError, TypeError, ValueError) as error:
-        raise ModelFileError(f"the classes are no {kind!r}: {error}") from error
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ModelFileError(f"the classes are not of the dtype {kind!r}: {error}") from error
     same = (classes.astype(str) if dtype.kind == "M" else classes).tolist() == labels
     if not same or len(labels) < 2 or not rising:
-        raise ModelFileError(f"classes must be two labels or more, sorted, of the type {kind!r}")
+        raise ModelFileError(f"classes must be at least two sorted labels of the dtype {kind!r}")
     return classes
 
 
 def expected_tensors(estimator: Any, saved: Saved) -> dict[str, Tensor]:
-    """The tensors beside the network's, as meta tensors."""
+    """Meta tensors for those besides the network's weights."""
     shape = estimator.shape_
     features = shape.inputs // 2 if estimator.missing == "mask" else shape.inputs
     sizes: dict[str, tuple[int, ...]] = {}
@@ -89,18 +96,18 @@ def expected_tensors(estimator: Any, saved: Saved) -> dict[str, Tensor]:
 
 
 def scale_of(name: str, tensors: dict[str, Tensor]) -> Scale:
-    """The scale of this name that the tensors hold."""
+    """The scale ``name``, from tensors."""
     location, spread = (tensors.pop(f"{name}.{part}").numpy() for part in ("location", "spread"))
     if not (spread > 0).all():
-        raise ModelFileError(f"'{name}.spread' holds {spread.min()}; expected numbers above 0")
+        raise ModelFileError(f"'{name}.spread' holds {spread.min()}; expected positive numbers")
     return Scale(location, spread)
 
 
 def check_fit(estimator: Any) -> None:
-    """That the estimator's options, its network's sizes and what it has learned go together.
+    """Checks that the estimator's options, the network's sizes and the learned attributes fit together.
 
     Raises:
-        ModelFileError: they do not; the message says which two.
+        ModelFileError: two of them contradict each other. The message says which.
     """
     shape = estimator.shape_
     widths = 2 if estimator.missing == "mask" else 1
@@ -119,4 +126,4 @@ def check_fit(estimator: Any) -> None:
         together.append(("the number of classes", len(estimator.classes_), shape.outputs))
     elif estimator.single_:
         together.append(("the number of targets", shape.outputs, 1))
-    agree(together)
+    check_equal(together)

@@ -1,4 +1,4 @@
-"""Labels, numbers and weights as users of scikit-learn give them, checked."""
+"""Checks of labels, target numbers and sample weights in the forms that scikit-learn accepts."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ def labels_of(estimator: BaseEstimator, y: Any, count: int) -> Array:
     except (ValueError, TypeError) as error:
         raise DataError(str(error)) from error
     if labels.dtype.kind in "mV":
-        raise DataError(f"y holds {labels.dtype}; labels are texts, numbers, booleans or dates")
+        raise DataError(
+            f"y has the dtype {labels.dtype}; labels must be texts, numbers, bools or dates"
+        )
     return _as_many(labels, count)
 
 
 def _check_labels(y: Any) -> None:
-    """Raise DataError where labels of Python's types are missing, of several types or of none that can
-    be sorted and saved."""
-    listed = isinstance(y, (list, tuple))  # of which numpy would make texts where one is among them
+    """Raises DataError if a label is missing, or if labels have several types or a type that cannot be
+    sorted and saved."""
+    listed = isinstance(y, (list, tuple))  # numpy would convert a mix of texts and numbers to texts
     array = np.asarray(y, dtype=object) if listed else np.asarray(y)
     if array.dtype.kind == "S":
-        raise DataError("y holds bytes; labels are texts or numbers: decode them")
+        raise DataError("y holds bytes; labels must be texts or numbers: decode the bytes")
     if array.dtype != object or array.ndim != 1:
         return
     kinds: dict[str, int] = {}
@@ -46,8 +48,8 @@ def _check_labels(y: Any) -> None:
     if len(kinds) > 1:
         (one, first), (other, second) = list(kinds.items())[:2]
         raise DataError(
-            f"y mixes {one} and {other}, such as {array[first]!r} and {array[second]!r}; labels are "
-            f"all of one type"
+            f"y mixes {one} and {other}, such as {array[first]!r} and {array[second]!r}; all labels must "
+            f"have one type"
         )
 
 
@@ -62,8 +64,8 @@ def _kind_of_label(label: Any, sample: int) -> str:
         if isinstance(label, types):
             return kind
     raise DataError(
-        f"y holds {type(label).__name__}, such as {label!r} for sample {sample}; labels are texts, "
-        f"numbers, booleans or numpy's datetime64"
+        f"y holds {type(label).__name__}, such as {label!r} for sample {sample}; labels must be texts, "
+        f"numbers, bools or numpy.datetime64"
     )
 
 
@@ -94,15 +96,17 @@ def _as_many(y: Array, count: int) -> Array:
 
 
 def weights_of(given: Any, count: int) -> Array:
-    """N weights, 1 where none are given."""
+    """The N sample weights; all 1 if ``given`` is None."""
     if given is None:
         return np.ones(count)
     weight = np.array(as_array(given), np.float64)
     if weight.shape != (count,) or not np.isfinite(weight).all() or (weight < 0).any():
         raise DataError(
-            f"sample_weight has the shape {weight.shape}; expected {count} finite numbers from 0 on, "
-            f"one for each sample"
+            f"sample_weight has the shape {weight.shape}; expected {count} finite non-negative numbers, one "
+            f"for each sample"
         )
     if not weight.any():
-        raise DataError("sample_weight is zero for every sample, so that there is nothing to learn")
+        raise DataError(
+            "sample_weight is zero for every sample; at least one sample needs a positive weight"
+        )
     return weight

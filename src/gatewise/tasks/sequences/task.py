@@ -1,4 +1,4 @@
-"""The base of the classifier and the regressor: reading arrays and tables, training, saving."""
+"""The base class of the classifier and the regressor: reading arrays and tables, training, saving."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gatewise.gates.picture import gate_map
 from gatewise.models.sequence import SequenceNetwork, SequenceShape
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.base import Task
-from gatewise.tasks.described import Check
+from gatewise.tasks.entry_checks import Check
 from gatewise.tasks.kinds import AnyCell, Column, Columns, Part, device_of, is_size, part_size
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
@@ -38,7 +38,7 @@ from gatewise.tasks.sequences.training import (
     loaders,
     without_test,
 )
-from gatewise.train.objective import Carry, Material
+from gatewise.train.objective import Carry, TrainingData
 from gatewise.train.record import Record
 from gatewise.train.run import Run
 
@@ -46,7 +46,7 @@ Array = np.ndarray
 
 
 class Unseen(NamedTuple):
-    """Sequences that a model has not learned from, what was to be learned of them, and what is to be said."""
+    """Sequences that a model was not trained on, with their targets and names, and notes for the report."""
 
     sequences: Sequences
     target: Any
@@ -56,27 +56,31 @@ class Unseen(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class SequenceTask(Task):
-    """A recurrent network that gives each sequence a class or numbers.
+    """A recurrent network with one output, a class or numbers, for each sequence.
 
     Args:
-        cell: the name of a built-in cell, or one made with :func:`gatewise.cell`.
-        hidden: units of the recurrent layer.
-        layers: recurrent layers.
-        series: of a table, the column that names the series: rows of one name are one sequence. Without
-            it the data are arrays.
-        time: of a table, the column of times, by which each series is sorted.
-        channels: of a table, the numeric columns that are read; all that have no other role if not given.
-        time_format: how texts or whole numbers spell times, in the notation of ``datetime.strptime``.
+        cell: the name of a built-in cell, or a cell made with :func:`gatewise.cell`.
+        hidden: hidden units of each recurrent layer.
+        layers: the number of recurrent layers.
+        series: the column of a table with the names of the series; rows with the same name are one sequence.
+            Without it the data are arrays. A file needs it.
+        time: the column of a table with the times. Each series is sorted by it.
+        channels: the numeric columns of a table that the network reads. By default all numeric columns
+            without another role.
+        time_format: the format of times that are text or integers, in the notation of
+            ``datetime.strptime``.
         bidirectional: read each sequence in both directions.
-        dropout: probability of dropping a value between layers and before the output.
-        pooling: what of the states is used: "last", "mean" or "attention" (Yang et al. 2016).
-        missing: "error", or "mask" to take NaN as missing: the network reads the feature's mean there,
-            and beside each feature whether it is missing.
-        epochs: passes over the training part, at most.
-        batch: sequences to a step.
-        learning_rate: the highest learning rate of AdamW, with one warm-up and cosine.
-        patience: epochs without a lower validation loss after which the training ends.
-        seed: of the weights, the parts that are held out and the order; the same seed gives the same model.
+        dropout: dropout probability between layers and before the output.
+        pooling: how the outputs of all steps become one vector: "last", "mean" or "attention" (Yang et
+            al. 2016).
+        missing: what to do about NaN: "error", or "mask" to give the network the feature's mean in its
+            place, and for each feature an input that says whether it is missing.
+        epochs: the largest number of passes over the training part.
+        batch: sequences per batch.
+        learning_rate: the highest learning rate of AdamW. The rate warms up once, then falls along a cosine.
+        patience: training ends after this many epochs without a lower validation loss.
+        seed: the seed of the weights, of the split and of the order of sequences. The same seed gives the
+            same model.
     """
 
     sources: ClassVar[tuple[str, ...]] = ("series", "arrays")
@@ -111,25 +115,34 @@ class SequenceTask(Task):
     def check_together(self, options: SimpleNamespace) -> None:
         if options.series and options.time_format and not options.time:
             raise OptionError(
-                f"time_format={options.time_format!r} has no times to read: name their column with time"
+                f"time_format={options.time_format!r} needs a column of times: name it with time="
             )
 
-    # ------------------------------------------------------------- what classes and numbers differ in
+    # ------------------------------------------- methods that the classifier and the regressor define
 
     def source(self) -> SeriesTable:
-        """How a table is read."""
+        """The reader of tables, with its column roles."""
         raise NotImplementedError
 
     def target_of(self, y: Any, weight: Array) -> tuple[Array, Array]:
-        """N classes or N×K numbers of what the user gave, and the samples' weights in the loss."""
+        """The targets of training, N class indices or N×K numbers, and the samples' weights in the loss.
+
+        Args:
+            y: the labels or numbers that the user gave.
+            weight: the sample weights that the user gave.
+        """
         raise NotImplementedError
 
     def scaled_target(self, target: Array, known: Array) -> Array:
-        """What the network is to give for each target; scales are learned by the weights ``known``."""
+        """The targets in the units of the network's outputs.
+
+        Args:
+            known: N, the samples' weights, 0 outside the training part. The scale is learned with them.
+        """
         raise NotImplementedError
 
     def baseline_of(self, plain: Array, target: Array, weight: Array) -> LinearModel:
-        """A linear model of the target on plain features."""
+        """The linear baseline, fitted to simple features."""
         raise NotImplementedError
 
     # --------------------------------------------------------------------------------- learning
@@ -144,69 +157,74 @@ class SequenceTask(Task):
         test: Part | None = None,
         run: Run | None = None,
     ) -> Self:
-        """Learn from N sequences and what belongs to each; a refit starts afresh.
+        """Fits the model to N sequences. A second fit starts from new weights.
 
         Args:
-            X: arrays and their y, as scikit-learn has them; or, where ``series`` is given, a table or file with
-                a row for each series and time, which has what is to be learned in a column.
-            y: N labels, or N (N×K) numbers; of arrays alone.
-            sample_weight: N weights, of arrays alone; a sample of weight 0 is as one that is not there.
-            validation: what stops the training, and chooses the weights that are kept: a share below 1 or a
-                number of sequences (0 for none), or a file with other series; a tenth if not given.
-            test: of a table, the series that are held out: a share below 1 or a number (0 for none), or a
-                file with other series; 0.15 if not given.
-            run: where and with what the training runs, and whether it is resumed.
+            X: arrays in a form that scikit-learn accepts; or, with ``series``, a table or file with a row for
+                each series and time, which contains the label or target columns.
+            y: N labels, or N or N×K numbers. For arrays only.
+            sample_weight: N weights, for arrays only. A sample with the weight 0 is ignored.
+            validation: the sequences for early stopping and for choosing the best weights: a share below 1,
+                a number of sequences (0 for none), or a file with other series. The default is 0.1.
+            test: the series of a table that are held out to score the model: a share below 1, a number of
+                series (0 for none), or a file with other series. The default is 0.15.
+            run: devices, output folder and whether to resume.
 
         Raises:
-            OptionError: an argument cannot be used.
-            DataError: X, y or the weights cannot be used; the message names the place.
-            TrainingError: the loss is not a number any more.
+            OptionError: an argument is not valid.
+            DataError: X, y or the weights are not valid. The message names the place.
+            TrainingError: the loss is not finite.
         """
         if self.series is not None:
             if y is not None or sample_weight is not None:
                 raise OptionError(
-                    f"series={self.series!r} reads a table, which has what is to be learned in a column: "
-                    f"give no y and no sample_weight, or no series="
+                    f"with series={self.series!r} the data is a table with its labels or targets in columns: "
+                    f"leave y and sample_weight out, or leave series= out to fit arrays"
                 )
             return super().fit(X, validation=validation, test=test, run=run)
         if test is not None:
             raise OptionError(
-                "test= holds series of a table out, and these are arrays: hold some out yourself"
+                "test= is for tables, but the data are arrays: split the arrays yourself"
             )
 
-        def prepare(fresh: Self, run: Run) -> Material:
+        def prepare(fresh: Self, run: Run) -> TrainingData:
             return fresh._prepare_arrays(X, y, sample_weight, validation, run)
 
-        return self.fit_by(prepare, run or Run(quiet=True))
+        return self.fit_prepared(prepare, run or Run(quiet=True))
 
-    def _prepare_arrays(self, X: Any, y: Any, given: Any, validation: Any, run: Run) -> Material:
+    def _prepare_arrays(
+        self, X: Any, y: Any, given: Any, validation: Any, run: Run
+    ) -> TrainingData:
         check_options_of_arrays(self)
         sequences = read_arrays(self, X, self.options_.missing, reset=True)
         y = self.checked_y(y, len(sequences))
         weight = weights_of(given, len(sequences))
-        return self._material(sequences, y, weight, None, validation, 0, run)
+        return self._training_data(sequences, y, weight, None, validation, 0, run)
 
     def checked_y(self, y: Any, count: int) -> Array:
-        """What is to be learned of ``count`` samples, as the user gave it."""
+        """The labels or numbers that the user gave for ``count`` samples, checked."""
         raise NotImplementedError
 
-    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> Material:
+    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
         source = self.source()
         found = self._read_table(source, data, learned=True)
         held = None
         if is_size(test):
             size = TEST if test is None else part_size("test", test)
             found = without_test(found, size, self.options_.seed)
-        sequences, y = found.sequences, found.learned
+        sequences, y = found.sequences, found.known_target
         if validation is not None and not is_size(validation):
             source = replace(source, channels=found.channels)
             other = self._read_table(source, validation, learned=True)
             held = np.arange(len(found), len(found) + len(other))
-            sequences, y = sequences.beside(other.sequences), np.concatenate([y, other.learned])
+            sequences, y = (
+                sequences.followed_by(other.sequences),
+                np.concatenate([y, other.known_target]),
+            )
         self.n_features_in_ = len(found.channels)
         self.steps_: int | None = None
         self.feature_names_in_ = np.array(found.channels, dtype=object)
-        return self._material(
+        return self._training_data(
             sequences, y, np.ones(len(sequences)), held, validation, test, run, found.labels
         )
 
@@ -216,7 +234,7 @@ class SequenceTask(Task):
         source.check_values(found, self.options_.missing)
         return found
 
-    def _material(
+    def _training_data(
         self,
         sequences: Sequences,
         y: Any,
@@ -226,9 +244,14 @@ class SequenceTask(Task):
         test: Any,
         run: Run,
         labels: Array | None = None,
-    ) -> Material:
-        """What is learned from samples whose weight is above 0; ``held`` are those that stop the training,
-        drawn here where it is None."""
+    ) -> TrainingData:
+        """The training data. This learns scales, sizes and the baseline.
+
+        Args:
+            weight: the sample weights that the user gave. Samples of weight 0 are ignored.
+            held: the indices of the validation samples; None to draw them here.
+            labels: the names of the series of a table.
+        """
         options = self.options_
         target, weighted = self.target_of(y, weight)
         size = VALIDATION if validation is None else validation
@@ -237,8 +260,8 @@ class SequenceTask(Task):
         known[self.held_out_] = 0.0
         if not known.any():
             raise DataError(
-                f"n_samples = {int((weight > 0).sum())} with validation={size} leave no sample to learn "
-                f"from; give more, or validation=0"
+                f"n_samples = {int((weight > 0).sum())} with validation={size} leaves no sample for training: "
+                f"give more samples, a smaller validation=, or validation=0"
             )
         self.input_scale_ = Scale.of(sequences.values, np.repeat(known, sequences.lengths))
         scaled = replace(sequences, values=self.input_scale_.applied(sequences.values))
@@ -247,7 +270,7 @@ class SequenceTask(Task):
         record = Record({}, {})
         if run.out is not None:
             data = data_record(sequences, target, weight, labels)
-            record = self.recorded(data, validation, test, run)
+            record = self.training_record(data, validation, test, run)
         values, starts = self._inputs(scaled)
         target = self.scaled_target(target, known)
         self.shape_ = SequenceShape(
@@ -263,24 +286,24 @@ class SequenceTask(Task):
         recipe = recipe_for(options, len(trained))
         examples = Examples(values, starts, target, weighted / weighted[weighted > 0].mean())
         parts = loaders(examples, trained, self.held_out_, recipe.batch, recipe.seed)
-        return Material(*parts, recipe, record)
+        return TrainingData(*parts, recipe, record)
 
     def held_of(self, target: Array, weight: Array, size: Any) -> Array:
-        """Indices of the samples that stop the training."""
+        """The indices of the validation samples."""
         return held_for_validation(target, weight, size, self.options_.seed)
 
     def outputs_of(self, target: Array) -> int:
-        """How many numbers the network gives for each sequence."""
+        """The number of the network's outputs for a sequence."""
         return int(target.shape[1])
 
     def build(self) -> nn.Module:
         return SequenceNetwork(self.cell, self.shape_)
 
-    def place(self, batch: Batch, at: int) -> str:
+    def describe_member(self, batch: Batch, at: int) -> str:
         return f"sample {int(batch.sample[at])}"
 
     def element_loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """B: the loss of each sequence, without its weight."""
+        """B losses, one for each sequence, before they are weighted."""
         raise NotImplementedError
 
     def loss(self, network: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
@@ -290,7 +313,7 @@ class SequenceTask(Task):
     # ------------------------------------------------------------------------------------ reading
 
     def _fitted(self, X: Any) -> Sequences:
-        """X as sequences, checked beside those that were learned from."""
+        """X as sequences, which must have the form of the data of ``fit``."""
         self.check_fitted()
         if self.series is None:
             return read_arrays(self, X, self.options_.missing, reset=False)
@@ -302,7 +325,7 @@ class SequenceTask(Task):
         return self._read_table(source, data, learned)
 
     def _inputs(self, scaled: Sequences) -> tuple[Array, Array]:
-        """What the network reads, ΣT×I or ΣT×2I, and where each sequence begins."""
+        """The network's inputs, ΣT×I or ΣT×2I, and the row at which each sequence starts."""
         values = masked(scaled.values) if self.options_.missing == "mask" else scaled.values
         return values, scaled.starts
 
@@ -312,16 +335,16 @@ class SequenceTask(Task):
     # ----------------------------------------------------------------------------------- outputs
 
     def _outputs(self, sequences: Sequences, device: Any) -> Array:
-        """N×outputs of the network, in double precision."""
+        """N×outputs: the outputs of the network in float64."""
         values, starts = self._inputs(self._scaled(sequences))
         return self._outputs_of(values, starts, np.arange(len(sequences)), device)
 
     def _outputs_of(self, values: Array, starts: Array, which: Array, device: Any) -> Array:
-        """Those of the sequences ``which``, of inputs that are scaled."""
+        """The outputs of the network for the sequences ``which``, given scaled inputs."""
         where = device_of("device", device)
-        order = which[np.argsort(np.diff(starts)[which], kind="stable")]  # little padding
+        order = which[np.argsort(np.diff(starts)[which], kind="stable")]  # to need little padding
         outputs = np.empty((len(starts) - 1, self.shape_.outputs))
-        # in double precision, so that what stands beside a sequence in a batch shows in no digit
+        # float64, so that rounding differences between batches do not show in the results
         network = copy.deepcopy(self.network_).double().to(where)
         with torch.no_grad():
             for chosen in _chunks(order):
@@ -330,8 +353,8 @@ class SequenceTask(Task):
                 outputs[chosen] = network(x.double().to(where), lengths).cpu().numpy()
         return outputs[which]
 
-    def validation_scores(self, material: Material) -> dict[str, float]:
-        examples: Any = material.training.dataset
+    def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
+        examples: Any = training_data.training.dataset
         held = self.held_out_
         outputs = self._outputs_of(examples.values, examples.starts, held, "cpu")
         return self.scores_of(examples.target[held].numpy(), outputs)
@@ -358,10 +381,10 @@ class SequenceTask(Task):
     # ---------------------------------------------------------------------------------- evaluation
 
     def unseen(self, X: Any, y: Any) -> Unseen:
-        """The sequences that the model has not learned from.
+        """The sequences of X that the model was not trained on.
 
         Raises:
-            DataError: there is none.
+            DataError: the model was trained on all of them.
         """
         self.check_fitted()
         if self.series is None:
@@ -369,16 +392,16 @@ class SequenceTask(Task):
             target, names = self.checked_y(y, len(sequences)), np.arange(len(sequences))
         else:
             found = self._fitted_table(X, learned=True)
-            sequences, target, names = found.sequences, found.learned, found.labels
+            sequences, target, names = found.sequences, found.known_target, found.labels
         new = np.flatnonzero(~np.isin(digests(sequences), self.seen_))
         if not len(new):
             raise DataError(
-                "the model has learned from all of these sequences, so there is nothing to test it on: give "
-                "others, or fit with test="
+                "the model was trained on all of these sequences, so they cannot test it: give other "
+                "sequences, or fit with test="
             )
         left_out = len(sequences) - len(new)
         notes = (
-            f"{left_out} more sequences are left out of the scores: the model has learned from them",
+            f"{left_out} more sequences were left out of the scores, because the model was trained on them",
         )
         part = sequences.chosen(new), target[new], names[new]
         return Unseen(*part, notes if left_out else ())
@@ -388,11 +411,11 @@ class SequenceTask(Task):
         scores: dict[str, float],
         rows: dict[str, dict[str, float]],
         n: int,
-        decisive: str,
+        main_score: str,
         notes: Any,
     ) -> Evaluation:
-        """The model's scores on n sequences, and each baseline's."""
-        return Evaluation(self.name, scores, rows, n, "sequences", decisive, notes)
+        """The scores of the model and of each baseline on n sequences."""
+        return Evaluation(self.name, scores, rows, n, "sequences", main_score, notes)
 
     # ------------------------------------------------------------------------------------- saving
 
@@ -408,7 +431,7 @@ class SequenceTask(Task):
     def learned_checks(cls, saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
         return state.learned_checks(saved)
 
-    def take_learned(self, learned: dict[str, Any]) -> None:
+    def restore_learned(self, learned: dict[str, Any]) -> None:
         self.shape_ = SequenceShape(**learned["shape"])
         self.n_features_in_, self.steps_ = learned["n_features_in"], learned["steps"]
         if "feature_names_in" in learned:
@@ -416,7 +439,7 @@ class SequenceTask(Task):
         state.check_fit(self)
 
     def scales(self) -> tuple[str, ...]:
-        """The attributes that are scales."""
+        """The names of the attributes that are scales."""
         return ("input_scale_",)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -428,7 +451,7 @@ class SequenceTask(Task):
     def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
         return state.expected_tensors(self, saved), set()
 
-    def take_tensors(self, tensors: dict[str, Tensor]) -> None:
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
         self.held_out_, self.seen_ = (tensors.pop(each).numpy() for each in ("held_out_", "seen_"))
         for name in self.scales():
             setattr(self, name, state.scale_of(name, tensors))

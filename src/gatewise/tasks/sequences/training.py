@@ -1,4 +1,4 @@
-"""Batches of sequences, and the parts of the data that are held out."""
+"""Batches of sequences, and the choice of the samples for validation and test."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Batch(NamedTuple):
     lengths: Tensor | None  # B; None where all are T
     target: Tensor  # B classes, or B×K numbers
     weight: Tensor  # B
-    sample: Tensor  # B, which of the samples given
+    sample: Tensor  # B, the indices of the samples
 
 
 class Examples(Dataset):
-    """Sequences with what is to be learned of them, cut into batches by index.
+    """Sequences with their targets and weights; indexing with an array of indices gives a batch.
 
     Args:
-        values, starts: as of :class:`gatewise.data.sequences.Sequences`, scaled.
-        target: N classes, or N×K numbers.
-        weight: N.
+        values, starts: those of :class:`gatewise.data.sequences.Sequences`, scaled.
+        target: N class indices, or N×K numbers.
+        weight: N, the weights in the loss.
     """
 
     def __init__(self, values: Array, starts: Array, target: Array, weight: Array) -> None:
@@ -48,8 +48,10 @@ class Examples(Dataset):
 
 
 class ShuffledBatches:
-    """Index batches of nearly one size: each epoch all of ``chosen`` once, in an order of the seed and the
-    epoch alone. Each process of a training takes its share of every batch, at least one member."""
+    """Batches of indices of nearly equal size, for training.
+
+    An epoch has each of ``chosen`` once, in an order that depends only on the seed and the epoch. Each process
+    of a training run takes its share of every batch, at least one member."""
 
     def __init__(self, chosen: Array, batch: int, seed: int) -> None:
         self.chosen, self.seed = chosen, seed
@@ -69,7 +71,7 @@ class ShuffledBatches:
 
 
 class OrderedBatches:
-    """Index batches of all of ``chosen``, in order."""
+    """Batches of the indices ``chosen`` in their order, for validation."""
 
     def __init__(self, chosen: Array, batch: int) -> None:
         self.parts = np.array_split(chosen, -(-len(chosen) // batch))
@@ -91,7 +93,7 @@ def _share(batch: Array) -> Array:
 def loaders(
     examples: Examples, trained: Array, held: Array, batch: int, seed: int
 ) -> tuple[DataLoader, DataLoader | None]:
-    """The batches for training and, where there are any, those for validation."""
+    """The batches for training, and those for validation (None without validation samples)."""
     training = DataLoader(examples, batch_size=None, sampler=ShuffledBatches(trained, batch, seed))
     if not len(held):
         return training, None
@@ -99,8 +101,10 @@ def loaders(
 
 
 def drawn(target: Array, chosen: Array, size: float | int, seed: int) -> Array:
-    """Which of the ``chosen`` samples are held out: a share of them, or a number, drawn at even distances
-    along the sorted targets, so that classes and sizes are as frequent among them as among all."""
+    """A random subset of the ``chosen`` samples: a share of them, or a number.
+
+    It is stratified: drawn at even distances along the sorted targets, so that each class, or range of numbers,
+    is as frequent in the subset as in all samples."""
     if not size:
         return chosen[:0]
     shuffled = np.random.default_rng(seed).permutation(chosen)
@@ -111,35 +115,35 @@ def drawn(target: Array, chosen: Array, size: float | int, seed: int) -> Array:
 
 
 def held_for_validation(target: Array, weight: Array, size: object, seed: int) -> Array:
-    """Which of the samples with a weight stop the training, in rising order.
+    """The sorted indices of the samples for validation, drawn from those with a positive weight.
 
     Raises:
-        DataError: none is left to learn from.
+        DataError: no sample is left for training.
     """
     chosen = np.flatnonzero(weight > 0)
     order = target if target.ndim == 1 else target[:, 0]
     held = drawn(order, chosen, part_size("validation", size), seed)
     if len(held) == len(chosen):
         raise DataError(
-            f"n_samples = {len(chosen)} with validation={size} leave no sample to learn from; give "
-            f"more, or validation=0"
+            f"n_samples = {len(chosen)} with validation={size} leaves no sample for training: give more "
+            f"samples, a smaller validation=, or validation=0"
         )
     return np.sort(held)
 
 
 def without_test(found: Series, size: float | int, seed: int) -> Series:
-    """The series of a table that are left for training and validation.
+    """The series of a table for training and validation, without those of the test part.
 
     Raises:
-        DataError: fewer than two are left.
+        DataError: fewer than two series are left.
     """
     if not size:
         return found
-    order = np.unique(found.learned, axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.unique(found.known_target, axis=0, return_inverse=True)[1].reshape(-1)
     held = drawn(order, np.arange(len(found)), size, seed)
     if len(held) >= len(found) - 1:
         raise DataError(
-            f"test={size} of {len(found)} series leaves {len(found) - len(held)} to learn from: give "
-            f"more series, or a smaller test="
+            f"test={size} of {len(found)} series leaves {len(found) - len(held)} for training, but two are "
+            f"needed: give more series, or a smaller test="
         )
     return found.chosen(np.setdiff1d(np.arange(len(found)), held))

@@ -23,10 +23,10 @@ except ImportError:  # Windows
 T = TypeVar("T")
 
 _STAGED = re.compile(r"\.[0-9a-f]{32}\.part")
-_PATIENCE = 5.0  # seconds of retries for a file or folder that another process holds
+_RETRY_SECONDS = 5.0  # seconds of retries for a file or folder that another process holds
 
 
-def write_whole(
+def write_atomically(
     folder: Path,
     contents: dict[str, bytes],
     outdated: Callable[[], Iterable[Path]] = tuple,
@@ -57,7 +57,7 @@ def write_whole(
                     _write(staged[name], data)
                 for name, path in staged.items():
                     at = folder / name
-                    patiently(partial(os.replace, path, at))
+                    retried_while_locked(partial(os.replace, path, at))
                     _sync(folder)  # before the next file, which may refer to this one
             finally:
                 _remove(staged.values())
@@ -70,9 +70,10 @@ def write_whole(
         raise ModelFileError(f"cannot write {str(at)!r}: {error}") from error
 
 
-def patiently(action: Callable[[], T]) -> T:
-    """The result of ``action``. On Windows it is retried while another process holds the file."""
-    end = time.monotonic() + (_PATIENCE if os.name == "nt" else 0)
+def retried_while_locked(action: Callable[[], T]) -> T:
+    """The result of ``action``. On Windows it is retried for a few seconds while another process has the
+    file open."""
+    end = time.monotonic() + (_RETRY_SECONDS if os.name == "nt" else 0)
     while True:
         try:
             return action()
@@ -142,7 +143,7 @@ def _shared_lock(folder: Path) -> Iterator[Callable[[], bool]]:
 
 
 def _shared(descriptor: int) -> bool:
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _RETRY_SECONDS
     while time.monotonic() < end:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
