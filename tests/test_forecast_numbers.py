@@ -535,7 +535,7 @@ def test_a_fit_that_is_stopped_leaves_the_model_as_it_was(monkeypatch):
 
 def test_a_target_that_varies_by_rounding_alone_is_constant():
     rows = table(200, y=4.35 + np.r_[np.zeros(199), 8.9e-16])
-    with pytest.raises(DataError, match=r"is 4\.35 in every row, but for rounding"):
+    with pytest.raises(DataError, match=r"is 4\.35 in every row, apart from rounding"):
         quick().fit(rows)
     both = pd.concat([table(200, id="a"), table(1, id="c")])
     with pytest.raises(DataError, match=r"series 'c', target 'y' has one row"):

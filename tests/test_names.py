@@ -297,7 +297,9 @@ def test_quarters_and_weeks_in_digits_are_refused() -> None:
         ([202451, 202452, 202501, 202502], "202451 reads as a year and a week"),
     ):
         data = {"t": np.asarray(numbers), "y": np.arange(float(len(numbers)))}
-        with pytest.raises(DataError, match=f"{what}: write dates, such as that of its first day"):
+        with pytest.raises(
+            DataError, match=f"{what}: give dates, such as the first day of each period"
+        ):
             panel_of(data, time="t")
 
 
@@ -362,7 +364,7 @@ def test_a_forecaster_reads_by_its_format(tmp_path: Path) -> None:
     data = days(promo=1.0)
     spelled = data.assign(date=data["date"].dt.strftime("%d/%m/%Y"))
     options = dict(known="promo", **QUICK)
-    with pytest.raises(DataError, match=r"give time_format \(--time-format\), such as '%d/%m/%Y'"):
+    with pytest.raises(DataError, match=r"give time_format= \(--time-format\), such as '%d/%m/%Y'"):
         gw.Forecaster(2, "y", "date", **options).fit(spelled)
     model = gw.Forecaster(2, "y", "date", time_format="%d/%m/%Y", **options).fit(spelled)
     ahead = pd.DataFrame({"date": ["01/03/2024", "02/03/2024"], "promo": 0.0})
@@ -397,7 +399,7 @@ def test_the_command_line_takes_the_format(
     fit = ["fit", "forecast", str(data), "--target", "y", "--time", "date", "--horizon", "2"]
     fit += ["--steps", "1", "--hidden", "2", "--quiet", "--out", out]
     assert main(fit) == 2
-    assert "give time_format (--time-format)" in capsys.readouterr().err
+    assert "give time_format= (--time-format)" in capsys.readouterr().err
     assert main([*fit, "--time-format", "%d/%m/%Y"]) == 0
     assert main(["evaluate", out, str(data), "--windows", "2"]) == 0
     assert main(["predict", out, str(data), "-o", str(tmp_path / "f.csv")]) == 0

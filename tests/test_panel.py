@@ -140,7 +140,7 @@ def test_time_zones_reach_the_timeline() -> None:
     utc = panel_of(data.assign(ds=data["ds"].dt.tz_convert("UTC")), timeline=panel.timeline)
     assert_same(panel, utc)
     with pytest.raises(
-        DataError, match="'ds' has no time zone, and the data before it had Europe/B"
+        DataError, match="'ds' has no time zone, but the time zone of the data of fit is Europe/B"
     ):
         panel_of(data.assign(ds=data["ds"].dt.tz_localize(None)), timeline=panel.timeline)
 
@@ -167,13 +167,13 @@ def faulty(change: str) -> pd.DataFrame:
 
 FAULTS = {
     "unsorted": "series 'a', row 4: 2024-01-01 02:00 comes after 2024-01-01 03:00 of row 3: sort",
-    "twice": "series 'a', row 3: the time 2024-01-01 01:00 is there already, in row 2",
-    "off the grid": "series 'b', row 9: 2024-01-01 03:20 is not on the grid of 1h: next to it are "
-    "2024-01-01 03:00 and 2024-01-01 04:00; 1h is the most common step, and freq can name another",
+    "twice": "series 'a', row 3: the time 2024-01-01 01:00 occurs twice, also in row 2",
+    "off the grid": "series 'b', row 9: 2024-01-01 03:20 is not on the grid of 1h; the nearest times on it are "
+    "2024-01-01 03:00 and 2024-01-01 04:00; 1h is the most common step; give freq= if the step is another",
     "gap": "series 'b', row 9: 2 steps are missing between 2024-01-01 02:00 and 2024-01-01 05:00 "
     "(the step is 1h): give gaps='mask' (--gaps mask) to treat them as missing values",
     "two gaps": "series 'a', row 3: 1 step is missing between 2024-01-01 01:00 and 2024-01-01 "
-    "03:00 (the step is 1h), the first of 2 gaps; gaps='mask'",
+    "03:00 (the step is 1h), the first of 2 gaps: give gaps='mask'",
 }
 
 
@@ -215,7 +215,7 @@ def test_series_of_two_frequencies() -> None:
 def test_freq_is_held_to() -> None:
     with pytest.raises(DataError, match=r"row 2: 2024-01-01 01:00 is not on the grid of 1D.*-02$"):
         panel_of(frame({"a": 6}), freq="D")
-    with pytest.raises(OptionError, match="freq='2' does not go with times that are time stamps"):
+    with pytest.raises(OptionError, match="freq='2' does not fit times that are timestamps"):
         panel_of(frame({"a": 6}), freq="2")
     with pytest.raises(OptionError, match="freq='h' needs a time column"):
         panel_of(frame({"a": 6}), freq="h", time=None)
@@ -270,7 +270,7 @@ def test_what_cannot_be_learnt_is_refused_at_fit_only() -> None:
     data.loc[5:9, "y"] = [7.0, np.nan, 7.0, 7.0, 7.0]
     panel = panel_of(data)
     with pytest.raises(
-        DataError, match=r"series 'b', target 'y' is 7 in every row: .*; leave it out"
+        DataError, match=r"series 'b', target 'y' is 7 in every row, so .*: leave the series out"
     ):
         panel.check_learnable()
     data.loc[0:4, "y"] = np.nan
@@ -300,7 +300,7 @@ def test_the_grid_and_labels_of_the_fit_hold() -> None:
     with pytest.raises(DataError, match="23 steps are missing"):
         panel_of(frame({"x": 5}, "D"), **held)
     with pytest.raises(
-        DataError, match="counted in time stamps, and these times are whole numbers"
+        DataError, match="the times are integers, but the model's times are timestamps"
     ):
         panel_of(data.assign(ds=range(5)), **held)
     with pytest.raises(OptionError, match="the steps are 1h, which needs a time column"):
@@ -368,7 +368,7 @@ def test_a_future_table_without_time() -> None:
     table = {"id": ["b", "a", "b", "a"], "x": [1, 2, 3, 4]}
     assert panel.future_table(table, 2).tolist() == [[2, 4, 1, 3]]
     with pytest.raises(
-        DataError, match=r"lacks series 'a', step 2; it must .* 2 steps 1 to 2 once"
+        DataError, match=r"lacks series 'a', step 2: give each of the 2 steps 1 to 2 once"
     ):
         panel.future_table({"id": ["b", "a", "b"], "x": [1, 2, 3]}, 2)
 
@@ -380,15 +380,18 @@ FUTURE_FAULTS = {
         "2024-01-01 06:00 once",
     ),
     "has a step twice": (future().iloc[[0, 1, 2, 2, 3, 4, 5]], "has twice series '1', .* 08:00"),
-    "too long": (future(4), "series '1', row 4: 2024-01-01 09:00 is outside the 3 steps .*, 2024-"),
-    "lacks a series": (future().iloc[:3], "the future table lacks series '2'$"),
+    "too long": (
+        future(4),
+        "series '1', row 4: 2024-01-01 09:00 is not one of the 3 steps .*, 2024-",
+    ),
+    "lacks a series": (future().iloc[:3], "the future table lacks series '2': it must"),
     "has another series": (
         future().replace({"id": {2: 3}}),
         "has series '3', which is not in the data",
     ),
     "off the grid": (
         future().assign(ds=lambda t: t["ds"] + pd.Timedelta("1min")),
-        "series '1', row 1: 2024-01-01 06:01 is not on the grid of 1h: .* 07:00$",
+        "series '1', row 1: 2024-01-01 06:01 is not on the grid of 1h; .* 07:00$",
     ),
     "no value": (
         future().assign(size=[0, 1, 2, 3, np.nan, 5]),

@@ -553,7 +553,8 @@ def test_frames_with_other_columns_are_refused_and_unnamed_ones_said():
     model = Classifier(**QUICK).fit(data, labels)
     other = [frame.rename(columns={names[0]: "v"}) for frame in data]
     with pytest.raises(
-        DataError, match=f"sample 0 of X lacks the column '{names[0]}' and has a column 'v'"
+        DataError,
+        match=f"sample 0 of X lacks the column '{names[0]}' and has an unexpected column 'v'",
     ):
         model.predict(other)
     with pytest.raises(DataError, match="sample 1 of X has an unexpected column 'more'"):

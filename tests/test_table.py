@@ -141,7 +141,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 FRAME_FAULTS = {
     "number": (5, "a table must be a path, .*not int"),
     "series": (pd.Series([1]), "a table must be .*not Series"),
-    "lazy": (pl.LazyFrame({"a": [1]}), r"give its .collect\(\)"),
+    "lazy": (pl.LazyFrame({"a": [1]}), r"call its .collect\(\)"),
     "no rows": (pd.DataFrame({"a": []}), "the table has no rows"),
     "twice": (pd.DataFrame([[1, 2]], columns=["a", "a"]), "2 columns named 'a'"),
     "twice in arrow": (pa.table([[1], [2]], names=["a", "a"]), "2 columns named 'a'"),
@@ -357,7 +357,7 @@ def test_whole_numbers_are_times_and_others_are_not() -> None:
     assert times(load({"t": [3.0, 5.0]}), "t").values.dtype == np.int64
     with pytest.raises(DataError, match=r"column 't', row 2: 5\.5 is not a time"):
         times(load({"t": [3.0, 5.5]}), "t")
-    with pytest.raises(DataError, match="'t' holds Boolean; times are"):
+    with pytest.raises(DataError, match="'t' holds Boolean; times must be"):
         times(load({"t": [True]}), "t")
     with pytest.raises(DataError, match="column 't', row 2: the value is missing"):
         times(load(pd.DataFrame({"t": pd.to_datetime(["2024-01-01", None])})), "t")

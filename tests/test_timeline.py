@@ -130,7 +130,7 @@ def test_off_grid_messages_name_the_neighbours() -> None:
     with pytest.raises(OffGridError) as caught:
         hourly.steps(stamps("2024-01-01T10:00", "2024-01-01T10:30"))
     assert str(caught.value) == (
-        "2024-01-01 10:30 is not on the grid of 1h: next to it are 2024-01-01 10:00 and "
+        "2024-01-01 10:30 is not on the grid of 1h; the nearest times on it are 2024-01-01 10:00 and "
         "2024-01-01 11:00"
     )
     with pytest.raises(OffGridError, match=r"2024-02-15 .* are 2024-01-31 and 2024-02-29"):
@@ -138,10 +138,12 @@ def test_off_grid_messages_name_the_neighbours() -> None:
     with pytest.raises(OffGridError, match=r"2024-03-02 .* are 2024-03-01 and 2024-03-04"):
         Timeline.parse("B").steps(stamps("2024-03-02"))
     with pytest.raises(
-        DataError, match="counted in time stamps, and these times are whole numbers"
+        DataError, match="the times are integers, but the model's times are timestamps"
     ):
         hourly.steps(np.array([1]))
-    with pytest.raises(DataError, match="counted in whole numbers, and these times are time st"):
+    with pytest.raises(
+        DataError, match="the times are timestamps, but the model's times are integers"
+    ):
         Integers(every=1).steps(stamps("2024-03-02"))
 
 
@@ -191,7 +193,7 @@ def test_series_of_two_frequencies_are_both_named() -> None:
 
 
 def test_one_row_has_no_frequency() -> None:
-    with pytest.raises(DataError, match=r"no series has two rows .* give freq"):
+    with pytest.raises(DataError, match=r"no series has two rows.* give freq="):
         Timeline.infer(stamps("2024-01-01", "2024-01-02"), np.array([0, 1, 2]))
 
 
@@ -234,9 +236,9 @@ def test_what_is_no_frequency(bad: str) -> None:
 
 
 def test_frequencies_that_do_not_go_with_the_times() -> None:
-    with pytest.raises(OptionError, match="freq='h' does not go with times that are whole numbers"):
+    with pytest.raises(OptionError, match="freq='h' does not fit times that are integers"):
         Timeline.parse("h", np.array([1, 2]))
-    with pytest.raises(OptionError, match="freq='2' does not go with times that are time stamps"):
+    with pytest.raises(OptionError, match="freq='2' does not fit times that are timestamps"):
         Timeline.parse("2", stamps("2024-01-01"))
 
 

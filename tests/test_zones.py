@@ -174,7 +174,7 @@ def test_python_datetimes_of_one_zone_and_of_two() -> None:
     assert (panel.timeline.zone, panel.timeline.name) == ("Europe/Berlin", "1D")
     two = [dt.datetime(2024, 1, 1, tzinfo=berlin), dt.datetime(2024, 1, 2, tzinfo=tokyo)]
     assert times(load({"t": two}), "t").mixed == ("UTC+01:00", "UTC+09:00")
-    with pytest.raises(DataError, match=r"row 2: .* has no time zone, unlike those before it"):
+    with pytest.raises(DataError, match=r"row 2: .* has no time zone, unlike the times before it"):
         times(
             load(pd.DataFrame({"t": pd.Series([one[0], dt.datetime(2024, 1, 2)], dtype=object)})),
             "t",
