@@ -276,7 +276,7 @@ def test_forget_bias(options):
             assert torch.equal(value, plain[name])
     for bad in (dict(bias=False), {}):
         args = () if bad else (1, False)
-        with pytest.raises(OptionError, match="forget_bias needs biases"):
+        with pytest.raises(OptionError, match="forget_bias cannot be given"):
             gw.LSTM(3, 6, *args, forget_bias=1.0, **bad)
 
 
@@ -707,15 +707,15 @@ def test_absent_kernels_asked_for_by_name():
         (lambda: gw.LSTM(3, 6, bidirectional=2), "bidirectional must be True or False, not 2"),
         (lambda: gw.LSTM(3, 6, forget_bias=math.nan), "forget_bias must be a finite number, not nan"),
         (lambda: gw.LSTM(3, 6, forget_bias="a"), "forget_bias must be a finite number, not 'a'"),
-        (lambda: gw.Recurrent(None, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
-        (lambda: gw.RecurrentCell(3, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
+        (lambda: gw.Recurrent(None, 3, 6), "cell must be a cell made with @gw.cell, or the name of a"),
+        (lambda: gw.RecurrentCell(3, 3, 6), "cell must be a cell made with @gw.cell, or the name of a"),
         (lambda: gw.Recurrent("mlstm", 3, 6), "is not a cell, because its memory is a matrix; use the layer gw.MLSTM"),
-        (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m are coupled; give "
-            "one for each state, as zoneout=(0.1, 0.0, 0.0, 0.0)"),
+        (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m are coupled and cannot have "
+            "zoneout; give a probability for each state, such as zoneout=(0.1, 0.0, 0.0, 0.0)"),
         (lambda: gw.Recurrent("slstm", 3, 6, zoneout=(0.3, 0.1, 0, 0)), "zoneout=(0.3, 0.0, 0.0, 0.0)"),
-        (lambda: gw.ConvRecurrent(None, 3, 6, 3), "cell must be a cell, made by @gw.cell, or the name of a"),
-        (lambda: gw.GRU(3, 6, proj_size=2), "GRU takes no proj_size"),
-        (lambda: gw.RNN(3, 6, proj_size=2), "RNN takes no proj_size"),
+        (lambda: gw.ConvRecurrent(None, 3, 6, 3), "cell must be a cell made with @gw.cell, or the name of a"),
+        (lambda: gw.GRU(3, 6, proj_size=2), "GRU has no projection"),
+        (lambda: gw.RNN(3, 6, proj_size=2), "RNN has no projection"),
         (lambda: gw.RNN(3, 6, nonlinearity="elu"), "must be one of 'tanh', 'relu', not 'elu'"),
         (lambda: gw.Recurrent("gru", 3, 6, proj_size=2), "gru cannot be projected"),
     ],
@@ -728,7 +728,7 @@ def test_options_out_of_range(make, message):
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ((torch.zeros(3),), {}, "input needs 2 or 3 dimensions, this has the shape (3,)"),
+        ((torch.zeros(3),), {}, "input must have 2 or 3 dimensions, not the shape (3,)"),
         ((torch.zeros(5, 2, 4),), {}, "(5, 2, 4): its last dimension must be input_size=3"),
         ((X.double(),), {}, "input is torch.float64, the layer's weights are torch.float32"),
         ((X, ZERO), {}, "lstm has the states (h, c); 1 were given"),
@@ -742,7 +742,7 @@ def test_options_out_of_range(make, message):
         ((X,), dict(lengths=[5, 6]), "length 6 of sequence 1 is not in 0…5"),
         ((X,), dict(lengths=[-1, 5]), "length -1 of sequence 0 is not in 0…5"),
         ((pack_sequence([X[:, 0]]),), dict(lengths=[5]), "a PackedSequence has its own lengths"),
-        ((pack_sequence([X[:, 0]]),), dict(reset=NO_RESET), "reset= has no place in a PackedSequence"),
+        ((pack_sequence([X[:, 0]]),), dict(reset=NO_RESET), "reset= cannot be given with a PackedSequence"),
         ((X,), dict(reset=NO_RESET.T), "reset has the shape (2, 5), expected (5, 2)"),
         ((X,), dict(reset=NO_RESET[:, 0]), "reset has the shape (5,), expected (5, 2)"),
         ((X[:, 0],), dict(reset=NO_RESET), "reset has the shape (5, 2), expected (5,)"),
