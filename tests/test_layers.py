@@ -546,7 +546,7 @@ DROPPED = dict(recurrent_dropout=0.1, zoneout=0.1)
 
 
 KERNELS = f"cpu: gatewise's kernels, {{}}, level {loaded_level()}; the first in order of preference"
-REFERENCE = "reference: the cell's equations in plain torch operations, a step at a time; "
+REFERENCE = "reference: the cell's equations in torch operations, step by step; "
 
 
 @pytest.mark.parametrize(
@@ -565,8 +565,8 @@ REFERENCE = "reference: the cell's equations in plain torch operations, a step a
         (
             gw.RNN(3, 6),
             dict(trace=True),
-            f"{REFERENCE}'cpu' does not differentiate what it traces; "
-            "'aten' does not give its gates out",
+            f"{REFERENCE}'cpu' cannot trace a call that needs a gradient; "
+            "'aten' does not return its gates",
         ),
         (
             gw.Recurrent(minimal, 3, 6),
@@ -601,7 +601,7 @@ def no_kernels(monkeypatch):
     monkeypatch.setattr("gatewise.backends.cpu.core", absent)
 
 
-ABSENT = "'cpu' is not there: the native core cannot be loaded: no module named _core"
+ABSENT = "'cpu' is not available: the native core cannot be loaded: no module named _core"
 
 
 @pytest.mark.usefixtures("no_kernels")
@@ -635,9 +635,9 @@ def test_explain_backend_where_there_are_no_kernels(layer, options, sentence):
     [
         (gw.LSTM(3, 6, backend="aten"), dict(reset=NO_RESET), "but it cannot reset its states"),
         (gw.LSTM(3, 6, backend="aten", layer_norm=True), {}, "but it has no layer normalisation"),
-        (gw.LSTM(3, 6, backend="aten"), dict(trace=True), "but it does not give its gates out"),
+        (gw.LSTM(3, 6, backend="aten"), dict(trace=True), "but it does not return its gates"),
         (gw.Recurrent(minimal, 3, 6, backend="aten"), {}, "but it has fixed cells"),
-        (gw.LSTM(3, 6, backend="cpu"), dict(trace=True), "but it does not differentiate what it"),
+        (gw.LSTM(3, 6, backend="cpu"), dict(trace=True), "but it cannot trace a call that needs"),
     ],
 )
 def test_a_backend_asked_for_by_name_never_gives_way(layer, options, reason):
@@ -661,8 +661,8 @@ def test_the_kernels_asked_for_by_name_never_give_way():
     ):
         gw.Recurrent(alone, 3, 6, backend="cpu", layer_norm=True)(X)
     later = (
-        "normalises the recurrent product of all gates at once, and 'gru_2014' takes that of n "
-        "later, with a value of the same step"
+        "normalises the recurrent product of all gates at once, and 'gru_2014' computes that of n "
+        "later, from a value of the same step"
     )
     with pytest.raises(BackendError, match=f"but it {later}"):
         gw.Recurrent("gru_2014", 3, 6, backend="cpu", layer_norm=True)(X)
@@ -675,7 +675,9 @@ def test_the_kernels_asked_for_by_name_never_give_way():
 
 @pytest.mark.usefixtures("no_kernels")
 def test_absent_kernels_asked_for_by_name():
-    with pytest.raises(BackendError, match="'cpu' was asked for, but it is not there: the native"):
+    with pytest.raises(
+        BackendError, match="'cpu' was asked for, but it is not available: the native"
+    ):
         gw.LSTM(3, 6, backend="cpu")(X)
 
 
