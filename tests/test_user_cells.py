@@ -546,7 +546,9 @@ def test_without_a_home_the_reference_runs_and_says_what_to_set(monkeypatch):
 
     monkeypatch.setattr(cells.Path, "home", homeless)
     layer, x = gw.Recurrent(named("homeless", 1.75), 3, 5), torch.randn(4, 2, 3)
-    with pytest.warns(UserWarning, match="this user has no home folder; set GATEWISE_CACHE to a folder"):
+    with pytest.warns(
+        UserWarning, match="this user has no home folder; set GATEWISE_CACHE to a folder"
+    ):
         found = layer(x)
     layer.backend = "reference"
     torch.testing.assert_close(found, layer(x), rtol=0, atol=0)
