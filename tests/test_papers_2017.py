@@ -237,7 +237,7 @@ def test_what_is_no_data_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=f"no {FILE} at .*give the file, or the folder or archive"):
+    with pytest.raises(DataError, match=f"no {FILE} at .*give the file, or a folder or archive"):
         read(tmp_path / "none")
     archive = tmp_path / "other.tar"
     with tarfile.open(archive, "w") as tar:

@@ -6,7 +6,7 @@
 The minutes, of one core, are divided among the rows: four parts each for the row with resets and the row with forget
 gates, five for forget gates with a decaying learning rate, and one for each of the others, which fail in the paper.
 The paper gave each network 30,000 training streams; the number given here is printed. Before the rows, what one
-symbol of training takes in several ways. A row that isn't run stays in the file as it was.
+symbol of training takes in several ways. Other rows of the file stay.
 """
 
 from __future__ import annotations

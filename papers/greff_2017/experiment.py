@@ -82,16 +82,16 @@ def nll(model: Predictor, rolls: Sequence[Tensor]) -> float:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is trained.
+    """The options of training.
 
     Attributes:
-        optimizer: of the parameters and the rate of learning.
-        rates: of learning, from which each variant gets its best by validation.
-        batch: chorales to a step, down the gradient of the mean of their sums over all steps.
-        clip: the gradient's norm at most; None: any.
-        trying: epochs for each rate.
-        epochs: at most, once the rate is chosen.
-        patience: epochs without a better validation, after which a run ends.
+        optimizer: a function from the parameters and the learning rate to an optimizer.
+        rates: the learning rates of which each variant gets the best by validation.
+        batch: the number of chorales per update. The loss is the mean over chorales of the sum over steps.
+        clip: the largest norm of the gradient; None for no limit.
+        trying: the number of epochs for each rate.
+        epochs: the most epochs with the chosen rate.
+        patience: the number of epochs without a lower validation loss after which a training ends.
     """
 
     optimizer: Callable[[list[Parameter], float], torch.optim.Optimizer]
@@ -133,8 +133,10 @@ def protocol(name: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: nats a step on validation and test where validation was best (infinite where no
-    epoch was better than to know nothing), that epoch, counted from 1, and how many there were."""
+    """The result of one training.
+
+    valid, test: the losses in nats per step after the epoch with the lowest validation loss; infinite if no epoch
+    was better than IGNORANCE. best: that epoch, counted from 1. epochs: the number of epochs."""
 
     rate: float
     seed: int

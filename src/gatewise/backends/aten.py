@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import (
+    LACKED_BY_FIXED_LAYERS,
     Masks,
     Outcome,
     Spec,
@@ -39,11 +40,7 @@ STEPS: Mapping[Cell, str] = {
 }
 
 _LACKING: Mapping[str, str] = {
-    "trace": "does not return its gates",
-    "reset": "cannot reset its states within a sequence",
-    "layer_norm": "has no layer normalisation",
-    "recurrent": "has no recurrent dropout",
-    "zoneout": "has no zoneout",
+    **LACKED_BY_FIXED_LAYERS,
     "transformed": "has no rule for vmap, jvp and other transforms of torch.func",
 }
 

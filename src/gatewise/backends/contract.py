@@ -82,6 +82,16 @@ def lacking(spec: Spec, reasons: Mapping[str, str]) -> str | None:
     return None
 
 
+# What the recurrent layers of torch and ONNX lack, with the reasons for ``supports``.
+LACKED_BY_FIXED_LAYERS: Mapping[str, str] = {
+    "trace": "does not return its gates",
+    "reset": "cannot reset its states within a sequence",
+    "layer_norm": "has no layer normalisation",
+    "recurrent": "has no recurrent dropout",
+    "zoneout": "has no zoneout",
+}
+
+
 @dataclass(frozen=True)
 class Choice:
     """The backend that was chosen for a call: its name, the call's Spec, and the reason as a sentence.

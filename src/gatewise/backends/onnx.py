@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Outcome, Spec, Weights, lacking
+from gatewise.backends.contract import (
+    LACKED_BY_FIXED_LAYERS,
+    Masks,
+    Outcome,
+    Spec,
+    Weights,
+    lacking,
+)
 from gatewise.cells.catalogue import gru, gru_2014, lstm, peephole, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
 
@@ -41,11 +48,7 @@ _NODES: Mapping[Cell, _Node] = {
 }
 
 _LACKING: Mapping[str, str] = {
-    "trace": "does not return its gates",
-    "reset": "cannot reset its states within a sequence",
-    "layer_norm": "has no layer normalisation",
-    "recurrent": "has no recurrent dropout",
-    "zoneout": "has no zoneout",
+    **LACKED_BY_FIXED_LAYERS,
     "proj_size": "has no projection",
 }
 
