@@ -257,8 +257,8 @@ private:
             const CellTable<T>& run = table<T>(cell);
             (p.activations ? run.step_saving : p.trace ? run.step_tracing : run.step)(args);
             if (p.projection) project(t, rows);
-            keep_old(t, rows);
-            put_out(t, rows);
+            apply_zoneout(t, rows);
+            write_output(t, rows);
         }
 
         void multiply_both(int64_t t, int64_t rows, T* at) {
@@ -345,7 +345,7 @@ private:
         }
 
         // Zoneout: adds a share of each state's old value.
-        void keep_old(int64_t t, int64_t rows) {
+        void apply_zoneout(int64_t t, int64_t rows) {
             for (int k = 0; k < cell.states; ++k) {
                 if (p.zoneout[k].base == nullptr) continue;
                 const Units units = within(p.state_size(k));
@@ -369,7 +369,7 @@ private:
             return {std::min(own.first, n), std::min(own.last, n)};
         }
 
-        void put_out(int64_t t, int64_t rows) {
+        void write_output(int64_t t, int64_t rows) {
             const Units units = within(p.output_size());
             if (units.last == units.first) return;
             for (int64_t r = 0; r < rows; ++r) {
@@ -404,11 +404,11 @@ private:
                         const Units units = within(p.state_size(k));
                         std::fill(activations.state[k].at(before(t), row) + units.first, activations.state[k].at(before(t), row) + units.last, T(0));
                     }
-                if (p.recurrent_factor.base) form_fed(row, before(t));
+                if (p.recurrent_factor.base) update_recurrent_input(row, before(t));
             }
         }
 
-        void form_fed(int64_t row, int64_t slot) {
+        void update_recurrent_input(int64_t row, int64_t slot) {
             for (int k = 0; k < cell.feedbacks; ++k) {
                 const Units units = within(p.state_size(cell.feedback[k]));
                 T* to = activations.recurrent_input[k].at(slot, row) + units.first;

@@ -1,11 +1,13 @@
-// Threads that share a job. The caller takes part; the others are OpenMP's where the program has them,
-// for torch computes on those: they are awake after its last operation, and would spin on the processors
-// that threads of our own need. Elsewhere they are the pool's own, which spin briefly and then sleep.
+// Threads that work on one job together with the caller.
 //
-// The caller takes every share that nobody has claimed. Where shares must meet at each step (a Team) it
-// starts with those that came at once, and the team dissolves when one is late: on an overcommitted
-// machine a meeting would else cost a time slice a step. Nothing waits for a thread of the pool that has
-// not begun; OpenMP waits for all of its own, so that after one came late the pool's serve for a while.
+// If the program has OpenMP, the other threads are OpenMP's, because torch uses them too: after torch's last operation
+// they still spin, and would take processors from other threads. Otherwise they are the pool's own threads, which spin
+// briefly and then sleep.
+//
+// The caller takes every share that no thread has claimed. If all members must synchronise at each step (a Team), the
+// team consists of the threads that started at once. It dissolves when one of them is late, because on a busy machine
+// each synchronisation would cost a time slice. The pool never waits for one of its threads that has not started. OpenMP
+// waits for all of its threads, so after one was late the pool's own threads are used for a while.
 #pragma once
 
 #include <dlfcn.h>
@@ -34,7 +36,7 @@ inline void relax() {
 #endif
 }
 
-// Spins until done() or until the time is over, and says whether it is done.
+// Spins until done() is true or the time is over. Returns done().
 template <class Done>
 bool spin(const Done& done, Clock::duration time) {
     const auto end = Clock::now() + time;
@@ -47,7 +49,7 @@ bool spin(const Done& done, Clock::duration time) {
     return done();
 }
 
-// Sleeps until done(); whoever makes it so changes `word` and notifies.
+// Sleeps until done() is true. The thread that makes it true changes `word` and notifies.
 template <class Word, class Done>
 void sleep(const std::atomic<Word>& word, const Done& done) {
     for (;;) {
@@ -57,15 +59,15 @@ void sleep(const std::atomic<Word>& word, const Done& done) {
     }
 }
 
-// Those who go through the steps of one job side by side.
+// The threads that run the steps of one job together.
 class Team {
 public:
     explicit Team(int size) : size_(size) {}
 
     int size() const { return size_; }
 
-    // Waits for all. False, to all of them at the same meeting, if the team is dissolved here: the
-    // first member then goes on alone and the others are done.
+    // Waits for all members. Returns false to all of them, at the same meeting, if the team dissolves: then the first
+    // member continues alone, and the others are finished.
     bool meet(int member) {
         if (size_ == 1) return true;
         const uint32_t before = meetings_.load(std::memory_order_relaxed), here = before + 1;
@@ -92,7 +94,7 @@ public:
 
 private:
     const int size_;
-    // The first member's own: whether it had to wait for longer than its part took; when it last left.
+    // Used by the first member only: whether it waited longer than its own work took; when it last left a meeting.
     bool late_ = false;
     Clock::time_point left_ = Clock::now();
     alignas(64) std::atomic<int> arrived_{0};
@@ -100,8 +102,8 @@ private:
     alignas(64) std::atomic<uint32_t> dissolved_{0};
 };
 
-// Those who help one calling thread, kept off its processor. On Linux a thread is woken where it slept,
-// which is often where the caller runs now, and there it may wait for the caller to be done.
+// The threads that help one calling thread. They are kept off its processor: Linux wakes a thread on the processor
+// where it slept. The caller often runs there now, and the thread could have to wait until the caller has finished.
 class Helpers {
 public:
     static Helpers& mine() {
@@ -109,7 +111,7 @@ public:
         return helpers;
     }
 
-    // By a helper when it begins.
+    // Called by a helper when it starts.
     void greet(int helper) {
 #if defined(__linux__)
         thread_local const int thread = gettid();
@@ -117,7 +119,7 @@ public:
 #endif
     }
 
-    // By the caller before up to `helpers` begin.
+    // Called by the caller before up to `helpers` threads start.
     void keep_apart(int helpers) {
 #if defined(__linux__)
         const int here = sched_getcpu();
@@ -150,8 +152,8 @@ private:
     int here_ = -1;
 };
 
-// How long something is left out: longer each time that it disappoints, and shorter each time that it does
-// not. It begins with about what a disappointment costs.
+// A pause after a failure. It is twice as long after each failure, and half as long after each success. It starts with
+// about the time that a failure costs.
 class Pause {
 public:
     bool over() const { return Clock::now() >= until_; }
@@ -169,7 +171,7 @@ private:
 
 class Pool {
 public:
-    // forked, at the first call: the process is a child that may have none of the threads OpenMP knows of.
+    // forked, for the first call: whether this process is a forked child, which lacks the threads that OpenMP expects.
     static Pool& get(bool forked = false) {
         static Pool* pool = [forked] {
             pthread_atfork(nullptr, nullptr, [] { new (&get()) Pool(false); });
@@ -178,7 +180,7 @@ public:
         return *pool;
     }
 
-    // work(share) for each of the shares, once, on up to `threads` threads.
+    // Calls work(share) once for each share, on up to `threads` threads.
     template <class Work>
     void run(int shares, int threads, const Work& work) {
         const auto alone = [&] {
@@ -186,15 +188,15 @@ public:
         };
         if (shares <= 1 || threads <= 1) return alone();
         const Hold hold(busy_);
-        if (!hold.mine) return alone();  // another of the program's threads has the pool, or this one
+        if (!hold.mine) return alone();  // another thread uses the pool, or this thread already does
         std::atomic<int> next{0};
         const auto claim = [&] {
             for (int share; (share = next.fetch_add(1, std::memory_order_relaxed)) < shares;) work(share);
         };
-        side_by_side(threads, claim, [&](int) { claim(); });
+        run_with_others(threads, claim, [&](int) { claim(); });
     }
 
-    // work(member, team) on each thread of a team of those that come at once, up to `threads`.
+    // Calls work(member, team) on each thread of a team: the threads that start at once, at most `threads`.
     template <class Work>
     void run_together(int threads, const Work& work) {
         const auto alone = [&] {
@@ -214,7 +216,7 @@ public:
             work(member, *team);
         };
         std::optional<Team> team;
-        side_by_side(threads, join, [&](int most) {
+        run_with_others(threads, join, [&](int most) {
             spin([&] { return come.load(std::memory_order_relaxed) == most - 1; }, std::chrono::microseconds(100));
             team.emplace(1 + come.exchange(-(1 << 20), std::memory_order_relaxed));
             gathered.store(&*team, std::memory_order_release);
@@ -237,8 +239,8 @@ private:
         const bool mine;
     };
 
-    // A forked child has none of its parent's threads. All is begun anew there, without OpenMP, which
-    // doesn't know of the fork and would wait for its threads for ever.
+    // A forked child has none of its parent's threads. It gets a new pool without OpenMP, which does not notice the fork
+    // and would wait for its threads forever.
     explicit Pool(bool with_open_mp) {
         if (!with_open_mp) return;
         number_ = function<int (*)()>("omp_get_thread_num");
@@ -253,9 +255,10 @@ private:
         return reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
     }
 
-    // mine(n) here, and others() on up to n - 1 other threads meanwhile; n is `threads` if there are as many.
+    // Calls mine(n) on this thread and others() on up to n - 1 other threads at the same time. n is `threads` if there
+    // are as many.
     template <class Others, class Mine>
-    void side_by_side(int threads, const Others& others, const Mine& mine) {
+    void run_with_others(int threads, const Others& others, const Mine& mine) {
         helpers_ = &Helpers::mine();
         if (!placed_by_open_mp_) helpers_->keep_apart(threads - 1);
         if (open_mp_ && open_mp_pause_.over()) return on_open_mp(threads, others, mine);

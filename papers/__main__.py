@@ -1,5 +1,6 @@
-"""``python -m papers 1997 [EXPERIMENT]``, from the repository's root: trials of an experiment, beside the
-paper's figures."""
+"""``python -m papers 1997 [EXPERIMENT]`` runs trials of an experiment and prints them with the paper's numbers.
+
+Run it in the repository's root."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from gatewise.options import integer
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0, 2 where the arguments are wrong, or 128 and the number of the signal that stopped
-    the command."""
+    """The exit code: 0; 2 if the arguments are not valid; 128 plus the number of the signal that stopped the
+    command."""
     return signals.exit_code_of(partial(_answered, argv))
 
 
@@ -28,14 +29,14 @@ def _answered(argv: list[str] | None) -> int:
     except GatewiseError as error:
         print(f"papers: {error}", file=sys.stderr)
         return 2
-    except SystemExit as ended:  # argparse: after --help, and after a message
+    except SystemExit as ended:  # argparse, after --help or an error message
         return int(ended.code or 0)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m papers", description="Published experiments, beside the papers' figures."
+        prog="python -m papers", description="Run published experiments again."
     )
     papers = parser.add_subparsers(metavar="PAPER", required=True)
     paper = papers.add_parser("1997", help="Hochreiter & Schmidhuber 1997, section 5")
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_1997(given: argparse.Namespace) -> None:
-    from papers.lstm_1997.experiments import cut_otherwise, find
+    from papers.lstm_1997.experiments import find, with_truncated_gradient
 
     if given.experiment is None:
         _list_1997()
@@ -73,7 +74,7 @@ def _run_1997(given: argparse.Namespace) -> None:
         integer("--most", given.most)
     truncated = not given.whole_gradient
     rows = find(given.experiment)
-    _train_1997(list(rows) if truncated else cut_otherwise(rows), given, truncated)
+    _train_1997(list(rows) if truncated else with_truncated_gradient(rows), given, truncated)
 
 
 def _list_1997() -> None:
@@ -86,19 +87,19 @@ def _list_1997() -> None:
 
 
 def _train_1997(names: list[str], given: argparse.Namespace, truncated: bool) -> None:
-    """Prints each trial on standard error as it ends, and the table of all at the end."""
+    """Prints each trial on standard error when it ends, and the table of all trials at the end."""
     from gatewise.bench.machine import cores
-    from papers.lstm_1997.trials import Order, side_by_side, summary, table
+    from papers.lstm_1997.trials import Job, run_jobs, summary, table
 
-    orders = [Order(n, seed, given.most, truncated) for n in names for seed in range(given.trials)]
+    jobs = [Job(n, seed, given.most, truncated) for n in names for seed in range(given.trials)]
     found: dict[str, list[Any]] = {name: [] for name in names}
     each = "one trial" if given.trials == 1 else f"{given.trials} trials"
     print(f"{', '.join(names)}: {each} each", file=sys.stderr)
-    for order, trial in side_by_side(orders, given.processes or cores()):
-        found[order.name].append(trial)
+    for job, trial in run_jobs(jobs, given.processes or cores()):
+        found[job.name].append(trial)
         what = "solved after" if trial.solved else "not solved in"
         print(
-            f"{order.name}, seed {trial.seed}: {what} {trial.sequences:,} sequences, "
+            f"{job.name}, seed {trial.seed}: {what} {trial.sequences:,} sequences, "
             f"{trial.seconds:.1f} s",
             file=sys.stderr,
         )

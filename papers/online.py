@@ -1,7 +1,7 @@
-"""One sequence at a time: a cell's run and its gradient on arrays that are made once.
+"""On-line training: the forward and backward pass of a cell over one sequence, on arrays that are made once.
 
-Where each sequence is followed by a step of learning, as in on-line training, a call through tensors
-and autograd takes longer than the run itself. Here a sequence's call is the core's alone.
+On-line training changes the weights after each sequence. A call through tensors and autograd would take longer
+than the computation, so the C++ core is called directly here.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from gatewise.backends.native.library import core
 from gatewise.cells.language import Cell
 from gatewise.errors import BackendError, ShapeError
 
-_LANES = 64  # bytes; the widest vector
+_ALIGNMENT = 64  # bytes; the width of the widest vector
 
 
 class Online:
-    """A cell over one sequence after another, from zero states, in float32.
+    """A cell that runs one sequence per call, from zero states, in float32.
 
-    The arrays are to be written and read in place, and are never replaced.
+    Callers write and read the arrays in place. The arrays are never replaced.
 
     Args:
         cell: the cell.
         inputs: I.
         units: H.
-        longest: the most steps that a sequence may have.
+        longest: the largest number of steps of a sequence.
 
     Attributes:
-        x: longest×I; a sequence's input, from its first row on.
-        output: longest×H; what ``forward`` finds.
-        grad_output: longest×H; the loss's gradient of the output. ``backward`` reads as many rows as
-            the sequence has steps.
-        weights: by name: "input" G·H×I, "recurrent" G·H×F, "input_bias" G·H, and the cell's per-unit
-            parameters, each H.
-        gradients: the same of their gradients, which ``backward`` writes.
+        x: longest×I, the input. A sequence of T steps is in the first T rows.
+        output: longest×H, the output, which ``forward`` writes.
+        grad_output: longest×H, the gradient of the loss with respect to the output, which ``backward``
+            reads.
+        weights: the weights by name: "input" G·H×I, "recurrent" G·H×F, "input_bias" G·H, and the cell's
+            per-unit parameters, H each.
+        gradients: the gradients of the weights by name, which ``backward`` writes.
 
     Raises:
         BackendError: the core cannot run the cell.
@@ -48,14 +48,14 @@ class Online:
         import torch
 
         if reason := unusable(cell):
-            raise BackendError(f"on-line training needs gatewise's own kernels, and they {reason}")
+            raise BackendError(f"on-line training needs the backend 'cpu', which {reason}")
         self.cell, self.longest = cell, longest
-        stacked, fed = len(cell.gates) * units, len(cell.feedback) * units
+        rows = len(cell.gates) * units
         shapes: dict[str, tuple[int, ...]] = {
-            "input": (stacked, inputs),
-            "recurrent": (stacked, fed),
+            "input": (rows, inputs),
+            "recurrent": (rows, len(cell.feedback) * units),
         }
-        shapes |= {"input_bias": (stacked,)} | dict.fromkeys(cell.params, (units,))
+        shapes |= {"input_bias": (rows,)} | dict.fromkeys(cell.params, (units,))
         self.weights: Mapping[str, np.ndarray] = {k: _aligned(shape) for k, shape in shapes.items()}
         self.gradients: Mapping[str, np.ndarray] = {
             k: _aligned(shape) for k, shape in shapes.items()
@@ -66,15 +66,15 @@ class Online:
         self._sizes = (address(cell), STORAGES[torch.float32]), (inputs, units)
         one = self._call(1)
         one.weights(self._addresses(self.weights))
-        row, beside = one.activations_size()
-        self._tape = _aligned(((longest + 1) * row + beside,))
+        per_row, fixed = one.activations_size()
+        self._activations = _aligned(((longest + 1) * per_row + fixed,))
         self._calls: dict[int, Any] = {}
 
     def forward(self, steps: int) -> np.ndarray:
-        """Runs the first ``steps`` rows of ``x``; gives these rows of ``output``.
+        """Runs the first ``steps`` rows of ``x`` and returns these rows of ``output``.
 
         Raises:
-            ShapeError: there are not so many.
+            ShapeError: ``steps`` is not from 1 to ``longest``.
         """
         call = self._calls.get(steps)
         if call is None:
@@ -83,18 +83,19 @@ class Online:
         return self.output[:steps]
 
     def backward(self, steps: int) -> None:
-        """After ``forward`` of as many steps: the gradients of all weights, by the same weights."""
+        """Computes the gradients of all weights. ``forward`` with the same number of steps and the same weights
+        must be the last call before it."""
         self._calls[steps].backward()
 
     def _prepared(self, steps: int) -> Any:
         if not 1 <= steps <= self.longest:
-            raise ShapeError(f"a sequence of {steps} steps; this was made for 1 to {self.longest}")
+            raise ShapeError(f"steps must be from 1 to longest={self.longest}, not {steps}")
         call = self._call(steps)
         call.x(_steps(self.x))
         call.output(_steps(self.output))
         call.weights(self._addresses(self.weights))
         call.final_state([(s.ctypes.data, s.shape[1]) for s in self._states])
-        call.activations(self._tape.ctypes.data)
+        call.activations(self._activations.ctypes.data)
         call.grad_output(_steps(self.grad_output))
         call.grad_weights(self._addresses(self.gradients))
         return call
@@ -104,7 +105,7 @@ class Online:
         return core().Call(*kind, steps, 1, inputs, units, 0, False, 1)
 
     def _addresses(self, arrays: Mapping[str, np.ndarray]) -> list[int]:
-        """In the core's order; the second bias, projection and gains are none."""
+        """The addresses in the core's order; 0 for the recurrent bias, the projection and the norm weights."""
         first = [arrays[name].ctypes.data for name in ("input", "recurrent", "input_bias")]
         return [*first, 0, 0, 0, 0, *(arrays[name].ctypes.data for name in self.cell.params)]
 
@@ -114,8 +115,8 @@ def _steps(array: np.ndarray) -> tuple[int, int, int]:
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros that begin where a vector does."""
+    """Zeros at an address that is a multiple of _ALIGNMENT."""
     count = int(np.prod(shape))
-    room = np.zeros(count * 4 + _LANES, np.uint8)
-    start = -room.ctypes.data % _LANES
-    return room[start : start + count * 4].view(np.float32).reshape(shape)
+    memory = np.zeros(count * 4 + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + count * 4].view(np.float32).reshape(shape)

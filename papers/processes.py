@@ -1,4 +1,4 @@
-"""Trainings of small networks, several at a time, each in one thread."""
+"""Processes that train small networks at the same time, each with one thread."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from gatewise.signals import deferred
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-Order = TypeVar("Order")
+Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 def in_processes(
-    work: Callable[[Order], Result], orders: Sequence[Order], processes: int
+    work: Callable[[Job], Result], jobs: Sequence[Job], processes: int
 ) -> Iterator[Result]:
-    """``work`` of each order, as each ends; with one process here and in turn.
+    """The result of ``work`` for each job, in the order in which they end.
 
     Args:
-        work: a module's function, so that other processes find it.
+        work: a function of a module, so that other processes can import it.
+        processes: how many jobs run at the same time. With 1, they run one after another in this process.
     """
     alone = partial(_in_one_thread, work)
-    processes = min(processes, len(orders))
+    processes = min(processes, len(jobs))
     if processes <= 1:
-        yield from map(alone, orders)
+        yield from map(alone, jobs)
         return
-    # spawned: a forked child inherits thread pools that have lost their threads. NumPy's products read
-    # how many threads they have from the environment when they are loaded.
+    # spawned, because a forked child has thread pools without threads. NumPy reads its number of threads from
+    # the environment when it is imported.
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     pool = None
@@ -42,9 +43,9 @@ def in_processes(
                 pool = multiprocessing.get_context("spawn").Pool(processes)
         finally:
             _restore(before)
-        yield from pool.imap_unordered(alone, orders)
+        yield from pool.imap_unordered(alone, jobs)
     finally:
-        if pool is not None:  # also where a signal waited for its beginning
+        if pool is not None:
             pool.terminate()
 
 
@@ -56,10 +57,10 @@ def _restore(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _in_one_thread(work: Callable[[Order], Result], order: Order) -> Result:
+def _in_one_thread(work: Callable[[Job], Result], job: Job) -> Result:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return work(order)
+        return work(job)
     finally:
         torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Reber's grammar: from each node one arrow or two, each a symbol and the node it leads to; 7 is the end."""
+"""The Reber grammar. Each node has one or two arrows: a symbol, and the node that it leads to. Node 7 is the end."""
 
 from __future__ import annotations
 

@@ -404,7 +404,7 @@ def test_a_table_of_functions_that_lacks_ours_says_so():
 )
 def test_torchs_expanded_weights_are_refused_with_what_does_it(module, x):
     with pytest.raises(
-        BackendError, match=r"for a gradient of each sample take torch\.func: vmap\(grad"
+        BackendError, match=r"for the gradients of each sample use torch\.func: vmap\(grad"
     ):
         call_for_per_sample_grads(copy.deepcopy(module))(x)
 

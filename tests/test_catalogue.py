@@ -586,8 +586,12 @@ def test_states_and_sizes_that_do_not_fit(name):
     with pytest.raises(ShapeError, match=re.escape(message)):
         called(layer, x, wrong)
     if name in OF_UNITS:
-        why = "gates . take a value of the step" if name in FED_LATE else "equations use its"
-        message = f"{name} cannot be projected: its {why}.* proj_size=2"
+        why = (
+            "the recurrent input of its gates . is a value"
+            if name in FED_LATE
+            else "its equations use the"
+        )
+        message = f"{name} cannot be projected: {why}.* proj_size=2"
         with pytest.raises(OptionError, match=message):
             layer_of(name, 2, 3, proj_size=2)
 

@@ -358,12 +358,12 @@ def test_vmap_and_copies():
         (lambda: ConvLSTM(2, 3, 3, dropout=2), "dropout must be a probability from 0 to 1, not 2"),
         (lambda: ConvLSTM(2, 3, 3, peephole=2), "peephole must be True or False, not 2"),
         (lambda: ConvLSTM(2, 3, 3, 1, 2), "bias must be True or False, not 2"),
-        (lambda: ConvLSTM(2, 3, 3, size=(4, 4)), "size=(4, 4) is for a cell's per-unit parameters, "
+        (lambda: ConvLSTM(2, 3, 3, size=(4, 4)), "size=(4, 4) is the size of per-unit parameters, "
             "and lstm has none"),
         (lambda: ConvLSTM(2, 3, 3, size=(4, 0), peephole=True), "the width in size must be a positive integer"),
         (lambda: ConvRecurrent("lstn", 2, 3, 3), "no cell 'lstn' (did you mean 'lstm'?)"),
-        (lambda: ConvRecurrent(fed_late, 2, 3, 3), "fed_late feeds its gates n with a value of the same"),
-        (lambda: ConvRecurrent(fed_in_part, 2, 3, 3), "fed_in_part feeds its state q to the gates i only"),
+        (lambda: ConvRecurrent(fed_late, 2, 3, 3), "the recurrent input of fed_late's gates n is a value of the same"),
+        (lambda: ConvRecurrent(fed_in_part, 2, 3, 3), "fed_in_part connects its state q to the gates i only"),
     ],
 )  # fmt: skip
 def test_options_out_of_range(make, message):
@@ -378,7 +378,7 @@ ZERO = torch.zeros(1, 2, 3, 4, 5)
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ((X[0, 0],), {}, "input needs 4 dimensions (T×I×h×w) or 5 (with B), this has the shape (2, 4, 5)"),
+        ((X[0, 0],), {}, "input must have 4 dimensions (T×I×h×w) or 5 (with B), not the shape (2, 4, 5)"),
         (([X],), {}, "input is a list, expected a tensor"),
         ((X[:, :, :1],), {}, "its third dimension from the end must be input_channels=2"),
         ((X[..., :0],), {}, "input has images of 4×0 pixels, expected at least 1×1"),

@@ -382,7 +382,7 @@ X = torch.zeros(5, 2, 6)
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ((X[0, 0],), {}, "input needs 2 or 3 dimensions, this has the shape (6,)"),
+        ((X[0, 0],), {}, "input must have 2 or 3 dimensions, not the shape (6,)"),
         ((X[..., :5],), {}, "input has the shape (5, 2, 5): its last dimension must be size=6"),
         ((X.double(),), {}, "input is torch.float64, the layer's weights are torch.float32"),
         ((X,), dict(lengths=[5, 6]), "length 6 of sequence 1 is not in 0…5"),

@@ -112,7 +112,7 @@ def test_a_stream_in_double_precision_takes_float32_alone():
     stream = gw.RNN(3, 2, layer_norm=True).stream()
     with pytest.raises(gw.GatewiseError, match="step takes a contiguous float32 array of shape"):
         stream.step(np.zeros(3))
-    with pytest.raises(gw.GatewiseError, match="given was a list"):
+    with pytest.raises(gw.GatewiseError, match="not a list"):
         stream.step([0.0, 0.0, 0.0])
 
 

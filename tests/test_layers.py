@@ -276,7 +276,7 @@ def test_forget_bias(options):
             assert torch.equal(value, plain[name])
     for bad in (dict(bias=False), {}):
         args = () if bad else (1, False)
-        with pytest.raises(OptionError, match="forget_bias needs biases"):
+        with pytest.raises(OptionError, match="forget_bias cannot be given"):
             gw.LSTM(3, 6, *args, forget_bias=1.0, **bad)
 
 
@@ -546,7 +546,7 @@ DROPPED = dict(recurrent_dropout=0.1, zoneout=0.1)
 
 
 KERNELS = f"cpu: gatewise's kernels, {{}}, level {loaded_level()}; the first in order of preference"
-REFERENCE = "reference: the cell's equations in plain torch operations, a step at a time; "
+REFERENCE = "reference: the cell's equations in torch operations, step by step; "
 
 
 @pytest.mark.parametrize(
@@ -565,8 +565,8 @@ REFERENCE = "reference: the cell's equations in plain torch operations, a step a
         (
             gw.RNN(3, 6),
             dict(trace=True),
-            f"{REFERENCE}'cpu' does not differentiate what it traces; "
-            "'aten' does not give its gates out",
+            f"{REFERENCE}'cpu' cannot trace a call that needs a gradient; "
+            "'aten' does not return its gates",
         ),
         (
             gw.Recurrent(minimal, 3, 6),
@@ -601,7 +601,7 @@ def no_kernels(monkeypatch):
     monkeypatch.setattr("gatewise.backends.cpu.core", absent)
 
 
-ABSENT = "'cpu' is not there: the native core cannot be loaded: no module named _core"
+ABSENT = "'cpu' is not available: the native core cannot be loaded: no module named _core"
 
 
 @pytest.mark.usefixtures("no_kernels")
@@ -635,9 +635,9 @@ def test_explain_backend_where_there_are_no_kernels(layer, options, sentence):
     [
         (gw.LSTM(3, 6, backend="aten"), dict(reset=NO_RESET), "but it cannot reset its states"),
         (gw.LSTM(3, 6, backend="aten", layer_norm=True), {}, "but it has no layer normalisation"),
-        (gw.LSTM(3, 6, backend="aten"), dict(trace=True), "but it does not give its gates out"),
+        (gw.LSTM(3, 6, backend="aten"), dict(trace=True), "but it does not return its gates"),
         (gw.Recurrent(minimal, 3, 6, backend="aten"), {}, "but it has fixed cells"),
-        (gw.LSTM(3, 6, backend="cpu"), dict(trace=True), "but it does not differentiate what it"),
+        (gw.LSTM(3, 6, backend="cpu"), dict(trace=True), "but it cannot trace a call that needs"),
     ],
 )
 def test_a_backend_asked_for_by_name_never_gives_way(layer, options, reason):
@@ -661,8 +661,8 @@ def test_the_kernels_asked_for_by_name_never_give_way():
     ):
         gw.Recurrent(alone, 3, 6, backend="cpu", layer_norm=True)(X)
     later = (
-        "normalises the recurrent product of all gates at once, and 'gru_2014' takes that of n "
-        "later, with a value of the same step"
+        "normalises the recurrent product of all gates at once, and 'gru_2014' computes that of n "
+        "later, from a value of the same step"
     )
     with pytest.raises(BackendError, match=f"but it {later}"):
         gw.Recurrent("gru_2014", 3, 6, backend="cpu", layer_norm=True)(X)
@@ -675,7 +675,9 @@ def test_the_kernels_asked_for_by_name_never_give_way():
 
 @pytest.mark.usefixtures("no_kernels")
 def test_absent_kernels_asked_for_by_name():
-    with pytest.raises(BackendError, match="'cpu' was asked for, but it is not there: the native"):
+    with pytest.raises(
+        BackendError, match="'cpu' was asked for, but it is not available: the native"
+    ):
         gw.LSTM(3, 6, backend="cpu")(X)
 
 
@@ -707,15 +709,15 @@ def test_absent_kernels_asked_for_by_name():
         (lambda: gw.LSTM(3, 6, bidirectional=2), "bidirectional must be True or False, not 2"),
         (lambda: gw.LSTM(3, 6, forget_bias=math.nan), "forget_bias must be a finite number, not nan"),
         (lambda: gw.LSTM(3, 6, forget_bias="a"), "forget_bias must be a finite number, not 'a'"),
-        (lambda: gw.Recurrent(None, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
-        (lambda: gw.RecurrentCell(3, 3, 6), "cell must be a cell, made by @gw.cell, or the name of a"),
+        (lambda: gw.Recurrent(None, 3, 6), "cell must be a cell made with @gw.cell, or the name of a"),
+        (lambda: gw.RecurrentCell(3, 3, 6), "cell must be a cell made with @gw.cell, or the name of a"),
         (lambda: gw.Recurrent("mlstm", 3, 6), "is not a cell, because its memory is a matrix; use the layer gw.MLSTM"),
-        (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m are coupled; give "
-            "one for each state, as zoneout=(0.1, 0.0, 0.0, 0.0)"),
+        (lambda: gw.Recurrent("slstm", 3, 6, zoneout=0.1), "c, n, m are coupled and cannot have "
+            "zoneout; give a probability for each state, such as zoneout=(0.1, 0.0, 0.0, 0.0)"),
         (lambda: gw.Recurrent("slstm", 3, 6, zoneout=(0.3, 0.1, 0, 0)), "zoneout=(0.3, 0.0, 0.0, 0.0)"),
-        (lambda: gw.ConvRecurrent(None, 3, 6, 3), "cell must be a cell, made by @gw.cell, or the name of a"),
-        (lambda: gw.GRU(3, 6, proj_size=2), "GRU takes no proj_size"),
-        (lambda: gw.RNN(3, 6, proj_size=2), "RNN takes no proj_size"),
+        (lambda: gw.ConvRecurrent(None, 3, 6, 3), "cell must be a cell made with @gw.cell, or the name of a"),
+        (lambda: gw.GRU(3, 6, proj_size=2), "GRU has no projection"),
+        (lambda: gw.RNN(3, 6, proj_size=2), "RNN has no projection"),
         (lambda: gw.RNN(3, 6, nonlinearity="elu"), "must be one of 'tanh', 'relu', not 'elu'"),
         (lambda: gw.Recurrent("gru", 3, 6, proj_size=2), "gru cannot be projected"),
     ],
@@ -728,7 +730,7 @@ def test_options_out_of_range(make, message):
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ((torch.zeros(3),), {}, "input needs 2 or 3 dimensions, this has the shape (3,)"),
+        ((torch.zeros(3),), {}, "input must have 2 or 3 dimensions, not the shape (3,)"),
         ((torch.zeros(5, 2, 4),), {}, "(5, 2, 4): its last dimension must be input_size=3"),
         ((X.double(),), {}, "input is torch.float64, the layer's weights are torch.float32"),
         ((X, ZERO), {}, "lstm has the states (h, c); 1 were given"),
@@ -742,7 +744,7 @@ def test_options_out_of_range(make, message):
         ((X,), dict(lengths=[5, 6]), "length 6 of sequence 1 is not in 0…5"),
         ((X,), dict(lengths=[-1, 5]), "length -1 of sequence 0 is not in 0…5"),
         ((pack_sequence([X[:, 0]]),), dict(lengths=[5]), "a PackedSequence has its own lengths"),
-        ((pack_sequence([X[:, 0]]),), dict(reset=NO_RESET), "reset= has no place in a PackedSequence"),
+        ((pack_sequence([X[:, 0]]),), dict(reset=NO_RESET), "reset= cannot be given with a PackedSequence"),
         ((X,), dict(reset=NO_RESET.T), "reset has the shape (2, 5), expected (5, 2)"),
         ((X,), dict(reset=NO_RESET[:, 0]), "reset has the shape (5,), expected (5, 2)"),
         ((X[:, 0],), dict(reset=NO_RESET), "reset has the shape (5, 2), expected (5,)"),

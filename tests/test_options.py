@@ -464,8 +464,8 @@ def named_as_a_start(a, s, p):
             "'highway', not 'residul' (did you mean 'residual'?)"),
         (lambda: gw.LSTM(3, 6, 2, connect=None), "'highway', not None"),
         (lambda: gw.Recurrent(named_as_a_start, 3, 6), "has a parameter 'initial_h', which is a name of"),
-        (lambda: gw.LSTM(3, 6, 2, connect="residual").stream(), "a stream hands each layer's output on "
-            "as it is, and this one has connect='residual'; call the layer a step at a time"),
+        (lambda: gw.LSTM(3, 6, 2, connect="residual").stream(), "a stream needs connect='plain' for "
+            "several layers, and this layer has connect='residual'; call the layer with one step at"),
     ],
 )  # fmt: skip
 def test_what_is_refused(make, message):
@@ -474,9 +474,7 @@ def test_what_is_refused(make, message):
 
 
 def test_a_connection_of_one_layer_says_that_it_does_nothing():
-    with pytest.warns(
-        UserWarning, match="connect='residual' acts from the second layer on"
-    ) as seen:
+    with pytest.warns(UserWarning, match="connect='residual' has no effect") as seen:
         layer = gw.Recurrent("lstm", 3, 6, connect="residual")
     assert seen[0].filename == __file__
     x = torch.randn(4, 3)

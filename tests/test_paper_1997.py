@@ -22,10 +22,10 @@ from papers.lstm_1997.criteria import (
     OnFreshSequences,
     Recent,
     Successive,
-    wrong_of,
+    errors_on_fresh_sequences,
 )
 from papers.lstm_1997.experiments import EXPERIMENTS, find, run
-from papers.lstm_1997.network import Direct, DirectNetwork, Network, Topology
+from papers.lstm_1997.network import DirectNetwork, DirectTopology, Network, Topology
 from papers.lstm_1997.tasks import (
     LongLag,
     Reber,
@@ -35,7 +35,7 @@ from papers.lstm_1997.tasks import (
     TwoMarked,
     TwoSequences,
 )
-from papers.lstm_1997.trials import Order, side_by_side, summary, table
+from papers.lstm_1997.trials import Job, run_jobs, summary, table
 from papers.processes import in_processes
 
 # Each row's network (blocks, cells of a block, what is biased, biases of input and of output gates), rate, initial
@@ -115,7 +115,7 @@ def test_a_row_is_the_papers(name):
     assert "not the paper's" not in e.title
     t, task = e.topology, e.task(0)
     if network is None:
-        assert t == Direct()
+        assert t == DirectTopology()
     else:
         found = (t.blocks, t.block_size, t.biased, t.input_gate_bias, t.output_gate_bias)
         assert found == network
@@ -123,7 +123,7 @@ def test_a_row_is_the_papers(name):
     made = e.criterion(task, np.random.default_rng(0))
     assert isinstance(made, Grammar) == (not criterion)
     assert {key: getattr(made, key) for key in criterion} == criterion
-    if "within" in criterion and not isinstance(t, Direct):
+    if "within" in criterion and not isinstance(t, DirectTopology):
         assert e.within == criterion["within"]
     assert (e.paper.success, e.paper.trials, e.paper.sequences) == (success, trials, sequences)
     if wrong is None:
@@ -169,7 +169,7 @@ def test_as_many_weights_as_the_paper_counts(name, weights):
     e, rng = EXPERIMENTS[name], np.random.default_rng(0)
     task = e.task(0)
     made = (task, e.spread, rng)
-    direct = isinstance(e.topology, Direct)
+    direct = isinstance(e.topology, DirectTopology)
     network = DirectNetwork(e.topology, *made) if direct else Network(e.topology, *made)
     assert len(network.weights) == weights
     assert len(np.unique(network.weights)) > 0.9 * weights
@@ -259,7 +259,7 @@ class ByHand:
     def __init__(self, network: Network) -> None:
         self.t, self.places, self.w = (
             network.topology,
-            network.places,
+            network.indices,
             network.weights.astype(float),
         )
 
@@ -393,7 +393,7 @@ def _numeric(error, w):
     return found
 
 
-@pytest.mark.parametrize("direct", [Direct(), Direct(-3.0, errors_at_end=True)])
+@pytest.mark.parametrize("direct", [DirectTopology(), DirectTopology(-3.0, errors_at_end=True)])
 def test_the_network_with_a_direct_path(direct):
     task, rng = TwoSequences(5, random=True), np.random.default_rng(0)
     network = DirectNetwork(direct, task, 0.5, rng)
@@ -459,7 +459,7 @@ def test_a_criterion_on_fresh_sequences():
     assert criterion.first == 10
     assert criterion.see(15, *see, outputs(1, 0.001))
     assert criterion.solved == 15
-    judged = wrong_of(task, 0.2, outputs(7, 0.001), rng)
+    judged = errors_on_fresh_sequences(task, 0.2, outputs(7, 0.001), rng)
     assert (judged["wrong"], judged["tested"]) == (7, 2560)
 
 
@@ -494,7 +494,7 @@ def test_errors_reach_the_cells_whose_input_gates_begin_closed():
             e, rng = EXPERIMENTS[name], np.random.default_rng(seed)
             task = e.task(seed)
             network = Network(e.topology, task, e.spread, rng)
-            before, cells = network.weights.copy(), network.places.hidden[-2:]
+            before, cells = network.weights.copy(), network.indices.hidden[-2:]
             network.learn(task.draw(rng, 1), 0, 1.0)
             changes.append(np.abs(network.weights - before)[cells].max(1))
         return np.median(changes)
@@ -545,7 +545,7 @@ class Watched:
 )
 def test_rows_that_take_long_begin_to_learn(name, most, error):
     e, watched = EXPERIMENTS[name], []
-    if isinstance(e.topology, Direct):
+    if isinstance(e.topology, DirectTopology):
         e = replace(e, task=lambda seed: TwoSequences(10, random=name == "2b"))
 
     def criterion(task, rng):
@@ -560,7 +560,7 @@ def test_rows_that_take_long_begin_to_learn(name, most, error):
 
 @pytest.mark.parametrize("most", [0, -5, 2.5, True, float("nan")])
 def test_a_limit_is_a_number_of_sequences(most):
-    with pytest.raises(OptionError, match="most is the number of training sequences, 1 or more"):
+    with pytest.raises(OptionError, match="most must be a positive integer"):
         run(EXPERIMENTS["6a"], 0, most)
 
 
@@ -608,7 +608,7 @@ def test_the_command_line(capsys):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (["2a", "--whole-gradient"], "nothing of its gradient is cut"),
+        (["2a", "--whole-gradient"], "its gradient cannot be truncated"),
         (["9"], "no experiment '9'"),
         (["6a", "--trials", "0"], "--trials must be an integer from 1 to 100000, not 0"),
         (["6a", "--processes", "1000000000"], "--processes must be an integer from 1 to"),
@@ -635,8 +635,8 @@ def test_a_signal_during_the_trials_gives_no_traceback(delay):
 
 
 def test_a_summary():
-    orders = [Order("3a-100-3", seed, most, True) for seed, most in ((0, 60_000), (1, 256))]
-    trials = [trial for _, trial in side_by_side(orders, 1)]
+    jobs = [Job("3a-100-3", seed, most, True) for seed, most in ((0, 60_000), (1, 256))]
+    trials = [trial for _, trial in run_jobs(jobs, 1)]
     row = summary("3a-100-3", trials)
     assert (row["solved"], row["trials"], row["weights"]) == (1, 2, 102)
     assert row["sequences"]["mean"] == trials[0].sequences

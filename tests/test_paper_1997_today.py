@@ -395,7 +395,7 @@ def test_the_gradient_picture_shows_its_lines(tmp_path):
 
 
 def test_what_the_pictures_refuse():
-    with pytest.raises(OptionError, match="a panel or more"):
+    with pytest.raises(OptionError, match="at least one panel"):
         gradient_picture({})
     with pytest.raises(OptionError, match="each with a line or more"):
         gradient_picture({"a": {}})
@@ -404,7 +404,7 @@ def test_what_the_pictures_refuse():
         memory_picture(model_of(TASKS["6a"]), drawn(TASKS["6a"], 2))
     with pytest.raises(OptionError, match=r"gru has no state c \(h\)"):
         memory_picture(model_of(task, "gru"), drawn(task, 2))
-    with pytest.raises(OptionError, match="which=2, and there are 2 sequences"):
+    with pytest.raises(OptionError, match="which must be from 0 to 1, not 2"):
         memory_picture(model_of(task), drawn(task, 2), 2)
 
 

@@ -226,7 +226,7 @@ def test_the_file_its_folders_and_its_archive_are_read_alike(file, tmp_path):
         ([], "has list; expected the splits"),
         (SMALL | {"test": [[[60], [61]], [[60], [20, 61]]]}, "chorale test 1 has the note 20 at step 1, "
             "expected 21 to 108"),
-        (SMALL | {"valid": [[[60]]]}, "chorale valid 0 has 1 steps; a next one is predicted from 2"),
+        (SMALL | {"valid": [[[60]]]}, "chorale valid 0 has 1 steps, expected at least 2"),
     ],
 )  # fmt: skip
 def test_what_is_no_data_is_refused(tmp_path, content, message):
@@ -237,7 +237,7 @@ def test_what_is_no_data_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=f"no {FILE} at .*give the file, or the folder or archive"):
+    with pytest.raises(DataError, match=f"no {FILE} at .*give the file, or a folder or archive"):
         read(tmp_path / "none")
     archive = tmp_path / "other.tar"
     with tarfile.open(archive, "w") as tar:

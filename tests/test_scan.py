@@ -354,9 +354,9 @@ def cut_gradient(a, s):
     return dict(h=0.5 * detach(s.h) + a.g.x)
 
 
-WEIGHTED = "runs cells without recurrent weights, which reach {} here"
-AFFINE = "runs states that are affine in their own old value, and that of {} goes through '{}'"
-RING = "works out one state after the other, and {} rest on each other's old values"
+WEIGHTED = "runs cells without recurrent weights, and {} have some"
+AFFINE = "runs states that are affine in their own old value, and {} depends on it through '{}'"
+RING = "computes one state after the other, and {} depend on each other's old values"
 REFUSED = [
     (CELLS["lstm"], WEIGHTED.format("i, f, g, o")),
     (truncated, WEIGHTED.format("i, f, g, o")),

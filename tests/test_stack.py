@@ -284,7 +284,7 @@ X = torch.zeros(5, 2, 4)
     ("given", "options", "message"),
     [
         ((X[..., :3],), {}, "input has the shape (5, 2, 3): its last dimension must be input_size=4"),
-        ((X[0, 0],), {}, "input needs 2 or 3 dimensions, this has the shape (4,)"),
+        ((X[0, 0],), {}, "input must have 2 or 3 dimensions, not the shape (4,)"),
         ((nn.utils.rnn.pack_sequence([X[:, 0]]),), {}, "input is a PackedSequence, expected a tensor"),
         ((X, X), {}, "hx is a Tensor, expected a tuple or list with a state or None for each of 2 layers"),
         ((X, (None,)), {}, "hx is a tuple of 1, expected a tuple or list with a state or None for each of 2 layers"),

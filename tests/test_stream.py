@@ -80,11 +80,11 @@ def test_a_stream_keeps_the_weights_it_was_made_with():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (np.zeros(3, np.float32), r"shape \(7,\) or \(1, 7\); given was a ndarray of shape \(3,\)"),
-        (np.zeros(7), "contiguous float32 array .* type float64"),
+        (np.zeros(3, np.float32), r"shape \(7,\) or \(1, 7\), not a ndarray of shape \(3,\)"),
+        (np.zeros(7), "contiguous float32 array .* dtype float64"),
         (np.zeros(14, np.float32)[::2], "contiguous"),
         (np.zeros((2, 7), np.float32), r"of shape \(2, 7\)"),
-        ([0.0] * 7, r"given was a list"),
+        ([0.0] * 7, r"not a list"),
         (None, "NoneType"),
     ],
 )

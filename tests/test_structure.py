@@ -479,11 +479,11 @@ def test_no_recurrent_part(block_size):
             "times recurrent_blocks=4, which is 4"),
         (lambda: gw.LSTM(3, 6, proj_size=3, recurrent_blocks=2), "proj_size=3 must be a multiple of "
             "recurrent_blocks=2"),
-        (lambda: gw.Recurrent("mingru", 3, 6, recurrent_blocks=2), "recurrent_blocks=2 divides the "
+        (lambda: gw.Recurrent("mingru", 3, 6, recurrent_blocks=2), "recurrent_blocks=2 divides "
             "recurrent weights, and mingru has none"),
-        (lambda: gw.Recurrent("gru_2014", 3, 6, proj_size=2), "gru_2014 cannot be projected: its gates "
-            "n take a value of the step, which has one number for each of hidden_size=6 units "
-            "where the recurrent weights would take proj_size=2"),
+        (lambda: gw.Recurrent("gru_2014", 3, 6, proj_size=2), "gru_2014 cannot be projected: the "
+            "recurrent input of its gates n is a value of the same step with hidden_size=6 numbers, "
+            "and the recurrent weights would need proj_size=2"),
     ],
 )  # fmt: skip
 def test_what_is_refused(make, message):

@@ -352,7 +352,9 @@ def test_text_that_is_no_cells_signature(change):
 def test_a_cell_that_this_gatewise_lacks():
     given = operators_arguments(case(gw.CELLS["lstm"]))
     given[7] = "lstm_of_2031"
-    with pytest.raises(CellError, match="the cell 'lstm_of_2031', and this gatewise has none such"):
+    with pytest.raises(
+        CellError, match="the cell 'lstm_of_2031', which this version of gatewise does not have"
+    ):
         torch.ops.gatewise.run(*given)
 
 
@@ -406,11 +408,11 @@ def at(k, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (wrong(0, lambda x: x[0]), "takes T×B×I numbers"),
-        (wrong(0, torch.Tensor.half), "takes T×B×I numbers of torch.float32, torch.float64"),
+        (wrong(0, lambda x: x[0]), "takes an input T×B×I"),
+        (wrong(0, torch.Tensor.half), "takes an input T×B×I of torch.float32, torch.float64"),
         (wrong(0, torch.Tensor.float), "the initial state h is torch.float64, the input is torch.float32"),
         (wrong(0, lambda x: x[..., :1]), "input has the shape (12, 2), expected (12, 1)"),
-        (wrong(1, lambda s: s[:1]), "given were 1 states"),
+        (wrong(1, lambda s: s[:1]), "the call has 1 states"),
         (wrong(1, at(1, lambda s: s[:, :2])), "the initial state c has the shape (3, 2), expected (3, 3)"),
         (wrong(2, at(1, lambda w: w[:3])), "recurrent has the shape (3, 2), expected (12, 2)"),
         (wrong(2, at(0, lambda w: w[:8])), "the initial state c has the shape (3, 3), expected (3, 2)"),

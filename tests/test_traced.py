@@ -490,10 +490,10 @@ REFUSED = {
     "reference": (lambda: gw.LSTM(I, H, backend="reference"), {}, "loops over the steps"),
     "cpu": (lambda: gw.LSTM(I, H, backend="cpu"), {}, "no operator"),
     "reset": (lambda: gw.LSTM(I, H), {"reset": lambda x: x[..., 0] > 0}, "cannot reset"),
-    "trace": (lambda: gw.LSTM(I, H), {"trace": True}, "does not give its gates out"),
-    "mlstm": (lambda: gw.MLSTM(I, H), {}, "cannot take an MLSTM"),
-    "in a stack": (lambda: gw.Stack(gw.LSTM(I, H), gw.MLSTM(H, H)), {}, "cannot take an MLSTM"),
-    "images": (lambda: gw.ConvLSTM(I, H, 3), {}, "cannot take a ConvLSTM"),
+    "trace": (lambda: gw.LSTM(I, H), {"trace": True}, "does not return its gates"),
+    "mlstm": (lambda: gw.MLSTM(I, H), {}, "cannot record an MLSTM"),
+    "in a stack": (lambda: gw.Stack(gw.LSTM(I, H), gw.MLSTM(H, H)), {}, "cannot record an MLSTM"),
+    "images": (lambda: gw.ConvLSTM(I, H, 3), {}, "cannot record a ConvLSTM"),
     "scanned": (lambda: gw.Recurrent("minlstm", I, H, backend="scan"), {}, "loops over the steps"),
 }
 
@@ -512,7 +512,7 @@ def test_what_would_be_fixed_at_the_examples_steps_is_refused(make, asked, messa
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_the_newer_exporter_refuses():
     for make in (lambda: gw.LSTM(I, H, zoneout=0.1), lambda: gw.MLSTM(I, H)):
-        with pytest.raises(torch.onnx.errors.OnnxExporterError, match="cannot take") as caught:
+        with pytest.raises(torch.onnx.errors.OnnxExporterError, match="cannot record") as caught:
             torch.onnx.export(make().eval(), (torch.randn(5, 2, I),), dynamo=True, verbose=False)
         assert isinstance(caught.value.__cause__, BackendError)
 
@@ -572,9 +572,9 @@ def test_a_stream_is_no_part_of_a_record():
 
     stream = gw.LSTM(I, H).stream()
     for module in (Streaming(), Stepping()):
-        with pytest.raises(BackendError, match="cannot take a stream"):
+        with pytest.raises(BackendError, match="cannot record a stream"):
             torch.jit.trace(module, (torch.randn(I),))
-        with pytest.raises(BackendError, match="cannot take a stream"):
+        with pytest.raises(BackendError, match="cannot record a stream"):
             torch.onnx.export(module, (torch.randn(I),), io.BytesIO(), dynamo=False)
     assert stream.step(torch.randn(I)).shape == (H,)
 

@@ -377,10 +377,10 @@ def spec(**changed):
         (dict(device=torch.device("cpu")), "runs on NVIDIA GPUs, not on 'cpu'"),
         (dict(dtype=torch.float64), "not in torch.float64"),
         (dict(transformed=True), "no rule for vmap"),
-        (dict(trace=True, differentiated=True), "does not differentiate what it traces"),
+        (dict(trace=True, differentiated=True), "cannot trace a call that needs a gradient"),
         (
             dict(cell=CELLS["gru_2014"], layer_norm=True),
-            "takes that of n later, with a value of the same step",
+            "computes that of n later, from a value of the same step",
         ),
         (dict(cell=CELLS["mingru"], layer_norm=True), "does not use them all"),
     ],

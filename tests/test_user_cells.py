@@ -148,7 +148,7 @@ def test_without_a_compiler_the_reference_runs_and_says_so_once(tmp_path, monkey
     def uncompiled(a, s):
         return dict(h=tanh(a.f) + 0.5 * s.h)
 
-    lacks = "needs a C++ compiler for the cell 'uncompiled', and there is none (c++, g++, clang++, or $CXX)"
+    lacks = "needs a C++ compiler for the cell 'uncompiled', and none was found (c++, g++, clang++ or $CXX)"
     layer, x = gw.Recurrent(uncompiled, 3, 5), torch.randn(4, 2, 3)
     with pytest.warns(UserWarning, match="a C") as told:
         output, _ = layer(x)
@@ -157,7 +157,7 @@ def test_without_a_compiler_the_reference_runs_and_says_so_once(tmp_path, monkey
     again, _ = layer(x)  # a second warning would be an error
     assert torch.equal(output, again)
     why = layer.explain_backend(x)
-    assert why.startswith("reference: the cell's equations in plain torch operations")
+    assert why.startswith("reference: the cell's equations in torch operations")
     assert f"'cpu' {lacks}" in why
     layer.backend = "cpu"
     for use in (layer, layer.explain_backend):
@@ -362,7 +362,7 @@ def test_what_the_core_has_no_room_for():
         return {name: tanh(a.u) + getattr(s, name) for name in names.split()}
 
     layer, x = gw.Recurrent(wide, 3, 5), torch.randn(4, 2, 3)
-    reason = "cannot have the cell 'wide': it has 9 states, the native core takes 8"
+    reason = "cannot run the cell 'wide', which has 9 states, the native core takes 8"
     assert f"'cpu' {reason}" in layer.explain_backend(x)
     layer(x)
     with pytest.raises(BackendError, match=f"but it {reason}"):
@@ -546,7 +546,9 @@ def test_without_a_home_the_reference_runs_and_says_what_to_set(monkeypatch):
 
     monkeypatch.setattr(cells.Path, "home", homeless)
     layer, x = gw.Recurrent(named("homeless", 1.75), 3, 5), torch.randn(4, 2, 3)
-    with pytest.warns(UserWarning, match="this user has no home; set GATEWISE_CACHE to a folder"):
+    with pytest.warns(
+        UserWarning, match="this user has no home folder; set GATEWISE_CACHE to a folder"
+    ):
         found = layer(x)
     layer.backend = "reference"
     torch.testing.assert_close(found, layer(x), rtol=0, atol=0)

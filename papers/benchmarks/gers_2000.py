@@ -3,10 +3,10 @@
     python -m papers.benchmarks.gers_2000 [--minutes 40] [--networks 100] [--rows NAME ...] [--seed 0]
         [--out benchmarks/results/paper_gers_2000.json]
 
-The minutes, of one core, are shared out among the rows: four parts for the one with resets and for the one with forget
-gates, five where the rate decays as well, one for each of the others, which the paper found to fail. The paper
-gave each network 30,000 training streams; how many were given here is printed beside. Before the rows, what one
-symbol of training takes in several ways. A row that isn't run stays in the file as it was.
+The minutes, of one core, are divided among the rows: four parts each for the row with resets and the row with forget
+gates, five for forget gates with a decaying learning rate, and one for each of the others, which fail in the paper.
+The paper gave each network 30,000 training streams; the number given here is printed. Before the rows, what one
+symbol of training takes in several ways. Other rows of the file stay.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTS = {"reset": 4, "standard": 1, "state_decay": 1, "forget": 4, "forget_decay
 
 
 def speed() -> dict[str, float]:
-    """Microseconds for a symbol of one network with forget gates, the best of many."""
+    """The time per symbol of one network with forget gates in microseconds, the best of many measurements."""
     rng = np.random.default_rng(0)
     calls: dict[str, tuple[int, Callable[[], object]]] = {}
     for count in (1, 10, 100):

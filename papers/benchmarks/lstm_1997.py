@@ -1,11 +1,11 @@
-"""The tables of Hochreiter & Schmidhuber 1997, section 5, on gatewise's cells: trials side by side.
+"""The tables of Hochreiter & Schmidhuber 1997, section 5, with gatewise's cells.
 
     python -m papers.benchmarks.lstm_1997 [EXPERIMENT ...] [--trials 10] [--processes N] [--whole-gradient]
         [--most N] [--again] [--out benchmarks/results/paper_1997.json]
 
-Without an experiment's name all are run: half a day and more. Those of long sequences have --few trials. Only the
-trials are run that the file lacks or gave up sooner, with --again all of them; a row is written as each of its
-trials ends, beside those that the file holds already. So another --out is a reproduction from nothing.
+Without a name all experiments are run, which takes more than half a day. Experiments with long sequences have --few
+trials. A trial that is in the file already is not run again, unless it was given up earlier than --most, or --again
+is given. The file is written after each trial. So a new --out reproduces everything.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 from gatewise.bench.machine import cores, describe
 from gatewise.errors import OptionError
-from papers.lstm_1997.experiments import EXPERIMENTS, Trial, cut_otherwise, find
-from papers.lstm_1997.trials import Order, side_by_side, summary, table
+from papers.lstm_1997.experiments import EXPERIMENTS, Trial, find, with_truncated_gradient
+from papers.lstm_1997.trials import Job, run_jobs, summary, table
 
 
 def main() -> None:
@@ -37,15 +37,15 @@ def main() -> None:
         machines = old["machines"] if old else []
         if machine not in machines:
             machines.append(machine)
-        orders = [
-            Order(name, seed, most, truncated)
+        jobs = [
+            Job(name, seed, most, truncated)
             for seed in sorted({*range(count), *each})
             if seed not in each or not (each[seed]["solved"] or each[seed]["sequences"] >= most)
         ]
         if old:
             rows[key] = old
         begun = time.perf_counter()
-        for _, trial in side_by_side(orders, given.processes):
+        for _, trial in run_jobs(jobs, given.processes):
             came = "solved" if trial.solved else "given up"
             print(f"  {name} {trial.seed}: {came} after {trial.sequences:,}", flush=True)
             each[trial.seed] = asdict(trial) | {"machine": machines.index(machine)}
@@ -93,7 +93,7 @@ def _arguments() -> argparse.Namespace:
         named = (
             dict.fromkeys(key for name in given.experiments for key in find(name)) or EXPERIMENTS
         )
-        given.experiments = cut_otherwise(named) if given.whole_gradient else list(named)
+        given.experiments = with_truncated_gradient(named) if given.whole_gradient else list(named)
     except OptionError as error:
         parser.error(str(error))
     return given

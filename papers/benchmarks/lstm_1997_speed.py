@@ -1,10 +1,11 @@
-"""One training sequence of the 1997 paper's adding problem, forward, backward and step: the time of the
-core's on-line call beside that of a layer with autograd and of a Python loop with autograd.
+"""The time of one training sequence of the 1997 paper's adding problem: forward pass, backward pass and update.
+
+The on-line call of the core is compared with a layer with autograd and with a Python loop with autograd.
 
     python -m papers.benchmarks.lstm_1997_speed [--seconds 10] [--out benchmarks/results/paper_1997_speed.json]
 
-The networks are the paper's: four cells in two blocks, 93 weights in the first; the other two hold the same cell's
-matrices whole, without the sharing of gates, which makes them no slower.
+The first network is the paper's: four cells in two blocks, 93 weights. The other two have the full matrices of the
+same cell, without shared gates, which does not make them slower.
 """
 
 from __future__ import annotations

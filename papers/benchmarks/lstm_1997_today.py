@@ -1,11 +1,11 @@
-"""The tasks of Hochreiter & Schmidhuber 1997 with today's means, beside a simple recurrent network's.
+"""The tasks of Hochreiter & Schmidhuber 1997 with today's training, for an LSTM and a simple recurrent network.
 
     python -m papers.benchmarks.lstm_1997_today [EXPERIMENT ...] [--cells lstm,rnn_tanh] [--rate R] [--trials 3]
         [--thorough] [--processes N] [--pictures FOLDER] [--out benchmarks/results/paper_1997_today.json]
 
-Without names all rows of up to some hundred steps are run, with --thorough those of 500 and 1,000 too. Each
-cell has the same setting and the same number of sequences. A row is written as soon as its trials have
-ended, beside those that the file holds already. With --pictures the two pictures are drawn, and no more.
+Without names all rows with short sequences are run, and with --thorough also those of 500 and 1,000 steps. Each
+cell has the same setting and the same number of sequences. A row is written to the file when its trials have
+ended; other rows of the file stay. With --pictures only the two figures are drawn.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHORT = [name for name, row in ROWS.items() if row.task(0).longest < 500]
 # what is learned from before a trial is given up; 3c-100-1's noisy targets took the paper most of all
 MOST, LONGER = 200_000, {"3c-100-1": 600_000}
 
-Order = tuple[str, str, int, int, Setting]  # experiment, cell, seed, most
+Job = tuple[str, str, int, int, Setting]  # experiment, cell, seed, most
 
 
 def main() -> None:
@@ -44,8 +44,8 @@ def main() -> None:
     for name in names:
         for cell in given.cells.split(","):
             most = given.most or LONGER.get(name, MOST)
-            orders = [(name, cell, seed, most, setting) for seed in range(given.trials)]
-            results = sorted(in_processes(_run, orders, given.processes), key=lambda r: r.seed)
+            jobs = [(name, cell, seed, most, setting) for seed in range(given.trials)]
+            results = sorted(in_processes(_run, jobs, given.processes), key=lambda r: r.seed)
             row = summary(results, setting)
             row |= {"processes": given.processes, "machine": machine}
             other = "" if setting == Setting() else f" rate {given.rate}"
@@ -56,12 +56,12 @@ def main() -> None:
     print(f"\n{time.perf_counter() - begun:.0f} s")
 
 
-def _run(order: Order) -> Result:
-    return run(*order)
+def _run(job: Job) -> Result:
+    return run(*job)
 
 
 def summary(results: Sequence[Result], setting: Setting) -> dict[str, Any]:
-    """One row: what the trials of one experiment and cell needed, and the paper's figures."""
+    """One row: the results of the trials of one experiment and cell, and the paper's numbers."""
     first, solved = results[0], [r for r in results if r.solved]
     paper = ROWS[first.experiment].paper
     needed = [r.sequences for r in solved]

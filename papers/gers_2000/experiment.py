@@ -1,4 +1,4 @@
-"""Table 2: training streams, tests on fresh streams, and what became of each network."""
+"""Table 2: the training of the networks, their tests on fresh streams, and their results."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from papers.gers_2000.grammar import LEGAL, Random, advance, walk
 from papers.gers_2000.network import Design, Fixed, Networks
 
 RATE = 0.5
-LONGEST = 100_000  # symbols of a stream, in training and in a test
-TESTS = 10  # streams of a test
-WITHIN = 0.49  # a prediction is right if every output's error is below
-STILL = 1e-12  # a rate of learning that changes no float32 weight
-MOST_STREAMS = 30_000  # the paper's, for training
-GOOD = 1000  # symbols without error, in the mean of a test
+LONGEST = 100_000  # the most symbols of a stream, in training and in a test
+TESTS = 10  # the number of streams of a test
+WITHIN = 0.49  # a prediction is right if the error of every output is below this
+STILL = 1e-12  # below this learning rate no float32 weight changes
+MOST_STREAMS = 30_000  # the paper's number of training streams
+GOOD = 1000  # a network is good if its mean number of symbols without error in a test is above this
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What table 2 says, of 100 networks: the share that became perfect and the mean number of
-    training streams these needed; the shares of the good ones and of the rest, each with the mean
-    number of symbols without error."""
+    """The results in table 2 for 100 networks.
+
+    perfect, good, rest: the shares of perfect networks, of good ones and of the others. streams: the mean number
+    of training streams that the perfect ones needed. good_length, rest_length: the mean number of symbols without
+    error of the good ones and of the others."""
 
     perfect: float
     good: float
@@ -49,7 +51,7 @@ class Row:
 
 ROWS: Mapping[str, Row] = {
     "reset": Row(
-        "standard LSTM, states reset from without",
+        "standard LSTM, states reset at the start of each string",
         Design(reset=True),
         Paper(0.74, 0.0, 0.26, streams=7441, rest_length=31),
     ),
@@ -80,7 +82,7 @@ def find(name: str) -> Row:
     """The row of that name.
 
     Raises:
-        OptionError: there is none; the message lists those there are.
+        OptionError: there is no such row. The message lists the names.
     """
     if name not in ROWS:
         raise unknown("row", name, ROWS)
@@ -94,8 +96,12 @@ def error_free(
     longest: int = LONGEST,
     state: tuple[Tensor, ...] | None = None,
 ) -> np.ndarray:
-    """On how many symbols of fresh streams from ``place`` on, n of them, a network goes on without
-    error, ``longest`` at most; from zero states, or from those given."""
+    """The number of symbols that a network predicts without error on each of n fresh streams, at most ``longest``.
+
+    Args:
+        place: n, the places in the grammar where the streams start.
+        state: the states at the start; zero if not given.
+    """
     lengths, alive = np.zeros(len(place), np.int64), np.arange(len(place))
     done, steps = 0, 64
     while len(alive) and done < longest:
@@ -115,15 +121,15 @@ def error_free(
 
 @dataclass
 class Outcome:
-    """What became of a network.
+    """The result of training a network.
 
     Attributes:
-        perfect: every stream of a test went on to its end.
-        streams: training streams, until it was perfect or the time was over.
-        symbols: training symbols without error, in all.
-        best: the longest mean of a test, in symbols without error.
-        tests: how often it was tested.
-        longest: the longest training stream.
+        perfect: whether it made no error on any stream of a test.
+        streams: the number of training streams until it was perfect or the training ended.
+        symbols: the number of training symbols without error in all streams.
+        best: the largest mean number of symbols without error in a test.
+        tests: the number of tests.
+        longest: the length of the longest training stream.
     """
 
     perfect: bool = False
@@ -135,23 +141,22 @@ class Outcome:
 
 
 class Trial:
-    """Many networks of a row in training, each with its own stream.
+    """The training of many networks of a row at the same time, each on its own streams.
 
-    The paper tests after each training stream. Here a network is tested after one that is longer than
-    any it had before, and after one without error to its end: a perfect network's are. Where the
-    rate falls with each symbol until nothing is learned any more, the core runs what is left of the
-    stream.
+    The paper tests a network after each training stream. Here it is tested after a stream that is longer than all
+    before, and after a stream without error to its end. A perfect network's streams are such. If the learning
+    rate decays until no weight changes any more, the CPU kernels run the rest of the stream.
 
     Args:
-        row: of table 2.
-        networks: how many.
-        seed: of weights, streams and tests.
-        streams: training streams after which a network is given up.
-        longest: symbols of a stream at most.
+        row: a row of table 2.
+        networks: the number of networks.
+        seed: the seed of weights, streams and tests.
+        streams: the number of training streams after which a network is given up.
+        longest: the most symbols of a stream.
 
     Attributes:
-        outcomes: of each network so far.
-        ticks: symbols of training, each of all networks at once.
+        outcomes: the results of all networks so far.
+        ticks: the number of training symbols so far, each for all networks at once.
     """
 
     def __init__(
@@ -168,7 +173,7 @@ class Trial:
         self.ticks = 0
         kinds = [(f.name, type(f.default)) for f in fields(Outcome)]
         self._found = {name: np.zeros(networks, kind) for name, kind in kinds}
-        self._who = np.arange(networks)  # whose weights are in each place
+        self._who = np.arange(networks)  # for each column of the arrays, the index of its network
         self._place = np.zeros(networks, np.int64)
         self._length = np.zeros(networks, np.int64)
         self._rate = np.full(networks, RATE, np.float32)
@@ -179,8 +184,8 @@ class Trial:
         return [Outcome(*values) for values in each]
 
     def run(self, seconds: float = math.inf, ticks: float = math.inf) -> list[Outcome]:
-        """Trains until all are perfect or given up, for so many seconds of this process, or for so many
-        symbols of each; streams that are under way then are not counted."""
+        """Trains until all networks are perfect or given up, or until ``seconds`` of processor time or ``ticks``
+        symbols have passed. Unfinished streams are not counted."""
         end = time.process_time() + seconds
         while len(self._who) and time.process_time() < end and self.ticks < ticks:
             for coin in self.rng.integers(2, size=(256, len(self._who))):
@@ -189,7 +194,7 @@ class Trial:
         return self.outcomes
 
     def _symbol(self, coin: np.ndarray) -> bool:
-        """One symbol of each stream. Whether all networks go on."""
+        """Trains on one symbol of each stream. Returns False if a network has finished."""
         design, length = self.row.design, self._length
         if design.reset:
             self.training.reset(self._place == 0)
@@ -208,13 +213,13 @@ class Trial:
         return self._ended(np.flatnonzero(ended)) if ended.any() else True
 
     def _run_on(self, k: int) -> None:
-        """To the end of the stream in place k, of which nothing more is learned."""
+        """Runs the stream of column k to its end without learning."""
         network, state = self.training.fixed(k), self.training.carried(k)
         left = self.longest - int(self._length[k])
         self._length[k] += error_free(network, self.rng, self._place[k : k + 1], left, state)[0]
 
     def _ended(self, places: np.ndarray) -> bool:
-        """The training streams in those places have ended. Whether these networks need others."""
+        """Handles the end of the training streams in these columns. Returns False if a network has finished."""
         found, who, length = self._found, self._who[places], self._length[places]
         test = (length > found["longest"][who]) | (length >= self.longest)
         found["streams"][who] += 1
@@ -242,8 +247,8 @@ class Trial:
 
 
 def summary(outcomes: list[Outcome]) -> dict[str, float | None]:
-    """As table 2 has it: the shares of perfect, good and other networks, the mean number of training
-    streams and of symbols that the first needed, and the mean length without error of the others."""
+    """The numbers of table 2: the shares of perfect, good and other networks; the mean numbers of training streams
+    and symbols that the perfect ones needed; and the mean number of symbols without error of the others."""
     perfect = [o for o in outcomes if o.perfect]
     good = [o for o in outcomes if not o.perfect and o.best > GOOD]
     rest = [o for o in outcomes if not o.perfect and o.best <= GOOD]

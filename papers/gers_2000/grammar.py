@@ -1,6 +1,6 @@
-"""The continual embedded Reber grammar: strings of the embedded grammar without end, side by side.
+"""The continual embedded Reber grammar: endless streams of strings of the embedded grammar.
 
-A stream is where it stands in the grammar, a whole number; many streams take a step at once.
+The state of a stream is its place in the grammar, an integer. Many streams take a step at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from papers.reber import ARROWS, SYMBOLS
 
 Random = np.random.Generator
 
-_INNER = 8  # places in a string that begins with T (from 2 on) or with P (from 10 on)
+_INNER = 8  # places of a string that begins with T (2 to 9) or with P (10 to 17)
 
 
 def _place(outer: int, node: int) -> int:
@@ -21,14 +21,14 @@ def _place(outer: int, node: int) -> int:
 
 
 def _arrows() -> list[tuple[tuple[str, int], tuple[str, int]]]:
-    """For each place of the embedded grammar the symbols that may come and the places they lead to.
+    """For each place of the embedded grammar, its two arrows: a symbol, and the place that it leads to.
 
-    0 is before a string's B, 1 before its T or P; then come the inner grammar's nodes, once for each
-    of the two, of which the last asks for T or P again; the very last place is before the E."""
+    Place 0 is before a string's B, and place 1 before its T or P. The nodes of the inner grammar follow, once for T
+    and once for P; after the last of them T or P comes again. The last place is before the E."""
     end = _place(2, 0)
     places = [(("B", 1), ("B", 1)), (("T", _place(0, 0)), ("P", _place(1, 0)))]
     for outer, symbol in enumerate("TP"):
-        for arrows in ARROWS.values():  # where there is one, it is taken either way
+        for arrows in ARROWS.values():  # a node with one arrow has it twice
             one, two = ((s, _place(outer, node)) for s, node in (arrows[0], arrows[-1]))
             places.append((one, two))
         places.append(((symbol, end), (symbol, end)))
@@ -43,18 +43,17 @@ np.put_along_axis(LEGAL, _SYMBOL, 1.0, axis=1)
 
 
 def advance(place: np.ndarray, coin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One symbol of each stream: the symbols and the places after them. ``coin`` is 0 or 1."""
+    """The next symbol of each stream, and the place after it. ``coin``, 0 or 1, chooses the arrow."""
     arrow = 2 * place + coin
     return _SYMBOL.ravel()[arrow], _NEXT.ravel()[arrow]
 
 
-_AT_ONCE = 8  # symbols that one look into a table gives
+_AT_ONCE = 8  # symbols per table lookup
 
 
 @cache
 def _tabled() -> np.ndarray:
-    """By place and the next eight coins, as the digits of a number: the symbols and the places after
-    each, 2×8."""
+    """For each place and each sequence of eight coins (the bits of a number), the symbols and places, 2×8."""
     places, numbers = len(_SYMBOL), 2**_AT_ONCE
     place = np.repeat(np.arange(places), numbers)
     coins = np.tile(np.arange(numbers), places)
@@ -66,8 +65,9 @@ def _tabled() -> np.ndarray:
 
 
 def walk(rng: Random, place: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many symbols of each stream from ``place`` on, n of them: the symbols and the places after
-    each of them, both steps×n. Where a place is 0, a string has ended."""
+    """The next symbols of n streams that are at ``place``, and the place after each symbol, both steps×n.
+
+    Place 0 means that a string has ended."""
     table, numbers = _tabled(), 2**_AT_ONCE
     coins = rng.integers(numbers, size=(-(-steps // _AT_ONCE), len(place)))
     rows = np.empty_like(coins)

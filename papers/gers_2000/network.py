@@ -1,10 +1,10 @@
-"""The paper's networks: many of them side by side in on-line training, and one on the core.
+"""The paper's networks: many networks in on-line training at once, and one with fixed weights for tests.
 
-The paper changes the weights at each symbol, by a gradient that is carried forward in time (its
-appendix A: what each weight has done to its cell's state so far). A core's call per symbol would be
-all overhead, and its gradient would have to go back in time anew at each; so training is written here
-in NumPy for N networks at once, with the networks along the last dimension, where the overhead is
-shared by all. A network that is to be tested, its weights fixed, runs as a cell on the core's kernels.
+The paper updates the weights at each symbol, with a gradient that is carried forward in time (its appendix A: the
+derivative of each cell's state with respect to its weights). A call of the C++ core per symbol would be mostly
+overhead, and its backward pass would run through time again at each symbol. So the training is written here in
+NumPy, for N networks at once, which are the last dimension of the arrays. A network with fixed weights runs as a
+cell on the CPU kernels.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from papers.gers_2000.cells import forgetting, keeping
 
 BLOCKS, SIZE, SYMBOLS = 4, 2, 7
 CELLS = BLOCKS * SIZE
-SOURCES = SYMBOLS + CELLS + 1  # what a unit sees: the inputs, the cells' outputs, and a one
+SOURCES = (
+    SYMBOLS + CELLS + 1
+)  # a unit reads the inputs, the cells' outputs, and a constant 1 for the bias
 
 
 @dataclass(frozen=True)
 class Design:
-    """What a row of table 2 has: forget gates, or a share of the state that is kept; whether the
-    states are reset from without where a string begins; and by what the rate of learning is multiplied
+    """The options of a row of table 2.
+
+    forget: whether there are forget gates. keep: without forget gates, the factor of the state at each step.
+    reset: whether the states are set to zero at the start of each string. decay: the factor of the learning rate
     at each symbol of a stream."""
 
     forget: bool = False
@@ -39,7 +43,7 @@ class Design:
     def __post_init__(self) -> None:
         if self.forget and self.keep != 1.0:
             raise OptionError(
-                f"a design has forget gates or a fixed share that is kept (here {self.keep}), not both"
+                f"keep={self.keep} cannot be given with forget=True; give one of them"
             )
 
     @property
@@ -48,23 +52,23 @@ class Design:
 
     @property
     def gates(self) -> int:
-        """Rows of the gates of one network; those of the cells come after them."""
+        """The number of gates of one network. Their rows come before those of the cells."""
         return (3 if self.forget else 2) * BLOCKS
 
     @property
     def weights(self) -> int:
-        """How many a network has: cells have no bias, gates and outputs have one; 424 with forget
-        gates, as the paper says."""
+        """The number of weights of a network. Gates and outputs have a bias, cells have none. It is 424 with
+        forget gates, as in the paper."""
         return CELLS * (SOURCES - 1) + (self.gates + SYMBOLS) * SOURCES
 
 
 def _logistic(half: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-z)) of tanh(z / 2)."""
+    """1 / (1 + exp(-z)), from ``half`` = tanh(z / 2)."""
     return 0.5 + 0.5 * half
 
 
 def _wide(gate: np.ndarray) -> np.ndarray:
-    """A gate for the cells of its block: blocks×1×N."""
+    """A gate, blocks×N, as blocks×1×N, which broadcasts to the cells of the blocks."""
     return gate[:, None]
 
 
@@ -84,21 +88,21 @@ _ARRAYS = (
 class Networks:
     """N networks in on-line training.
 
-    Rows of ``hidden`` are a network's units: input gates, output gates, forget gates where there are
-    any, cells; columns of both matrices what a unit sees: the symbols, the cells' outputs, one.
+    The rows of ``hidden`` are the input gates, the output gates, the forget gates (if any) and the cells. The
+    columns of both matrices are the symbols, the cells' outputs, and the bias.
 
     Args:
-        design: the row of table 2.
+        design: the options of the row of table 2.
         count: N.
-        rng: draws the first weights.
-        dtype: of all numbers.
+        rng: the generator of the initial weights.
+        dtype: the dtype of all arrays.
 
     Attributes:
         hidden: units×16×N.
         output: 7×16×N.
-        state: the cells' states, blocks×2×N.
-        traces: the derivative of each cell's state by the weights of its own input, of its input
-            gate and of its forget gate, as it has come about so far: 2 or 3×blocks×2×16×N.
+        state: the cell states, blocks×2×N.
+        traces: the derivative of each cell's state with respect to the weights of its input, of its input gate
+            and of its forget gate, accumulated over time: (2 or 3)×blocks×2×16×N.
 
     Raises:
         OptionError: ``count`` is not a positive integer.
@@ -132,15 +136,16 @@ class Networks:
         return self.hidden.shape[-1]
 
     def learn(self, symbols: np.ndarray, target: np.ndarray, rate: np.ndarray) -> np.ndarray:
-        """One symbol of each network's stream, and a step down the gradient of half the squared error.
+        """Runs one symbol of each network's stream, and updates the weights by gradient descent on half the
+        squared error.
 
         Args:
-            symbols: N whole numbers.
+            symbols: N integers.
             target: 7×N.
-            rate: of learning, N; 0 where nothing is to be learned.
+            rate: N, the learning rates; 0 for no update.
 
         Returns:
-            the outputs before the step, 7×N.
+            The outputs before the update, 7×N.
         """
         seen = self._seen
         seen[:SYMBOLS] = 0
@@ -148,7 +153,7 @@ class Networks:
         net = np.multiply(self.hidden, seen, out=self._change).sum(1)
         half = np.tanh(0.5 * net)
         old, v, gates = self._advance(half)
-        after = seen.copy()  # an output sees the cells' outputs of this very step
+        after = seen.copy()  # the outputs read the cells' outputs of this step
         after[SYMBOLS:-1] = (_wide(gates["o"]) * v).reshape(CELLS, -1)
         net = np.multiply(self.output, after, out=self._of_output).sum(1)
         found = _logistic(np.tanh(0.5 * net))
@@ -159,7 +164,7 @@ class Networks:
         return found
 
     def _advance(self, half: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """The states before, the new ones squashed, and the gates; g is blocks×2×N."""
+        """The old states, the squashed new states, and the gates. The candidate g is blocks×2×N."""
         B, G = BLOCKS, self.design.gates
         gates = dict(i=_logistic(half[:B]), o=_logistic(half[B : 2 * B]))
         gates["g"] = 2 * half[G:].reshape(BLOCKS, SIZE, -1)
@@ -175,9 +180,9 @@ class Networks:
     def _carry(
         self, half: np.ndarray, old: np.ndarray, gates: dict[str, np.ndarray], seen: np.ndarray
     ) -> None:
-        """What each weight has done to its cell's state, one step on (the paper's equations A.3)."""
+        """Updates ``traces`` for this step (the paper's equations A.3)."""
         B, G = BLOCKS, self.design.gates
-        slope = 1 - half * half  # of a logistic function four times as much
+        slope = 1 - half * half  # four times the derivative of a logistic function
         of_own = slope[G:].reshape(BLOCKS, SIZE, -1) * _wide(gates["i"])
         self._slopes[0, :, :, 0] = of_own
         self._slopes[1, :, :, 0] = _wide(0.25 * slope[:B]) * gates["g"]
@@ -196,7 +201,7 @@ class Networks:
         error: np.ndarray,
         after: np.ndarray,
     ) -> None:
-        """The change of all weights; ``error`` has the rate in it."""
+        """Updates all weights. ``error`` is already multiplied by the learning rate."""
         B, G = BLOCKS, self.design.gates
         back = (self.output[:, SYMBOLS:-1] * error[:, None]).sum(0).reshape(BLOCKS, SIZE, -1)
         self.output -= np.multiply(error[:, None], after, out=self._of_output)
@@ -213,22 +218,22 @@ class Networks:
         self.hidden -= all_of
 
     def reset(self, which: np.ndarray) -> None:
-        """Zero states, outputs and traces of those networks: booleans or places."""
+        """Sets the states, outputs and traces of some networks to zero; ``which`` are booleans or indices."""
         self.state[..., which] = 0
         self.traces[..., which] = 0
         self._seen[SYMBOLS:-1, which] = 0
 
     def drop(self, places: np.ndarray) -> None:
-        """Goes on without the networks in those places."""
+        """Removes the networks with these indices."""
         for name in _ARRAYS:
             setattr(self, name, np.delete(getattr(self, name), places, axis=-1))
 
     def fixed(self, k: int) -> Fixed:
-        """The k-th network as it is now, on the core."""
+        """The k-th network with its present weights, on the CPU kernels."""
         return Fixed(self.design, self.hidden[..., k], self.output[..., k])
 
     def carried(self, k: int) -> tuple[Tensor, ...]:
-        """The states from which ``fixed(k)`` goes on where the k-th network is now: h, c and y."""
+        """The present states of the k-th network, h, c and y, from which ``fixed(k)`` can continue."""
         h, c = (
             torch.from_numpy(np.ascontiguousarray(each[..., k]).reshape(1, 1, CELLS))
             for each in (self._seen[SYMBOLS:-1], self.state)
@@ -237,10 +242,10 @@ class Networks:
 
 
 class Fixed:
-    """One network, its weights fixed, over streams from zero states on: the cell on the core's kernels.
+    """One network with fixed weights, on the CPU kernels.
 
     Attributes:
-        layer: a :class:`gatewise.Recurrent` of the design's cell, with blocks that share their gates.
+        layer: a :class:`gatewise.Recurrent` of the design's cell, whose blocks share their gates.
     """
 
     def __init__(self, design: Design, hidden: np.ndarray, output: np.ndarray) -> None:
@@ -263,21 +268,21 @@ class Fixed:
         state: tuple[Tensor, ...] | None = None,
         begins: np.ndarray | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Of n streams, T symbols each: the outputs T×n×7, and the states to go on from.
+        """The outputs for n streams, T×n×7, and the final states.
 
         Args:
-            symbols: T×n whole numbers.
-            state: that the last call gave; zero if not given.
-            begins: T×n booleans, where a string begins: there a design with resets starts afresh.
+            symbols: T×n integers.
+            state: the final states of the call before; zero if not given.
+            begins: T×n booleans, true at the start of a string. A design with ``reset`` needs them.
 
         Raises:
-            ShapeError: ``symbols`` is not T×n, or a design with resets is not told the beginnings.
+            ShapeError: ``symbols`` is not T×n, or ``begins`` is missing.
         """
         if symbols.ndim != 2:
             raise ShapeError(f"symbols has the shape {symbols.shape}, expected T×n")
         if self.design.reset and begins is None:
             raise ShapeError(
-                "begins is None, expected T×n booleans: this design resets its states there"
+                "begins is None, expected T×n booleans, because this design has reset=True"
             )
         x = self._one_hot[torch.from_numpy(symbols)]
         reset = torch.from_numpy(begins) if self.design.reset else None

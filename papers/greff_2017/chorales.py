@@ -21,7 +21,7 @@ FILE = "jsb-chorales-quarter.json"
 
 @dataclass(frozen=True)
 class Chorales:
-    """Each chorale is T×88, one for a key that sounds in that quarter note."""
+    """The chorales of each split. A chorale is T×88: 1 for each key that sounds in a quarter note, else 0."""
 
     train: Sequence[Tensor]
     valid: Sequence[Tensor]
@@ -33,17 +33,17 @@ def read(path: Path) -> Chorales:
 
     Args:
         path: the JSON file of github.com/czhuang/JSB-Chorales-dataset (for each split a list of
-            chorales, each a list of steps, each a list of MIDI notes), a folder that holds it, itself
-            or in ``jsb_chorales``, or a tar archive that does.
+            chorales, each a list of steps, each a list of MIDI notes); or a folder or tar archive with
+            this file.
 
     Raises:
-        DataError: there is no such file, it has no such splits, a chorale is shorter than two steps,
-            or a note is none of a piano's; the message says which.
+        DataError: the file does not exist or lacks a split, a chorale has fewer than two steps, or a note is
+            not one of a piano. The message says which.
     """
     splits = _content(path)
     if not isinstance(splits, dict) or not set(SPLITS) <= set(splits):
         given = list(splits) if isinstance(splits, dict) else type(splits).__name__
-        raise DataError(f"{path} has {given}; expected the splits {', '.join(SPLITS)}")
+        raise DataError(f"{path} has {given}, expected the splits {', '.join(SPLITS)}")
     return Chorales(*([_roll(c, f"{s} {k}") for k, c in enumerate(splits[s])] for s in SPLITS))
 
 
@@ -52,7 +52,7 @@ def _content(path: Path) -> Any:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise DataError(
-            f"no {FILE} at {path}; give the file, or the folder or archive that holds it"
+            f"there is no {FILE} at {path}; give the file, or a folder or archive with it"
         )
     if not tarfile.is_tarfile(found):
         return json.loads(found.read_text())
@@ -67,7 +67,7 @@ def _content(path: Path) -> Any:
 
 def _roll(steps: Sequence[Sequence[int]], name: str) -> Tensor:
     if len(steps) < 2:
-        raise DataError(f"chorale {name} has {len(steps)} steps; a next one is predicted from 2 on")
+        raise DataError(f"chorale {name} has {len(steps)} steps, expected at least 2")
     roll = torch.zeros(len(steps), KEYS)
     for t, notes in enumerate(steps):
         for note in notes:
@@ -81,8 +81,8 @@ def _roll(steps: Sequence[Sequence[int]], name: str) -> Tensor:
 
 
 def padded(rolls: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Chorales side by side: all steps but the last and all but the first, both T×B×88 and zero
-    beyond the lengths, and the lengths."""
+    """A batch of chorales: the steps without the last one and without the first one, both T×B×88 with zeros in the
+    padding; and the lengths."""
     lengths = torch.tensor([len(roll) - 1 for roll in rolls])
     x, following = torch.zeros(2, int(lengths.max()), len(rolls), KEYS)
     for k, roll in enumerate(rolls):
@@ -93,6 +93,6 @@ def padded(rolls: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 def batches(
     rolls: Sequence[Tensor], size: int, order: Sequence[int]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What :func:`padded` gives of so many chorales at a time, in that order."""
+    """Batches of ``size`` chorales in that order, each as :func:`padded` returns it."""
     for first in range(0, len(order), size):
         yield padded([rolls[k] for k in order[first : first + size]])

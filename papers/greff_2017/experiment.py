@@ -32,7 +32,7 @@ VARIANTS: Mapping[str, str] = {
     "fgr": "full gate recurrence",
 }
 
-# Nats a step of one who knows nothing: each key sounds or not, half and half.
+# The loss, in nats per step, of a model that gives each key the probability 1/2.
 IGNORANCE = KEYS * math.log(2)
 
 
@@ -40,10 +40,10 @@ class Predictor(nn.Module):
     """One hidden layer and a logistic output for each key (the paper's section IV).
 
     Args:
-        cell: of the catalogue, or one's own.
-        units: H.
-        generator: draws all weights, from a normal distribution with the deviation 0.1. Gates have one
-            bias, as in the paper: the layer's second stays zero.
+        cell: a cell, or the name of a built-in one.
+        units: H, the number of units.
+        generator: draws all weights from a normal distribution with standard deviation 0.1. Gates have one bias,
+            as in the paper; the layer's recurrent biases stay zero.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Predictor(nn.Module):
         return H * (fed * H + len(cell.gates) * (KEYS + 1) + len(cell.params)) + KEYS * (H + 1)
 
     def loss(self, x: Tensor, following: Tensor, lengths: Tensor) -> Tensor:
-        """The negative log-likelihood of what follows, in nats, summed over all real steps."""
+        """The negative log-likelihood of the following steps, in nats, summed over all steps without padding."""
         whole = len(lengths) == 1
         hidden = self.layer(x, lengths=None if whole else lengths)[0]
         each = F.binary_cross_entropy_with_logits(self.output(hidden), following, reduction="none")
@@ -74,7 +74,7 @@ class Predictor(nn.Module):
 
 
 def nll(model: Predictor, rolls: Sequence[Tensor]) -> float:
-    """Nats a step over all chorales."""
+    """The mean negative log-likelihood over all chorales, in nats per step."""
     with torch.inference_mode():
         x, following, lengths = padded(rolls)
         return float(model.loss(x, following, lengths)) / int(lengths.sum())
@@ -82,16 +82,16 @@ def nll(model: Predictor, rolls: Sequence[Tensor]) -> float:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is trained.
+    """The options of training.
 
     Attributes:
-        optimizer: of the parameters and the rate of learning.
-        rates: of learning, from which each variant gets its best by validation.
-        batch: chorales to a step, down the gradient of the mean of their sums over all steps.
-        clip: the gradient's norm at most; None: any.
-        trying: epochs for each rate.
-        epochs: at most, once the rate is chosen.
-        patience: epochs without a better validation, after which a run ends.
+        optimizer: a function from the parameters and the learning rate to an optimizer.
+        rates: the learning rates of which each variant gets the best by validation.
+        batch: the number of chorales per update. The loss is the mean over chorales of the sum over steps.
+        clip: the largest norm of the gradient; None for no limit.
+        trying: the number of epochs for each rate.
+        epochs: the most epochs with the chosen rate.
+        patience: the number of epochs without a lower validation loss after which a training ends.
     """
 
     optimizer: Callable[[list[Parameter], float], torch.optim.Optimizer]
@@ -124,7 +124,7 @@ def protocol(name: str) -> Protocol:
     """The protocol of that name.
 
     Raises:
-        OptionError: there is none; the message lists those there are.
+        OptionError: there is no such protocol. The message lists the names.
     """
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
@@ -133,8 +133,10 @@ def protocol(name: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: nats a step on validation and test where validation was best (infinite where no
-    epoch was better than to know nothing), that epoch, counted from 1, and how many there were."""
+    """The result of one training.
+
+    valid, test: the losses in nats per step after the epoch with the lowest validation loss; infinite if no epoch
+    was better than IGNORANCE. best: that epoch, counted from 1. epochs: the number of epochs."""
 
     rate: float
     seed: int
@@ -148,7 +150,7 @@ class Run:
 def train(
     cell: Any, units: int, data: Chorales, how: Protocol, rate: float, seed: int, epochs: int
 ) -> Run:
-    """One training; it ends early where validation gets no better or is no number any more."""
+    """One training. It ends early if the validation loss stops falling or is not finite."""
     begin = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     model = Predictor(cell, units, generator)
@@ -176,7 +178,7 @@ def train(
 
 @dataclass(frozen=True)
 class Found:
-    """A variant's trainings: one for each rate, and with the best of them one for each seed."""
+    """The trainings of a variant: one for each learning rate, and with the best rate one for each seed."""
 
     weights: int
     tried: tuple[Run, ...]
@@ -186,10 +188,10 @@ class Found:
 def compare(
     name: str, units: int, data: Chorales, how: Protocol, seeds: int, say: Callable[[str], None]
 ) -> Found:
-    """A variant's rate of learning by validation, then its trainings with the seeds 0, 1, ….
+    """The trainings of a variant: the learning rate is chosen by validation, then the seeds 0, 1, … are run.
 
     Raises:
-        OptionError: the variant is none of the paper's.
+        OptionError: the paper has no such variant.
     """
     if name not in VARIANTS:
         raise unknown("variant", name, VARIANTS)
@@ -205,8 +207,8 @@ def compare(
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """How often, were the means equal, they would be so far apart: Welch's t-test, as in the paper,
-    two-sided. None where a number is infinite or there are fewer than two.
+    """The two-sided p-value of Welch's t-test, as in the paper; None if a number is infinite or there are fewer than
+    two.
 
     Raises:
         MissingExtraError: scipy, which comes with ``gatewise[tasks]``, is not installed.
@@ -221,8 +223,8 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 
 def ranking(found: Mapping[str, Found]) -> list[dict[str, Any]]:
-    """The variants, best first: mean and deviation of the test's nats a step, how much more than
-    vanilla, and Welch's p of that difference."""
+    """The variants, best first: mean and standard deviation of the test loss in nats per step, the difference from
+    vanilla, and Welch's p-value of this difference."""
     tests = {name: [run.test for run in each.runs] for name, each in found.items()}
     rows = []
     for name, test in tests.items():

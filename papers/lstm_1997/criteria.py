@@ -1,7 +1,7 @@
-"""When a trial has succeeded, by the paper's own words for each experiment.
+"""The paper's criteria of success.
 
-A criterion is told each training sequence's outputs, before the step of learning, and says after how
-many sequences the task was solved.
+A criterion gets the outputs of each training sequence before the update of the weights. It says after how many
+sequences the task was solved.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ Outputs = Callable[[Any], np.ndarray]  # of sequences: the network's outputs for
 
 
 class Criterion(Protocol):
-    """``solved`` is the number of training sequences that were needed, or None so far."""
+    """``solved`` is the number of training sequences that were needed; None while the task is not solved."""
 
     solved: int | None
 
     def see(self, seen: int, output: np.ndarray, target: np.ndarray, outputs: Outputs) -> bool:
-        """After ``seen`` sequences, the last with these outputs: whether to stop."""
+        """Whether to stop after ``seen`` sequences. The arguments are those of the last sequence."""
 
 
 @dataclass
 class Successive:
-    """So many random sequences one after the other with every judged error below ``within``; those
-    are not counted. at_end: the last step alone is judged (2b), else all (2a, 2c)."""
+    """``needed`` successive training sequences have errors below ``within``. These do not count as needed.
+
+    at_end: whether only the last step is judged (2b), or all steps (2a, 2c)."""
 
     within: float
     at_end: bool = False
@@ -49,8 +50,8 @@ class Successive:
 
 @dataclass
 class Recent:
-    """Of the last ``window`` training sequences fewer than ``allowed`` have an error that is not below
-    ``within``, and, where it is given, the mean error is below ``mean``."""
+    """Among the last ``window`` training sequences, fewer than ``allowed`` have an error of at least
+    ``within``, and the mean error is below ``mean`` (if given)."""
 
     within: float
     mean: float | None = None
@@ -77,8 +78,8 @@ class Recent:
 
 @dataclass
 class OnFreshSequences:
-    """On 256 fresh sequences fewer than ``allowed`` errors of ``within`` and more (ST1), and a mean
-    error below ``mean`` as well (ST2). Looked at each ``every`` training sequences."""
+    """Among 256 fresh sequences, fewer than ``allowed`` have an error of at least ``within`` (ST1), and the mean
+    error is below ``mean`` (ST2). This is tested after each ``every`` training sequences."""
 
     task: SignalAndNoise  # without noise on the targets
     within: float
@@ -103,8 +104,9 @@ class OnFreshSequences:
 
 @dataclass
 class Grammar:
-    """For every symbol of all training and test strings, the outputs of the legal next symbols are
-    the most active. Looked at each ``every`` sequences, once the last training strings were right."""
+    """For every symbol of all training and test strings, the outputs of the legal next symbols are the largest.
+
+    This is tested after each ``every`` sequences, if the last 100 training strings were right."""
 
     task: Reber
     every: int = 20
@@ -112,7 +114,7 @@ class Grammar:
     _right: int = 0
 
     def see(self, seen: int, output: np.ndarray, target: np.ndarray, outputs: Outputs) -> bool:
-        # whether the symbol that came is among the two most active: cheap, and needed for success
+        # a cheap necessary condition: the next symbol is among the two with the largest outputs
         came = np.take_along_axis(output, target[: len(output)].argmax(1)[:, None], 1)
         self._right = self._right + 1 if ((output > came).sum(1) < 2).all() else 0
         if self._right >= 100 and seen % self.every == 0 and self.all_right(outputs):
@@ -131,11 +133,11 @@ class Grammar:
         return bool((least > most)[legal.any(-1)].all())
 
 
-def wrong_of(
+def errors_on_fresh_sequences(
     task: Task, within: float, outputs: Outputs, rng: np.random.Generator
 ) -> dict[str, float]:
-    """On 2560 fresh sequences: how many have an error of ``within`` and more, the mean absolute and the
-    mean squared error of the outputs."""
+    """The errors on 2560 fresh sequences: how many sequences have an error of at least ``within``, the mean
+    absolute error and the mean squared error of the outputs."""
     test = task.draw(rng, 2560)
     off = np.abs(outputs(test) - test.targets)
     return {

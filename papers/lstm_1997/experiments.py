@@ -1,4 +1,4 @@
-"""The paper's experiments: task, network, rate of learning, criterion, and what the paper found."""
+"""The paper's experiments: task, network, learning rate, criterion, and the paper's results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from papers.lstm_1997.criteria import (
     OnFreshSequences,
     Recent,
     Successive,
-    wrong_of,
+    errors_on_fresh_sequences,
 )
-from papers.lstm_1997.network import Direct, DirectNetwork, Network, Topology
+from papers.lstm_1997.network import DirectNetwork, DirectTopology, Network, Topology
 from papers.lstm_1997.tasks import (
     LongLag,
     Reber,
@@ -35,8 +35,8 @@ Random = np.random.Generator
 
 @dataclass(frozen=True)
 class Paper:
-    """What the paper reports: the share of trials that succeeded, over how many, the mean number of
-    training sequences that those needed, and how many of 2560 test sequences were wrong."""
+    """The paper's results: the share of successful trials, the number of trials, the mean number of training
+    sequences that the successful ones needed, and the number of wrong sequences among 2560 test sequences."""
 
     success: float
     trials: int
@@ -46,20 +46,21 @@ class Paper:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of the paper's tables, or the same task with another network than the paper's: rows of
-    1-8x4 and those called closed.
+    """A row of the paper's tables.
+
+    The rows named 1-8x4 and closed have the task of a row of the paper, but another network.
 
     Attributes:
-        title: the row in words.
-        task: makes the task of a trial's seed.
-        criterion: makes the criterion of a trial, of the task and a generator.
-        rate: of learning.
+        title: a description of the row.
+        task: a function from a trial's seed to its task.
+        criterion: a function from the task and a random generator to a trial's criterion.
+        rate: the learning rate.
         spread: initial weights are drawn from U(-spread, spread).
-        most: training sequences after which a trial has failed.
-        paper: the paper's figures.
-        topology: of the network.
-        within: an output with an error of so much is wrong.
-        thorough: trials that take minutes, of which fewer are run.
+        most: the number of training sequences after which a trial has failed.
+        paper: the paper's results.
+        topology: the network.
+        within: an output is wrong if its absolute error is at least this.
+        thorough: whether a trial takes minutes; then fewer trials are run.
     """
 
     title: str
@@ -69,7 +70,7 @@ class Experiment:
     spread: float
     most: int
     paper: Paper
-    topology: Topology | Direct
+    topology: Topology | DirectTopology
     within: float | None = None
     thorough: bool = False
 
@@ -78,7 +79,7 @@ _OTHER = " (not the paper's network)"
 
 
 def _reber(blocks: int, size: int, rate: float, paper: Paper, apart: float = 1.0) -> Experiment:
-    """apart: how far the output gates' biases are from each other, from -1 down (the paper's: 1)."""
+    """The output gates' biases are -1, -1 - apart, …; the paper has apart = 1."""
     biases = tuple(-1.0 - apart * k for k in range(blocks))
     return Experiment(
         f"embedded Reber grammar, {blocks} blocks of {size}, rate {rate}" + (apart != 1) * _OTHER,
@@ -96,8 +97,9 @@ _CLOSED = ", input gates closed at first" + _OTHER
 
 
 def _two_sequences(random: bool, paper: Paper, closed: bool = False) -> Experiment:
-    """closed: the input gate begins closed, and 2b has errors at the end alone (at each step one cell
-    cannot meet them: the output for the first of x and y would have to fall and rise with its state)."""
+    """closed: whether the input gate starts closed and, in 2b, only the last step has an error. (One cell
+    cannot make the errors of all steps small: the output of the first symbol would have to fall and rise with
+    the cell's state.)"""
     kind = "random symbols between" if random else "the same symbols between"
     return Experiment(
         f"two sequences of 100 steps, {kind}" + closed * _CLOSED,
@@ -107,13 +109,13 @@ def _two_sequences(random: bool, paper: Paper, closed: bool = False) -> Experime
         0.2,
         5_000_000 if not random else 500_000,
         paper,
-        Direct(-3.0, errors_at_end=random) if closed else Direct(),
+        DirectTopology(-3.0, errors_at_end=random) if closed else DirectTopology(),
     )
 
 
 def _long_lag(q: int, p: int, sequences: int, closed: bool = False) -> Experiment:
-    """closed: what the paper does in experiments 3, 4 and 6 against a state that drifts away while
-    nothing is learned yet (section 4): negative biases of the input gates, here with a rate of 1."""
+    """closed: whether the input gates have negative biases, and the learning rate is 1. In experiments 3, 4 and
+    6 the paper uses such biases so that the state does not drift before anything is learned (section 4)."""
     biased = ("gates", (-2.0, -4.0)) if closed else ("none", None)
     return Experiment(
         f"lag of {q} and more, {p} distractors" + closed * _CLOSED,
@@ -160,8 +162,9 @@ def _signal(
 
 
 def _adding(steps: int, paper: Paper, thorough: bool = False) -> Experiment:
-    """The paper doesn't say what its output unit is here. A logistic one, as elsewhere, stays at 4 to 5 %
-    wrong (sums near -2 and 2, where it would have to saturate); a linear one needs what the paper's does."""
+    """The paper does not say what its output unit is here. With a logistic unit, as in the other experiments,
+    4 to 5 % stay wrong: sums near -2 and 2, where the unit would have to saturate. A linear unit needs as many
+    sequences as the paper's."""
     return Experiment(
         f"adding, T = {steps}",
         lambda seed: TwoMarked(steps),
@@ -218,7 +221,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "1-3x2-0.2": _reber(3, 2, 0.2, Paper(0.97, 30, 14_060)),
     "1-4x1-0.5": _reber(4, 1, 0.5, Paper(0.97, 30, 9_500)),
     "1-3x2-0.5": _reber(3, 2, 0.5, Paper(1.0, 30, 8_440)),
-    # not the paper's: a larger network, which the truncated gradient trains in most trials
+    # a larger network than the paper's, which the truncated gradient trains in most trials
     "1-8x4-0.5": _reber(8, 4, 0.5, Paper(1.0, 30, 8_440), apart=0.5),
     "2a": _two_sequences(False, _PAPER_2A),
     "2b": _two_sequences(True, _PAPER_2B),
@@ -245,11 +248,11 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 
 
 def find(name: str) -> dict[str, Experiment]:
-    """The experiments whose name begins like that: "3" has all of the third, "3a" all of its first
-    part; a whole name, as "3a-100-1" or "2a", is that row alone.
+    """The experiment of that name, or all whose names start with it: "3a-100-1" is one row, "3a" all rows of
+    3a, "3" all rows of experiment 3.
 
     Raises:
-        OptionError: there is none.
+        OptionError: no experiment's name starts so.
     """
     if name in EXPERIMENTS:
         return {name: EXPERIMENTS[name]}
@@ -260,23 +263,23 @@ def find(name: str) -> dict[str, Experiment]:
     return found
 
 
-def cut_otherwise(names: Iterable[str]) -> list[str]:
-    """Those experiments of which the whole gradient is another than the paper's.
+def with_truncated_gradient(names: Iterable[str]) -> list[str]:
+    """The experiments for which the paper truncates the gradient.
 
     Raises:
-        OptionError: there are none: in 2a and 2b nothing is cut.
+        OptionError: there are none. In 2a and 2b there is nothing to truncate.
     """
     found = [name for name in names if isinstance(EXPERIMENTS[name].topology, Topology)]
     if not found:
         raise OptionError(
-            "the network of 2a and 2b has no recurrent weights, so that nothing of its gradient is cut"
+            "the network of 2a and 2b has no recurrent weights, so its gradient cannot be truncated"
         )
     return found
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One network's training. sequences: how many it needed, or had when it was given up."""
+    """The training of one network. sequences: the number that it needed, or after which it was given up."""
 
     seed: int
     solved: bool
@@ -289,10 +292,10 @@ _AT_ONCE = 256  # sequences drawn together
 
 
 def checked_most(most: int | None, experiment: Experiment) -> int:
-    """After how many training sequences a trial has failed: ``most``, or the experiment's own number."""
+    """The number of training sequences after which a trial has failed: ``most``, or the experiment's."""
     most = experiment.most if most is None else most
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        raise OptionError(f"most is the number of training sequences, 1 or more; not {most!r}")
+        raise OptionError(f"most must be a positive integer, not {most!r}")
     return most
 
 
@@ -302,19 +305,18 @@ def run(
     """Trains one network from ``seed`` until the paper's criterion is met, or for ``most`` sequences.
 
     Args:
-        most: the experiment's own if not given.
-        truncated: whether the gradient is cut as the paper's is; 2a's and 2b's network has nothing to
-            cut.
+        most: the default is the experiment's.
+        truncated: whether the gradient is truncated as in the paper. It has no effect in 2a and 2b.
 
     Raises:
-        OptionError: ``most`` is less than 1.
+        OptionError: ``most`` is not a positive integer.
     """
     begin = time.perf_counter()
     task = experiment.task(seed)
     rng = np.random.default_rng([1997, seed])
     most = checked_most(most, experiment)
     network: Network | DirectNetwork
-    if isinstance(experiment.topology, Direct):
+    if isinstance(experiment.topology, DirectTopology):
         network = DirectNetwork(experiment.topology, task, experiment.spread, rng)
         seen = _train_direct(network, experiment.rate, rng, most)
         outputs = _no_outputs
@@ -335,7 +337,7 @@ def run(
         details["first_criterion"] = criterion.first
         task = criterion.task
     if solved and experiment.within is not None:
-        details |= wrong_of(task, experiment.within, outputs, rng)
+        details |= errors_on_fresh_sequences(task, experiment.within, outputs, rng)
     needed = criterion.solved if criterion.solved is not None else seen
     return Trial(seed, solved, needed, time.perf_counter() - begin, details)
 
@@ -352,9 +354,10 @@ def _no_outputs(sequences: Any) -> np.ndarray:
 def _train_direct(
     network: DirectNetwork, rate: float, rng: Random, most: int, window: int = 100
 ) -> int:
-    """2a and 2b before the cell is there: until the error of ``window`` sequences has fallen by less
-    than a hundredth from that of those before, or ``most`` were seen. Gives the number of sequences;
-    the cell is added."""
+    """The training of 2a and 2b before the cell is added. Returns the number of sequences.
+
+    It ends when the error of ``window`` sequences is less than 1 % below that of the ``window`` before, or after
+    ``most`` sequences. Then the cell is added."""
     seen, before = 0, np.inf
     while seen < most:
         drawn, error = network.task.draw(rng, min(window, most - seen)), 0.0

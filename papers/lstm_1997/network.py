@@ -1,8 +1,8 @@
-"""The paper's networks: which unit sees which, the weights that there are, and one step of learning.
+"""The paper's networks: their connections, their weights, and one update of the weights.
 
-The cell is the catalogue's ``lstm_1997_truncated`` (or the same with the whole gradient), on the core's
-kernels; what is learned are the weights that the paper counts, from which the cell's matrices are
-filled in before each sequence.
+The cell is the catalogue's ``lstm_1997_truncated``, or the same cell with the whole gradient, on the CPU
+kernels. The learned weights are those that the paper counts. The cell's matrices are filled with them before
+each sequence.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from papers.online import Online
 
 @dataclass(frozen=True)
 class Topology:
-    """Blocks of cells that share two gates, fully connected (the paper's section 5): every cell and
-    every gate sees the inputs, all cells and all gates; the outputs see the cells.
+    """A fully connected network of memory blocks (the paper's section 5).
 
-    biased: "none", "gates", "hidden" (cells too) or "all" (outputs too).
-    input_gate_bias, output_gate_bias: where each block's begin; None: drawn like a weight.
-    linear: outputs are the sums themselves, not logistic.
+    The cells of a block share an input gate and an output gate. Every cell and gate reads the inputs, all
+    cells and all gates. The outputs read the cells.
+
+    biased: the units with a bias: "none", "gates", "hidden" (gates and cells) or "all" (outputs too).
+    input_gate_bias, output_gate_bias: the initial bias of each block's gate; None if it is drawn like a
+    weight.
+    linear: whether the outputs are linear; otherwise they are logistic.
     """
 
     inputs: int
@@ -48,13 +51,14 @@ class Topology:
         return self.cells + 2 * self.blocks
 
 
-class Places:
-    """Where each weight that is learned stands in a flat array, and in which places of the cell's
-    matrices it is used. Rows of the hidden units are in the order: input gates, output gates, cells."""
+class WeightIndices:
+    """The index of each learned weight in a flat array, and the elements of the cell's matrices that use it.
+
+    The rows of ``hidden`` are the input gates, then the output gates, then the cells."""
 
     def __init__(self, t: Topology) -> None:
-        seen = t.inputs + t.hidden
-        self.hidden = np.arange(t.hidden * seen).reshape(t.hidden, seen)
+        sources = t.inputs + t.hidden
+        self.hidden = np.arange(t.hidden * sources).reshape(t.hidden, sources)
         count = self.hidden.size
         biased = {"none": 0, "gates": 2 * t.blocks, "hidden": t.hidden, "all": t.hidden}[t.biased]
         self.biases = count + np.arange(biased)
@@ -66,10 +70,10 @@ class Places:
         self.of_cell = self._of_cell(t)
 
     def _of_cell(self, t: Topology) -> Mapping[str, np.ndarray]:
-        """For each number of the cell's matrices the weight that it is, or ``count``: zero.
+        """For each element of the cell's matrices the index of its weight, or ``count`` for a zero.
 
-        The cell has a gate for each unit: those of a block are given the same weights, and what a
-        gate feeds back is taken from its first unit."""
+        The cell has a gate for each unit. The gates of a block get the same weights, and the recurrent
+        input of a shared gate is that of the block's first unit."""
         block = np.arange(t.cells) // t.block_size
         rows = np.concatenate([block, 2 * t.blocks + np.arange(t.cells), t.blocks + block])
         none = np.full((t.hidden, t.cells), self.count)
@@ -89,14 +93,15 @@ class Places:
 
 
 class Network:
-    """A network of the paper in training: its weights, and a step down the gradient.
+    """A network of the paper, with on-line training.
 
     Args:
-        truncated: whether the gradient is the paper's, cut where it would leave a cell through its
-            inputs; else the whole one.
+        spread: the initial weights are drawn from U(-spread, spread).
+        truncated: whether the gradient is truncated as in the paper: none flows back through a cell's
+            recurrent inputs.
 
     Attributes:
-        weights: those that are learned, float32, as many as the paper counts.
+        weights: the learned weights, float32, as many as the paper counts.
     """
 
     def __init__(
@@ -108,25 +113,25 @@ class Network:
         truncated: bool = True,
     ) -> None:
         self.topology, self.task = topology, task
-        self.places = places = Places(topology)
-        self._padded = np.zeros(places.count + 1, np.float32)  # the last one stays zero
+        self.indices = indices = WeightIndices(topology)
+        self._padded = np.zeros(indices.count + 1, np.float32)  # the last one stays zero
         self.weights = self._padded[:-1]
-        self.weights[:] = rng.uniform(-spread, spread, places.count)
+        self.weights[:] = rng.uniform(-spread, spread, indices.count)
         for given, first in ((topology.input_gate_bias, 0), (topology.output_gate_bias, 1)):
             if given is not None:
                 start = first * topology.blocks
-                self.weights[places.biases[start : start + topology.blocks]] = given
+                self.weights[indices.biases[start : start + topology.blocks]] = given
         of_units = lstm_1997_truncated if truncated else lstm_1997_whole
         self._run = Online(of_units, topology.inputs, topology.cells, task.longest)
-        self._flat = np.concatenate([places.of_cell[name].ravel() for name in _FILLED])
+        self._flat = np.concatenate([indices.of_cell[name].ravel() for name in _FILLED])
         self._gradients = np.zeros(len(self._flat), np.float32)
         self._layer = Recurrent(of_units, topology.inputs, topology.cells)
 
     def learn(self, sequences: Sequences, k: int, rate: float) -> np.ndarray:
-        """One step down the gradient of half the squared error of sequence k.
+        """One update of the weights by gradient descent on half the squared error of sequence k.
 
         Returns:
-            the outputs before it: O of the last step, or T×O of each where each has a target.
+            The outputs before the update: O for the last step, or T×O if each step has a target.
         """
         run, steps = self._run, sequences.put(k, self._run.x)
         self._fill()
@@ -134,16 +139,16 @@ class Network:
         judged = hidden if self.task.each_step else hidden[-1:]
         output, matrix = self._outputs(judged)
         target = sequences.targets[k]
-        wrong = output - (target[:steps] if self.task.each_step else target)
-        slope = wrong if self.topology.linear else wrong * output * (1 - output)
+        error = output - (target[:steps] if self.task.each_step else target)
+        gradient = error if self.topology.linear else error * output * (1 - output)
         run.grad_output[:steps] = 0
-        run.grad_output[steps - len(judged) : steps] = slope @ matrix
+        run.grad_output[steps - len(judged) : steps] = gradient @ matrix
         run.backward(steps)
-        self._step(slope, judged, rate)
+        self._update(gradient, judged, rate)
         return output if self.task.each_step else output[0]
 
     def outputs(self, sequences: Sequences) -> np.ndarray:
-        """The outputs for all sequences at once: n×O of their last steps, or n×T×O of each."""
+        """The outputs of all sequences, computed at once: n×O for their last steps, or n×T×O for all steps."""
         self._fill()
         with torch.inference_mode():
             for name, array in (("weight_ih_l0", "input"), ("weight_hh_l0", "recurrent")):
@@ -159,26 +164,27 @@ class Network:
     def _fill(self) -> None:
         for name in _FILLED:
             np.take(
-                self._padded, self.places.of_cell[name], out=self._run.weights[name], mode="clip"
+                self._padded, self.indices.of_cell[name], out=self._run.weights[name], mode="clip"
             )
 
     def _outputs(self, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        matrix = self.weights[self.places.output]
+        matrix = self.weights[self.indices.output]
         net = hidden @ matrix.T
-        if len(self.places.output_bias):
-            net += self.weights[self.places.output_bias]
+        if len(self.indices.output_bias):
+            net += self.weights[self.indices.output_bias]
         return net if self.topology.linear else logistic(net), matrix
 
-    def _step(self, slope: np.ndarray, hidden: np.ndarray, rate: float) -> None:
-        places, at = self.places, 0
+    def _update(self, of_outputs: np.ndarray, hidden: np.ndarray, rate: float) -> None:
+        """Updates all weights. ``of_outputs`` is the gradient of the outputs' pre-activations."""
+        indices, at = self.indices, 0
         for name in _FILLED:
             gradient = self._run.gradients[name]
             self._gradients[at : at + gradient.size] = gradient.ravel()
             at += gradient.size
-        change = np.bincount(self._flat, self._gradients, places.count + 1)[:-1]
-        change[places.output.ravel()] += (slope.T @ hidden).ravel()
-        if len(places.output_bias):
-            change[places.output_bias] += slope.sum(0)
+        change = np.bincount(self._flat, self._gradients, indices.count + 1)[:-1]
+        change[indices.output.ravel()] += (of_outputs.T @ hidden).ravel()
+        if len(indices.output_bias):
+            change[indices.output_bias] += of_outputs.sum(0)
         self.weights -= rate * change
 
 
@@ -191,19 +197,24 @@ def logistic(x: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Direct:
-    """The network of experiments 2a and 2b. input_gate: the middle of the input gate's first weights
-    (it has no bias); errors_at_end: whether the last step alone is learned from."""
+class DirectTopology:
+    """The network of experiments 2a and 2b.
+
+    input_gate: the mean of the input gate's initial weights, as it has no bias.
+    errors_at_end: whether only the last step has an error."""
 
     input_gate: float = 0.0
     errors_at_end: bool = False
 
 
 class DirectNetwork:
-    """Experiments 2a and 2b's network: inputs go straight to the outputs, and once the error falls no
-    longer, through one cell with an input gate as well. No biases."""
+    """The network of experiments 2a and 2b: the inputs are connected to the outputs directly.
 
-    def __init__(self, direct: Direct, task: Task, spread: float, rng: np.random.Generator) -> None:
+    When the error no longer falls, one cell with an input gate is added between them. There are no biases."""
+
+    def __init__(
+        self, direct: DirectTopology, task: Task, spread: float, rng: np.random.Generator
+    ) -> None:
         self.task, self._errors_at_end = task, direct.errors_at_end
         count, width = task.outputs * task.inputs, task.inputs
         self.weights = rng.uniform(-spread, spread, count + task.outputs + 2 * width)
@@ -216,7 +227,7 @@ class DirectNetwork:
         self.with_cell = False
 
     def learn(self, sequences: Sequences, k: int, rate: float) -> np.ndarray:
-        """One step down the gradient of half the squared error; the outputs before it, T×O."""
+        """One update by gradient descent on half the squared error. Returns the outputs before it, T×O."""
         run, steps = self._run, sequences.put(k, self._run.x)
         x = run.x[:steps]
         net = x @ self._direct.T
@@ -224,14 +235,14 @@ class DirectNetwork:
             hidden = run.forward(steps)
             net += hidden * self._from_cell
         output = logistic(net)
-        slope = (output - sequences.targets[k, :steps]) * output * (1 - output)
+        gradient = (output - sequences.targets[k, :steps]) * output * (1 - output)
         if self._errors_at_end:
-            slope[:-1] = 0
+            gradient[:-1] = 0
         if self.with_cell:
-            run.grad_output[:steps, 0] = slope @ self._from_cell
+            run.grad_output[:steps, 0] = gradient @ self._from_cell
             run.backward(steps)
-            self._from_cell -= rate * (slope.T @ hidden)[:, 0]
+            self._from_cell -= rate * (gradient.T @ hidden)[:, 0]
             run.weights["input"][...] -= rate * run.gradients["input"]
             self.weights[-2 * self.task.inputs :] = run.weights["input"].ravel()
-        self._direct -= rate * (slope.T @ x)
+        self._direct -= rate * (gradient.T @ x)
         return output

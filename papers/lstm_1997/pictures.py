@@ -1,4 +1,4 @@
-"""Two pictures of why there is an LSTM: how far back a gradient goes, and a memory of a thousand steps."""
+"""Two figures on the purpose of the LSTM: how far back gradients reach, and a memory over a thousand steps."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FLOOR = 1e-20  # gradients are drawn down to here
 
 
 def draw(folder: Path, seed: int = 0) -> list[Path]:
-    """Trains what the two pictures show and writes ``gradients.png`` and ``memory.png``: about a minute.
+    """Trains the networks of the two figures and writes ``gradients.png`` and ``memory.png``, in about a minute.
 
-    The memory is that of the cell of 1997, four units without a forget gate, trained on the adding
-    problem of 1,000 steps itself and shown one of its sequences that it has never seen.
+    The second figure shows the cell of 1997, which has no forget gate, in a layer of four units. It was trained
+    on the adding problem of 1,000 steps, and runs a sequence of this problem that it was not trained on.
 
     Raises:
-        TrainingError: the network of the second picture did not solve its task.
+        TrainingError: the network of the second figure did not solve its task.
         MissingExtraError: matplotlib is not installed.
     """
     panels = gradients_of({"LSTM": "lstm", "simple RNN": "rnn_tanh"}, "4-100", seed, 100_000)
@@ -38,11 +38,11 @@ def draw(folder: Path, seed: int = 0) -> list[Path]:
     if not result.solved:
         raise TrainingError(
             f"the adding problem of 1,000 steps was not solved from seed {seed} after "
-            f"{result.sequences:,} sequences; take another seed"
+            f"{result.sequences:,} sequences; try another seed"
         )
     shown = model.task.draw(np.random.default_rng([1997, seed]), 256)
     assert shown.values is not None
-    # of all, the one whose second mark comes latest
+    # the sequence whose second mark comes latest
     last = [int(np.flatnonzero(pairs[:, 1] == 1).max()) for pairs in shown.values]
     figure = memory_picture(model, shown, int(np.argmax(last)))
     return [*written, save(figure, folder / "memory.png")]
@@ -51,8 +51,8 @@ def draw(folder: Path, seed: int = 0) -> list[Path]:
 def gradients_of(
     cells: Mapping[str, str], experiment: str, seed: int, most: int, lags: int = 100
 ) -> dict[str, dict[str, np.ndarray]]:
-    """:func:`gradient_by_lag` for each cell (by the name that is shown), before training and after, over
-    256 sequences that none was trained on."""
+    """:func:`gradient_by_lag` for each cell, by its name in the figure, before and after training, over 256
+    sequences that no network was trained on."""
     panels: dict[str, dict[str, np.ndarray]] = {"before training": {}, "after training": {}}
     for name, cell in cells.items():
         before = untrained(experiment, cell, seed)
@@ -64,19 +64,19 @@ def gradients_of(
 
 
 def gradient_by_lag(model: Model, sequences: Sequences, lags: int) -> np.ndarray:
-    """How much the output at the end still changes with the input k steps before.
+    """The size of the gradient of the last output with respect to the input k steps before, for each k.
 
-    Hochreiter 1991 and Bengio et al. 1994, "Learning Long-Term Dependencies with Gradient Descent is
-    Difficult", section III, measure the same of the states: the product of the steps' Jacobians.
+    Hochreiter 1991 and Bengio et al. 1994, "Learning Long-Term Dependencies with Gradient Descent is Difficult",
+    section III, measure the same for states: the product of the Jacobians of the steps.
 
     Args:
-        model: of a task that is judged at the end.
-        sequences: n of them; one shorter than ``lags`` counts where it is.
-        lags: K.
+        model: a model of a task that is judged at the end.
+        sequences: n sequences. One that is shorter than ``lags`` counts for the lags that it has.
+        lags: K, the number of lags.
 
     Returns:
-        K norms ‖∂y(T)/∂x(T-k)‖, k from 0: the root of their mean square over the sequences, of the sum
-        of the outputs.
+        K values of ‖∂y(T)/∂x(T-k)‖, k from 0, where y is the sum of the outputs: the root mean square over the
+        sequences.
 
     Raises:
         OptionError: the task is judged at each step, or no sequence has ``lags`` steps.
@@ -90,7 +90,7 @@ def gradient_by_lag(model: Model, sequences: Sequences, lags: int) -> np.ndarray
         raise OptionError(
             f"lags must be from 1 to the longest sequence's {longest} steps, not {lags}"
         )
-    # in float64: a float32 gradient of a simple network ends in denormal numbers and zeros
+    # in float64, because a float32 gradient of a simple network underflows
     twin = Model(model.task, model.layer.cell.name, model.layer.hidden_size).double()
     twin.load_state_dict(model.state_dict())
     x = torch.from_numpy(sequences.inputs(model.task.inputs)).double().requires_grad_()
@@ -105,15 +105,18 @@ def gradient_by_lag(model: Model, sequences: Sequences, lags: int) -> np.ndarray
 
 
 def gradient_picture(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Gradients against the lag, on a logarithmic scale: for each panel's title its lines by name, each
-    as :func:`gradient_by_lag` gives it.
+    """A figure of gradients against the lag, on a logarithmic scale.
+
+    ``panels`` has for each panel's title its lines by name, each from :func:`gradient_by_lag`.
 
     Raises:
-        OptionError: there is no panel, or one without a line.
+        OptionError: there is no panel, or a panel has no line.
         MissingExtraError: matplotlib is not installed.
     """
     if not panels or not all(panels.values()):
-        raise OptionError("gradient_picture takes a panel or more, each with a line or more")
+        raise OptionError(
+            "gradient_picture needs at least one panel, and each needs at least one line"
+        )
     figure = need("matplotlib.figure", "tasks").Figure(
         figsize=(4.6 * len(panels) + 0.6, 3.5), layout="constrained"
     )
@@ -137,44 +140,49 @@ def gradient_picture(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 @torch.no_grad()
 def carrying_unit(model: Model, sequences: Sequences) -> int:
-    """The unit whose cell state takes up a marked value, and not others: how its step at a mark goes with
-    the value there, less how the next step goes with the next value, over all sequences of the adding or
-    the multiplication problem."""
+    """The unit whose cell state stores the marked values but no others, in the adding or multiplication problem.
+
+    For each unit, the covariance of the marked values and the changes of the state at these steps is computed,
+    and from it that of the next values and changes is subtracted. The result is the unit with the largest
+    difference."""
     assert sequences.values is not None
     x = torch.from_numpy(sequences.inputs(model.task.inputs))
     _, _, trace = model.layer(x, lengths=torch.from_numpy(sequences.lengths), trace=True)
     state, value = trace.c[0][0].numpy(), sequences.values[..., 0]
     k, at = np.nonzero(sequences.values[..., 1] == 1)  # never the first step, nor the last
 
-    def together(at: np.ndarray) -> np.ndarray:
+    def covariance(at: np.ndarray) -> np.ndarray:
         found: np.ndarray = (value[k, at] - value[k, at].mean()) @ (state[k, at] - state[k, at - 1])
         return found
 
-    return int(np.abs(together(at) - together(at + 1)).argmax())
+    return int(np.abs(covariance(at) - covariance(at + 1)).argmax())
 
 
 def memory_picture(model: Model, sequences: Sequences, which: int = 0) -> Figure:
-    """One sequence of the adding or the multiplication problem: its values with the two marks, the state
-    of the cell that carries the answer, and that cell's gates.
+    """A figure of one sequence of the adding or the multiplication problem.
+
+    It shows the values with the two marks, and the cell state and the gates of the unit that stores the answer.
 
     Args:
-        model: with a cell that has a state ``c``.
-        sequences: by all of which the cell is chosen (:func:`carrying_unit`).
-        which: the one that is shown.
+        model: a model whose cell has a state ``c``.
+        sequences: the sequences by which the unit is chosen (:func:`carrying_unit`).
+        which: the index of the sequence that is shown.
 
     Raises:
-        OptionError: the task is another, the cell has no state c, or there is no such sequence.
+        OptionError: the task is another one, the cell has no state c, or there is no such sequence.
         MissingExtraError: matplotlib is not installed.
     """
     if not isinstance(model.task, TwoMarked):
         raise OptionError(
-            "memory_picture shows the two marks of experiments 4 and 5, and no others"
+            "memory_picture needs a model of experiment 4 or 5, whose sequences have two marks"
         )
     cell = model.layer.cell
     if "c" not in cell.state:
-        raise OptionError(f"{cell.name} has no state c ({', '.join(cell.state)}) to carry anything")
+        raise OptionError(
+            f"memory_picture needs a state c; {cell.name} has {', '.join(cell.state)}"
+        )
     if not 0 <= which < len(sequences):
-        raise OptionError(f"which={which}, and there are {len(sequences)} sequences")
+        raise OptionError(f"which must be from 0 to {len(sequences) - 1}, not {which}")
     values, marks, traced, output = _followed(model, sequences, which)
     figure = need("matplotlib.figure", "tasks").Figure(figsize=(9.2, 5.4), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.06, hspace=0.03)
@@ -219,7 +227,7 @@ _GATES = {
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a picture, as the path's ending says: png, svg, pdf."""
+    """Writes a figure in the format of the path's suffix: png, svg, pdf."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
@@ -229,7 +237,7 @@ def save(figure: Figure, path: Path) -> Path:
 def _followed(
     model: Model, sequences: Sequences, which: int
 ) -> tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray], float]:
-    """A sequence's values, the steps of its marks, the carrying unit's traced values and the answer."""
+    """The values of a sequence, the steps of its marks, the traced values of the chosen unit, and the answer."""
     assert sequences.values is not None
     steps = int(sequences.lengths[which])
     pairs = sequences.values[which, :steps]

@@ -1,6 +1,6 @@
-"""The sequences of the paper's six experiments (section 5), drawn many at a time.
+"""The tasks of the paper's six experiments (section 5). Each draws many random sequences at a time.
 
-A task's sequences have different lengths; targets belong to a sequence's last step, or to each.
+The sequences of a task have different lengths. Targets belong to the last step of a sequence, or to each step.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ Random = np.random.Generator
 
 @dataclass(frozen=True)
 class Sequences:
-    """n sequences: symbols n×T (one-hot inputs) or values n×T×I; lengths n; targets n×O of the last
-    step, or n×T×O of each (NaN beyond the length, and where an output isn't judged)."""
+    """A batch of n sequences.
+
+    lengths: n. symbols: n×T, for one-hot inputs; or values: n×T×I. targets: n×O for the last step, or n×T×O
+    for each step, with NaN in the padding and for outputs that are not judged."""
 
     lengths: np.ndarray
     targets: np.ndarray
@@ -29,7 +31,7 @@ class Sequences:
         return len(self.lengths)
 
     def put(self, k: int, x: np.ndarray) -> int:
-        """Writes sequence k into the first rows of x, longest×I; gives its number of steps."""
+        """Writes sequence k into the first rows of x, longest×I. Returns its number of steps."""
         steps = int(self.lengths[k])
         if self.values is not None:
             x[:steps] = self.values[k, :steps]
@@ -40,7 +42,7 @@ class Sequences:
         return steps
 
     def inputs(self, width: int) -> np.ndarray:
-        """All of them, T×n×I, zero beyond the lengths."""
+        """The inputs of all sequences, T×n×I, zero in the padding."""
         if self.values is not None:
             return np.ascontiguousarray(self.values.transpose(1, 0, 2))
         assert self.symbols is not None
@@ -53,7 +55,9 @@ class Sequences:
 
 
 class Task(Protocol):
-    """inputs I, outputs O, longest T, and whether each step has a target."""
+    """A task with I ``inputs``, O ``outputs`` and sequences of at most ``longest`` steps.
+
+    each_step: whether each step has a target, or only the last one."""
 
     inputs: int
     outputs: int
@@ -64,7 +68,7 @@ class Task(Protocol):
 
 
 class ReberString:
-    """A string of the embedded grammar, and after each symbol but the last the legal next ones."""
+    """A string of the embedded grammar, with the legal next symbols after each symbol except the last."""
 
     def __init__(self, rng: Random) -> None:
         outer = "TP"[rng.integers(2)]
@@ -79,7 +83,7 @@ class ReberString:
 
 
 def _reber(rng: Random) -> tuple[list[str], list[set[str]]]:
-    """A string of the plain grammar, and after each of its symbols but the last the legal ones."""
+    """A string of the plain grammar, with the legal next symbols after each symbol except the last."""
     node, string, legal = 0, [], []
     while node != END:
         arrows = ARROWS[node]
@@ -92,9 +96,10 @@ def _reber(rng: Random) -> tuple[list[str], list[set[str]]]:
 
 @dataclass
 class Reber:
-    """Experiment 1: the embedded Reber grammar. 256 training strings, drawn as the grammar gives them
-    (short ones more than once), and 256 for testing that are not among them; the next symbol is to be
-    predicted at each step."""
+    """Experiment 1: predict the next symbol of strings of the embedded Reber grammar, at each step.
+
+    There are 256 training strings, drawn from the grammar (so short ones repeat), and 256 test strings that are
+    not among them."""
 
     seed: int
     inputs: int = 7
@@ -125,7 +130,7 @@ class Reber:
         return Sequences(lengths, targets, symbols)
 
     def legal(self, strings: list[ReberString]) -> np.ndarray:
-        """n×T×7: which symbols may come next; none beyond the end."""
+        """n×T×7: true for the legal next symbols; false in the padding."""
         found = np.zeros((len(strings), self.longest, 7), bool)
         for k, string in enumerate(strings):
             found[k, : len(string.legal)] = string.legal
@@ -134,8 +139,10 @@ class Reber:
 
 @dataclass
 class TwoSequences:
-    """Experiments 2a and 2b: x or y, then p-1 symbols (2a: always the same, 2b: random), then the
-    first again; each next symbol is to be predicted."""
+    """Experiments 2a and 2b: predict each next symbol of a sequence.
+
+    A sequence is x or y, then p - 1 symbols (2a: always the same ones, 2b: random ones), then its first symbol
+    again."""
 
     p: int
     random: bool
@@ -156,9 +163,10 @@ class TwoSequences:
 
 @dataclass
 class LongLag:
-    """Experiment 2c: b, then x or y, then q + k random distractors out of p, then e; which of x and
-    y it was is to be said at the end. After the q-th distractor each further one comes with
-    probability 9/10."""
+    """Experiment 2c: say at the end whether the second symbol was x or y.
+
+    A sequence is b, then x or y, then q + k random ones of p distractors, then e. After the q-th distractor, each
+    further one comes with probability 9/10."""
 
     q: int
     p: int
@@ -181,9 +189,10 @@ class LongLag:
 
 @dataclass
 class SignalAndNoise:
-    """Experiment 3: the first N values say the class, +1 or -1 (3b, 3c: with noise), the rest is noise
-    of variance 0.2 on the same line. ``levels``: the targets of the classes +1 and -1, to which noise
-    of the variance ``target_noise`` is added."""
+    """Experiment 3: say the class at the end. The first N values are the class, +1 or -1 (3b, 3c: with noise).
+
+    The other values are noise of variance 0.2. ``levels`` are the targets of the classes +1 and -1, to which
+    noise of the variance ``target_noise`` is added."""
 
     steps: int
     informative: int
@@ -213,10 +222,12 @@ class SignalAndNoise:
 
 @dataclass
 class TwoMarked:
-    """Experiments 4 (adding) and 5 (multiplication): pairs of a value and a marker; two values are
-    marked with 1, one of the first ten and then one of the first T/2 - 1 left; the first and the last pair
-    have the marker -1, and where the first is a marked one, its value counts as 0 (5: as 1). Target at
-    the end: 0.5 + (X1 + X2)/4 of values in [-1, 1], or X1 X2 of values in [0, 1]."""
+    """Experiments 4 (adding) and 5 (multiplication): add or multiply the two marked values.
+
+    Each step has a value and a marker. The marker is 1 for two values: one of the first ten, and one of the first
+    T/2 - 1 others. It is -1 for the first and the last step. If the first step is one of the two, its value
+    counts as 0 (in experiment 5: as 1). The target at the end is 0.5 + (X1 + X2)/4 for values in [-1, 1], or
+    X1 X2 for values in [0, 1]."""
 
     steps: int
     multiply: bool = False
@@ -236,7 +247,7 @@ class TwoMarked:
         second = rng.integers(self.steps // 2 - 1, size=n)
         second += second >= first  # one of those that are left
         pairs[each, first, 1] = pairs[each, second, 1] = 1
-        pairs[:, 0, 1] = pairs[each, lengths - 1, 1] = -1  # so that a mark on the first isn't seen
+        pairs[:, 0, 1] = pairs[each, lengths - 1, 1] = -1  # overwrites a mark on the first step
         x1, x2 = pairs[each, first, 0], pairs[each, second, 0]
         neutral = 1.0 if self.multiply else 0.0
         x1, x2 = (np.where(at == 0, neutral, x) for at, x in ((first, x1), (second, x2)))
@@ -248,8 +259,10 @@ class TwoMarked:
 
 @dataclass
 class TemporalOrder:
-    """Experiment 6: E, distractors a to d with an X or Y at two (6a) or three (6b) places, B; the class
-    at the end is which of the four or eight orders it was."""
+    """Experiment 6: say at the end in which order the symbols X and Y came.
+
+    A sequence is E, then distractors a to d with X or Y at two (6a) or three (6b) positions, then B. There are
+    four or eight classes."""
 
     places: int  # 2 or 3
     inputs: int = 8

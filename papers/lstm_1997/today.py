@@ -1,8 +1,7 @@
-"""The paper's tasks with today's means: any cell of the catalogue, the whole gradient, batches, Adam.
+"""The paper's tasks with today's training: any cell of the catalogue, the whole gradient, batches, Adam.
 
-Tasks and criteria are those of the paper's own runs (:mod:`.tasks`, :mod:`.criteria`), unchanged: a
-sequence is judged by the outputs that the network had before it learned from its batch. What differs is
-how the network learns.
+Tasks and criteria are the paper's (:mod:`.tasks`, :mod:`.criteria`). A sequence is judged by the outputs that
+the network has before it learns from the sequence's batch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from gatewise.errors import unknown
 from gatewise.nn.init import chrono_, orthogonal_
 from gatewise.nn.layers import Recurrent
-from papers.lstm_1997.criteria import Criterion, OnFreshSequences, wrong_of
+from papers.lstm_1997.criteria import Criterion, OnFreshSequences, errors_on_fresh_sequences
 from papers.lstm_1997.experiments import EXPERIMENTS, Experiment, checked_most
 from papers.lstm_1997.tasks import (
     Sequences,
@@ -30,8 +29,8 @@ from papers.lstm_1997.tasks import (
     TwoSequences,
 )
 
-# Rows of the first experiment, and those that begin closed, differ in network and rate alone, which are
-# not used here.
+# One row of experiment 1, and no rows named "-closed": the others differ only in the network and the learning
+# rate, which are not used here.
 ROWS: Mapping[str, Experiment] = {
     "1": EXPERIMENTS["1-4x1-0.1"],
     **{
@@ -44,14 +43,14 @@ ROWS: Mapping[str, Experiment] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """How a network learns; one for all tasks.
+    """The options of training, the same for all tasks.
 
     Attributes:
-        hidden: H, units.
-        batch: sequences in a step of learning.
-        rate: Adam's.
-        clip: the norm to which a step's gradient is cut (Pascanu et al. 2013, "On the Difficulty of
-            Training Recurrent Neural Networks", algorithm 1).
+        hidden: H, the number of units.
+        batch: the number of sequences per update.
+        rate: the learning rate of Adam.
+        clip: the largest norm of the gradient (Pascanu et al. 2013, "On the Difficulty of Training
+            Recurrent Neural Networks", algorithm 1).
     """
 
     hidden: int = 32
@@ -62,16 +61,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """One network's training.
+    """The result of training one network.
 
     Attributes:
         solved: whether the paper's criterion was met.
-        sequences: how many were learned from before it was, counted as the paper does; where it was
-            not, all.
-        seconds: all of the run took, its judging too.
-        weights: how many numbers were learned.
-        wrong, tested, mean_error: of fresh sequences, after success: how many outputs were wrong by the
-            paper's bound, and the mean absolute error. None where the paper tests no further.
+        sequences: the number of training sequences until then, counted as in the paper; all of them if the
+            criterion was not met.
+        seconds: the time of the whole run, including the tests of the criterion.
+        weights: the number of learned weights.
+        wrong, tested, mean_error: on fresh sequences after success, the number of sequences that are wrong by
+            the paper's bound, the number of sequences, and the mean absolute error. None if the paper has no
+            such test.
     """
 
     experiment: str
@@ -87,11 +87,11 @@ class Result:
 
 
 class Model(nn.Module):
-    """A layer of any cell and outputs that see it: a probability for each symbol or class (softmax), one
-    of a class and its contrary (logistic), or a value (linear).
+    """A recurrent layer of any cell and a linear output layer.
 
-    In experiment 2a, where most steps follow from the input alone, the outputs see it directly, as in
-    the paper's own network.
+    The outputs are probabilities of symbols or classes (softmax), the probability of one of two classes
+    (logistic), or a value (linear). In experiment 2a most targets depend on the input of the same step only, so
+    the outputs read the input too, as in the paper's network.
     """
 
     def __init__(self, task: Task, cell: str, hidden: int) -> None:
@@ -101,11 +101,11 @@ class Model(nn.Module):
         self._direct = isinstance(task, TwoSequences) and not task.random
         seen = hidden + task.inputs * self._direct
         self.head = nn.Linear(seen, task.outputs)
-        begin_(self.layer, task.longest)
+        initialise_(self.layer, task.longest)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """What goes into the outputs' function: of x, T×n×I, n×O for the last step of each sequence, or
-        n×T×O where the task judges each step."""
+        """The pre-activations of the outputs for x, T×n×I: n×O for the last step of each sequence, or n×T×O if the
+        task judges each step."""
         output, state = self.layer(x, lengths=lengths)
         if not self.task.each_step:
             last = state if isinstance(state, Tensor) else state[0]
@@ -116,34 +116,35 @@ class Model(nn.Module):
         return made
 
     def net(self, sequences: Sequences) -> Tensor:
-        """:meth:`forward` of drawn sequences."""
+        """:meth:`forward` for a batch of sequences."""
         x = torch.from_numpy(sequences.inputs(self.task.inputs))
         return self(x, torch.from_numpy(sequences.lengths))
 
     def activation(self, net: Tensor) -> Tensor:
-        """The outputs' function."""
+        """The outputs, from their pre-activations."""
         if isinstance(self.task, TwoMarked):
             return net
         return net.sigmoid() if isinstance(self.task, SignalAndNoise) else net.softmax(-1)
 
     @torch.no_grad()
     def outputs(self, sequences: Sequences) -> np.ndarray:
-        """n×O of the last steps, or n×T×O."""
+        """The outputs: n×O for the last steps, or n×T×O."""
         parts = [self.activation(self.net(part)) for part in _parts(sequences)]
         found: np.ndarray = torch.cat(parts).numpy()
         return found
 
     def loss(self, net: Tensor, sequences: Sequences) -> Tensor:
-        """The mean loss: squared error of a value, else cross entropy.
+        """The mean loss: the squared error of values, or the cross entropy.
 
-        In 2a one step in a hundred says whether the first symbol was kept: its loss has the weight of
-        all. In 2b, where the others can't be predicted and aren't judged, it stands alone.
+        In 2a only the last of a hundred steps depends on the first symbol, so its loss has as much weight as that
+        of all steps together. In 2b only this step can be predicted and is judged, so the loss is that of this
+        step.
         """
         target = torch.from_numpy(sequences.targets)
         if isinstance(self.task, TwoMarked):
             return F.mse_loss(net, target)
         if isinstance(self.task, SignalAndNoise):
-            # 3c's noisy targets leave [0, 1]; the slope, y less the target, is right there too
+            # 3c has noisy targets, some outside of [0, 1]; the gradient y - target is right for these too
             return F.binary_cross_entropy_with_logits(net, target)
         if not self.task.each_step:
             return F.cross_entropy(net, target.argmax(-1))
@@ -161,7 +162,7 @@ _AT_ONCE = 128  # sequences whose outputs are computed together
 
 
 def _parts(sequences: Sequences) -> list[Sequences]:
-    """The same, few at a time: a thousand steps of a thousand symbols are large."""
+    """The sequences in small batches, because a thousand steps of a thousand symbols take much memory."""
 
     def cut(of: np.ndarray | None, k: int) -> np.ndarray | None:
         return None if of is None else of[k : k + _AT_ONCE]
@@ -180,14 +181,16 @@ def _parts(sequences: Sequences) -> list[Sequences]:
 _NO_FORGET_GATE = ("lstm_1997", "lstm_1997_truncated", "nfg")
 
 
-def begin_(layer: Recurrent, longest: int) -> None:
-    """How the weights begin: a simple network's recurrent ones orthogonal, with which a gradient goes
-    back furthest; of others the gates, so that memories of up to ``longest`` steps are there
-    (:func:`gatewise.nn.init.chrono_`), in cells without a forget gate the input gate alone."""
+def initialise_(layer: Recurrent, longest: int) -> None:
+    """Initialises the weights of a layer for sequences of up to ``longest`` steps.
+
+    A simple recurrent network gets orthogonal recurrent weights, with which gradients reach back furthest. In
+    other cells the gates get the biases of :func:`gatewise.nn.init.chrono_`. Without a forget gate, only the input
+    gate gets its bias."""
     if layer.cell.name.startswith("rnn"):
         orthogonal_(layer)
     elif layer.cell.name in _NO_FORGET_GATE:
-        # the bias of chrono_: what is let in at each step is little beside what stands
+        # the input gate's bias of chrono_: each step adds little to the state
         rows = slice(0, layer.hidden_size)
         with torch.no_grad():
             layer.bias_ih_l0[rows] = -torch.empty(layer.hidden_size).uniform_(1, longest - 1).log()
@@ -207,11 +210,11 @@ def run(
 
     Args:
         experiment: a row of :data:`ROWS`: "1", "2a", "2c-100-100", "4-100", ….
-        cell: a cell of the catalogue, by name.
-        most: as in the paper's own runs if not given.
+        cell: the name of a cell of the catalogue.
+        most: the default is the experiment's.
 
     Raises:
-        OptionError: there is no such experiment or cell, or ``most`` is less than 1.
+        OptionError: there is no such experiment or cell, or ``most`` is not a positive integer.
     """
     return train(experiment, cell, seed, most, setting)[1]
 
@@ -223,7 +226,7 @@ def train(
     most: int | None = None,
     setting: Setting | None = None,
 ) -> tuple[Model, Result]:
-    """:func:`run`, with the network that came of it."""
+    """The trained network, and the result of :func:`run`."""
     row, setting = _row(experiment), setting or Setting()
     most = checked_most(most, row)
     begin = time.perf_counter()
@@ -248,7 +251,7 @@ def train(
 def untrained(
     experiment: str, cell: str = "lstm", seed: int = 0, setting: Setting | None = None
 ) -> Model:
-    """The network that :func:`train` begins with. torch's own generator is left as it was."""
+    """The network with which :func:`train` starts. The state of torch's generator does not change."""
     task = _row(experiment).task(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -268,9 +271,9 @@ def _learn(
     most: int,
     setting: Setting,
 ) -> int:
-    """Steps of learning until the criterion is met; gives the number of sequences seen.
+    """Trains until the criterion is met. Returns the number of training sequences.
 
-    It ends too where a loss is no longer a number, which nothing learned after it can mend."""
+    It also ends if the loss is not finite, because the weights cannot recover from that."""
     task, seen = model.task, 0
     optimizer = torch.optim.Adam(model.parameters(), lr=setting.rate)
     while seen < most and criterion.solved is None:
@@ -295,9 +298,9 @@ def _learn(
 def _tested(
     model: Model, row: Experiment, criterion: Criterion, rng: np.random.Generator
 ) -> Mapping[str, float]:
-    """The solved task's errors on fresh sequences, where the paper has a bound for them."""
+    """The errors on fresh sequences, if the paper has a bound for them."""
     if row.within is None:
         return {}
     task = criterion.task if isinstance(criterion, OnFreshSequences) else model.task
-    found = wrong_of(task, row.within, model.outputs, rng)
+    found = errors_on_fresh_sequences(task, row.within, model.outputs, rng)
     return {name: found[name] for name in ("wrong", "tested", "mean_error")}

@@ -1,4 +1,4 @@
-"""Trials of the experiments side by side, and what came of them beside the paper's figures."""
+"""Trials of the experiments in several processes, and tables of their results with the paper's numbers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from papers.lstm_1997.experiments import EXPERIMENTS, Trial, run
 from papers.processes import in_processes
 
 
-class Order(NamedTuple):
-    """A trial to be run: see :func:`papers.lstm_1997.experiments.run`."""
+class Job(NamedTuple):
+    """The arguments of a trial: see :func:`papers.lstm_1997.experiments.run`."""
 
     name: str
     seed: int
@@ -20,17 +20,17 @@ class Order(NamedTuple):
     truncated: bool
 
 
-def side_by_side(orders: Sequence[Order], processes: int) -> Iterator[tuple[Order, Trial]]:
-    """Runs all, each in one thread, and gives each as it ends."""
-    return in_processes(_run, orders, processes)
+def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Trial]]:
+    """The trial of each job, in the order in which they end. Each runs in one thread."""
+    return in_processes(_run, jobs, processes)
 
 
-def _run(order: Order) -> tuple[Order, Trial]:
-    return order, run(EXPERIMENTS[order.name], order.seed, order.most, order.truncated)
+def _run(job: Job) -> tuple[Job, Trial]:
+    return job, run(EXPERIMENTS[job.name], job.seed, job.most, job.truncated)
 
 
 def summary(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
-    """One row: what the trials needed, and the paper's figures under "paper"."""
+    """One row: the results of the trials, and the paper's numbers under "paper"."""
     experiment, solved = EXPERIMENTS[name], [t for t in trials if t.solved]
     needed = np.array([t.sequences for t in solved])
     wrong = [t.details["wrong"] for t in solved if "wrong" in t.details]
@@ -62,7 +62,7 @@ def _needed(sequences: np.ndarray) -> dict[str, int] | None:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The rows of :func:`summary` by name, as text: ours beside the paper's."""
+    """The rows of :func:`summary` by name, as a text table with the paper's numbers."""
     lines = [_HEAD]
     for name, row in rows.items():
         needed, paper = row["sequences"], row["paper"]

@@ -1,1 +1,1 @@
-"""A cell through time: one file for each way to run it, all with one contract (see registry.py)."""
+"""Backends, which run a cell through time: one module each, with the contract of contract.py."""

@@ -1,4 +1,4 @@
-"""torch's own LSTM, GRU and simple RNN: oneDNN on the CPU where it has the cell, cuDNN on a GPU."""
+"""The backend ``aten``: torch's own LSTM, GRU and simple RNN, by oneDNN or ATen on the CPU and cuDNN on a GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import (
+    LACKED_BY_FIXED_LAYERS,
     Masks,
     Outcome,
     Spec,
@@ -22,7 +23,7 @@ from gatewise.backends.tracing import exports_onnx
 from gatewise.cells.catalogue import gru, lstm, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
 
-# torch's functions of whole sequences.
+# torch's functions for whole sequences.
 _FUNCTIONS: Mapping[Cell, str] = {
     lstm: "lstm",
     gru: "gru",
@@ -30,7 +31,7 @@ _FUNCTIONS: Mapping[Cell, str] = {
     rnn_relu: "rnn_relu",
 }
 
-# torch's functions of one step: of the input, the state or states, the weights and the biases.
+# torch's functions for one step. They take the input, the state or states, the weights and the biases.
 STEPS: Mapping[Cell, str] = {
     lstm: "lstm_cell",
     gru: "gru_cell",
@@ -39,11 +40,7 @@ STEPS: Mapping[Cell, str] = {
 }
 
 _LACKING: Mapping[str, str] = {
-    "trace": "does not give its gates out",
-    "reset": "cannot reset its states within a sequence",
-    "layer_norm": "has no layer normalisation",
-    "recurrent": "has no recurrent dropout",
-    "zoneout": "has no zoneout",
+    **LACKED_BY_FIXED_LAYERS,
     "transformed": "has no rule for vmap, jvp and other transforms of torch.func",
 }
 
@@ -71,7 +68,7 @@ def describe(spec: Spec) -> str:
 
 
 def _onednn_has(dtype: torch.dtype) -> bool:
-    """Whether oneDNN computes in ``dtype`` on this processor; where not, torch uses ATen."""
+    """Whether oneDNN computes in ``dtype`` on this processor. Otherwise torch uses ATen."""
     if not torch.backends.mkldnn.is_available():
         return False
     return ONEDNN_HAS[dtype]() if dtype in ONEDNN_HAS else dtype == torch.float32
@@ -95,15 +92,15 @@ def _run(
     flat = [w for w in (*given, weights.projection) if w is not None]
     states = [s[None].contiguous() for s in state]
     bias = weights.input_bias is not None
-    # outside of its training mode cuDNN has no backward pass
+    # cuDNN has no backward pass outside of its training mode
     training = spec.device.type == "cuda" and spec.differentiated
     output, *new = whole(spec.cell, (x,), states, flat, (bias, 1, 0.0, training, False, False))
     return output, tuple(s[0] for s in new)
 
 
 def has(cell: Cell, proj_size: int) -> bool:
-    """Whether torch, and ONNX where it is exported to, has an operator of the cell with a projection of
-    this size, or 0."""
+    """Whether torch has an operator for the cell with a projection of this size (0 for none). During an
+    ONNX export, ONNX must have it too."""
     return cell in _FUNCTIONS and (not proj_size or (cell == lstm and not exports_onnx()))
 
 
@@ -114,14 +111,15 @@ def whole(
     weights: Sequence[Tensor],
     options: Sequence[Any],
 ) -> tuple[Tensor, ...]:
-    """torch's operator of a stack of layers; the output and the final states.
+    """The output and the final states of torch's operator for stacked layers.
 
     Args:
-        cell: one that torch has.
-        input: T×B×I or, batch first, B×T×I; or packed values and batch sizes.
-        states: each L·D×B×….
-        weights: those of each layer and direction, in torch's order.
-        options: bias, num_layers, dropout, training and bidirectional; batch_first if it isn't packed.
+        cell: a cell of ``_FUNCTIONS``.
+        input: T×B×I, or B×T×I if batch first; or the packed values and the batch sizes.
+        states: L·D×B×… each.
+        weights: the weights of all layers and directions in torch's order.
+        options: bias, num_layers, dropout, training, bidirectional, and batch_first unless the input is
+            packed.
     """
     name = _function(cell)
     function = getattr(torch, name)
@@ -129,59 +127,58 @@ def whole(
     if not input[0].is_cuda:
         return function(*input, initial, weights, *options)
     with warnings.catch_warnings():
-        # cuDNN copies weights that do not lie in one piece: ours may be anywhere
+        # torch warns that cuDNN copies weights which are not contiguous in memory
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
         return function(*input, initial, weights, *options)
 
 
 @constant
 def _function(cell: Cell) -> str:
-    """Its name: torch.compile and a strict export, which trace this, cannot look it up by a cell."""
+    """The name of torch's function. Here, because torch.compile cannot trace a dictionary of cells."""
     return _FUNCTIONS[cell]
 
 
 def _ragged(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, lengths: Tensor
 ) -> Outcome:
-    """Sequences of different lengths at the speed of the padded run.
+    """The outcome for sequences of different lengths, by one call over the padded batch.
 
-    torch's packed sequences cost 5 to 50 times as much. Here the padded batch is run as it is, each
-    reversed sequence turned round within its own length, and the state is taken where its sequence
-    ends.
+    torch's packed sequences take 5 to 50 times as long. In the reversed direction each sequence is
+    reversed within its length first. The final states are those at the sequences' ends.
     """
     steps, batch = x.shape[:2]
     valid = valid_steps(steps, lengths)
     x = torch.where(valid[..., None], x, 0)
-    within = _turned(steps, lengths) if spec.reverse else None
-    if within is not None:
-        x = x[within, torch.arange(batch, device=x.device)]
+    order = _reversed_order(steps, lengths) if spec.reverse else None
+    if order is not None:
+        x = x[order, torch.arange(batch, device=x.device)]
     if _function(spec.cell) in ("lstm", "rnn_relu"):
         x, weights = _hold_state(spec, x, weights, valid)
     output, new = _run(spec, x, state, weights)
     last = output[(lengths - 1).clamp(min=0), torch.arange(batch, device=x.device)]
     ended = torch.where((lengths > 0)[:, None], last, state[0])
-    if within is not None:
-        output = output[within, torch.arange(batch, device=x.device)]
+    if order is not None:
+        output = output[order, torch.arange(batch, device=x.device)]
     return Outcome(torch.where(valid[..., None], output, 0), (ended, *new[1:]))
 
 
-def _turned(steps: int, lengths: Tensor) -> Tensor:
-    """T×B: for each step the one it changes places with when its sequence is turned round."""
+def _reversed_order(steps: int, lengths: Tensor) -> Tensor:
+    """T×B: the index of each step when each sequence is reversed within its length. Padding stays."""
     t = torch.arange(steps, device=lengths.device)[:, None]
     return torch.where(t < lengths, lengths - 1 - t, t)
 
 
 def _hold_state(spec: Spec, x: Tensor, weights: Weights, valid: Tensor) -> tuple[Tensor, Weights]:
-    """Give the cell a further input, 1 in the padding, that acts on its gates there.
+    """The input and the weights with one more feature, which is 1 in the padding and 0 elsewhere.
 
-    It shuts the LSTM's i and opens its f: the cell state then comes out of the padding exactly as
-    it went in, so that its final value is that of each sequence's own last step; torch gives c out
-    at the end only. It shuts the rectified unit, whose state could else grow past the largest
-    number.
+    In the padding its weights close the LSTM's input gate and open its forget gate. So the cell state does
+    not change there, and its final value is that of each sequence's last step (torch returns c for the
+    last step of the batch only). The weights of a rectified unit make its state zero there, because it
+    could overflow otherwise.
     """
-    shut = -torch.finfo(weights.input.dtype).max / 2
+    off = -torch.finfo(weights.input.dtype).max / 2
     is_lstm = _function(spec.cell) == "lstm"
-    gates = [-_SATURATED, _SATURATED, 0, -_SATURATED] if is_lstm else [shut]
+    gates = [-_SATURATED, _SATURATED, 0, -_SATURATED] if is_lstm else [off]
     column = weights.input.new_tensor(gates).repeat_interleave(spec.hidden_size)[:, None]
     padding = (~valid)[..., None].to(x.dtype)
     held = weights._replace(input=torch.cat([weights.input, column], 1))

@@ -1,21 +1,21 @@
-"""What every backend takes and gives: one cell, one direction, all steps of one layer.
+"""The contract of a backend, which runs one cell in one direction over all steps of one layer.
 
-A backend is a module with
+A backend is a module with these functions:
 
 * ``supports(spec) -> str | None``: ``None``, or the reason why it cannot run ``spec``, as the end
   of the sentence "it ...";
-* ``forward(spec, x, state, weights, masks) -> Outcome``, whose results carry their gradient;
-* ``describe(spec) -> str``: what it runs, in a few words;
-* where there is one, ``outrun(spec) -> tuple[str, str] | None``: the name of a backend that is faster
-  here if it can run ``spec``, and the reason, as the end of the sentence "it ...";
-* where it can, ``network(...)`` and ``stream(...)``: see ``WholeNetworks``.
+* ``forward(spec, x, state, weights, masks) -> Outcome``: the differentiable results;
+* ``describe(spec) -> str``: a few words that describe what it runs;
+* optional, ``outrun(spec) -> tuple[str, str] | None``: the name of a backend that is faster for ``spec``
+  if it can run it, and the reason, as the end of the sentence "it ...";
+* optional, ``network(...)`` and ``stream(...)``: see ``WholeNetworks``.
 
-A :class:`Spec` holds what a choice of backend rests on, and nothing else. What a run needs beside it
-is in the tensors: whether there are biases or a projection in the weights, lengths, resets and draws
-in the masks. ``layer_norm``, ``proj_size`` and ``masks`` stand in the Spec because some backends
-refuse them; a ``forward`` looks at the weights and the masks themselves.
+A :class:`Spec` has only what the choice of a backend depends on. A ``forward`` looks at the tensors for
+the rest: the weights show whether there are biases, a projection or layer normalisation, and the masks
+show whether there are lengths, resets, dropout or zoneout. ``layer_norm``, ``proj_size`` and ``masks`` are
+in the Spec too, because some backends do not support them.
 
-Shapes: T time, B batch, I input size, H hidden size, P projection size (H where there is none),
+Shapes: T time, B batch, I input size, H hidden size, P projection size (H without a projection),
 G gates, F the sum of the widths of the recurrent inputs.
 """
 
@@ -35,15 +35,17 @@ from gatewise.errors import ShapeError
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What is to be run; all that a backend needs to know to say whether it can.
+    """The description of a call from which a backend says whether it can run it.
 
     Attributes:
-        masks: the kinds of :class:`Masks` that the run has, ``lengths`` aside: every backend takes those.
-        differentiated: whether a gradient may be asked for.
-        steps, batch: on a GPU, where they are known, else 0: which backend is faster rests on them.
-        transformed: whether torch.func (vmap, jvp, grad, …) is at work.
-        recorded: what records torch's operators one by one, see tracing.py; "" if nothing does.
-        single: whether it is one step, whatever the input: no loop.
+        masks: the names of the fields of :class:`Masks` that the call has, except ``lengths``, which every
+            backend supports.
+        differentiated: whether a gradient may be needed.
+        steps, batch: the sizes of a call on a GPU, because the faster backend depends on them. 0 on the
+            CPU, and in a graph for any sizes.
+        transformed: whether a transform of torch.func (vmap, jvp, grad, …) is active.
+        recorded: the tool that records torch's operators (see tracing.py), or "".
+        single: whether the call is that of a RecurrentCell, which has one step.
     """
 
     cell: Cell
@@ -68,22 +70,34 @@ class Spec:
         return self.proj_size or self.hidden_size
 
     def state_size(self, k: int) -> int:
-        """Width of the k-th state: the first, the output, is as wide as its projection."""
+        """The width of the k-th state. The first state is the output, which may be projected."""
         return self.output_size if k == 0 else self.hidden_size
 
 
 def lacking(spec: Spec, reasons: Mapping[str, str]) -> str | None:
-    """The first of the reasons whose key is an option that the spec has, or a kind of its masks."""
+    """The reason for the first option or mask in ``reasons`` that the spec has; None if it has none."""
     for option, reason in reasons.items():
         if option in spec.masks or getattr(spec, option, False):
             return reason
     return None
 
 
+# What the recurrent layers of torch and ONNX lack, with the reasons for ``supports``.
+LACKED_BY_FIXED_LAYERS: Mapping[str, str] = {
+    "trace": "does not return its gates",
+    "reset": "cannot reset its states within a sequence",
+    "layer_norm": "has no layer normalisation",
+    "recurrent": "has no recurrent dropout",
+    "zoneout": "has no zoneout",
+}
+
+
 @dataclass(frozen=True)
 class Choice:
-    """The backend that is to run a call: its name, the call's Spec, and for people the reason. ``key``
-    stands for it where a graph of torch.compile takes text alone."""
+    """The backend that was chosen for a call: its name, the call's Spec, and the reason as a sentence.
+
+    ``key`` identifies the choice in a graph of torch.compile, which can contain text but no such object.
+    """
 
     backend: str
     spec: Spec
@@ -95,12 +109,12 @@ class Choice:
 
 
 class Weights(NamedTuple):
-    """One layer's parameters in one direction.
+    """The weights of one layer in one direction.
 
-    input G·H×I, recurrent G·H×F with F the sum of the widths of the recurrent inputs, biases G·H or
-    None, projection P×H or None, the norm weights G·H of the two layer normalisations or None, and the
-    per-unit parameters, each H. With layer normalisation (Ba et al. 2016, equation 20) the gates
-    see norm_input * n(W x) + norm_recurrent * n(U h) + biases, n over all G·H values of a step.
+    input is G·H×I, recurrent G·H×F. The biases are G·H or None, the projection P×H or None, the norm
+    weights of the two layer normalisations G·H or None. The per-unit parameters are H each. With layer
+    normalisation (Ba et al. 2016, equation 20) the pre-activations are
+    norm_input * n(W x) + norm_recurrent * n(U h) + biases, where n normalises the G·H values of a step.
     """
 
     input: Tensor
@@ -113,41 +127,40 @@ class Weights(NamedTuple):
     per_unit: Mapping[str, Tensor] = {}
 
     def listed(self, cell: Cell) -> list[Tensor | None]:
-        """All of them in this order, the per-unit ones of ``cell`` last: as autograd and kernels take
-        them."""
+        """All weights in the order of the fields, with the per-unit parameters of ``cell`` at the end.
+
+        Autograd and the kernels use this order."""
         *named, per_unit = self
         return [*named, *[per_unit[name] for name in cell.params]]
 
     def double(self) -> Weights:
-        """The same in double precision."""
-        per_unit = {name: weight.double() for name, weight in self.per_unit.items()}
-        given: dict[str, Any] = self._asdict()
-        there = [name for name in NAMED_WEIGHTS if given[name] is not None]
-        wide = {name: given[name].double() for name in there}
-        return Weights(**wide, per_unit=per_unit)
+        """The weights in double precision."""
+        *named, per_unit = self
+        wide = [None if weight is None else weight.double() for weight in named]
+        return Weights._make((*wide, {name: weight.double() for name, weight in per_unit.items()}))
 
     @classmethod
     def from_list(cls, listed: Sequence[Tensor | None], cell: Cell) -> Weights:
-        """The weights of ``cell`` that were ``listed``."""
+        """The weights of ``cell`` from the result of ``listed``."""
         first = len(NAMED_WEIGHTS)
         per_unit: Any = dict(zip(cell.params, listed[first:], strict=True))
         return cls._make((*listed[:first], per_unit))
 
 
-# The names of all weights but the per-unit ones, whose names are the cell's.
+# The names of all weights except the per-unit parameters.
 NAMED_WEIGHTS = Weights._fields[:-1]
 
 
 class Masks(NamedTuple):
-    """What a batch's sequences bring beside their values.
+    """The lengths, resets and random masks of a batch. Each is None if the call does not have it.
 
-    lengths: B, or None where all are full. What lies beyond is never looked at.
-    reset: T×B booleans or None; where true, every state is zero before this step, in the order in
-    which this direction takes the steps.
-    recurrent: B×F factors or None; the recurrent inputs are multiplied by them on their way into the
-    recurrent product, at every step (variational dropout, Gal & Ghahramani 2016).
-    zoneout: for each state a tensor that broadcasts to T×B×(its width): the share of its old value
-    that it keeps (Krueger et al. 2017); or None. It acts last, after the projection.
+    lengths: B, the length of each sequence. Padding is never read.
+    reset: T×B booleans: true where all states are set to zero before the step. "Before" means in the
+    order in which this direction runs the steps.
+    recurrent: B×F factors of the recurrent inputs, the same at every step (variational dropout, Gal &
+    Ghahramani 2016). The cell's equations use the states without them.
+    zoneout: for each state a tensor that broadcasts to T×B×(its width): the share of the old value that
+    is kept (Krueger et al. 2017). Zoneout is applied after the projection.
     """
 
     lengths: Tensor | None = None
@@ -156,21 +169,27 @@ class Masks(NamedTuple):
     zoneout: tuple[Tensor, ...] | None = None
 
     def listed(self) -> list[Tensor | None]:
-        """All of them in this order, the shares of zoneout last."""
+        """All masks in the order of the fields, with one item for each state's zoneout."""
         return [self.lengths, self.reset, self.recurrent, *(self.zoneout or ())]
 
     @classmethod
     def from_list(cls, listed: Sequence[Tensor | None]) -> Masks:
-        """The masks that were ``listed``."""
+        """The masks from the result of ``listed``."""
         lengths, reset, recurrent, *zoneout = listed
         return cls(lengths, reset, recurrent, tuple(zoneout) or None)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """output T×B×P, zero beyond each sequence's length; the state after each sequence's own last
-    step (for a reversed run: its first); the traced values by name, each T×B×H, zero beyond the
-    length. A traced state is what the next step sees: projected (T×B×P), and after zoneout."""
+    """The results of a backend.
+
+    Attributes:
+        output: T×B×P, zero in the padding.
+        state: the states after the last step of each sequence; in the reversed direction that is the
+            sequence's first step.
+        trace: the traced values by name, T×B×H, zero in the padding. A traced state is the state that the
+            next step reads: projected (T×B×P) and after zoneout.
+    """
 
     output: Tensor
     state: tuple[Tensor, ...]
@@ -178,6 +197,8 @@ class Outcome:
 
 
 class Backend(Protocol):
+    """The functions that every backend has. The module's docstring describes them."""
+
     def supports(self, spec: Spec) -> str | None: ...
 
     def describe(self, spec: Spec) -> str: ...
@@ -193,16 +214,16 @@ class Backend(Protocol):
 
 
 class Network(Protocol):
-    """A layer's whole call as one of a backend's: all stacked layers and directions, without a gradient.
+    """All stacked layers and directions of a layer in one call, without gradients.
 
     Attributes:
-        dtype: of the input, the states and the weights.
-        run: a function of the input, T×B×I, or B×T×I if it is batch first; the initial state, a
-            tuple of several, or None; the parameters by name; whether it is batch first; the number
-            of threads; the address of the lengths, int64, or 0; and for resets, in one direction,
-            the address of booleans laid out as the input and their two strides, or None. Gives
-            the output, laid out as the input, and the final state or states; None if the input, a
-            state, a weight or a length is not what this network takes.
+        dtype: the dtype of the input, the states and the weights.
+        run: a function of these arguments, in order: the input, T×B×I, or B×T×I if batch first; the
+            initial state, a tuple of states, or None; the parameters by name; whether it is batch first;
+            the number of threads; the address of the lengths (int64), or 0; for a layer with one
+            direction, the address of the resets (booleans in the layout of the input) and their two
+            strides, or None. It returns the output, in the layout of the input, and the final state or
+            states. It returns None if the network cannot use the input, a state, a weight or a length.
     """
 
     dtype: torch.dtype
@@ -210,7 +231,7 @@ class Network(Protocol):
 
 
 class WholeNetworks(Protocol):
-    """What some backends have beside the rest: whole layers in one call."""
+    """The optional functions of a backend that runs all stacked layers in one call."""
 
     def network(
         self,
@@ -219,9 +240,13 @@ class WholeNetworks(Protocol):
         weights: Sequence[tuple[str, tuple[int, ...]] | tuple[None, None]],
         dtype: torch.dtype,
     ) -> Network:
-        """A layer of which ``sizes`` are input_size, hidden_size, proj_size, num_layers and
-        bidirectional. ``weights``: name and shape of each parameter, for each layer and direction in
-        the order of ``Weights.listed``; None and None for those that the layer has not."""
+        """A network for layers of ``cell``.
+
+        Args:
+            sizes: input_size, hidden_size, proj_size, num_layers and bidirectional.
+            weights: the name and shape of each parameter, for each layer and direction in the order of
+                ``Weights.listed``; a pair of None for a parameter that the layer lacks.
+            dtype: the dtype of the input, the states and the weights."""
 
     def stream(
         self,
@@ -230,33 +255,36 @@ class WholeNetworks(Protocol):
         weights: Sequence[Weights],
         zoneout: tuple[Tensor, ...] | None,
     ) -> Any:
-        """What runs stacked layers one step at a time, by ``step(row)``. Each layer's states are
-        kept up to date in place; its weights are read here and not looked at again."""
+        """An object whose ``step(row)`` runs one step of all stacked layers.
+
+        It updates each layer's states in place. It copies the weights, so later changes have no effect."""
 
 
-NORM_EPSILON = 1e-5  # added to the variance in layer normalisation, as torch's LayerNorm has it
+NORM_EPSILON = 1e-5  # added to the variance in layer normalisation, as in torch's LayerNorm
 
 
-# Layer normalisation of so few values divides by a deviation that may be next to nothing, and passes the
-# rounding errors of the products on enlarged: in float32 gradients of layers of one or two units were
-# found wrong in the second digit, torch's own layer_norm being no better.
-_FEW = 32
+# With fewer values than this, layer normalisation may divide by a standard deviation near zero, which
+# enlarges the rounding errors of the products. In float32, gradients of layers with one or two units were
+# wrong in the second digit. torch's own layer_norm was no better.
+_FEW_VALUES = 32
 
 
 def in_double(cell: Cell, hidden_size: int, dtype: torch.dtype) -> bool:
-    """Whether a layer-normalised run of these is to be in double precision, given and giving float32."""
-    return dtype == torch.float32 and len(cell.gates) * hidden_size < _FEW
+    """Whether a float32 call with layer normalisation is computed in double precision."""
+    return dtype == torch.float32 and len(cell.gates) * hidden_size < _FEW_VALUES
 
 
 def valid_steps(steps: int, lengths: Tensor) -> Tensor:
-    """T×B, true where a step lies within its sequence."""
+    """T×B: true for steps within their sequence, false for padding."""
     return torch.arange(steps, device=lengths.device)[:, None] < lengths
 
 
 def check_tensor(
     name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor, of: str = "the input"
 ) -> None:
-    """Raises ShapeError unless ``tensor`` has that shape, and the type and device of ``like``."""
+    """Raises ShapeError unless ``tensor`` has that shape, and the dtype and device of ``like``.
+
+    ``of`` is what the message calls ``like``."""
     if not isinstance(tensor, Tensor):
         raise ShapeError(f"{name} is {tensor!r}, expected a tensor of shape {shape}")
     if tensor.shape != shape:
@@ -269,7 +297,7 @@ def check_tensor(
 
 def check_lengths(lengths: Tensor, steps: int) -> None:
     """Raises ShapeError unless every length is from 0 to ``steps``."""
-    as_signed = lengths.long()  # a uint64 too great for it becomes negative
+    as_signed = lengths.long()  # a uint64 that int64 cannot hold becomes negative
     wrong = (as_signed < 0) | (as_signed > steps)
     if wrong.any():
         b = int(wrong.nonzero()[0])
@@ -277,30 +305,33 @@ def check_lengths(lengths: Tensor, steps: int) -> None:
 
 
 def differentiated(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether a gradient may be asked for of what is made of these."""
+    """Whether a result computed from these tensors may need a gradient."""
     if torch.is_grad_enabled():
-        for tensor in tensors:  # no generator: this is asked at every call
+        for tensor in tensors:  # a loop is faster than any(), and this runs at every call
             if tensor is not None and tensor.requires_grad:
                 return True
     return False
 
 
-# The types of tensor that are plain arrays of numbers: no fake, functional or user's tensor.
+# The types of tensors that are plain arrays in memory. Fake and functional tensors and users' subclasses
+# have other types.
 PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _PLAIN_OR_NONE = frozenset({*PLAIN, type(None)})
 
 
 def in_memory(tensors: Iterable[object]) -> bool:
-    """Whether each is a plain array of numbers, or None."""
+    """Whether each is a plain array in memory, or None."""
     return _PLAIN_OR_NONE.issuperset(map(type, tensors))
 
 
 def recorded(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether operations on these are for torch's dispatcher to see, not to be done at once: it
-    traces (compile, export, make_fx), or one of the tensors is no array in memory."""
+    """Whether torch's dispatcher must see the operations on these tensors.
+
+    That is so while torch traces (compile, export, make_fx), and for a tensor that is not a plain array in
+    memory. Otherwise kernels are called directly."""
     if torch.compiler.is_compiling() or dispatch_modes() > 0 or not in_memory(tensors):
         return True
-    for tensor in tensors:  # noqa: SIM110  no generator: this is asked at every call
+    for tensor in tensors:  # noqa: SIM110  a loop is faster than any(), and this runs at every call
         if tensor is not None and tensor.is_neg():
             return True
     return False

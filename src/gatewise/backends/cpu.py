@@ -1,4 +1,4 @@
-"""Our own kernels on the CPU: any cell, its step printed as C++ from its equations, in a native time loop."""
+"""The backend ``cpu``: gatewise's C++ kernels for any cell, whose step is printed from its equations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def supports(spec: Spec) -> str | None:
     try:
         core()
     except BackendError as error:
-        return f"is not there: {error}"
+        return f"is not available: {error}"
     return cells.unusable(spec.cell)
 
 

@@ -1,5 +1,7 @@
-"""Our own kernels in CUDA C++, for large layers on a GPU: a cell's step printed from its equations, in time
-loops whose programs form clusters and read less of each other than Triton's; compiled by NVRTC."""
+"""The backend ``cuda``: gatewise's kernels in CUDA C++ for large layers on a GPU, compiled by NVRTC.
+
+A cell's step is printed from its equations. The programs of the time loop form clusters, which exchange
+less data than Triton's programs do."""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from gatewise.backends.gpu.chips import unfit_chip
 from gatewise.backends.ops import run
 from gatewise.errors import BackendError
 
-_PIECE = 16  # bytes that a thread copies at once
+_COPIED_AT_ONCE = 16  # bytes that a thread copies at once
 
 
 def supports(spec: Spec) -> str | None:
@@ -30,7 +32,7 @@ def supports(spec: Spec) -> str | None:
 
 @cache
 def _missing() -> str | None:
-    """What its kernels are compiled and launched by, of the CUDA that torch was built with."""
+    """Why the libraries that compile and launch the kernels cannot be used, or None."""
     try:
         pathfinder = importlib.import_module("cuda.pathfinder")
         importlib.import_module("cuda.core")
@@ -40,7 +42,7 @@ def _missing() -> str | None:
     of_torch = torch.version.cuda
     if of_torch and bindings.split(".")[0] != of_torch.split(".")[0]:
         needed = f"pip install 'cuda-bindings=={of_torch.split('.')[0]}.*'"
-        return f"needs cuda-bindings of torch's CUDA, {of_torch}, and here are {bindings}: {needed}"
+        return f"needs cuda-bindings for torch's CUDA {of_torch}, not {bindings}: {needed}"
     try:
         pathfinder.load_nvidia_dynamic_lib("nvrtc")
     except RuntimeError as error:
@@ -49,7 +51,7 @@ def _missing() -> str | None:
 
 
 def unsuited(spec: Spec) -> str | None:
-    """What its loops have no part for."""
+    """Why the loops cannot run the spec's cell and sizes, or None."""
     cell = spec.cell
     if cell.feedback != cell.state[:1]:
         inputs = ", ".join(cell.feedback) or "none"
@@ -62,9 +64,9 @@ def unsuited(spec: Spec) -> str | None:
     ):
         if there:
             return f"cannot {name}"
-    of_piece = _PIECE // spec.dtype.itemsize
-    if spec.hidden_size % of_piece:
-        return f"takes units in multiples of {of_piece} in {spec.dtype}, not {spec.hidden_size}"
+    multiple = _COPIED_AT_ONCE // spec.dtype.itemsize
+    if spec.hidden_size % multiple:
+        return f"takes units in multiples of {multiple} in {spec.dtype}, not {spec.hidden_size}"
     return None
 
 
@@ -78,7 +80,7 @@ def forward(
     x, state = x.resolve_neg(), tuple(s.resolve_neg() for s in state)
     if recorded([x, *state, *weights.listed(spec.cell)]):
         raise BackendError(
-            "the backend 'cuda' has no operator that torch can compile, export or watch: ask for "
+            "the backend 'cuda' has no operator that torch can compile, export or trace; use "
             "backend='triton' there"
         )
     from gatewise.backends.gpu.clusters.call import engine

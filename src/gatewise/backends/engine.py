@@ -1,4 +1,4 @@
-"""What runs a cell through time in one call: the native core on the CPU, the time loops on a GPU."""
+"""Engines, which run a cell through time in one call: the C++ core on the CPU, the time loops on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatewise.emit.steps import layout
 
 
 class Arguments(NamedTuple):
-    """What an engine's call is given: tensors that fit each other, and what they do not say."""
+    """The arguments of an engine's call. The tensors' shapes must fit each other."""
 
     cell: Cell
     reverse: bool
@@ -30,25 +30,25 @@ class Arguments(NamedTuple):
 
     @property
     def proj_size(self) -> int:
-        """P, or 0 where there is no projection."""
+        """P, or 0 without a projection."""
         projection = self.weights.projection
         return 0 if projection is None else projection.shape[0]
 
     def tensors(self) -> list[Tensor | None]:
-        """All of which a gradient may be asked for: x, the states and the weights."""
+        """All tensors that may need a gradient: x, the states and the weights."""
         return [self.x, *self.state, *self.weights.listed(self.cell)]
 
 
 def unfit(spec: Spec) -> str | None:
-    """What no engine can do, as the end of the sentence "it ...", or None."""
+    """Why no engine can run ``spec``, as the end of the sentence "it ...", or None."""
     if spec.transformed:
         return "has no rule for vmap, jvp and other transforms of torch.func"
     if spec.recorded:
-        return "is no operator that torch.jit.trace and ONNX know"
+        return "has no operator that torch.jit.trace or ONNX can record"
     if not spec.input_size or not spec.hidden_size:
         return "needs at least one input and one unit"
     if spec.trace and spec.differentiated:
-        return "does not differentiate what it traces"
+        return "cannot trace a call that needs a gradient"
     return unnormalised(spec.cell) if spec.layer_norm else None
 
 
@@ -56,8 +56,8 @@ def unnormalised(cell: Cell) -> str | None:
     """Why no engine can normalise the cell's pre-activations, as the end of the sentence "it ...", or None."""
     if cell.second_stage:
         return (
-            f"normalises the recurrent product of all gates at once, and '{cell.name}' takes that of "
-            f"{', '.join(cell.second_stage)} later, with a value of the same step"
+            f"normalises the recurrent product of all gates at once, and '{cell.name}' computes that of "
+            f"{', '.join(cell.second_stage)} later, from a value of the same step"
         )
     plan = layout(cell)
     if not plan.from_input == plan.from_state == len(cell.gates):
@@ -66,27 +66,26 @@ def unnormalised(cell: Cell) -> str | None:
 
 
 class Engine(Protocol):
-    """Calls on tensors that fit each other; what they give has no gradient of its own."""
+    """The functions of an engine. Their results have no gradient; gradient.py adds it."""
 
     @property
     def DTYPES(self) -> tuple[torch.dtype, ...]:  # noqa: N802  a constant of a module
-        """What it computes in."""
+        """The dtypes in which it computes."""
 
     def unusable(self, cell: Cell) -> str | None:
-        """Why it cannot have the cell, as the end of the sentence "it ...", or None."""
+        """Why it cannot run the cell, as the end of the sentence "it ...", or None."""
 
     def forward(self, given: Arguments) -> list[Tensor]:
-        """The output and each state at its end."""
+        """The output and the final states."""
 
     def forward_saving(self, given: Arguments) -> list[Tensor]:
-        """The same, and the saved activations that ``backward`` needs."""
+        """The output, the final states, and the saved activations that ``backward`` needs."""
 
     def traced(self, given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The output and the states, and every named value, each T×B×H."""
+        """The output and the final states; and every named value, T×B×H."""
 
     def activations_like(self, given: Arguments) -> Tensor:
-        """Room for the saved activations of a run. Only its size matters, so the arguments may be fake
-        tensors."""
+        """An uninitialised tensor for the saved activations. The arguments may be fake tensors."""
 
     def backward(
         self,
@@ -95,17 +94,17 @@ class Engine(Protocol):
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        """The gradients of x, the states and the weights, in that order; None where not ``wanted``.
+        """The gradients of x, the states and the weights, in that order; None if not ``wanted``.
 
-        ``grads`` are those of the output and of the final states."""
+        ``grads`` are the gradients of the output and the final states."""
 
 
-# Each is a module, or what a module has by that name.
+# For each type of device, the module that is the engine, or the module and the engine's name in it.
 _ENGINES = {"cpu": ("native.calls", None), "cuda": ("gpu.call", "engine")}
 
 
 def engine_for(device: torch.device) -> Engine | None:
-    """The engine of a kind of device, imported when first asked for."""
+    """The engine of a type of device, or None. It is imported at its first use."""
     if device.type not in _ENGINES:
         return None
     place, name = _ENGINES[device.type]

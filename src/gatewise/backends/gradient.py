@@ -1,4 +1,4 @@
-"""A run's gradient: the engine's, or the reference's where a gradient of the gradient is asked for."""
+"""The gradient of an engine's call. Gradients of gradients come from the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gatewise.cells.language import Cell
 
 
 class Run(torch.autograd.Function):
-    """A differentiable run of an engine, or of anything with its ``forward_saving`` and ``backward``."""
+    """The differentiable call of an engine, or of an object with ``forward_saving`` and ``backward``."""
 
     @staticmethod
     def forward(
@@ -30,7 +30,9 @@ class Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        saved = ctx.saved_tensors  # once: hooks may allow it no second time
+        saved = (
+            ctx.saved_tensors
+        )  # read once, because saved-tensor hooks may not allow a second time
         wanted = ctx.needs_input_grad[4:]
         tensors, activations, rest = (
             saved[: len(wanted)],
@@ -38,7 +40,7 @@ class Run(torch.autograd.Function):
             saved[len(wanted) + 1 :],
         )
         given = _arguments(ctx.cell, ctx.reverse, tensors, Masks.from_list(rest))
-        if torch.is_grad_enabled() or _batched(grads):  # a graph of it is asked for
+        if torch.is_grad_enabled() or _batched(grads):  # create_graph or vmap
             found = _reference_gradients(given, grads, wanted)
         else:
             plain = [None if g is None else g.resolve_neg() for g in grads]
@@ -47,14 +49,14 @@ class Run(torch.autograd.Function):
 
 
 def _batched(grads: Sequence[Tensor | None]) -> bool:
-    """Whether these are batches of gradients, as of ``is_grads_batched``, or have no memory."""
+    """Whether a gradient is a batch of gradients (``is_grads_batched``), or a zero without memory."""
     return any(is_batched_or_zero(g) for g in grads if g is not None)
 
 
 def _arguments(
     cell: Cell, reverse: bool, tensors: Sequence[Tensor | None], masks: Masks
 ) -> Arguments:
-    """From the ``tensors`` that Arguments lists."""
+    """The arguments from the result of ``Arguments.tensors``."""
     first = 1 + len(cell.state)
     weights = Weights.from_list(tensors[first:], cell)
     return Arguments(cell, reverse, tensors[0], tuple(tensors[1:first]), weights, masks)  # type: ignore[arg-type]
@@ -63,14 +65,14 @@ def _arguments(
 def _reference_gradients(
     given: Arguments, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The gradients through the reference: with a graph of their own, and under vmap."""
+    """The gradients by the reference, which can be differentiated again and work under vmap."""
     with torch.enable_grad():
-        # a view of each, so that a tensor given twice has a gradient for each place
+        # views, so that a tensor that is given twice has two gradients
         views = [None if t is None else t.view_as(t) for t in given.tensors()]
         _, _, x, state, weights, masks = _arguments(given.cell, given.reverse, views, given.masks)
         outcome = reference.forward(_spec(given), x, state, weights, masks)
     each = zip((outcome.output, *outcome.state), grads, strict=True)
-    # a state that the cell cuts the gradient of rests on nothing
+    # a state behind detach requires no gradient
     pairs = [(o, g) for o, g in each if g is not None and o.requires_grad]
     places = [k for k, want in enumerate(wanted) if want]
     found: list[Tensor | None] = [None] * len(views)

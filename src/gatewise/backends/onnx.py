@@ -1,7 +1,7 @@
-"""ONNX's own LSTM, GRU and RNN: what torch.onnx.export(dynamo=True) is given instead of a loop.
+"""ONNX's operators LSTM, GRU and RNN, which torch.onnx.export(dynamo=True) records instead of a loop.
 
-The nodes are for any number of steps and sequences. Nothing is computed here: torch's exporter records
-the node, and what runs the file runs it.
+The nodes are for any number of steps and sequences. Nothing is computed here: torch's exporter records the
+node, and an ONNX runtime computes it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Outcome, Spec, Weights, lacking
+from gatewise.backends.contract import (
+    LACKED_BY_FIXED_LAYERS,
+    Masks,
+    Outcome,
+    Spec,
+    Weights,
+    lacking,
+)
 from gatewise.cells.catalogue import gru, gru_2014, lstm, peephole, rnn_relu, rnn_tanh
 from gatewise.cells.language import Cell
 
 
 @dataclass(frozen=True)
 class _Node:
-    """An operator of ONNX: its name, the places among the cell's gates of its own in their order, its
-    attributes, and the per-unit parameters that it takes as peepholes."""
+    """An operator of ONNX.
+
+    op: its name. gates: for each of its gates, in its order, the index of that gate in the cell.
+    attributes: its attributes. peepholes: the per-unit parameters that are its peepholes."""
 
     op: str
     gates: tuple[int, ...]
@@ -39,11 +48,7 @@ _NODES: Mapping[Cell, _Node] = {
 }
 
 _LACKING: Mapping[str, str] = {
-    "trace": "does not give its gates out",
-    "reset": "cannot reset its states within a sequence",
-    "layer_norm": "has no layer normalisation",
-    "recurrent": "has no recurrent dropout",
-    "zoneout": "has no zoneout",
+    **LACKED_BY_FIXED_LAYERS,
     "proj_size": "has no projection",
 }
 
@@ -75,16 +80,14 @@ def forward(
         node.op, inputs, attributes, dtypes=[x.dtype] * len(shapes), shapes=shapes
     )
     last = tuple(s[0] for s in final)
-    if (
-        lengths is not None
-    ):  # of an empty sequence, what runs the file may make the final state zero
-        there = (lengths > 0)[:, None]
-        last = tuple(torch.where(there, new, was) for new, was in zip(last, state, strict=True))
+    if lengths is not None:  # runtimes may set the final state of an empty sequence to zero
+        real = (lengths > 0)[:, None]
+        last = tuple(torch.where(real, new, old) for new, old in zip(last, state, strict=True))
     return Outcome(output[:, 0], last)
 
 
 def _parameters(node: _Node, weights: Weights) -> list[Tensor | None]:
-    """W, R and B with the gates in the node's order."""
+    """The inputs W, R and B of the node, with the gates in its order."""
 
     def ordered(rows: Tensor) -> Tensor:
         parts = rows.chunk(len(node.gates))

@@ -1,4 +1,4 @@
-"""The language's operations on torch tensors: what a graph is evaluated with, wherever torch does it."""
+"""The operations of the cell language as torch functions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gatewise.backends.tracing import recorded_by
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), exact everywhere; torch's own softplus turns linear above 20."""
+    """log(1 + exp(x)), accurate everywhere. torch's own softplus is linear above 20."""
     zero = torch.zeros_like(x)
     if recorded_by():
-        # the same of operators that ONNX has. Its second derivative is wrong at 0 itself
+        # the same function of operators that ONNX has; its second derivative at 0 is wrong
         return torch.maximum(x, zero) + torch.log1p(torch.exp(-x.abs()))
     return torch.logaddexp(x, zero)
 
@@ -35,6 +35,6 @@ TORCH: Mapping[str, Callable[..., Tensor]] = {
     "minimum": torch.minimum,
     "greater": lambda a, b: (a > b).to(a.dtype),
     "detach": torch.Tensor.detach,
-    # gradients alone have it; as torch's, it lets the gradient of what is no number pass
+    # only derived gradients use this; a NaN in x lets the gradient pass, as in torch
     "relu_backward": lambda dy, x: torch.where(x <= 0, 0, dy),
 }

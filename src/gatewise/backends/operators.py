@@ -1,8 +1,8 @@
-"""An engine's calls as operators of torch's dispatcher: what torch.compile and export put in a graph.
+"""An engine's calls as operators of torch's dispatcher, which torch.compile and torch.export put in graphs.
 
-``gatewise::run`` is a run. Where a gradient is asked for it becomes ``run_saving``, and ``run_back`` is
-its backward pass. ``run_traced`` also returns the named values. A graph may be loaded from a file and
-run on any tensors, so each operator checks its arguments.
+``gatewise::run`` is a call. If a gradient is needed it becomes ``run_saving``, and ``run_back`` is its
+backward pass. ``run_traced`` also returns the named values. A graph can be loaded from a file and run on
+any tensors, so each operator checks its arguments.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gatewise.errors import BackendError, CellError, ShapeError
 
 
 class Operands(NamedTuple):
-    """What every operator takes, in the order of its schema."""
+    """The arguments of every operator, in the order of the schema."""
 
     x: Tensor
     state: list[Tensor]
@@ -52,10 +52,10 @@ class Operands(NamedTuple):
         return engine
 
     def arguments(self) -> Arguments:
-        """What an engine takes.
+        """The arguments of an engine's call.
 
         Raises:
-            ShapeError: there are more or fewer states or weights than the cell has.
+            ShapeError: the number of states or weights is not the cell's.
         """
         cell = _cell(self.cell)
         weights = _named_weights(self, cell)
@@ -64,13 +64,13 @@ class Operands(NamedTuple):
 
 
 def _as_operands(*given: Any) -> Operands:
-    """The operands that an operator was called with. What AOTInductor packages calls it with None for an
-    empty list."""
+    """The operands of an operator's call. A package of AOTInductor passes None for an empty list."""
     operands = Operands(*given)
     return operands if operands.zoneout is not None else operands._replace(zoneout=[])
 
 
 def operands(given: Arguments) -> Operands:
+    """The operands for the arguments of an engine's call."""
     lengths, reset, recurrent, zoneout = given.masks
     return Operands(
         x=given.x,
@@ -88,7 +88,7 @@ def operands(given: Arguments) -> Operands:
 
 @constant
 def _key(cell: Cell) -> str:
-    """A text that stands for ``cell`` in a graph: the name of a built-in one, else its equations."""
+    """The text that identifies ``cell`` in a graph: a built-in cell's name, or the name and the equations."""
     if CELLS.get(cell.name) == cell:
         return cell.name
     return f"{cell.name if cell.name.isidentifier() else 'cell'}\n{cell.signature}"
@@ -100,27 +100,29 @@ def _cell(key: str) -> Cell:
     if signature:
         return from_signature(name, signature)
     if name not in CELLS:
-        raise CellError(f"this graph holds the cell '{name}', and this gatewise has none such")
+        raise CellError(
+            f"this graph uses the cell '{name}', which this version of gatewise does not have"
+        )
     return CELLS[name]
 
 
-# What they check -----------------------------------------------------------------------------------
+# Checks -----------------------------------------------------------------------------------
 
 
 def _checked(*given: Any) -> Operands:
-    """The operands, which their engine can be given.
+    """The checked operands.
 
     Raises:
         ShapeError: a tensor does not fit.
-        BackendError: it cannot run these.
+        BackendError: the engine cannot run them.
     """
     operands = _as_operands(*given)
     x, cell = operands.x, _cell(operands.cell)
     engine = operands.engine
     if x.dim() != 3 or x.dtype not in engine.DTYPES:
         raise ShapeError(
-            f"gatewise::run takes T×B×I numbers of {', '.join(map(str, engine.DTYPES))} on "
-            f"'{x.device.type}'; given was {x.dtype} of shape {tuple(x.shape)}"
+            f"gatewise::run on '{x.device.type}' takes an input T×B×I of "
+            f"{', '.join(map(str, engine.DTYPES))}, not {x.dtype} of the shape {tuple(x.shape)}"
         )
     if reason := engine.unusable(cell):
         raise BackendError(f"the kernels on '{x.device.type}' cannot run this: it {reason}")
@@ -143,14 +145,14 @@ def _named_weights(given: Operands, cell: Cell) -> Weights:
     if len(given.state) != len(cell.state) or len(given.weights) != len(names) or not fit:
         raise ShapeError(
             f"the cell '{cell.name}' with proj_size={given.proj_size} has the states "
-            f"{', '.join(cell.state)} and the weights {', '.join(names)}; given were "
+            f"{', '.join(cell.state)} and the weights {', '.join(names)}; the call has "
             f"{len(given.state)} states and {[n for n, w in there.items() if w is not None]}"
         )
     return Weights.from_list(given.weights, cell)
 
 
 def _recurrent_inputs(given: Arguments) -> int:
-    """F, the sum of their widths."""
+    """F, the sum of the widths of the recurrent inputs."""
     sizes = dict(zip(given.cell.state, _state_sizes(given), strict=True))
     return sum(sizes[name] for name in given.cell.feedback)
 
@@ -161,7 +163,7 @@ def _state_sizes(given: Arguments) -> list[int]:
 
 
 def _expected(given: Arguments) -> Iterator[tuple[str, Tensor | None, tuple[int, ...]]]:
-    """Each state's and weight's name, itself and shape."""
+    """The name, the tensor and the expected shape of each state and weight."""
     cell, units, weights = given.cell, given.hidden_size, given.weights
     batch, stacked = given.x.shape[1], len(cell.gates) * given.hidden_size
     for name, state, size in zip(cell.state, given.state, _state_sizes(given), strict=True):
@@ -195,7 +197,7 @@ def _check_masks(given: Arguments) -> None:
         raise ShapeError(f"zoneout has {len(shares)} shares, expected {len(sizes)}")
     for share, size in zip(shares, sizes, strict=False):
         broadcast = [
-            of if n == of else 1 for n, of in zip(share.shape, (steps, batch), strict=False)
+            full if n == full else 1 for n, full in zip(share.shape, (steps, batch), strict=False)
         ]
         check_tensor("zoneout's share", share, (*broadcast, size), given.x)
     if given.weights.norm_input is not None and unnormalised(given.cell):
@@ -233,7 +235,7 @@ def _run_fake(*given: Any) -> list[Tensor]:
 
 
 def _run_differentiably(*operands: Any) -> list[Tensor]:
-    """``run`` for whoever may ask for a gradient."""
+    """``run`` above autograd: with a gradient if a tensor needs one."""
     o = _as_operands(*operands)
     given = o.arguments()
     tensors = given.tensors()
@@ -244,7 +246,7 @@ def _run_differentiably(*operands: Any) -> list[Tensor]:
 
 
 class _Operators:
-    """What gradient.Run calls while torch traces."""
+    """The operators in the form in which gradient.Run calls an engine, while torch traces."""
 
     @staticmethod
     def forward_saving(given: Arguments) -> list[Tensor]:
@@ -275,7 +277,7 @@ def _run_saving_fake(*given: Any) -> list[Tensor]:
 def _run_back(
     grads: list[Tensor | None], activations: Tensor, wanted: list[bool], *given: Any
 ) -> list[Tensor]:
-    """The gradients of those of x, the states and the weights that are ``wanted``."""
+    """The ``wanted`` gradients of x, the states and the weights."""
     o = _checked(*given)
     like = o.engine.activations_like(o.arguments())
     check_tensor("the saved activations", activations, tuple(like.shape), like)
@@ -295,7 +297,7 @@ def _run_back_fake(
 
 
 def _run_traced(*given: Any) -> list[Tensor]:
-    """The output, the final states, and the named values one after the other."""
+    """The output, the final states, and the named values stacked in one tensor."""
     o = _checked(*given)
     outcome, trace = o.engine.traced(o.arguments())
     return [*outcome, torch.stack(list(trace.values()))]

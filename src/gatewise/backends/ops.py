@@ -1,7 +1,7 @@
-"""An engine's calls as torch operations: with a gradient, and whole to torch.compile and export.
+"""The call of an engine with its gradient, in eager mode and in graphs.
 
-In eager mode an autograd.Function calls the engine directly. What torch traces calls the operator
-``gatewise::run`` (see operators.py) instead: one node in the graph, whatever the number of steps.
+In eager mode an autograd.Function calls the engine directly. While torch traces, the operator
+``gatewise::run`` (see operators.py) is called instead. It is one node in the graph for any number of steps.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def run(
     weights: Weights,
     masks: Masks,
 ) -> Outcome:
-    """What comes out; differentiable, unless it is traced."""
+    """The outcome. It is differentiable unless ``spec.trace`` is true."""
     given = Arguments(spec.cell, spec.reverse, x, state, weights, masks)
     tensors = given.tensors()
-    traced = recorded(tensors)
+    in_graph = recorded(tensors)
     if spec.trace:
-        return _traced(engine, spec, given, traced)
-    if traced:
+        return _traced(engine, spec, given, in_graph)
+    if in_graph:
         output, *final = torch.ops.gatewise.run(*operators.operands(given))
     elif differentiated(tensors):
         output, *final = Run.apply(engine, spec.cell, spec.reverse, masks, *tensors)
@@ -38,8 +38,8 @@ def run(
     return Outcome(output, tuple(final))
 
 
-def _traced(engine: Engine, spec: Spec, given: Arguments, recorded: bool) -> Outcome:
-    if recorded:
+def _traced(engine: Engine, spec: Spec, given: Arguments, in_graph: bool) -> Outcome:
+    if in_graph:
         output, *final, values = torch.ops.gatewise.run_traced(*operators.operands(given))
         trace = dict(zip(spec.cell.values, values, strict=True))
     else:

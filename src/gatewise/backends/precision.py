@@ -1,4 +1,4 @@
-"""Layer normalisation of few values, in double precision: what is taken and given stays float32."""
+"""Double precision for the layer normalisation of few values in float32: see ``contract.in_double``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _HAVE_DOUBLE = ("cpu", "cuda")
 
 
 def is_widened(spec: Spec) -> bool:
-    """Whether ``widened`` changes anything for ``spec``."""
+    """Whether ``widened`` computes ``spec`` in double precision."""
     has = spec.device.type in _HAVE_DOUBLE
     return spec.layer_norm and has and in_double(spec.cell, spec.hidden_size, spec.dtype)
 
 
 def widened(forward: Forward) -> Forward:
-    """A backend's ``forward``, which runs in double precision what normalises few values."""
+    """A decorator of a backend's ``forward``: it converts to double precision and back where needed."""
 
     @wraps(forward)
     def run(

@@ -1,11 +1,11 @@
-"""The specification: a cell's graph evaluated on torch tensors, step by step.
+"""The backend ``reference``: a cell's graph evaluated on torch tensors, step by step.
 
-It runs any cell with everything a layer offers, on any device and dtype, and is built of plain torch
-operations, so that autograd, double backward, vmap and jvp work. Every other backend is tested against
-it. The layer's product is an argument of :func:`through_time`: ``linear``, or a convolution.
+It is the specification, and all other backends are tested against it. It runs any cell with any option on
+any device and dtype. It consists of torch operations, so autograd, double backward, vmap and jvp work. The
+product is an argument of :func:`through_time`: ``linear``, or a convolution.
 
-In the tensors of one step, dimension 0 is the batch and dimension 1 the units (or channels). A
-convolution's have the height and width of the images after these.
+In the tensors of one step, dimension 0 is the batch and dimension 1 the units (or channels). The tensors
+of a convolution also have the height and width of the images, after these.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def supports(spec: Spec) -> str | None:
 
 def describe(spec: Spec) -> str:
     precision = ", in double precision" if is_widened(spec) else ""
-    return f"the cell's equations in plain torch operations, a step at a time{precision}"
+    return f"the cell's equations in torch operations, step by step{precision}"
 
 
 @widened
@@ -63,59 +63,62 @@ def through_time(
     reverse: bool = False,
     trace: bool = False,
 ) -> Outcome:
-    """One layer in one direction, over all steps of ``x``: T×B×I, or with more dimensions after these.
+    """The outcome of one layer in one direction over all steps of ``x``, T×B×I (or T×B×I×h×w).
 
     Args:
-        product: the product of values (of one step, or of all) with a weight, plus a bias or None.
-        reverse: take the steps from the last to the first.
-        trace: also return every named value of the cell.
+        product: computes the product of values (of one step, or of all steps) and a weight, plus a bias.
+        reverse: whether the steps are run from the last to the first.
+        trace: whether every named value of the cell is returned.
     """
     valid = None if masks.lengths is None else _spread(valid_steps(len(x), masks.lengths), x)
     if valid is not None:
-        x = torch.where(valid, x, 0)  # or a NaN in the padding would reach the weights' gradient
+        x = torch.where(valid, x, 0)  # a NaN in the padding would reach the weights' gradient
     from_input = input_part(x, weights, product)
     shares = zoneout_shares(masks, x, state)
     output_name = cell.state[0]
     names = tuple(cell.values) if trace else (output_name,)
-    seen: list[dict[str, Tensor]] = [{} for _ in range(len(x))]
+    of_steps: list[dict[str, Tensor]] = [{} for _ in range(len(x))]
     for t in step_order(len(x), reverse):
         old = after_reset(state, masks, t)
         named, candidate = step(cell, from_input[t], old, weights, masks, product)
         new = _after_zoneout(candidate, old, shares, t)
         named |= dict(zip(cell.state, new, strict=True))
-        seen[t] = {name: named[name] for name in names}
+        of_steps[t] = {name: named[name] for name in names}
         if valid is not None:
-            new = tuple(torch.where(valid[t], n, was) for n, was in zip(new, state, strict=True))
+            pairs = zip(new, state, strict=True)
+            new = tuple(torch.where(valid[t], after, before) for after, before in pairs)
         state = new
     units = from_input.shape[2] // len(cell.gates)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (x.shape[1], units, *x.shape[3:]))
     shapes[output_name] = state[0].shape
     sequences = {
-        name: _sequence([values[name] for values in seen], valid, x, shapes[name]) for name in names
+        name: _sequence([values[name] for values in of_steps], valid, x, shapes[name])
+        for name in names
     }
     return Outcome(sequences[output_name], state, sequences if trace else {})
 
 
 def step_order(steps: int, reverse: bool) -> Sequence[int]:
+    """The indices of the steps in the order in which they run."""
     return range(steps)[::-1] if reverse else range(steps)
 
 
 def input_part(x: Tensor, weights: Weights, product: Product = linear) -> Tensor:
-    """T×B×G·H: the input's part of every pre-activation, all steps at once."""
+    """T×B×G·H: the input parts of all pre-activations, computed for all steps at once."""
     return _part(x, weights.input, weights.norm_input, weights.input_bias, product)
 
 
 def _part(
     values: Tensor, weight: Tensor, norm: Tensor | None, bias: Tensor | None, product: Product
 ) -> Tensor:
-    """One part of the pre-activations: the product, normalised if there is a norm weight, and the bias."""
+    """One part of the pre-activations: the product, normalised if there is a norm weight, plus the bias."""
     if norm is None:
         return product(values, weight, bias)
     return layer_norm(product(values, weight, None), norm.shape, norm, bias, NORM_EPSILON)
 
 
 def after_reset(state: tuple[Tensor, ...], masks: Masks, t: int) -> tuple[Tensor, ...]:
-    """The states, zero in the sequences that are reset before step ``t``."""
+    """The states, set to zero in the sequences that are reset before step ``t``."""
     if masks.reset is None:
         return state
     reset = masks.reset[t]
@@ -123,7 +126,7 @@ def after_reset(state: tuple[Tensor, ...], masks: Masks, t: int) -> tuple[Tensor
 
 
 def zoneout_shares(masks: Masks, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """For each state the share of its old value that it keeps, T×B×(its width)."""
+    """For each state the share of the old value that zoneout keeps, T×B×(its width)."""
     if masks.zoneout is None:
         return None
     return tuple(
@@ -138,11 +141,11 @@ def _after_zoneout(
     shares: tuple[Tensor, ...] | None,
     t: int,
 ) -> tuple[Tensor, ...]:
-    """The new states: of each unit's old value the share that it keeps, of its candidate the rest."""
+    """The new states: for each unit, share * old value + (1 - share) * candidate."""
     if shares is None:
         return candidate
     each = zip(candidate, old, shares, strict=True)
-    return tuple(share[t] * was + (1 - share[t]) * new for new, was, share in each)
+    return tuple(share[t] * before + (1 - share[t]) * new for new, before, share in each)
 
 
 def step(
@@ -153,14 +156,14 @@ def step(
     masks: Masks,
     product: Product = linear,
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-    """One step's named values, and the new states: projected, and before any zoneout."""
+    """The named values of one step; and the new states, projected and before zoneout."""
     values, program = _program(cell)
     leaves = step_leaves(cell, from_input, state, weights, masks, product)
     recurrent = second_stage(cell, leaves, weights, masks, product)
     known = evaluate(program, leaves, {"recurrent": recurrent})
     shape = leaves["gate.x", cell.gates[0]].shape
     each = {name: known[value] for name, value in values.items()}
-    # what rests on parameters or numbers alone has no batch of its own
+    # a value that depends on parameters or constants only has no batch dimension yet
     named = {name: v if v.dim() == len(shape) else v.expand(shape) for name, v in each.items()}
     output = named[cell.state[0]]
     if weights.projection is not None:
@@ -176,7 +179,7 @@ def step_leaves(
     masks: Masks,
     product: Product = linear,
 ) -> Leaves:
-    """What the graph's leaves stand for in one step."""
+    """The tensors of the graph's leaves in one step."""
     inputs = dict(zip(cell.gates, from_input.chunk(len(cell.gates), 1), strict=True))
     fed_back = fed_back_states(cell, state, masks)
     recurrent = recurrent_parts(cell, first_stage(cell), fed_back, weights, product)
@@ -202,7 +205,7 @@ def fed_back_states(cell: Cell, state: tuple[Tensor, ...], masks: Masks) -> Tens
 
 
 def dropped_out(recurrent_input: Tensor, masks: Masks) -> Tensor:
-    """The recurrent input, under the mask of recurrent dropout if there is one."""
+    """The recurrent input, multiplied by the mask of recurrent dropout if there is one."""
     return recurrent_input if masks.recurrent is None else recurrent_input * masks.recurrent
 
 
@@ -225,7 +228,7 @@ def recurrent_parts(
 
 
 def gate_rows(cell: Cell, gates: tuple[str, ...], of: Tensor | None) -> Any:
-    """Some gates' rows of a weight or bias, whose G·H rows are those of all gates."""
+    """The rows of some gates in a weight or bias that has G·H rows."""
     if of is None or gates == cell.gates:
         return of
     chunks = of.chunk(len(cell.gates))
@@ -253,10 +256,10 @@ def second_stage(
 def evaluate(
     program: list[Value], leaves: Leaves, operations: Mapping[str, Operation]
 ) -> dict[Value, Tensor]:
-    """Every node's tensor. Constants become tensors without dimensions.
+    """The tensor of every node. Constants are tensors without dimensions.
 
     Args:
-        operations: those that are not point-wise, by name.
+        operations: the operations that are not point-wise, by name.
     """
     like = next(iter(leaves.values()))
     known: dict[Value, Tensor] = {}
@@ -275,7 +278,7 @@ def evaluate(
 def _sequence(
     values: list[Tensor], valid: Tensor | None, x: Tensor, shape: tuple[int, ...]
 ) -> Tensor:
-    """The values of all steps as one tensor, zero beyond each sequence's length; each has this shape."""
+    """The values of all steps, of ``shape`` each, as one tensor with zeros in the padding."""
     if not values:
         return x.new_zeros(0, *shape)
     stacked = torch.stack(values)
@@ -283,19 +286,19 @@ def _sequence(
 
 
 def _spread(mask: Tensor, like: Tensor) -> Tensor:
-    """The mask, T×B or B, with as many dimensions as ``like``."""
+    """The mask, T×B or B, with further dimensions of size 1 up to those of ``like``."""
     return mask[(..., *[None] * (like.dim() - mask.dim()))]
 
 
 def _program(cell: Cell) -> tuple[Mapping[str, Value], list[Value]]:
-    """The named values and the nodes in order."""
-    if torch.compiler.is_dynamo_compiling():  # a strict export, which warns of caches
+    """The named values of the cell, and its nodes in an order in which they can be evaluated."""
+    if torch.compiler.is_dynamo_compiling():  # a strict export warns about lru_cache
         return _ordered(cell)
-    return _kept_program(cell)
+    return _cached_program(cell)
 
 
 def _ordered(cell: Cell) -> tuple[Mapping[str, Value], list[Value]]:
     return cell.values, topological(cell.values.values())
 
 
-_kept_program = lru_cache(maxsize=256)(_ordered)  # that of the first of all equal cells
+_cached_program = lru_cache(maxsize=256)(_ordered)

@@ -1,4 +1,4 @@
-"""Which backend runs what: the first in the list that can, or the one asked for by name."""
+"""The choice of a backend for a call: the first in the order of preference that can run it, or a named one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-import gatewise.backends.operators  # noqa: F401  a saved graph may hold them
+import gatewise.backends.operators  # noqa: F401  registers the operators, which a saved graph may use
 from gatewise.backends.contract import (
     Backend,
     Choice,
@@ -27,25 +27,25 @@ from gatewise.backends.tracing import OPERATORS, recording, unrecorded
 from gatewise.cells.language import Cell
 from gatewise.errors import BackendError, unknown
 
-# Each is a module of this package, imported when first asked.
+# The backends. Each is a module of this package, and is imported when it is first used.
 BACKENDS = ("cpu", "triton", "cuda", "aten", "scan", "reference")
 
-# In order of preference, by kind of device.
+# The order of preference for "auto", by type of device.
 _PREFERRED = {"cuda": ("scan", "triton", "aten", "reference")}
 _ELSEWHERE = ("cpu", "aten", "scan", "reference")
 
-# The one that runs layers one step at a time.
+# The backend of streams.
 _STREAMS = "cpu"
 
-# Those that were, by name.
+# The imported backends by name.
 LOADED: dict[str, Backend] = {}
 
 
 def checked_name(name: object) -> str:
-    """``name``, which must be a backend's or "auto".
+    """``name``, which must be the name of a backend or "auto".
 
     Raises:
-        OptionError: it is none.
+        OptionError: the name is anything else.
     """
     names = ("auto", *BACKENDS)
     if not isinstance(name, str) or name not in names:
@@ -55,14 +55,16 @@ def checked_name(name: object) -> str:
 
 @constant
 def choose(name: str = "auto", **fields: Any) -> Choice:
-    """The backend that is to run the Spec of these fields, but for ``transformed`` and ``recorded``, which
-    are found out here. In what torch.compile makes it is a constant, for as long as the fields are the same.
+    """The backend for a call, by the fields of its Spec other than ``transformed`` and ``recorded``.
+
+    The choice is cached, and so is the error for fields that no backend can run. In a graph of
+    torch.compile it is a constant.
 
     Raises:
-        BackendError: ``name`` asks for a backend that cannot run it, or none can; the message says what
-            they cannot do.
+        BackendError: the backend ``name`` cannot run the call, or no backend can. The message has the
+            reasons.
     """
-    # equal cells may have different names, which reasons hold
+    # the cell's name is a part of the key: equal cells may have different names, and messages contain them
     found = _found(name, fields["cell"].name, transformed(), recording(), **fields)
     if isinstance(found, str):
         raise BackendError(found)
@@ -70,7 +72,7 @@ def choose(name: str = "auto", **fields: Any) -> Choice:
 
 
 def forget_choices() -> None:
-    """Let every choice be made anew: what this machine has may have changed."""
+    """Clears the cache of choices, for example after a package or compiler was installed."""
     _found.cache_clear()
 
 
@@ -78,20 +80,20 @@ def forget_choices() -> None:
 def _found(
     name: str, cell_name: str, transformed: bool, recorded: str, **fields: Any
 ) -> Choice | str:
-    """The choice, or why there is none."""
+    """The choice, or the error message if there is none."""
     spec = Spec(**fields, transformed=transformed, recorded=recorded)
     if name != "auto":
         backend = load(name)
         if reason := backend.supports(spec):
             return f"the backend '{name}' was asked for, but it {reason}"
-        return _keyed(name, spec, f"{backend.describe(spec)}; asked for by name")
+        return _with_key(name, spec, f"{backend.describe(spec)}; asked for by name")
     passed_over: list[str] = []
     for candidate in _candidates(spec):
         backend = load(candidate)
         reason = backend.supports(spec) or _outrun(backend, spec)
         if reason is None:
             why = "; ".join(passed_over) or "the first in order of preference"
-            return _keyed(candidate, spec, f"{backend.describe(spec)}; {why}")
+            return _with_key(candidate, spec, f"{backend.describe(spec)}; {why}")
         passed_over.append(f"'{candidate}' {reason}")
     if recorded:
         why = str(load(OPERATORS[recorded]).supports(spec))
@@ -100,7 +102,7 @@ def _found(
     return f"no backend can run this: {'; '.join(passed_over)}"
 
 
-def _keyed(backend: str, spec: Spec, reason: str) -> Choice:
+def _with_key(backend: str, spec: Spec, reason: str) -> Choice:
     choice = Choice(backend, spec, reason, str(next(_numbers)))
     _BY_KEY[choice.key] = choice
     return choice
@@ -113,7 +115,7 @@ def _candidates(spec: Spec) -> tuple[str, ...]:
 
 
 def _outrun(backend: Backend, spec: Spec) -> str | None:
-    """Why a backend that can run ``spec`` leaves it to another that can too, or None."""
+    """Why ``backend`` leaves ``spec`` to a faster backend, which can run it too; or None."""
     of = getattr(backend, "outrun", None)
     found = of(spec) if of else None
     return found[1] if found and load(found[0]).supports(spec) is None else None
@@ -122,63 +124,63 @@ def _outrun(backend: Backend, spec: Spec) -> str | None:
 def run(
     choice: Choice, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
-    """What the chosen backend gives."""
+    """The outcome of the chosen backend."""
     if (
         choice.backend in _BY_OPERATORS
         or not torch.compiler.is_dynamo_compiling()
         or torch.compiler.is_exporting()
     ):
         return LOADED[choice.backend].forward(choice.spec, x, state, weights, masks)
-    place = int(_kept(choice.key))
-    return Outcome(*_OPAQUE[0](place, x, state, _present(weights), _present(masks)))
+    index = int(_index_in_graphs(choice.key))
+    return Outcome(*_TRACED[0](index, x, state, _not_none(weights), _not_none(masks)))
 
 
-# How torch.compile sees it: a choice is made while it traces and is constant in what it makes. The
-# backends whose work is in operators it traces through; of the others it has a call in its graph, and
-# what they do is seen one level below, where Python runs as it is.
+# Under torch.compile, a choice is made while it traces, and is a constant in the graph. It traces through
+# the backends whose work is done by operators. For the others, the graph has one call of _run_chosen, which
+# torch traces one level below, where Python runs as usual.
 _BY_OPERATORS = ("cpu", "triton")
 _numbers = count()
 _BY_KEY: WeakValueDictionary[str, Choice] = WeakValueDictionary()
-_KEPT: list[Choice] = []
-_OPAQUE: list[Callable[..., Any]] = []
+_IN_GRAPHS: list[Choice] = []  # the choices that graphs use; they must live as long as the graphs
+_TRACED: list[Callable[..., Any]] = []  # _run_chosen as torch.compile calls it, made at first use
 
 
 @constant
-def _kept(key: str) -> str:
-    """The place in _KEPT of the choice of this key; as text, since a graph may not take a constant such as
-    this for a number."""
+def _index_in_graphs(key: str) -> str:
+    """The index in _IN_GRAPHS of the choice with this key, as text: torch.compile may treat a number as an
+    input of the graph."""
     choice = _BY_KEY[key]
-    if not _OPAQUE:
-        _OPAQUE.append(nonstrict_trace(_opaque))
-    if choice not in _KEPT:
-        _KEPT.append(choice)
-    return str(_KEPT.index(choice))
+    if not _TRACED:
+        _TRACED.append(nonstrict_trace(_run_chosen))
+    if choice not in _IN_GRAPHS:
+        _IN_GRAPHS.append(choice)
+    return str(_IN_GRAPHS.index(choice))
 
 
-def _present(given: Weights | Masks) -> dict[str, Any]:
-    """By name, less those that are None: a graph may not take these."""
+def _not_none(given: Weights | Masks) -> dict[str, Any]:
+    """The fields by name without those that are None, which a graph cannot have as inputs."""
     each = zip(given._fields, given, strict=True)
     return {name: value for name, value in each if value is not None}
 
 
-def _opaque(
-    place: int,
+def _run_chosen(
+    index: int,
     x: Tensor,
     state: tuple[Tensor, ...],
     weights: dict[str, Any],
     masks: dict[str, Any],
 ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
-    choice = _KEPT[place]
+    choice = _IN_GRAPHS[index]
     backend = LOADED[choice.backend]
     outcome = backend.forward(choice.spec, x, state, Weights(**weights), Masks(**masks))
     return outcome.output, outcome.state, dict(outcome.trace)
 
 
 def streaming(cell: Cell) -> WholeNetworks:
-    """The backend that runs layers of ``cell`` one step at a time.
+    """The backend that makes streams of ``cell``.
 
     Raises:
-        BackendError: it cannot.
+        BackendError: it cannot run the cell.
     """
     backend = load(_STREAMS)
     if reason := backend.supports(Spec(cell=cell, input_size=1, hidden_size=1)):
@@ -187,7 +189,7 @@ def streaming(cell: Cell) -> WholeNetworks:
 
 
 def load(name: str) -> Backend:
-    """The backend of this name, imported when it is first asked for."""
+    """The backend of this name, which is imported at its first use."""
     if name not in LOADED:
         LOADED[name] = cast(Backend, importlib.import_module(f"gatewise.backends.{name}"))
     return LOADED[name]

@@ -1,13 +1,13 @@
-"""Cells whose states are linear recurrences, all steps at once, by an associative scan.
+"""The backend ``scan``: all steps at once by an associative scan, for cells that are linear in their state.
 
-Where no gate has a recurrent part (minGRU, minLSTM: Feng et al. 2024, "Were RNNs All We Needed?",
-arXiv 2410.01201) and a new state is affine in its own old value, s_t = a_t * s_{t-1} + b_t, every a_t
-and b_t follows from the input, and the composition of two steps is a step of the same kind. A scan
-(Blelloch 1990, "Prefix Sums and Their Applications", section 1.4) composes them in about 2 log2 T
-rounds of operations over all sequences and units, with twice the work of a loop. That is for devices
-with thousands of lanes; a processor is quicker with the kernels' loop.
+The backend runs cells without recurrent parts whose new state is affine in its old value:
+s_t = a_t * s_{t-1} + b_t (minGRU, minLSTM: Feng et al. 2024, "Were RNNs All We Needed?", arXiv 2410.01201).
+Then a_t and b_t depend on the input only, and two steps together have the same form. A scan (Blelloch
+1990, "Prefix Sums and Their Applications", section 1.4) computes all states in about 2 log2 T rounds of
+operations over all sequences and units. This is twice the work of a loop, so it suits a GPU. On a CPU the
+loop of the kernels is faster.
 
-What a_t and b_t are is derived from the cell's graph; nothing here knows a cell by name.
+a_t and b_t are derived from the cell's graph.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gatewise.cells.language import Cell, Value, constant, operate, topological
 
 @dataclass(frozen=True)
 class _Recurrence:
-    """A new state as coefficient * its own old value + rest; no coefficient where it does not use it."""
+    """A new state as coefficient * old value + rest. The coefficient is None if the old value is not used."""
 
     name: str
     coefficient: Value | None
@@ -47,7 +47,7 @@ class _Recurrence:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A cell's states in an order in which each rests on the old values of those before it alone."""
+    """The recurrences of a cell's states. Each depends only on old values of states before it."""
 
     recurrences: tuple[_Recurrence, ...]
     values: Mapping[str, Value]
@@ -62,41 +62,43 @@ def supports(spec: Spec) -> str | None:
 
 def describe(spec: Spec) -> str:
     precision = ", in double precision" if is_widened(spec) else ""
-    return f"its states are linear recurrences, scanned over all steps at once in torch operations{precision}"
+    return f"a scan over all steps at once in torch operations, as the states are linear recurrences{precision}"
 
 
 def _plan(cell: Cell) -> _Plan | str:
-    """How to scan the cell, or the reason why it cannot be."""
-    if torch.compiler.is_dynamo_compiling():  # a strict export, which warns of caches
+    """The recurrences of the cell, or the reason why it has none."""
+    if torch.compiler.is_dynamo_compiling():  # a strict export warns about lru_cache
         return _new_plan(cell)
-    return _kept_plan(cell)
+    return _cached_plan(cell)
 
 
 def _new_plan(cell: Cell) -> _Plan | str:
     nodes = topological(cell.values.values())
-    fed = {node.name for node in nodes if node.op in ("gate", "gate.h", "recurrent")}
-    if fed:
-        names = ", ".join(gate for gate in cell.gates if gate in fed)
-        return f"runs cells without recurrent weights, which reach {names} here"
-    waits = {name: _states_used(cell.values[name]) - {name} for name in cell.state}
+    recurrent = {node.name for node in nodes if node.op in ("gate", "gate.h", "recurrent")}
+    if recurrent:
+        names = ", ".join(gate for gate in cell.gates if gate in recurrent)
+        return f"runs cells without recurrent weights, and {names} have some"
+    others = {name: _states_used(cell.values[name]) - {name} for name in cell.state}
     try:
-        order = tuple(graphlib.TopologicalSorter(waits).static_order())
+        order = tuple(graphlib.TopologicalSorter(others).static_order())
     except graphlib.CycleError as error:
-        ring = ", ".join(sorted(set(error.args[1]), key=cell.state.index))
-        return f"works out one state after the other, and {ring} rest on each other's old values"
+        cycle = ", ".join(sorted(set(error.args[1]), key=cell.state.index))
+        return f"computes one state after the other, and {cycle} depend on each other's old values"
     recurrences = []
     for name in order:
         split = _split(cell.values[name], name)
         if isinstance(split, str):
             return (
-                f"runs states that are affine in their own old value, and that of {name} goes "
-                f"through '{split}'"
+                f"runs states that are affine in their own old value, and {name} depends on it through "
+                f"'{split}'"
             )
         recurrences.append(_Recurrence(name, *split))
     return _Plan(tuple(recurrences), cell.values)
 
 
-_kept_plan = lru_cache(maxsize=256)(_new_plan)  # for all equal cells, so without their names
+_cached_plan = lru_cache(maxsize=256)(
+    _new_plan
+)  # equal cells share a plan, so it has no cell's name
 
 
 def _states_used(value: Value) -> set[str]:
@@ -107,8 +109,8 @@ _ZERO, _ONE = constant(0), constant(1)
 
 
 def _split(new: Value, name: str) -> tuple[Value | None, Value] | str:
-    """Coefficient and rest of ``new`` in the old value of the state ``name``; or the operation that it
-    goes through and that is not affine."""
+    """The coefficient and the rest of ``new``, for the old value of the state ``name``; or the name of an
+    operation on the old value that is not affine."""
     parts: dict[Value, tuple[Value, Value]] = {}
     for value in topological([new]):
         if (value.op, value.name) == ("state", name):
@@ -122,7 +124,7 @@ def _split(new: Value, name: str) -> tuple[Value | None, Value] | str:
 
 
 def _affine(op: str, *args: tuple[Value, Value]) -> tuple[Value, Value] | None:
-    """Coefficient and rest of an operation on values of which each is given as these two."""
+    """The coefficient and the rest of an operation whose arguments are pairs of both; None if not affine."""
     match op, args:
         case (("add" | "sub"), ((a, p), (b, q))):
             return operate(op, a, b), operate(op, p, q)
@@ -157,9 +159,9 @@ def forward(
 
 @dataclass(frozen=True)
 class _Run:
-    """One call's tensors, each with its steps in the order in which this direction takes them.
+    """The tensors of a call. Their steps are in the order in which this direction runs them.
 
-    A state's values through time are (T + 1)×B×(its width): the initial one, then each step's.
+    The values of a state over time are (T + 1)×B×(its width): the initial state, then that of each step.
     """
 
     spec: Spec
@@ -173,7 +175,7 @@ class _Run:
     zoneout: tuple[Tensor, ...] | None
 
     def value(self, value: Value) -> Tensor:
-        """T×B×H: a node of the graph over all steps. Its states must be known by now."""
+        """T×B×H: the value of a node at all steps. The states that it depends on must be known."""
         for node in topological([value]):
             if node not in self.known:
                 self.known[node] = self._evaluated(node)
@@ -195,7 +197,7 @@ class _Run:
             share = self.zoneout[k].expand(rest.shape)
             coefficient = share if coefficient is None else share + (1 - share) * coefficient
             rest = (1 - share) * rest
-        if coefficient is None:  # nothing is carried
+        if coefficient is None:  # the new state does not depend on the old one
             rest = rest if self.valid is None else torch.where(self.valid, rest, initial)
             return torch.cat([initial[None], rest])
         if self.valid is not None:
@@ -205,37 +207,37 @@ class _Run:
         return scan(coefficient, torch.cat([initial[None], rest]), self.cut)
 
     def seen(self, states: Tensor) -> Tensor:
-        """What each step's equations see as the old value: zero after a reset."""
+        """The old values that each step's equations read: zero after a reset."""
         old = states[:-1]
         return old if self.cut is None else torch.where(self.cut, 0, old)
 
     def final(self, states: Tensor) -> Tensor:
-        """The state after each sequence's own last step; a reversed run takes the padding first."""
+        """The state after the last step of each sequence. A reversed call runs the padding first."""
         if self.lengths is None or self.spec.reverse:
             return states[-1]
         return states[self.lengths, torch.arange(states.shape[1], device=states.device)]
 
     def given_back(self, values: Tensor) -> Tensor:
-        """Zero beyond the lengths, and in the sequence's own order."""
+        """The values with zeros in the padding, in the order of the sequence."""
         kept = values if self.valid is None else torch.where(self.valid, values, 0)
-        return _turned(self.spec, kept)
+        return _in_order_of_run(self.spec, kept)
 
 
 def _run(spec: Spec, x: Tensor, weights: Weights, masks: Masks) -> _Run:
     steps, batch = x.shape[:2]
     valid = cut = zoneout = None
     if masks.lengths is not None:
-        valid = _turned(spec, valid_steps(steps, masks.lengths)[..., None])
+        valid = _in_order_of_run(spec, valid_steps(steps, masks.lengths)[..., None])
     if masks.reset is not None:
-        cut = _turned(spec, masks.reset[..., None])
+        cut = _in_order_of_run(spec, masks.reset[..., None])
         cut = cut if valid is None else cut & valid
     if masks.zoneout is not None:
         each = enumerate(masks.zoneout)
         whole = [share.expand(steps, batch, spec.state_size(k)) for k, share in each]
-        zoneout = tuple(_turned(spec, share) for share in whole)
-    x = _turned(spec, x)
+        zoneout = tuple(_in_order_of_run(spec, share) for share in whole)
+    x = _in_order_of_run(spec, x)
     if valid is not None:
-        x = torch.where(valid, x, 0)  # or a NaN in the padding would reach the weights' gradient
+        x = torch.where(valid, x, 0)  # a NaN in the padding would reach the weights' gradient
     inputs = _input_parts(x, weights).chunk(len(spec.cell.gates), -1)
     leaves = {("gate.x", gate): part for gate, part in zip(spec.cell.gates, inputs, strict=True)}
     leaves |= {("parameter", name): value for name, value in weights.per_unit.items()}
@@ -243,20 +245,22 @@ def _run(spec: Spec, x: Tensor, weights: Weights, masks: Masks) -> _Run:
     return _Run(spec, shape, leaves, {}, weights.projection, masks.lengths, valid, cut, zoneout)
 
 
-def _turned(spec: Spec, values: Tensor) -> Tensor:
+def _in_order_of_run(spec: Spec, values: Tensor) -> Tensor:
+    """The values, reversed in time for a reversed call. The inverse is the function itself."""
     return values.flip(0) if spec.reverse else values
 
 
 def _input_parts(x: Tensor, weights: Weights) -> Tensor:
-    """T×B×G·H: the input's share of every pre-activation, which is all that there is of it."""
-    gain, bias = weights.norm_input, weights.input_bias
-    if gain is None:
+    """T×B×G·H: the input parts of all pre-activations. These cells have no recurrent parts."""
+    norm_weight, bias = weights.norm_input, weights.input_bias
+    if norm_weight is None:
         return linear(x, weights.input, bias)
-    return layer_norm(linear(x, weights.input), gain.shape, gain, bias, NORM_EPSILON)
+    product = linear(x, weights.input)
+    return layer_norm(product, norm_weight.shape, norm_weight, bias, NORM_EPSILON)
 
 
 class _Scan(torch.autograd.Function):
-    """``_plain``, whose gradient is the same scan from the end: only a and the states are kept."""
+    """``_plain`` with its gradient, which is the same scan from the end. It saves only a and the states."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, cut: Tensor | None) -> Tensor:
@@ -273,11 +277,11 @@ class _Scan(torch.autograd.Function):
 
 
 def _plain(a: Tensor, b: Tensor, cut: Tensor | None) -> Tensor:
-    """s with s[0] = b[0] and s[t+1] = a[t] * s[t] + b[t+1]: T coefficients, T + 1 of the others.
+    """The states s with s[0] = b[0] and s[t+1] = a[t] * s[t] + b[t+1], for T values of a and T + 1 of b.
 
-    Two steps in one take each state of odd place to the next such: half as many steps, which are
-    scanned the same way; each state of even place then follows from the one before it. ``cut`` is
-    true where nothing is carried, not even what is no number.
+    Two steps together lead from each odd state to the next odd one. These are half as many steps, and are
+    scanned in the same way. Each even state then follows from the one before it. Where ``cut`` is true the
+    old state has no influence, even if it is NaN.
     """
     if len(b) == 1:
         return b.clone()

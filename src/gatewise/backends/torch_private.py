@@ -1,8 +1,8 @@
-"""All parts of torch that gatewise uses and that are not public, each with what it is for.
+"""All private parts of torch that gatewise uses, each with its purpose and the torch versions that have it.
 
-Unless a comment says otherwise, torch has them from 2.6, the oldest version that gatewise allows, to 2.13.
-(They were looked up in 2.6, 2.7, 2.9, 2.10, 2.11 and 2.12, and are run with 2.13.) A test runs each, so that
-a torch that lacks one is found there.
+Unless a comment says otherwise, torch has them from 2.6 to 2.13. (They were looked up in the sources of 2.6,
+2.7, 2.9, 2.10, 2.11 and 2.12. gatewise needs 2.13, with which they are run.) A test runs each part, so that a
+torch version without it fails there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-# What is at work around a call. Each of these is asked at every call.
+# The context of a call. These are read at every call.
 
 # The state of torch.jit.trace, or None. The public ``torch.jit.is_tracing`` takes longer.
 tracing_state = torch._C._get_tracing_state
@@ -26,21 +26,23 @@ tracing_state = torch._C._get_tracing_state
 # The number of modes that see every operation: make_fx, FakeTensorMode and others.
 dispatch_modes = torch._C._len_torch_dispatch_stack
 
-# Whether torch.autocast is on for any kind of device. The public question is for one kind, and slower.
+# Whether torch.autocast is on for any type of device. The public function is for one type, and slower.
 any_autocast = torch._C._is_any_autocast_enabled
 
-# What torch.func (vmap, grad, jvp, …) has at work, or None.
+# The active transforms of torch.func (vmap, grad, jvp, …), or None.
 func_interpreters = torch._C._functorch.peek_interpreter_stack
 
 
 def transformed() -> bool:
-    """Whether torch.func (vmap, jvp, grad, …) or forward-mode differentiation is at work."""
+    """Whether a transform of torch.func (vmap, jvp, grad, …) or forward-mode differentiation is active."""
     return forward_ad._current_level >= 0 or func_interpreters() is not None
 
 
 def watched() -> bool:
-    """Whether torch sees a call operation by operation, or changes it: it compiles, traces, transforms or casts.
-    What ``transformed`` says is written here again: this is a good part of a short call's time."""
+    """Whether torch must see each operation, because it compiles, traces, transforms or casts.
+
+    The conditions of ``transformed`` are repeated here, because a call would take a good part of a short call's
+    time."""
     return (
         torch.compiler.is_compiling()
         or dispatch_modes() > 0
@@ -51,28 +53,28 @@ def watched() -> bool:
     )
 
 
-# Tensors that are more than an array of numbers.
+# Tensors that are not plain arrays.
 
-# Whether a tensor is one of torch.func's, and what it wraps: the numbers of a batched tensor.
+# Whether torch.func has wrapped a tensor, and the tensor inside, which has the values of all samples.
 is_func_tensor = torch._C._functorch.is_functorch_wrapped_tensor
 inside_func_tensor = torch._C._functorch.get_unwrapped
 
 
 def is_batched_or_zero(tensor: Tensor) -> bool:
-    """Whether a gradient is many at once (``is_grads_batched``), or a zero that has no memory."""
+    """Whether a gradient is a batch of gradients (``is_grads_batched``), or a zero without memory."""
     keys = repr(torch._C._dispatch_keys(tensor))
     return "Batched" in keys or "ZeroTensor" in keys
 
 
 # Operators and torch.compile.
 
-# Whether oneDNN computes in a type on this processor; only where ``torch.backends.mkldnn.is_available()``.
+# Whether oneDNN computes in a dtype on this processor. Only if ``torch.backends.mkldnn.is_available()``.
 ONEDNN_HAS = {
     torch.bfloat16: lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
     torch.float16: lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
 }
 
-# A context in which operators are called below autograd: an operator's own autograd function calls it again.
+# A context that calls operators below autograd. An operator's autograd function calls the operator in it.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
@@ -84,15 +86,15 @@ def constant(function: Function) -> Function:
 
 
 def nonstrict_trace(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as one call in a graph of torch.compile; what it does is traced one level below, where
-    Python runs as it is. From torch 2.7."""
+    """The function as one call in a graph of torch.compile. Its operations are traced one level below, where
+    Python runs as usual. From torch 2.7."""
     traced: Callable[..., Any] = torch._dynamo.nonstrict_trace(function)
     return traced
 
 
 def mark_length_static(tensor: Tensor) -> None:
-    """Makes the first dimension a constant in a graph that is being traced. (The public ``mark_static``
-    works only before that.)"""
+    """Makes the first dimension a constant in the graph that is being traced. (The public ``mark_static``
+    works only before the tracing starts.)"""
     tensor._dynamo_static_indices = {0}  # type: ignore[attr-defined]
 
 
@@ -134,7 +136,7 @@ def compiler_parts() -> SimpleNamespace | None:
     )
 
 
-# Attributes of torch.nn.Module that one module hands to the one that takes its place: parameters, buffers, hooks.
+# Attributes of torch.nn.Module that a module passes on to its replacement: parameters, buffers, hooks.
 MODULE_ATTRIBUTES = (
     *("_parameters", "_buffers", "_non_persistent_buffers_set", "training"),
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -144,5 +146,5 @@ MODULE_ATTRIBUTES = (
     *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
 
-# What torch's recurrent modules keep that can be made again from their parameters.
+# Attributes of torch's recurrent modules that are derived from their parameters.
 RNN_CACHES = ("_flat_weight_refs",)

@@ -1,4 +1,4 @@
-"""Our own kernels on a GPU: any cell, its step printed as Triton from its equations, in a native time loop."""
+"""The backend ``triton``: gatewise's GPU kernels for any cell, whose step is printed from its equations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from gatewise.backends.engine import unfit
 from gatewise.backends.gpu.chips import unfit_chip
 from gatewise.backends.ops import run
 
-_KEPT_BY_CUDNN = 192  # units
-# As many steps as take cuDNN the time by which a call of ours begins later (measured at 256 units, B = 16).
-_FEW_STEPS, _FEW_IN_TRAINING = 16, 32
-_TRITON = 3, 6
+# In float32 cuDNN is faster up to this number of units, whose weights it keeps on chip.
+_FEW_UNITS = 192
+# Below this number of steps cuDNN is faster, because a call of Triton takes longer to start (measured with
+# 256 units and B = 16).
+_FEW_STEPS, _FEW_STEPS_IN_TRAINING = 16, 32
+_LOWEST_TRITON = 3, 6
 
 
 def supports(spec: Spec) -> str | None:
@@ -29,19 +31,20 @@ def _missing() -> str | None:
         found = version("triton")
     except PackageNotFoundError:
         found = "none"
-    if found == "none" or tuple(map(int, found.split(".")[:2])) < _TRITON:
-        least = ".".join(map(str, _TRITON))
+    if found == "none" or tuple(map(int, found.split(".")[:2])) < _LOWEST_TRITON:
+        least = ".".join(map(str, _LOWEST_TRITON))
         return f"needs Triton {least} or newer, here is {found}: pip install 'gatewise[gpu]'"
     return None
 
 
 def outrun(spec: Spec) -> tuple[str, str] | None:
-    """cuDNN was faster in float32 where it keeps small weights on chip, and where the sequences are so
-    many that the loops have to run one launch after the other: see benchmarks/results/gpu.json. Where
-    steps are few, what counts is what the host does before the first."""
-    if 0 < spec.steps < (_FEW_IN_TRAINING if spec.differentiated else _FEW_STEPS):
+    """``("aten", reason)`` if cuDNN was faster for such a call, else None.
+
+    It was faster for few steps, for few units in float32, and for batches that take several launches: see
+    benchmarks/results/gpu.json."""
+    if 0 < spec.steps < (_FEW_STEPS_IN_TRAINING if spec.differentiated else _FEW_STEPS):
         return "aten", "is slower than cuDNN for so few steps"
-    if spec.dtype == torch.float32 and spec.hidden_size <= _KEPT_BY_CUDNN:
+    if spec.dtype == torch.float32 and spec.hidden_size <= _FEW_UNITS:
         return "aten", "is slower than cuDNN in float32 at so few units"
     from gatewise.backends.gpu.call import launches
 

@@ -9,9 +9,9 @@ from gatewise.emit.cpp import equations
 
 
 def source(
-    cell: Cell, way: str, number: str, constants: Mapping[str, int | bool], words: int
+    cell: Cell, direction: str, number: str, constants: Mapping[str, int | bool], words: int
 ) -> str:
-    """The kernel ``way`` ("forward" or "backward") of backends/gpu/clusters/loops.h, which takes so many
+    """The kernel ``direction`` ("forward" or "backward") of backends/gpu/clusters/loops.h, which takes so many
     words of eight bytes. ``number`` is what is stored."""
     given = ", ".join(f"long long w{k}" for k in range(words))
     listed = ", ".join(f"w{k}" for k in range(words))
@@ -27,11 +27,11 @@ using Number = {number};
 
 #include "loops.h"
 
-GW_KERNEL {way}({given}) {{
+GW_KERNEL {direction}({given}) {{
     const long long words[] = {{{listed}}};
-    gw::{way.capitalize()} given;
+    gw::{direction.capitalize()} given;
     static_assert(sizeof(given) == sizeof(words));
     memcpy(&given, words, sizeof(given));
-    gw::{way}(given);
+    gw::{direction}(given);
 }}
 """

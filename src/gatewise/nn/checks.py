@@ -1,4 +1,4 @@
-"""What a layer refuses: options out of range and tensors that do not fit, with both values."""
+"""Checks of a layer's options and tensors. Messages have the value and the expected value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from gatewise.errors import BackendError, OptionError, ShapeError
 from gatewise.nn import sentences
 from gatewise.options import choice, integer, is_bool, probability, short_repr
 
-_LAYERS_OWN = (
+# The names that a layer gives its own parameters.
+_RESERVED = (
     *("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "norm_ih", "norm_hh"),
     *("highway_weight", "highway_bias"),
 )
@@ -26,10 +27,10 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
 
 
 def checked_size(name: str, value: object, least: int = 1) -> int:
-    """``value`` as an int from ``least`` on.
+    """``value`` as an int of at least ``least``. The message has torch's sentence too.
 
     Raises:
-        OptionError: it is no such number.
+        OptionError: the value is anything else.
     """
     try:
         return integer(name, value, least)
@@ -38,11 +39,10 @@ def checked_size(name: str, value: object, least: int = 1) -> int:
 
 
 def checked_bool(name: str, value: object) -> bool:
-    """``value`` as a bool, where torch takes no 0 or 1 either: a number in this place was meant for
-    another argument.
+    """``value`` as a bool. 0 and 1 are refused, as in torch, because they are probably another argument.
 
     Raises:
-        OptionError: it is something else.
+        OptionError: the value is anything else.
     """
     if is_bool(value):
         return bool(value)
@@ -52,10 +52,10 @@ def checked_bool(name: str, value: object) -> bool:
 
 
 def checked_dropout(value: object) -> float:
-    """``value`` as the probability of dropping an output between layers.
+    """``value`` as a float from 0 to 1. The message has torch's sentence too.
 
     Raises:
-        OptionError: it is none.
+        OptionError: the value is anything else.
     """
     try:
         return probability("dropout", value)
@@ -64,32 +64,33 @@ def checked_dropout(value: object) -> float:
 
 
 def check_parameter_names(cell: Cell) -> None:
-    own = (*_LAYERS_OWN, *(f"initial_{name}" for name in cell.state))
+    """Raises OptionError if a per-unit parameter of the cell has the name of a layer's parameter."""
+    reserved = (*_RESERVED, *(f"initial_{name}" for name in cell.state))
     for name in cell.params:
-        if name in own:
+        if name in reserved:
             raise OptionError(
-                f"{cell.name} has a parameter '{name}', which is a name of the layer's own "
-                f"({', '.join(own)}); call it something else"
+                f"{cell.name} has a parameter '{name}', which is a name of a layer's "
+                f"parameters ({', '.join(reserved)}); choose another name"
             )
 
 
 def checked_cell(cell: Cell | str) -> Cell:
-    """The cell, or the built-in one of that name."""
+    """The cell, or the built-in cell of that name."""
     if isinstance(cell, str):
         return find(cell)
     if not isinstance(cell, Cell):
         raise OptionError(
-            f"cell must be a cell, made by @gw.cell, or the name of a built-in one, not {cell!r}"
+            f"cell must be a cell made with @gw.cell, or the name of a built-in cell, not {cell!r}"
         )
     return cell
 
 
 def checked_connect(connect: object, num_layers: int) -> str:
-    """One of CONNECTIONS."""
+    """``connect``, which must be one of CONNECTIONS. Warns if there is one layer only."""
     connect = choice("connect", connect, CONNECTIONS)
     if connect != "plain" and num_layers == 1:
         warnings.warn(
-            f"connect={connect!r} acts from the second layer on, and there is only one",
+            f"connect={connect!r} has no effect, because the layer has num_layers=1",
             stacklevel=3,
         )
     return connect
@@ -98,15 +99,15 @@ def checked_connect(connect: object, num_layers: int) -> str:
 def check_blocks(
     cell: Cell, hidden_size: int, proj_size: int, block_size: int, recurrent_blocks: int
 ) -> None:
-    """Raises OptionError unless both kinds of blocks divide the units, and the cell has what they need."""
+    """Raises OptionError unless the cell can have the blocks, and they divide its units."""
     if block_size > 1 and not cell.shared_gates:
         raise OptionError(
-            f"block_size={block_size} needs a cell with shared gates, and {cell.name} has none; name "
-            f"them with @cell(..., shared_gates=...)"
+            f"block_size={block_size} needs a cell with shared gates, and {cell.name} has none; a cell "
+            f"names them with @cell(..., shared_gates=...)"
         )
     if recurrent_blocks > 1 and not cell.feedback:
         raise OptionError(
-            f"recurrent_blocks={recurrent_blocks} divides the recurrent weights, and {cell.name} has none"
+            f"recurrent_blocks={recurrent_blocks} divides recurrent weights, and {cell.name} has none"
         )
     both = block_size * recurrent_blocks
     if hidden_size % both:
@@ -121,8 +122,10 @@ def check_blocks(
 
 
 def checked_projection(cell: Cell, hidden_size: int, given: object) -> int:
-    """The width of the projection, or 0. A projected state is narrower than the units, so no equation
-    may combine the two."""
+    """The width of the projection, or 0 for none.
+
+    A projected state has fewer values than there are units, so no equation may use it with a value that
+    has one number per unit."""
     try:
         proj_size = integer("proj_size", given, 0, hidden_size - 1)
     except OptionError:
@@ -132,15 +135,15 @@ def checked_projection(cell: Cell, hidden_size: int, given: object) -> int:
         ) from None
     if proj_size and cell.second_stage:
         raise OptionError(
-            f"{cell.name} cannot be projected: its gates {', '.join(cell.second_stage)} take a value of "
-            f"the step, which has one number for each of hidden_size={hidden_size} units where the "
-            f"recurrent weights would take proj_size={proj_size}"
+            f"{cell.name} cannot be projected: the recurrent input of its gates "
+            f"{', '.join(cell.second_stage)} is a value of the same step with hidden_size={hidden_size} "
+            f"numbers, and the recurrent weights would need proj_size={proj_size}"
         )
     output = ("state", cell.state[0])
     if proj_size and any((v.op, v.name) == output for v in topological(cell.values.values())):
         raise OptionError(
-            f"{cell.name} cannot be projected: its equations use its state {cell.state[0]}, which "
-            f"would have proj_size={proj_size} values and not one for each unit"
+            f"{cell.name} cannot be projected: its equations use the state {cell.state[0]} with one "
+            f"value per unit, and it would have proj_size={proj_size} values"
         )
     return proj_size
 
@@ -164,36 +167,36 @@ def checked_zoneout(zoneout: float | Sequence[float], cell: Cell) -> tuple[float
             pairs = zip(cell.state, shares, strict=True)
             alone = tuple(0.0 if of in cell.coupled_states else own for of, own in pairs)
             raise OptionError(
-                f"zoneout would keep old values of one state without the other, and {cell.name}'s "
-                f"{', '.join(cell.coupled_states)} are coupled; give one for each state, as "
-                f"zoneout={alone}"
+                f"{cell.name}'s states {', '.join(cell.coupled_states)} are coupled and cannot have "
+                f"zoneout; give a probability for each state, such as zoneout={alone}"
             )
     return shares
 
 
 def not_a_tensor(input: object, name: str = "input") -> ShapeError:
+    """The error for an input that is not a tensor."""
     return ShapeError(
-        f"{name} is a {type(input).__name__}, expected a tensor; for sequences of unlike lengths give "
+        f"{name} is a {type(input).__name__}, expected a tensor; for sequences of different lengths give "
         f"the padded tensor and lengths="
     )
 
 
 def check_expanded(weight: Tensor) -> None:
-    """Raises BackendError for what torch's call_for_per_sample_grads puts in a weight's place."""
+    """Raises BackendError for a weight that torch's call_for_per_sample_grads has replaced."""
     if type(weight).__name__ == "ExpandedWeight":
         raise BackendError(
-            "torch's call_for_per_sample_grads has no rules for gatewise's operations; for a gradient "
-            "of each sample take torch.func: vmap(grad(loss), in_dims=(None, 0)), where loss calls "
+            "torch's call_for_per_sample_grads has no rules for gatewise's operations; for the gradients "
+            "of each sample use torch.func: vmap(grad(loss), in_dims=(None, 0)), where loss calls "
             "functional_call(layer, parameters, sample)"
         )
 
 
 def check_layout(name: str, tensor: Tensor) -> None:
-    """Raises ShapeError unless every number of the tensor is there and has a place in memory."""
+    """Raises ShapeError for a nested, sparse or quantized tensor."""
     if tensor.is_nested:
         raise ShapeError(
-            f"{name} is a nested tensor, expected one of numbers side by side; give "
-            f"torch.nested.to_padded_tensor(…, 0.0), and lengths= beside it"
+            f"{name} is a nested tensor, expected a dense one; give "
+            f"torch.nested.to_padded_tensor(…, 0.0), and lengths= with it"
         )
     if tensor.layout is not torch.strided:
         raise ShapeError(
@@ -204,7 +207,7 @@ def check_layout(name: str, tensor: Tensor) -> None:
 
 
 def check_input(x: Tensor, weight: Tensor) -> None:
-    """The input against the weight that is to multiply it."""
+    """Raises ShapeError unless the input has the dtype and device of the weight."""
     check_expanded(weight)
     if x.dtype != weight.dtype:
         raise ShapeError(

@@ -1,4 +1,4 @@
-"""What a recurrent layer is made of: its cell, its sizes and the options that its parameters depend on."""
+"""The configuration of a recurrent layer: its cell, its sizes and the options that parameters depend on."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass, field
 from gatewise.cells.language import Cell
 from gatewise.nn.structure import Structure, structure
 
-# Parameters' names, less the suffix of layer and direction, with their shapes, in torch's order.
+# The shapes of parameters by name, without the suffix of layer and direction, in torch's order.
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """A recurrent layer's configuration, and the shapes that follow from it. It never changes.
+    """The configuration of a recurrent layer, and the shapes that follow from it. It does not change.
 
-    Options that may change between calls, such as ``dropout``, stay attributes of the layer.
+    Options that may change between calls, such as ``dropout``, are attributes of the layer.
 
     Attributes:
-        single_step: whether it is a RecurrentCell's: its parameters' names have no suffix.
-        state_sizes: the width of each of the cell's states; the first is P where there is a projection.
+        single_step: whether the layer is a RecurrentCell, whose parameters have no suffix.
+        state_sizes: the width of each state of the cell. The first is P if there is a projection.
         output_size: D·P, the width of the output.
-        suffixes: for each layer those of its directions.
+        suffixes: for each layer the suffixes of its directions.
         structure: how the recurrent weights are stored.
-        step_shapes: by suffix, the parameters of a step of the cell.
-        other_shapes: by full name, the parameters that belong to no step: learned initial states and
+        step_shapes: for each suffix the shapes of the parameters that a backend gets.
+        other_shapes: the shapes of the other parameters by full name: learned initial states and
             highways.
-        plain: whether the layer has no parameters but a step's, all of them stored as backends take
-            them, and hands each layer's output to the next as it is.
+        plain: whether all parameters are stored as backends get them, and layers have no residual or
+            highway connection.
     """
 
     cell: Cell
@@ -71,12 +71,12 @@ class LayerConfig:
         self._set("plain", stored_plainly and self.connect == "plain")
 
     def layer_input_size(self, layer: int) -> int:
-        """The width of what one of the stacked layers reads."""
+        """The width of the input of a stacked layer."""
         return self.input_size if layer == 0 else self.output_size
 
     @property
     def shapes(self) -> Shapes:
-        """Every parameter's full name and shape, in the order in which a layer registers them."""
+        """The shapes of all parameters by full name, in the order in which a layer registers them."""
         of_steps = self.step_shapes.items()
         return {n + s: shape for s, each in of_steps for n, shape in each.items()} | (
             self.other_shapes
@@ -126,7 +126,7 @@ class LayerConfig:
 
 
 class Configured:
-    """What a layer reads off its configuration, under the names of its constructor's arguments."""
+    """A layer's read-only attributes that its configuration has, by the names of the arguments."""
 
     config: LayerConfig
 
@@ -180,7 +180,7 @@ class Configured:
 
     @property
     def output_size(self) -> int:
-        """D·P, the width of the output; P is H where there is no projection."""
+        """D·P, the width of the output. P is H without a projection."""
         return self.config.output_size
 
     @property

@@ -1,10 +1,10 @@
-"""Convolutional recurrent layers: any cell, its products W x and U h convolutions of images."""
+"""Convolutional recurrent layers of any cell: the products W x and U h are convolutions of images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -33,37 +33,40 @@ from gatewise.nn.structure import structure
 from gatewise.nn.trace import Trace
 from gatewise.options import flag, integer, short_repr
 
+if TYPE_CHECKING:
+    from gatewise.nn.shapes import Float, Lengths, Reset
+
 
 class ConvRecurrent(nn.Module):
-    """A recurrent layer of any cell over sequences of images: C channels of h×w pixels a step.
+    """A recurrent layer of any cell over sequences of images: C channels of h×w pixels per step.
 
-    Every unit of the cell is a channel at a pixel; W x and U h are two-dimensional convolutions of
-    stride 1, padded with zeros so that the states keep the input's height and width (Shi et al.
-    2015, "Convolutional LSTM Network", section 3.1). The input convolutions of all steps are one
-    call; the rest are plain torch operations, a step at a time.
+    Each channel of each pixel is a unit. W x and U h are two-dimensional convolutions with stride 1 and
+    zero padding, so that the states have the input's height and width (Shi et al. 2015, "Convolutional
+    LSTM Network", section 3.1). The input convolutions of all steps are one call. The rest are torch
+    operations, one step after another.
 
-    Parameters are named as :class:`gatewise.Recurrent`'s: ``weight_ih_l0`` G·C×I×k×k, ``weight_hh_l0``
-    G·C×F·C×k×k (F the states fed back), ``bias_ih_l0`` and ``bias_hh_l0`` G·C, and a cell's
-    per-unit parameters ``{name}_l0``: C, one for each channel, or C×h×w where ``size`` is given.
-    A cell that feeds nothing back has no ``_hh``.
+    Parameters have the names of those of :class:`gatewise.Recurrent`: ``weight_ih_l0`` G·C×I×k×k,
+    ``weight_hh_l0`` G·C×F·C×k×k (F is the number of recurrent inputs), ``bias_ih_l0`` and ``bias_hh_l0``
+    G·C. A cell's per-unit parameters ``{name}_l0`` are C, or C×h×w with ``size``. A cell without
+    recurrent inputs has no ``weight_hh_l0`` and no ``bias_hh_l0``.
 
     Args:
-        cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one; each of its
-            fed-back states goes to all of its gates.
-        input_channels: I, channels of the input.
-        hidden_channels: C, channels of the states.
-        kernel_size: k, height and width of every kernel; or one for each. Odd.
-        num_layers: L, layers stacked on each other.
-        bias: whether there are the two biases.
+        cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one. Each recurrent input
+            must be connected to all gates.
+        input_channels: I, the number of channels of the input.
+        hidden_channels: C, the number of channels of the states.
+        kernel_size: k, the height and width of the kernels, or a pair of both. They must be odd.
+        num_layers: L, the number of stacked layers.
+        bias: whether the layer has biases.
         batch_first: input and output are B×T×… instead of T×B×…; states are not affected.
-        dropout: probability of dropping an output between layers, in training.
-        bidirectional: D = 2 directions, their channels side by side.
-        size: (h, w), for a cell's per-unit parameters to be of each channel and pixel, as in the
-            paper; the layer then takes images of this size alone. Without it they are of each
-            channel, and images may have any size.
+        dropout: the probability, in training, of dropping a value between layers.
+        bidirectional: whether the layer runs in both directions (D = 2) and concatenates their channels.
+        size: (h, w), the size of the images. With it, per-unit parameters have a value for each channel
+            and pixel, as in the paper. Without it, they have a value for each channel, and images may
+            have any size.
 
     Raises:
-        OptionError: an argument is out of its range, or the cell has what a convolution lacks.
+        OptionError: an argument is not valid, or a convolutional layer cannot have the cell.
     """
 
     weight_ih_l0: Tensor
@@ -109,43 +112,44 @@ class ConvRecurrent(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√n, 1/√n), n = C·k·k the fan-in of a state's convolution;
-        at k = 1 as the plain layer has it."""
+        """Draws the parameters from U(-1/√n, 1/√n), where n = C·k·k is the fan-in of U h for one state."""
         bound = 1.0 / math.sqrt(self.hidden_channels * math.prod(self.kernel_size))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
     def forward(
         self,
-        input: Tensor,
+        input: Float[Tensor, "*steps I h w"],
         hx: State | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        reset: Tensor | None = None,
+        lengths: Lengths | None = None,
+        reset: Reset | None = None,
         trace: bool = False,
-    ) -> Any:
-        """Run the layer over a batch of sequences of images.
+    ) -> (
+        tuple[Float[Tensor, "*steps O h w"], State]
+        | tuple[Float[Tensor, "*steps O h w"], State, Trace]
+    ):
+        """Runs the layer over a batch of sequences of images.
 
         Args:
             input: T×B×I×h×w (B×T×I×h×w if ``batch_first``), or T×I×h×w for a single sequence.
-            hx: initial states, each L·D×B×C×h×w (no B for a single sequence); one tensor where the
-                cell has one state, else a tuple. Zero if not given.
-            lengths: B integers from 0 to T, in any order: how much of each sequence is real.
-                What lies beyond is never looked at, the output there is zero, and the final state
-                is that after the real part.
-            reset: T×B booleans (B×T if ``batch_first``), T for a single sequence; where true, the
-                sequence starts afresh from zero states, as :class:`gatewise.Recurrent` has it.
+            hx: the initial states, each L·D×B×C×h×w (without B for a single sequence): one tensor if the
+                cell has one state, otherwise a tuple. The default is zero.
+            lengths: B integers from 0 to T in any order, the length of each sequence. Padding is not
+                read, its output is zero, and the final state is that after the last real step.
+            reset: booleans T×B (B×T if ``batch_first``), or T: true where the states are set to zero
+                before the step, as in :class:`gatewise.Recurrent`.
             trace: also return every named value of the cell.
 
         Returns:
-            ``output, state``, and a :class:`Trace` where it was asked for, whose values are
-            B×T×C×h×w. output is T×B×D·C×h×w, laid out as the input was; state is as ``hx``.
+            ``output, state``, and with ``trace`` a :class:`Trace` of values B×T×C×h×w. The output is
+            T×B×D·C×h×w, in the layout of the input; the state has the shapes of ``hx``.
 
         Raises:
-            ShapeError: a tensor does not fit; the message has both shapes.
+            ShapeError: a tensor does not fit; the message has the shape and the expected shape.
         """
         if not isinstance(input, Tensor):
-            asked = dict(lengths=lengths, reset=reset, trace=trace)
-            return by_override(ConvRecurrent.forward, self, input, hx, **asked)
+            options = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(ConvRecurrent.forward, self, input, hx, **options)
         self._check_input(input)
         check_unrecorded(f"a {type(self).__name__}")
         batched = input.dim() == 5
@@ -181,7 +185,7 @@ class ConvRecurrent(nn.Module):
             yield f"_l{layer}_reverse"
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
-        """Each parameter's name, less the suffix, and shape."""
+        """The shapes of a layer's parameters, by name without the suffix."""
         hidden, feedback = self.hidden_channels, len(self.cell.feedback)
         stacked = len(self.cell.gates) * hidden
         below = self.input_channels if layer == 0 else hidden * (1 + self.bidirectional)
@@ -196,7 +200,7 @@ class ConvRecurrent(nn.Module):
         check_layout("input", input)
         if input.dim() not in (4, 5):
             raise ShapeError(
-                f"input needs 4 dimensions (T×I×h×w) or 5 (with B), this has the shape "
+                f"input must have 4 dimensions (T×I×h×w) or 5 (with B), not the shape "
                 f"{shape_of(input)}"
             )
         if input.shape[-3] != self.input_channels:
@@ -249,14 +253,14 @@ class ConvRecurrent(nn.Module):
         )
 
     def _weights(self, suffix: str) -> Weights:
-        """One layer's parameters in one direction; per-unit ones as they broadcast to B×C×h×w."""
+        """The weights of one layer in one direction. Per-unit parameters broadcast to B×C×h×w."""
         named = {name: getattr(self, name + suffix) for name in self._step_shapes[suffix]}
         per_unit = {name: named[name] for name in self.cell.params}
         if self.size is None:
             per_unit = {name: value[:, None, None] for name, value in per_unit.items()}
         return Weights(
             named["weight_ih"],
-            named.get("weight_hh"),  # type: ignore[arg-type]  # None: nothing is fed back
+            named.get("weight_hh"),  # type: ignore[arg-type]  # None without recurrent inputs
             named.get("bias_ih"),
             named.get("bias_hh"),
             per_unit=per_unit,
@@ -266,9 +270,15 @@ class ConvRecurrent(nn.Module):
 class ConvLSTM(ConvRecurrent):
     """Convolutional LSTM (Shi et al. 2015, "Convolutional LSTM Network", equation 3).
 
-    Takes :class:`ConvRecurrent`'s arguments less the cell, and ``peephole``: whether the gates see
-    the memory through the paper's Hadamard weights ``pi``, ``pf`` and ``po``. These are of each
-    channel and pixel, as the paper's are, only where ``size=(h, w)`` is given; else of each channel.
+    It has the arguments of :class:`ConvRecurrent` except the cell, and ``peephole``.
+
+    Args:
+        peephole: whether the gates read the cell state with the paper's weights ``pi``, ``pf`` and
+            ``po``. As in the paper, these have a value for each channel and pixel if ``size`` is given;
+            otherwise they have a value for each channel.
+
+    Raises:
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -276,24 +286,35 @@ class ConvLSTM(ConvRecurrent):
         input_channels: int,
         hidden_channels: int,
         kernel_size: int | tuple[int, int],
-        *args: Any,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        size: tuple[int, int] | None = None,
         peephole: bool = False,
-        **options: Any,
     ) -> None:
         cell = "peephole" if flag("peephole", peephole) else "lstm"
-        super().__init__(cell, input_channels, hidden_channels, kernel_size, *args, **options)
+        super().__init__(
+            *(cell, input_channels, hidden_channels, kernel_size, num_layers, bias, batch_first),
+            *(dropout, bidirectional, device, dtype),
+            size=size,
+        )
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product of a step, B×I×h×w, or of all, T×B×I×h×w, with a weight."""
+    """The convolution of one step's images, B×I×h×w, or of all steps' images, T×B×I×h×w."""
     padding = weight.shape[-2] // 2, weight.shape[-1] // 2
     images = F.conv2d(x.flatten(0, -4), weight, bias, padding=padding)
     return images.unflatten(0, x.shape[:-3])
 
 
 def _under_autocast(tensor: Tensor, like: Tensor) -> Tensor:
-    """In the weights' type where torch.autocast is on: the states stay in it, and the convolutions
-    are cast by torch itself."""
+    """The tensor, in the weights' dtype if autocast is on. The states keep this dtype; torch itself casts
+    the convolutions."""
     return tensor if autocast_dtype(like) is None else cast(tensor, like.dtype)
 
 
@@ -301,20 +322,19 @@ def _check_cell(cell: Cell, size: object) -> None:
     check_parameter_names(cell)
     if cell.second_stage:
         raise OptionError(
-            f"{cell.name} feeds its gates {', '.join(cell.second_stage)} with a value of the same step "
-            f"(.recurrent); a convolutional layer takes cells whose gates are fed with the states before "
-            f"the step, such as 'lstm' or 'gru'"
+            f"the recurrent input of {cell.name}'s gates {', '.join(cell.second_stage)} is a value of the "
+            f"same step (.recurrent); a convolutional layer needs a cell whose recurrent inputs are "
+            f"states of the previous step, such as 'lstm' or 'gru'"
         )
     for state, gates in cell.connections.items():
         if state in cell.feedback and gates != cell.gates:
             raise OptionError(
-                f"{cell.name} feeds its state {state} to the gates {', '.join(gates)} only; a "
-                f"convolutional layer takes cells that feed it to all ({', '.join(cell.gates)})"
+                f"{cell.name} connects its state {state} to the gates {', '.join(gates)} only; a "
+                f"convolutional layer needs a cell that connects it to all ({', '.join(cell.gates)})"
             )
     if size is not None and not cell.params:
         raise OptionError(
-            f"size={size!r} is for a cell's per-unit parameters, and {cell.name} has none; leave "
-            f"it out"
+            f"size={size!r} is the size of per-unit parameters, and {cell.name} has none; give no size"
         )
 
 
@@ -332,7 +352,7 @@ def _checked_kernel(kernel_size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = _checked_pair("kernel_size", kernel_size)
     if height % 2 == 0 or width % 2 == 0:
         raise OptionError(
-            f"kernel_size must be odd, not {kernel_size!r}: an even kernel has no middle, so the "
-            f"states would not stay in place"
+            f"kernel_size must be odd, not {kernel_size!r}: with an even kernel the states would not "
+            f"have the input's height and width"
         )
     return height, width

@@ -1,4 +1,4 @@
-"""The loop over stacked layers and their directions, which recurrent and convolutional layers share."""
+"""The loop over stacked layers and their directions, for recurrent and convolutional layers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from torch import Tensor
 
 from gatewise.backends.contract import Outcome
 
-# One layer in one direction: its place among the layers, whether it runs from the end, its parameters'
-# suffix, the input T×B×… and the initial states, each B×….
+# Runs one layer in one direction. Arguments: the layer's index, whether the direction is reversed, the
+# suffix of the parameters' names, the input T×B×… and the initial states, each B×….
 RunOne = Callable[[int, bool, str, Tensor, tuple[Tensor, ...]], Outcome]
-# What a layer from the second on reads, made of what the last one hands on.
+# From the output of a layer to the input of the next layer's cells.
 Between = Callable[[Tensor], Tensor]
-# What a layer hands on, made of its place, its output and what it was handed.
-HandOn = Callable[[int, Tensor, Tensor], Tensor]
+# The output of a layer with its connection. Arguments: the layer's index, the output of its cells, and
+# the layer's input.
+Connect = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class LayersOutcome(NamedTuple):
-    """output: what the last layer hands on. final: the final states of each layer and direction, a
-    layer's directions one after the other. traced: by name, for each layer and direction, B×T×…."""
+    """The outcome of all layers.
+
+    output: the output of the last layer. final: the final states of each layer and direction; the
+    directions of a layer follow each other. traced: the traced values by name, for each layer and
+    direction, B×T×….
+    """
 
     output: Tensor
     final: list[tuple[Tensor, ...]]
@@ -35,20 +40,20 @@ def run_layers(
     run_one: RunOne,
     between: Between,
     *,
-    hand_on: HandOn | None = None,
+    connect: Connect | None = None,
     traced: Sequence[str] = (),
     channels: int = -1,
 ) -> LayersOutcome:
     """The outcome of stacked layers over ``x``, T×B×….
 
     Args:
-        suffixes: for each layer those of its directions, as ``LayerConfig.suffixes``.
-        states: the initial states of each layer and direction, in the order of ``final``.
+        suffixes: for each layer the suffixes of its directions, as in ``LayerConfig.suffixes``.
+        states: the initial states of each layer and direction, in the order of ``LayersOutcome.final``.
         run_one: runs one layer in one direction.
-        between: makes the next layer's input, for example by dropout.
-        hand_on: joins a layer's output with what it was handed; the output alone if not given.
-        traced: names of the values to be traced.
-        channels: the dimension in which the outputs of two directions stand side by side.
+        between: applied to a layer's output before the next layer's cells read it, such as dropout.
+        connect: adds a connection from a layer's input to its output; None for no connection.
+        traced: the names of the values to trace.
+        channels: the dimension in which the outputs of two directions are concatenated.
     """
     final: list[tuple[Tensor, ...]] = []
     values: dict[str, list[list[Tensor]]] = {name: [] for name in traced}
@@ -64,5 +69,5 @@ def run_layers(
             for name, of_name in values.items():
                 of_name[layer].append(outcome.trace[name].transpose(0, 1))
         output = torch.cat(outputs, channels) if len(outputs) > 1 else outputs[0]
-        x = output if hand_on is None else hand_on(layer, output, x)
+        x = output if connect is None else connect(layer, output, x)
     return LayersOutcome(x, final, values)

@@ -1,6 +1,6 @@
-"""torch's recurrent layers by their names: LSTM, GRU and RNN, and one step of each.
+"""Layers with the names and arguments of torch's: LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell.
 
-Each constructor lists all of its arguments, for editors to show; a test compares them with those of
+Each constructor lists all of its arguments, because editors show them. A test compares them with those of
 :class:`gatewise.Recurrent` and :class:`gatewise.RecurrentCell`.
 """
 
@@ -15,20 +15,21 @@ from gatewise.errors import OptionError
 from gatewise.nn import sentences
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.step import RecurrentCell
-from gatewise.options import choice, number
+from gatewise.options import choice, number, short_repr
 
 
 class LSTM(Recurrent):
-    """Long short-term memory; what ``torch.nn.LSTM`` is, with lengths and an open trace.
+    """An LSTM layer: ``torch.nn.LSTM`` with lengths, resets, traces and more options.
 
-    Takes torch's arguments in torch's order, and by keyword alone what :class:`Recurrent` adds.
+    It has torch's arguments in torch's order. The further arguments of :class:`Recurrent` are
+    keyword-only, and described there.
 
     Args:
-        forget_bias: the value that the forget gates' bias starts from (Gers et al. 2000; Jozefowicz
-            et al. 2015 recommend 1); drawn as the other biases if not given.
+        forget_bias: the initial bias of the forget gates (Gers et al. 2000; Jozefowicz et al. 2015
+            recommend 1). By default it is drawn like the other biases.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     mode = "LSTM"
@@ -60,7 +61,7 @@ class LSTM(Recurrent):
     ) -> None:
         self.forget_bias = None if forget_bias is None else number("forget_bias", forget_bias)
         if forget_bias is not None and not bias:
-            raise OptionError("forget_bias needs biases; this layer was asked to have none")
+            raise OptionError("forget_bias cannot be given with bias=False")
         super().__init__(
             *("lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout),
             *(bidirectional, proj_size, device, dtype),
@@ -87,13 +88,13 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit; what ``torch.nn.GRU`` is, with lengths and an open trace.
+    """A GRU layer: ``torch.nn.GRU`` with lengths, resets, traces and more options.
 
-    Takes torch's arguments in torch's order, but ``device`` and ``dtype`` by keyword alone, and so
-    what :class:`Recurrent` adds. As torch's it refuses any ``proj_size`` but 0.
+    It has torch's arguments in torch's order. ``device``, ``dtype`` and the further arguments of
+    :class:`Recurrent` are keyword-only. ``proj_size`` must be 0, as in torch.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     mode = "GRU"
@@ -140,15 +141,15 @@ class GRU(Recurrent):
 
 
 class RNN(Recurrent):
-    """Simple recurrent network; what ``torch.nn.RNN`` is, with lengths and an open trace.
+    """A simple recurrent layer: ``torch.nn.RNN`` with lengths, resets, traces and more options.
 
-    Takes arguments as :class:`GRU` does.
+    It has the arguments of :class:`GRU`, and ``nonlinearity``.
 
     Args:
-        nonlinearity: "tanh" or "relu"; the fourth argument, as it is torch's.
+        nonlinearity: "tanh" or "relu". It is the fourth argument, as in torch.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -196,11 +197,13 @@ class RNN(Recurrent):
 
 
 class LSTMCell(RecurrentCell):
-    """One step of a long short-term memory; what ``torch.nn.LSTMCell`` is. Takes torch's arguments in
-    torch's order, and by keyword alone what :class:`RecurrentCell` adds.
+    """One step of an LSTM, as ``torch.nn.LSTMCell``.
+
+    It has torch's arguments in torch's order. The further arguments of :class:`RecurrentCell` are
+    keyword-only.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -227,11 +230,10 @@ class LSTMCell(RecurrentCell):
 
 
 class GRUCell(RecurrentCell):
-    """One step of a gated recurrent unit; what ``torch.nn.GRUCell`` is. Takes arguments as
-    :class:`LSTMCell` does.
+    """One step of a GRU, as ``torch.nn.GRUCell``, with the arguments of :class:`LSTMCell`.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -258,14 +260,15 @@ class GRUCell(RecurrentCell):
 
 
 class RNNCell(RecurrentCell):
-    """One step of a simple recurrent network; what ``torch.nn.RNNCell`` is. Takes arguments as
-    :class:`LSTMCell` does.
+    """One step of a simple recurrent network, as ``torch.nn.RNNCell``.
+
+    It has the arguments of :class:`LSTMCell`, and ``nonlinearity``.
 
     Args:
-        nonlinearity: "tanh" or "relu"; the fourth argument, as it is torch's.
+        nonlinearity: "tanh" or "relu". It is the fourth argument, as in torch.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -294,7 +297,7 @@ class RNNCell(RecurrentCell):
 
 
 def _checked_nonlinearity(nonlinearity: object) -> tuple[str, str]:
-    """The nonlinearity, and the name of the simple network's cell that has it."""
+    """The nonlinearity, and the name of the cell that has it."""
     try:
         name = choice("nonlinearity", nonlinearity, ("tanh", "relu"))
     except OptionError as error:
@@ -305,6 +308,6 @@ def _checked_nonlinearity(nonlinearity: object) -> tuple[str, str]:
 def _check_no_projection(name: str, proj_size: object) -> None:
     if proj_size:
         raise OptionError(
-            f"{name} takes no proj_size; "
-            f"see gatewise.Recurrent for the cells that can be projected ({sentences.NO_PROJECTION})"
+            f"{name} has no projection, so proj_size must be 0, not {short_repr(proj_size)}; "
+            f"an LSTM can have one ({sentences.NO_PROJECTION})"
         )

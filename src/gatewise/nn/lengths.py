@@ -1,4 +1,4 @@
-"""Where sequences end and where they begin anew: ``lengths=`` and ``reset=``, checked."""
+"""The checks of ``lengths=`` and ``reset=``."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def checked_lengths(lengths: Lengths | None, x: Tensor) -> Tensor | None:
         raise ShapeError(f"lengths has the shape {shape_of(given)}, expected ({batch},)")
     if given.is_meta != x.is_meta:
         raise ShapeError(f"lengths is on '{given.device}', the input is on '{x.device}'")
-    if by:  # a record has no place for the check of values, and one of B in this shape
+    if by:  # a recorded graph cannot check values; view records that there are B of them
         given = given.view(batch)
     elif recorded((given,)):
         given = torch.ops.gatewise.lengths_within(given, steps)
-    elif not given.is_meta:  # there they have no values
+    elif not given.is_meta:  # a tensor on the meta device has no values
         check_lengths(_all_values(given), steps)
-    ahead = x.is_cuda and given.is_cpu
-    if ahead:  # from memory of its own, not pinned, what is copied is read before this returns
+    to_gpu = x.is_cuda and given.is_cpu
+    if to_gpu:  # the copy is not pinned, so torch reads all of it before the call below returns
         given = given.to(torch.long, copy=True)
-    return given.to(device=x.device, dtype=torch.long, non_blocking=ahead)
+    return given.to(device=x.device, dtype=torch.long, non_blocking=to_gpu)
 
 
 @torch.library.custom_op("gatewise::lengths_within", mutates_args=())
 def _lengths_within(lengths: Tensor, steps: int) -> Tensor:
-    """The lengths, checked when a traced graph runs: while it is traced, they have no values."""
+    """The lengths, checked when a traced graph runs. While torch traces, they have no values."""
     check_lengths(lengths, steps)
     return lengths.clone()
 
@@ -59,7 +59,7 @@ def _(lengths: Tensor, steps: int) -> Tensor:
 
 
 def _as_tensor(name: str, given: object, expected: str) -> Tensor:
-    """What a caller gave as a tensor, list or array."""
+    """The argument ``given``, a tensor, list or array, as a tensor."""
     try:
         found = as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -69,7 +69,7 @@ def _as_tensor(name: str, given: object, expected: str) -> Tensor:
 
 
 def _all_values(tensor: Tensor) -> Tensor:
-    """The numbers under what torch.func makes of a tensor, of which no single one can be read."""
+    """All values of a tensor, which torch.func may have wrapped so that they cannot be read."""
     while is_func_tensor(tensor):
         tensor = inside_func_tensor(tensor)
     return tensor.flatten()
@@ -85,7 +85,7 @@ def checked_reset(reset: Tensor | None, input: Tensor, time_major: bool) -> Tens
     if given.shape != input.shape[:-1]:
         raise ShapeError(
             f"reset has the shape {shape_of(given)}, expected {tuple(input.shape[:-1])}: a value "
-            f"for each step of the input, laid out as it is"
+            f"for each step, in the layout of the input"
         )
     given = given.to(input.device)
     if given.dim() == 1:

@@ -1,4 +1,4 @@
-"""What a run takes beside its input: lengths, resets, and what is drawn for it."""
+"""The masks of a call: lengths, resets, and the random masks of recurrent dropout and zoneout."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gatewise.nn.sequences import reset_reversed
 def mask_kinds(
     reset: object, recurrent_dropout: float, zoneout: Sequence[float]
 ) -> tuple[str, ...]:
-    """Which of :class:`Masks` a call brings, ``lengths`` aside: what ``Spec.masks`` is.
+    """The names of the fields of :class:`Masks`, other than ``lengths``, that a call has: ``Spec.masks``.
 
     Args:
-        reset: None where there are no resets.
-        recurrent_dropout: its probability in this call, 0 outside of training.
+        reset: None for no resets.
+        recurrent_dropout: the probability in this call; 0 outside of training.
     """
     kinds = () if reset is None else ("reset",)
     if recurrent_dropout:
@@ -39,7 +39,7 @@ def make_masks(
     zoneout: Sequence[float],
     training: bool,
 ) -> Masks:
-    """The masks of one run over ``x``, T×B×…, of these kinds; what is random in them is drawn here."""
+    """The masks of one layer in one direction over ``x``, T×B×…. Random masks are drawn here."""
     if reset is not None and reverse:
         reset = reset_reversed(reset, lengths)
     recurrent = shares = None
@@ -53,7 +53,7 @@ def make_masks(
 
 
 def _kept_share(x: Tensor, p: float, size: int, training: bool) -> Tensor:
-    """How much of a state's old value zoneout keeps: a draw in training, else its mean."""
+    """The share of a state's old value that zoneout keeps: a random mask in training, otherwise ``p``."""
     if training and p:
         return x.new_empty(*x.shape[:2], size).bernoulli_(p)
     return x.new_full((1, 1, size), p)

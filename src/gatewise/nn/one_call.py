@@ -1,4 +1,4 @@
-"""A layer's whole call as one of a backend's, where that is all there is to do."""
+"""The short way of a call: a backend runs all layers and directions in one call, without gradients."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _threads = torch.get_num_threads
 
 
 class OneCall:
-    """Runs all layers and directions in one call of a backend that can, where no gradient is asked for.
+    """Runs a layer's call without gradients in one call of a backend.
 
-    What decides is kept short: it is a good part of the time of a call of one step.
+    The checks are few, because they take a good part of the time of a call with one step.
 
     Attributes:
-        network: the backend's; None before the first call that a backend could run so.
+        network: the backend's network; None before the first call that a backend can run.
     """
 
     def __init__(self, config: LayerConfig) -> None:
-        self._config, self._asked = config, ""
+        self._config, self._backend = config, ""
         self.network: Network | None = None
 
     def run(
@@ -44,23 +44,23 @@ class OneCall:
         reset: Tensor | None,
         batch_first: bool,
     ) -> Any:
-        """The output and the final state; None where no backend runs these so, or they are not as simple.
+        """The output and the final state, or None if the call must take the longer way.
 
         Args:
-            backend: "auto", or the name of the one that is to be used.
-            parameters: the layer's, by name.
+            backend: "auto", or the name of a backend.
+            parameters: the layer's parameters by name.
         """
         if not isinstance(input, Tensor) or watched():
             return None
         network = self.network
-        if network is None or network.dtype is not input.dtype or backend != self._asked:
+        if network is None or network.dtype is not input.dtype or backend != self._backend:
             network = self._make(backend, parameters, input)
             if network is None:
                 return None
         threads = _threads()
         if lengths is None and reset is None:
             return network.run(input, hx, parameters, batch_first, threads)
-        if not _readable(self._config, input, lengths, reset, batch_first):
+        if not _are_readable(self._config, input, lengths, reset, batch_first):
             return None
         return network.run(
             *(input, hx, parameters, batch_first, threads),
@@ -75,7 +75,7 @@ class OneCall:
         input: Tensor,
         hx: State | None,
     ) -> Any:
-        """The state after one step over ``input``, B×I; None likewise."""
+        """The state after one step over ``input``, B×I, or None as from :meth:`run`."""
         try:
             x = input[None]
             if isinstance(hx, Tensor):
@@ -85,11 +85,11 @@ class OneCall:
                     return None
                 hx = tuple(s[None] for s in hx)
         except (TypeError, IndexError, RuntimeError):
-            return None  # what is wrong with them is said where they are looked at one by one
+            return None  # the longer way raises the error
         result = self.run(backend, parameters, x, hx, None, None, False)
         if result is None:
             return None
-        after = result[1]  # its first dimension is taken off in place: a view could not be detached
+        after = result[1]  # squeezed in place, because a view could not be detached
         if isinstance(after, Tensor):
             return after.squeeze_(0)
         return tuple(s.squeeze_(0) for s in after)
@@ -97,7 +97,7 @@ class OneCall:
     def _make(
         self, backend: str, parameters: Mapping[str, Tensor | None], input: Tensor
     ) -> Network | None:
-        """The network of the backend that is chosen; None if it has none."""
+        """The network of the chosen backend; None if the backend has none or it cannot run ``input``."""
         config = self._config
         like = parameters.get("weight_ih" + config.first_suffix)
         if (
@@ -133,18 +133,18 @@ class OneCall:
             *(config.input_size, config.hidden_size, config.proj_size, config.num_layers),
             config.bidirectional,
         )
-        self.network, self._asked = make(config.cell, sizes, weights, input.dtype), backend
+        self.network, self._backend = make(config.cell, sizes, weights, input.dtype), backend
         return self.network
 
 
-def _readable(
+def _are_readable(
     config: LayerConfig,
     input: Tensor,
     lengths: Lengths | None,
     reset: Tensor | None,
     batch_first: bool,
 ) -> bool:
-    """Whether a network can read these where they lie; it looks at the lengths' values itself."""
+    """Whether a network can read the lengths and resets in place. It checks the lengths' values itself."""
     shape, given = input.shape, [t for t in (lengths, reset) if t is not None]
     plain = in_memory(given) and all(t.is_cpu for t in given)  # type: ignore[union-attr]
     if not plain or input.dim() != 3:

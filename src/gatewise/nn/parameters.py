@@ -1,4 +1,4 @@
-"""A recurrent layer's parameters: how they are named, checked, and given to a backend."""
+"""The parameters of a recurrent layer: their registration, their checks, and the weights made of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gatewise.nn.autocast import cast
 from gatewise.nn.checks import check_expanded
 from gatewise.nn.config import LayerConfig
 
-# By the names of contract.Weights, in its order: a parameter's name, less the suffix. Not every layer
-# has all.
+# For each field of contract.Weights, in order, the parameter's name without its suffix. A layer may lack
+# some of them.
 STORED = dict(
     input="weight_ih",
     recurrent="weight_hh",
@@ -32,15 +32,17 @@ def register_parameters(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> None:
-    """Give the module the parameters of its configuration, without values."""
+    """Registers the parameters of the configuration with the module. They have no values yet."""
     for name, shape in config.shapes.items():
         empty = torch.empty(shape, device=device, dtype=dtype)
         module.register_parameter(name, nn.Parameter(empty))
 
 
 def step_parameters(module: nn.Module, config: LayerConfig, suffix: str) -> dict[str, Tensor]:
-    """Those of one layer and direction, by their names less the suffix. They need not be parameters:
-    parametrizations and functional_call put others in their place."""
+    """The parameters of one layer and direction, by name without the suffix.
+
+    They may be other tensors, which a parametrization or functional_call has put in a parameter's
+    place."""
     return {name: getattr(module, name + suffix) for name in config.step_shapes[suffix]}
 
 
@@ -51,15 +53,15 @@ def weights_of(
     dtype: torch.dtype | None = None,
     weight_drop: float = 0.0,
 ) -> Weights:
-    """The weights of one layer and direction as the backends take them, checked.
+    """The checked weights of one layer and direction, as backends get them.
 
     Args:
-        stored: the layer's, as ``step_parameters`` has them.
-        dtype: what autocast asks for.
-        weight_drop: probability of dropping a recurrent weight.
+        stored: the layer's parameters, from ``step_parameters``.
+        dtype: autocast's dtype, or None.
+        weight_drop: the probability of dropping a recurrent weight.
 
     Raises:
-        ShapeError: one has not the shape, type or device that it was made with.
+        ShapeError: a parameter does not have its original shape, dtype or device.
     """
     check_expanded(stored["weight_ih"])
     if dtype is not None:
@@ -80,10 +82,10 @@ def weights_of(
 def other_parameter(
     module: nn.Module, config: LayerConfig, name: str, like: Tensor, dtype: torch.dtype | None
 ) -> Tensor:
-    """One that belongs to no step, checked, and cast where autocast has a ``dtype``.
+    """A checked parameter of ``LayerConfig.other_shapes``, in autocast's ``dtype`` unless that is None.
 
     Raises:
-        ShapeError: it has not the shape that it was made with, or the type and device of ``like``.
+        ShapeError: the parameter does not have its original shape, or the dtype and device of ``like``.
     """
     found: Tensor = getattr(module, name)
     found = found if dtype is None else cast(found, dtype)
@@ -94,7 +96,7 @@ def other_parameter(
 def learned_states(
     module: nn.Module, config: LayerConfig, like: Tensor, dtype: torch.dtype | None = None
 ) -> dict[str, list[Tensor]]:
-    """The learned initial states by name, a vector for each layer and direction; coupled states have
+    """The learned initial states by name: a vector for each layer and direction. Coupled states have
     none."""
     return {
         state: [

@@ -1,4 +1,4 @@
-"""A recurrent layer of any cell, stacked and both ways, with ``torch.nn.LSTM``'s interface."""
+"""Recurrent layers of any cell, with the interface of ``torch.nn.LSTM``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from gatewise.options import flag, probability
 if TYPE_CHECKING:
     from gatewise.nn.shapes import Input, Lengths, Output, Reset
 
-# The forms of an input, and of the output for it.
+# The type of an input, and of its output.
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
 # The options that a layer's repr shows where they differ from their defaults.
@@ -65,62 +65,63 @@ _SHOWN = (
 class Recurrent(RecurrentCore):
     """A recurrent layer of any cell.
 
-    Parameters have the names, shapes and order of torch's (``weight_ih_l0``,
-    ``bias_hh_l1_reverse``, …); a cell's per-unit parameters are named after it (``{name}_l0``), the
-    norm weights of layer normalisation ``norm_ih_l0`` and ``norm_hh_l0``.
+    Parameters have torch's names, shapes and order (``weight_ih_l0``, ``bias_hh_l1_reverse``, …). A
+    cell's per-unit parameters are ``{name}_l0``. The norm weights of layer normalisation are
+    ``norm_ih_l0`` and ``norm_hh_l0``.
 
     Args:
         cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one.
         input_size: I, the number of features of the input.
         hidden_size: H, the number of units.
-        num_layers: L, layers stacked on each other.
-        bias: whether there are the two biases.
+        num_layers: L, the number of stacked layers.
+        bias: whether the layer has biases.
         batch_first: input and output are B×T×… instead of T×B×…; states are not affected.
-        dropout: probability of dropping an output between layers, in training.
-        bidirectional: D = 2 directions, their outputs side by side.
-        proj_size: P, width to which the output is projected (Sak et al. 2014); 0 for none. For
-            cells that use their first state through the recurrent weights alone.
-        backend: "auto", or the name of the one backend that is to be used.
-        layer_norm: whether the products W x and U h are normalised before the gates see them, each
-            over all its G·H values and with its own norm weight (Ba et al. 2016, equation 20). The
-            product of second-stage gates is normalised by itself.
-        recurrent_dropout: probability, in training, of dropping a recurrent input on its way into the
-            recurrent product: one draw for a sequence, layer and direction, held over all steps
-            (Gal & Ghahramani 2016). The cell's equations use the whole states.
-        zoneout: probability that a unit keeps its old value of a state: one for all states, or one
-            for each in the cell's order (Krueger et al. 2017). In training it is drawn for each step
-            and sequence; else the new value is the mean over the draws. A traced state is the one
-            after zoneout. Coupled states take none.
-        weight_drop: probability, in training, of dropping a recurrent weight: one draw for a call,
-            layer and direction, held over all steps and sequences (Merity et al. 2018, "Regularizing
-            and Optimizing LSTM Language Models", section 2).
-        locked_dropout: whether ``dropout`` draws once for a sequence and holds the draw over all steps
-            (Gal & Ghahramani 2016).
-        connect: the output of each layer from the second on, made of what its cells give, y, and its
-            input x. "plain": y. "residual": y + x. "highway": t * y + (1 - t) * x with the gate
-            t = sigmoid(W x + b) (Srivastava et al. 2015, "Highway Networks", equation 3), of the
-            parameters ``highway_weight_l1`` D·P×D·P and ``highway_bias_l1``, which is there whatever
-            ``bias`` is and starts at -1. ``dropout`` acts on what the cells read and not on this x.
-            States and traces are the cells' own.
-        learn_initial: whether the initial states are learned, for calls that are given none: a vector
-            ``initial_{state}_l0``, zero at first, for each state, layer and direction. Coupled states
-            start from zero.
-        block_size: number of cells in a block. The cells of a block share the cell's shared gates: such
-            a gate has H / block_size rows of weights and biases. A recurrent input that depends on
-            shared gates alone has as many columns (Hochreiter & Schmidhuber 1997, figure 2); the first
-            of a block's values is used. Such a state too is given and returned as H values.
-        recurrent_blocks: number of blocks into which the units of each recurrent input and gate are
-            divided. A block's gates see the recurrent inputs of their own block: ``weight_hh_l0`` is
+        dropout: the probability, in training, of dropping a value between layers.
+        bidirectional: whether the layer runs in both directions (D = 2) and concatenates their outputs.
+        proj_size: P, the width to which the output is projected (Sak et al. 2014); 0 for no projection.
+            The cell's equations must not use its first state other than as a recurrent input.
+        backend: "auto", or the name of a backend, which alone is used then.
+        layer_norm: whether the products W x and U h are normalised before they are added. Each is
+            normalised over its G·H values and has its own norm weight (Ba et al. 2016, equation 20). The
+            product of second-stage gates is normalised separately.
+        recurrent_dropout: the probability, in training, of dropping a value of the recurrent input
+            before it is multiplied by U. One mask per sequence, layer and direction is used at all steps
+            (Gal & Ghahramani 2016). The cell's equations use the states without dropout.
+        zoneout: the probability that a unit keeps the old value of a state: one number for all states,
+            or one for each state of the cell, in order (Krueger et al. 2017). In training, a mask is
+            drawn for each step and sequence. In evaluation, the state is the mean over the masks. A
+            traced state is the one after zoneout. Coupled states cannot have zoneout.
+        weight_drop: the probability, in training, of dropping a recurrent weight. One mask per call,
+            layer and direction is used at all steps and for all sequences (Merity et al. 2018,
+            "Regularizing and Optimizing LSTM Language Models", section 2).
+        locked_dropout: whether ``dropout`` uses one mask per sequence at all steps (Gal & Ghahramani
+            2016).
+        connect: the connection of each layer but the first, from its input x to its output. With y the
+            output of the layer's cells, the layer's output is y for "plain", y + x for "residual", and
+            t * y + (1 - t) * x for "highway", where t = sigmoid(W x + b) (Srivastava et al. 2015,
+            "Highway Networks", equation 3). W is ``highway_weight_l1``, D·P×D·P. b is
+            ``highway_bias_l1``; it starts at -1, and exists with ``bias=False`` too. The connection has
+            no dropout. States and traces are those of the cells.
+        learn_initial: whether the initial states of a call without ``hx`` are learned: a vector
+            ``initial_{state}_l0`` for each state, layer and direction. It starts at zero. Coupled states
+            always start at zero.
+        block_size: the number of units in a memory block. The units of a block share the gates that the
+            cell names in ``shared_gates``; such a gate has H / block_size rows of weights and biases. A
+            recurrent input that depends on shared gates only has H / block_size columns (Hochreiter &
+            Schmidhuber 1997, figure 2), and the first value of each block is read. The state itself
+            still has H values.
+        recurrent_blocks: the number of blocks into which the units are divided. The gates of a block
+            read the recurrent inputs of the same block only, so ``weight_hh_l0`` is
             G·H×F/recurrent_blocks (the heads of Beck et al. 2024, "xLSTM", section 2.2).
 
-    Where a cell has no recurrent part, ``weight_hh_l0`` has no columns and there is no ``bias_hh_l0``.
-    Random draws come from torch's generator, so ``torch.manual_seed`` repeats them.
+    If a cell has no recurrent input, ``weight_hh_l0`` has no columns and there is no ``bias_hh_l0``. All
+    masks are drawn by torch's generator, so ``torch.manual_seed`` repeats them.
 
     Attributes:
-        config: the cell, the sizes and all else that the parameters depend on; it never changes.
+        config: the cell, the sizes and the options that the parameters depend on. It does not change.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class Recurrent(RecurrentCore):
                 f"dropout={dropout} acts between layers, and there is only one", stacklevel=2
             )
         register_parameters(self, config, device, dtype)
-        # for a call that has no more to do than a backend's network
+        # runs a call without gradients, dropout and other options in one call of a backend
         self._one_call = OneCall(config) if config.plain else None
         self.reset_parameters()
 
@@ -226,30 +227,30 @@ class Recurrent(RecurrentCore):
         reset: Reset | None = None,
         trace: bool = False,
     ) -> tuple[Output | PackedSequence, State] | tuple[Output | PackedSequence, State, Trace]:
-        """Run the layer over a batch of sequences.
+        """Runs the layer over a batch of sequences.
 
         Args:
             input: T×B×I (B×T×I if ``batch_first``), T×I for a single sequence, or a PackedSequence.
-            hx: initial states, L·D×B×P for the first and L·D×B×H for others (no B for a single
-                sequence); one tensor where the cell has one state, else a tuple. Zero, or the learned
-                ones, if not given.
-            lengths: B integers from 0 to T, in any order: how many steps of each sequence are real.
-                The others are never read, the output there is zero, and the final state is the one
-                after the last real step.
-            reset: booleans of the input's shape less its last dimension: T×B (B×T if
-                ``batch_first``), T for a single sequence. Where true, a sequence starts again from
-                zero states (not from learned ones) before this step, as if its pieces were run one
-                by one. ``hx``, or the learned states, are for the piece that a direction runs first,
-                if it has a step before the first reset; the final state is that of the last piece.
+            hx: the initial states: L·D×B×P for the first state and L·D×B×H for the others (without B for
+                a single sequence). One tensor if the cell has one state, otherwise a tuple. The default
+                is zero, or the learned initial states.
+            lengths: B integers from 0 to T in any order, the length of each sequence. Padding is not
+                read, its output is zero, and the final state is that after the last real step.
+            reset: booleans with the shape of the input without its last dimension: T×B (B×T if
+                ``batch_first``), or T for a single sequence. True where the states are set to zero
+                before the step (also with ``learn_initial``). The result is that of the pieces between
+                the resets, each run separately. ``hx`` or the learned states are the initial states of
+                the piece that a direction reads first, unless that piece starts with a reset. The final
+                state is that of the piece that is read last.
             trace: also return every named value of the cell.
 
         Returns:
-            ``output, state``, and a :class:`Trace` where it was asked for. output is T×B×D·P, laid
-            out as the input was; state has the shapes of ``hx``.
+            ``output, state``, and with ``trace`` a :class:`Trace`. The output is T×B×D·P, in the layout
+            of the input; the state has the shapes of ``hx``.
 
         Raises:
-            ShapeError: a tensor does not fit; the message has both shapes.
-            BackendError: the backend asked for by name cannot do this.
+            ShapeError: a tensor does not fit; the message has the shape and the expected shape.
+            BackendError: the backend that ``backend`` names cannot run this call.
         """
         if not trace:
             one_call = self._one_call
@@ -273,8 +274,8 @@ class Recurrent(RecurrentCore):
         if packed is not None:
             input, lengths = self._unpacked(packed, lengths, reset)
         if not isinstance(input, Tensor) or (hx is not None and overriding(hx)):
-            asked = dict(lengths=lengths, reset=reset, trace=trace)
-            return by_override(Recurrent.forward, self, input, hx, **asked)
+            options = dict(lengths=lengths, reset=reset, trace=trace)
+            return by_override(Recurrent.forward, self, input, hx, **options)
         batched = input.dim() == 3
         time_major = packed is not None or not self.batch_first
         check_width(input, self.config.input_size, layer=type(self).__name__)
@@ -284,7 +285,7 @@ class Recurrent(RecurrentCore):
         if (dtype := autocast_dtype(x)) is None:
             states = self._states_of_runs(hx, x, batched, None, packed is not None)
             found = self._run_layers(x, states, given, resets, trace, None)
-        else:  # everything is cast here, once, so that every backend sees one dtype
+        else:  # all tensors are cast here, once, so that every backend gets one dtype
             with torch.autocast(x.device.type, enabled=False):
                 x, hx = cast(x, dtype), cast_states(hx, dtype)
                 states = self._states_of_runs(hx, x, batched, dtype, packed is not None)
@@ -295,22 +296,23 @@ class Recurrent(RecurrentCore):
         return (result, hn, Trace(found.traced, given)) if trace else (result, hn)
 
     if TYPE_CHECKING:
-        __call__ = forward  # what torch declares says Any
+        __call__ = forward  # torch declares that a call returns Any
 
     def stream(self, batch: int = 1) -> Stream:
-        """The layer for one step at a time: see :class:`gatewise.nn.stream.Stream`.
+        """A stream, which runs the layer one step at a time: see :class:`gatewise.nn.stream.Stream`.
 
-        It starts from zero states, or from learned ones; its ``reset()``, like ``reset=`` of a call,
-        makes them zero.
+        It starts from zero, or from the learned initial states. Its ``reset()`` sets the states to zero,
+        as ``reset=`` of a call does.
 
         Raises:
-            OptionError: ``connect`` is not "plain" and there are several layers; see Stream for
-                others.
+            OptionError: the layer is bidirectional, or it has several layers and ``connect`` is not
+                "plain".
+            BackendError: the CPU kernels cannot run the layer.
         """
         if self.connect != "plain" and self.num_layers > 1:
             raise OptionError(
-                f"a stream hands each layer's output on as it is, and this one has connect="
-                f"{self.connect!r}; call the layer a step at a time, each time with the last state"
+                f"a stream needs connect='plain' for several layers, and this layer has connect="
+                f"{self.connect!r}; call the layer with one step at a time and with its last state"
             )
         config = self.config
         with torch.no_grad():
@@ -330,11 +332,10 @@ class Recurrent(RecurrentCore):
         reset: Tensor | None = None,
         trace: bool = False,
     ) -> Choice:
-        """The backend that would run this, with what it would run and the reason; of several layers,
-        the first's.
+        """The backend that would run this call, its spec and the reason. It is that of the first layer.
 
         Raises:
-            BackendError: the backend asked for by name cannot do this.
+            BackendError: the backend that ``backend`` names cannot run this call.
         """
         x = input.data if isinstance(input, PackedSequence) else input
         dtype = autocast_dtype(x)
@@ -352,7 +353,7 @@ class Recurrent(RecurrentCore):
         reset: Tensor | None = None,
         trace: bool = False,
     ) -> str:
-        """Which backend would run this, and why, in a sentence; of several layers, the first."""
+        """A sentence that says which backend would run the first layer of this call, and why."""
         return str(self.choose_backend(input, hx, lengths=lengths, reset=reset, trace=trace))
 
     def extra_repr(self) -> str:
@@ -367,12 +368,12 @@ class Recurrent(RecurrentCore):
     def _unpacked(
         self, packed: PackedSequence, lengths: object, reset: object
     ) -> tuple[Tensor, Tensor]:
-        """The padded input, T×B×I, and the lengths."""
+        """The padded input, T×B×I, and the lengths of a PackedSequence."""
         if lengths is not None:
             raise ShapeError("a PackedSequence has its own lengths; give no lengths= beside it")
         if reset is not None:
             raise ShapeError(
-                "reset= has no place in a PackedSequence; give the padded input and lengths="
+                "reset= cannot be given with a PackedSequence; give the padded input and lengths="
             )
         check_packed()
         check_packed_width(packed, self.config.input_size, len(self.weight_ih_l0))
@@ -386,7 +387,7 @@ def _as_given(
     batched: bool,
     time_major: bool,
 ) -> Tensor | PackedSequence:
-    """The output, T×B×…, laid out as the input was."""
+    """The output, T×B×…, in the layout of the input."""
     if packed is not None:
         assert lengths is not None
         return packed_as(packed, output, lengths.cpu())

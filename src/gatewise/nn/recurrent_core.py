@@ -1,4 +1,4 @@
-"""Stacked recurrent layers over a batch T×B×I: parameters, initial states, and the run of each layer."""
+"""The run of stacked recurrent layers over a checked input T×B×I: parameters, states, masks, backends."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from gatewise.nn.torch_names import TorchNames
 
 
 class RecurrentCore(Configured, TorchNames, nn.Module):
-    """What :class:`gatewise.Recurrent` does with an input T×B×I in one dtype, and with parameters."""
+    """The base of :class:`gatewise.Recurrent`. It runs the layers over an input T×B×I of one dtype."""
 
-    # the constructor of Recurrent checks and sets these
+    # set by the constructor of Recurrent
     backend: str
     dropout: float
     recurrent_dropout: float
@@ -35,15 +35,18 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
     weight_drop: float
     locked_dropout: bool
 
-    # for type checkers; the constructor makes these and those of the other layers by their names
+    # for type checkers; the constructor registers the parameters of all layers
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
     bias_ih_l0: Tensor
     bias_hh_l0: Tensor
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√H, 1/√H), in torch's order. Norm weights are one, learned
-        initial states and weights without a connection zero, biases of highways -1."""
+        """Draws the parameters from U(-1/√H, 1/√H), in torch's order.
+
+        Norm weights are one. Learned initial states, and recurrent weights between a gate and a state
+        that are not connected, are zero. Highway biases are -1.
+        """
         bound = 1.0 / math.sqrt(self.hidden_size)
         fixed = {"norm_ih": 1.0, "norm_hh": 1.0, "highway_bias": -1.0}
         fixed |= {f"initial_{state}": 0.0 for state in self.cell.state}
@@ -68,8 +71,8 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
         config, learned = self.config, None
         if hx is None and config.learn_initial:
             learned = learned_states(self, config, x, dtype)
-        beside: dict[str, Any] = dict(learned=learned, dtype=dtype, packed=packed)
-        return initial_states(config, hx, x, batched, self.weight_ih_l0, **beside)
+        options: dict[str, Any] = dict(learned=learned, dtype=dtype, packed=packed)
+        return initial_states(config, hx, x, batched, self.weight_ih_l0, **options)
 
     def _states_of_runs(
         self,
@@ -106,7 +109,7 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
     ) -> Choice:
         """The backend for one layer in one direction."""
         config = self.config
-        # a graph is for any number of them
+        # a compiled or recorded graph must hold for any number of steps and sequences
         known = x.is_cuda and not (torch.compiler.is_compiling() or recorded_by())
         steps, batch = x.shape[:2] if known else (0, 0)
         return choose(
@@ -137,7 +140,7 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
     ) -> LayersOutcome:
         config, kinds = self.config, self._mask_kinds(reset)
         drop = self._in_training(self.weight_drop)
-        drawn: dict[str, Any] = dict(
+        options: dict[str, Any] = dict(
             recurrent_dropout=self.recurrent_dropout, zoneout=self.zoneout, training=self.training
         )
 
@@ -147,32 +150,34 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
             weights = self._weights(suffix, dtype, drop)
             check_input(x, weights.input)
             choice = self._choose(x, state, weights, layer, reverse, kinds, trace)
-            masks = make_masks(kinds, config, x, lengths, reset, reverse=reverse, **drawn)
+            masks = make_masks(kinds, config, x, lengths, reset, reverse=reverse, **options)
             return run(choice, x, state, weights, masks)
 
-        hand_on = None if config.connect == "plain" else partial(self._hand_on, dtype=dtype)
+        connect = None if config.connect == "plain" else partial(self._connected, dtype=dtype)
         names = tuple(config.cell.values) if trace else ()
         return run_layers(
-            config.suffixes, x, states, run_one, self._dropped, hand_on=hand_on, traced=names
+            config.suffixes, x, states, run_one, self._dropped, connect=connect, traced=names
         )
 
     def _dropped(self, x: Tensor) -> Tensor:
-        """What the next layer's cells read of the last one's output."""
+        """A layer's output after dropout, as the next layer's cells read it."""
         if self.locked_dropout and self.training:
             return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.dropout)
         return F.dropout(x, self.dropout, self.training)
 
-    def _hand_on(
-        self, layer: int, output: Tensor, carried: Tensor, *, dtype: torch.dtype | None
+    def _connected(
+        self, layer: int, output: Tensor, below: Tensor, *, dtype: torch.dtype | None
     ) -> Tensor:
-        """A layer's output, joined with what went into the layer. Padding is zero in both and stays."""
+        """A layer's output with its residual or highway connection to ``below``, the layer's input.
+
+        Both are zero in the padding, and so is the result."""
         if layer == 0:
             return output
         if self.config.connect == "residual":
-            return output + carried
+            return output + below
         weight, bias = (
             other_parameter(self, self.config, f"highway_{part}_l{layer}", output, dtype)
             for part in ("weight", "bias")
         )
-        t = torch.sigmoid(F.linear(carried, weight, bias))
-        return t * output + (1 - t) * carried
+        t = torch.sigmoid(F.linear(below, weight, bias))
+        return t * output + (1 - t) * below

@@ -1,4 +1,4 @@
-"""A batch of sequences as a caller lays it out, and as layers run it."""
+"""Layouts of a batch of sequences: the caller's, and the T×B×… that layers run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ State = Tensor | tuple[Tensor, ...]
 
 
 def check_width(input: Tensor, size: int, called: str = "input_size", layer: str = "RNN") -> None:
-    """Raises ShapeError unless input is T×B×size or T×size; ``called`` is what the layer calls it, and
-    ``layer`` the name of its class."""
+    """Raises ShapeError unless the input is T×B×size or T×size.
+
+    ``called`` is the name of the size among the layer's arguments, ``layer`` the name of its class."""
     if not isinstance(input, Tensor):
         raise not_a_tensor(input)
     check_layout("input", input)
     if input.dim() not in (2, 3):
         raise ShapeError(
-            f"input needs 2 or 3 dimensions, this has the shape {shape_of(input)} "
+            f"input must have 2 or 3 dimensions, not the shape {shape_of(input)} "
             f"({sentences.of_dimensions(layer, input.dim())})"
         )
     if input.shape[-1] != size:
@@ -35,7 +36,8 @@ def check_width(input: Tensor, size: int, called: str = "input_size", layer: str
 
 
 def check_packed_width(packed: PackedSequence, size: int, rows: int) -> None:
-    """Raises ShapeError unless the packed values are of that size; ``rows`` are its weights'."""
+    """Raises ShapeError unless the packed values are N×size. ``rows`` is the number of the input weights'
+    rows."""
     check_layout("input.data", packed.data)
     if packed.data.dim() != 2 or packed.data.shape[-1] != size:
         raise ShapeError(
@@ -45,14 +47,14 @@ def check_packed_width(packed: PackedSequence, size: int, rows: int) -> None:
 
 
 def as_time_major(input: Tensor, batch_first: bool) -> Tensor:
-    """T×B×…, whatever the layout; B = 1 for a single sequence, T×I."""
+    """The input as T×B×…, with B = 1 for a single sequence, T×I."""
     if input.dim() == 2:
         return input.unsqueeze(1)
     return input.transpose(0, 1) if batch_first else input
 
 
 def as_batch_first(input: Tensor, batch_first: bool) -> Tensor:
-    """B×T×…, whatever the layout; B = 1 for a single sequence, T×I."""
+    """The input as B×T×…, with B = 1 for a single sequence, T×I."""
     if input.dim() == 2:
         return input.unsqueeze(0)
     return input if batch_first else input.transpose(0, 1)
@@ -73,7 +75,7 @@ def cleared(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> PackedSequence:
-    """The output, T×B×…, packed exactly as the input was, whatever order its equal lengths had."""
+    """The output, T×B×…, packed in the same order as the input."""
     if packed.sorted_indices is None:
         return pack_padded_sequence(output, lengths)
     in_order = output.index_select(1, packed.sorted_indices)
@@ -82,16 +84,16 @@ def packed_as(packed: PackedSequence, output: Tensor, lengths: Tensor) -> Packed
 
 
 def stacked(states: Sequence[Tensor], batched: bool = True) -> Tensor:
-    """A state of each layer and direction, B×…, as one tensor of its own, theirs first; for a single
-    sequence without B.
+    """The states of all layers and directions, B×… each, as one tensor L·D×B×… (L·D×… for a single sequence).
 
-    Its own also where there is one: a view could not be detached or changed in place.
+    It is a new tensor also for one layer and direction, because a view could not be detached or changed
+    in place.
     """
     return torch.stack(list(states) if batched else [state.squeeze(0) for state in states])
 
 
 def reset_reversed(reset: Tensor, lengths: Tensor | None) -> Tensor:
-    """The same cuts, T×B, for who comes from the end: one before step t+1 is met on the way to t."""
+    """The resets, T×B, for the reversed direction. It meets a reset before step t + 1 when it goes on to t."""
     steps = reset.shape[0]
     if lengths is None:
         lengths = torch.full((1,), steps, device=reset.device)

@@ -1,4 +1,4 @@
-"""The states that a call of a recurrent layer starts from."""
+"""The initial states of a recurrent layer's call."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def initial_states(
     dtype: torch.dtype | None = None,
     packed: bool = False,
 ) -> tuple[Tensor, ...]:
-    """L·D×B×(P or H) for each state of the cell: those given, else the learned ones, else zero.
+    """L·D×B×(P or H) for each state of the cell: ``hx``, or the learned states, or zeros.
 
     Args:
-        x: T×B×…, for its size, type and device.
+        x: T×B×…; the states have its batch size, dtype and device.
         batched: whether the caller's states have a dimension B.
-        weight: the layer's first input weight, for the error of an input of another type.
-        learned: as ``parameters.learned_states`` has them; None where there are none.
-        dtype: what autocast asks for.
+        weight: the layer's first input weight, for the message about an input of another dtype.
+        learned: the learned states from ``parameters.learned_states``, or None.
+        dtype: autocast's dtype, or None.
         packed: whether the caller's input is a PackedSequence.
 
     Raises:
-        ShapeError: a state does not fit; the message has both shapes.
+        ShapeError: a state does not fit; the message has the shape and the expected shape.
     """
     names = config.cell.state
     batch, runs = x.shape[1], len(config.step_shapes)
@@ -62,12 +62,12 @@ def initial_states(
 
 
 def states_of_runs(config: LayerConfig, states: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-    """``initial_states`` for each layer and direction: B×(P or H) each."""
+    """The initial states, from ``initial_states``, of each layer and direction: B×(P or H) each."""
     return [tuple([s[k] for s in states]) for k in range(len(config.step_shapes))]
 
 
 def zero_states(config: LayerConfig, x: Tensor) -> list[tuple[Tensor, ...]]:
-    """The same of zeros: one tensor for all states of a width, in all layers and directions."""
+    """Initial states of zero for each layer and direction. States of equal width are the same tensor."""
     batch, sizes = x.shape[1], config.state_sizes
     of_size = {size: x.new_zeros(batch, size) for size in dict.fromkeys(sizes)}
     return [tuple([of_size[size] for size in sizes])] * len(config.step_shapes)
@@ -81,8 +81,9 @@ def check_state(
     weight: Tensor,
     dtype: torch.dtype | None,
 ) -> None:
-    """Raises ShapeError unless the state has that shape, and the type and device of the input; of an
-    input that is not of the weight's type the error is, as torch's, about the input."""
+    """Raises ShapeError unless the state has that shape, and the dtype and device of the input.
+
+    If the input does not have the weight's dtype, the message is about the input, as in torch."""
     if state.device != x.device:
         raise ShapeError(
             f"{called} is on '{state.device}', the input is on '{x.device}' "
@@ -101,11 +102,13 @@ def check_state(
 def states_given(
     cell: Cell, hx: Tensor | Sequence[Tensor], single: bool = False
 ) -> tuple[Tensor, ...]:
-    """One tensor for each state of the cell; ``single`` says that they are of one step.
+    """The caller's ``hx`` as a tuple with a tensor for each state of the cell.
+
+    ``single`` is whether the caller is a RecurrentCell, for the message.
 
     Raises:
-        StateTypeError: they are no tensors.
-        ShapeError: there are more or fewer.
+        StateTypeError: ``hx`` has something other than tensors.
+        ShapeError: the number of states is wrong.
     """
     operator = f"{cell.name}_cell" if single else cell.name
     names = ", ".join(cell.state)
@@ -136,5 +139,5 @@ def states_given(
 
 
 def _for_each_sequence(vectors: Sequence[Tensor], batch: int) -> Tensor:
-    """Learned states of each layer and direction, the same for each sequence: L·D×B×(P or H)."""
+    """The learned states of all layers and directions, expanded to the batch: L·D×B×(P or H)."""
     return torch.stack(list(vectors)).unsqueeze(1).expand(-1, batch, -1)

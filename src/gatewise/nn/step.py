@@ -1,4 +1,4 @@
-"""One step of any cell at a call, with ``torch.nn.LSTMCell``'s interface."""
+"""A layer that runs one step of a cell per call, with the interface of ``torch.nn.LSTMCell``."""
 
 from __future__ import annotations
 
@@ -38,26 +38,27 @@ if TYPE_CHECKING:
 
 
 class RecurrentCell(Configured, nn.Module):
-    """One step of any cell, for a loop of the caller's own. Where a sequence is there from the start,
-    :class:`gatewise.Recurrent` runs it many times as fast.
+    """One step of any cell, for a loop in the caller's code.
 
-    Parameters have the names, shapes and order of torch's cells: ``weight_ih`` G·H×I, ``weight_hh``
-    G·H×F (F the sum of the widths of the recurrent inputs), ``bias_ih`` and ``bias_hh`` G·H, the norm weights
-    ``norm_ih`` and ``norm_hh`` G·H, and a cell's own by their names, each H.
+    For sequences that are known as a whole, :class:`gatewise.Recurrent` is many times faster.
+
+    Parameters have the names, shapes and order of torch's cells: ``weight_ih`` G·H×I, ``weight_hh`` G·H×F
+    (F is the sum of the widths of the recurrent inputs), ``bias_ih`` and ``bias_hh`` G·H, the norm weights
+    ``norm_ih`` and ``norm_hh`` G·H, and the cell's per-unit parameters by name, each H.
 
     Args:
         cell: a cell made with :func:`gatewise.cell`, or the name of a built-in one.
-        input_size: I.
-        hidden_size: H.
-        bias: whether there are the two biases.
-        backend: "auto", or the name of the one backend that is to be used.
+        input_size: I, the number of features of the input.
+        hidden_size: H, the number of units.
+        bias: whether the layer has biases.
+        backend: "auto", or the name of a backend, which alone is used then.
         layer_norm: as in :class:`gatewise.Recurrent`.
 
     Raises:
-        OptionError: an argument is out of its range.
+        OptionError: an argument is not valid.
     """
 
-    # for type checkers; the constructor makes these by their names
+    # for type checkers; the constructor registers the parameters
     weight_ih: Tensor
     weight_hh: Tensor
 
@@ -86,14 +87,14 @@ class RecurrentCell(Configured, nn.Module):
         )
         self.backend = checked_name(backend)
         self._one_call = OneCall(self.config)
-        # torch's own step, for where a backend's one call is not to be had
+        # the name of torch's own function of one step, for calls that _one_call cannot run
         plain = self.backend in ("auto", "aten") and not self.config.layer_norm
         self._torchs = STEPS.get(cell) if plain else None
         register_parameters(self, self.config, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/√H, 1/√H), in torch's order; norm weights are one."""
+        """Draws the parameters from U(-1/√H, 1/√H), in torch's order. Norm weights are one."""
         bound = 1.0 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for name, parameter in self.named_parameters():
             if name in ("norm_ih", "norm_hh"):
@@ -110,20 +111,20 @@ class RecurrentCell(Configured, nn.Module):
 
         Args:
             input: B×I, or I for a single sequence.
-            hx: the state before, each B×H (H for a single sequence): one tensor where the cell has one
-                state, else a tuple. Zero if not given.
+            hx: the states before the step, each B×H (H for a single sequence): one tensor if the cell
+                has one state, otherwise a tuple. The default is zero.
 
         Returns:
-            The state after it, in the form of ``hx``.
+            The states after the step, in the form of ``hx``.
 
         Raises:
-            ShapeError: a tensor does not fit; the message has both shapes.
-            BackendError: the backend asked for by name cannot do this.
+            ShapeError: a tensor does not fit; the message has the shape and the expected shape.
+            BackendError: the backend that ``backend`` names cannot run this call.
         """
         if not isinstance(input, Tensor):
             return by_override(RecurrentCell.forward, self, input, hx)
         batched = input.dim() == 2
-        # before the checks, which would be a good part of its time: it refuses what does not fit
+        # first, because the checks below would take a good part of the time; it does the checks itself
         if batched and not torch.is_grad_enabled() and self.config.structure.plain:
             found = self._one_call.run_step(self.backend, self._parameters, input, hx)
             if found is not None:
@@ -143,15 +144,15 @@ class RecurrentCell(Configured, nn.Module):
             return self._step(cast(input, dtype), cast_states(hx, dtype), batched, dtype)
 
     if TYPE_CHECKING:
-        __call__ = forward  # what torch declares says Any
+        __call__ = forward  # torch declares that a call returns Any
 
     def explain_backend(self, input: Tensor, hx: State | None = None) -> str:
-        """Which backend would run this, and why, in a sentence."""
+        """A sentence that says which backend would run this call, and why."""
         dtype = autocast_dtype(input)
         x = input if dtype is None else cast(input, dtype)
         states = () if hx is None else states_given(self.cell, hx, single=True)
         if self._torchs is not None and torch.is_grad_enabled():
-            return f"aten: torch's own step of {self.cell.name}; with a gradient it takes less time"
+            return f"aten: torch's own step of {self.cell.name}; it is faster with a gradient"
         return str(self._choose(x, states, self._weights(dtype)))
 
     def _step(
@@ -159,7 +160,7 @@ class RecurrentCell(Configured, nn.Module):
     ) -> State:
         x = input if batched else input[None]
         state = self._states(hx, x, batched, dtype)
-        # torch.func has no rules for these
+        # torch's functions of one step have no rules for torch.func
         if self._torchs is not None and (torch.compiler.is_compiling() or not transformed()):
             after = self._by_torch(x, state, dtype)
         else:
@@ -167,7 +168,7 @@ class RecurrentCell(Configured, nn.Module):
             check_input(x, weights.input)
             choice = self._choose(x, state, weights)
             after = run(choice, x[None], state, weights, Masks()).state
-        after = _own(after, state) if batched else tuple(s.squeeze(0).clone() for s in after)
+        after = _unshared(after, state) if batched else tuple(s.squeeze(0).clone() for s in after)
         return after if len(after) > 1 else after[0]
 
     def _weights(self, dtype: torch.dtype | None) -> Weights:
@@ -176,7 +177,7 @@ class RecurrentCell(Configured, nn.Module):
     def _by_torch(
         self, x: Tensor, state: tuple[Tensor, ...], dtype: torch.dtype | None
     ) -> tuple[Tensor, ...]:
-        """torch looks at the weights' shapes itself, in less time than it takes here."""
+        """The states after the step, by torch's function, which checks the weights' shapes itself."""
         assert self._torchs is not None
         found = [getattr(self, name) for name in self.config.shapes]
         weights = found if dtype is None else [cast(weight, dtype) for weight in found]
@@ -202,7 +203,7 @@ class RecurrentCell(Configured, nn.Module):
     def _states(
         self, hx: State | None, x: Tensor, batched: bool, dtype: torch.dtype | None
     ) -> tuple[Tensor, ...]:
-        """Each B×H, for an input B×I."""
+        """The states before the step, each B×H, for an input B×I."""
         names, shape = self.cell.state, (x.shape[0], self.hidden_size)
         if hx is None:
             return tuple(x.new_zeros(shape) for _ in names)
@@ -224,19 +225,18 @@ class RecurrentCell(Configured, nn.Module):
         return ", ".join(shown)
 
 
-def _own(after: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The states as tensors of their own: a cell may hand one on as it was, or have one twice."""
-    own = list(after)
-    for k, state in enumerate(after):  # no generators: torch.compile cannot go through them
+def _unshared(after: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The states, with copies of those that are the same tensor as an old state or as another new one."""
+    unshared = list(after)
+    for k, state in enumerate(after):  # torch.compile does not support generators
         for other in (*before, *after[:k]):
             if state is other:
-                own[k] = state.clone()
-    return tuple(own)
+                unshared[k] = state.clone()
+    return tuple(unshared)
 
 
 def _biased(bias: object) -> bool:
-    """Whether there are biases. torch's cells take a nonlinearity's name in this place, as one that is
-    not nothing, and go on without it."""
+    """``bias`` as a bool. torch's cells take the name of a nonlinearity in this place as True."""
     if isinstance(bias, str) and bias in ("tanh", "relu"):
         warnings.warn(
             f"bias={bias!r} is taken as bias=True, as torch takes it; for the nonlinearity of an RNNCell "

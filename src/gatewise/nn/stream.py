@@ -1,4 +1,4 @@
-"""A layer one step at a time: weights packed once, state kept inside, a few microseconds a step."""
+"""Streams: a layer that runs one step per call, keeps its state, and packs its weights once."""
 
 from __future__ import annotations
 
@@ -21,23 +21,21 @@ from gatewise.options import integer
 _ROWS = {torch.float32: "float32", torch.float64: "float64"}
 
 
-# One step of every sequence.
+# The input of one step: B×I, or I for one sequence.
 Row = Tensor | np.ndarray[Any, Any]
 
 
 class Stream:
-    """A layer that takes one step at a time, as :meth:`gatewise.Recurrent.stream` gives it.
+    """A layer that runs one step at a time. :meth:`gatewise.Recurrent.stream` makes it.
 
-    ``step(row)`` takes the next input of every sequence, a C-contiguous NumPy array (or CPU tensor)
-    of the layer's dtype, B×I (or I alone for a stream of one sequence), and returns the layer's output
-    for it, a new NumPy array of B×P (or P alone); P is H where there is no projection. The results
-    are those of the layer on the whole sequence. The weights are those of the moment at which the
-    stream was made.
+    ``step(row)`` takes the next input of every sequence: a C-contiguous NumPy array or CPU tensor of the
+    layer's dtype, B×I (or I for a stream of one sequence). It returns the layer's output for this step, a
+    new NumPy array B×P (or P). P is H without a projection. The results are those of the layer on the
+    whole sequence. Later changes of the layer's weights do not change the stream.
 
     Raises:
-        OptionError: the layer is bidirectional, or batch is not a positive integer.
-        BackendError: the layer's type or cell has no native kernels here.
-        ShapeError: a row does not fit.
+        OptionError: the layer is bidirectional, or ``batch`` is not a positive integer.
+        BackendError: the CPU kernels cannot run the layer's cell, dtype or device.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class Stream:
         check_unrecorded("a stream")
         if config.bidirectional:
             raise OptionError(
-                "a bidirectional layer cannot stream: it needs a sequence's end first"
+                "a bidirectional layer cannot stream, because it reads each sequence from its end too"
             )
         batch, weight = integer("batch", batch), weights[0].input
         if weight.dtype not in _ROWS or weight.device.type != "cpu":
@@ -73,11 +71,11 @@ class Stream:
         self._native = streaming(cell).stream(cell, states, weights, shares)
 
     def step(self, row: Row) -> np.ndarray[Any, Any]:
-        """The output for one further input of each sequence.
+        """The output for the next input of each sequence.
 
         Raises:
             ShapeError: the row does not fit.
-            BackendError: torch.jit.trace records here, and would hold the output fast.
+            BackendError: torch.jit.trace is running; it would record the output as a constant.
         """
         if tracing_state() is not None:
             check_unrecorded("a stream")
@@ -87,7 +85,7 @@ class Stream:
         return output if output is not None else self._misfit(row)
 
     def _step_in_double(self, row: Row) -> np.ndarray[Any, Any]:
-        """The same for a layer that runs in double precision; what is given and found is float32."""
+        """``step`` for a float32 layer that runs in double precision."""
         fits = getattr(row, "dtype", None) in (np.float32, torch.float32)
         output = self._native.step(np.asarray(row, np.float64)) if fits else None
         return output.astype(np.float32) if output is not None else self._misfit(row)
@@ -99,13 +97,14 @@ class Stream:
         found = f"{type(row).__name__} of shape {tuple(getattr(row, 'shape', ()))}"
         dtype = getattr(row, "dtype", None)
         raise ShapeError(
-            f"step takes a contiguous {_ROWS[self._dtype]} array of shape {shape}; given was a "
-            f"{found}{f' and type {dtype}' if dtype is not None else ''}"
+            f"step takes a contiguous {_ROWS[self._dtype]} array of shape {shape}, not a "
+            f"{found}{f' and dtype {dtype}' if dtype is not None else ''}"
         )
 
     @property
     def state(self) -> Tensor | tuple[Tensor, ...]:
-        """The state now, as the layer's call returns it: L×B×P for the first, L×B×H for others."""
+        """A copy of the present state, as a call of the layer returns it: L×B×P for the first state and
+        L×B×H for others."""
         copies = tuple(s.to(self._dtype, copy=True) for s in self._state)
         return copies if len(copies) > 1 else copies[0]
 
@@ -115,13 +114,13 @@ class Stream:
         for name, ours, new in zip(self._cell.state, self._state, states, strict=True):
             if new.shape != ours.shape or new.dtype != self._dtype:
                 raise ShapeError(
-                    f"the state {name} is {tuple(ours.shape)} {self._dtype}, given was "
-                    f"{tuple(new.shape)} {new.dtype}"
+                    f"the state {name} has the shape {tuple(new.shape)} and dtype {new.dtype}, expected "
+                    f"{tuple(ours.shape)} and {self._dtype}"
                 )
         for ours, new in zip(self._state, states, strict=True):
             ours.copy_(new.detach())
 
     def reset(self) -> None:
-        """Set every state to zero."""
+        """Sets all states to zero."""
         for state in self._state:
             state.zero_()

@@ -1,8 +1,8 @@
-"""Which of a layer's weights are stored, and how they become the full matrices that backends take.
+"""The stored form of a layer's weights, and the full matrices that backends get.
 
-Three things make a recurrent layer store less than G·H×F: a cell whose recurrent inputs reach some of
-its gates only, gates that the cells of one block share (Hochreiter & Schmidhuber 1997), and units
-that see their own block alone (the heads of Beck et al. 2024, "xLSTM", section 2.2).
+A recurrent layer stores less than G·H×F weights in three cases: a recurrent input of the cell is
+connected to some of the gates only; the units of a block share a gate (Hochreiter & Schmidhuber 1997); or
+the gates of a block read only their own block (the heads of Beck et al. 2024, "xLSTM", section 2.2).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Structure:
     """The layout of one layer's stored weights, by gates (rows) and recurrent inputs (columns).
 
     Attributes:
-        rows: for each gate, how many rows are stored: one for a unit, or one for a block.
-        columns: for each recurrent input, how many columns are stored.
-        widths: for each recurrent input, how many values it has.
-        connected: for each gate, whether each recurrent input reaches it.
+        rows: for each gate the number of stored rows: one per unit, or one per block.
+        columns: for each recurrent input the number of stored columns.
+        widths: for each recurrent input the number of its values.
+        connected: for each gate, whether each recurrent input is connected to it.
         units: H.
-        blocks: how many blocks there are of units that see each other; 1 where all do.
+        blocks: ``recurrent_blocks``, the number of blocks that read only themselves.
     """
 
     rows: tuple[int, ...]
@@ -41,31 +41,30 @@ class Structure:
 
     @property
     def plain(self) -> bool:
-        """Whether all is stored as the backends take it."""
+        """Whether the stored weights are the full matrices."""
         full = self.columns == self.widths and all(n == self.units for n in self.rows)
         return full and all(map(all, self.connected))
 
     def full(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A layer's weights by name, those that are stored otherwise as the backends take them."""
+        """The weights by name, with full matrices."""
         by_row = {name: self.full_rows(w) for name, w in stored.items() if name in _BY_ROW}
         return {**stored, **by_row, "weight_hh": self.full_recurrent(stored["weight_hh"])}
 
     def full_rows(self, stored: Tensor) -> Tensor:
-        """A row for each gate and unit, of what is stored by row: G·H or G·H×I."""
+        """A weight or bias with a row for each gate and unit: G·H or G·H×I."""
         if all(n == self.units for n in self.rows):
             return stored
         parts = zip(stored.split(self.rows), self.rows, strict=True)
         return torch.cat([_repeated(part, self.units // n) for part, n in parts])
 
     def full_recurrent(self, stored: Tensor) -> Tensor:
-        """The recurrent weights G·H×F; where nothing is stored they are zero, and no gradient comes
-        from there."""
+        """The recurrent weights, G·H×F. Weights that are not stored are constant zeros."""
         if self.plain or not self.columns or not self.units:
             return self.full_rows(stored)
         return torch.cat([torch.cat(parts, -1) for parts in self._full_parts(stored)])
 
     def _full_parts(self, stored: Tensor) -> Iterator[list[Tensor]]:
-        """For each gate its H×(width) weights for each recurrent input."""
+        """For each gate and each recurrent input the full weights, H×(its width)."""
         for parts, reached in zip(self._parts(stored), self.connected, strict=True):
             yield [
                 self._full(part, k) if connected else stored.new_zeros(self.units, self.widths[k])
@@ -74,14 +73,14 @@ class Structure:
 
     @torch.no_grad()
     def zero_unconnected(self, stored: Tensor) -> None:
-        """Zero, in place, where no connection is; it would not act, but a reader may look at it."""
+        """Sets the stored weights without a connection to zero, in place. No backend reads them."""
         for parts, reached in zip(self._parts(stored), self.connected, strict=True):
             for part, connected in zip(parts, reached, strict=True):
                 if not connected:
                     part.zero_()
 
     def dense(self) -> Iterator[tuple[slice, list[int]]]:
-        """Rows and columns of each stored matrix that is one: a gate's, in one block."""
+        """The rows and columns of each stored matrix: that of one gate in one block."""
         first = 0
         places = torch.arange(sum(self.columns)).split(self.columns)
         for n, reached in zip(self.rows, self.connected, strict=True):
@@ -93,17 +92,19 @@ class Structure:
             first += n
 
     def _parts(self, stored: Tensor) -> Iterator[Sequence[Tensor]]:
-        """For each gate, its stored weights for each recurrent input; views of them."""
+        """For each gate, views of its stored weights for each recurrent input."""
         for rows in stored.split(self.rows):
             yield rows.split(self.columns, -1)
 
     def _full(self, stored: Tensor, k: int) -> Tensor:
         """H×(width of the k-th recurrent input), from one gate's stored weights for it."""
-        within = _block_diagonal(stored, self.blocks)
-        apart = self.widths[k] // (self.columns[k] * self.blocks)
-        if apart > 1:  # all values of a block are the same: its first unit's stands for them
-            within = F.pad(within.unsqueeze(-1), (0, apart - 1)).flatten(1)
-        return _repeated(within, self.units // len(within))
+        full = _block_diagonal(stored, self.blocks)
+        block_size = self.widths[k] // (self.columns[k] * self.blocks)
+        if (
+            block_size > 1
+        ):  # the values of a block are equal: read its first, multiply others by zero
+            full = F.pad(full.unsqueeze(-1), (0, block_size - 1)).flatten(1)
+        return _repeated(full, self.units // len(full))
 
 
 def structure(
@@ -112,13 +113,13 @@ def structure(
     """How a layer of ``hidden_size`` units stores the weights of ``cell``.
 
     Args:
-        output_size: width of the first state, P or H.
-        block_size: how many cells share one row of each gate that is named in ``cell.shared_gates``.
-        recurrent_blocks: how many blocks the units fall into of which each sees itself alone.
+        output_size: the width of the first state, P or H.
+        block_size: the number of units that share a row of each gate in ``cell.shared_gates``.
+        recurrent_blocks: the number of blocks that read only themselves.
     """
 
     def columns(name: str) -> int:
-        shared = widths[name] == hidden_size and _per_block(cell, name)
+        shared = widths[name] == hidden_size and _is_per_block(cell, name)
         return widths[name] // ((block_size if shared else 1) * recurrent_blocks)
 
     states: Sequence[str] = cell.feedback
@@ -136,8 +137,8 @@ def structure(
     )
 
 
-def _per_block(cell: Cell, state: str) -> bool:
-    """Whether the cells of a block have this state in common: it rests on shared gates alone."""
+def _is_per_block(cell: Cell, state: str) -> bool:
+    """Whether the state depends on shared gates only, so that all units of a block have the same value."""
     leaves = (node for node in topological((cell.values[state],)) if not node.args)
     return not cell.second_stage and all(
         leaf.op == "constant" or (leaf.op.startswith("gate") and leaf.name in cell.shared_gates)
@@ -150,7 +151,7 @@ def _repeated(rows: Tensor, times: int) -> Tensor:
 
 
 def _block_diagonal(rows: Tensor, blocks: int) -> Tensor:
-    """n×(blocks·k) with the blocks of ``rows``, n×k, along its diagonal and zero beside them."""
+    """n×(blocks·k): the block-diagonal matrix of ``rows``, n×k, divided into ``blocks``."""
     if blocks == 1:
         return rows
     n, k = rows.shape

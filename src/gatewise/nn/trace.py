@@ -1,4 +1,4 @@
-"""What a layer's gates did: every named value of the cell, at every step."""
+"""Traces: every named value of a layer's cell, at every step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gatewise.errors import OptionError, near
 
 
 class Trace:
-    """A cell's named values by layer and direction.
+    """The named values of a cell, by layer and direction.
 
-    ``trace.f`` (or ``trace["f"]``) is a list over layers of lists over directions of tensors B×T×H,
-    whatever the layer's ``batch_first``; steps beyond a sequence's length are zero. ``trace.names``
-    lists what there is; ``trace.lengths`` are the sequences' lengths, or None where all are full.
+    ``trace.f[layer][direction]`` (or ``trace["f"][layer][direction]``) is B×T×H, also for a layer that is
+    not ``batch_first``. Padding is zero. ``trace.names`` has the names. ``trace.lengths`` has the lengths
+    of the sequences, or is None if none were given.
     """
 
     def __init__(self, values: Mapping[str, list[list[Tensor]]], lengths: Tensor | None) -> None:
@@ -34,7 +34,7 @@ class Trace:
         return self._values[name]
 
     def __getattr__(self, name: str) -> list[list[Tensor]]:
-        if name.startswith("_"):  # copy and pickle ask before there is anything in _values
+        if name.startswith("_"):  # copy and pickle look names up before _values exists
             raise AttributeError(name)
         if name not in self._values:
             raise AttributeError(f"this trace has no '{name}'; it has: {', '.join(self._values)}")

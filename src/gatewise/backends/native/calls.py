@@ -1,7 +1,6 @@
-"""The core's two calls, on tensors: a cell through time, and its gradient.
+"""The engine of the CPU: calls of the C++ core on tensors, for the forward and the backward pass.
 
-What is passed has been checked by the layer; here strides and types are brought to what the core
-takes, and nothing else.
+The layer has checked the tensors. Here they are only brought to the strides and dtypes that the core takes.
 """
 
 from __future__ import annotations
@@ -31,17 +30,18 @@ _COMPUTED_IN = {
 
 
 DTYPES = tuple(STORAGES)
-# Activations of so many numbers: mapping their pages anew takes longer than asking for kept ones.
+# From this number of saved activations on, memory that the core keeps is faster than new memory, whose pages
+# the operating system must map first.
 _WORTH_KEEPING = 1 << 18
 
 
 def unusable(cell: Cell) -> str | None:
-    """Why the core cannot have the cell, as the end of the sentence "it ...", or None."""
+    """Why the core cannot run the cell, as the end of the sentence "it ...", or None."""
     return cells.unusable(cell)
 
 
 def _native(given: Arguments) -> Any:
-    """A call of the core for these, with nothing but its sizes filled in."""
+    """The core's call object for these arguments. Only its sizes are set."""
     steps, batch, inputs = given.x.shape
     return core().Call(
         *(address(given.cell), STORAGES[given.x.dtype], steps, batch, inputs, given.hidden_size),
@@ -50,7 +50,7 @@ def _native(given: Arguments) -> Any:
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The tensor with its last dimension's numbers side by side."""
+    """The tensor, with a last dimension that is contiguous."""
     if tensor.is_contiguous() or tensor.shape[-1] <= 1 or tensor.stride(-1) == 1:
         return tensor
     return tensor.contiguous()
@@ -70,8 +70,7 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 
 class _Call:
-    """A call of the core with what both the forward and the backward pass read. It keeps alive what it
-    points at."""
+    """A call of the core with the tensors that both passes read. It keeps these tensors alive."""
 
     def __init__(self, given: Arguments) -> None:
         x, masks = given.x, given.masks
@@ -107,7 +106,7 @@ def stream(
     weights: Sequence[Weights],
     zoneout: tuple[Tensor, ...] | None,
 ) -> _Stream:
-    """A stream through layers, see ``contract.WholeNetworks``."""
+    """A stream through stacked layers: see ``contract.WholeNetworks``."""
     calls = []
     for state, of_layer in zip(states, weights, strict=True):
         batch, width = state[0].shape
@@ -121,7 +120,7 @@ def stream(
 
 
 class _Stream:
-    """The core's stream, and what it points at."""
+    """The core's stream. It keeps the tensors that the core reads alive."""
 
     def __init__(self, calls: Sequence[_Call]) -> None:
         self._calls = calls
@@ -129,24 +128,24 @@ class _Stream:
 
 
 def activations_like(given: Arguments) -> Tensor:
-    """Room for the saved activations of a run. Only its size matters, so the arguments may be fake tensors."""
+    """An uninitialised tensor for the saved activations. The arguments may be fake tensors."""
     steps, batch, inputs = given.x.shape
     there = tuple([w is not None for w in given.weights.listed(given.cell)])
-    # a graph's sizes may be symbols: these are fixed in it
+    # the sizes in a graph may be symbolic; int() makes these constant
     sizes = int(inputs), int(given.hidden_size), int(given.proj_size)
     kind = address(given.cell), given.x.dtype
-    row, beside = _activation_sizes(*kind, *sizes, there, given.masks.recurrent is not None)
-    numbers = (steps + 1) * batch * row + beside
-    return given.x.new_empty(numbers, dtype=_COMPUTED_IN[given.x.dtype])
+    per_row, fixed = _activation_sizes(*kind, *sizes, there, given.masks.recurrent is not None)
+    count = (steps + 1) * batch * per_row + fixed
+    return given.x.new_empty(count, dtype=_COMPUTED_IN[given.x.dtype])
 
 
 def _kept_activations(call: _Call) -> Any:
-    """The same in memory of the core, which keeps the pages for later runs."""
-    x, (row, beside) = call.x, call.native.activations_size()
-    numbers, dtype = (x.shape[0] + 1) * x.shape[1] * row + beside, _COMPUTED_IN[x.dtype]
-    if numbers < _WORTH_KEEPING:
-        return x.new_empty(numbers, dtype=dtype)
-    return core().activations(numbers, dtype == torch.float64)
+    """An uninitialised tensor for the saved activations. A large one is in memory that the core reuses."""
+    x, (per_row, fixed) = call.x, call.native.activations_size()
+    count, dtype = (x.shape[0] + 1) * x.shape[1] * per_row + fixed, _COMPUTED_IN[x.dtype]
+    if count < _WORTH_KEEPING:
+        return x.new_empty(count, dtype=dtype)
+    return core().activations(count, dtype == torch.float64)
 
 
 @lru_cache(maxsize=1024)
@@ -159,22 +158,24 @@ def _activation_sizes(
     weights: tuple[bool, ...],
     recurrent_factor: bool,
 ) -> tuple[int, int]:
-    """Numbers for each sequence and step, and numbers beside these. ``weights`` says which there are."""
+    """The number of saved values per sequence and step, and the number of further values.
+
+    ``weights`` says which weights the call has."""
     call = core().Call(cell, STORAGES[dtype], 1, 1, inputs, units, projection, False, 1)
     call.weights([int(there) for there in weights])
     if recurrent_factor:
         call.recurrent_factor((1, 0))
-    row, beside = call.activations_size()
-    return row, beside
+    per_row, fixed = call.activations_size()
+    return per_row, fixed
 
 
 def forward(given: Arguments) -> list[Tensor]:
-    """The output and each state at its end."""
+    """The output and the final states."""
     return _run(given, _Call(given))
 
 
 def forward_saving(given: Arguments) -> list[Any]:
-    """The same, and the saved activations."""
+    """The output, the final states and the saved activations."""
     call = _Call(given)
     activations = _kept_activations(call)
     call.native.activations(activations.data_ptr())
@@ -192,7 +193,7 @@ def _run(given: Arguments, call: _Call) -> list[Tensor]:
 
 
 def traced(given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """The output and the states, and every named value, each T×B×H."""
+    """The output and the final states; and every named value, T×B×H."""
     x, cell, lengths = given.x, given.cell, given.masks.lengths
     (steps, batch, _), units = x.shape, given.hidden_size
     dtype = _COMPUTED_IN[x.dtype]
@@ -213,8 +214,8 @@ def traced(given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
 
 @cache
 def _gradient_of_weights(cell: Cell) -> Callable[..., Tensor]:
-    """How room for a weight's gradient is made: where a part of a gate is used by no equation, the
-    core has no row for it, and its gradient stays zero."""
+    """The function that makes the tensor for a weight's gradient: ``empty``, or ``zeros`` if the cell does not
+    use every part of every gate, because the core does not write the rows of unused parts."""
     plan = layout(cell)
     whole = plan.from_input == plan.from_state == len(cell.gates)
     return Tensor.new_empty if whole else Tensor.new_zeros
@@ -223,9 +224,9 @@ def _gradient_of_weights(cell: Cell) -> Callable[..., Tensor]:
 def backward(
     given: Arguments, activations: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The gradients of x, the states and the weights, in that order; None where not ``wanted``.
+    """The gradients of x, the states and the weights, in that order; None if not ``wanted``.
 
-    ``grads`` are those of the output and of the final states.
+    ``grads`` are the gradients of the output and the final states.
     """
     filled = _Call(given)
     call = filled.native

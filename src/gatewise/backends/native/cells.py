@@ -1,4 +1,4 @@
-"""A cell in the core: built in, or a user's own, compiled when first used and kept on disk."""
+"""The compiled code of a cell: built in, or of a user's cell, compiled at its first use and cached on disk."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from gatewise.emit.core import cell_flags
 from gatewise.emit.cpp import fingerprint, source, unsupported
 from gatewise.errors import BackendError
 
-_SECONDS = 300  # longer than any cell takes
+_TIMEOUT = 300  # seconds; no cell takes as long
 _UNFINISHED = ".compiling-"
-_LONGEST = 40  # characters of a cell's name in a file's
+_LONGEST_NAME = 40  # characters of a cell's name in a file's name
 
 
 def built_in(cell: Cell) -> bool:
-    """Whether the core has kernels of exactly these equations: it may be older than the catalogue."""
+    """Whether the core has kernels of exactly these equations. It may be older than the catalogue."""
     return fingerprint(cell) in _symbols()
 
 
 @cache
 def _symbols() -> dict[str, str]:
-    """The symbol of each cell that is built in, by the fingerprint of what it was compiled from."""
+    """The symbol of each built-in cell, by the fingerprint of the equations that it was compiled from."""
     library = str(library_path())
     symbols = [f"gw_cell_{name}" for name in CELLS]
     found = {core().fingerprint(library, symbol): symbol for symbol in symbols}
@@ -42,12 +42,12 @@ def _symbols() -> dict[str, str]:
 
 @cache
 def unusable(cell: Cell) -> str | None:
-    """Why the core cannot have ``cell``, as the end of the sentence "it ...", or None.
+    """Why the core cannot run ``cell``, as the end of the sentence "it ...", or None.
 
-    A user's cell is compiled by this call if it never was. Where that fails, a warning says so, once.
+    This compiles a user's cell that is not in the cache yet. If that fails, a warning says so once.
     """
     if reason := unsupported(cell):
-        return f"cannot have the cell '{cell.name}': it {reason}"
+        return f"cannot run the cell '{cell.name}', which {reason}"
     if built_in(cell):
         return None
     try:
@@ -55,7 +55,7 @@ def unusable(cell: Cell) -> str | None:
     except BackendError as error:
         reason = str(error)
     else:
-        reason = None if _whole(target) else _compile(cell, target)
+        reason = None if _is_intact(target) else _compile(cell, target)
     if reason:
         warnings.warn(
             f"gatewise's CPU kernels are not used: the backend 'cpu' {reason}", stacklevel=2
@@ -65,7 +65,7 @@ def unusable(cell: Cell) -> str | None:
 
 @cache
 def address(cell: Cell) -> int:
-    """Where the core finds ``cell``, which it must be able to have."""
+    """The address of the compiled ``cell``. The core must be able to run it."""
     if symbol := _symbols().get(fingerprint(cell)):
         return int(core().cell(str(library_path()), symbol))
     return int(core().cell(str(_target(cell)), "gw_cell"))
@@ -73,12 +73,12 @@ def address(cell: Cell) -> int:
 
 @cache
 def compiler() -> tuple[str, ...] | None:
-    """The command of the system's C++ compiler: $CXX, which may have arguments, or the first found of
-    the usual names."""
+    """The command of the system's C++ compiler: $CXX, which may have arguments, or the first of the usual
+    names that is found."""
     given = os.environ.get("CXX", "")
     try:
         words = shlex.split(given)
-    except ValueError:  # a quotation mark without its other
+    except ValueError:  # an unclosed quotation mark
         words = [given]
     for command in ([given], words, ["c++"], ["g++"], ["clang++"]):
         if command and (found := shutil.which(command[0])):
@@ -87,35 +87,36 @@ def compiler() -> tuple[str, ...] | None:
 
 
 def cache_folder() -> Path:
-    """Where compiled cells are kept: $GATEWISE_CACHE, else in the user's cache folder.
+    """The folder of compiled cells: $GATEWISE_CACHE, or a folder in the user's cache folder.
 
     Raises:
-        BackendError: there is neither.
+        BackendError: the variable is not set, and the user has no home folder.
     """
     if given := os.environ.get("GATEWISE_CACHE"):
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(base or Path.home() / ".cache") / "gatewise" / "cells"
-    except RuntimeError:  # a user of no name, and without $HOME
+    except RuntimeError:  # the user has no entry in the system's list and no $HOME
         raise BackendError(
-            "has no folder for compiled cells: this user has no home; set GATEWISE_CACHE to a folder"
+            "has no folder for compiled cells, because this user has no home folder; set "
+            "GATEWISE_CACHE to a folder"
         ) from None
 
 
 @cache
 def _target(cell: Cell) -> Path:
-    """The file for ``cell``: its name holds everything that its content depends on."""
+    """The library's file for ``cell``. Its name has a digest of everything that its content depends on."""
     digest = hashlib.sha256()
-    flags = cell_flags(loaded_level(), gnu=True)  # whatever the compiler is: it isn't asked
+    flags = cell_flags(loaded_level(), gnu=True)  # for any compiler, because running it takes time
     for part in (source(cell, "gw_cell"), *flags, *_arguments(), *_headers()):
         digest.update(part.encode() + b"\0")
-    name = re.sub(r"\W", "_", cell.name, flags=re.ASCII)[:_LONGEST]  # no path, whatever it is
+    name = re.sub(r"\W", "_", cell.name, flags=re.ASCII)[:_LONGEST_NAME]
     return cache_folder() / f"{name}-{loaded_level()}-{digest.hexdigest()[:24]}.so"
 
 
 def _arguments() -> tuple[str, ...]:
-    """What $CXX has beside the compiler's name."""
+    """The arguments in $CXX after the compiler's name."""
     return (compiler() or ("",))[1:]
 
 
@@ -132,10 +133,9 @@ def _headers() -> tuple[str, ...]:
 
 
 def _compile(cell: Cell, target: Path) -> str | None:
-    """Compile ``cell`` to ``target``; the reason if that fails.
+    """Compiles ``cell`` to ``target``. Returns the reason if that fails, else None.
 
-    The library gets its name in one move when it is whole: processes that compile the same cell at
-    the same time do the work twice and disturb nobody.
+    The complete library is moved to its name, so several processes may compile the same cell at once.
     """
     found = compiler()
     if found is None:
@@ -146,20 +146,20 @@ def _compile(cell: Cell, target: Path) -> str | None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=_UNFINISHED) as folder:
             text, library = Path(folder) / "cell.cpp", Path(folder) / "cell.so"
             text.write_text(source(cell, "gw_cell"), encoding="utf-8")
-            # the caller's own arguments last, so that they win
+            # the arguments in $CXX come last, so that they override the others
             flags = [*_flags_for(found[0]), "-I", str(include_path()), *_arguments()]
             run = subprocess.run(
                 [found[0], *flags, str(text), "-o", str(library)],
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=_SECONDS,
+                timeout=_TIMEOUT,
                 check=False,
             )
             if run.returncode:
                 return f"could not compile the cell '{cell.name}': {_first_error(run.stderr)}"
             _seal(library)
-            core().cell(str(library), "gw_cell")  # an error if it cannot be loaded
+            core().cell(str(library), "gw_cell")  # raises if the library cannot be loaded
             library.replace(target)
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         return f"could not compile the cell '{cell.name}': {error}"
@@ -167,7 +167,8 @@ def _compile(cell: Cell, target: Path) -> str | None:
 
 
 def _without_compiler(cell: Cell) -> str:
-    reason = f"needs a C++ compiler for the cell '{cell.name}', and there is none (c++, g++, clang++, or $CXX)"
+    """Why the cell cannot be compiled, as the end of the sentence "it ..."."""
+    reason = f"needs a C++ compiler for the cell '{cell.name}', and none was found (c++, g++, clang++ or $CXX)"
     if CELLS.get(cell.name) != cell:
         return reason
     return (
@@ -176,25 +177,25 @@ def _without_compiler(cell: Cell) -> str:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what compiles that were killed have left; those still at work are younger."""
+    """Removes the folders that killed compiles have left. Running compiles have younger folders."""
     for left in folder.glob(f"{_UNFINISHED}*"):
         try:
-            old = left.stat().st_mtime < time.time() - 2 * _SECONDS
-        except OSError:  # just removed by its own process
+            old = left.stat().st_mtime < time.time() - 2 * _TIMEOUT
+        except OSError:  # its own process has just removed it
             continue
         if old:
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _seal(library: Path) -> None:
-    """Put a digest of the file at its end, where a loader doesn't look."""
+    """Appends a digest of the file to the file. The system's loader ignores it."""
     digest = hashlib.sha256(library.read_bytes()).digest()
     with library.open("ab") as file:
         file.write(digest)
 
 
-def _whole(library: Path) -> bool:
-    """Whether the file is there and as it was when it was sealed: loading half a one would be a crash."""
+def _is_intact(library: Path) -> bool:
+    """Whether the file exists and has its digest. Loading a damaged library could crash the process."""
     try:
         content = library.read_bytes()
     except OSError:

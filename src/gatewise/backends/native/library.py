@@ -1,4 +1,4 @@
-"""Which level of the processor's instructions the core runs on, and the library for it."""
+"""The native core: the choice of an instruction level for this processor, and the library of that level."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def core() -> Any:
 
     Raises:
         BackendError: the package was installed without its native core, or no level fits.
-        OptionError: GATEWISE_CPU asks for a level that there is not, or that this machine lacks.
+        OptionError: GATEWISE_CPU names a level that does not exist or that this machine lacks.
     """
     try:
         from gatewise._native import _core
@@ -31,7 +31,7 @@ def core() -> Any:
 
 
 def level(native: Any) -> str:
-    """The level to be loaded: the best that the machine has, or the one that GATEWISE_CPU names."""
+    """The level to load: the one that GATEWISE_CPU names, or the best that this machine has."""
     usable = [name for name in LEVELS if native.supports(name)]
     asked = os.environ.get(VARIABLE)
     if not asked:
@@ -52,7 +52,7 @@ def _library(native: Any, name: str) -> Path:
 
 
 def loaded_level() -> str:
-    """The level of the kernels that are loaded, as they themselves say."""
+    """The level of the loaded kernels, from the library itself."""
     return str(core().level())
 
 
@@ -61,5 +61,5 @@ def library_path() -> Path:
 
 
 def include_path() -> Path:
-    """The headers that a user's cell is compiled with."""
+    """The folder of the headers for compiling a user's cell."""
     return Path(core().__file__).parent / "include"

@@ -1,7 +1,7 @@
-"""A whole layer in one call of the core: all stacked layers and directions, without a gradient.
+"""All stacked layers and directions in one call of the core, without gradients.
 
-A call of one step on a small layer takes a few microseconds in the core, so that what is done on the
-way there counts: the core itself looks at the input and the weights.
+In the core, one step of a small layer takes a few microseconds. To keep the whole call short, the core itself
+checks the input and the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gatewise.cells.language import Cell
 
 
 class Network:
-    """A layer as the core runs it: see ``Network`` and ``WholeNetworks`` in contract.py."""
+    """The core's network of a layer: see ``Network`` and ``WholeNetworks`` in contract.py."""
 
     def __init__(
         self,
@@ -37,4 +37,4 @@ class Network:
         self.run: Callable[..., Any] = native.run
 
     def __reduce__(self) -> Any:
-        return Network, self._made_of  # a copied or unpickled module makes its own
+        return Network, self._made_of  # a copied or unpickled module makes a new network

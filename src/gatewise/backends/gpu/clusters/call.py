@@ -52,7 +52,7 @@ class Call(Prepared):
         """One more than there are parameters: the struct's array has at least one."""
         return *self.per_unit, None
 
-    def _launch(self, way: str, tensors: tuple[Tensor | None, ...]) -> None:
+    def _launch(self, direction: str, tensors: tuple[Tensor | None, ...]) -> None:
         T, B, H, *_ = self.sizes
         lengths = None if self.lengths is None else self.lengths.long()
         zoneout = self.zoneout or [None] * self.shape.STATES
@@ -61,7 +61,7 @@ class Call(Prepared):
         words += [*strides[0::2], *strides[1::2], *_addresses(self.factor)]
         constants = self.plan.constants() | dict(H=H, REVERSE=self.reverse)
         constants |= dict(ZONEOUT=self.zoneout is not None, EXACT=full_precision())
-        device, kind = self.x.device, (self.cell, way, self.sizes.dtype)
+        device, kind = self.x.device, (self.cell, direction, self.sizes.dtype)
         kernel = _kernel(*kind, tuple(constants.items()), len(words) + 4, device)
         for first, tiles in self.launches():
             counters = torch.zeros(tiles, dtype=torch.int32, device=device)
@@ -79,7 +79,7 @@ def _addresses(*tensors: Tensor | None) -> list[int]:
 @lru_cache(CACHE_SIZE)
 def _kernel(
     cell: Cell,
-    way: str,
+    direction: str,
     dtype: torch.dtype,
     constants: tuple[tuple[str, int], ...],
     words: int,
@@ -87,7 +87,7 @@ def _kernel(
 ) -> Kernel:
     """The kernel with these constants, which takes ``words`` arguments of eight bytes."""
     named = dict(constants)
-    return Kernel(source(cell, way, _NUMBERS[dtype], named, words), way, named["SHARED"], device)
+    return Kernel(source(cell, direction, _NUMBERS[dtype], named, words), direction, named["SHARED"], device)
 
 
 def work(shape: Shape, units: int, batch: int, dtype: torch.dtype, back: bool) -> Work:
