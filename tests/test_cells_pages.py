@@ -316,6 +316,11 @@ def test_a_page_has_the_cells_formulas_and_whole_tables(name):
     assert counts[1][2] == f"{128 * weights(cell).at(128, 128):,}"
 
 
+def test_the_sites_navigation_has_every_cell_in_the_catalogues_order():
+    text = (FOLDER.parents[1] / "mkdocs.yml").read_text(encoding="utf-8")
+    assert re.findall(r"- cells/(\w+)\.md", text) == ["README", *gw.CELLS]
+
+
 def test_the_index_has_every_cell_and_its_links_lead_somewhere():
     content = (FOLDER / "README.md").read_text(encoding="utf-8")
     (rows,) = tables(content)

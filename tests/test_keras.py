@@ -311,7 +311,9 @@ def test_what_has_no_equation_is_kerass_and_says_so_once(activation):
     theirs, ours = (of.LSTM(H, recurrent_activation=activation) for of in (keras.layers, gk))
     x = x_of()
     theirs(x)
-    with pytest.warns(UserWarning, match=f"Keras's own loop.*recurrent_activation {activation}"):
+    with pytest.warns(
+        UserWarning, match=f"Keras's own time loop.*recurrent_activation {activation}"
+    ):
         ours(x)
     ours.set_weights(theirs.get_weights())
     torch.testing.assert_close(ours(x), theirs(x))  # a second warning would be an error

@@ -857,12 +857,6 @@ def test_the_readmes_cell(backend):
     torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
 
 
-def test_the_readme_lists_the_catalogue():
-    listed = README[README.index("| simple |") : README.index("## More layers")]
-    assert set(re.findall(r"`(\w+)`", listed)) == set(gw.CELLS)
-    assert f"the catalogue's {len(gw.CELLS)} cells" in README
-
-
 # Lengths and resets in one call of the core -------------------------------------------------------
 
 
@@ -947,5 +941,5 @@ def test_states_that_say_something_only_together():
     zero = torch.zeros(1, 2, 6)
     start = layer.initial_h_l0.detach().expand(1, 2, 6)
     torch.testing.assert_close(layer(x)[0], layer(x, (start, zero, zero, zero))[0])
-    with pytest.raises(CellError, match="'odd': together 'k' is not one of its states"):
+    with pytest.raises(CellError, match="'odd': coupled_states 'k' is not one of its states"):
         gw.cell(gates="i", coupled_states="k", name="odd")(lambda a, s: dict(h=a.i))
