@@ -358,7 +358,7 @@ def test_what_the_sentences_say(places, capsys):
         (["evaluate", model, data, "--windows", "9" * 20], "--windows: expected an integer below"),
         (
             ["bench", "--shapes", "1000000000,1000,1000,1000"],
-            "the shape 1000000000,1000,1000,1000 takes",
+            "the shape 1000000000,1000,1000,1000 needs",
         ),
         (["bench", "--threads", "1000000"], "threads must be an integer from 1 to"),
         (["fit"], "the following arguments are required: TASK"),
