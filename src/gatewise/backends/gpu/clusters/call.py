@@ -87,7 +87,9 @@ def _kernel(
 ) -> Kernel:
     """The kernel with these constants, which takes ``words`` arguments of eight bytes."""
     named = dict(constants)
-    return Kernel(source(cell, direction, _NUMBERS[dtype], named, words), direction, named["SHARED"], device)
+    return Kernel(
+        source(cell, direction, _NUMBERS[dtype], named, words), direction, named["SHARED"], device
+    )
 
 
 def work(shape: Shape, units: int, batch: int, dtype: torch.dtype, back: bool) -> Work:
