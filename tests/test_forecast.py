@@ -67,6 +67,28 @@ def test_a_pandas_table_gives_a_pandas_table(fitted, hourly):
     np.testing.assert_allclose(table["forecast"], fitted.predict(hourly)["forecast"])
 
 
+def test_a_forecast_wraps_the_callers_frame_once(fitted, hourly, monkeypatch):
+    from gatewise.data import table
+
+    wrapped = []
+    original = table._given
+    monkeypatch.setattr(table, "_given", lambda *a: wrapped.append(1) or original(*a))
+    fitted.predict(hourly)
+    assert len(wrapped) == 1
+
+
+def test_a_trace_has_the_gates_over_the_last_window(fitted, hourly):
+    trace = fitted.trace(hourly)
+    assert trace.f[0][0].shape == (1, 72 // 24, 16)
+    assert ((trace.f[0][0] > 0) & (trace.f[0][0] < 1)).all()
+    changed = hourly.with_columns(
+        load=pl.when(pl.int_range(pl.len()).over("place") < 1440 - 72)
+        .then(pl.col("load").reverse())
+        .otherwise("load")
+    )
+    assert torch.equal(fitted.trace(changed).f[0][0], trace.f[0][0])
+
+
 def test_an_unseen_series_is_forecast_at_its_own_level(fitted, hourly):
     other = hourly.filter(pl.col("place") == "south").with_columns(
         pl.lit("east").alias("place"), pl.col("load") * 1000
