@@ -384,13 +384,13 @@ def test_batches_are_of_the_seed_and_epoch_alone_and_split_by_process(monkeypatc
 def test_validation_looks_at_all_windows_or_at_many_spread_evenly():
     from gatewise.tasks.forecast import training
 
-    assert training.spread(100).tolist() == list(range(100))
-    many = training.spread(3_000_000)
+    assert training.evenly_spread(100).tolist() == list(range(100))
+    many = training.evenly_spread(3_000_000)
     assert len(many) == 20_480
     assert (many[0], many[-1]) == (0, 2_999_999)
     assert np.ptp(np.diff(many)) <= 1
     seen = np.concatenate(list(Batches(50_000, 2048, None, 0)))
-    assert seen.tolist() == training.spread(50_000).tolist()
+    assert seen.tolist() == training.evenly_spread(50_000).tolist()
 
 
 def test_naive_forecasts_by_hand():

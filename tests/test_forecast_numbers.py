@@ -16,7 +16,7 @@ import gatewise as gw
 from gatewise.errors import DataError, GatewiseWarning, OptionError
 from gatewise.memory import check_network
 from gatewise.tasks.forecast import baselines, sizes
-from gatewise.tasks.forecast.intervals import check_enough, conformal_offsets, ordered
+from gatewise.tasks.forecast.intervals import check_enough, conformal_offsets, sorted_quantiles
 from gatewise.tasks.forecast.metrics import scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -290,7 +290,7 @@ def test_a_season_longer_than_the_data_is_said():
 
 def test_quantiles_lie_on_their_side_of_the_point_which_is_the_median():
     forecast = np.array([[[5.0, 6, 7, 4, 9]], [[5.0, 1, 2, 3, 4]], [[5.0, 5, 5, 5, 5]]])
-    found = ordered(forecast, (0.1, 0.3, 0.5, 0.9))
+    found = sorted_quantiles(forecast, (0.1, 0.3, 0.5, 0.9))
     assert found.tolist() == [[[5, 4, 5, 5, 9]], [[5, 1, 2, 5, 5]], [[5, 5, 5, 5, 5]]]
 
 

@@ -276,7 +276,7 @@ def test_what_cannot_be_learnt_is_refused_at_fit_only() -> None:
     data.loc[0:4, "y"] = np.nan
     panel = panel_of(data)
     with pytest.raises(
-        DataError, match=r"'a', target 'y' has no value: .*\(2 series are like this"
+        DataError, match=r"'a', target 'y' has no value, .*\(2 series are like this"
     ):
         panel.check_learnable()
     with pytest.raises(DataError, match=r"^target 'y' has no value"):
@@ -303,7 +303,7 @@ def test_the_grid_and_labels_of_the_fit_hold() -> None:
         DataError, match="the times are integers, but the model's times are timestamps"
     ):
         panel_of(data.assign(ds=range(5)), **held)
-    with pytest.raises(OptionError, match="the steps are 1h, which needs a time column"):
+    with pytest.raises(OptionError, match="the model's time step is 1h, which needs a time column"):
         panel_of(data, time=None, **held)
 
 
