@@ -56,8 +56,8 @@ def models(hourly, tmp_path_factory):
     regressor = gw.Regressor(pooling="attention", bidirectional=True, **quick)
     return {
         "forecast": forecaster.fit(zoned, run=run),
-        "classify": classifier.fit(X, labels),
-        "regress": regressor.fit(table, rng.normal(size=(30, 2))),
+        "classify": classifier.fit(X, labels, validation=0.1),
+        "regress": regressor.fit(table, rng.normal(size=(30, 2)), validation=0.1),
     }
 
 
@@ -408,7 +408,9 @@ NOT_THESE = {
         ("options.class_weight", [["up"]], "must be a list of 2"),
         ("options.class_weight", [["up", "x"]], "must be a weight from 0 on"),
         ("options.missing", "mask", "number of features is 4 in one place and 2"),
-        ("options.pooling", "mean", "the pooling is 'mean' in one place and 'last'"),
+        ("options.pooling", "mean", "the pooling is 'mean' in one place and 'mean_max'"),
+        ("options.filters", 31, "the number of filters is 31 in one place and 32"),
+        ("learned.shape.filters", -1, "shape.filters must be an integer from 0"),
         ("options.bidirectional", "x", "bidirectional must be True or False"),
         ("learned.classes", ["down", "up"], "number of classes is 2 in one place and 3"),
         ("learned.classes", ["up", "naïve", "down"], "at least two sorted labels"),

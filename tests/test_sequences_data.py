@@ -29,6 +29,10 @@ def folder(name):
     return place
 
 
+# the recurrent layer alone, as the printed scores had it
+ALONE = dict(pooling="last", filters=0, bidirectional=False, noise=0, batch=32, learning_rate=4e-3)
+
+
 def plain(model):
     return make_pipeline(SimpleImputer(), StandardScaler(), model)
 
@@ -36,7 +40,7 @@ def plain(model):
 def test_digits_read_row_by_row(capsys):
     """Eight rows of eight pixels, five folds, accuracy; logistic regression sees all 64 at once."""
     digits = load_digits()
-    options = dict(bidirectional=True, dropout=0.3, learning_rate=0.01, epochs=30)
+    options = ALONE | dict(bidirectional=True, dropout=0.3, learning_rate=0.01, epochs=30)
     ours = cross_val_score(Classifier(**options), digits.images, digits.target)
     theirs = cross_val_score(plain(LogisticRegression(max_iter=1000)), digits.data, digits.target)
     with capsys.disabled():
@@ -63,10 +67,9 @@ def test_actions_of_people_never_seen(capsys):
     assert (len(X), (subject % 2).sum()) == (567, 292)
     learned, new = np.flatnonzero(subject % 2 == 1), np.flatnonzero(subject % 2 == 0)
     part, rest = [X[k] for k in learned], [X[k] for k in new]
+    options = ALONE | dict(bidirectional=True, dropout=0.3, pooling="attention", epochs=100)
     scores = [
-        Classifier(bidirectional=True, dropout=0.3, pooling="attention", seed=seed)
-        .fit(part, y[learned])
-        .score(rest, y[new])
+        Classifier(**options, seed=seed).fit(part, y[learned], validation=0.1).score(rest, y[new])
         for seed in range(3)
     ]
     features = np.array([np.concatenate([x.mean(0), x.std(0)]) for x in X])
@@ -115,15 +118,15 @@ def test_stays_in_intensive_care(capsys):
     rate of the second day from the first, R². Plain models see means and shares missing."""
     X, died, names = stays(folder("physionet2012"))
     assert (X.shape, died.sum()) == ((3996, 48, 37), 554)
-    shared = dict(missing="mask", hidden=32, batch=64)
-    net = Classifier("gru", pooling="mean", dropout=0.5, epochs=12, **shared)
+    shared = ALONE | dict(missing="mask", hidden=32, batch=64)
+    net = Classifier("gru", **shared | dict(pooling="mean", dropout=0.5, epochs=12))
     ours = cross_val_score(net, X, died, scoring="roc_auc").mean()
     logistic = plain(LogisticRegression(max_iter=2000, C=0.01))
     theirs = cross_val_score(logistic, summary(X), died, scoring="roc_auc").mean()
     rate = X[:, 24:, names.index("HR")]
     known = ~np.isnan(rate).all(1)
     first, mean = X[known, :24], np.nanmean(rate[known], 1)
-    net = Regressor(dropout=0.3, epochs=15, **shared)
+    net = Regressor(**shared | dict(dropout=0.3, epochs=15))
     r2 = cross_val_score(net, first, mean).mean()
     ridge = cross_val_score(plain(RidgeCV(np.logspace(-1, 4, 8))), summary(first), mean).mean()
     with capsys.disabled():

@@ -18,8 +18,10 @@ from sklearn.exceptions import NotFittedError
 import gatewise as gw
 from gatewise import Classifier, Regressor
 from gatewise.errors import DataError, GatewiseError, OptionError, TrainingError
+from gatewise.models.sequence import SequenceNetwork
 from gatewise.tasks import base
 from gatewise.tasks.saved import load
+from gatewise.tasks.sequences.recipe import noise_for, recipe_for, validation_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,11 +40,26 @@ def waves(count=60, inputs=2, seed=0, ragged=True):
     return X if ragged else np.stack(X), np.where(slope > 0, "up", "down"), slope * 100
 
 
+def convolved_by_torch(z, weights, filters):
+    """What the recurrent layer reads of one sequence, T×I."""
+    mean, variance = z.mean(0), z.var(0, correction=0)
+    z = torch.cat([z, (z - mean) / (variance + 0.01).sqrt()], 1)
+    found = []
+    for k, width in enumerate((9, 19, 39)):
+        kernel, bias = (weights[f"convolutions.of_width.{k}.{part}"] for part in ("weight", "bias"))
+        assert kernel.shape[2] == width
+        padded = F.pad(z, (0, 0, width // 2, width // 2)).unfold(0, width, 1)  # T×2I×width
+        found.append((torch.einsum("tiw,fiw->tf", padded, kernel) + bias).relu())
+    found = torch.cat(found, 1)
+    assert found.shape == (len(z), filters)
+    return torch.cat([found, z], 1)
+
+
 def by_torch(model, X):
     """The network's outputs by torch's layers, each sequence alone, from X as it was given."""
     shape, weights = model.shape_, model.network_.state_dict()
     lstm = torch.nn.LSTM(
-        shape.inputs,
+        2 * shape.inputs + shape.filters if shape.filters else shape.inputs,
         shape.hidden,
         shape.layers,
         batch_first=True,
@@ -56,11 +73,16 @@ def by_torch(model, X):
         z = (x - model.input_scale_.location) / model.input_scale_.spread
         if model.missing == "mask":
             z = np.hstack([np.nan_to_num(z), np.isnan(z)])
-        states, (h, _) = lstm(torch.tensor(z[None], dtype=torch.float32))
+        z = torch.tensor(z, dtype=torch.float32)
+        if shape.filters:
+            z = convolved_by_torch(z, weights, shape.filters)
+        states, (h, _) = lstm(z[None])
         if shape.pooling == "last":
             pooled = torch.cat([h[-2, 0], h[-1, 0]]) if shape.bidirectional else h[-1, 0]
         elif shape.pooling == "mean":
             pooled = states[0].mean(0)
+        elif shape.pooling == "mean_max":
+            pooled = torch.cat([states[0].mean(0), states[0].amax(0)])
         else:
             u = F.linear(
                 states[0], weights["attention.project.weight"], weights["attention.project.bias"]
@@ -73,8 +95,12 @@ def by_torch(model, X):
 
 READINGS = [
     dict(),
+    dict(filters=0),
+    dict(pooling="last", bidirectional=False, filters=5),
+    dict(pooling="mean_max", bidirectional=False, missing="mask"),
+    dict(pooling="last", bidirectional=False),
     dict(bidirectional=True, layers=2),
-    dict(pooling="mean", layers=2),
+    dict(pooling="mean", layers=2, bidirectional=False),
     dict(pooling="mean", bidirectional=True),
     dict(pooling="attention", bidirectional=True),
     dict(missing="mask"),
@@ -99,8 +125,9 @@ def test_probabilities_are_those_of_torchs_layers(options, ragged):
 def test_numbers_are_in_the_targets_own_units(several):
     X, _, y = waves()
     y = np.stack([y, 7 - 3 * y], 1) if several else y
-    model = Regressor(**QUICK).fit(X, y)
+    model = Regressor(**QUICK).fit(X, y, validation=0.1)
     kept = np.setdiff1d(np.arange(60), model.held_out_)
+    assert len(kept) == 54
     expected = by_torch(model, X).detach().numpy() * y[kept].std(0) + y[kept].mean(0)
     expected = expected if several else expected[:, 0]
     found = model.predict(X)
@@ -111,7 +138,7 @@ def test_numbers_are_in_the_targets_own_units(several):
 def test_they_learn():
     X, labels, slope = waves(200)
     new, new_labels, new_slope = waves(100, seed=1)
-    quick = dict(hidden=16, epochs=40, learning_rate=0.01)
+    quick = dict(hidden=16, epochs=40, batch=32, learning_rate=0.01)
     assert Classifier(**quick).fit(X, labels).score(new, new_labels) > 0.9
     assert Regressor(**quick).fit(X, slope).score(new, new_slope) > 0.85
 
@@ -119,7 +146,7 @@ def test_they_learn():
 @pytest.mark.parametrize("cell", ["gru", "peephole", "slstm", "lstm_1997_truncated"])
 def test_any_cell_reads(cell):
     X, labels, _ = waves(120)
-    quick = dict(hidden=16, epochs=40, learning_rate=0.01)
+    quick = dict(hidden=16, epochs=40, batch=32, learning_rate=0.01)
     assert Classifier(cell, **quick).fit(X, labels).score(X, labels) > 0.85
 
 
@@ -140,7 +167,7 @@ def test_the_first_loss_is_the_weighted_one_of_the_untrained_network(monkeypatch
         return original(task, training_data, run)
 
     monkeypatch.setattr(base, "train", spied)
-    options = dict(hidden=6, epochs=2, batch=99, seed=4)
+    options = dict(hidden=6, epochs=2, batch=99, noise=0, seed=4)
     model = Classifier(class_weight={"up": 2.0}, **options)
     model.fit(X, labels, sample_weight=weight, validation=0)
     trained, model.network_ = model.network_, first[0]
@@ -162,8 +189,9 @@ def test_the_first_loss_is_the_weighted_one_of_the_untrained_network(monkeypatch
 def test_scales_are_the_weighted_ones_of_the_training_part():
     X, labels, _ = waves(40)
     weight = np.arange(40.0)
-    model = Classifier(**QUICK).fit(X, labels, sample_weight=weight)
+    model = Classifier(**QUICK).fit(X, labels, sample_weight=weight, validation=0.1)
     kept = np.setdiff1d(np.arange(1, 40), model.held_out_)
+    assert len(kept) == 35
     steps = np.concatenate([X[k] for k in kept])
     counts = np.concatenate([np.full(len(X[k]), weight[k]) for k in kept])
     mean = np.average(steps, axis=0, weights=counts)
@@ -187,8 +215,11 @@ def test_what_is_held_out_is_stratified_and_never_a_whole_class():
 def test_the_weights_kept_are_those_with_the_least_validation_loss():
     X, labels, _ = waves(80, seed=3)
     labels[::4] = "up"  # so that there is nothing more to learn at some point
-    model = Classifier(hidden=8, epochs=60, batch=16, learning_rate=0.05, patience=4, seed=2)
-    losses = model.fit(X, labels).history_.validation
+    model = Classifier(
+        hidden=8, epochs=60, batch=16, learning_rate=0.05, patience=4, seed=2, noise=0,
+        filters=0, pooling="last", bidirectional=False,
+    )  # fmt: skip
+    losses = model.fit(X, labels, validation=0.1).history_.validation
     best = model.history_.best
     assert best == np.argmin(losses)
     assert len(losses) == best + 1 + 4 < 60
@@ -239,7 +270,7 @@ def test_class_weights_move_the_border():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [180, 20])
     X = rng.normal(size=(200, 4, 1)) + 0.7 * y[:, None, None]
-    options = dict(hidden=8, epochs=20)
+    options = dict(hidden=8, epochs=20, batch=32)
     shares = {
         str(weight): Classifier(**options, class_weight=weight).fit(X, y).predict(X).mean()
         for weight in (None, "balanced", {0: 1e-3, 1: 1.0})
@@ -253,7 +284,7 @@ def test_missing_values_can_tell():
     X = rng.normal(3, 2, (160, 5, 2))
     y = np.arange(160) % 2
     X[y == 1, rng.integers(5, size=80), 1] = np.nan
-    model = Classifier(hidden=8, epochs=30, learning_rate=0.02, missing="mask").fit(X, y)
+    model = Classifier(hidden=8, epochs=30, batch=32, learning_rate=0.02, missing="mask").fit(X, y)
     assert model.score(X, y) == 1
     np.testing.assert_allclose(model.input_scale_.location[1], 3, atol=0.4)
     nowhere = np.where([True, False], np.nan, X)  # a feature that is never known
@@ -273,6 +304,85 @@ def test_a_loss_that_is_not_a_number_names_the_sample(monkeypatch):
     ) as e:
         Classifier(**QUICK).fit(X, labels)
     assert labels[int(re.search(r"sample (\d+)", str(e.value))[1])] == "up"
+
+
+# Few samples and many ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs", "batch", "validation", "noise"),
+    [
+        (1, 400, 16, 0, 0.2),
+        (40, 134, 16, 0, 0.2),
+        (499, 20, 16, 0, 0.2),
+        (500, 20, 16, 0.1, 0),
+        (20_000, 20, 128, 0.1, 0),
+        (10_000_000, 20, 256, 0.1, 0),
+    ],
+)
+def test_the_recipe_follows_from_the_number_of_samples(samples, epochs, batch, validation, noise):
+    options = Classifier().checked()
+    recipe = recipe_for(options, samples)
+    assert (recipe.rounds, recipe.batch) == (epochs, batch)
+    assert recipe.steps == epochs * -(-samples // batch)
+    assert (validation_for(samples), noise_for(options, samples)) == (validation, noise)
+
+
+def test_what_is_given_stands_in_the_recipe():
+    options = Regressor(epochs=3, batch=7, noise=0.4).checked()
+    for samples in (40, 20_000):
+        recipe = recipe_for(options, samples)
+        assert (recipe.rounds, recipe.batch, noise_for(options, samples)) == (3, 7, 0.4)
+    assert recipe_for(Classifier(batch=1000).checked(), 40).rounds == 400
+
+
+def test_all_of_a_small_set_is_learned_from_and_a_tenth_of_a_large_one_is_held_out():
+    X, labels, _ = waves(500)
+    quick = dict(hidden=6, epochs=3, batch=99)
+    assert len(Classifier(**quick).fit(X[:499], labels[:499]).held_out_) == 0
+    model = Classifier(**quick).fit(X, labels)
+    assert len(model.held_out_) == 50
+    assert len(model.history_.validation) == 3
+
+
+def test_noise_is_added_to_values_in_training_alone(monkeypatch):
+    X, labels, _ = waves()
+    X[0][0, 0] = np.nan
+    read = {True: [], False: []}
+    forward = SequenceNetwork.forward
+
+    def spied(self, x, lengths=None, trace=False):
+        read[self.training].append((x.detach().clone(), lengths))
+        return forward(self, x, lengths, trace)
+
+    monkeypatch.setattr(SequenceNetwork, "forward", spied)
+    once = dict(hidden=4, epochs=1, batch=99, missing="mask")
+    plain = Classifier(**once, noise=0).fit(X, labels, validation=0.5)
+    noisy = Classifier(**once, noise=0.3).fit(X, labels, validation=0.5)
+    assert plain.input_scale_.location.tolist() == noisy.input_scale_.location.tolist()
+    (exact, lengths), (rough, _) = read[True]
+    added = rough - exact
+    inside = torch.arange(exact.shape[1]) < lengths[:, None]
+    assert (added[~inside] == 0).all()
+    assert (added[..., 2:] == 0).all()  # which values are missing
+    assert added[inside][:, :2].std() == pytest.approx(0.3, rel=0.15)
+    (checked, _), (checked_beside_noise, _) = read[False]
+    assert torch.equal(checked, checked_beside_noise)
+
+
+def saws(count, seed):
+    """Noise of 24 steps with a rising or a falling saw of 8 steps at a random place, and which."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(0, 0.3, (count, 24, 1)), np.arange(count) % 2
+    for x, label, at in zip(X, y, rng.integers(0, 16, count), strict=True):
+        x[at : at + 8, 0] += np.linspace(0, 2, 8)[:: 1 if label else -1]
+    return X, y
+
+
+def test_forty_samples_are_enough_for_the_defaults():
+    X, y = saws(40, seed=0)
+    new, new_y = saws(200, seed=1)
+    assert Classifier().fit(X, y).score(new, new_y) > 0.95
 
 
 # What X may be ------------------------------------------------------------------------------------
@@ -386,7 +496,7 @@ def test_targets_that_cannot_be_used_are_named():
     with pytest.raises(DataError, match="X has 60 samples and y has 59"):
         Regressor(**QUICK).fit(X, y[1:])
     with pytest.raises(DataError, match=r"n_samples = 1 .*leaves no sample for training"):
-        Regressor(**QUICK).fit(X[:1], y[:1])
+        Regressor(**QUICK).fit(X[:1], y[:1], validation=0.1)
 
 
 def test_another_width_is_refused():
@@ -406,13 +516,18 @@ def test_another_width_is_refused():
         (dict(layers=1.5), "layers must be an integer from 1 to 1000, not 1.5"),
         (dict(epochs=True), "epochs must be a positive integer, not True"),
         (dict(patience="x"), "patience must be a positive integer, not 'x'"),
-        (dict(batch=None), "batch must be"),
+        (dict(batch=0), "batch must be a positive integer, not 0"),
+        (dict(filters=-1), "filters must be a non-negative integer, not -1"),
+        (dict(noise=-0.1), "noise must be a number from 0 on, not -0.1"),
         (dict(seed=-1), "seed must be "),
         (dict(dropout=1.1), "dropout must be a probability from 0 to 1, not 1.1"),
         (dict(learning_rate=0), "learning_rate must be a number above 0, not 0"),
         (dict(bidirectional="no"), "bidirectional must be True or False, not 'no'"),
         (dict(missing="drop"), "missing must be one of 'error', 'mask', not 'drop'"),
-        (dict(pooling="max"), "pooling must be one of 'last', 'mean', 'attention', not 'max'"),
+        (
+            dict(pooling="max"),
+            "pooling must be one of 'mean_max', 'mean', 'last', 'attention', not 'max'",
+        ),
         (dict(class_weight="even"), "class_weight='even'"),
     ],
 )
@@ -437,7 +552,7 @@ KEPT = [
     (Classifier, dict(cell=leaky, class_weight={1: 2.0, 0: 1.0}), lambda s: (s > 0) * 1),
     (Classifier, dict(hidden=np.int64(5), missing="mask"), lambda s: s > 0),
     (Classifier, dict(class_weight="balanced"), lambda s: np.round(s / 60)),
-    (Regressor, dict(pooling="attention", bidirectional=True), lambda s: s),
+    (Regressor, dict(pooling="attention", filters=0), lambda s: s),
     (Regressor, dict(layers=2, dropout=np.float64(0.1)), lambda s: np.stack([s, -s], 1)),
 ]
 
@@ -483,7 +598,7 @@ def test_dates_as_labels_are_saved(tmp_path):
 
 def test_the_trace_has_every_gate_of_every_step():
     X, labels, _ = waves()
-    model = Classifier(**QUICK).fit(X, labels)
+    model = Classifier(**QUICK, filters=0).fit(X, labels)
     trace = model.trace(X[:5])
     assert trace.f[0][0].shape == (5, max(map(len, X[:5])), 6)
     assert trace.lengths.tolist() == [len(x) for x in X[:5]]

@@ -192,7 +192,7 @@ def test_missing_values_are_masked_where_it_is_asked_for():
     data = table(40)
     data.loc[::7, "a"] = None
     model = classifier(missing="mask").fit(data, run=QUIET)
-    assert model.network_.recurrent.input_size == 4
+    assert model.shape_.inputs == 4
     assert np.isfinite(model.predict(data)[["probability_up"]]).all().all()
 
 
@@ -344,7 +344,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, monkeypatch):
     left, right = resumed.network_.state_dict(), whole.network_.state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
     again = Run(tmp_path, quiet=True, resume=True)
-    with pytest.raises(OptionError, match="pooling was 'last' and is 'mean'"):
+    with pytest.raises(OptionError, match="pooling was 'mean_max' and is 'mean'"):
         classifier(pooling="mean").fit(table(), run=again)
     with pytest.raises(OptionError, match="the values of a differ"):
         classifier().fit(table().assign(a=lambda d: d["a"] + 1), run=again)

@@ -74,7 +74,7 @@ def test_where_all_samples_are_one_batch_a_weight_is_so_many_samples(kind):
     X, y, _ = sequences()
     y = y if kind is Classifier else X[:, 0, 0]
     weight = np.arange(60) % 3
-    options = dict(hidden=8, epochs=30, batch=1000, learning_rate=0.01)
+    options = dict(hidden=8, epochs=30, batch=1000, learning_rate=0.01, noise=0)
     weighted = kind(**options).fit(X, y, sample_weight=weight, validation=0)
     repeated = kind(**options).fit(np.repeat(X, weight, 0), np.repeat(y, weight), validation=0)
     plain = kind(**options).fit(X, y, validation=0)
@@ -96,6 +96,7 @@ def sequences(count=60, seed=0):
 OTHER = dict(
     cell="gru", hidden=3, layers=2, bidirectional=True, dropout=0.5, pooling="mean", missing="mask",
     epochs=7, batch=5, learning_rate=0.1, patience=2, seed=9, series="id", time="t", channels=("a", "b"),
+    filters=4, noise=0.1,
 )  # fmt: skip
 
 

@@ -162,9 +162,11 @@ FLAG = Kind(flag)
 _PLAIN: dict[Any, Kind] = {str: TEXT, bool: FLAG}
 
 Count = Annotated[int, integers(1)]
+NonNegativeCount = Annotated[int, integers(0)]
 Layers = Annotated[int, integers(1, MOST_LAYERS)]
 Seed = Annotated[int, integers(0, MOST_SEED)]
 Number = Annotated[float, numbers("a finite number or None")]
 Positive = Annotated[float, numbers("a number above 0", above=0)]
+NonNegative = Annotated[float, numbers("a number from 0 on", least=0)]
 Probability = Annotated[float, Kind(probability, float, "a number", "X")]
 AnyPath = Annotated[str | Path, Kind(read=parse_path, expected="a path", metavar="FOLDER")]

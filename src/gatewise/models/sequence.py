@@ -1,18 +1,25 @@
-"""The network of the classifier and the regressor: recurrent layers of any cell, pooling and a linear head."""
+"""The network of the classifier and the regressor: convolutions, recurrent layers of any cell, pooling, a head."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, cat, nn
+import torch
+from torch import Tensor, nn
 
 from gatewise.cells.language import Cell
 from gatewise.nn.attention import AttentionPooling
 from gatewise.nn.layers import LSTM
 from gatewise.nn.recurrent import Recurrent
 
-POOLINGS = ("last", "mean", "attention")
+POOLINGS = ("mean_max", "mean", "last", "attention")
+WIDTHS = (
+    9,
+    19,
+    39,
+)  # steps that a filter covers; those of InceptionTime (Ismail Fawaz et al. 2020)
 
 
 @dataclass(frozen=True)
@@ -26,18 +33,47 @@ class SequenceShape:
     bidirectional: bool
     dropout: float
     pooling: str
+    filters: int
+
+
+class Convolutions(nn.Module):
+    """Filters of several widths over the steps, each with a rectifier."""
+
+    def __init__(self, inputs: int, filters: int) -> None:
+        super().__init__()
+        ends = [filters * k // len(WIDTHS) for k in range(len(WIDTHS) + 1)]
+        self.of_width = nn.ModuleList(
+            nn.Conv1d(inputs, last - first, width, padding=width // 2)
+            for width, (first, last) in zip(WIDTHS, pairwise(ends), strict=True)
+            if last > first
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B×T×filters of x, B×T×I, which is zero after a sequence's end, as the padding is."""
+        channels = x.transpose(1, 2)
+        found = torch.cat([each(channels) for each in self.of_width], 1)
+        return torch.relu(found).transpose(1, 2)
 
 
 class SequenceNetwork(nn.Module):
-    """Recurrent layers, pooling of their outputs over the steps, and a linear head.
+    """Convolutions, recurrent layers, pooling of their outputs over the steps, and a linear head.
 
-    The pooled vector depends on ``pooling``. "last": the final state of each direction. "mean": the mean
-    over the steps. "attention": see :class:`gatewise.AttentionPooling`.
+    The convolutions read each input as it is and normalised over its sequence. The recurrent layers read the
+    filters' outputs and the convolutions' inputs. With ``filters`` 0 they read the inputs alone.
+
+    The pooled vector depends on ``pooling``. "mean_max": the mean and the maximum over the steps. "mean": the
+    mean over the steps. "last": the final state of each direction. "attention": see
+    :class:`gatewise.AttentionPooling`.
     """
 
     def __init__(self, cell: Cell | str, shape: SequenceShape) -> None:
         super().__init__()
-        sizes = (shape.inputs, shape.hidden, shape.layers)
+        self.filters, self.pooling = shape.filters, shape.pooling
+        inputs = shape.inputs
+        if shape.filters:
+            self.convolutions = Convolutions(2 * shape.inputs, shape.filters)
+            inputs = 2 * shape.inputs + shape.filters
+        sizes = (inputs, shape.hidden, shape.layers)
         options: dict[str, Any] = dict(
             batch_first=True,
             bidirectional=shape.bidirectional,
@@ -49,14 +85,17 @@ class SequenceNetwork(nn.Module):
             else Recurrent(cell, *sizes, **options)
         )
         width = self.recurrent.output_size
-        self.pooling = shape.pooling
         if shape.pooling == "attention":
             self.attention = AttentionPooling(width, batch_first=True)
         self.dropout = nn.Dropout(shape.dropout)
-        self.head = nn.Linear(width, shape.outputs)
+        pooled = width * (2 if shape.pooling == "mean_max" else 1)
+        self.head = nn.Linear(pooled, shape.outputs)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, trace: bool = False) -> Any:
         """B×outputs for inputs B×T×I. With ``trace`` a tuple of these and the trace of the recurrent layers."""
+        if self.filters:
+            x = torch.cat([x, _normalised(x, lengths)], -1)
+            x = torch.cat([self.convolutions(x), x], -1)
         result = self.recurrent(x, lengths=lengths, trace=trace)
         outputs = self.head(self.dropout(self._pooled(result[0], result[1], lengths)))
         return (outputs, result[2]) if trace else outputs
@@ -67,7 +106,33 @@ class SequenceNetwork(nn.Module):
         if self.pooling == "attention":
             pooled: Tensor = self.attention(output, lengths=lengths)
             return pooled
-        if self.pooling == "mean":  # outputs are zero after a sequence's end
-            return output.mean(1) if lengths is None else output.sum(1) / lengths[:, None]
+        if self.pooling == "mean":
+            return _mean(output, lengths)
+        if self.pooling == "mean_max":
+            return torch.cat([_mean(output, lengths), _maximum(output, lengths)], -1)
         final = state if isinstance(state, Tensor) else state[0]
-        return cat(list(final[-(1 + self.recurrent.bidirectional) :]), -1)
+        return torch.cat(list(final[-(1 + self.recurrent.bidirectional) :]), -1)
+
+
+def _within(x: Tensor, lengths: Tensor | None, outside: float = 0.0) -> Tensor:
+    """x, B×T×I, with ``outside`` after each sequence's end."""
+    if lengths is None:
+        return x
+    after = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+    return x.masked_fill(after[..., None], outside)
+
+
+def _mean(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """B×I: the mean over each sequence's steps of x, B×T×I, which is zero after its end."""
+    return x.mean(1) if lengths is None else x.sum(1) / lengths[:, None]
+
+
+def _maximum(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """B×I: the maximum over each sequence's steps."""
+    return _within(x, lengths, -torch.inf).amax(1)
+
+
+def _normalised(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """x, B×T×I, with mean 0 and deviation 1 over each sequence's steps; the deviation is at least 0.1."""
+    apart = _within(x - _mean(x, lengths)[:, None], lengths)
+    return apart / (_mean(apart.square(), lengths) + 0.01).sqrt()[:, None]

@@ -40,6 +40,7 @@ def learned_checks(saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
         bidirectional=flag,
         dropout=probability,
         pooling=one_of(*POOLINGS),
+        filters=count(0, saved.most),
     )
     common: dict[str, Check] = dict(
         shape=object_with(shape), n_features_in=count(1), steps=or_none(count(1))
@@ -115,6 +116,7 @@ def check_fit(estimator: Any) -> None:
     together = [
         ("the number of features", features * widths, shape.inputs),
         ("the pooling", estimator.pooling, shape.pooling),
+        ("the number of filters", estimator.filters, shape.filters),
     ]
     if estimator.steps_ is not None:
         together.append(("the number of steps", estimator.n_features_in_, estimator.steps_))

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gatewise.arguments import Count, Layers, Positive, Probability, Seed
+from gatewise.arguments import (
+    Count,
+    Layers,
+    NonNegative,
+    NonNegativeCount,
+    Positive,
+    Probability,
+    Seed,
+)
 from gatewise.data.sequences import Scale, Sequences, masked, padded
 from gatewise.data.sources.series import Series, SeriesTable, digests
 from gatewise.errors import DataError, OptionError
@@ -28,7 +36,7 @@ from gatewise.tasks.saved import Saved
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.reading import check_options_of_arrays, read_arrays
-from gatewise.tasks.sequences.recipe import TEST, VALIDATION, recipe_for
+from gatewise.tasks.sequences.recipe import TEST, noise_for, recipe_for, validation_for
 from gatewise.tasks.sequences.record import data_record
 from gatewise.tasks.sequences.targets import weights_of
 from gatewise.tasks.sequences.training import (
@@ -71,12 +79,18 @@ class SequenceTask(Task):
             ``datetime.strptime``.
         bidirectional: read each sequence in both directions.
         dropout: dropout probability between layers and before the output.
-        pooling: how the outputs of all steps become one vector: "last", "mean" or "attention" (Yang et
-            al. 2016).
+        pooling: how the outputs of all steps become one vector: "mean_max" for each unit's mean and maximum,
+            "mean", "last" or "attention" (Yang et al. 2016).
+        filters: convolution filters over 9, 19 and 39 steps, which the recurrent layers read beside the
+            inputs; 0 for none.
         missing: what to do about NaN: "error", or "mask" to give the network the feature's mean in its
             place, and for each feature an input that says whether it is missing.
-        epochs: the largest number of passes over the training part.
-        batch: sequences per batch.
+        noise: the standard deviation of the noise that training adds to the scaled inputs. The default is 0.2
+            below 500 sequences and 0 from there on.
+        epochs: the largest number of passes over the training part. The default makes 400 updates, and at
+            least 20 passes.
+        batch: sequences per batch. The default is the power of two nearest to the square root of the number
+            of sequences, from 16 to 256.
         learning_rate: the highest learning rate of AdamW. The rate warms up once, then falls along a cosine.
         patience: training ends after this many epochs without a lower validation loss.
         seed: the seed of the weights, of the split and of the order of sequences. The same seed gives the
@@ -89,7 +103,7 @@ class SequenceTask(Task):
         "layers": OneOf((1, 2)),
         "bidirectional": OneOf((False, True)),
         "dropout": Between(0.0, 0.5),
-        "pooling": OneOf(("last", "mean", "attention")),
+        "pooling": OneOf(("mean_max", "mean", "last", "attention")),
         "learning_rate": Between(1e-3, 3e-2, log=True),
     }
     not_searched: ClassVar[tuple[str, ...]] = ("seed", "series", "time", "time_format")
@@ -102,13 +116,15 @@ class SequenceTask(Task):
     time: Column | None = None
     channels: Columns | None = None
     time_format: str | None = None
-    bidirectional: bool = False
+    bidirectional: bool = True
     dropout: Probability = 0.0
-    pooling: Literal["last", "mean", "attention"] = "last"
+    pooling: Literal["mean_max", "mean", "last", "attention"] = "mean_max"
+    filters: NonNegativeCount = 32
     missing: Literal["error", "mask"] = "error"
-    epochs: Count = 100
-    batch: Count = 32
-    learning_rate: Positive = 4e-3
+    noise: NonNegative | None = None
+    epochs: Count | None = None
+    batch: Count | None = None
+    learning_rate: Positive = 1e-2
     patience: Count = 15
     seed: Seed = 0
 
@@ -165,7 +181,8 @@ class SequenceTask(Task):
             y: N labels, or N or N×K numbers. For arrays only.
             sample_weight: N weights, for arrays only. A sample with the weight 0 is ignored.
             validation: the sequences for early stopping and for choosing the best weights: a share below 1,
-                a number of sequences (0 for none), or a file with other series. The default is 0.1.
+                a number of sequences (0 for none), or a file with other series. The default is 0.1, and 0 for
+                fewer than 500 sequences.
             test: the series of a table that are held out to score the model: a share below 1, a number of
                 series (0 for none), or a file with other series. The default is 0.15.
             run: devices, output folder and whether to resume.
@@ -254,7 +271,9 @@ class SequenceTask(Task):
         """
         options = self.options_
         target, weighted = self.target_of(y, weight)
-        size = VALIDATION if validation is None else validation
+        size = validation
+        if size is None:
+            size = validation_for(int(np.count_nonzero(weighted > 0)))
         self.held_out_ = self.held_of(target, weighted, size) if held is None else held
         known = weight.copy()
         known[self.held_out_] = 0.0
@@ -281,10 +300,14 @@ class SequenceTask(Task):
             bidirectional=options.bidirectional,
             dropout=options.dropout,
             pooling=options.pooling,
+            filters=options.filters,
         )
         trained = np.setdiff1d(np.flatnonzero(weighted > 0), self.held_out_)
         recipe = recipe_for(options, len(trained))
-        examples = Examples(values, starts, target, weighted / weighted[weighted > 0].mean())
+        noise = np.zeros(values.shape[1])  # none on the inputs that say which values are missing
+        noise[: len(self.input_scale_.location)] = noise_for(options, len(trained))
+        weighted = weighted / weighted[weighted > 0].mean()
+        examples = Examples(values, starts, target, weighted, noise)
         parts = loaders(examples, trained, self.held_out_, recipe.batch, recipe.seed)
         return TrainingData(*parts, recipe, record)
 
@@ -307,7 +330,8 @@ class SequenceTask(Task):
         raise NotImplementedError
 
     def loss(self, network: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
-        outputs = network(batch.x, batch.lengths)
+        noisy = network.training and bool(batch.noise.any())
+        outputs = network(batch.noisy() if noisy else batch.x, batch.lengths)
         return self.element_loss(outputs, batch.target) * batch.weight, None
 
     # ------------------------------------------------------------------------------------ reading

@@ -25,6 +25,15 @@ class Batch(NamedTuple):
     target: Tensor  # B classes, or B×K numbers
     weight: Tensor  # B
     sample: Tensor  # B, the indices of the samples
+    noise: Tensor  # I, the standard deviation of the noise that training adds to each input
+
+    def noisy(self) -> Tensor:
+        """x with normal noise within each sequence's length."""
+        x = self.x + self.noise * torch.randn_like(self.x)
+        if self.lengths is None:
+            return x
+        steps = torch.arange(x.shape[1], device=x.device)
+        return x * (steps < self.lengths[:, None])[..., None]
 
 
 class Examples(Dataset):
@@ -34,17 +43,21 @@ class Examples(Dataset):
         values, starts: those of :class:`gatewise.data.sequences.Sequences`, scaled.
         target: N class indices, or N×K numbers.
         weight: N, the weights in the loss.
+        noise: I, the standard deviation of the noise that training adds to each input.
     """
 
-    def __init__(self, values: Array, starts: Array, target: Array, weight: Array) -> None:
+    def __init__(
+        self, values: Array, starts: Array, target: Array, weight: Array, noise: Array
+    ) -> None:
         self.values, self.starts = values, starts
         self.target = torch.from_numpy(target)
         self.weight = torch.from_numpy(weight.astype(np.float32))
+        self.noise = torch.from_numpy(noise.astype(np.float32))
 
     def __getitem__(self, chosen: Array) -> Batch:
         at = torch.from_numpy(chosen)
         x, lengths = padded(self.values, self.starts, chosen)
-        return Batch(x, lengths, self.target[at], self.weight[at], at)
+        return Batch(x, lengths, self.target[at], self.weight[at], at, self.noise)
 
 
 class ShuffledBatches:
