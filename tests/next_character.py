@@ -1,4 +1,4 @@
-"""A task for the tests: a language model of characters, whose state is carried through the text."""
+"""A language model of characters, whose state is carried through the text: the example in CONTRIBUTING.md."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,12 @@ from torch.utils.data import DataLoader
 
 from characters import Characters
 from gatewise.arguments import Count, Positive
+from gatewise.errors import DataError
 from gatewise.models.language import LanguageNetwork
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.base import Recipe, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import count, text
+from gatewise.tasks.kinds import part_size
 
 
 @dataclass(eq=False, repr=False)
@@ -26,7 +28,7 @@ class NextCharacter(Task):
         learning_rate: the highest learning rate of AdamW.
     """
 
-    name, sources, saved_attributes = "spell", ("characters",), {"alphabet": text, "seen": count()}
+    name, sources, saved_attributes = "spell", ("characters",), {"alphabet": text, "seen": count}
     hidden: Count = 16
     window: Count = 4
     passes: Count = 6
@@ -34,11 +36,14 @@ class NextCharacter(Task):
 
     def prepare(self, data, validation, test, run):
         whole = Characters().read(data)
-        self.seen_ = len(whole) - int(test * len(whole))
+        self.seen_ = len(whole) - characters_in("test", test, len(whole))
+        trained = self.seen_ - characters_in("validation", validation, self.seen_)
+        if trained < 2:
+            raise DataError(f"{data} has {len(whole)} characters, too few for these parts")
         self.alphabet_ = Characters().learn(whole[: self.seen_]).alphabet
         ids = self.encoded(whole[: self.seen_])
-        held = int(validation * self.seen_)
-        training, checks = self.batches(ids[:-held]), self.batches(ids[-held:])
+        training = self.batches(ids[:trained])
+        checks = self.batches(ids[trained:]) if trained + 1 < self.seen_ else None
         recipe = Recipe(self.passes * len(training), 1, self.learning_rate, rounds=self.passes)
         about = {"rows": len(whole), "series": 1, "span": "", "columns": {"text": digest(whole)}}
         record = self.training_record(about, validation, test, run)
@@ -66,6 +71,14 @@ class NextCharacter(Task):
     @torch.no_grad()
     def evaluate(self, data):
         ids = self.encoded(Characters().read(data)[self.seen_ - 1 :])
+        if len(ids) < 2:
+            raise DataError(f"{data} has no characters after the first {self.seen_}, which fit saw")
         nll = float(F.cross_entropy(self.network_(ids[None, :-1])[0][0], ids[1:]))
         baseline = {"all alike": {"nll": float(torch.tensor(len(self.alphabet_)).log())}}
         return Evaluation(self.name, {"nll": nll}, baseline, len(ids) - 1, "characters", "nll")
+
+
+def characters_in(name, part, total):
+    """The number of characters in a part of ``total``: the part is a share below 1, or a number."""
+    size = part_size(name, part)
+    return int(size * total) if isinstance(size, float) else size

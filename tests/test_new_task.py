@@ -49,7 +49,34 @@ def same(one: NextCharacter, other: NextCharacter) -> bool:
 @pytest.mark.parametrize("name", ["characters.py", "next_character.py"])
 def test_the_files_are_short(name):
     lines = Path(__file__).with_name(name).read_text().splitlines()
-    assert len([line for line in lines if line.strip()]) < 60
+    assert len([line for line in lines if line.strip()]) < 70
+
+
+def test_contributing_shows_the_task_as_it_is():
+    here = Path(__file__)
+    page = (here.parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+    assert f"```python\n{here.with_name('next_character.py').read_text('utf-8')}```" in page
+
+
+@pytest.mark.parametrize(
+    ("parts", "seen", "validated"),
+    [
+        ({}, 255, True),
+        ({"test": 45}, 255, True),
+        ({"test": 0, "validation": 0}, 300, False),
+        ({"test": 0.1, "validation": 40}, 270, True),
+    ],
+    ids=["shares", "number", "none", "both"],
+)
+def test_the_parts_are_shares_or_numbers(text, parts, seen, validated):
+    model = NextCharacter(hidden=4, passes=1).fit(text, run=quiet(), **parts)
+    assert model.seen_ == seen
+    assert bool(model.history_.validation) == validated
+
+
+def test_a_part_in_a_file_is_refused(text):
+    with pytest.raises(OptionError, match="test must be a share below 1"):
+        NextCharacter(passes=1).fit(text, test=str(text), run=quiet())
 
 
 def test_the_command_line_fits_resumes_evaluates_and_predicts(text, tmp_path, capsys):

@@ -16,6 +16,8 @@ from gatewise.options import choice, integer, number
 
 Check = Callable[[str, Any], Any]
 
+_MOST = 2**62
+
 
 def invalid_entry(name: str, expected: str, value: Any) -> ModelFileError:
     """The error for an entry that is not valid."""
@@ -42,7 +44,12 @@ def any_number(name: str, value: Any) -> float:
     return number(name, value)
 
 
-def count(least: int = 0, most: int = 2**62) -> Check:
+def count(name: str, value: Any) -> int:
+    """An integer from 0 on."""
+    return integer(name, value, 0, _MOST)
+
+
+def integer_from(least: int, most: int = _MOST) -> Check:
     """An integer from ``least`` to ``most``."""
     return lambda name, value: integer(name, value, least, most)
 
@@ -101,7 +108,7 @@ HISTORY = object_with(
     {
         "train": list_of(any_number),
         "validation": list_of(any_number),
-        "best": count(),
+        "best": count,
         "seconds": lambda name, value: number(name, value, "seconds", least=0),
     }
 )

@@ -37,7 +37,7 @@ from gatewise.errors import (
     ShapeError,
 )
 from gatewise.options import choice
-from gatewise.tasks.entry_checks import count, mapping_of, object_with, text
+from gatewise.tasks.entry_checks import count, integer_from, mapping_of, object_with, text
 from gatewise.tasks.registry import TASKS, task_of
 from gatewise.train.record import python
 
@@ -48,9 +48,9 @@ _TENSORS = re.compile(r"model-[0-9a-f]{32}\.safetensors")
 # The entries of model.json. The checksum is that of all other entries; white space does not matter.
 _DESCRIPTION = object_with(
     {
-        "format": count(1, FORMAT),
+        "format": integer_from(1, FORMAT),
         "task": lambda name, value: choice(name, value, TASKS),
-        "file": object_with({"name": text, "bytes": count()}),
+        "file": object_with({"name": text, "bytes": count}),
         "options": mapping_of(lambda name, value: value),
         "learned": mapping_of(lambda name, value: value),
         "tensors": mapping_of(text),  # the SHA-256 of each one's bytes

@@ -19,6 +19,7 @@ from gatewise.tasks.entry_checks import (
     Check,
     check_equal,
     count,
+    integer_from,
     invalid_entry,
     list_of,
     mapping_of,
@@ -38,9 +39,9 @@ def learned_checks(most: int, tensors: int) -> dict[str, Check]:
         most: the number of elements of all tensors, an upper bound for sizes.
         tensors: the number of tensors, an upper bound for layers.
     """
-    size, some = count(1, most), count(0, most)
+    size, some = integer_from(1, most), integer_from(0, most)
     shape = dict(
-        context=count(1, most**2),
+        context=integer_from(1, most**2),
         horizon=size,
         patch=size,
         quantiles=some,
@@ -49,15 +50,15 @@ def learned_checks(most: int, tensors: int) -> dict[str, Check]:
         calendar=some,
         static=some,
         hidden=size,
-        layers=count(1, tensors),  # each layer has at least one tensor
+        layers=integer_from(1, tensors),  # each layer has at least one tensor
         dropout=probability,
     )
-    ends = mapping_of(count(-(2**62)))
+    ends = mapping_of(integer_from(-(2**62)))
     return dict(
         timeline=_timeline,
         static_labels=mapping_of(list_of(text)),
-        season=count(1),
-        calendar=list_of(count()),
+        season=integer_from(1),
+        calendar=list_of(count),
         shape=object_with(shape),
         validation=_part,
         trained=ends,
@@ -77,7 +78,7 @@ def _timeline(name: str, value: Any) -> Timeline:
     if not isinstance(value, dict):
         raise invalid_entry(name, "an object", value)
     for key, each in value.items():  # integers within numpy's 64 bits
-        check = text if isinstance(each, str) else or_none(count(-(2**62)))
+        check = text if isinstance(each, str) else or_none(integer_from(-(2**62)))
         check(f"{name}.{key}", each)
     integer(f"{name}.every", value.get("every"))
     or_none(_zone)(f"{name}.zone", value.get("zone"))

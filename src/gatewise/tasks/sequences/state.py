@@ -15,7 +15,7 @@ from gatewise.options import flag, probability
 from gatewise.tasks.entry_checks import (
     Check,
     check_equal,
-    count,
+    integer_from,
     label,
     list_of,
     object_with,
@@ -31,19 +31,19 @@ _WIDEST = 1 << 16  # bytes of a label; numpy allocates the width of the widest l
 
 def learned_checks(saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
     """The checks of the required and of the optional entries of ``learned``."""
-    size = count(1, saved.most)
+    size = integer_from(1, saved.most)
     shape = dict(
         inputs=size,
         outputs=size,
         hidden=size,
-        layers=count(1, len(saved.stored)),  # each has a tensor or more
+        layers=integer_from(1, len(saved.stored)),  # each has a tensor or more
         bidirectional=flag,
         dropout=probability,
         pooling=one_of(*POOLINGS),
-        filters=count(0, saved.most),
+        filters=integer_from(0, saved.most),
     )
     common: dict[str, Check] = dict(
-        shape=object_with(shape), n_features_in=count(1), steps=or_none(count(1))
+        shape=object_with(shape), n_features_in=integer_from(1), steps=or_none(integer_from(1))
     )
     own: dict[str, dict[str, Check]] = {
         "classify": dict(classes=list_of(label), dtype=text),
