@@ -140,7 +140,7 @@ FAULTS = (
         "operators: negated weights",
         "resolved = [None if w is None else w.resolve_neg() for w in operands.weights]",
         "resolved = list(operands.weights)",
-        ("test_traced.py", "test_torch.py", "test_cpu.py"),
+        ("test_torch.py",),
     ),
     Fault(
         "registry: a named backend is passed over in silence",

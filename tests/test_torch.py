@@ -837,6 +837,20 @@ def test_numbers_that_are_not_as_they_lie_in_memory():
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_weights_that_are_not_as_they_lie_in_memory(needs_gradient):
+    layer = gw.LSTM(3, 6)
+    negated = {name: torch._neg_view(w.detach().neg()) for name, w in layer.named_parameters()}
+    assert all(w.is_neg() for w in negated.values())
+    given = {name: w.requires_grad_(needs_gradient) for name, w in negated.items()}
+    found, expected = functional_call(layer, given, (X,)), layer(X)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    if needs_gradient:
+        grads = torch.autograd.grad(found[0].sum(), tuple(given.values()))
+        expected_grads = torch.autograd.grad(expected[0].sum(), layer.parameters())
+        torch.testing.assert_close(grads, expected_grads)
+
+
 def test_what_is_not_finite_flows():
     layer = gw.LSTM(3, 6)
     with torch.no_grad():
