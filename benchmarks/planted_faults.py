@@ -165,13 +165,13 @@ FAULTS = (
         "masks: recurrent dropout without its scale",
         "recurrent = F.dropout(ones, recurrent_dropout)",
         "recurrent = F.dropout(ones, recurrent_dropout).clamp(max=1)",
-        ("test_options.py",),
+        ("test_layers.py",),
     ),
     Fault(
         "masks: zoneout's mean in inference",
         "return x.new_full((1, 1, size), p)",
         "return x.new_full((1, 1, size), 1 - p)",
-        ("test_options.py",),
+        ("test_layers.py",),
     ),
     Fault(
         "resets: the last step of a reversed sequence",
