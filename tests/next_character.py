@@ -40,7 +40,7 @@ class NextCharacter(Task):
         trained = self.seen_ - characters_in("validation", validation, self.seen_)
         if trained < 2:
             raise DataError(f"{data} has {len(whole)} characters, too few for these parts")
-        self.alphabet_ = Characters().learn(whole[: self.seen_]).alphabet
+        self.alphabet_ = Characters().learn(whole[:trained]).alphabet
         ids = self.encoded(whole[: self.seen_])
         training = self.batches(ids[:trained])
         checks = self.batches(ids[trained:]) if trained + 1 < self.seen_ else None

@@ -406,7 +406,7 @@ NOT_THESE = {
         ),
         ("options.cell", "lstm", "'recurrent.weight_ih_l0' is"),
         ("options.class_weight", [["up"]], "must be a list of 2"),
-        ("options.class_weight", [["up", "x"]], "must be a weight from 0 on"),
+        ("options.class_weight", [["up", "x"]], "must be a non-negative number"),
         ("options.missing", "mask", "number of features is 4 in one place and 2"),
         ("options.pooling", "mean", "the pooling is 'mean' in one place and 'mean_max'"),
         ("options.filters", 31, "the number of filters is 31 in one place and 32"),
