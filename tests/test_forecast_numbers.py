@@ -155,7 +155,7 @@ def test_a_forecast_far_from_everything_seen_is_said():
     rows = table(150, price=4.35)
     model = quick(known="price").fit(rows)
     future = pd.DataFrame(dict(date=days(7, "2024-05-30"), price=1e6))
-    with pytest.warns(GatewiseWarning, match=r"forecast of the series goes to .*'price' is 1e\+06"):
+    with pytest.warns(GatewiseWarning, match=r"the series reaches .*'price' is 1e\+06"):
         model.predict(rows, future=future)
     with pytest.raises(DataError, match="not finite"):
         model.predict(rows, future=future.assign(price=1e140))
@@ -306,6 +306,16 @@ def test_no_interval_leaves_its_point_out(options):
     assert (test.quantiles[..., levels > 0.5] >= point).all()
     assert (test.quantiles[..., levels == 0.5] == point).all()
     assert (np.diff(test.quantiles, axis=-1) >= 0).all()
+
+
+@pytest.mark.parametrize(("number", "rank"), [(4, 4), (10, 9), (14, 12), (20, 17)], ids=str)
+def test_the_offset_of_an_interval_is_the_gap_of_its_rank(number, rank):
+    """Of N gaps the one of rank ceil(0.8 (N + 1)); a step without an actual value does not count."""
+    gaps = np.full((number + 2, 1, 3), np.nan)
+    above = np.random.default_rng(0).permutation(number) + 1.0
+    gaps[:number, 0] = np.stack([above + 100, above, above], axis=1)  # all are above the interval
+    found = conformal_offsets(gaps, [0.1, 0.5, 0.9])
+    np.testing.assert_array_equal(found, [[-rank, 0, rank]])
 
 
 def test_conformal_calibration_says_when_it_cannot():
