@@ -406,6 +406,9 @@ def test_a_phase_that_was_never_seen_has_the_last_value():
     context = np.array([[NAN, 2.0, NAN, NAN, 5.0, NAN]])
     assert baselines.seasonal(context, 3, 4).tolist() == [[5, 5, 5, 5]]
     assert baselines.seasonal(np.array([[1.0, 2, NAN, NAN, 5, NAN]]), 3, 3).tolist() == [[1, 5, 5]]
+    # two rows, and more than a season ahead: the phases follow each other again
+    two = np.array([[1.0, 2, 3, 4, 5, 6], [7, 8, 9, NAN, 11, 12]])
+    assert baselines.seasonal(two, 3, 5).tolist() == [[4, 5, 6, 4, 5], [7, 11, 12, 7, 11]]
 
 
 # ------------------------------------------------------------------ backtests and scores
