@@ -29,6 +29,7 @@ class Base:
     second: Number | None = None
     way: Literal["up", "down"] = "up"
     on: bool = False
+    off: bool = True
     names: Annotated[Any, Kind(many="append")] = ()
     other: object = None
 
@@ -47,7 +48,7 @@ def function(size: Count, *, way: Literal["up", "down"] = "up", data: Any = None
 
 def test_options_are_the_annotated_parameters_with_their_lines():
     found = options_of(Base)
-    assert list(found) == ["size", "first", "second", "way", "on", "names"]
+    assert list(found) == ["size", "first", "second", "way", "on", "off", "names"]
     assert found["size"].help == "how large, in ``units``; half of it is 50 %."
     assert found["first"].help == found["second"].help == "two of a kind."
     assert found["size"].required
@@ -90,7 +91,12 @@ def test_flags_follow_and_what_is_not_given_is_absent():
     add_options(parser, options)
     given = parser.parse_args(["--size", "4", "--on", "--names", "a", "--names", "b"])
     assert given_of(given, options) == {"size": 4, "on": True, "names": ["a", "b"]}
+    off = given_of(parser.parse_args(["--size", "4", "--no-off"]), options)
+    assert off == {"size": 4, "off": False}
+    assert given_of(parser.parse_args(["--size", "4", "--off"]), options)["off"] is True
     text = " ".join(parser.format_help().split())
+    assert "--off, --no-off (default: --off)" in text
+    assert "--no-on" not in text
     assert "how large, in units; half of it is 50 %." in text
     assert "two of a kind. (default: 0.5)" in text
     assert "--size N" in text

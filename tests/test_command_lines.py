@@ -45,7 +45,8 @@ FINE = {
         *("--test=0", "--test=1e-9", "--validation=1e-9"),
     },
     "fit classify": {
-        *("--help", "--quiet", "--label=way", "--series=a", "--channels=a", "--bidirectional"),
+        *("--help", "--quiet", "--label=way", "--series=a", "--channels=a"),
+        *("--bidirectional", "--no-bidirectional"),
         *("--class-weight=balanced", "--class-weight=up=2"),
         *("--pooling=last", "--missing=mask", "--cell=gru", "--epochs=1", "--patience=1"),
         *("--validation=0", "--validation=1", "--validation=1e-9"),
@@ -133,6 +134,7 @@ CLASSIFY = {
     "--test": (*ODD, "1", "0.999", "1.0", "1e-9", "200", "-0.5", "{folder}"),
     "--horizon": ("3",),
     "--bidirectional=": ("x",),
+    "--no-bidirectional=": ("x",),
 }
 CELLS = {
     "--inputs": ODD,

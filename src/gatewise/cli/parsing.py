@@ -63,7 +63,9 @@ def add_options(
         text = (notes or {}).get(name, "") + _help(option)
         named: dict[str, Any] = dict(dest=name, default=argparse.SUPPRESS, help=text)
         if option.kind is FLAG:
-            parser.add_argument(*flags, action="store_true", **named)
+            on = option.default is True  # then there must be a way to switch it off
+            action = argparse.BooleanOptionalAction if on else "store_true"
+            parser.add_argument(*flags, action=action, **named)
             continue
         named |= dict(type=as_kind(option.kind.read, option.kind.expected))
         named |= dict(required=option.required or name in required, metavar=option.kind.metavar)
@@ -86,10 +88,12 @@ def given_of(given: argparse.Namespace, options: Mapping[str, Option]) -> dict[s
 
 def _help(option: Option) -> str:
     text = re.sub(r":\w+:|`", "", option.help)
-    if option.required or option.default is None or option.kind is FLAG or option.default == ():
-        return text.replace("%", "%%")
     default = option.default
+    if option.required or default is None or default is False or default == ():
+        return text.replace("%", "%%")
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    if default is True:
+        shown = flag_of(option.name)
     return f"{text} (default: {shown})".replace("%", "%%")
 
 

@@ -138,7 +138,7 @@ def _spelled(option: Option, value: Any) -> list[str]:
     """An option and its value as words of a command line."""
     flag = flag_of(option.name)
     if option.kind is FLAG:
-        return [flag] if value else []
+        return [flag if value else flag_of(f"no_{option.name}")]
     if option.kind.many:
         values = [value] if isinstance(value, str) else list(value)
         if option.kind.many == "append":
