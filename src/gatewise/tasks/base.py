@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gatewise.arguments import Option, options_of
-from gatewise.errors import ModelFileError, OptionError
+from gatewise.errors import DataError, ModelFileError, OptionError
 from gatewise.memory import check_network
 from gatewise.nn.trace import Trace
 from gatewise.report.scores import Evaluation
@@ -208,6 +208,10 @@ class Task(BaseEstimator):
 
     def learn(self, training_data: TrainingData, run: Run) -> None:
         """Trains a new network, which replaces the old one."""
+        if not len(training_data.training):
+            raise DataError(
+                "the training part is empty: give more data, or smaller parts for validation= and test="
+            )
         begun = time.perf_counter()
         sizes = ("hidden", "layers", "horizon")
         given = [f"{name}={getattr(self, name)}" for name in sizes if hasattr(self, name)]
