@@ -120,6 +120,70 @@ def test_the_command_line_refuses_by_name(text, tmp_path, capsys, more, message)
     assert not (tmp_path / "run").exists()
 
 
+def test_without_validation_all_of_the_text_is_trained_on(text, tmp_path):
+    model = NextCharacter(hidden=4, passes=1)
+    assert not model.fit(text, validation=0, run=quiet(tmp_path)).history_.validation
+    recipe = _prepared(text, 0).recipe
+    assert recipe.steps == 6 * 64  # 255 of 300 characters, four at a time
+
+
+def _prepared(text, validation):
+    model = NextCharacter(hidden=4)
+    model.options_ = model.checked()
+    return model.prepare(text, validation, 0.15, quiet())
+
+
+def test_an_empty_training_part_is_refused_before_a_folder_is_made(
+    text, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(NextCharacter, "encoded", lambda self, text: torch.arange(0))
+    line = ["fit", "spell", str(text), "--out", str(tmp_path / "run")]
+    assert main(line) == 2
+    assert "the training part is empty: give more data" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def faulty(monkeypatch, tmp_path):
+    (tmp_path / "follow_faulty.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(TASKS, "follow", "follow_faulty:Follower")
+
+
+FAULT = "task 'follow' (follow_faulty) cannot be imported: No module named 'nothing_of_that_name'"
+
+
+def test_a_task_that_cannot_be_imported_stops_no_other(faulty, text, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", "spell", str(text), "--out", str(out), "--quiet", "--passes", "1"]) == 0
+    assert main(["evaluate", str(out), str(text)]) == 0
+    assert main(["evaluate", "--help"]) == 0
+    assert main(["fit", "spell", str(text), "--out", str(out), "--windows", "1"]) == 2
+    assert "--windows 1 (did you mean '--window'?)" in capsys.readouterr().err
+
+
+def test_a_task_that_cannot_be_imported_is_named(faulty, text, tmp_path, capsys):
+    for line in (["fit", "follow", str(text)], ["tune", "follow", str(text)]):
+        assert main(line) == 2
+        assert capsys.readouterr().err == f"gatewise: {FAULT}\n"
+    for line in (["fit", "--help"], ["tasks"]):
+        assert main(line) == 0
+        said = capsys.readouterr()
+        assert FAULT in " ".join(f"{said.out}{said.err}".split())
+
+
+def test_a_task_that_the_module_lacks_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(TASKS, "spell", "next_character:Speller")
+    assert main(["fit", "spell", "x"]) == 2
+    assert "task 'spell' (next_character) cannot be imported: " in capsys.readouterr().err
+
+
+def test_evaluate_refuses_the_options_of_other_tasks(text, tmp_path, capsys):
+    model = NextCharacter(hidden=4, passes=1).fit(text, run=quiet()).save(tmp_path / "model")
+    assert main(["evaluate", str(model), str(text), "--stride", "3"]) == 2
+    assert "--stride, which is an option of forecast" in capsys.readouterr().err
+
+
 def test_the_matrix_has_it(capsys):
     assert main(["tasks"]) == 0
     lines = capsys.readouterr().out.splitlines()

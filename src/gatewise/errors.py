@@ -53,6 +53,10 @@ class ModelFileError(GatewiseError, ValueError):
     """A file of a model cannot be read or written: it is not a model, is damaged, or is of a newer version."""
 
 
+class TaskImportError(GatewiseError, ImportError):
+    """The module of a task cannot be imported, or does not have the task's class."""
+
+
 class TrainingError(GatewiseError, RuntimeError):
     """Training cannot continue, for example because the loss is NaN."""
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from gatewise.arguments import Option, options_of
 from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
-from gatewise.errors import GatewiseError, OptionError
-from gatewise.tasks.registry import TASKS, task_of
+from gatewise.errors import GatewiseError, OptionError, TaskImportError
+from gatewise.tasks.registry import TASKS, importable_tasks, task_of
 
 # -------------------------------------------------------------------------------------------- fit
 
@@ -24,8 +24,7 @@ def add_fit(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     tasks = verb.add_subparsers(metavar="TASK", required=True)
     named = argv[:1] and argv[0] in TASKS
     for name in TASKS:
-        about = None if named else first_line(task_of(name))
-        each = tasks.add_parser(name, help=about)
+        each = tasks.add_parser(name, help=None if named else about(name))
         if argv[:1] == [name]:
             _add_fit_task(each, name)
 
@@ -53,8 +52,7 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:
 def options_of_other_tasks(name: str) -> dict[str, list[str]]:
     """The options of fit of the other tasks, and the tasks that have each."""
     found: dict[str, list[str]] = {}
-    for other in TASKS:
-        kind = task_of(other)
+    for other, kind in importable_tasks().items():
         if other != name:
             for option in (*kind.options(), *options_of(kind.fit)):
                 found.setdefault(option, []).append(other)
@@ -140,7 +138,7 @@ def add_predict(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.add_argument("model", type=PATH, help="folder that fit wrote")
     verb.add_argument("data", type=PATH, help="a CSV or Parquet file")
     verb.add_argument("-o", "--out", type=PATH, required=True, help="a .csv or .parquet file")
-    _add_method(verb, "predict")
+    _add_method(verb, "predict", argv)
     verb.set_defaults(run=_run_predict)
 
 
@@ -150,47 +148,53 @@ def add_evaluate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
     )
-    _add_method(verb, "evaluate")
+    _add_method(verb, "evaluate", argv)
     verb.set_defaults(run=_run_evaluate)
 
 
-def _add_method(verb: argparse.ArgumentParser, method: str) -> None:
-    """Adds flags for the options that ``method`` has in any task, because the model's task is not known yet."""
+def _add_method(verb: argparse.ArgumentParser, method: str, argv: list[str]) -> None:
+    """Adds flags for the options that ``method`` has in the task of the model in ``argv``, or in any task if
+    there is no model."""
+    from gatewise.tasks.saved import task_in
+
+    own = next((task for word in argv if (task := task_in(Path(word)))), None)
+    tasks = importable_tasks() if own is None else {own: task_of(own)}
     every: dict[str, Option] = {}
-    having: dict[str, list[str]] = {}
-    for task in TASKS:
-        for name, option in options_of(getattr(task_of(task), method)).items():
+    for kind in tasks.values():
+        for name, option in options_of(getattr(kind, method)).items():
             every.setdefault(name, option)
-            having.setdefault(name, []).append(task)
-    notes = {n: f"({', '.join(t)}) " for n, t in having.items() if len(t) < len(TASKS)}
+    having = _tasks_with_option(tasks, method)
+    notes = {n: f"({', '.join(t)}) " for n, t in having.items() if len(t) < len(tasks)}
     add_options(verb, every, notes=notes)
     verb.set_defaults(
-        check_unknown=lambda unknown: check_known(verb, unknown, {}),
+        check_unknown=lambda unknown: check_known(
+            verb, unknown, _tasks_with_option(importable_tasks(), method)
+        ),
         method_options=every,
     )
 
 
-def _model_and_options(given: argparse.Namespace, method: str) -> tuple[Any, dict[str, Any]]:
-    """The model in the folder, and the given options, which its method must have."""
+def _tasks_with_option(tasks: Mapping[str, Any], method: str) -> dict[str, list[str]]:
+    """The options of ``method``, and the tasks that have each."""
+    having: dict[str, list[str]] = {}
+    for task, kind in tasks.items():
+        for name in options_of(getattr(kind, method)):
+            having.setdefault(name, []).append(task)
+    return having
+
+
+def _model_and_options(given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The model in the folder, and the given options of its method."""
     from gatewise.tasks.saved import load
 
-    model = load(given.model)
-    own = options_of(getattr(type(model), method))
-    options = given_of(given, given.method_options)
-    for name in options:
-        if name not in own:
-            raise OptionError(
-                f"{flag_of(name)} is not an option of the task {model.name!r}, to which the model in "
-                f"'{given.model}' belongs: leave it out"
-            )
-    return model, options
+    return load(given.model), given_of(given, given.method_options)
 
 
 def _run_predict(given: argparse.Namespace) -> None:
     from gatewise.data.output import check_table_name, write_table
 
     check_table_name(given.out)
-    model, options = _model_and_options(given, "predict")
+    model, options = _model_and_options(given)
     _check_not_read(given.out, {"the data": given.data} | _paths(options))
     table = model.predict(given.data, **options)
     write_table(table, given.out)
@@ -209,7 +213,7 @@ def _check_not_read(out: Path, sources: Mapping[str, Path]) -> None:
 
 
 def _run_evaluate(given: argparse.Namespace) -> None:
-    model, options = _model_and_options(given, "evaluate")
+    model, options = _model_and_options(given)
     evaluation = model.evaluate(given.data, **options)
     if not given.json:
         _print(evaluation)
@@ -228,15 +232,23 @@ def add_tasks(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 def _run_tasks(given: argparse.Namespace) -> None:
     from gatewise.data.sources import SOURCES
 
-    tasks = {name: task_of(name) for name in TASKS}
+    tasks = importable_tasks()
     width = max(map(len, SOURCES))
     print(" " * width, *(f"{name:>10}" for name in tasks))
     for source in SOURCES:
         marks = ("✓" if source in task.sources else "" for task in tasks.values())
         print(f"{source:<{width}}", *(f"{mark:>10}" for mark in marks))
     print()
-    for name, task in tasks.items():
-        print(f"{name:<{max(map(len, tasks))}}  {first_line(task)}")
+    for name in TASKS:
+        print(f"{name:<{max(map(len, TASKS))}}  {about(name)}")
+
+
+def about(name: str) -> str:
+    """The first line of a task's description, or why the task cannot be imported."""
+    try:
+        return first_line(task_of(name))
+    except TaskImportError as error:
+        return str(error)
 
 
 def first_line(task: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gatewise.arguments import FLAG, Option, options_of
 from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
-from gatewise.cli.tasks import finish, first_line, options_of_other_tasks
+from gatewise.cli.tasks import about, finish, first_line, options_of_other_tasks
 from gatewise.errors import OptionError
 from gatewise.tasks.registry import TASKS, task_of
 
@@ -25,7 +25,7 @@ def add_tune(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     tasks = verb.add_subparsers(metavar="TASK", required=True)
     named = argv[:1] and argv[0] in TASKS
     for name in TASKS:
-        each = tasks.add_parser(name, help=None if named else first_line(task_of(name)))
+        each = tasks.add_parser(name, help=None if named else about(name))
         if argv[:1] == [name]:
             _add_task(each, name)
 

@@ -233,6 +233,15 @@ def _both(folder: Path) -> tuple[dict[str, Any], bytes]:
     )
 
 
+def task_in(folder: Path) -> str | None:
+    """The name of the task in the folder of a saved model, read without any check; None if there is none."""
+    try:
+        found = json.loads((folder / "model.json").read_bytes())["task"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return None
+    return found if isinstance(found, str) and found in TASKS else None
+
+
 def _bytes(path: Path, size: int) -> bytes:
     with path.open("rb") as file:
         found = file.seek(0, 2)
