@@ -14,6 +14,7 @@ from gatewise.data.timeline import Timeline
 from gatewise.errors import OptionError, ShapeError
 from gatewise.gates.picture import gate_map
 from gatewise.models.forecaster import ForecasterShape, PatchLSTM
+from gatewise.report.scores import Evaluation
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.pictures import forecast_picture
 from gatewise.tasks.forecast.report import report
@@ -209,3 +210,22 @@ def test_gate_map_has_a_map_for_every_value():
         gate_map(lstm(torch.randn(1, 9, 3), lengths=[0], trace=True)[2])
     with pytest.raises(ShapeError, match="there are 2 step_labels; there must be 5"):
         gate_map(trace, **shown, step_labels=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (0.9, "The model beats its baselines: accuracy 0.9, compared with 0.8 of b."),
+        (0.6, "The model does not beat b (0.8) on this data: its accuracy is 0.6."),
+        (0.4, "The model does not beat a (0.5) or b (0.8) on this data: its accuracy is 0.4."),
+        (
+            0.5,
+            "The model does not beat b (0.8) and is only as good as a (0.5) on this data: its accuracy is 0.5.",
+        ),
+        (0.8, "The model is only as good as b (0.8) on this data: its accuracy is 0.8."),
+    ],
+)
+def test_the_verdict_names_the_baselines_that_are_as_good_or_better(ours, said):
+    baselines = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.8}}
+    found = Evaluation("classify", {"accuracy": ours}, baselines, 20, "sequences", "accuracy")
+    assert found.verdict() == said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,10 +97,19 @@ class Evaluation:
             return (
                 f"The model beats its baselines: {name} {ours}, compared with {theirs} of {best}."
             )
-        theirs = " and ".join(
-            f"{each} ({self.baseline[each][self.main_score]:.4g})" for each in names
-        )
-        return f"The model does not beat {theirs} on this data: its {name} is {ours}."
+        equal = [
+            each
+            for each in names
+            if self.baseline[each][self.main_score] == self.scores[self.main_score]
+        ]
+        worse = self._listed([each for each in names if each not in equal])
+        parts = [f"does not beat {worse}"] if worse else []
+        parts += [f"is only as good as {self._listed(equal)}"] if equal else []
+        return f"The model {' and '.join(parts)} on this data: its {name} is {ours}."
+
+    def _listed(self, names: Sequence[str]) -> str:
+        """Baselines with their main scores."""
+        return " or ".join(f"{each} ({self.baseline[each][self.main_score]:.4g})" for each in names)
 
 
 def better(score: str, one: float, other: float) -> bool:
