@@ -362,9 +362,12 @@ def _parse_numbers(table: Table, column: str) -> NDArray[np.float64]:
 
 
 def categories(
-    table: Table, column: str
+    table: Table, column: str, hint: str = ""
 ) -> tuple[list[str] | list[int] | list[bool], NDArray[np.int32]]:
     """The labels of a column in order of first appearance, and each row's index among them.
+
+    Args:
+        hint: the end of the message for values that are not labels.
 
     Raises:
         DataError: the column is missing, a row has no value, or the values are not labels.
@@ -378,7 +381,7 @@ def categories(
     if not (kind.is_integer() or kind in (nw.Boolean, nw.String, nw.Categorical, nw.Enum)):
         if kind not in (nw.Object, nw.Binary):
             raise DataError(
-                f"column {column!r} holds {type_of(series)}; labels must be texts, integers or categories"
+                f"column {column!r} holds {type_of(series)}; labels must be texts, integers or categories{hint}"
             )
         series = nw.from_native(texts_of(series), series_only=True)
     return _factorize(series)

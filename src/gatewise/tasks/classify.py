@@ -41,7 +41,8 @@ class Classifier(ClassifierMixin, SequenceTask):
 
     Args:
         label: the column of classes in a table. It must be constant within a series.
-        class_weight: None, "balanced", or the weight of each class.
+        class_weight: the weights of the classes in the loss: "balanced" for weights inverse to the classes'
+            frequencies, or a number for each class. In Python a dict of numbers, or None for equal weights.
 
     Attributes:
         classes_: the classes, sorted.
@@ -58,6 +59,7 @@ class Classifier(ClassifierMixin, SequenceTask):
     """
 
     name: ClassVar[str] = "classify"
+    needed_by_files: ClassVar[tuple[str, ...]] = ("series", "label")
     not_searched: ClassVar[tuple[str, ...]] = (*SequenceTask.not_searched, "label", "class_weight")
 
     label: Column | None = None
@@ -66,9 +68,7 @@ class Classifier(ClassifierMixin, SequenceTask):
     def source(self) -> SeriesTable:
         options = self.options_
         if options.label is None:
-            raise OptionError(
-                "a table needs a column of classes: name it with label= (--label on the command line)"
-            )
+            raise OptionError("a table needs a column of classes: name it with label= (--label)")
         columns = options.channels or ()
         return SeriesTable(
             options.series, options.time, options.label, (), columns, options.time_format
@@ -81,10 +81,7 @@ class Classifier(ClassifierMixin, SequenceTask):
         present = weight > 0
         self.classes_ = np.unique(y[present])
         if len(self.classes_) < 2:
-            raise DataError(
-                f"y has only the class {self.classes_[:1].tolist()[0]!r} in its {present.sum()} samples "
-                f"with a weight above 0; a classifier needs at least two classes"
-            )
+            raise DataError(self._one_class(int(present.sum())))
         target = np.searchsorted(self.classes_, np.where(present, y, self.classes_[0]))
         try:
             importance = compute_sample_weight(self.class_weight, y[present])
@@ -93,6 +90,13 @@ class Classifier(ClassifierMixin, SequenceTask):
         weighted = weight.copy()
         weighted[present] *= importance
         return target, weighted
+
+    def _one_class(self, count: int) -> str:
+        """The message for ``count`` samples of one class."""
+        class_, needed = self.classes_[:1].tolist()[0], "a classifier needs at least two classes"
+        if self.series is None:
+            return f"y has only the class {class_!r} in its {count} samples with a weight above 0; {needed}"
+        return f"column {self.label!r} has only the class {class_!r} in {count} series to train on; {needed}"
 
     def held_of(self, target: Array, weight: Array, size: Any) -> Array:
         held = super().held_of(target, weight, size)
