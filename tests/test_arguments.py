@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from gatewise.arguments import Count, Kind, Number, Probability, options_of
-from gatewise.cli.parsing import Parser, add_options, flag_of, given_of
+from gatewise.cli import main
+from gatewise.cli.parsing import Parser, add_options, flag_of, given_of, with_flags
 from gatewise.errors import OptionError
 from gatewise.tasks.registry import TASKS, task_of
 from gatewise.train.run import Run
@@ -105,6 +106,65 @@ def test_flags_follow_and_what_is_not_given_is_absent():
         parser.parse_args(["--size", "four"])
     with pytest.raises(OptionError, match="required: --size"):
         parser.parse_args([])
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("give missing='mask', or stop", "give --missing mask, or stop"),
+        ("give series= (--series), the column", "give --series, the column"),
+        ("give gaps='mask' (--gaps mask) to", "give --gaps mask to"),
+        (
+            "test=0.5 of 3 series, or a smaller test=.",
+            "--test 0.5 of 3 series, or a smaller --test.",
+        ),
+        ("bidirectional=True or bidirectional=False", "--bidirectional or --no-bidirectional"),
+        ("quantiles=(0.1, 0.5) has none", "quantiles=(0.1, 0.5) has none"),
+        ("--test=x and latest=3 and size=3", "--test=x and latest=3 and size=3"),
+        ("the test is x = 3", "the test is x = 3"),
+    ],
+    ids=range(8),
+)
+def test_messages_name_the_flags_at_the_command_line(message, expected):
+    names = ("missing", "series", "gaps", "test", "bidirectional", "quantiles")
+    assert with_flags(message, {name: flag_of(name) for name in names}) == expected
+    assert with_flags(message, {}) == message
+
+
+def test_what_is_for_python_alone_is_not_in_the_help():
+    @dataclass
+    class Given:
+        """A first line.
+
+        Args:
+            cell: the name of a cell. In Python also one made with :func:`gatewise.cell`. It is fast.
+            names: columns. In Python a list of names, or None.
+        """
+
+        cell: str = "lstm"
+        names: Annotated[Any, Kind(many="append")] = ()
+
+    parser = Parser(prog="x")
+    add_options(parser, options_of(Given))
+    text = " ".join(parser.format_help().split())
+    assert "the name of a cell. It is fast. (default: lstm)" in text
+    assert "columns. (repeatable)" in text
+    assert "Python" not in text
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_help_of_a_task_has_nothing_for_python_alone(name, capsys):
+    assert main(["fit", name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    text = " ".join(shown.split())
+    for words in ("Python", "gatewise.cell", "None", "arrays"):
+        assert words not in text, words
+    usage = text.partition("positional arguments")[0]
+    for option in (*task_of(name).needed_by_files, "out"):
+        assert f"[{flag_of(option)}" not in usage
+    groups = (task_of(name).options(), options_of(task_of(name).fit))
+    always = {option for group in groups for option, each in group.items() if each.required}
+    assert text.count("(required)") == len({*task_of(name).needed_by_files, "out"} | always)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -318,7 +318,7 @@ def test_a_forecast_is_not_written_over_its_data(places, capsys):
     data = places["data"]
     before = data.read_bytes()
     assert main(["predict", str(places["model"]), str(data), "-o", str(data)]) == 2
-    assert f"--out is the file of the data, {data}" in capsys.readouterr().err
+    assert f"--out is the same file as the data, {data}" in capsys.readouterr().err
     assert data.read_bytes() == before
 
 
@@ -349,12 +349,19 @@ def test_what_the_sentences_say(places, capsys):
             "--test: expected a share below 1, a number, or a file, not 'nan'",
         ),
         ([*fit, "--seed", "-1"], "seed must be an integer from 0"),
-        ([*fit, "--hidden", "1000000"], "hidden=1000000, layers=1"),
+        ([*fit, "--hidden", "1000000"], "--hidden 1000000, --layers 1"),
         ([*fit, "--devices", "-1"], "devices must be 'auto' or a positive integer, not -1"),
-        ([*fit, "--devices", "100000"], "devices=100000 needs a CPU core for each process"),
-        ([*fit, "--nodes", "2"], "nodes=2 needs a launcher: start the processes with torchrun"),
+        ([*fit, "--devices", "100000"], "--devices 100000 needs a CPU core for each process"),
+        ([*fit, "--nodes", "2"], "--nodes 2 needs a launcher: start the processes with torchrun"),
         ([*fit[:-1], "a\0b"], "--out: expected a path, not 'a\\x00b'"),
         ([*fit, "--nonsense"], "unrecognized arguments: --nonsense"),
+        ([*fit[:3], "--nonsense", "1"], "unrecognized arguments: --nonsense"),
+        (fit[:3], "the following arguments are required: "),
+        (
+            [*fit, "--past", "a", "b", "c"],
+            "unrecognized arguments: b c; repeat the flag for each value: --past a --past b (",
+        ),
+        ([*fit, "b"], "unrecognized arguments: b ("),
         (["predict", model, data, "-o", "f.csv", "--future", data], "future"),
         (["evaluate", model, data, "--stride", "-3"], "stride must be"),
         (["evaluate", model, data, "--windows", "9" * 20], "--windows: expected an integer below"),

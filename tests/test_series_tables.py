@@ -140,7 +140,7 @@ def spoilt(**changes) -> pd.DataFrame:
         (
             spoilt(a=(1, None)),
             {},
-            "column 'a', series 's0', step 2: the value is missing. Fill missing values",
+            "column 'a', series 's0', step 2, row 2: the value is missing. Fill missing values",
         ),
         (spoilt(t=(1, 0)), {}, "column 't', series 's0': row 1 and row 2 have the same time"),
         (spoilt(t=(1, "noon")), {}, "column 't', row 1: '0' is not a time"),
@@ -148,7 +148,12 @@ def spoilt(**changes) -> pd.DataFrame:
         (table(12), dict(label="ways"), "no column 'ways' .did you mean 'way'.."),
         (table(12), dict(channels=["a", "c"]), "no column 'c'"),
         (table(12), dict(series="time"), "no column 'time'"),
-        (table(12).assign(way="up"), {}, "y has only the class 'up'"),
+        (table(12).assign(way="up"), {}, "column 'way' has only the class 'up' in 10 series"),
+        (
+            table(12).assign(way=0.5),
+            {},
+            "column 'way' holds .*; labels must be texts, integers or categories; for numbers use fit regress",
+        ),
         (
             table(12)[["id", "t", "way", "word"]],
             dict(channels=None),
@@ -174,7 +179,7 @@ def test_tables_that_cannot_be_used(data, options, message):
         (
             {},
             dict(test="nothing.csv"),
-            "test must be a share below 1, a number, or a file that is there",
+            "test must be a share below 1, a number, or a file that exists",
         ),
         ({}, dict(validation=1.0), "validation must be"),
         ({}, dict(validation=-1), "validation must be"),
@@ -219,6 +224,7 @@ def test_evaluate_scores_the_series_that_were_held_out(fitted):
     found = fitted.evaluate(data)
     assert found.n == 6
     assert "34 more sequences were left out" in found.notes[0]
+    assert found.notes[1] == "the scores rest on 6 sequences only"
     predictions = fitted.predict(data).set_index("id")
     read = SeriesTable("id", "t", "way", (), ("a", "b")).read(data)
     names = read.labels[~np.isin(digests(read.sequences), fitted.seen_)]
@@ -382,6 +388,8 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
     assert main(["fit", task, str(csv), *LINE, *learned, "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "Test part, 6 sequences" in said.out
+    assert "the scores rest on 6 sequences only" in said.out
+    assert "\nchannels  a, b\n" in said.out
     assert "The model " in said.out
     assert main(["fit", task, str(csv), *LINE, *learned, "--out", str(out), "--resume"]) == 0
     assert "is finished" in capsys.readouterr().out
@@ -406,11 +414,11 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
     [
         (
             ["evaluate", "{run}", "{csv}", "--windows", "3"],
-            "--windows is no option of the task 'classify'",
+            "--windows, which is an option of forecast",
         ),
         (
             ["predict", "{run}", "{csv}", "-o", "p.csv", "--future", "{csv}"],
-            "--future is no option",
+            "--future, which is an option of forecast",
         ),
         (
             ["predict", "{run}", "{csv}", "-o", "p.csv", "--device", "warp"],
@@ -420,11 +428,11 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
         (["evaluate", "{run}", "{csv}", "--jsn"], "did you mean '--json'"),
         (
             ["fit", "classify", "{csv}", "--out", "x"],
-            "takes arrays: to fit it to a table, give series= (--series)",
+            "the following arguments are required: --label, --series",
         ),
         (["fit", "classify", "{csv}", "--out", "x", "--horizon", "3"], "is an option of forecast"),
         (["fit", "clasify", "{csv}"], "clasify"),
-        (["predict", "{run}", "{csv}", "-o", "{csv}"], "--out is the file of the data"),
+        (["predict", "{run}", "{csv}", "-o", "{csv}"], "--out is the same file as the data"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )

@@ -39,6 +39,7 @@ from test_series_tables import table
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = {"hidden": "3,4,5", "dropout": "0:0.5", "learning_rate": "1e-3:1e-1:log"}
+NEEDED = ("--series", "id", "--label", "way")  # by a file
 FEW = {"layers": "1", "bidirectional": "false", "pooling": "last", **SMALL}
 
 
@@ -475,7 +476,7 @@ def test_a_search_stops_when_its_time_is_over(tmp_path):
     ids=lambda value: value if "=" in value and " " not in value else "",
 )
 def test_ranges_that_cannot_be_searched_are_refused_by_name(search, message, tmp_path, capsys):
-    line = ["tune", "classify", str(tmp_path / "no.csv"), "--out", str(tmp_path / "run")]
+    line = ["tune", "classify", str(tmp_path / "no.csv"), *NEEDED, "--out", str(tmp_path / "run")]
     assert main([*line, "--search", search]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "study.db").exists()
@@ -509,7 +510,7 @@ def test_arguments_that_cannot_be_used_are_refused(options, message):
 
 
 def test_an_option_is_not_given_and_searched(tmp_path, capsys):
-    line = ["tune", "classify", "no.csv", "--out", str(tmp_path), "--hidden", "3"]
+    line = ["tune", "classify", "no.csv", *NEEDED, "--out", str(tmp_path), "--hidden", "3"]
     assert main([*line, "--search", "hidden=3,4"]) == 2
     assert "--hidden gives a value and --search a range" in capsys.readouterr().err
     assert main([*line, "--horizon", "4"]) == 2
@@ -522,6 +523,6 @@ def test_without_optuna_the_command_that_installs_it_is_named(monkeypatch, tmp_p
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'gatewise\[tune\]'"):
         searched()
-    assert main(["tune", "classify", "no.csv", "--out", str(tmp_path / "run")]) == 2
+    assert main(["tune", "classify", "no.csv", *NEEDED, "--out", str(tmp_path / "run")]) == 2
     assert "pip install 'gatewise[tune]'" in capsys.readouterr().err
     assert main(["tune", "classify", "--help"]) == 0

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from gatewise.cli.parsing import Parser
+from gatewise.cli.parsing import Parser, with_flags
 from gatewise.errors import GatewiseError, GatewiseWarning, out_of_memory
 
 _LONGEST_WORD = 400  # characters; a longer word of a message is shortened
@@ -50,17 +50,19 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a terminal that cannot show σ gets \u03c3, not a traceback
         sys.stdout.reconfigure(errors="backslashreplace")
+    flags: dict[str, str] = {}  # the verb's flags by option, for messages
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", GatewiseWarning)
-            warnings.showwarning = partial(_warn, warnings.showwarning)
+            warnings.showwarning = partial(_warn, warnings.showwarning, flags)
             given = _parsed(sys.argv[1:] if argv is None else argv)
+            flags |= given.flags
             given.run(given)
         sys.stdout.flush()
     except SystemExit as ended:  # after --help and --version
         return int(ended.code or 0)
     except GatewiseError as error:
-        _say(error)
+        _say(with_flags(str(error), flags))
         return 2
     except BrokenPipeError:
         # the reader has closed the pipe; Python flushes once more at exit, which must not fail
@@ -115,9 +117,11 @@ def _say(what: object) -> None:
     print("gatewise:", *words, file=sys.stderr)
 
 
-def _warn(other: Callable[..., None], message: Any, category: Any, *where: Any) -> None:
+def _warn(
+    other: Callable[..., None], flags: dict[str, str], message: Any, category: Any, *where: Any
+) -> None:
     """Prints a warning of gatewise like an error; passes any other warning to ``other``."""
     if issubclass(category, GatewiseWarning):
-        _say(message)
+        _say(with_flags(str(message), flags))
     else:
         other(message, category, *where)

@@ -11,6 +11,8 @@ from gatewise.arguments import FLAG, Option, parse_integer, parse_path
 from gatewise.errors import OptionError, near
 
 _SHOWN = 40
+# A sentence of a docstring that the help leaves out.
+_FOR_PYTHON = re.compile(r" ?\bIn Python\b.*?\.(?= [A-Z]|$)")
 # Shorter names of flags.
 _SHORT = {"learning_rate": "--lr"}
 
@@ -20,11 +22,39 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **{"allow_abbrev": False, **named})
+        self.words: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses ``args``. The result has ``flags``, the flags of the verb's options by name."""
+        self.words = list(args or ())
+        found, unknown = super().parse_known_args(args, namespace)
+        if not hasattr(found, "flags"):
+            found.flags = {
+                action.dest: action.option_strings[0]
+                for action in self._actions
+                if action.option_strings
+            }
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required"):
+            self._check_flags()
         raise OptionError(
             f"{message.removeprefix('argument ')} ({self.prog} --help shows the options)"
         )
+
+    def _check_flags(self) -> None:
+        """Raises OptionError for a flag that does not exist, which says more than a missing argument."""
+        ends = self.words.index("--") if "--" in self.words else len(self.words)
+        unknown = [
+            word
+            for word in self.words[:ends]
+            if re.match("--[a-z]", word)
+            and word.partition("=")[0] not in self._option_string_actions
+        ]
+        check = self.get_default("check_unknown")
+        if unknown and check is not None:
+            check(unknown)
 
 
 def as_kind(read: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
@@ -68,8 +98,11 @@ def add_options(
             parser.add_argument(*flags, action=action, **named)
             continue
         named |= dict(type=as_kind(option.kind.read, option.kind.expected))
-        named |= dict(required=option.required or name in required, metavar=option.kind.metavar)
-        if option.kind.many == "append":
+        needed = option.required or name in required
+        repeatable = option.kind.many == "append"
+        marks = f"{' (required)' if needed else ''}{' (repeatable)' if repeatable else ''}"
+        named |= dict(required=needed, metavar=option.kind.metavar, help=text + marks)
+        if repeatable:
             named |= dict(action="append")
         elif option.kind.many == "list":
             named |= dict(nargs="+")
@@ -81,13 +114,30 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A message of the library in the words of the command line: ``missing='mask'`` becomes ``--missing mask``."""
+    names = "|".join(map(re.escape, flags))
+    value = r"('[^']*'|[\w.+-]*\w)?(?![(\[{])"
+    spelled = re.compile(rf"(?<![\w-])({names})={value}(?: \((--[^)]*)\))?")
+
+    def flag(found: re.Match[str]) -> str:
+        name, value, given = found.groups()
+        if given:
+            return given
+        if value in ("True", "False"):
+            return flags[name] if value == "True" else flag_of(f"no_{name}")
+        return f"{flags[name]} {(value or '').strip(chr(39))}".rstrip()
+
+    return spelled.sub(flag, message) if flags else message
+
+
 def given_of(given: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
     """The options that were given, by name."""
     return {name: value for name, value in vars(given).items() if name in options}
 
 
 def _help(option: Option) -> str:
-    text = re.sub(r":\w+:|`", "", option.help)
+    text = _FOR_PYTHON.sub("", re.sub(r":\w+:|`", "", option.help))
     default = option.default
     if option.required or default is None or default is False or default == ():
         return text.replace("%", "%%")
@@ -115,5 +165,18 @@ def check_known(
             f"unrecognized arguments: {flag}, which is an option of {' and '.join(others[name])} "
             f"({parser.prog} --help shows the options)"
         )
-    hint = near(flag, flags) if flag.startswith("--") else ""
+    hint = near(flag, flags) if flag.startswith("--") else _repeated(parser, unknown[0])
     parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+
+
+def _repeated(parser: argparse.ArgumentParser, word: str) -> str:
+    """A hint for a second value after a flag that takes one value and may be repeated."""
+    words = getattr(parser, "words", [])
+    before = words[: words.index(word)] if word in words else []
+    at = next((k for k in reversed(range(len(before))) if before[k].startswith("--")), None)
+    action = None if at is None else parser._option_string_actions.get(before[at])
+    if action is None or not isinstance(action, argparse._AppendAction):
+        return ""
+    flag = action.option_strings[0]
+    shown = " ".join(f"{flag} {each}" for each in (*before[at:][1:], word))
+    return f"; repeat the flag for each value: {shown}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from gatewise.arguments import Option, options_of
 from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
-from gatewise.errors import GatewiseError, OptionError, TaskImportError
+from gatewise.errors import GatewiseError, OptionError, TaskImportError, some
 from gatewise.tasks.registry import TASKS, importable_tasks, task_of
 
 # -------------------------------------------------------------------------------------------- fit
@@ -40,8 +40,8 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:
         "options of the run": options_of(Run),
     }
     parser.add_argument("data", type=PATH, help="the data to train on: a CSV or Parquet file")
+    required = ("out", *kind.needed_by_files)
     for title, options in groups.items():
-        required = ("out",) if title == "options of the run" else ()
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
     parser.set_defaults(
         run=partial(_run_fit, kind),
@@ -119,6 +119,8 @@ def finish(model: Any, data: Any, test: Any, out: Path) -> None:
     (out / "report.html").unlink(missing_ok=True)  # the report of an earlier model
     model.save(out)
     print(f"model     {out}")
+    if columns := model.columns_read():
+        print(f"channels  {some(columns, 20)}")
     evaluation = model.evaluate_held_out(data, test)
     print(f"report    {model.report(data, evaluation, out)}")
     if evaluation is not None:

@@ -42,14 +42,17 @@ def _add_task(parser: argparse.ArgumentParser, name: str) -> None:
         "the run": _run_options(),
     }
     parser.add_argument("data", type=PATH, help="the data to learn from: a CSV or Parquet file")
+    required = ("out", *kind.needed_by_files)
     for title, options in groups.items():
-        required = ("out",) if title == "the run" else ()
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
     if kind.searched:
         ranges = (f"{option}={as_text(each)}" for option, each in kind.searched.items())
         parser.epilog = f"Searched if not given: {' '.join(ranges)}"
+    # not those that --search takes as NAME=RANGE
+    names = (*kind.not_searched, "validation", "test")
     parser.set_defaults(
         run=partial(_run_tune, kind),
+        flags={option: flag_of(option) for option in names},
         check_unknown=lambda unknown: check_known(parser, unknown, options_of_other_tasks(name)),
     )
 

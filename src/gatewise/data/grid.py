@@ -89,17 +89,16 @@ def _check_rising(rows: Rows, values: NDArray[Any], zone: str | None) -> None:
     before = int(falling.argmax())
     one, other = (show(values[index], zone) for index in (before, before + 1))
     where = rows.where(before + 1)
+    several = (
+        "" if rows.named else ", or name the column of the series with series= if it has several"
+    )
     if one == other:
         raise DataError(
-            f"{where}: the time {one} occurs twice, also in {rows.row(before)}: remove one of the rows"
+            f"{where}: the time {one} occurs twice, also in {rows.row(before)}: remove one of the rows{several}"
         )
     raise DataError(
         f"{where}: {other} comes after {one} of {rows.row(before)}: sort the table by time"
-        + (
-            ""
-            if rows.named
-            else ", or name the column of series names with series= if it has several"
-        )
+        + several
     )
 
 

@@ -48,6 +48,7 @@ class Task(BaseEstimator):
 
     name: ClassVar[str]  # as in the registry
     sources: ClassVar[tuple[str, ...]]  # the kinds of data that it accepts, from data.sources
+    needed_by_files: ClassVar[tuple[str, ...]] = ()  # options that a fit to a file must have
     saved_attributes: ClassVar[dict[str, Check]] = {}  # what ``fit`` learns, with its checks
     searched: ClassVar[dict[str, Range]] = {}  # the options that a search varies, and their ranges
     not_searched: ClassVar[tuple[str, ...]] = ("seed",)  # options that change what is measured
@@ -152,6 +153,10 @@ class Task(BaseEstimator):
             vars(self.options_),
             self.figures(data),
         )
+
+    def columns_read(self) -> tuple[str, ...]:
+        """The columns of the table that the network reads, where the task may choose them itself."""
+        return ()
 
     def figures(self, data: Any) -> dict[str, Any]:
         """The figures of the report, by heading."""

@@ -136,7 +136,7 @@ ClassWeight = Annotated[
         _class_weight,
         read=_class_weight_of,
         expected="balanced, or CLASS=WEIGHT,CLASS=WEIGHT",
-        metavar="WEIGHTS",
+        metavar="balanced|CLASS=WEIGHT,...",
         save=_saved_class_weight,
         restore=_restored_class_weight,
     ),

@@ -41,14 +41,14 @@ class Regressor(RegressorMixin, SequenceTask):
 
     name: ClassVar[str] = "regress"
 
+    needed_by_files: ClassVar[tuple[str, ...]] = ("series", "target")
+
     target: Columns | None = None
 
     def source(self) -> SeriesTable:
         options = self.options_
         if not options.target:
-            raise OptionError(
-                "a table needs target columns: name them with target= (--target on the command line)"
-            )
+            raise OptionError("a table needs target columns: name them with target= (--target)")
         columns = options.channels or ()
         return SeriesTable(
             options.series, options.time, None, options.target, columns, options.time_format

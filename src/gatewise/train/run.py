@@ -50,7 +50,8 @@ class Run:
     """The options of a training run. Only ``precision`` changes the result.
 
     Args:
-        out: the folder for checkpoints, the model and its report. Without it nothing is written.
+        out: the folder for checkpoints, the model and its report. In Python, nothing is written without
+            it.
         resume: continue from the checkpoint in ``out``, whose run must have had the same data and options.
             Without a checkpoint the run starts from the beginning.
         devices: the number of processes or GPUs on each node; "auto" is one.

@@ -28,6 +28,7 @@ class Series:
         channels: the columns of the values.
         target: N classes, or N×K numbers; None if they were not read.
         table: the table that they were read from.
+        order: ΣT, the index of the table's row of each value.
     """
 
     labels: Array
@@ -35,6 +36,7 @@ class Series:
     channels: tuple[str, ...]
     target: Array | None
     table: Table
+    order: Array
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,8 +49,10 @@ class Series:
 
     def chosen(self, which: Array) -> Series:
         """The series with the indices ``which``."""
+        rows = [self.order[self.sequences.rows(k)] for k in which]
         return replace(
             self,
+            order=np.concatenate(rows),
             labels=self.labels[which],
             sequences=self.sequences.chosen(which),
             target=None if self.target is None else self.target[which],
@@ -99,7 +103,7 @@ class SeriesTable:
         values = np.stack([numbers(table, name) for name in channels], axis=1)[order]
         target = self._target(table, codes, names) if learned else None
         sequences = Sequences(values, starts, channels)
-        return Series(np.asarray(names), sequences, channels, target, table)
+        return Series(np.asarray(names), sequences, channels, target, table, order)
 
     def check_values(self, found: Series, missing: str) -> None:
         """Checks that no value is missing, unless ``missing`` is "mask".
@@ -114,9 +118,9 @@ class SeriesTable:
         s = int(np.searchsorted(found.sequences.starts, row, side="right")) - 1
         step = int(row - found.sequences.starts[s]) + 1
         raise DataError(
-            f"column {found.channels[channel]!r}, series {str(found.labels[s])!r}, step {step}: the value is "
-            f"missing. Fill missing values, or give missing='mask', with which the network is told which "
-            f"values are missing"
+            f"column {found.channels[channel]!r}, series {str(found.labels[s])!r}, step {step}, "
+            f"{found.table.place(found.order[row])}: the value is missing. Fill missing values, or give "
+            f"missing='mask', with which the network is told which values are missing"
         )
 
     def _learned(self) -> tuple[str, ...]:
@@ -169,7 +173,9 @@ class SeriesTable:
         """The class or the targets of each series, which must be constant within the series."""
         first = np.unique(codes, return_index=True)[1]
         if self.label is not None:
-            classes, found = categories(table, self.label)
+            classes, found = categories(
+                table, self.label, "; for numbers use fit regress (Regressor)"
+            )
             self._check_constant(table, self.label, found, codes, first, names)
             return np.asarray(classes)[found[first]]
         columns = []

@@ -28,6 +28,7 @@ from gatewise.forks import keep_torch_from_waiting
 from gatewise.gates.picture import gate_map
 from gatewise.models.sequence import SequenceNetwork, SequenceShape
 from gatewise.report.scores import Evaluation
+from gatewise.report.words import with_unit
 from gatewise.tasks.base import Task
 from gatewise.tasks.entry_checks import Check
 from gatewise.tasks.kinds import AnyCell, Column, Columns, Part, device_of, is_size, part_size
@@ -51,6 +52,7 @@ from gatewise.train.record import Record
 from gatewise.train.run import Run
 
 Array = np.ndarray
+FEW = 10  # fewer sequences have scores that a note qualifies
 
 
 class Unseen(NamedTuple):
@@ -67,12 +69,13 @@ class SequenceTask(Task):
     """A recurrent network with one output, a class or numbers, for each sequence.
 
     Args:
-        cell: the name of a built-in cell, or a cell made with :func:`gatewise.cell`.
+        cell: the name of a built-in cell. In Python also a cell made with :func:`gatewise.cell`.
         hidden: hidden units of each recurrent layer.
         layers: the number of recurrent layers.
         series: the column of a table with the names of the series; rows with the same name are one sequence.
-            Without it the data are arrays. A file needs it.
-        time: the column of a table with the times. Each series is sorted by it.
+            A file needs it. In Python, the data are arrays without it.
+        time: the column of a table with the times. Each series is sorted by it. Without it the rows of a
+            series keep their order.
         channels: the numeric columns of a table that the network reads. By default all numeric columns
             without another role.
         time_format: the format of times that are text or integers, in the notation of
@@ -160,6 +163,9 @@ class SequenceTask(Task):
     def baseline_of(self, plain: Array, target: Array, weight: Array) -> LinearModel:
         """The linear baseline, fitted to simple features."""
         raise NotImplementedError
+
+    def columns_read(self) -> tuple[str, ...]:
+        return () if self.series is None else tuple(map(str, self.feature_names_in_))
 
     # --------------------------------------------------------------------------------- learning
 
@@ -439,6 +445,8 @@ class SequenceTask(Task):
         notes: Any,
     ) -> Evaluation:
         """The scores of the model and of each baseline on n sequences."""
+        if n < FEW:
+            notes = (*notes, f"the scores rest on {with_unit(n, 'sequence')} only")
         return Evaluation(self.name, scores, rows, n, "sequences", main_score, notes)
 
     # ------------------------------------------------------------------------------------- saving
