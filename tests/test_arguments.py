@@ -114,6 +114,7 @@ def test_flags_follow_and_what_is_not_given_is_absent():
         ("give missing='mask', or stop", "give --missing mask, or stop"),
         ("give series= (--series), the column", "give --series, the column"),
         ("give gaps='mask' (--gaps mask) to", "give --gaps mask to"),
+        ("give gaps= (--gaps WAY), a word", "give --gaps WAY, a word"),
         (
             "test=0.5 of 3 series, or a smaller test=.",
             "--test 0.5 of 3 series, or a smaller --test.",
@@ -123,7 +124,7 @@ def test_flags_follow_and_what_is_not_given_is_absent():
         ("--test=x and latest=3 and size=3", "--test=x and latest=3 and size=3"),
         ("the test is x = 3", "the test is x = 3"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_messages_name_the_flags_at_the_command_line(message, expected):
     names = ("missing", "series", "gaps", "test", "bidirectional", "quantiles")

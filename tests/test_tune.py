@@ -223,7 +223,7 @@ def test_the_command_line_searches_scores_the_test_part_once_and_says_how_to_fit
         ["trial", "2"],
     ]
     assert "layers=" not in said.err  # it was given
-    assert "held out, " in said.out
+    assert "Test part, " in said.out
     assert (out / "report.html").exists()
     trials = pl.read_csv(out / "trials.csv")
     best = trials["value"].min()
@@ -466,7 +466,10 @@ def test_a_search_stops_when_its_time_is_over(tmp_path):
         ("dropout=0:2", "dropout must be a probability from 0 to 1, not 2.0"),
         ("dropout=0:0.5:log", "the range of dropout is logarithmic, and 0.0 must be above 0"),
         ("dropout=0:0.5:lin", "the range of dropout must be NAME=A,B,C"),
-        ("pooling=first", "pooling must be one of 'last', 'mean', 'attention', not 'first'"),
+        (
+            "pooling=first",
+            "pooling must be one of 'mean_max', 'mean', 'last', 'attention', not 'first'",
+        ),
         ("pooling=last:mean", "pooling takes no numbers: list its values"),
         ("bidirectional=maybe", "the range of bidirectional must have true or false, not 'maybe'"),
         ("seed=1,2", "seed cannot be searched: it is part of the problem"),
