@@ -135,7 +135,10 @@ def test_the_list_of_cells_and_all_of_one(capsys):
     shown = capsys.readouterr().out
     assert text(gw.CELLS["mingru"]) in shown
     assert "I = 128, H = 5" in shown
-    assert "scan       its states are linear recurrences" in shown
+    assert (
+        "scan       a scan over all steps at once in torch operations, as the states are linear "
+        "recurrences" in shown
+    )
     assert (
         "aten       no: it has fixed cells (lstm, gru, rnn_tanh, rnn_relu), not 'mingru'" in shown
     )
@@ -186,8 +189,14 @@ def test_pages_are_written(tmp_path, capsys):
         (["lsmt", "--json"], "no cell 'lsmt' (did you mean 'lstm'?)"),
         (["--units", "0"], "units must be a positive integer, not 0"),
         (["lstm", "--inputs", "-3"], "inputs must be a positive integer, not -3"),
-        (["gru", "--docs"], "--docs writes every cell's page and takes no cell, not 'gru'"),
-        (["--units", "3", "--docs"], "--docs writes every cell's page and takes no units, not 3"),
+        (
+            ["gru", "--docs"],
+            "--docs writes a page for every cell, so the cell 'gru' has no effect: leave it out",
+        ),
+        (
+            ["--units", "3", "--docs"],
+            "--docs writes a page for every cell, so --units 3 has no effect: leave it out",
+        ),
     ],
 )
 def test_bad_input_to_cells_is_said(tmp_path, capsys, given, message):

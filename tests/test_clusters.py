@@ -428,7 +428,7 @@ def test_without_its_package_it_names_the_command(module, looked_for_anew, monke
 
 def test_with_the_bindings_of_another_cuda_it_names_the_command(looked_for_anew, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    assert "of torch's CUDA, 12.8, and here are 13." in cuda.supports(spec())
+    assert "for torch's CUDA 12.8, not 13." in cuda.supports(spec())
     assert cuda.supports(spec()).endswith("pip install 'cuda-bindings==12.*'")
 
 

@@ -448,7 +448,8 @@ def spoilt(value, sample=3, step=1, feature=1):
             "one step and 2 features"),
         ([*waves()[0][:59], np.ones((0, 2))], "sample 59 of X has the shape (0, 2)"),
         ([*waves()[0][:59], np.ones((2, 2, 2))], "sample 59 of X has the shape (2, 2, 2)"),
-        ([*waves()[0][:59], np.full((2, 2), "a")], "sample 59 of X holds <U1, expected numbers"),
+        ([*waves()[0][:59], np.full((2, 2), "a")], "sample 59 of X has the dtype <U1, expected numbers: "
+            "give float arrays"),
         ([*waves()[0][:59], [[1], [1, 2]]], "sample 59 of X is not an array T×I"),
         (np.ones((60, 0, 2)), "at least one step"),
         (np.ones((60, 2, 2, 2)), "X has the shape (60, 2, 2, 2); expected N×T×I"),
@@ -478,8 +479,16 @@ def test_labels_that_cannot_be_used_are_named(y, message):
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
-        (np.ones((60, 1)), "has the shape (60, 1); expected 60 finite numbers"),
-        (-np.ones(60), "from 0 on"),
+        (
+            np.ones((60, 1)),
+            "sample_weight has the shape (60, 1); expected 60 finite non-negative numbers, one for "
+            "each sample",
+        ),
+        (
+            np.where(np.arange(60) < 3, 1.0, -2.0),
+            "sample_weight is -2 for sample 3; expected 60 finite non-negative numbers",
+        ),
+        (np.full(60, np.nan), "sample_weight is nan for sample 0; expected 60 finite"),
         (np.zeros(60), "sample_weight is zero for every sample"),
     ],
 )
@@ -624,7 +633,10 @@ def test_the_command_line_reads_tables_alone(tmp_path, capsys):
     (tmp_path / "data.csv").write_text("date,x\n2024-01-01,1\n")
     code = main(["evaluate", str(tmp_path / "model"), str(tmp_path / "data.csv")])
     assert code == 2
-    assert "is read as a table, and this Classifier takes arrays" in capsys.readouterr().err
+    assert (
+        f"{str(tmp_path / 'data.csv')!r} is a file, but this Classifier takes arrays: to fit it to a "
+        "table, give series= (--series)" in capsys.readouterr().err
+    )
 
 
 # ------------------------------------------------------------------------------ frames in a list
@@ -674,7 +686,11 @@ def test_frames_with_other_columns_are_refused_and_unnamed_ones_said():
         model.predict(other)
     with pytest.raises(DataError, match="sample 1 of X has an unexpected column 'more'"):
         model.predict([data[0], data[1].assign(more=1.0)])
-    with pytest.raises(DataError, match="sample 1 of X is ndarray and sample 0 a frame"):
+    with pytest.raises(
+        DataError,
+        match="sample 1 of X is ndarray, but sample 0 is a data frame: give only data frames, or "
+        "only arrays",
+    ):
         model.predict([data[0], X[1]])
     with pytest.raises(DataError, match=r"sample 1 of X: column '.*', row 1: 'x' is not a number"):
         model.predict([data[0], data[1].astype(object).replace(data[1].iloc[0, 0], "x")])
@@ -708,7 +724,10 @@ def test_a_series_of_arrays_is_a_list_of_them():
         (pd.Series([True, None], dtype="boolean"), "y has no label for sample 1"),
         (["a", 1], "y mixes texts and numbers, such as 'a' and 1"),
         ([dt.date(2024, 1, 1), dt.date(2024, 1, 2)], "y holds date, such as datetime.date"),
-        (np.array([1, 2], "m8[D]"), "y holds timedelta64"),
+        (
+            np.array([1, 2], "m8[D]"),
+            r"y has the dtype timedelta64\[D\]; labels must be texts, numbers, bools or dates",
+        ),
     ],
 )
 def test_labels_that_cannot_be(pair, message):

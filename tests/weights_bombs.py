@@ -163,22 +163,22 @@ def beside(folder):
 
 
 ONNX = {
-    "doubled": (doubled, "Concat.*at most"),
-    "doubled within a node": (doubled_within, "Concat.*at most"),
-    "doubled from a constant": (doubled_in_a_constant, "Concat.*at most"),
-    "cast to what is wider": (cast_wider, "Cast.*at most"),
-    "turned often": (transposed, "Transpose.*at most"),
-    "gathered": (gathered, "Gather.*at most"),
-    "functions": (functions_of_functions, "functions.*at most"),
+    "doubled": (doubled, "Concat.*the limit"),
+    "doubled within a node": (doubled_within, "Concat.*the limit"),
+    "doubled from a constant": (doubled_in_a_constant, "Concat.*the limit"),
+    "cast to what is wider": (cast_wider, "Cast.*the limit"),
+    "turned often": (transposed, "Transpose.*the limit"),
+    "gathered": (gathered, "Gather.*the limit"),
+    "functions": (functions_of_functions, "functions.*the limit"),
     "a function of itself": (function_of_itself, "'f' of the file calls itself"),
-    "huge and empty": (lambda: without_its_numbers(False), "at most|cannot be read"),
-    "huge with four bytes": (lambda: without_its_numbers(True), "and holds 4: the file is damaged"),
+    "huge and empty": (lambda: without_its_numbers(False), "the limit|cannot be read"),
+    "huge with four bytes": (lambda: without_its_numbers(True), "but has 4: the file is damaged"),
     "text": (text, "'a' is text; it must be numbers"),
     "sparse": (lambda: sparse(True), "'W' is sparse"),
     "sparse constant": (lambda: sparse(False), "'W' has a sparse_value"),
-    "one weight in many layers": (shared_by_many_layers, "at most"),
-    "many small layers": (many_small_layers, "at most"),
-    "many small operations": (many_small_operations, "at most"),
+    "one weight in many layers": (shared_by_many_layers, "the limit"),
+    "many small layers": (many_small_layers, "the limit"),
+    "many small operations": (many_small_operations, "the limit"),
 }
 
 
@@ -226,7 +226,7 @@ def many_lists_within_bounds(path):
 
 KERAS = {
     "one array in many layers": (shared_arrays, "may still be read"),
-    "a long configuration": (many_lists, "at most"),
+    "a long configuration": (many_lists, "the limit"),
     "a configuration of many lists": (many_lists_within_bounds, "cannot be read as a Keras model"),
 }
 
@@ -234,7 +234,7 @@ KERAS = {
 def write_all(folder: Path) -> dict[str, tuple[Path, str]]:
     """Of each bomb its file, and what an error says of it."""
     found = {}
-    for k, (name, (make, message)) in enumerate({**ONNX, "beside": (None, "at most")}.items()):
+    for k, (name, (make, message)) in enumerate({**ONNX, "beside": (None, "the limit")}.items()):
         path = folder / f"{k}.onnx"
         path.write_bytes((make or (lambda: beside(folder)))().SerializeToString())
         found[name] = path, message

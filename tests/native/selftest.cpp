@@ -77,12 +77,13 @@ struct ByHand {
     const Cell* cell;
     Step* step;
     bool projects, smooth;
+    const char* name;
 };
 
 static bool projects(const std::string& name) { return name != "gru" && name != "halves" && name != "of_input_alone"; }
 static bool smooth(const std::string& name) { return name != "rnn_relu" && name != "stabilised"; }
 
-#define BY_HAND(name) {&gw_cell_##name, name, projects(#name), smooth(#name)},
+#define BY_HAND(name) {&gw_cell_##name, name, projects(#name), smooth(#name), #name},
 static const ByHand cells[] = {CELLS(BY_HAND)};
 
 // A case and its numbers ---------------------------------------------------------------------------
@@ -109,7 +110,7 @@ struct Case {
     }
     std::string text() const {
         static const char* const storages[] = {"float", "double", "bf16"};
-        std::string text = std::string(cell().name) + " " + storages[int(storage)];
+        std::string text = std::string(by_hand->name) + " " + storages[int(storage)];
         for (auto [name, number] : {std::pair{"T", T}, {"B", B}, {"I", I}, {"H", H}, {"threads", int64_t(threads)}})
             text += std::string(" ") + name + "=" + std::to_string(number);
         for (int option = 0; option < options; ++option)

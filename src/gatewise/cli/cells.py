@@ -63,8 +63,9 @@ def _run_cells(given: argparse.Namespace) -> None:
 def _check_alone(option: str, **others: Any) -> None:
     for name, value in others.items():
         if value is not None:
+            what = f"the cell {value!r}" if name == "cell" else f"{name}={value!r}"
             raise OptionError(
-                f"{option} writes a page for every cell, so {name}={value!r} has no effect: leave it out"
+                f"{option} writes a page for every cell, so {what} has no effect: leave it out"
             )
 
 

@@ -44,7 +44,7 @@ class Budget:
         self._made += size + EACH
         if self._made > self.limit:
             raise ModelFileError(
-                f"{what} needs {size} bytes for a file of {self._stored} bytes, {self._made} in all; the limit is "
-                f"{self.limit} ({TIMES} times the file and {FLOOR}) are made of it. only= reads fewer "
+                f"{what} needs {size} bytes, which makes {self._made} bytes for a file of {self._stored}; the limit "
+                f"is {self.limit} ({TIMES} times the file's size and {FLOOR}). Give only= to read fewer "
                 f"layers of a file that holds many"
             )

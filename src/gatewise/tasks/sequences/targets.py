@@ -100,11 +100,13 @@ def weights_of(given: Any, count: int) -> Array:
     if given is None:
         return np.ones(count)
     weight = np.array(as_array(given), np.float64)
-    if weight.shape != (count,) or not np.isfinite(weight).all() or (weight < 0).any():
-        raise DataError(
-            f"sample_weight has the shape {weight.shape}; expected {count} finite non-negative numbers, one "
-            f"for each sample"
-        )
+    expected = f"expected {count} finite non-negative numbers, one for each sample"
+    if weight.shape != (count,):
+        raise DataError(f"sample_weight has the shape {weight.shape}; {expected}")
+    wrong = ~np.isfinite(weight) | (weight < 0)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise DataError(f"sample_weight is {weight[first]:g} for sample {first}; {expected}")
     if not weight.any():
         raise DataError(
             "sample_weight is zero for every sample; at least one sample needs a positive weight"
