@@ -223,7 +223,7 @@ def test_refitting_backtest_sees_only_the_past(hourly, monkeypatch):
         ends.append(int(split.seen[0]))
         return original(self, panel, split, *rest)
 
-    monkeypatch.setattr(gw.Forecaster, "_material", spy)
+    monkeypatch.setattr(gw.Forecaster, "_training_data", spy)
     backtest = model.backtest(one, windows=4, refit=2)
     assert backtest.origin.tolist() == [1440 - 12 * k for k in (4, 3, 2, 1)]
     assert ends == [1440 - 48, 1440 - 24]
@@ -275,7 +275,12 @@ def test_a_validation_file_is_as_a_part_of_the_data(hourly, tmp_path):
             DataError,
             "that the data has not, of 'east'",
         ),
-        (lambda d: cut(d, 0, 1000), {"test": 0}, DataError, "the validation part has no window"),
+        (
+            lambda d: cut(d, 0, 1000),
+            {"test": 0},
+            DataError,
+            "the validation part has no usable window",
+        ),
     ],
     ids=["a share for the test", "a series less", "a series more", "nothing newer"],
 )
@@ -316,7 +321,8 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_series(hourly, tmp_path
 
     monkeypatch.setattr(forecaster, "pinball", poisoned)
     with pytest.raises(
-        TrainingError, match=r"nan at step \d+, in a window of series '(north|south)'"
+        TrainingError,
+        match=r"nan at step \d+, in the window of series '(north|south)' .* at row \d+",
     ):
         quick().fit(hourly, run=run(tmp_path))
     assert (tmp_path / "checkpoints" / "last.safetensors").exists()
@@ -327,7 +333,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_series(hourly, tmp_path
     [
         (dict(horizon=0), "horizon must be a positive integer, not 0"),
         (dict(horizon=2.5), "horizon"),
-        (dict(quantiles=[0.5, 0.5]), "quantiles must differ"),
+        (dict(quantiles=[0.5, 0.5]), "quantiles must be different"),
         (dict(quantiles=[0, 0.5]), "between 0 and 1"),
         (dict(gaps="fill"), "gaps must be"),
         (dict(context=0), "context"),

@@ -189,7 +189,10 @@ def test_a_context_with_too_little_to_see_is_refused(plain):
     for each in (nothing, one, rows.assign(y=NAN), rows.tail(3)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GatewiseWarning)
-            with pytest.raises(DataError, match=r"nothing to forecast from in the series"):
+            with pytest.raises(
+                DataError,
+                match=r"too few values to forecast the series: .* at least 9 .* last 84 steps",
+            ):
                 model.predict(each)
 
 
@@ -219,13 +222,17 @@ def test_a_validation_part_without_observation_is_refused_before_training(share)
     rows = table(300)
     first, last = (int(300 * part) for part in share)
     gap = rows.assign(y=rows.y.where((rows.index < first) | (rows.index > last)))
-    with pytest.raises(DataError, match="validation part has no window to go by"):
+    with pytest.raises(
+        DataError, match=r"validation part has no usable window: .* at least 7 observed"
+    ):
         quick().fit(gap)
 
 
 def test_a_training_part_without_observation_is_refused():
     rows = table(300)
-    with pytest.raises(DataError, match="training part has no window to go by"):
+    with pytest.raises(
+        DataError, match=r"training part has no usable window: .* at least 7 observed"
+    ):
         quick().fit(rows.assign(y=rows.y.where(rows.index > 215)))
 
 
@@ -322,7 +329,7 @@ def test_conformal_calibration_says_when_it_cannot():
     y = 100 + 10 * np.sin(np.arange(72) * 2 * np.pi / 12)
     y[52] = NAN
     months = pd.DataFrame(dict(date=pd.date_range("2018-01-01", periods=72, freq="MS"), y=y))
-    with pytest.raises(DataError, match=r"needs 4 observed values .* step 5 has 0"):
+    with pytest.raises(DataError, match=r"needs at least 4 observed values .* step 5 has 0"):
         quick(12, conformal=True).fit(months)
     with pytest.raises(OptionError, match="two or more"):
         quick(conformal=True, quantiles=(0.5,))
@@ -333,7 +340,7 @@ def test_conformal_calibration_says_when_it_cannot():
 )
 def test_how_many_values_a_level_needs(levels, needed):
     check_enough(np.array([needed, needed + 1]), levels)
-    with pytest.raises(DataError, match=f"needs {needed} .* step 2 has {needed - 1}"):
+    with pytest.raises(DataError, match=f"needs at least {needed} .* step 2 has {needed - 1}"):
         check_enough(np.array([needed, needed - 1]), levels)
 
 
@@ -424,7 +431,9 @@ def test_a_backtest_that_refits_keeps_its_context():
 def test_a_missing_forecast_is_never_left_out_of_a_score():
     actual, point = np.ones((2, 3)), np.ones((2, 3))
     point[1, 2] = NAN
-    with pytest.raises(DataError, match=r"1 of 6 values have no forecast.* window 1 at step 3"):
+    with pytest.raises(
+        DataError, match=r"1 of 6 actual values have no forecast.* window 1 at step 3"
+    ):
         scores(actual, point, np.ones(2), np.ones(2))
     actual[1, 2] = NAN
     assert scores(actual, point, np.ones(2), np.ones(2))["mae"] == 0
@@ -446,7 +455,7 @@ def test_another_table_without_time_is_told_how_rows_are_counted():
         (dict(seed=-1), "seed must be an integer from 0 .*, not -1"),
         (dict(seed=2**64), "seed must be"),
         (dict(target=None), "target must be the name of a column or a list of names, not None"),
-        (dict(quantiles="0.9"), "quantiles must differ .* not '0.9'"),
+        (dict(quantiles="0.9"), "quantiles must be different .* not '0.9'"),
         (dict(quantiles=None), "quantiles"),
         (dict(layers=1001), "layers must be an integer from 1 to 1000"),
         (dict(calendar="yes"), "calendar must be True or False"),
@@ -465,7 +474,7 @@ def test_options_that_cannot_be_used_are_refused_when_given(options, message):
     [
         (
             dict(test="0.2"),
-            "test must be a share below 1, a number, or a file that is there, not '0.2'",
+            "test must be a share below 1, a number, or a file that exists, not '0.2'",
         ),
         (dict(test=1.0), "test must be"),
         (dict(validation=None), "validation must be"),

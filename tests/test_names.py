@@ -100,7 +100,9 @@ def test_a_future_table_with_an_index() -> None:
     ahead = pd.DataFrame({"promo": [0.0, 1.0]}, pd.date_range("2024-03-01", periods=2))
     found = model.predict(data.set_index("date"), future=ahead)
     assert found["date"].tolist() == ahead.index.tolist()
-    with pytest.raises(OptionError, match="the steps are 1D, which needs a time column"):
+    with pytest.raises(
+        OptionError, match="time step is 1D, which needs a time column: name it with time="
+    ):
         model.predict(data)
 
 

@@ -166,7 +166,7 @@ def changed_value(data: pl.DataFrame) -> pl.DataFrame:
     [
         (
             lambda _: table(seed=1),
-            "the values of y differ .200 rows of 1 series, 2024-01-01 to 2024-07-18",
+            "the values of y differ .both have 200 rows of 1 series, 2024-01-01 to 2024-07-18",
         ),
         (changed_value, "the values of y differ"),
         (lambda d: d[:-1], "200 rows of 1 series, 2024-01-01 to 2024-07-18, and are 199 rows"),
