@@ -40,7 +40,7 @@ def timed(call: type) -> type:
     """A kind of call that is divided as it is told, and notes how long its loops take."""
 
     class Timed(call):
-        plans: dict[bool, Any] = {}  # noqa: RUF012  by whether it is the way back
+        plans: dict[bool, Any] = {}  # noqa: RUF012  True: the plan of the backward pass
         milliseconds: float = 0
 
         def divide(self, back: bool) -> Any:

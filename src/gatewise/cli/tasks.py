@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -20,13 +20,23 @@ from gatewise.tasks.registry import TASKS, importable_tasks, task_of
 
 
 def add_fit(verb: argparse.ArgumentParser, argv: list[str]) -> None:
-    verb.epilog = "gatewise fit TASK --help lists a task's options."
+    add_task_parsers(verb, argv, _add_fit_task)
+
+
+def add_task_parsers(
+    verb: argparse.ArgumentParser,
+    argv: list[str],
+    add_task: Callable[[argparse.ArgumentParser, str], None],
+) -> None:
+    """A parser for each task of a verb. ``add_task`` is called for the named task alone, because it
+    imports the task."""
+    verb.epilog = f"{verb.prog} TASK --help lists a task's options."
     tasks = verb.add_subparsers(metavar="TASK", required=True)
     named = argv[:1] and argv[0] in TASKS
     for name in TASKS:
         each = tasks.add_parser(name, help=None if named else about(name))
         if argv[:1] == [name]:
-            _add_fit_task(each, name)
+            add_task(each, name)
 
 
 def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:

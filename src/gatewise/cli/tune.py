@@ -12,22 +12,16 @@ from typing import Any
 
 from gatewise.arguments import FLAG, Option, options_of
 from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
-from gatewise.cli.tasks import about, finish, first_line, options_of_other_tasks
+from gatewise.cli.tasks import add_task_parsers, finish, first_line, options_of_other_tasks
 from gatewise.errors import OptionError
-from gatewise.tasks.registry import TASKS, task_of
+from gatewise.tasks.registry import task_of
 
 # Where a fit runs that a search does not.
 _NOT_OF_A_SEARCH = ("devices", "nodes", "tensorboard")
 
 
 def add_tune(verb: argparse.ArgumentParser, argv: list[str]) -> None:
-    verb.epilog = "gatewise tune TASK --help lists a task's options."
-    tasks = verb.add_subparsers(metavar="TASK", required=True)
-    named = argv[:1] and argv[0] in TASKS
-    for name in TASKS:
-        each = tasks.add_parser(name, help=None if named else about(name))
-        if argv[:1] == [name]:
-            _add_task(each, name)
+    add_task_parsers(verb, argv, _add_task)
 
 
 def _add_task(parser: argparse.ArgumentParser, name: str) -> None:
