@@ -837,7 +837,9 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_the_readmes_cell(backend):
     """Its layer, and one of its cell beside its equations in torch: outputs and gradients."""
-    (example,) = re.findall(r"```python\n(@gw\.cell.*?)```", README, re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(import gatewise as gw\n+@gw\.cell.*?)```", README, re.DOTALL
+    )
     names = {"gw": gw}
     exec(compile(example, "README.md", "exec"), names)
     assert names["layer"](torch.randn(3, 2, 32))[0].shape == (3, 2, 128)

@@ -489,7 +489,7 @@ def test_an_archive_that_says_it_is_huge(tmp_path):
         archive.writestr("metadata.json", '{"keras_version": "3.0"}')
         archive.writestr("model.weights.h5", bytes(100_000_000))
     with pytest.raises(
-        ModelFileError, match=r"'model.weights.h5' needs 100000000 bytes for a file"
+        ModelFileError, match=r"'model.weights.h5' needs 100000000 bytes, which makes"
     ):
         from_keras(path)
 
