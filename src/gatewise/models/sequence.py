@@ -15,11 +15,8 @@ from gatewise.nn.layers import LSTM
 from gatewise.nn.recurrent import Recurrent
 
 POOLINGS = ("mean_max", "mean", "last", "attention")
-WIDTHS = (
-    9,
-    19,
-    39,
-)  # steps that a filter covers; those of InceptionTime (Ismail Fawaz et al. 2020)
+# The steps that a filter covers, as in InceptionTime (Ismail Fawaz et al. 2020).
+WIDTHS = (9, 19, 39)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from gatewise.nn.structure import Structure, structure
 # The shapes of parameters by name, without the suffix of layer and direction, in torch's order.
 Shapes = dict[str, tuple[int, ...]]
 
+# Initial bias of a highway's gates. It is negative, so that a new layer passes most of its input on.
+HIGHWAY_BIAS = -1.0
+
 
 @dataclass(frozen=True)
 class LayerConfig:

@@ -15,7 +15,7 @@ from gatewise.backends.contract import Choice, Outcome, Weights, differentiated
 from gatewise.backends.registry import choose, run
 from gatewise.backends.tracing import recorded_by
 from gatewise.nn.checks import check_input
-from gatewise.nn.config import Configured
+from gatewise.nn.config import HIGHWAY_BIAS, Configured
 from gatewise.nn.layer_loop import LayersOutcome, run_layers
 from gatewise.nn.masks import make_masks, mask_kinds
 from gatewise.nn.parameters import learned_states, other_parameter, step_parameters, weights_of
@@ -48,7 +48,7 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
         that are not connected, are zero. Highway biases are -1.
         """
         bound = 1.0 / math.sqrt(self.hidden_size)
-        fixed = {"norm_ih": 1.0, "norm_hh": 1.0, "highway_bias": -1.0}
+        fixed = {"norm_ih": 1.0, "norm_hh": 1.0, "highway_bias": HIGHWAY_BIAS}
         fixed |= {f"initial_{state}": 0.0 for state in self.cell.state}
         for name, parameter in self.named_parameters():
             kind = name.rpartition("_l")[0]

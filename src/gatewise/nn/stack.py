@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.errors import OptionError, ShapeError
+from gatewise.nn.config import HIGHWAY_BIAS
 from gatewise.nn.lengths import checked_lengths
 from gatewise.nn.overrides import by_override
 from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
@@ -18,9 +19,6 @@ from gatewise.options import flag, probability
 
 if TYPE_CHECKING:
     from gatewise.nn.shapes import Input, Lengths, Output, Reset
-
-# Initial bias of a highway's gates. It is negative, so that a new layer passes most of its input on.
-HIGHWAY_BIAS = -1.0
 
 
 class Stack(nn.Module):
