@@ -19,12 +19,11 @@ class Run(torch.autograd.Function):
     """The differentiable call of an engine, or of an object with ``forward_saving`` and ``backward``."""
 
     @staticmethod
-    def forward(
-        ctx: Any, engine: Any, cell: Cell, reverse: bool, masks: Masks, *tensors: Tensor | None
-    ) -> Any:
-        *outcome, activations = engine.forward_saving(_arguments(cell, reverse, tensors, masks))
-        ctx.engine, ctx.cell, ctx.reverse = engine, cell, reverse
-        ctx.save_for_backward(*tensors, activations, *masks.listed())
+    def forward(ctx: Any, engine: Any, given: Arguments, *tensors: Tensor | None) -> Any:
+        """``tensors`` are those of ``given``. Only autograd reads them."""
+        *outcome, activations = engine.forward_saving(given)
+        ctx.engine, ctx.cell, ctx.reverse = engine, given.cell, given.reverse
+        ctx.save_for_backward(*tensors, activations, *given.masks.listed())
         ctx.set_materialize_grads(False)
         return tuple(outcome)
 
@@ -33,7 +32,7 @@ class Run(torch.autograd.Function):
         saved = (
             ctx.saved_tensors
         )  # read once, because saved-tensor hooks may not allow a second time
-        wanted = ctx.needs_input_grad[4:]
+        wanted = ctx.needs_input_grad[2:]
         tensors, activations, rest = (
             saved[: len(wanted)],
             saved[len(wanted)],
@@ -45,7 +44,7 @@ class Run(torch.autograd.Function):
         else:
             plain = [None if g is None else g.resolve_neg() for g in grads]
             found = ctx.engine.backward(given, activations, plain, wanted)
-        return None, None, None, None, *found
+        return None, None, *found
 
 
 def _batched(grads: Sequence[Tensor | None]) -> bool:

@@ -240,7 +240,7 @@ def _run_differentiably(*operands: Any) -> list[Tensor]:
     given = o.arguments()
     tensors = given.tensors()
     if differentiated(tensors):
-        return list(Run.apply(_Operators, given.cell, given.reverse, given.masks, *tensors))
+        return list(Run.apply(_Operators, given, *tensors))
     with below_autograd():
         return torch.ops.gatewise.run(*o)
 

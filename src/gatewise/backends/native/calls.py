@@ -6,7 +6,7 @@ The layer has checked the tensors. Here they are only brought to the strides and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -33,6 +33,9 @@ DTYPES = tuple(STORAGES)
 # From this number of saved activations on, memory that the core keeps is faster than new memory, whose pages
 # the operating system must map first.
 _WORTH_KEEPING = 1 << 18
+# A contiguous tensor of another's shape, dtype and device. This takes half the time of Tensor.new_empty.
+_empty = partial(torch.empty_like, memory_format=torch.contiguous_format)
+_zeros = partial(torch.zeros_like, memory_format=torch.contiguous_format)
 
 
 def unusable(cell: Cell) -> str | None:
@@ -185,7 +188,7 @@ def forward_saving(given: Arguments) -> list[Any]:
 def _run(given: Arguments, call: _Call) -> list[Tensor]:
     x, state = given.x, given.state
     output = x.new_empty(*x.shape[:2], state[0].shape[1])
-    final = [s.new_empty(s.shape) for s in state]
+    final = [_empty(s) for s in state]
     call.native.output(_steps(output))
     call.native.final_state([_rows(s) for s in final])
     call.native.forward()
@@ -214,11 +217,11 @@ def traced(given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
 
 @cache
 def _gradient_of_weights(cell: Cell) -> Callable[..., Tensor]:
-    """The function that makes the tensor for a weight's gradient: ``empty``, or ``zeros`` if the cell does not
-    use every part of every gate, because the core does not write the rows of unused parts."""
+    """The function that makes the tensor for a weight's gradient: ``_empty``, or ``_zeros`` if the cell does
+    not use every part of every gate, because the core does not write the rows of unused parts."""
     plan = layout(cell)
     whole = plan.from_input == plan.from_state == len(cell.gates)
-    return Tensor.new_empty if whole else Tensor.new_zeros
+    return _empty if whole else _zeros
 
 
 def backward(
@@ -237,9 +240,9 @@ def backward(
     call.grad_final([(0, 0) if g is None else _rows(g) for g in kept[1:]])
     first = 1 + len(given.state)
     of_weights, tensors = _gradient_of_weights(given.cell), given.tensors()
-    makes = [Tensor.new_empty] * first + [of_weights] * (len(tensors) - first)
+    makes = [_empty] * first + [of_weights] * (len(tensors) - first)
     results = [
-        make(t, t.shape) if want and t is not None else None  # faster than torch.empty
+        make(t) if want and t is not None else None
         for make, t, want in zip(makes, tensors, wanted, strict=True)
     ]
     if results[0] is not None:
