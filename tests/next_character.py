@@ -28,7 +28,7 @@ class NextCharacter(Task):
         learning_rate: the highest learning rate of AdamW.
     """
 
-    name, sources, saved_attributes = "spell", ("characters",), {"alphabet": text, "seen": count}
+    name, saved_attributes = "spell", {"alphabet": text, "seen": count}
     hidden: Count = 16
     window: Count = 4
     passes: Count = 6

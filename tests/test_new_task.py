@@ -26,7 +26,7 @@ RHYME = "abcabcabcaabbcc" * 20
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     monkeypatch.setitem(SOURCES, "characters", "characters:Characters")
-    monkeypatch.setitem(TASKS, "spell", "next_character:NextCharacter")
+    monkeypatch.setitem(TASKS, "spell", {"characters": "next_character:NextCharacter"})
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_an_empty_training_part_is_refused_before_a_folder_is_made(
 def faulty(monkeypatch, tmp_path):
     (tmp_path / "follow_faulty.py").write_text("import nothing_of_that_name\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(TASKS, "follow", "follow_faulty:Follower")
+    monkeypatch.setitem(TASKS, "follow", {"characters": "follow_faulty:Follower"})
 
 
 FAULT = "task 'follow' (follow_faulty) cannot be imported: No module named 'nothing_of_that_name'"
@@ -173,7 +173,7 @@ def test_a_task_that_cannot_be_imported_is_named(faulty, text, tmp_path, capsys)
 
 
 def test_a_task_that_the_module_lacks_is_named(monkeypatch, capsys):
-    monkeypatch.setitem(TASKS, "spell", "next_character:Speller")
+    monkeypatch.setitem(TASKS, "spell", {"characters": "next_character:Speller"})
     assert main(["fit", "spell", "x"]) == 2
     assert "task 'spell' (next_character) cannot be imported: " in capsys.readouterr().err
 

@@ -191,7 +191,7 @@ def test_a_forecasters_score_is_that_of_a_backtest_on_its_validation_part(hourly
 
 def test_a_task_without_a_table_is_searched_in_the_ranges_that_are_given(tmp_path, monkeypatch):
     monkeypatch.setitem(SOURCES, "characters", "characters:Characters")
-    monkeypatch.setitem(TASKS, "spell", "next_character:NextCharacter")
+    monkeypatch.setitem(TASKS, "spell", {"characters": "next_character:NextCharacter"})
     text = tmp_path / "text.txt"
     text.write_text("abcabcaabbcc" * 12)
     line = ["tune", "spell", str(text), "--out", str(tmp_path / "run"), "--passes", "1"]

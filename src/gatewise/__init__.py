@@ -97,7 +97,9 @@ _EXPORTS = {
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 _MODULE_OF |= {
-    name: module for module, _, name in (place.partition(":") for place in TASKS.values())
+    name: module
+    for sources in TASKS.values()
+    for module, _, name in (place.partition(":") for place in sources.values())
 }
 _SUBPACKAGES = ("backends", "cells", "emit", "nn", "options")
 

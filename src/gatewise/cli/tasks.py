@@ -14,7 +14,14 @@ from typing import Any
 from gatewise.arguments import Option, options_of
 from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
 from gatewise.errors import GatewiseError, OptionError, TaskImportError, some
-from gatewise.tasks.registry import TASKS, importable_tasks, task_of
+from gatewise.tasks.registry import (
+    TASKS,
+    importable_tasks,
+    naming,
+    source_in,
+    sources_of,
+    task_of,
+)
 
 # -------------------------------------------------------------------------------------------- fit
 
@@ -26,24 +33,25 @@ def add_fit(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 def add_task_parsers(
     verb: argparse.ArgumentParser,
     argv: list[str],
-    add_task: Callable[[argparse.ArgumentParser, str], None],
+    add_task: Callable[[argparse.ArgumentParser, str, str], None],
 ) -> None:
-    """A parser for each task of a verb. ``add_task`` is called for the named task alone, because it
-    imports the task."""
+    """A parser for each task of a verb. ``add_task`` is called for the named task alone, with the task's name
+    and source, because it imports the task."""
     verb.epilog = f"{verb.prog} TASK --help lists a task's options."
     tasks = verb.add_subparsers(metavar="TASK", required=True)
     named = argv[:1] and argv[0] in TASKS
     for name in TASKS:
         each = tasks.add_parser(name, help=None if named else about(name))
         if argv[:1] == [name]:
-            add_task(each, name)
+            add_task(each, name, source_in(name, argv))
 
 
-def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:
+def _add_fit_task(parser: argparse.ArgumentParser, name: str, source: str) -> None:
     from gatewise.train.run import Run
 
-    kind = task_of(name)
+    kind = task_of(name, source)
     parser.description = first_line(kind)
+    parser.epilog = other_sources(parser, name, source)
     groups = {
         "options of the task": kind.options(),
         "split of the data": options_of(kind.fit),
@@ -55,15 +63,25 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str) -> None:
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
     parser.set_defaults(
         run=partial(_run_fit, kind),
-        check_unknown=lambda unknown: check_known(parser, unknown, options_of_other_tasks(name)),
+        check_unknown=lambda unknown: check_known(parser, unknown, options_of_other_tasks(kind)),
     )
 
 
-def options_of_other_tasks(name: str) -> dict[str, list[str]]:
-    """The options of fit of the other tasks, and the tasks that have each."""
+def other_sources(parser: argparse.ArgumentParser, name: str, source: str) -> str | None:
+    """The line of the help that says how to see the options for the task's other sources."""
+    lines = [
+        f"{parser.prog} {example} --help lists the options for {other}."
+        for other in sources_of(name)
+        if other != source and (example := naming(other))
+    ]
+    return " ".join(lines) or None
+
+
+def options_of_other_tasks(own: type) -> dict[str, list[str]]:
+    """The options of fit of the other tasks' classes, and the tasks that have each."""
     found: dict[str, list[str]] = {}
     for other, kind in importable_tasks().items():
-        if other != name:
+        if kind is not own:
             for option in (*kind.options(), *options_of(kind.fit)):
                 found.setdefault(option, []).append(other)
     return found
@@ -170,7 +188,7 @@ def _add_method(verb: argparse.ArgumentParser, method: str, argv: list[str]) -> 
     from gatewise.tasks.saved import task_in
 
     own = next((task for word in argv if (task := task_in(Path(word)))), None)
-    tasks = importable_tasks() if own is None else {own: task_of(own)}
+    tasks = importable_tasks() if own is None else {own[0]: task_of(*own)}
     every: dict[str, Option] = {}
     for kind in tasks.values():
         for name, option in options_of(getattr(kind, method)).items():
@@ -244,11 +262,10 @@ def add_tasks(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 def _run_tasks(given: argparse.Namespace) -> None:
     from gatewise.data.sources import SOURCES
 
-    tasks = importable_tasks()
     width = max(map(len, SOURCES))
-    print(" " * width, *(f"{name:>10}" for name in tasks))
+    print(" " * width, *(f"{name:>10}" for name in TASKS))
     for source in SOURCES:
-        marks = ("✓" if source in task.sources else "" for task in tasks.values())
+        marks = ("✓" if source in sources else "" for sources in TASKS.values())
         print(f"{source:<{width}}", *(f"{mark:>10}" for mark in marks))
     print()
     for name in TASKS:

@@ -24,11 +24,11 @@ def add_tune(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     add_task_parsers(verb, argv, _add_task)
 
 
-def _add_task(parser: argparse.ArgumentParser, name: str) -> None:
+def _add_task(parser: argparse.ArgumentParser, name: str, source: str) -> None:
     from gatewise.tuning.space import as_text
     from gatewise.tuning.tune import tune
 
-    kind = task_of(name)
+    kind = task_of(name, source)
     parser.description = f"Search the best options: {first_line(kind).lower()}"
     groups = {
         "the search": options_of(tune),
@@ -47,7 +47,7 @@ def _add_task(parser: argparse.ArgumentParser, name: str) -> None:
     parser.set_defaults(
         run=partial(_run_tune, kind),
         flags={option: flag_of(option) for option in names},
-        check_unknown=lambda unknown: check_known(parser, unknown, options_of_other_tasks(name)),
+        check_unknown=lambda unknown: check_known(parser, unknown, options_of_other_tasks(kind)),
     )
 
 

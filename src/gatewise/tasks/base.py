@@ -47,7 +47,6 @@ class Task(BaseEstimator):
     """A model that is fitted to data. Its options are the arguments of its constructor."""
 
     name: ClassVar[str]  # as in the registry
-    sources: ClassVar[tuple[str, ...]]  # the kinds of data that it accepts, from data.sources
     needed_by_files: ClassVar[tuple[str, ...]] = ()  # options that a fit to a file must have
     saved_attributes: ClassVar[dict[str, Check]] = {}  # what ``fit`` learns, with its checks
     searched: ClassVar[dict[str, Range]] = {}  # the options that a search varies, and their ranges
@@ -286,7 +285,7 @@ class Task(BaseEstimator):
         options = {name: option.kind.save(given[name]) for name, option in self.options().items()}
         learned = self.learned() | {"history": asdict(self.history_)}
         tensors = {**self.network_.state_dict(), **self.tensors()}
-        return write_model(Path(folder), self.name, options, learned, tensors)
+        return write_model(Path(folder), type(self), options, learned, tensors)
 
     @classmethod
     def from_state(cls, saved: Saved) -> Self:

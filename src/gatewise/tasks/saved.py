@@ -38,7 +38,7 @@ from gatewise.errors import (
 )
 from gatewise.options import choice
 from gatewise.tasks.entry_checks import count, integer_from, mapping_of, object_with, text
-from gatewise.tasks.registry import TASKS, task_of
+from gatewise.tasks.registry import TASKS, place_of, sources_of, task_of
 from gatewise.train.record import python
 
 FORMAT = 1
@@ -50,6 +50,7 @@ _DESCRIPTION = object_with(
     {
         "format": integer_from(1, FORMAT),
         "task": lambda name, value: choice(name, value, TASKS),
+        "source": text,
         "file": object_with({"name": text, "bytes": count}),
         "options": mapping_of(lambda name, value: value),
         "learned": mapping_of(lambda name, value: value),
@@ -120,12 +121,12 @@ def _tensor(name: str, stored: dict[str, Any], gaps: bool) -> Tensor:
 
 def write_model(
     folder: Path,
-    task: str,
+    kind: type,
     options: dict[str, Any],
     learned: dict[str, Any],
     tensors: dict[str, Tensor],
 ) -> Path:
-    """Writes a model to a folder, where it replaces the model that is there.
+    """Writes a model of the class ``kind`` to a folder, where it replaces the model that is there.
 
     Raises:
         ModelFileError: the disk is full, the folder cannot be written, something in ``options`` or
@@ -134,10 +135,12 @@ def write_model(
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = to_bytes(stored)
+    task, source = place_of(kind)
     name = f"model-{uuid.uuid4().hex}.safetensors"
     described = dict(
         format=FORMAT,
         task=task,
+        source=source,
         file={"name": name, "bytes": len(data)},
         options=options,
         learned=learned,
@@ -233,13 +236,14 @@ def _both(folder: Path) -> tuple[dict[str, Any], bytes]:
     )
 
 
-def task_in(folder: Path) -> str | None:
-    """The name of the task in the folder of a saved model, read without any check; None if there is none."""
+def task_in(folder: Path) -> tuple[str, str] | None:
+    """The task and the source of the saved model in a folder, read without any check; None if there is none."""
     try:
-        found = json.loads((folder / "model.json").read_bytes())["task"]
+        found = json.loads((folder / "model.json").read_bytes())
+        task, source = found["task"], found["source"]
+        return (task, source) if source in TASKS[task] else None
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return None
-    return found if isinstance(found, str) and found in TASKS else None
 
 
 def _bytes(path: Path, size: int) -> bytes:
@@ -301,6 +305,11 @@ def _check_kind(path: Path, described: Any) -> None:
         raise ModelFileError(
             f"{path} is damaged or not a saved model: its task must be one of {', '.join(TASKS)}"
         )
+    known = sources_of(described["task"])
+    if described.get("source") not in known:
+        raise ModelFileError(
+            f"{path} is damaged or not a saved model: the source of its task must be one of {', '.join(known)}"
+        )
 
 
 def _rebuilt(described: dict[str, Any], data: bytes) -> Any:
@@ -318,4 +327,4 @@ def _rebuilt(described: dict[str, Any], data: bytes) -> Any:
         if _checksum(each["data"]) != checksums[name]:
             raise ModelFileError(f"the tensor '{name}' does not match its checksum")
     saved = Saved(described["task"], described["options"], described["learned"], stored)
-    return task_of(saved.task).from_state(saved)
+    return task_of(saved.task, described["source"]).from_state(saved)

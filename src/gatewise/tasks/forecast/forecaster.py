@@ -111,7 +111,6 @@ class Forecaster(Task):
     """
 
     name: ClassVar[str] = "forecast"
-    sources: ClassVar[tuple[str, ...]] = ("series",)
     searched: ClassVar[dict[str, Range]] = {
         "hidden": OneOf((32, 64, 128)),
         "layers": OneOf((1, 2)),

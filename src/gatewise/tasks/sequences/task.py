@@ -100,7 +100,6 @@ class SequenceTask(Task):
             same model.
     """
 
-    sources: ClassVar[tuple[str, ...]] = ("series", "arrays")
     searched: ClassVar[dict[str, Range]] = {
         "hidden": OneOf((32, 64, 128)),
         "layers": OneOf((1, 2)),
