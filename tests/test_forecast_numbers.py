@@ -544,7 +544,7 @@ def stopped(*_):
 
 
 def test_a_fit_that_is_stopped_leaves_the_model_as_it_was(monkeypatch):
-    from gatewise.train.objective import Training
+    from gatewise.train.training import Training
 
     rows = table(150)
     model = quick(steps=9).fit(rows)

@@ -14,8 +14,8 @@ from gatewise.cli import main
 from gatewise.data.sources import SOURCES
 from gatewise.errors import DataError, ModelFileError, OptionError
 from gatewise.tasks.registry import TASKS
-from gatewise.train.objective import Training, detached
 from gatewise.train.run import Run
+from gatewise.train.training import Training, detached
 from next_character import NextCharacter
 
 pytestmark = pytest.mark.usefixtures("one_thread", "each_round_saved")

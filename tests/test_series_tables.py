@@ -19,8 +19,8 @@ from gatewise.data.sequences import Sequences
 from gatewise.data.sources.series import SeriesTable, digests
 from gatewise.errors import DataError, OptionError
 from gatewise.tasks.sequences import baselines, scoring
-from gatewise.train.objective import Training
 from gatewise.train.run import Run
+from gatewise.train.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -29,8 +29,8 @@ from gatewise.errors import (
 from gatewise.report.words import format_number
 from gatewise.tasks.ranges import Between, OneOf
 from gatewise.tasks.registry import TASKS, task_of
-from gatewise.train.objective import Training
 from gatewise.train.run import Run
+from gatewise.train.training import Training
 from gatewise.tuning import result
 from gatewise.tuning.page import page
 from gatewise.tuning.space import space_of, within
