@@ -125,7 +125,7 @@ def _is_saved(model: Any, out: Path) -> bool:
     """Whether the folder has exactly this model and a report. The report is written last."""
     import torch
 
-    from gatewise.tasks.saved import load
+    from gatewise.tasks.load import load
 
     if not (out / "report.html").exists():
         return False
@@ -215,7 +215,7 @@ def _tasks_with_option(tasks: Mapping[str, Any], method: str) -> dict[str, list[
 
 def _model_and_options(given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The model in the folder, and the given options of its method."""
-    from gatewise.tasks.saved import load
+    from gatewise.tasks.load import load
 
     return load(given.model), given_of(given, given.method_options)
 

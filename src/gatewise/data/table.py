@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,10 @@ from gatewise.forks import check_polars
 if TYPE_CHECKING:
     import narwhals as nw
     import polars as pl
+    from narwhals.typing import IntoDataFrame
+
+# A data frame of the user's library, for functions that return one of the same library.
+Frame = TypeVar("Frame", bound="IntoDataFrame")
 
 _SHOWN_COLUMNS = 20
 _LARGEST = 1e150  # of a number: its square and a sum of such squares can be computed with

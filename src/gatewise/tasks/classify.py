@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.scoring import of_classes, softmax
 from gatewise.tasks.sequences.targets import labels_of
 from gatewise.tasks.sequences.task import SequenceTask
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Array = np.ndarray
 
@@ -122,6 +126,15 @@ class Classifier(ClassifierMixin, SequenceTask):
     def predict_proba(self, X: Any, *, device: Device = "cpu") -> Array:
         """N×classes: the probability of each class, in the order of ``classes_``."""
         return softmax(self._outputs(self._fitted(X), device))
+
+    @overload
+    def predict(self, X: str | os.PathLike[str], *, device: Device = "cpu") -> pl.DataFrame: ...
+
+    @overload
+    def predict(self, X: Array | Tensor | list[Any], *, device: Device = "cpu") -> Array: ...
+
+    @overload
+    def predict(self, X: Any, *, device: Device = "cpu") -> Any: ...
 
     def predict(self, X: Any, *, device: Device = "cpu") -> Any:
         """The most probable class of each sequence.

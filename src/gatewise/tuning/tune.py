@@ -28,7 +28,7 @@ from gatewise.options import choice
 from gatewise.report.scores import NAMES, best_of
 from gatewise.tasks.base import Task
 from gatewise.tasks.kinds import Part
-from gatewise.tasks.saved import load
+from gatewise.tasks.load import load
 from gatewise.train.folder import FolderLock
 from gatewise.train.history import History
 from gatewise.train.objective import TrainingData
