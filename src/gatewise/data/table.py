@@ -260,13 +260,13 @@ def _from_pandas(arrays: Mapping[Any, Any]) -> Any:
 def _check_lengths(lengths: Mapping[str, int]) -> None:
     if len(set(lengths.values())) > 1:
         first, last = (
-            f"{name!r} has {count}"
+            f"{name!r} has the length {count}"
             for name, count in (
                 min(lengths.items(), key=lambda item: item[1]),
                 max(lengths.items(), key=lambda item: item[1]),
             )
         )
-        raise DataError(f"the columns differ in length: {first} rows, {last}")
+        raise DataError(f"the columns differ in length: {first} and {last}")
 
 
 def _to_column(name: str, values: Any) -> pl.Series:

@@ -16,6 +16,7 @@ from gatewise.data.output import table_like
 from gatewise.data.sources.series import SeriesTable
 from gatewise.errors import DataError, OptionError
 from gatewise.report.scores import Evaluation
+from gatewise.report.words import with_unit
 from gatewise.tasks.kinds import ClassWeight, Column, Device
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
@@ -99,7 +100,8 @@ class Classifier(ClassifierMixin, SequenceTask):
         """The message for ``count`` samples of one class."""
         class_, needed = self.classes_[:1].tolist()[0], "a classifier needs at least two classes"
         if self.series is None:
-            return f"y has only the class {class_!r} in its {count} samples with a weight above 0; {needed}"
+            found = with_unit(count, "sample")
+            return f"y has only the class {class_!r} in its {found} with a weight above 0; {needed}"
         return f"column {self.label!r} has only the class {class_!r} in {count} series to train on; {needed}"
 
     def held_of(self, target: Array, weight: Array, size: Any) -> Array:

@@ -200,7 +200,7 @@ class _Search:
         best = studies.best_of(self.study)
         if best is None:
             errors = [each.user_attrs[studies.ERROR] for each in studies.finished(self.study)]
-            raise TrainingError(f"none of the {len(errors)} trials could be trained: {errors[0]}")
+            raise TrainingError(f"no trial could be trained, of {len(errors)}: {errors[0]}")
         return Tuned.of(self.study, best, self._best_model(best), self.problem.metric)
 
     def _goes_on(self) -> bool:
