@@ -41,11 +41,20 @@ class Training(lightning.LightningModule):
         torch.manual_seed((self.recipe.seed * 1_000_003 + self.global_step) % 2**63)
         each, carry = self.objective.loss(self.network, batch, self._carry)
         self._carry = detached(carry)
-        loss = self._finite(batch, each).mean()
+        loss = self._mean_of_all(self._finite(batch, each))
         self._losses.append(loss.detach())
         if self.logger is not None:
             self.log("training", loss.detach())
         return loss
+
+    def _mean_of_all(self, each: Tensor) -> Tensor:
+        """The mean loss, scaled so that its average over the processes is that of all their members. DDP averages
+        the gradients of processes whose shares of a batch may differ in size."""
+        processes = self.trainer.world_size
+        if processes == 1:
+            return each.mean()
+        members = each.new_tensor(float(len(each)))
+        return each.sum() * processes / self.trainer.strategy.reduce(members, reduce_op="sum")
 
     def _finite(self, batch: Any, each: Tensor) -> Tensor:
         strange = ~torch.isfinite(each.detach())
