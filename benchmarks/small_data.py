@@ -119,9 +119,10 @@ def means(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    names = [name for sets in SETS.values() for name in sets]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--only", nargs="+", help="sets to run; all if not given")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SET")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
@@ -131,7 +132,7 @@ def main() -> None:
         processes=given.processes,
     )
     wanted = [(kind, name) for kind, sets in SETS.items() for name in sets]
-    wanted = [each for each in wanted if given.only is None or each[1] in given.only]
+    wanted = [each for each in wanted if each[1] in given.only]
     done: dict[tuple[str, str], Any] = {}
     with ProcessPoolExecutor(given.processes) as pool:
         running = {pool.submit(compare, *each, given.folds): each for each in wanted}

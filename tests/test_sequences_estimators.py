@@ -20,7 +20,7 @@ from gatewise import Classifier, Regressor
 from gatewise.errors import DataError, GatewiseError, OptionError, TrainingError
 from gatewise.models.sequence import SequenceNetwork
 from gatewise.tasks import base
-from gatewise.tasks.saved import load
+from gatewise.tasks.load import load
 from gatewise.tasks.sequences.recipe import noise_for, recipe_for, validation_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -430,7 +430,7 @@ class SequenceTask(Task):
             )
         left_out = len(sequences) - len(new)
         notes = (
-            f"{left_out} more sequences were left out of the scores, because the model was trained on them",
+            f"left out of the scores: {with_unit(left_out, 'sequence')} that the model was trained on",
         )
         part = sequences.chosen(new), target[new], names[new]
         return Unseen(*part, notes if left_out else ())
