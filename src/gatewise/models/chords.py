@@ -84,40 +84,35 @@ class NadeNotes(Output):
 
     def nll(self, hidden: Tensor, steps: Tensor) -> Tensor:
         # the hidden vector changes only below a sounding note, so a step of n notes has n + 1 of them
-        steps = steps.flip(-1)
-        above = steps.cumsum(-1)
-        most = int(above[:, -1].max())
-        row, note = steps.nonzero(as_tuple=True)
-        added = hidden.new_zeros(len(steps), most + 1, self.units.out_features)
-        added = added.index_put((row, above[row, note]), self.sounding[note])
-        vectors = torch.sigmoid(self.units(hidden)[:, None] + added.cumsum(1))
-        every = vectors @ self.weights.mT
-        own = every.gather(1, (above - steps)[:, None]).squeeze(1)
-        target = steps.to(own.dtype)
-        logits = own + self.logits(hidden).flip(-1)
+        above = steps.sum(-1, keepdim=True) - steps.cumsum(-1)  # N×notes: sounding notes above each
+        most = int(above.max()) + 1
+        levels = torch.arange(most + 1, device=steps.device)[:, None]
+        sounding = (steps == 1)[:, None] & (above[:, None] < levels)
+        vectors = self.units(hidden)[:, None] + sounding.to(hidden.dtype) @ self.sounding
+        every = torch.sigmoid(vectors) @ self.weights.mT
+        logits = every.gather(1, above[:, None]).squeeze(1) + self.logits(hidden)
+        target = steps.to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
 
     def draw(self, hidden: Tensor, given: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        given = given.flip(-1)
-        before, bias = self.units(hidden), self.logits(hidden).flip(-1)
+        before, bias = self.units(hidden), self.logits(hidden)
         chosen, known = torch.zeros_like(given), given != UNKNOWN
         found = bias.new_zeros(len(given))
         column = torch.arange(given.shape[1]).expand_as(given)
-        first = torch.zeros(len(given), 1, dtype=torch.long)  # the next note to decide
-        while bool((first < given.shape[1]).any()):
+        next_note = torch.full((len(given), 1), given.shape[1] - 1)  # to decide
+        while bool((next_note >= 0).any()):
             # one pass decides all notes down to the next that sounds
             logits = torch.sigmoid(before) @ self.weights.mT + bias
             drawn = torch.bernoulli(torch.sigmoid(logits / temperature)).long()
             drawn = torch.where(known, given, drawn)
-            sounding = (drawn == 1) & (column >= first)
-            last = torch.where(sounding, column, given.shape[1]).amin(1, keepdim=True)
-            decided = (column >= first) & (column <= last)
+            sounding = (drawn == 1) & (column <= next_note)
+            lowest = torch.where(sounding, column, -1).amax(1, keepdim=True)
+            decided = (column <= next_note) & (column >= lowest)
             chosen = torch.where(decided, drawn, chosen)
             found = found + _log_sigmoid(logits, drawn, known & decided)
-            more = last < given.shape[1]
-            before = before + self.sounding[last.clamp(max=given.shape[1] - 1)[:, 0]] * more
-            first = last + 1
-        return chosen.flip(-1), found
+            before = before + self.sounding[lowest[:, 0].clamp(0)] * (lowest >= 0)
+            next_note = lowest - 1
+        return chosen, found
 
 
 class ChainedVoices(Output):

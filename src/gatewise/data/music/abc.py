@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -212,16 +212,14 @@ def _timed(bars: list[_Bar]) -> tuple[list[Note], int, list[int]]:
         for start, length, name, tie in bar.notes:
             ticks = round((begin + start) * TICKS), round(length * TICKS)
             letter = name[0] + name[-1]
-            open_note = tied.pop(letter, None) if tie in ("stop", "continue") else None
-            before = None if open_note is None else notes[open_note]
-            if before is not None and before.start + before.length == ticks[0]:
-                joined = ticks[0] + ticks[1] - before.start
-                notes[open_note] = Note(before.start, joined, before.pitch)
+            at = tied.pop(letter, len(notes)) if tie in ("stop", "continue") else len(notes)
+            if at < len(notes) and notes[at].start + notes[at].length == ticks[0]:
+                notes[at] = replace(notes[at], length=notes[at].length + ticks[1])
             else:
-                open_note = len(notes)
+                at = len(notes)
                 notes.append(Note(*ticks, music21.pitch.Pitch(_spelled(name)).midi))
             if tie in ("start", "continue"):
-                tied[letter] = open_note
+                tied[letter] = at
         begin += bar.length
         lines.append(round(begin * TICKS))
     return notes, lines[-1], lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -167,7 +168,4 @@ def _meter(tune: Tune) -> str:
 def _is_line(tune: Tune) -> bool:
     """Whether no two notes sound at once."""
     notes = tune.notes
-    return all(
-        after.start >= note.start + note.length
-        for note, after in zip(notes[:-1], notes[1:], strict=True)
-    )
+    return all(after.start >= note.start + note.length for note, after in pairwise(notes))

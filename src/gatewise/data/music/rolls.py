@@ -12,16 +12,18 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gatewise.data.music.tune import LOWEST, NOTES, TICKS, Note, Tune
+from gatewise.data.music.tune import LOWEST, NOTES, Note, Tune
 from gatewise.errors import DataError, need
 
 Array = np.ndarray
 
+PITCHES = np.arange(LOWEST, LOWEST + NOTES)  # of the columns of a piano roll
 MOST_VOICES = 16  # a wider array of pitches is not one of voices
 # The parts of a data set under the names that its files use.
 PARTS = {
@@ -77,39 +79,31 @@ def tune_of(array: Any, name: str, step: int) -> Tune:
     Raises:
         DataError: the array is none of these, or has no notes.
     """
-    rows = np.asarray(array) if not _ragged(array) else None
+    rows = None if _ragged(array) else np.asarray(array)
     if rows is None or rows.ndim == 1:
-        sounding, voice = _roll(array, name), None
+        values = _roll(array, name) * PITCHES
     elif rows.ndim == 2 and rows.shape[1] == NOTES:
         if not np.isin(rows, (0, 1)).all():
             raise DataError(
                 f"{name} holds other values than 0 and 1; expected a piano roll T×{NOTES}"
             )
-        sounding, voice = rows.astype(bool), None
+        values = rows.astype(np.int64) * PITCHES
     elif rows.ndim == 2 and rows.shape[1] <= MOST_VOICES:
-        sounding, voice = None, np.nan_to_num(np.asarray(rows, float), nan=0).clip(0).astype(int)
+        values = np.nan_to_num(np.asarray(rows, float)).clip(0).astype(np.int64)
     else:
         raise DataError(
             f"{name} has the shape {rows.shape}; expected a piano roll T×{NOTES}, or at most {MOST_VOICES} "
             f"voices of pitches, T×V"
         )
-    if sounding is not None:
-        notes = [
-            Note(first * step, (last - first) * step, LOWEST + k)
-            for k in np.flatnonzero(sounding.any(0))
-            for first, last in _runs(sounding[:, k].astype(int))
-        ]
-        steps = len(sounding)
-    else:
-        notes = [
-            Note(first * step, (last - first) * step, int(voice[first, k]), voice=k)
-            for k in range(voice.shape[1])
-            for first, last in _runs(voice[:, k])
-        ]
-        steps = len(voice)
+    roll = values.shape[1] == NOTES
+    notes = [
+        Note(first * step, (last - first) * step, pitch, voice=0 if roll else k)
+        for k in range(values.shape[1])
+        for first, last, pitch in _runs(values[:, k])
+    ]
     if not notes:
         raise DataError(f"{name} has no notes")
-    return Tune(name, tuple(notes), steps * step)
+    return Tune(name, tuple(notes), len(values) * step)
 
 
 def _ragged(array: Any) -> bool:
@@ -134,11 +128,11 @@ def _roll(array: Any, name: str) -> Array:
     return roll
 
 
-def _runs(values: Array) -> list[tuple[int, int]]:
-    """The first step, and the step after the last, of each run of equal values above 0."""
-    edges = np.flatnonzero(np.diff(values, prepend=0, append=0))
-    pairs = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-    return [(first, last) for first, last in pairs if values[first] > 0]
+def _runs(values: Array) -> list[tuple[int, int, int]]:
+    """The first step, the step after the last, and the value of each run of equal values above 0."""
+    edges = np.flatnonzero(np.diff(values, prepend=0, append=0)).tolist()
+    runs = ((first, last, int(values[first])) for first, last in pairwise(edges))
+    return [run for run in runs if run[2] > 0]
 
 
 # ------------------------------------------------------------------------------------------ files

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -14,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.arguments import (
-    AnyPath,
     Count,
+    Kind,
     Layers,
-    NonNegativeCount,
-    Number,
     Positive,
     Probability,
     Seed,
+    integers,
+    options_of,
+    parse_path,
 )
-from gatewise.data.music import writing
 from gatewise.data.music.events import END, Events
 from gatewise.data.music.steps import Encoding, Roll, Voices, line_of
 from gatewise.data.music.tune import NOTES, TICKS, Tune, to_plain_key
+from gatewise.data.music.writing import in_words, write_tunes
 from gatewise.data.sources.music import Music, Tunes
 from gatewise.errors import DataError, OptionError
 from gatewise.gates.picture import gate_map
@@ -47,6 +47,9 @@ from gatewise.train.objective import Carry
 from gatewise.train.run import Run
 
 Array = np.ndarray
+
+TuneFile = Annotated[Any, Kind(read=parse_path, expected="a path", metavar="FILE")]
+Sharps = Annotated[int, integers(-5, 6)]
 
 # The baselines by name, with the length of their n-grams.
 BASELINES = {"note frequencies": 1, "first-order model": 2, "3-gram": 3}
@@ -329,22 +332,22 @@ class MusicModel(Task):
     def generate(
         self,
         *,
-        count: Count = 1,
+        samples: Count = 1,
         steps: Count | None = None,
         temperature: Positive = 1.0,
-        start: AnyPath | None = None,
+        start: TuneFile | None = None,
         keep: Positive | None = None,
-        melody: AnyPath | None = None,
+        melody: TuneFile | None = None,
         particles: Count = 32,
         meter: str | None = None,
-        sharps: Number | None = None,
+        sharps: Sharps | None = None,
         tempo: Positive = 100.0,
         seed: Seed = 0,
-    ) -> writing.Written:
-        """New tunes.
+    ) -> list[Tune]:
+        """New tunes. The same seed gives the same tunes.
 
         Args:
-            count: the number of tunes.
+            samples: the number of tunes.
             steps: the number of steps of each tune, or its largest number of events. The default is the median
                 of the training tunes, or twice the events of the longest.
             temperature: below 1 for more probable tunes, above 1 for more surprising ones.
@@ -354,40 +357,57 @@ class MusicModel(Task):
                 are drawn. In Python also a Tune.
             particles: the number of harmonies that are followed at once, for ``melody``.
             meter: the metre that a tune of events begins with, such as 6/8.
-            sharps: the key signature of the tunes, negative for flats, where the model has
+            sharps: the key signature of the tunes, from -5 (flats) to 6, where the model has
                 ``transpose="common"``.
             tempo: quarter notes per minute.
             seed: the seed of the draws.
+
+        Raises:
+            OptionError: an option is not valid, or not one for this model.
+            DataError: the file of ``start`` or ``melody`` is not valid.
         """
         self.check_fitted()
+        given = {name: value for name, value in locals().items() if name != "self"}
+        known = options_of(type(self).generate)
+        options = SimpleNamespace(**{n: known[n].checked(v) for n, v in given.items()})
         if melody is not None and start is not None:
             raise OptionError(
                 "give start= to continue a tune, or melody= to harmonise one, not both"
             )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if melody is not None:
-                given = self._melody(melody)
-                drawn = [
-                    harmonised(self.network_, given, particles, temperature) for _ in range(count)
-                ]
-            else:
-                begin = self._beginning(start, keep, meter)
-                end = END if self.options_.unit == "event" else None
-                usual = self.median_steps_ if end is None else 2 * self.longest_
-                drawn = continuations(self.network_, begin, count, steps or usual, temperature, end)
-        tunes = [
-            self._finished(self.encoding_.decode(each, f"tune {k + 1}"), sharps, tempo)
-            for k, each in enumerate(drawn)
-        ]
-        return writing.Written(tuple(tunes))
+            torch.manual_seed(options.seed)
+            drawn = self._drawn(options)
+        decoded = (self.encoding_.decode(each, f"sample {k + 1}") for k, each in enumerate(drawn))
+        return [self._finished(tune, options.sharps, options.tempo) for tune in decoded]
 
-    def _finished(self, tune: Tune, sharps: float | None, tempo: float) -> Tune:
+    def _drawn(self, options: SimpleNamespace) -> list[Array]:
+        """The steps of each sample."""
+        temperature = options.temperature
+        if options.melody is not None:
+            given = self._melody(options.melody)
+            return [
+                harmonised(self.network_, given, options.particles, temperature)
+                for _ in range(options.samples)
+            ]
+        begin = self._beginning(options.start, options.keep, options.meter)
+        end = END if self.options_.unit == "event" else None
+        usual = self.median_steps_ if end is None else 2 * self.longest_
+        steps = options.steps or usual
+        return continuations(self.network_, begin, options.samples, steps, temperature, end)
+
+    def write_samples(self, samples: list[Tune], out: Path | None) -> None:
+        if out is None:
+            for tune in samples:
+                print(f"{tune.name}\n{in_words(tune)}\n")
+        else:
+            write_tunes(samples, out)
+
+    def _finished(self, tune: Tune, sharps: int | None, tempo: float) -> Tune:
         common = self.options_.transpose == "common"
         if sharps is not None and not common:
             raise OptionError("sharps= needs a model that was fitted with transpose='common'")
         tune = replace(tune, tempo=tempo, sharps=0 if common else None)
-        return tune.transposed(-to_plain_key(int(sharps))) if sharps else tune
+        return tune.transposed(-to_plain_key(sharps)) if sharps else tune
 
     def _read_one(self, given: Any) -> Tune:
         found = self.source().read(given).tunes
@@ -442,7 +462,7 @@ class MusicModel(Task):
 
     def figures(self, data: Any) -> dict[str, Any]:
         first = self.source().read(data).tunes[0]
-        tunes = self.generate(count=2).tunes
+        tunes = self.generate(samples=2)
         rows = {first.name: first} | {f"sample {k + 1}": tune for k, tune in enumerate(tunes)}
         trace = self.traced(self.inputs([first]))
         return {

@@ -39,7 +39,7 @@ class Sampler:
     def keep(self, chosen: Tensor) -> None:
         """Continues with the sequences ``chosen``, B indices."""
         state = self.stream.state
-        self.stream.state = tuple(each[:, chosen].contiguous() for each in state)
+        self.stream.state = [each[:, chosen].contiguous() for each in state]
         self.drawn = [each[chosen] for each in self.drawn]
         self.last = self.last[chosen]
 
@@ -74,8 +74,8 @@ def continuations(
 
 
 def _ends_at(tune: Array, end: int | None, begun: int) -> int:
-    ends = np.flatnonzero(tune[begun:, 0] == end) if end is not None else ()
-    return begun + int(ends[0]) + 1 if len(ends) else len(tune)
+    ends = [] if end is None else np.flatnonzero(tune[begun:, 0] == end).tolist()
+    return begun + ends[0] + 1 if ends else len(tune)
 
 
 @torch.no_grad()
@@ -97,4 +97,5 @@ def harmonised(network: MusicNetwork, given: Array, particles: int, temperature:
             sampler.keep(torch.multinomial(shares, particles, replacement=True))
             weights = torch.zeros(particles)
     best = int(torch.multinomial(torch.softmax(weights, 0), 1))
-    return sampler.steps()[best].numpy()
+    tune: Array = sampler.steps()[best].numpy()
+    return tune

@@ -52,7 +52,8 @@ class Windows(Dataset):
         left = [(k, s) for k, s in share if len(self.tunes[k]) > start]
         # a process whose tunes have ended repeats the longest one, since all processes make the same updates
         chosen = left or own[:1]
-        before, steps = zip(*(self._cut(k, s, start) for k, s in chosen), strict=True)
+        cut = [self._cut(k, s, start) for k, s in chosen]
+        before, steps = [one for one, _ in cut], [other for _, other in cut]
         return Batch(
             pad_sequence(before, batch_first=True),
             pad_sequence(steps, batch_first=True),
@@ -127,7 +128,7 @@ def _room(windows: Windows, tune: int) -> tuple[int, int]:
 
 def loader(windows: Windows, batches: TuneBatches) -> DataLoader:
     """The batches of windows."""
-    return DataLoader(windows, batch_size=None, sampler=batches)  # type: ignore[arg-type]
+    return DataLoader(windows, batch_size=None, sampler=batches)
 
 
 def continued(state: Any, batch: int) -> Any:
