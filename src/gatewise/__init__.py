@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gatewise.tasks.classify import Classifier
     from gatewise.tasks.forecast.forecaster import Forecaster
     from gatewise.tasks.load import load
+    from gatewise.tasks.music.generate import MusicModel
     from gatewise.tasks.regress import Regressor
     from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
@@ -135,6 +136,7 @@ __all__ = [
     "LSTMCell",
     "MLSTMState",
     "MultiplicativeAttention",
+    "MusicModel",
     "RNNCell",
     "Recurrent",
     "RecurrentCell",

@@ -1,4 +1,4 @@
-"""The verbs fit, predict, evaluate, tasks and demo. Their flags derive from the library's arguments."""
+"""The verbs fit, predict, evaluate and tasks. Their flags derive from the library's arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,7 @@ def _run_evaluate(given: argparse.Namespace) -> None:
     print(json.dumps(evaluation.record()))
 
 
-# ------------------------------------------------------------------------------------ tasks, demo
+# ------------------------------------------------------------------------------------------ tasks
 
 
 def add_tasks(verb: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -284,32 +283,3 @@ def about(name: str) -> str:
 
 def first_line(task: Any) -> str:
     return (task.__doc__ or "").partition("\n")[0]
-
-
-def add_demo(verb: argparse.ArgumentParser, argv: list[str]) -> None:
-    verb.set_defaults(run=_run_demo)
-    verb.add_argument(
-        "--out",
-        type=PATH,
-        default=Path("runs/demo"),
-        help="output folder (default: runs/demo)",
-    )
-
-
-def _run_demo(given: argparse.Namespace) -> None:
-    from gatewise.data.output import write_table
-    from gatewise.tasks.forecast.forecaster import Forecaster
-    from gatewise.train.folder import FolderLock
-    from gatewise.train.run import Run
-
-    print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
-    with (
-        as_file(files("gatewise.data") / "examples" / "co2.csv") as data,
-        FolderLock(given.out) as lock,
-    ):
-        lock.acquire()
-        forecaster = Forecaster(52, "co2", "date", conformal=True)
-        forecaster.fit(data, run=Run(quiet=not sys.stderr.isatty()))
-        finish(forecaster, data, None, given.out)
-        write_table(forecaster.predict(data), given.out / "forecast.csv")
-    print(f"\nforecast  {given.out / 'forecast.csv'}\ngates     {given.out / 'gates.png'}")

@@ -23,7 +23,7 @@ class MusicShape:
     """The sizes and options of the network.
 
     Attributes:
-        output: "notes", "nade", "voices" or "events": see :mod:`gatewise.models.chords`.
+        output: "independent", "nade", "voices" or "events": see :mod:`gatewise.models.chords`.
         columns: K, the number of values of a step.
         symbols: the number of symbols of each value.
         units: the size of the output's hidden vectors, or of the embedding of events.
@@ -41,7 +41,7 @@ class MusicShape:
 
 def output_of(shape: MusicShape) -> Output:
     """The output layer of this shape."""
-    if shape.output == "notes":
+    if shape.output == "independent":
         return IndependentNotes(shape.hidden, shape.columns)
     if shape.output == "nade":
         return NadeNotes(shape.hidden, shape.columns, shape.units)

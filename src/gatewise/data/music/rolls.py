@@ -47,8 +47,6 @@ def rolls_in(path: Path) -> Parts:
     """
     try:
         found = _READERS[path.suffix.lower()](path)
-    except DataError:
-        raise
     except Exception as error:  # of scipy, zipfile, numpy, json and pickle, for damaged files
         raise DataError(f"cannot read {path}: {error or type(error).__name__}") from error
     return parts_of(found, str(path))
@@ -189,7 +187,9 @@ class _ArraysOnly(pickle.Unpickler):
                 return np.array([]).__reduce__()[0]
             if name in ("ndarray", "dtype"):
                 return getattr(np, name)
-        raise DataError(f"its pickled objects name {module}.{name}; only arrays are read")
+        raise pickle.UnpicklingError(
+            f"its pickled objects name {module}.{name}; only arrays are read"
+        )
 
 
 _READERS = {".mat": _mat, ".json": _json, ".npy": _npy, ".npz": _npz}

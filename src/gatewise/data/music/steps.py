@@ -89,7 +89,7 @@ class Voices:
         if tune.voices != self.columns:
             raise DataError(
                 f"{tune.name} has {tune.voices} voices, expected {self.columns} in every tune: leave it out, or "
-                f"give output='nade', which reads chords"
+                f"give notes='nade', which reads chords"
             )
         steps = np.full((count_steps(tune, self.grid), self.columns), REST, np.int64)
         starts: set[tuple[int, int]] = set()
@@ -97,7 +97,7 @@ class Voices:
             if (first, note.voice) in starts:
                 raise DataError(
                     f"{tune.name} has two notes at once in voice {note.voice + 1}, at quarter note "
-                    f"{note.start / TICKS:g}: give output='nade', which reads chords"
+                    f"{note.start / TICKS:g}: give notes='nade', which reads chords"
                 )
             starts.add((first, note.voice))
             steps[first, note.voice] = FIRST + note.pitch - LOWEST

@@ -67,18 +67,17 @@ class NGrams:
 
     def sample(self, steps: int, columns: int, draw: np.random.Generator, end: int = -1) -> Array:
         """A tune of at most ``steps`` steps; it ends earlier after the symbol ``end``."""
-        tune = np.zeros((0, columns), np.int64)
-        while len(tune) < steps and not (len(tune) and tune[-1, 0] == end):
-            every = np.repeat(np.arange(self.symbols)[:, None], columns, 1)
-            recent = tune[max(0, len(tune) + 1 - self.order) :]
-            tries = [
-                _keys(np.concatenate([recent, row[None]]), self.symbols, self.order)[-1]
-                for row in every
-            ]
-            shares = self.probabilities(np.array(tries), self.order)
-            row = [draw.choice(self.symbols, p=share / share.sum()) for share in shares.T]
-            tune = np.concatenate([tune, [row]])
-        return tune
+        base, symbols = self.symbols + 1, np.arange(self.symbols)
+        rows = [np.full(columns, self.symbols)] * (
+            self.order - 1
+        )  # what stands before the first step
+        while len(rows) < steps + self.order - 1 and rows[-1][0] != end:
+            contexts = np.arange(columns)
+            for row in rows[len(rows) - self.order + 1 :]:
+                contexts = contexts * base + row
+            shares = self.probabilities(contexts[:, None] * base + symbols, self.order)
+            rows.append(np.array([draw.choice(symbols, p=share / share.sum()) for share in shares]))
+        return np.array(rows[self.order - 1 :])
 
 
 def _keys(tune: Array, symbols: int, order: int) -> Array:

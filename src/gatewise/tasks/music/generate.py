@@ -66,8 +66,8 @@ class MusicModel(Task):
     Args:
         unit: what the network predicts: "step", all notes of the next step of a grid, or "event", the next of
             a tune's events (time shift, note on, note off, velocity, bar line).
-        output: for steps, how their notes depend on each other: "nade", each note on those above it
-            (RNN-NADE); "notes", not at all; "voices", each voice on those above it.
+        notes: for steps, how their notes depend on each other: "nade", each note on those above it
+            (RNN-NADE); "independent", not at all; "voices", each voice on those above it.
         grid: steps of a quarter note. A row of an array is one step.
         hidden: hidden units of each LSTM layer.
         layers: the number of LSTM layers.
@@ -105,7 +105,7 @@ class MusicModel(Task):
 
     unit: Literal["step", "event"] = "step"
     _: KW_ONLY
-    output: Literal["nade", "notes", "voices"] = "nade"
+    notes: Literal["nade", "independent", "voices"] = "nade"
     grid: Count = 4
     hidden: Count = 200
     layers: Layers = 1
@@ -190,7 +190,7 @@ class MusicModel(Task):
         options = self.options_
         if options.unit == "event":
             return Events(options.grid, self.line_, self.velocities_, tuple(self.meters_))
-        if options.output == "voices":
+        if options.notes == "voices":
             return Voices(options.grid, self.voices_)
         return Roll(options.grid)
 
@@ -226,7 +226,7 @@ class MusicModel(Task):
         options, encoding = self.options_, self.encoding_
         return MusicNetwork(
             MusicShape(
-                "events" if options.unit == "event" else options.output,
+                "events" if options.unit == "event" else options.notes,
                 encoding.columns,
                 encoding.symbols,
                 options.hidden,
