@@ -103,7 +103,12 @@ def test_steps_are_drawn_as_often_as_their_probability_says(name):
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("independent", [-1, 1, -1, 0]), ("nade", [-1, -1, 1, 0]), ("voices", [2, -1]), ("events", [3])],
+    [
+        ("independent", [-1, 1, -1, 0]),
+        ("nade", [-1, -1, 1, 0]),
+        ("voices", [2, -1]),
+        ("events", [3]),
+    ],
 )
 @torch.no_grad()
 def test_given_values_are_kept_and_have_their_marginal_likelihood(name, given):

@@ -94,6 +94,13 @@ class Events:
                 found.append(event)
         return np.array([*found, END], np.int64)[:, None]
 
+    def beginning(self, tune: Tune) -> Array:
+        """T×1: the events of a tune that goes on after its end: without the last bar line. In a line the next
+        note ends the last one."""
+        steps = self.encode(tune)[:-2]
+        off = self._on + NOTES
+        return steps[:-1] if self.line and off <= steps[-1, 0] < off + NOTES else steps
+
     def meter_symbol(self, meter: tuple[int, int] | None) -> int:
         """The symbol of a metre."""
         name = "meter:other" if meter is None else f"meter:{meter[0]}/{meter[1]}"

@@ -34,6 +34,7 @@ from gatewise.models.chords import UNKNOWN
 from gatewise.models.music import MusicNetwork, MusicShape
 from gatewise.report.rolls import roll_figure
 from gatewise.report.scores import Evaluation
+from gatewise.report.words import with_unit
 from gatewise.tasks.base import Recipe, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import Check
 from gatewise.tasks.kinds import is_size, part_size
@@ -324,7 +325,7 @@ class MusicModel(Task):
         }
         ours = {"nll": _mean(self._losses(chosen))}
         count = sum(map(len, chosen))
-        unit = f"{self.options_.unit}s of {len(chosen)} tunes"
+        unit = f"{self.options_.unit}s of {with_unit(len(chosen), 'tune')}"
         return Evaluation(self.name, ours, rows, count, unit, "nll", notes)
 
     # ---------------------------------------------------------------------------------- generation
@@ -424,10 +425,7 @@ class MusicModel(Task):
             tune = self._read_one(start)
             if keep is not None:
                 tune = tune.before(round(keep * TICKS))
-            steps = self.encoding_.encode(tune)
-            return (
-                steps[:-2] if events is not None else steps
-            )  # without the last bar line and the end
+            return self.encoding_.encode(tune) if events is None else events.beginning(tune)
         if meter is None or events is None:
             return np.zeros((0, self.encoding_.columns), np.int64)
         if meter not in events.meters:
