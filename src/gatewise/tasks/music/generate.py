@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +45,9 @@ from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.train.objective import Carry
 from gatewise.train.run import Run
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Array = np.ndarray
 
@@ -281,6 +283,8 @@ class MusicModel(Task):
 
     def predict(self, data: Any) -> pl.DataFrame:
         """A row for each tune: its name, its number of steps, and their mean negative log-likelihood in nats."""
+        import polars as pl
+
         read, encoded = self._encoded(data)
         return pl.DataFrame(
             {
