@@ -22,7 +22,7 @@ print(model.evaluate(tunes).table())
 # new ones, and one that goes on from the first bars of a tune of the data
 known = model.source().read(tunes).tunes
 new = model.generate(samples=8, temperature=0.7, meter="3/4")
-(continued,) = model.generate(start=known[10], keep=7, temperature=0.7, seed=1)
+(continued,) = model.generate(start=known[10], keep=13, temperature=0.7, seed=2)
 model.write_samples([*new, continued], Path("tune.mid"))
 
 for name, each in (("of the data", known), ("of the model", new)):
@@ -31,5 +31,5 @@ for name, each in (("of the data", known), ("of the model", new)):
     print(f"{found['bars_that_add_up']:.0%} of the bars add up")
 
 if len(sys.argv) > 1:
-    rows = {"Amazing Grace, continued after seven quarter notes": continued, "a new tune": new[0]}
+    rows = {"Amazing Grace, continued after 13 quarter notes": continued, "a new tune": new[0]}
     roll_figure(rows).savefig(sys.argv[1], dpi=130)
