@@ -74,6 +74,7 @@ ONEDNN_HAS = {
     torch.float16: lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
 }
 
+
 def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear`` without a gradient, for large products.
 

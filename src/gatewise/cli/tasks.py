@@ -182,6 +182,15 @@ def add_evaluate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.set_defaults(run=_run_evaluate)
 
 
+def add_generate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.add_argument("model", type=PATH, help="folder that fit wrote")
+    verb.add_argument(
+        "-o", "--out", type=PATH, help="a file for the samples (default: they are printed)"
+    )
+    _add_method(verb, "generate", argv)
+    verb.set_defaults(run=_run_generate)
+
+
 def _add_method(verb: argparse.ArgumentParser, method: str, argv: list[str]) -> None:
     """Adds flags for the options that ``method`` has in the task of the model in ``argv``, or in any task if
     there is no model."""
@@ -250,6 +259,14 @@ def _run_evaluate(given: argparse.Namespace) -> None:
         return
     print(*evaluation.notes, evaluation.verdict(), sep="\n", file=sys.stderr)
     print(json.dumps(evaluation.record()))
+
+
+def _run_generate(given: argparse.Namespace) -> None:
+    model, options = _model_and_options(given)
+    samples = model.generate(**options)
+    model.write_samples(samples, given.out)
+    if given.out is not None:
+        print(f"written   {given.out} ({len(samples)} samples)")
 
 
 # ------------------------------------------------------------------------------------ tasks, demo

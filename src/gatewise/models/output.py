@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gatewise.backends.torch_private import fast_linear
 
@@ -21,7 +22,9 @@ _AT_ONCE = 2**18
 def token_losses(
     x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, ignore: int | None = None
 ) -> Tensor:
-    """The negative log probability of each target symbol, in the shape of ``target``, in float32.
+    """The negative log probability of each target symbol, in the shape of ``target``.
+
+    With inputs in half precision the losses are in float32.
 
     Args:
         x: …×H, the inputs of the output layer.
@@ -51,25 +54,18 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
-        logits = fast_linear(x, weight, bias)
-        losses = torch.empty(len(target), device=x.device)
-        learns = any(ctx.needs_input_grad)
-        for rows in _chunks(logits):
-            log_p = logits[rows].float().log_softmax(1)
-            losses[rows] = -log_p.gather(1, target[rows, None])[:, 0]
-            if learns:
-                logits[rows] = log_p.exp_()
-        if learns:
-            ctx.save_for_backward(x, weight, target)
-            ctx.probabilities = logits
+        losses, probabilities = _losses_and_probabilities(x, weight, bias, target)
+        ctx.save_for_backward(x, weight, bias, target)
+        ctx.probabilities = probabilities if any(ctx.needs_input_grad) else None
         return losses
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        x, weight, target = ctx.saved_tensors
+        x, weight, bias, target = ctx.saved_tensors
         slope, ctx.probabilities = ctx.probabilities, None
-        if slope is None:
-            raise RuntimeError("the gradient of token_losses can be computed once")
+        if slope is None:  # a second backward pass through a retained graph
+            slope = _losses_and_probabilities(x, weight, bias, target)[1]
         each = grads[0][:, None].to(slope.dtype)
         slope.mul_(each).scatter_add_(1, target[:, None], -each)
         wanted = ctx.needs_input_grad
@@ -81,7 +77,16 @@ class _CrossEntropy(torch.autograd.Function):
         )
 
 
-def _chunks(logits: Tensor) -> list[slice]:
-    """Slices of the rows of N×V logits."""
+def _losses_and_probabilities(
+    x: Tensor, weight: Tensor, bias: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """N losses, and N×V probabilities in the memory of the logits."""
+    logits = fast_linear(x, weight, bias)
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    losses = torch.empty(len(target), device=x.device, dtype=wide)
     rows = max(1, _AT_ONCE // logits.shape[1])
-    return [slice(k, k + rows) for k in range(0, len(logits), rows)]
+    for k in range(0, len(logits), rows):
+        log_p = logits[k : k + rows].log_softmax(1, dtype=wide)
+        losses[k : k + rows] = -log_p.gather(1, target[k : k + rows, None])[:, 0]
+        logits[k : k + rows] = log_p.exp_()
+    return losses, logits

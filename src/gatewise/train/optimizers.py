@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with a learning rate that falls by a factor in each round."""
+"""Stochastic gradient descent: with a learning rate that falls by a factor, or with averaged weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from gatewise.train.averaging import AveragingSGD
 from gatewise.train.recipe import Recipe
 
 
@@ -22,3 +23,13 @@ def decayed_sgd(
         return decay ** max(0, step // recipe.steps_per_round + 1 - constant_rounds)
 
     return optimizer, LambdaLR(optimizer, factor)
+
+
+def averaging_sgd(
+    network: nn.Module, recipe: Recipe, patience: int
+) -> tuple[Optimizer, LRScheduler]:
+    """SGD with a constant learning rate that averages the weights later, see :class:`AveragingSGD`."""
+    optimizer = AveragingSGD(
+        network.parameters(), recipe.learning_rate, recipe.weight_decay, patience
+    )
+    return optimizer, LambdaLR(optimizer, lambda step: 1.0)

@@ -20,28 +20,35 @@ from gatewise.arguments import (
     Count,
     Layers,
     NonNegative,
-    Number,
+    NonNegativeCount,
     Positive,
     Probability,
     Seed,
+    Share,
+    options_of,
 )
+from gatewise.atomic import write_atomically
 from gatewise.data.corpus import first_input, stream, windows
 from gatewise.data.lines import OnError, Problems
 from gatewise.data.sources.text import lines_of
 from gatewise.data.spool import SpooledTexts
 from gatewise.data.tokens import UNKNOWN, Tokenizer, Unit
-from gatewise.errors import DataError, ModelFileError, caution
+from gatewise.errors import DataError, ModelFileError, OptionError, caution
+from gatewise.models.cache import Cache, CachedText
 from gatewise.models.language import Dropouts, LanguageNetwork
 from gatewise.models.ngrams import KneserNey, unigram_log_probabilities
+from gatewise.models.sampling import Choice
+from gatewise.options import integer, number, probability
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import with_unit
 from gatewise.tasks.base import Recipe, Run, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import Check, count, object_with, text
-from gatewise.tasks.kinds import AnyCell, Device, Part, device_of, is_size, part_size
+from gatewise.tasks.kinds import AnyCell, Device, device_of, is_size, part_size
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
+from gatewise.tasks.text.writer import Writer
 from gatewise.train.objective import Carry
-from gatewise.train.optimizers import decayed_sgd
+from gatewise.train.optimizers import averaging_sgd, decayed_sgd
 from gatewise.train.recipe import one_cycle
 
 Array = np.ndarray
@@ -73,12 +80,15 @@ class LanguageModel(Task):
         activation_penalty: the weight of the mean square of the layers' outputs in the loss (Merity et al.
             2017).
         change_penalty: the weight of the mean square of the outputs' changes from step to step.
-        method: "adamw" with a rate that warms up once and falls along a cosine, or "sgd" with a constant
-            rate that falls by a factor later.
+        method: "adamw" with a rate that warms up once and falls along a cosine; "sgd" with a constant rate
+            that falls by a factor later; or "nt-asgd": SGD with a constant rate, which averages the weights
+            once the validation loss stops falling (Merity et al. 2018).
         learning_rate: the highest learning rate; of the mean loss of a window's symbols.
         decay: the factor of the rate of sgd in each epoch after the constant ones.
         constant_epochs: the number of epochs with a constant rate of sgd.
-        weight_decay: of adamw, the decay; of sgd, the L2 penalty.
+        nonmonotone: nt-asgd averages from the first epoch whose validation loss is not lower than the lowest
+            up to so many epochs before.
+        weight_decay: of adamw, the decay; of the others, the L2 penalty.
         clip: the norm to which a larger gradient is clipped.
         initial_range: weights are drawn uniformly from this number around 0. By default the recurrent layers
             have those of their cell, and the embedding 0.1.
@@ -120,10 +130,11 @@ class LanguageModel(Task):
     weight_drop: Probability = 0.0
     activation_penalty: NonNegative = 0.0
     change_penalty: NonNegative = 0.0
-    method: Literal["adamw", "sgd"] = "adamw"
+    method: Literal["adamw", "sgd", "nt-asgd"] = "adamw"
     learning_rate: Positive = 4e-3
     decay: Probability = 0.5
     constant_epochs: Count = 4
+    nonmonotone: Count = 5
     weight_decay: NonNegative = 0.01
     clip: Positive = 0.25
     initial_range: Positive | None = None
@@ -134,6 +145,13 @@ class LanguageModel(Task):
     on_error: OnError = "stop"
     limit: Count | None = None
     seed: Seed = 0
+
+    def check_together(self, options: SimpleNamespace) -> None:
+        if options.method == "nt-asgd" and options.patience <= options.nonmonotone:
+            raise OptionError(
+                f"patience={options.patience} ends the training before nonmonotone={options.nonmonotone} starts the "
+                f"averaging of nt-asgd: give a higher patience"
+            )
 
     # ----------------------------------------------------------------------------------- learning
 
@@ -225,6 +243,8 @@ class LanguageModel(Task):
         options = self.options_
         if options.method == "adamw":
             return one_cycle(network, recipe)
+        if options.method == "nt-asgd":
+            return averaging_sgd(network, recipe, options.nonmonotone)
         return decayed_sgd(network, recipe, options.decay, options.constant_epochs)
 
     def loss(self, network: Any, batch: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
@@ -255,25 +275,43 @@ class LanguageModel(Task):
         return SpooledTexts(lines[k] for k in range(seen, len(lines)))
 
     @torch.no_grad()
-    def log_probabilities(self, symbols: Array, device: torch.device) -> Array:
+    def log_probabilities(
+        self, symbols: Array, device: torch.device, cache: Cache | None = None
+    ) -> Array:
         """T: the log probability of each symbol of a text, given all before it."""
+        cached = CachedText(cache) if cache is not None and cache.window else None
         network: Any = self.network_on(device)
         text = np.concatenate([[first_input(self.tokenizer_)], symbols])
         ids, state, found = torch.from_numpy(text).long()[None].to(device), None, []
         for k in range(0, len(symbols), AT_ONCE):
             part = ids[:, k : k + AT_ONCE + 1]
-            losses, _, state = network.losses(part[:, :-1], part[:, 1:], state)
-            found.append(-losses[0].cpu())
-        log_p: Array = torch.cat(found).double().numpy()
-        return log_p
+            losses, outputs, state = network.losses(part[:, :-1], part[:, 1:], state)
+            log_p = -losses[0]
+            if cached is not None:
+                log_p = cached.log_probabilities(log_p, outputs[0], part[0, 1:])
+            found.append(log_p.cpu())
+        whole: Array = torch.cat(found).double().numpy()
+        return whole
 
-    def evaluate(self, data: Any, *, device: Device = "cpu") -> Evaluation:
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        cache: NonNegativeCount = 0,
+        cache_share: Probability = 0.1,
+        cache_flatness: Positive = 0.3,
+        device: Device = "cpu",
+    ) -> Evaluation:
         """The scores of the model and of two baselines on a text that the model was not trained on.
 
         The baselines are an n-gram model of order 5 with modified Kneser-Ney smoothing, and the frequency
         of each symbol, both of the training part. Perplexity is of symbols with the ends of lines.
 
         Args:
+            cache: the number of earlier symbols in a neural cache, which is mixed with the model (Grave et
+                al. 2017); 0 for none.
+            cache_share: the weight of the cache in the mixture.
+            cache_flatness: the factor of the products of outputs in the cache; more makes it sharper.
             device: where the network runs: "cpu", "cuda", "cuda:1".
 
         Raises:
@@ -285,10 +323,17 @@ class LanguageModel(Task):
         characters = sum(map(len, lines))
         before = np.array([first_input(self.tokenizer_)])
         rows = {
-            "Kneser-Ney 5-gram": KneserNey(self.training_, size, ORDER).log_probabilities(symbols, before),
+            "Kneser-Ney 5-gram": KneserNey(self.training_, size, ORDER).log_probabilities(
+                symbols, before
+            ),
             "frequency": unigram_log_probabilities(self.training_, symbols, size),
         }
-        ours = self.log_probabilities(symbols, device_of("device", device))
+        memory = Cache(
+            integer("cache", cache, 0),
+            probability("cache_share", cache_share),
+            number("cache_flatness", cache_flatness, "a number above 0", above=0),
+        )
+        ours = self.log_probabilities(symbols, device_of("device", device), memory)
         unknown = float((symbols == UNKNOWN).mean())
         notes = (f"{unknown:.2%} of the symbols are unknown to the model.",) if unknown else ()
         return Evaluation(
@@ -325,6 +370,55 @@ class LanguageModel(Task):
             }
         )
 
+    # --------------------------------------------------------------------------------- generation
+
+    def generate(
+        self,
+        *,
+        prompt: str = "",
+        length: Count = 200,
+        samples: Count = 1,
+        temperature: Positive = 1.0,
+        top_k: Count | None = None,
+        top_p: Share | None = None,
+        stop: str | None = None,
+        seed: Seed = 0,
+    ) -> list[str]:
+        """New texts, each with the prompt before it.
+
+        Symbols are drawn one after the other. Unknown symbols are never drawn. The same seed gives the same
+        texts.
+
+        Args:
+            prompt: the text that the new one continues.
+            length: the number of new symbols.
+            samples: the number of texts.
+            temperature: below 1 for more probable symbols, above 1 for rarer ones.
+            top_k: draw only from so many of the most probable symbols.
+            top_p: draw only from the most probable symbols that have together this probability.
+            stop: a text ends before this text, if it comes.
+            seed: the seed of the draws.
+
+        Raises:
+            OptionError: an option is not valid, or the layers are bidirectional.
+        """
+        self.check_fitted()
+        given = {name: value for name, value in locals().items() if name != "self"}
+        known = options_of(type(self).generate)
+        options = SimpleNamespace(**{n: known[n].checked(v) for n, v in given.items()})
+        choice = Choice(options.temperature, options.top_k, options.top_p)
+        writer = Writer(self.network_, self.tokenizer_, options.samples)
+        generator = torch.Generator().manual_seed(options.seed)
+        return writer.write(options.prompt, options.length, choice, options.stop, generator)
+
+    def write_samples(self, samples: list[str], out: Path | None) -> None:
+        line = "-" * 20
+        page = f"\n{line}\n".join(samples)
+        if out is None:
+            print(page)
+        else:
+            write_atomically(out.parent, {out.name: f"{page}\n".encode()})
+
     # ------------------------------------------------------------------------------------- saving
 
     def learned(self) -> dict[str, Any]:
@@ -343,7 +437,9 @@ class LanguageModel(Task):
 
     def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
         self.training_ = tensors["training"].numpy()
-        if len(self.training_) and not 0 <= self.training_.min() <= self.training_.max() < len(self.tokenizer_):
+        if len(self.training_) and not 0 <= self.training_.min() <= self.training_.max() < len(
+            self.tokenizer_
+        ):
             raise ModelFileError("the training text has symbols that the tokenizer does not have")
 
 
