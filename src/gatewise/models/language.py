@@ -96,7 +96,8 @@ class LanguageNetwork(nn.Module):
 
         ``state`` is the initial state; zero by default.
         """
-        found = self.recurrent(self._embedded(x), state, trace=trace)
+        options = {"trace": True} if trace else {}
+        found = self.recurrent(self._embedded(x), state, **options)
         return F.linear(self.features(found[0]), self.output_weight, self.head_bias), found[-1]
 
     def losses(self, x: Tensor, target: Tensor, state: Any = None) -> tuple[Tensor, Tensor, Any]:

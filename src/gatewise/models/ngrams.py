@@ -38,11 +38,11 @@ class KneserNey:
     Args:
         symbols: the training text, a stream of symbols.
         vocabulary: V, the number of different symbols that can occur.
-        order: the greatest n.
+        order: the greatest n; that of a shorter text is its length.
     """
 
     def __init__(self, symbols: Array, vocabulary: int, order: int = 5) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, order = vocabulary, min(order, len(symbols))
         symbols = symbols.astype(np.int64)
         keys, ends = [], []  # of each order: the n-grams, and the one that ends at each place
         context = np.zeros(len(symbols), dtype=np.int64)

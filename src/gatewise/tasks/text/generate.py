@@ -436,11 +436,10 @@ class LanguageModel(Task):
         return {"training": torch.empty(length, dtype=torch.int32, device="meta")}, set()
 
     def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
-        self.training_ = tensors["training"].numpy()
-        if len(self.training_) and not 0 <= self.training_.min() <= self.training_.max() < len(
-            self.tokenizer_
-        ):
+        training = tensors["training"].numpy()
+        if len(training) and not 0 <= training.min() <= training.max() < len(self.tokenizer_):
             raise ModelFileError("the training text has symbols that the tokenizer does not have")
+        self.training_ = training
 
 
 def _lines_in(name: str, part: Any, total: int) -> int:
