@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gatewise.tasks.forecast.forecaster import Forecaster
     from gatewise.tasks.regress import Regressor
     from gatewise.tasks.saved import load
+    from gatewise.tasks.text.generate import LanguageModel
     from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
     from gatewise.weights.keras import from_keras
@@ -133,6 +134,7 @@ __all__ = [
     "GatewiseError",
     "HybridBlock",
     "LSTMCell",
+    "LanguageModel",
     "MLSTMState",
     "MultiplicativeAttention",
     "RNNCell",

@@ -32,7 +32,7 @@ from gatewise.data.corpus import first_input, stream, windows
 from gatewise.data.lines import OnError, Problems
 from gatewise.data.sources.text import lines_of
 from gatewise.data.spool import SpooledTexts
-from gatewise.data.tokens import UNKNOWN, Tokenizer, Unit
+from gatewise.data.tokens import END, UNKNOWN, Tokenizer, Unit
 from gatewise.errors import DataError, ModelFileError, OptionError, caution
 from gatewise.models.cache import Cache, CachedText
 from gatewise.models.language import Dropouts, LanguageNetwork
@@ -46,6 +46,7 @@ from gatewise.tasks.entry_checks import Check, count, object_with, text
 from gatewise.tasks.kinds import AnyCell, Device, device_of, is_size, part_size
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
+from gatewise.tasks.text.pictures import surprise_figure
 from gatewise.tasks.text.writer import Writer
 from gatewise.train.objective import Carry
 from gatewise.train.optimizers import averaging_sgd, decayed_sgd
@@ -55,6 +56,7 @@ Array = np.ndarray
 
 ORDER = 5  # of the n-gram baseline
 AT_ONCE = 500  # symbols that are scored in one call
+SHOWN = 400  # symbols in the report's picture of a text
 
 
 @dataclass(eq=False, repr=False)
@@ -184,10 +186,13 @@ class LanguageModel(Task):
         return TrainingData(training, checks, self.recipe(len(training)), record)
 
     def lines(self, data: Any, problems: Problems | None = None) -> SpooledTexts:
-        """The lines of files, of a folder or of a list of texts, with their ends."""
+        """The lines of files or of a folder, or the texts of a list, each of which is a line."""
         options = self.options_
         problems = problems or Problems(options.on_error)
-        found = SpooledTexts(lines_of(data, problems=problems, limit=options.limit))
+        lines = lines_of(data, problems=problems, limit=options.limit)
+        if isinstance(data, (list, tuple)):
+            lines = (line if line.endswith("\n") else f"{line}\n" for line in lines)
+        found = SpooledTexts(lines)
         if not len(found):
             raise DataError(f"{data} has no text")
         return found
@@ -369,6 +374,29 @@ class LanguageModel(Task):
                 "perplexity": np.exp(-sums / np.maximum(counts, 1)),
             }
         )
+
+    def inputs(self, data: Any) -> tuple[Tensor]:
+        """1×T: the symbols of a text as the network reads them."""
+        symbols, _ = stream(self.lines(data), self.tokenizer_)
+        text = np.concatenate([[first_input(self.tokenizer_)], symbols[:-1]])
+        return (torch.from_numpy(text).long()[None],)
+
+    def figures(self, data: Any) -> dict[str, Any]:
+        lines = self.lines(data)
+        begin = min(self.seen_["lines"], len(lines) - 1)
+        symbols, starts = stream(lines, self.tokenizer_)
+        text = symbols[starts[begin] :][:SHOWN]
+        bits = -self.log_probabilities(text, torch.device("cpu")) / np.log(2)
+        return {"What was expected, and what was not": surprise_figure(self.pieces(text), bits)}
+
+    def pieces(self, symbols: Array) -> list[str]:
+        """The text of each symbol; "\\n" for the end of a line."""
+        names = [self.tokenizer_.symbols[k] for k in symbols]
+        if self.unit == "word":
+            return ["\n" if k == END else f"{n} " for k, n in zip(symbols, names, strict=True)]
+        if self.unit == "subword":
+            return ["\n" if k == END else self.tokenizer_.decode([k]) for k in symbols]
+        return names
 
     # --------------------------------------------------------------------------------- generation
 

@@ -1,0 +1,80 @@
+"""The verb demo: a task on data that comes with the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from gatewise.cli.parsing import PATH
+from gatewise.cli.tasks import finish
+
+
+def add_demo(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.set_defaults(run=_run_demo)
+    verb.add_argument(
+        "what", nargs="?", choices=DEMOS, default="forecast", help="(default: forecast)"
+    )
+    verb.add_argument(
+        "--out",
+        type=PATH,
+        help="output folder (default: runs/demo, and runs/demo-text and so on for the others)",
+    )
+
+
+def _run_demo(given: argparse.Namespace) -> None:
+    from gatewise.train.folder import FolderLock
+
+    name = "demo" if given.what == "forecast" else f"demo-{given.what}"
+    out = given.out or Path("runs") / name
+    file, run = DEMOS[given.what]
+    with as_file(files("gatewise.data") / "examples" / file) as data, FolderLock(out) as lock:
+        lock.acquire()
+        run(data, out)
+
+
+def _forecast(data: Path, out: Path) -> None:
+    from gatewise.data.output import write_table
+    from gatewise.tasks.forecast.forecaster import Forecaster
+    from gatewise.train.run import Run
+
+    print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
+    forecaster = Forecaster(52, "co2", "date", conformal=True)
+    forecaster.fit(data, run=Run(quiet=not sys.stderr.isatty()))
+    finish(forecaster, data, None, out)
+    write_table(forecaster.predict(data), out / "forecast.csv")
+    print(f"\nforecast  {out / 'forecast.csv'}\ngates     {out / 'gates.png'}")
+
+
+def _text(data: Path, out: Path) -> None:
+    from gatewise.tasks.text.generate import LanguageModel
+    from gatewise.train.run import Run
+
+    print("Sonnets of Shakespeare (1609), character by character.\n")
+    model = LanguageModel(
+        "char",
+        hidden=256,
+        layers=1,
+        dropout=0.5,
+        weight_drop=0.5,
+        learning_rate=1e-2,
+        epochs=25,
+        batch=8,
+        window=50,
+        patience=25,
+    )
+    model.fit(data, validation=0.1, test=0.1, run=Run(quiet=not sys.stderr.isatty()))
+    finish(model, data, None, out)
+    samples = model.generate(prompt="Shall I compare ", length=600, temperature=0.7)
+    model.write_samples(samples, out / "samples.txt")
+    print(f"samples   {out / 'samples.txt'}\n")
+    model.write_samples(samples, None)
+
+
+# Each demo: its file in data/examples, and what is done with it.
+DEMOS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+    "forecast": ("co2.csv", _forecast),
+    "text": ("sonnets.txt", _text),
+}
