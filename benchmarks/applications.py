@@ -3,9 +3,9 @@
     python benchmarks/applications.py                    # the speed of all applications
     python benchmarks/applications.py --only words --runs /tmp/runs     # and the scores of finished runs
 
-The speed of an application is that of its training: some updates of gatewise and of the same network on torch's
-layers take turns, each in a process of its own, so that each has its own peak of memory. ``torch`` is the network as one writes
-it with torch: torch.nn.LSTM, torch.nn.functional.linear and cross_entropy, and packed sequences where lengths differ.
+The speed of an application is that of its training: updates of gatewise and of the same network on torch's layers
+take turns, each in a process of its own, which has its own peak of memory. ``torch`` is the network as one
+writes it with torch: torch.nn.LSTM, linear and cross_entropy, and packed sequences where lengths differ.
 ``seconds_an_epoch`` is the median time of an update times the updates of an epoch. Scores are read from the
 folder of a run, RUNS/NAME: of a saved model, those of the test part, scored once; of a run that has not ended, the
 losses of its rounds.
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +37,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewise as gw
 from gatewise.bench.machine import describe
+from gatewise.data.tokens import END
+from gatewise.models.language import LanguageNetwork
+from gatewise.models.sampling import Choice, StepProgram
 from gatewise.nn.recurrent import Recurrent
 from gatewise.tasks.base import Run
 from gatewise.train.objective import detached
@@ -233,6 +237,52 @@ def speed(name: str, threads: int, turns: int, number: int) -> dict[str, Any]:
     return found | {"torch / gatewise": ratio, "threads": threads, "updates": turns * number}
 
 
+# -------------------------------------------------------------------------------------- generation
+
+
+def written(network: Any, words: int) -> None:
+    """New words of a language model, one by one, on gatewise's step program."""
+    program, choice, symbol = StepProgram(network, 1), Choice(), np.array([END])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(words):
+        symbol = choice.draw(program.step(symbol), generator).numpy()
+
+
+def written_by_torch(network: Any, words: int) -> None:
+    """The same loop with torch's layer."""
+    layer, choice, state = gw.convert(network.recurrent, back=True), Choice(), None
+    generator, symbol = torch.Generator().manual_seed(0), torch.tensor([END])
+    for _ in range(words):
+        output, state = layer(network.embedding(symbol)[:, None], state)
+        logits = F.linear(output[:, 0], network.head_weight, network.head_bias)
+        symbol = choice.draw(logits, generator)
+
+
+@torch.no_grad()
+def generation(threads: int, words: int = 1000, turns: int = 5) -> dict[str, Any]:
+    """The time of a sample of 1,000 words from a model of 10,002 words with 2×650 units."""
+    torch.set_num_threads(threads)
+    network = LanguageNetwork(10_002, 650, 2).eval()
+    times: dict[str, list[tuple[float, float]]] = {"gatewise": [], "torch": []}
+    for _ in range(turns):
+        for kind, write in (("gatewise", written), ("torch", written_by_torch)):
+            begun = time.perf_counter(), time.process_time()
+            write(network, words)
+            times[kind].append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+    found: dict[str, Any] = {}
+    for kind, each in times.items():
+        wall, cpu = zip(*each, strict=True)
+        found[kind] = {"seconds": statistics.median(wall), "cpu_seconds": statistics.median(cpu)}
+    for unit in ("seconds", "cpu_seconds"):
+        found[f"gatewise / torch, {unit}"] = found["gatewise"][unit] / found["torch"][unit]
+    return found | {
+        "words": words,
+        "threads": threads,
+        "machine": describe(),
+        "load": os.getloadavg()[0],
+    }
+
+
 # ------------------------------------------------------------------------------------------ scores
 
 
@@ -261,9 +311,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=APPLICATIONS, default=list(APPLICATIONS))
+    parser.add_argument("--only", nargs="*", choices=APPLICATIONS, default=list(APPLICATIONS))
     parser.add_argument(
         "--runs", type=Path, help="a folder with a run's folder for each application"
+    )
+    parser.add_argument(
+        "--generation", action="store_true", help="also time a sample of 1,000 words"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -273,6 +326,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     old = json.loads(given.out.read_text()) if given.out.exists() else {"applications": {}}
+    if given.generation:
+        old["generation"] = generation(given.threads)
     results = old["applications"]
     for name in given.only:
         application = APPLICATIONS[name]()

@@ -293,9 +293,9 @@ def test_back_within_a_model_keeps_the_parameters_in_place():
 def test_what_torch_lacks_is_said():
     with pytest.raises(OptionError, match="'0' has the cell 'mgu', which torch does not have"):
         gw.convert(nn.Sequential(gw.Recurrent("mgu", 3, 5)), back=True)
-    with pytest.raises(OptionError, match="this LSTM has zoneout=.*which torch's layers do not"):
+    with pytest.raises(OptionError, match=r"this LSTM has zoneout=.*which torch's layers do not"):
         gw.convert(gw.LSTM(3, 5, zoneout=0.1), back=True)
-    with pytest.raises(OptionError, match="this LSTM has weight_drop=0.5"):
+    with pytest.raises(OptionError, match=r"this LSTM has weight_drop=0\.5"):
         gw.convert(gw.LSTM(3, 5, weight_drop=0.5), back=True)
     with pytest.raises(OptionError, match="no layer of gatewise to convert back"):
         gw.convert(nn.LSTM(3, 5), back=True)

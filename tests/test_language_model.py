@@ -462,7 +462,7 @@ def test_averaging_needs_more_patience():
 
 def test_the_command_line(rhyme, tmp_path, capsys):
     run = str(tmp_path / "run")
-    options = "--unit word --hidden 8 --epochs 1 --batch 4 --window 6 --quiet".split()
+    options = ["--unit=word", "--hidden=8", "--epochs=1", "--batch=4", "--window=6", "--quiet"]
     assert main(["fit", "generate", str(rhyme), "--out", run, *options]) == 0
     assert main(["evaluate", run, str(rhyme), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])

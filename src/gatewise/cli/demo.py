@@ -58,12 +58,11 @@ def _text(data: Path, out: Path) -> None:
         hidden=256,
         layers=1,
         dropout=0.5,
-        weight_drop=0.5,
         learning_rate=1e-2,
-        epochs=25,
+        epochs=16,
         batch=8,
         window=50,
-        patience=25,
+        patience=16,
     )
     model.fit(data, validation=0.1, test=0.1, run=Run(quiet=not sys.stderr.isatty()))
     finish(model, data, None, out)

@@ -96,7 +96,7 @@ class LanguageNetwork(nn.Module):
 
         ``state`` is the initial state; zero by default.
         """
-        options = {"trace": True} if trace else {}
+        options: dict[str, Any] = {"trace": True} if trace else {}
         found = self.recurrent(self._embedded(x), state, **options)
         return F.linear(self.features(found[0]), self.output_weight, self.head_bias), found[-1]
 

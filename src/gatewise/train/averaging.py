@@ -40,7 +40,7 @@ class AveragingSGD(SGD):
                 group["averaging"] = True
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         loss = super().step(closure)
         for group in self.param_groups:
             group["averaged"] += group["averaging"]

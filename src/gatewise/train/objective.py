@@ -123,8 +123,8 @@ class Training(lightning.LightningModule):
 
     @property
     def _optimizer(self) -> Optimizer:
-        found: Any = self.optimizers(use_pl_optimizer=False)
-        return found  # type: ignore[no-any-return]
+        found: Optimizer = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
+        return found
 
     def best_weights(self) -> dict[str, Tensor]:
         """A copy of the weights that the last validation used."""

@@ -172,7 +172,7 @@ class LanguageModel(Task):
         self.tokenizer_ = self.learned_tokenizer(lines[k] for k in range(trained))
         symbols, starts = stream(lines, self.tokenizer_)
         self.training_ = np.array(symbols[: starts[trained]])
-        self.seen_ = {"lines": seen, "digest": digest(symbols[: starts[seen]])}
+        self.seen_: dict[str, Any] = {"lines": seen, "digest": digest(symbols[: starts[seen]])}
         of_checks = symbols[starts[trained] : starts[seen]]
         if not is_size(validation):
             of_checks = stream(self.lines(validation, problems), self.tokenizer_)[0]
