@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 import gatewise as gw
 from gatewise.tasks.forecast.pictures import forecast_picture
 
-
 IMAGES = Path(__file__).parent / "images"
 
 
