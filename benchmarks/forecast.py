@@ -1,6 +1,6 @@
 """The forecaster on ETTh1 and M4 hourly, by their published protocols.
 
-    python benchmarks/forecast.py DATA [--out benchmarks/results/forecast.json] [--only NAME]
+    python benchmarks/forecast.py DATA [--out benchmarks/results/forecast.json] [--only NAME ...]
 
 DATA is the folder that holds ``ett`` and ``m4``. Nothing is tuned here: every setting is the product's
 default, or follows from the protocol (split, horizon). ETTh1: rows 0–8639 train, –11519 validation,
@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import polars as pl
 import torch
 
 import gatewise as gw
+from gatewise.bench.machine import describe
 from gatewise.tasks.forecast.metrics import scores
 from gatewise.train.run import Run
 
@@ -39,7 +38,7 @@ PUBLISHED = {
 }
 
 
-def etth1(data: Path, horizon: int, target: list[str], seed: int) -> dict[str, Any]:
+def etth1(horizon: int, target: list[str], data: Path, seed: int) -> dict[str, Any]:
     table = pl.read_csv(data / "ett" / "ETTh1.csv").head(5 * PART)
     begun = time.perf_counter()
     model = gw.Forecaster(horizon, target, "date", seed=seed)
@@ -102,48 +101,31 @@ def _quiet() -> Run:
     return Run(Path(tempfile.mkdtemp(prefix="gatewise-bench-")), quiet=True)
 
 
-def _machine() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    model = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return dict(
-        cpu=model[0].split(":")[1].strip() if model else platform.processor(),
-        cores=os.cpu_count(),
-        threads=torch.get_num_threads(),
-        python=platform.python_version(),
-        torch=torch.__version__,
-        commit=commit.stdout.strip(),
-    )
+RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    **{f"ETTh1-{horizon}": partial(etth1, horizon, VARIABLES) for horizon in PUBLISHED},
+    **{f"OT-{horizon}": partial(etth1, horizon, ["OT"]) for horizon in (24, 96)},
+    "M4-hourly": m4_hourly,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/forecast.json"))
-    parser.add_argument("--only", help="run those whose name begins so")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
-    runs: dict[str, Callable[[int], dict[str, Any]]] = {}
-    for horizon in (96, 192, 336, 720):
-        runs[f"ETTh1-{horizon}"] = lambda s, h=horizon: etth1(given.data, h, VARIABLES, s)
-    for horizon in (24, 96):
-        runs[f"OT-{horizon}"] = lambda s, h=horizon: etth1(given.data, h, ["OT"], s)
-    runs["M4-hourly"] = lambda s: m4_hourly(given.data, s)
     results: dict[str, Any] = {}
-    for name, run in runs.items():
-        if given.only and not name.startswith(given.only):
-            continue
+    for name in given.only:
         for seed in range(given.seeds):
-            result = run(seed)
+            result = RUNS[name](given.data, seed)
             results.setdefault(name, []).append(result)
             ours = result["scores"]["gatewise"]
             shown = {k: round(v, 4) for k, v in ours.items()}
             print(f"{name} seed {seed}: {shown} in {result['seconds']} s", flush=True)
+    machine = describe() | dict(threads=torch.get_num_threads())
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(dict(machine=_machine(), results=results), indent=1) + "\n")
+    given.out.write_text(json.dumps(dict(machine=machine, results=results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -124,10 +124,10 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def imported() -> None:
     """Load what a run loads, once for all."""
-    import lightning  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
 
-    import gatewise.tasks.forecast.report  # noqa: F401
+    import gatewise.tasks.forecast.report
+    import gatewise.train.loop  # noqa: F401
 
 
 def measure(kills: int, folder: Path) -> dict[str, Any]:

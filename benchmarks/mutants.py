@@ -108,7 +108,7 @@ def fitted(folder: Path, resume: bool = False) -> Any:
 
 def interrupted(folder: Path) -> None:
     """A run that ends, as by a kill, in its fourth round. Ends this process."""
-    from gatewise.train.objective import Training
+    from gatewise.train.training import Training
 
     def end(self: Any) -> None:
         if self.current_epoch == 3:

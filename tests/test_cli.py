@@ -67,7 +67,7 @@ def test_fit_predict_evaluate(hourly, tmp_path, capsys):
         ),
         (["--accelerator", "abacus"], "abacus"),
         (["--series", "kind", "--static", "kind"], "kind"),
-        (["--test", "5"], "--test 5 rows are fewer than the horizon of 12"),
+        (["--test", "5"], "--test 5 is less than the horizon of 12 rows"),
     ],
 )
 def test_bad_input_is_said_and_nothing_is_written(hourly, tmp_path, capsys, change, message):

@@ -21,8 +21,8 @@ from gatewise.tasks.forecast import baselines
 from gatewise.tasks.forecast.metrics import scores
 from gatewise.tasks.forecast.training import Batches
 from gatewise.train import checkpoint
-from gatewise.train.objective import Training
 from gatewise.train.run import Run
+from gatewise.train.training import Training
 
 QUICK = dict(steps=90, hidden=16, batch=64, context=72)
 

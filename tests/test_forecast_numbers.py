@@ -257,7 +257,7 @@ def test_windows_that_cannot_be_scored_are_counted():
     test = model.backtest(gap, windows=50, stride=1)
     assert test.left_out == 10
     assert len(test.actual) == 40
-    assert "10 windows were left out" in test.table()
+    assert "left out: 10 windows with too few" in test.table()
 
 
 def test_a_short_series_does_not_shorten_the_others_context():
@@ -544,7 +544,7 @@ def stopped(*_):
 
 
 def test_a_fit_that_is_stopped_leaves_the_model_as_it_was(monkeypatch):
-    from gatewise.train.objective import Training
+    from gatewise.train.training import Training
 
     rows = table(150)
     model = quick(steps=9).fit(rows)

@@ -175,6 +175,19 @@ def test_the_command_answers_signals_before_it_loads_torch(started, tmp_path):
     assert said[1][0] == "torch is loaded, SIGTERM answered"
 
 
+def test_the_help_of_tasks_loads_no_library_that_only_a_run_needs():
+    code = (
+        "import sys; from gatewise.cli import main; "
+        "main(['fit', 'classify', '--help']); main(['evaluate', '--help']); print(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    text, _, modules = run.stdout.rstrip().rpartition("\n")
+    assert text.count("--device") >= 2
+    loaded = set(modules.split())
+    assert {"gatewise.tasks.classify", "gatewise.tasks.forecast.forecaster"} < loaded
+    assert not loaded & {"lightning", "polars", "matplotlib", "sklearn.linear_model"}
+
+
 def test_a_library_import_registers_the_operators_of_exported_programs():
     code = "import sys, gatewise; print(*(m in sys.modules for m in sys.argv[1:]))"
     modules = ["gatewise.backends.operators", "gatewise.nn.lengths"]

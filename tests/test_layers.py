@@ -246,7 +246,7 @@ def test_a_trace_says_what_it_has_and_can_be_copied():
         trace["forget"]
     with pytest.raises(AttributeError, match="this trace has no 'forget'; it has: "):
         _ = trace.forget
-    assert repr(trace).endswith("1 layers, 1 directions, 2×5×6>")
+    assert repr(trace).endswith("layers 1, directions 1, 2×5×6>")
     for again in (copy.copy(trace), pickle.loads(pickle.dumps(trace))):
         assert torch.equal(again.c[0][0], trace.c[0][0])
 

@@ -14,8 +14,8 @@ from gatewise.cli import main
 from gatewise.data.sources import SOURCES
 from gatewise.errors import DataError, ModelFileError, OptionError
 from gatewise.tasks.registry import TASKS
-from gatewise.train.objective import Training, detached
 from gatewise.train.run import Run
+from gatewise.train.training import Training, detached
 from next_character import NextCharacter
 
 pytestmark = pytest.mark.usefixtures("one_thread", "each_round_saved")
@@ -170,6 +170,18 @@ def test_a_task_that_cannot_be_imported_is_named(faulty, text, tmp_path, capsys)
         assert main(line) == 0
         said = capsys.readouterr()
         assert FAULT in " ".join(f"{said.out}{said.err}".split())
+
+
+def test_a_package_that_a_task_lacks_is_named_with_its_installation(monkeypatch, capsys):
+    def without_scikit_learn(module):
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    monkeypatch.setattr("gatewise.tasks.registry.import_module", without_scikit_learn)
+    assert main(["fit", "classify", "--help"]) == 2
+    assert capsys.readouterr().err == (
+        "gatewise: task 'classify' (gatewise.tasks.classify) cannot be imported: this needs the package "
+        "'sklearn', which is not installed: pip install 'gatewise[tasks]'\n"
+    )
 
 
 def test_a_task_that_the_module_lacks_is_named(monkeypatch, capsys):

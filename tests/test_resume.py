@@ -26,9 +26,9 @@ from gatewise.cli import main
 from gatewise.errors import GatewiseWarning, ModelFileError, OptionError, Stopped
 from gatewise.tasks.forecast import report
 from gatewise.train import checkpoint, folder, history, record
-from gatewise.train.objective import Training
 from gatewise.train.recipe import Recipe
 from gatewise.train.run import Run
+from gatewise.train.training import Training
 
 pytestmark = pytest.mark.usefixtures("each_round_saved")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +22,12 @@ from gatewise.data.sequences import Sequences
 from gatewise.data.sources.series import SeriesTable, digests
 from gatewise.errors import DataError, OptionError
 from gatewise.tasks.sequences import baselines, scoring
-from gatewise.train.objective import Training
 from gatewise.train.run import Run
+from gatewise.train.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-QUICK = dict(hidden=6, epochs=4, batch=16, learning_rate=0.02)
+QUICK = dict(hidden=6, epochs=4, batch=16, learning_rate=0.02, members=1)
 ROLES = dict(series="id", time="t")
 
 
@@ -223,7 +226,7 @@ def test_evaluate_scores_the_series_that_were_held_out(fitted):
     data = table()
     found = fitted.evaluate(data)
     assert found.n == 6
-    assert "34 more sequences were left out" in found.notes[0]
+    assert "left out of the scores: 34 sequences" in found.notes[0]
     assert found.notes[1] == "the scores rest on 6 sequences only"
     predictions = fitted.predict(data).set_index("id")
     read = SeriesTable("id", "t", "way", (), ("a", "b")).read(data)
@@ -403,7 +406,7 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
     assert said.out.count("\n") == 1
     assert (found["task"], found["n"], set(found["scores"])) == (task, 6, scores)
     assert all(set(row) == scores for row in found["baseline"].values())
-    assert "34 more sequences were left out" in said.err
+    assert "left out of the scores: 34 sequences" in said.err
     assert main(["predict", str(out), str(csv), "-o", str(tmp_path / "p.csv")]) == 0
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert (lines[0], len(lines)) == (columns, 41)
@@ -441,3 +444,47 @@ def test_the_command_line_refuses_by_name(fitted, csv, tmp_path, capsys, line, m
     places = {"run": tmp_path / "run", "csv": csv}
     assert main([part.format_map(places) for part in line]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "option", "column"), [("classify", "label", "way"), ("regress", "target", "slope")]
+)
+def test_two_processes_learn_what_one_does(task, option, column, tmp_path):
+    """The command line under DDP over gloo. Batches of odd size are shared unequally."""
+    data = tmp_path / "data.csv"
+    table(47).to_csv(data, index=False)
+    line = [
+        sys.executable,
+        "-m",
+        "gatewise",
+        "fit",
+        task,
+        str(data),
+        "--series",
+        "id",
+        "--time",
+        "t",
+    ]
+    line += [f"--{option}", column, "--channels", "a", "--channels", "b", "--validation", "0.2"]
+    line += ["--hidden", "6", "--epochs", "3", "--batch", "11", "--dropout", "0", "--noise", "0"]
+    learned, weights = [], []
+    for devices in ("1", "2"):
+        out = tmp_path / devices
+        done = subprocess.run(
+            [*line, "--devices", devices, "--accelerator", "cpu", "--out", str(out), "--quiet"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "Test part, 7 sequences" in done.stdout
+        model = gw.load(out)
+        learned.append([*model.history_.validation, *model.history_.train])
+        weights.append(model.network_.state_dict())
+        scores = model.evaluate_held_out(data, None).scores
+        assert np.isfinite(list(scores.values())).all()
+    np.testing.assert_allclose(learned[0], learned[1], rtol=1e-4)
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-4)

@@ -2,13 +2,17 @@
 
 import inspect
 from importlib.resources import files
-from typing import get_overloads, get_type_hints
+from typing import Any, get_overloads, get_type_hints
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
 import gatewise as gw
+from gatewise.data.table import Frame
 from gatewise.nn.trace import Trace
+from gatewise.tasks.base import Task
 from shape_checks import names
 
 LAYERS = {"LSTM": {"forget_bias"}, "GRU": set(), "RNN": {"nonlinearity"}}
@@ -87,6 +91,19 @@ def test_results_have_types():
     results = [get_type_hints(form, form.__globals__ | names())["return"] for form in forms]
     assert len(results) == 3
     assert Trace in results[1].__args__
+
+
+def returned(method) -> list[object]:
+    """The result of each overload of a task's method."""
+    names = method.__globals__ | {"pl": pl}
+    return [get_type_hints(form, names)["return"] for form in get_overloads(method)]
+
+
+def test_predictions_and_loaded_models_have_types():
+    assert returned(gw.Forecaster.predict) == [Frame, pl.DataFrame]
+    for kind in (gw.Classifier, gw.Regressor):
+        assert returned(kind.predict) == [pl.DataFrame, np.ndarray, Any]
+    assert get_type_hints(gw.load)["return"] is Task
 
 
 def test_type_checkers_may_read_the_package():

@@ -145,7 +145,10 @@ FRAME_FAULTS = {
     "no rows": (pd.DataFrame({"a": []}), "the table has no rows"),
     "twice": (pd.DataFrame([[1, 2]], columns=["a", "a"]), "2 columns named 'a'"),
     "twice in arrow": (pa.table([[1], [2]], names=["a", "a"]), "2 columns named 'a'"),
-    "lengths": ({"a": [1], "b": [1, 2]}, "differ in length: 'a' has 1 rows, 'b' has 2"),
+    "lengths": (
+        {"a": [1], "b": [1, 2]},
+        "differ in length: 'a' has the length 1 and 'b' has the length 2",
+    ),
     "matrix": ({"a": [[1, 2]]}, r"'a' must be one-dimensional, not of shape \(1, 2\)"),
 }
 

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from gatewise.nn.trace import Trace
     from gatewise.tasks.classify import Classifier
     from gatewise.tasks.forecast.forecaster import Forecaster
+    from gatewise.tasks.load import load
     from gatewise.tasks.regress import Regressor
-    from gatewise.tasks.saved import load
     from gatewise.tasks.text.generate import LanguageModel
     from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
@@ -90,7 +90,7 @@ _EXPORTS = {
     "gatewise.nn.stack": "Stack",
     "gatewise.nn.step": "RecurrentCell",
     "gatewise.nn.trace": "Trace",
-    "gatewise.tasks.saved": "load",
+    "gatewise.tasks.load": "load",
     "gatewise.tuning.tune": "tune",
     "gatewise.weights.cudnn": "from_cudnn",
     "gatewise.weights.keras": "from_keras",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends import operators
-from gatewise.backends.contract import Masks, Outcome, Spec, Weights, recorded
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights, differentiated, recorded
 from gatewise.backends.engine import Arguments, Engine
 from gatewise.backends.gradient import Run
 
@@ -31,7 +31,7 @@ def run(
         return _traced(engine, spec, given, in_graph)
     if in_graph:
         output, *final = torch.ops.gatewise.run(*operators.operands(given))
-    elif spec.differentiated:
+    elif differentiated(tensors):
         output, *final = Run.apply(engine, given, *tensors)
     else:
         output, *final = engine.forward(given)

@@ -126,7 +126,7 @@ def _is_saved(model: Any, out: Path) -> bool:
     """Whether the folder has exactly this model and a report. The report is written last."""
     import torch
 
-    from gatewise.tasks.saved import load
+    from gatewise.tasks.load import load
 
     if not (out / "report.html").exists():
         return False
@@ -225,7 +225,7 @@ def _tasks_with_option(tasks: Mapping[str, Any], method: str) -> dict[str, list[
 
 def _model_and_options(given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The model in the folder, and the given options of its method."""
-    from gatewise.tasks.saved import load
+    from gatewise.tasks.load import load
 
     return load(given.model), given_of(given, given.method_options)
 
@@ -234,11 +234,13 @@ def _run_predict(given: argparse.Namespace) -> None:
     from gatewise.data.output import check_table_name, write_table
 
     check_table_name(given.out)
+    from gatewise.report.words import with_unit
+
     model, options = _model_and_options(given)
     _check_not_read(given.out, {"the data": given.data} | _paths(options))
     table = model.predict(given.data, **options)
     write_table(table, given.out)
-    print(f"written   {given.out} ({len(table)} rows)")
+    print(f"written   {given.out} ({with_unit(len(table), 'row')})")
 
 
 def _paths(options: Mapping[str, Any]) -> dict[str, Path]:

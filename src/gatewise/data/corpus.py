@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -56,12 +56,20 @@ class Windows(Dataset):
         first: the symbol before the first one.
         batch: B.
         steps: T.
+        share: returns the columns that this process takes, in a distributed run.
     """
 
-    def __init__(self, symbols: Array, first: int, batch: int, steps: int) -> None:
+    def __init__(
+        self,
+        symbols: Array,
+        first: int,
+        batch: int,
+        steps: int,
+        share: Callable[[Array], Array] = lambda columns: columns,
+    ) -> None:
         self.symbols, self.first, self.steps = symbols, first, steps
         self.column = len(symbols) // batch
-        self.batch = batch
+        self.columns, self.share = np.arange(batch), share
 
     def __len__(self) -> int:
         return -(-self.column // self.steps)
@@ -69,14 +77,16 @@ class Windows(Dataset):
     def __getitem__(self, k: int) -> Tensor:
         begin = k * self.steps
         end = min(begin + self.steps, self.column)
-        found = np.empty((self.batch, end - begin + 1), dtype=np.int64)
-        for row in range(self.batch):
-            at = row * self.column
+        columns = self.share(self.columns)
+        found = np.empty((len(columns), end - begin + 1), dtype=np.int64)
+        for row, at in enumerate(columns * self.column):
             found[row, 1:] = self.symbols[at + begin : at + end]
             found[row, 0] = self.symbols[at + begin - 1] if at + begin else self.first
         return torch.from_numpy(found)
 
 
-def windows(symbols: Array, first: int, batch: int, steps: int) -> DataLoader:
+def windows(
+    symbols: Array, first: int, batch: int, steps: int, share: Callable[[Array], Array]
+) -> DataLoader:
     """The batches of a stream in their order, see :class:`Windows`."""
-    return DataLoader(Windows(symbols, first, batch, steps), batch_size=None)
+    return DataLoader(Windows(symbols, first, batch, steps, share), batch_size=None)

@@ -285,8 +285,8 @@ class Panel:
             asked = self._span(owner[index], 0, horizon - 1)
             given = self._span(owner[index], ahead[index], ahead[index])
             raise DataError(
-                f"the future table, {rows.where(index)}: {given} is not one of the {horizon} steps after "
-                f"the end of the data, {asked}"
+                f"the future table, {rows.where(index)}: {given} is not in the horizon of {horizon} "
+                f"after the end of the data, {asked}"
             )
         times_given = np.bincount(owner * horizon + ahead, minlength=len(self.names) * horizon)
         wrong = np.flatnonzero(times_given != 1)
@@ -294,8 +294,8 @@ class Panel:
             s, step = divmod(int(wrong[0]), horizon)
             what = "lacks" if times_given[wrong[0]] == 0 else "has twice"
             raise DataError(
-                f"the future table {what} {self._called(s)}{self._span(s, step, step)}: give each of "
-                f"the {horizon} steps {self._span(s, 0, horizon - 1)} once"
+                f"the future table {what} {self._called(s)}{self._span(s, step, step)}: give each "
+                f"step of {self._span(s, 0, horizon - 1)} once"
             )
 
     def _span(self, s: int, first: int, last: int) -> str:

@@ -54,8 +54,8 @@ class Sequences:
         for sample, part in enumerate(parts):
             if part.ndim != 2 or not len(part) or part.shape[1] != width:
                 raise DataError(
-                    f"sample {sample} of X has the shape {part.shape}; expected at least one step and "
-                    f"{width} features, as in sample 0"
+                    f"sample {sample} of X has the shape {part.shape}; expected T×{width} with "
+                    f"at least one step, as sample 0 has it"
                 )
             if part.dtype.kind not in "fiub":
                 raise DataError(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,10 @@ from gatewise.forks import check_polars
 if TYPE_CHECKING:
     import narwhals as nw
     import polars as pl
+    from narwhals.typing import IntoDataFrame
+
+# A data frame of the user's library, for functions that return one of the same library.
+Frame = TypeVar("Frame", bound="IntoDataFrame")
 
 _SHOWN_COLUMNS = 20
 _LARGEST = 1e150  # of a number: its square and a sum of such squares can be computed with
@@ -256,13 +260,13 @@ def _from_pandas(arrays: Mapping[Any, Any]) -> Any:
 def _check_lengths(lengths: Mapping[str, int]) -> None:
     if len(set(lengths.values())) > 1:
         first, last = (
-            f"{name!r} has {count}"
+            f"{name!r} has the length {count}"
             for name, count in (
                 min(lengths.items(), key=lambda item: item[1]),
                 max(lengths.items(), key=lambda item: item[1]),
             )
         )
-        raise DataError(f"the columns differ in length: {first} rows, {last}")
+        raise DataError(f"the columns differ in length: {first} and {last}")
 
 
 def _to_column(name: str, values: Any) -> pl.Series:

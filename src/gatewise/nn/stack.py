@@ -138,8 +138,8 @@ class Stack(nn.Module):
         if not isinstance(hx, tuple | list) or len(hx) != len(self.layers):
             many = f" of {len(hx)}" if isinstance(hx, tuple | list) else ""
             raise ShapeError(
-                f"hx is a {type(hx).__name__}{many}, expected a tuple or list with a state or None for each "
-                f"of {len(self.layers)} layers"
+                f"hx is a {type(hx).__name__}{many}, expected a tuple or list of "
+                f"{len(self.layers)}, with a state or None for each layer"
             )
         return hx
 

@@ -46,5 +46,4 @@ class Trace:
     def __repr__(self) -> str:
         layers = next(iter(self._values.values()))
         shape = "×".join(map(str, layers[0][0].shape))
-        names, size = ", ".join(self._values), f"{len(layers)} layers, {len(layers[0])} directions"
-        return f"<trace of {names}: {size}, {shape}>"
+        return f"<trace of {', '.join(self._values)}: layers {len(layers)}, directions {len(layers[0])}, {shape}>"

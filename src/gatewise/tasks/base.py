@@ -17,14 +17,13 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gatewise.arguments import Option, options_of
-from gatewise.errors import DataError, ModelFileError, OptionError
+from gatewise.errors import DataError, ModelFileError, OptionError, need
 from gatewise.memory import check_network
 from gatewise.nn.trace import Trace
 from gatewise.report.scores import Evaluation
@@ -34,7 +33,6 @@ from gatewise.tasks.ranges import Range
 from gatewise.tasks.saved import Saved, write_model
 from gatewise.tasks.unfitted import UnfittedError
 from gatewise.train.history import History
-from gatewise.train.loop import train
 from gatewise.train.objective import Carry, TrainingData
 from gatewise.train.recipe import Recipe, one_cycle
 from gatewise.train.record import Record, digest, plain
@@ -224,6 +222,9 @@ class Task(BaseEstimator):
             raise DataError(
                 "the training part is empty: give more data, or smaller parts for validation= and test="
             )
+        need("lightning", "tasks")  # it loads slowly, and only training needs it
+        from gatewise.train.loop import train
+
         begun = time.perf_counter()
         sizes = ("hidden", "layers", "horizon")
         given = [f"{name}={getattr(self, name)}" for name in sizes if hasattr(self, name)]
@@ -268,6 +269,8 @@ class Task(BaseEstimator):
 
     def traced(self, inputs: tuple[Any, ...], device: torch.device = CPU) -> Trace:
         """The trace of the network for these arguments."""
+        from lightning.fabric.utilities import move_data_to_device
+
         with torch.no_grad():
             _, trace = self.network_on(device)(*move_data_to_device(inputs, device), trace=True)
         found: Trace = trace

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import torch.nn.functional as F
@@ -15,12 +16,16 @@ from gatewise.data.output import table_like
 from gatewise.data.sources.series import SeriesTable
 from gatewise.errors import DataError, OptionError
 from gatewise.report.scores import Evaluation
+from gatewise.report.words import with_unit
 from gatewise.tasks.kinds import ClassWeight, Column, Device
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.scoring import of_classes, softmax
 from gatewise.tasks.sequences.targets import labels_of
 from gatewise.tasks.sequences.task import SequenceTask
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Array = np.ndarray
 
@@ -95,7 +100,8 @@ class Classifier(ClassifierMixin, SequenceTask):
         """The message for ``count`` samples of one class."""
         class_, needed = self.classes_[:1].tolist()[0], "a classifier needs at least two classes"
         if self.series is None:
-            return f"y has only the class {class_!r} in its {count} samples with a weight above 0; {needed}"
+            found = with_unit(count, "sample")
+            return f"y has only the class {class_!r} in its {found} with a weight above 0; {needed}"
         return f"column {self.label!r} has only the class {class_!r} in {count} series to train on; {needed}"
 
     def held_of(self, target: Array, weight: Array, size: Any) -> Array:
@@ -122,6 +128,15 @@ class Classifier(ClassifierMixin, SequenceTask):
     def predict_proba(self, X: Any, *, device: Device = "cpu") -> Array:
         """N×classes: the probability of each class, in the order of ``classes_``."""
         return softmax(self._outputs(self._fitted(X), device))
+
+    @overload
+    def predict(self, X: str | os.PathLike[str], *, device: Device = "cpu") -> pl.DataFrame: ...
+
+    @overload
+    def predict(self, X: Array | Tensor | list[Any], *, device: Device = "cpu") -> Array: ...
+
+    @overload
+    def predict(self, X: Any, *, device: Device = "cpu") -> Any: ...
 
     def predict(self, X: Any, *, device: Device = "cpu") -> Any:
         """The most probable class of each sequence.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from gatewise.errors import GatewiseError, TaskImportError
+from gatewise.errors import GatewiseError, TaskImportError, missing
 
 # For each task the kinds of data that it accepts (see data.sources), each with the class that reads it.
 # The names are those on the command line and in saved models.
@@ -68,9 +68,10 @@ def task_of(name: str, source: str | None = None) -> Any:
     except GatewiseError:
         raise
     except Exception as error:
-        raise TaskImportError(
-            f"task {name!r} ({module}) cannot be imported: {str(error) or type(error).__name__}"
-        ) from error
+        why = str(error) or type(error).__name__
+        if isinstance(error, ModuleNotFoundError) and module.startswith("gatewise."):
+            why = str(missing(error, "tasks"))
+        raise TaskImportError(f"task {name!r} ({module}) cannot be imported: {why}") from error
 
 
 def place_of(kind: type) -> tuple[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 from sklearn.base import RegressorMixin
@@ -20,6 +21,9 @@ from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.scoring import of_numbers
 from gatewise.tasks.sequences.targets import numbers_of
 from gatewise.tasks.sequences.task import SequenceTask
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Array = np.ndarray
 
@@ -82,6 +86,15 @@ class Regressor(RegressorMixin, SequenceTask):
 
     def scores_of(self, target: Array, outputs: Array) -> dict[str, float]:
         return of_numbers(self._unscaled(target), self._unscaled(outputs))
+
+    @overload
+    def predict(self, X: str | os.PathLike[str], *, device: Device = "cpu") -> pl.DataFrame: ...
+
+    @overload
+    def predict(self, X: Array | Tensor | list[Any], *, device: Device = "cpu") -> Array: ...
+
+    @overload
+    def predict(self, X: Any, *, device: Device = "cpu") -> Any: ...
 
     def predict(self, X: Any, *, device: Device = "cpu") -> Any:
         """The predicted number, or numbers, of each sequence.

@@ -62,7 +62,7 @@ _DESCRIPTION = object_with(
 _TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
 
 # The errors that checks of the estimator, its cell and its network raise for a damaged description.
-_INVALID = (OptionError, CellError, ShapeError, DataError, ModelFileError)
+INVALID = (OptionError, CellError, ShapeError, DataError, ModelFileError)
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def write_model(
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"the model cannot be saved as text and numbers: {error}") from error
     try:
-        _rebuilt(described, data)
-    except _INVALID as error:
+        rebuilt(described, data)
+    except INVALID as error:
         raise ModelFileError(f"the model cannot be saved: {error}") from error
     before = _name_in(folder)
     contents = {name: data, "model.json": page.encode("utf-8", "surrogatepass")}
@@ -205,23 +205,7 @@ def _outdated(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def load(folder: str | Path) -> Any:
-    """The model in a folder that ``save`` wrote.
-
-    While another process saves to the folder, this returns either the old or the new model.
-
-    Raises:
-        ModelFileError: the folder is not a saved model, is damaged, or was written by a newer gatewise.
-    """
-    folder = Path(folder)
-    described, data = _both(folder)
-    try:
-        return _rebuilt(described, data)
-    except _INVALID as error:
-        raise ModelFileError(f"the model in {folder} is damaged: {error}") from error
-
-
-def _both(folder: Path) -> tuple[dict[str, Any], bytes]:
+def read_model(folder: Path) -> tuple[dict[str, Any], bytes]:
     """The description of a model and the bytes of its tensors."""
     seen = None
     while (described := _described(folder)) != seen:  # a new model may replace it while this reads
@@ -316,7 +300,7 @@ def _check_kind(path: Path, described: Any) -> None:
         )
 
 
-def _rebuilt(described: dict[str, Any], data: bytes) -> Any:
+def rebuilt(described: dict[str, Any], data: bytes) -> Any:
     """The estimator, from its description and the bytes of its tensors."""
     try:
         stored = dict(deserialize(data))

@@ -25,10 +25,11 @@ from gatewise.train import folder
 from gatewise.train.checkpoint import SafeCheckpoints
 from gatewise.train.folder import FolderLock
 from gatewise.train.history import History, best_round, complete
-from gatewise.train.objective import Objective, Training, TrainingData
+from gatewise.train.objective import Objective, TrainingData
 from gatewise.train.recipe import Recipe
 from gatewise.train.resume import checkpoint_to_resume
 from gatewise.train.run import Run
+from gatewise.train.training import Training
 
 SAVE_EVERY = 2.0  # seconds: a round may take less time than a save, which waits for the disk
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from gatewise.errors import ModelFileError
 from gatewise.train import folder
 from gatewise.train.checkpoint import check_like, load
-from gatewise.train.objective import Training, TrainingData
+from gatewise.train.objective import TrainingData
 from gatewise.train.record import check_same
 from gatewise.train.run import Run
+from gatewise.train.training import Training
 
 
 def checkpoint_to_resume(

@@ -28,7 +28,7 @@ from gatewise.options import choice
 from gatewise.report.scores import NAMES, best_of
 from gatewise.tasks.base import Task
 from gatewise.tasks.kinds import Part
-from gatewise.tasks.saved import load
+from gatewise.tasks.load import load
 from gatewise.train.folder import FolderLock
 from gatewise.train.history import History
 from gatewise.train.objective import TrainingData
@@ -200,7 +200,7 @@ class _Search:
         best = studies.best_of(self.study)
         if best is None:
             errors = [each.user_attrs[studies.ERROR] for each in studies.finished(self.study)]
-            raise TrainingError(f"none of the {len(errors)} trials could be trained: {errors[0]}")
+            raise TrainingError(f"no trial could be trained, of {len(errors)}: {errors[0]}")
         return Tuned.of(self.study, best, self._best_model(best), self.problem.metric)
 
     def _goes_on(self) -> bool:

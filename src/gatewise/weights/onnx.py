@@ -418,7 +418,7 @@ def _initial_states(node: _Node, directions: int, H: int) -> dict[str, Tensor]:
         check_shape(node.called(name), tensor.shape, (directions, batch, H))
         if not (tensor == tensor[:, :1]).all():
             raise ModelFileError(
-                f"{node.called(name)} is stored for a batch of {batch} sequences, with different values; a "
+                f"{node.called(name)} is stored for a batch of {batch}, with different values; a "
                 f"layer starts all sequences from one state, or from the states given in a call"
             )
         if batch and tensor.any():
@@ -437,6 +437,6 @@ def _check_lengths(node: _Node) -> None:
         raise node.refuse(
             "sequence_lens",
             np.asarray(value).ravel()[:_SHOWN].tolist(),
-            f"stored in the file for one batch, of {'any number of' if steps is None else steps} steps; "
+            f"stored in the file for one batch, whose number of steps is {'open' if steps is None else steps}; "
             f"a layer is given lengths= with each call",
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gatewise.report.scores import MODEL, Evaluation
+from gatewise.report.words import with_unit
 from gatewise.tasks.forecast.metrics import scores
 from gatewise.tasks.forecast.output import quantile_name
 
@@ -79,7 +80,7 @@ class Backtest:
         """The scores as an Evaluation, with a note on windows that were left out."""
         rows = self.scores
         notes = (
-            f"{self.left_out} windows were left out: too few observed values before the date to forecast "
+            f"left out: {with_unit(self.left_out, 'window')} with too few observed values before the date to forecast "
             f"from, or no actual value after it",
         )
         return Evaluation(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from gatewise.arguments import Count, Layers, Number, Positive, Probability, Seed
 from gatewise.data.panel import Panel
 from gatewise.data.scaling import Scaling
-from gatewise.data.table import load
+from gatewise.data.table import Frame, load
 from gatewise.data.windows import Batch, Windows, least_observed
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
@@ -60,6 +60,9 @@ from gatewise.train.objective import Carry, TrainingData
 from gatewise.train.recipe import Recipe
 from gatewise.train.record import Record
 from gatewise.train.run import Run
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Array = np.ndarray
 FIRST = np.array([0])  # the first of a panel's windows
@@ -306,6 +309,20 @@ class Forecaster(Task):
         return self._tested(windows, self._forecasting("cpu")).evaluation().scores
 
     # ------------------------------------------------------------------------------- forecasting
+
+    @overload
+    def predict(
+        self, data: Frame, *, future: AnyTable | None = None, device: Device = "cpu"
+    ) -> Frame: ...
+
+    @overload
+    def predict(
+        self,
+        data: str | os.PathLike[str] | Mapping[str, Any],
+        *,
+        future: AnyTable | None = None,
+        device: Device = "cpu",
+    ) -> pl.DataFrame: ...
 
     def predict(self, data: Any, *, future: AnyTable | None = None, device: Device = "cpu") -> Any:
         """Forecasts the ``horizon`` steps after the end of every series in ``data``.

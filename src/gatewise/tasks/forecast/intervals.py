@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gatewise.errors import DataError
+from gatewise.report.words import with_unit
 
 Array = np.ndarray
 
@@ -41,10 +42,10 @@ def check_enough(observed: Array, levels: Sequence[float]) -> None:
         if observed.min() < needed:
             step = int(observed.argmin())
             raise DataError(
-                f"conformal=True needs at least {needed} observed values in the validation part for each "
+                f"conformal=True needs at least {with_unit(needed, 'observed value')} in the validation part for each "
                 f"step of the horizon, for the interval from {levels[low]:g} to {levels[high]:g}; step "
                 f"{step + 1} has {int(observed[step])}. Increase validation= by at least "
-                f"{needed - int(observed[step])} rows, give quantiles closer to each other, or "
+                f"{with_unit(needed - int(observed[step]), 'row')}, give quantiles closer to each other, or "
                 f"conformal=False"
             )
 

@@ -13,6 +13,7 @@ from gatewise.data.timeline import cycle_length
 from gatewise.data.windows import Windows, least_observed
 from gatewise.errors import DataError, OptionError, caution, some
 from gatewise.models.forecaster import ForecasterShape
+from gatewise.report.words import with_unit
 from gatewise.tasks.forecast import sizes
 from gatewise.tasks.kinds import is_size
 
@@ -56,8 +57,8 @@ def check_windows(kind: str, windows: Windows) -> None:
     if not len(windows):
         raise DataError(
             f"the {kind} part has no usable window: a window needs at least {least_observed(context)} "
-            f"observed target values among the {context} steps of its context, and one among the "
-            f"{horizon} steps of its horizon. Give another split, or fill missing values"
+            f"observed target values in its context of {with_unit(context, 'step')}, and one in its "
+            f"horizon of {with_unit(horizon, 'step')}. Give another split, or fill missing values"
         )
     absent = np.setdiff1d(np.arange(len(panel.names)), windows.series())
     if absent.size:
@@ -105,7 +106,7 @@ def known_ahead(
     if future is None:
         raise DataError(
             f"the values of the known columns ({', '.join(panel.known)}) are needed over the horizon: "
-            f"give future= (--future FILE), a table with {horizon} rows for each series"
+            f"give future= (--future FILE), a table with {with_unit(horizon, 'row')} for each series"
         )
     values = panel.future_table(
         future, horizon=horizon, time=time, series=series, time_format=time_format

@@ -8,6 +8,7 @@ import numpy as np
 
 from gatewise.data.windows import least_observed
 from gatewise.errors import DataError, OptionError, caution
+from gatewise.report.words import with_unit
 from gatewise.tasks.kinds import part_size
 
 Array = np.ndarray
@@ -61,7 +62,7 @@ def part(given: object, rows: Array, horizon: int, name: str) -> Array:
         return np.maximum((size * rows).astype(np.int64), horizon)
     if size < horizon:
         raise OptionError(
-            f"{name}={size} rows are fewer than the horizon of {horizon}: give at least {horizon}"
+            f"{name}={size} is less than the horizon of {horizon} rows: give at least {horizon}"
         )
     return np.full_like(rows, size)
 
@@ -169,7 +170,7 @@ def check_room(
         return
     s = int(np.argmax(split.trained))
     trained, seen, total = (int(each[s]) for each in (split.trained, split.seen, rows))
-    advice = [f"{needed - trained} more rows"]
+    advice = [with_unit(needed - trained, "more row")]
     if total > seen and trained + total - seen >= needed:
         advice.append(f"test=0, which leaves {trained + total - seen}")
     if patch + horizon <= trained:
@@ -186,7 +187,7 @@ def check_room(
     held = " and ".join(f"{count} {part}" for part, count in parts.items() if count)
     said = f", of which {held} are held out" if held else ""
     raise DataError(
-        f"{'the longest series' if len(rows) > 1 else 'the series'} has {total} rows{said}; {trained} are left "
-        f"for training, but {needed} are needed (context {context}, horizon {horizon}). "
+        f"{'the longest series' if len(rows) > 1 else 'the series'} has {with_unit(total, 'row')}{said}; "
+        f"{trained} are left for training, but {needed} are needed (context {context}, horizon {horizon}). "
         f"Give {', or '.join(advice)}"
     )

@@ -11,6 +11,7 @@ from gatewise.data.scaling import Scaling
 from gatewise.data.windows import Windows, least_observed
 from gatewise.errors import DataError
 from gatewise.models.forecaster import ForecasterShape
+from gatewise.report.words import with_unit
 from gatewise.tasks.forecast import baselines
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.forecasting import Forecasting
@@ -48,8 +49,8 @@ def first_unseen(panel: Panel, shape: ForecasterShape, seen: Mapping[str, int]) 
     least = _least_rows(panel, shape)
     if (rows < least + horizon).all():
         raise DataError(
-            f"the longest series has {int(rows.max())} rows, and a backtest needs at least "
-            f"{int(least.min()) + horizon}: {int(least.min())} rows to forecast from and a horizon of "
+            f"the longest series has {with_unit(int(rows.max()), 'row')}, and a backtest needs at least "
+            f"{int(least.min()) + horizon}: {with_unit(int(least.min()), 'row')} to forecast from and a horizon of "
             f"{horizon}"
         )
     first = unseen_rows(panel, shape, seen)

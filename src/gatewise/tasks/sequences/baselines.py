@@ -6,8 +6,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from gatewise.data.sequences import Scale, Sequences
 
@@ -62,6 +60,9 @@ class LinearModel:
 
 def logistic(plain: Array, classes: Array, weight: Array, count: int) -> LinearModel:
     """Logistic regression of N class indices, which are less than ``count``."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     prior = np.bincount(classes, weight, minlength=count) / weight.sum()
     plain, classes, weight = _some(plain, classes, weight)
     scale = Scale.of(plain, weight)
@@ -84,6 +85,8 @@ def logistic(plain: Array, classes: Array, weight: Array, count: int) -> LinearM
 
 def ridge(plain: Array, numbers: Array, weight: Array) -> LinearModel:
     """Ridge regression of N×K ``numbers``."""
+    from sklearn.linear_model import Ridge
+
     plain, numbers, weight = _some(plain, numbers, weight)
     scale = Scale.of(plain, weight)
     model = Ridge(alpha=1.0).fit(_scaled(plain, scale), numbers, sample_weight=weight)

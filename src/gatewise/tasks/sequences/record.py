@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gatewise.data.sequences import Sequences
+from gatewise.report.words import with_unit
 from gatewise.train.record import digest
 
 Array = np.ndarray
@@ -25,7 +26,7 @@ def data_record(
     return {
         "rows": len(sequences.values),
         "series": len(sequences),
-        "span": f"{len(names)} channels",
+        "span": with_unit(len(names), "channel"),
         "columns": columns | {"what is learned": digest(target), "weights": digest(weight)},
         "grid": digest(sequences.starts, None if labels is None else labels.tolist()),
     }

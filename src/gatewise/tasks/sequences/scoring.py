@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import f1_score, r2_score, roc_auc_score
 
 Array = np.ndarray
 
@@ -25,6 +24,8 @@ def of_classes(truth: Array, probabilities: Array) -> dict[str, float]:
         classes the mean of one class against the others; NaN if it is not defined); the expected calibration
         error over 15 bins of confidence (Guo et al. 2017); the mean negative log-likelihood.
     """
+    from sklearn.metrics import f1_score
+
     guess = probabilities.argmax(1)
     confidence = probabilities.max(1)
     right = guess == truth
@@ -41,6 +42,8 @@ def of_classes(truth: Array, probabilities: Array) -> dict[str, float]:
 
 
 def _auroc(truth: Array, probabilities: Array) -> float:
+    from sklearn.metrics import roc_auc_score
+
     classes = range(probabilities.shape[1])
     asked = [1] if len(classes) == 2 else classes
     areas = [
@@ -53,6 +56,8 @@ def _auroc(truth: Array, probabilities: Array) -> float:
 
 def of_numbers(truth: Array, values: Array) -> dict[str, float]:
     """The scores of N×K predictions: MAE, MSE, RMSE and R². R² is NaN if it is not defined."""
+    from sklearn.metrics import r2_score
+
     error = truth - values
     squared = float((error**2).mean())
     known = len(truth) > 1 and (np.ptp(truth, axis=0) > 0).all()

@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from gatewise.data.sources.arrays import as_array
 from gatewise.errors import DataError
+from gatewise.report.words import with_unit
 
 Array = np.ndarray
 
@@ -91,7 +92,9 @@ def _given(estimator: BaseEstimator, y: Any) -> Any:
 
 def _as_many(y: Array, count: int) -> Array:
     if len(y) != count:
-        raise DataError(f"X has {count} samples and y has {len(y)}; expected one y for each sample")
+        raise DataError(
+            f"X has {with_unit(count, 'sample')} and y has {len(y)}; expected one y for each sample"
+        )
     return y
 
 

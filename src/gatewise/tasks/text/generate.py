@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -50,6 +49,7 @@ from gatewise.tasks.text.pictures import surprise_figure
 from gatewise.tasks.text.writer import Writer
 from gatewise.train.objective import Carry
 from gatewise.train.optimizers import averaging_sgd, decayed_sgd
+from gatewise.train.processes import rank_and_count
 from gatewise.train.recipe import one_cycle
 
 Array = np.ndarray
@@ -211,7 +211,8 @@ class LanguageModel(Task):
             raise DataError(
                 f"the {part} part has {with_unit(len(symbols), 'symbol')}: give a longer text"
             )
-        return windows(symbols, first_input(self.tokenizer_), columns, options.window)
+        first = first_input(self.tokenizer_)
+        return windows(symbols, first, columns, options.window, _share)
 
     def recipe(self, windows: int) -> Recipe:
         options = self.options_
@@ -361,6 +362,8 @@ class LanguageModel(Task):
             A polars table with the columns ``line``, ``symbols`` (their number, with the line's end),
             ``log_probability`` and ``perplexity``.
         """
+        import polars as pl
+
         self.check_fitted()
         symbols, starts = stream(self.lines(data), self.tokenizer_)
         each = self.log_probabilities(symbols, device_of("device", device))
@@ -468,6 +471,12 @@ class LanguageModel(Task):
         if len(training) and not 0 <= training.min() <= training.max() < len(self.tokenizer_):
             raise ModelFileError("the training text has symbols that the tokenizer does not have")
         self.training_ = training
+
+
+def _share(columns: Array) -> Array:
+    """The columns that this process of a training run takes, at least one."""
+    rank, count = rank_and_count()
+    return columns[rank % len(columns) :: count]
 
 
 def _lines_in(name: str, part: Any, total: int) -> int:
