@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -191,18 +192,23 @@ def test_a_folder_that_cannot_be_made_is_said(models, tmp_path, name):
 def test_a_weight_that_is_not_finite_is_neither_saved_nor_loaded(models, folder):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     model = gw.load(folder)
+    prefix = "members.0." if hasattr(model.network_, "members") else ""
+    head = model.network_.get_submodule(f"{prefix}head")
+    named = re.escape(f"{prefix}head.")
     with torch.no_grad():
-        model.network_.head.bias[1] = torch.nan
-    with pytest.raises(ModelFileError, match=r"'head\.bias' holds nan at \(1,\); expected finite"):
+        head.bias[1] = torch.nan
+    with pytest.raises(
+        ModelFileError, match=rf"'{named}bias' holds nan at \(1,\); expected finite"
+    ):
         model.save(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     with torch.no_grad():
-        model.network_.head.bias[1] = 0.0
-        model.network_.head.weight[0, 2] = -torch.inf
-    with pytest.raises(ModelFileError, match=r"'head\.weight' holds -inf at \(0, 2\)"):
+        head.bias[1] = 0.0
+        head.weight[0, 2] = -torch.inf
+    with pytest.raises(ModelFileError, match=rf"'{named}weight' holds -inf at \(0, 2\)"):
         model.save(folder)
-    spoilt(folder, "head.bias", b"\x00\x00\xc0\x7f")
-    with pytest.raises(ModelFileError, match=r"'head\.bias' holds nan at \(0,\)"):
+    spoilt(folder, f"{prefix}head.bias", b"\x00\x00\xc0\x7f")
+    with pytest.raises(ModelFileError, match=rf"'{named}bias' holds nan at \(0,\)"):
         gw.load(folder)
 
 
@@ -404,7 +410,7 @@ NOT_THESE = {
             {"name": "x", "signature": "y"},
             "no cell has the name 'x' and the signature 'y'",
         ),
-        ("options.cell", "lstm", "'recurrent.weight_ih_l0' is"),
+        ("options.cell", "lstm", "'members.0.recurrent.weight_ih_l0' is"),
         ("options.class_weight", [["up"]], "must be a list of 2"),
         ("options.class_weight", [["up", "x"]], "must be a non-negative number"),
         ("options.missing", "mask", "number of features is 4 in one place and 2"),
@@ -434,8 +440,10 @@ NOT_THESE = {
         ("learned.feature_names_in", 5, "learned.feature_names_in must be a list"),
         ("learned.steps", 4, "number of steps is 5 in one place and 4"),
         ("learned.shape.bidirectional", False, "its tensors do not fit"),
-        ("learned.shape.outputs", 3, "'head.weight' is .* expected"),
+        ("learned.shape.outputs", 3, "'members.0.head.weight' is .* expected"),
         ("options.hidden", -4, "hidden must be a positive integer"),
+        ("options.members", 2, "the number of members is 2 in one place and 3"),
+        ("learned.shape.members", 0, "shape.members must be an integer from 1"),
         ("options.class_weight", "balanced", "options has 'class_weight'"),
     ],
 }

@@ -30,7 +30,9 @@ def folder(name):
 
 
 # the recurrent layer alone, as the printed scores had it
-ALONE = dict(pooling="last", filters=0, bidirectional=False, noise=0, batch=32, learning_rate=4e-3)
+ALONE = dict(
+    pooling="last", filters=0, members=1, bidirectional=False, noise=0, batch=32, learning_rate=4e-3
+)
 
 
 def plain(model):

@@ -27,7 +27,7 @@ from gatewise.train.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-QUICK = dict(hidden=6, epochs=4, batch=16, learning_rate=0.02)
+QUICK = dict(hidden=6, epochs=4, batch=16, learning_rate=0.02, members=1)
 ROLES = dict(series="id", time="t")
 
 
@@ -226,7 +226,7 @@ def test_evaluate_scores_the_series_that_were_held_out(fitted):
     data = table()
     found = fitted.evaluate(data)
     assert found.n == 6
-    assert "34 more sequences were left out" in found.notes[0]
+    assert "left out of the scores: 34 sequences" in found.notes[0]
     assert found.notes[1] == "the scores rest on 6 sequences only"
     predictions = fitted.predict(data).set_index("id")
     read = SeriesTable("id", "t", "way", (), ("a", "b")).read(data)
@@ -406,7 +406,7 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
     assert said.out.count("\n") == 1
     assert (found["task"], found["n"], set(found["scores"])) == (task, 6, scores)
     assert all(set(row) == scores for row in found["baseline"].values())
-    assert "34 more sequences were left out" in said.err
+    assert "left out of the scores: 34 sequences" in said.err
     assert main(["predict", str(out), str(csv), "-o", str(tmp_path / "p.csv")]) == 0
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert (lines[0], len(lines)) == (columns, 41)

@@ -26,7 +26,7 @@ from gatewise.errors import OptionError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-QUICK = dict(hidden=8, epochs=4, batch=16)
+QUICK = dict(hidden=8, epochs=4, batch=16, members=1)
 
 # What the checks of scikit-learn cannot have of a network, and why.
 EQUIVALENCE = {
@@ -53,9 +53,9 @@ QUICK_ONLY = {"check_regressors_train": "ten epochs learn too little"}
 @pytest.mark.parametrize(
     ("kind", "options", "failing"),
     [
-        (Classifier, dict(hidden=8, epochs=10, learning_rate=0.05), EQUIVALENCE),
+        (Classifier, dict(hidden=8, epochs=10, learning_rate=0.05, members=1), EQUIVALENCE),
         pytest.param(
-            *(Regressor, dict(hidden=8, epochs=10), EQUIVALENCE | QUICK_ONLY),
+            *(Regressor, dict(hidden=8, epochs=10, members=1), EQUIVALENCE | QUICK_ONLY),
             marks=pytest.mark.slow,
         ),
         pytest.param(Classifier, {}, EQUIVALENCE, marks=pytest.mark.slow),
@@ -74,7 +74,7 @@ def test_where_all_samples_are_one_batch_a_weight_is_so_many_samples(kind):
     X, y, _ = sequences()
     y = y if kind is Classifier else X[:, 0, 0]
     weight = np.arange(60) % 3
-    options = dict(hidden=8, epochs=30, batch=1000, learning_rate=0.01, noise=0)
+    options = dict(hidden=8, epochs=30, batch=1000, learning_rate=0.01, noise=0, members=1)
     weighted = kind(**options).fit(X, y, sample_weight=weight, validation=0)
     repeated = kind(**options).fit(np.repeat(X, weight, 0), np.repeat(y, weight), validation=0)
     plain = kind(**options).fit(X, y, validation=0)

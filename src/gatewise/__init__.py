@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gatewise.tasks.load import load
     from gatewise.tasks.music.generate import MusicModel
     from gatewise.tasks.regress import Regressor
+    from gatewise.tasks.text.generate import LanguageModel
     from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
     from gatewise.weights.keras import from_keras
@@ -134,6 +135,7 @@ __all__ = [
     "GatewiseError",
     "HybridBlock",
     "LSTMCell",
+    "LanguageModel",
     "MLSTMState",
     "MultiplicativeAttention",
     "MusicModel",

@@ -1,4 +1,4 @@
-"""The verbs fit, predict, evaluate and tasks. Their flags derive from the library's arguments."""
+"""The verbs fit, predict, evaluate, generate and tasks. Their flags derive from the library's arguments."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str, source: str) -> No
         "split of the data": options_of(kind.fit),
         "options of the run": options_of(Run),
     }
-    parser.add_argument("data", type=PATH, help="the data to train on: a CSV or Parquet file")
+    parser.add_argument(
+        "data", type=PATH, help="the data to train on: a file, or for texts a folder"
+    )
     required = ("out", *kind.needed_by_files)
     for title, options in groups.items():
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
@@ -165,7 +167,7 @@ def _print(evaluation: Any) -> None:
 
 def add_predict(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.add_argument("model", type=PATH, help="folder that fit wrote")
-    verb.add_argument("data", type=PATH, help="a CSV or Parquet file")
+    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
     verb.add_argument("-o", "--out", type=PATH, required=True, help="a .csv or .parquet file")
     _add_method(verb, "predict", argv)
     verb.set_defaults(run=_run_predict)
@@ -173,12 +175,21 @@ def add_predict(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 
 def add_evaluate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.add_argument("model", type=PATH, help="folder that fit wrote")
-    verb.add_argument("data", type=PATH, help="a CSV or Parquet file")
+    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
     verb.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
     )
     _add_method(verb, "evaluate", argv)
     verb.set_defaults(run=_run_evaluate)
+
+
+def add_generate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.add_argument("model", type=PATH, help="folder that fit wrote")
+    verb.add_argument(
+        "-o", "--out", type=PATH, help="a file for the samples (default: they are printed)"
+    )
+    _add_method(verb, "generate", argv)
+    verb.set_defaults(run=_run_generate)
 
 
 def _add_method(verb: argparse.ArgumentParser, method: str, argv: list[str]) -> None:
@@ -251,6 +262,14 @@ def _run_evaluate(given: argparse.Namespace) -> None:
         return
     print(*evaluation.notes, evaluation.verdict(), sep="\n", file=sys.stderr)
     print(json.dumps(evaluation.record()))
+
+
+def _run_generate(given: argparse.Namespace) -> None:
+    model, options = _model_and_options(given)
+    samples = model.generate(**options)
+    model.write_samples(samples, given.out)
+    if given.out is not None:
+        print(f"written   {given.out} ({len(samples)} samples)")
 
 
 # ------------------------------------------------------------------------------------------ tasks

@@ -1,4 +1,4 @@
-"""The network of the classifier and the regressor: convolutions, recurrent layers of any cell, pooling, a head."""
+"""The networks of the classifier and the regressor: convolutions, recurrent layers of any cell, pooling, a head."""
 
 from __future__ import annotations
 
@@ -31,10 +31,27 @@ class SequenceShape:
     dropout: float
     pooling: str
     filters: int
+    members: int
+
+
+class StepNorm(nn.BatchNorm1d):
+    """Batch normalisation (Ioffe & Szegedy 2015) over the real steps of all sequences of a batch."""
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """B×T×F of x, B×T×F. Values after a sequence's end are normalised too, but do not count."""
+        if not self.training:
+            return super().forward(x.flatten(0, 1)).view_as(x)
+        inside = x.flatten(0, 1) if lengths is None else x[_is_inside(x, lengths)]
+        if len(inside) < 2:  # a single step has no variance
+            return x
+        found = super().forward(inside)
+        if lengths is None:
+            return found.view_as(x)
+        return torch.zeros_like(x).masked_scatter(_is_inside(x, lengths)[..., None], found)
 
 
 class Convolutions(nn.Module):
-    """Filters of several widths over the steps, each with a rectifier."""
+    """Filters of several widths over the steps, each normalised over the batch and with a rectifier."""
 
     def __init__(self, inputs: int, filters: int) -> None:
         super().__init__()
@@ -44,12 +61,13 @@ class Convolutions(nn.Module):
             for width, (first, last) in zip(WIDTHS, pairwise(ends), strict=True)
             if last > first
         )
+        self.norm = StepNorm(filters)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """B×T×filters of x, B×T×I, which is zero after a sequence's end, as the padding is."""
         channels = x.transpose(1, 2)
         found = torch.cat([each(channels) for each in self.of_width], 1)
-        return torch.relu(found).transpose(1, 2)
+        return torch.relu(self.norm(found.transpose(1, 2), lengths))
 
 
 class SequenceNetwork(nn.Module):
@@ -92,7 +110,7 @@ class SequenceNetwork(nn.Module):
         """B×outputs for inputs B×T×I. With ``trace`` a tuple of these and the trace of the recurrent layers."""
         if self.filters:
             x = torch.cat([x, _normalised(x, lengths)], -1)
-            x = torch.cat([self.convolutions(x), x], -1)
+            x = torch.cat([self.convolutions(x, lengths), x], -1)
         result = self.recurrent(x, lengths=lengths, trace=trace)
         outputs = self.head(self.dropout(self._pooled(result[0], result[1], lengths)))
         return (outputs, result[2]) if trace else outputs
@@ -111,12 +129,32 @@ class SequenceNetwork(nn.Module):
         return torch.cat(list(final[-(1 + self.recurrent.bidirectional) :]), -1)
 
 
+class SequenceEnsemble(nn.Module):
+    """Networks that differ in their initial weights. The output is the mean of theirs."""
+
+    def __init__(self, cell: Cell | str, shape: SequenceShape) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(SequenceNetwork(cell, shape) for _ in range(shape.members))
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, trace: bool = False) -> Any:
+        """B×outputs for inputs B×T×I. With ``trace`` a tuple of these and the trace of the first member's
+        recurrent layers."""
+        first, *others = self.members
+        outputs, *traced = first(x, lengths, trace=True) if trace else (first(x, lengths),)
+        mean = torch.stack([outputs, *[each(x, lengths) for each in others]]).mean(0)
+        return (mean, *traced) if trace else mean
+
+
+def _is_inside(x: Tensor, lengths: Tensor) -> Tensor:
+    """B×T: whether a step of x, B×T×I, is one of the sequence's."""
+    return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+
 def _within(x: Tensor, lengths: Tensor | None, outside: float = 0.0) -> Tensor:
     """x, B×T×I, with ``outside`` after each sequence's end."""
     if lengths is None:
         return x
-    after = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
-    return x.masked_fill(after[..., None], outside)
+    return x.masked_fill(~_is_inside(x, lengths)[..., None], outside)
 
 
 def _mean(x: Tensor, lengths: Tensor | None) -> Tensor:

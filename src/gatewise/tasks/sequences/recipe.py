@@ -11,6 +11,7 @@ SMALL = 500  # sequences; below, there is no validation part, and training adds 
 VALIDATION = 0.1  # from SMALL on, the share of the validation part, where none is given
 TEST = 0.15  # the share of a table's series that is held out, where none is given
 NOISE = 0.2  # below SMALL
+MEMBERS = 3  # networks whose mean is the output, below SMALL
 UPDATES = 400  # at least
 EPOCHS = 20  # at least
 
@@ -25,6 +26,13 @@ def noise_for(options: SimpleNamespace, sequences: int) -> float:
     if options.noise is not None:
         return float(options.noise)
     return NOISE if sequences < SMALL else 0.0
+
+
+def members_for(options: SimpleNamespace, sequences: int) -> int:
+    """The number of networks that learn from so many training sequences."""
+    if options.members is not None:
+        return int(options.members)
+    return MEMBERS if sequences < SMALL else 1
 
 
 def recipe_for(options: SimpleNamespace, sequences: int) -> Recipe:

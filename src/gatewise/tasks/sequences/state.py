@@ -41,6 +41,7 @@ def learned_checks(saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
         dropout=probability,
         pooling=one_of(*POOLINGS),
         filters=integer_from(0, saved.most),
+        members=integer_from(1, len(saved.stored)),
     )
     common: dict[str, Check] = dict(
         shape=object_with(shape), n_features_in=integer_from(1), steps=or_none(integer_from(1))
@@ -118,6 +119,8 @@ def check_fit(estimator: Any) -> None:
         ("the pooling", estimator.pooling, shape.pooling),
         ("the number of filters", estimator.filters, shape.filters),
     ]
+    if estimator.members is not None:
+        together.append(("the number of members", estimator.members, shape.members))
     if estimator.steps_ is not None:
         together.append(("the number of steps", estimator.n_features_in_, estimator.steps_))
     if hasattr(estimator, "feature_names_in_"):

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from gatewise.data.sources.series import Series, SeriesTable, digests
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
 from gatewise.gates.picture import gate_map
-from gatewise.models.sequence import SequenceNetwork, SequenceShape
+from gatewise.models.sequence import SequenceEnsemble, SequenceShape
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import with_unit
 from gatewise.tasks.base import Task
@@ -37,7 +37,7 @@ from gatewise.tasks.saved import Saved
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.reading import check_options_of_arrays, read_arrays
-from gatewise.tasks.sequences.recipe import TEST, noise_for, recipe_for, validation_for
+from gatewise.tasks.sequences.recipe import TEST, members_for, noise_for, recipe_for, validation_for
 from gatewise.tasks.sequences.record import data_record
 from gatewise.tasks.sequences.targets import weights_of
 from gatewise.tasks.sequences.training import (
@@ -86,6 +86,8 @@ class SequenceTask(Task):
             "mean", "last" or "attention" (Yang et al. 2016).
         filters: convolution filters over 9, 19 and 39 steps, which the recurrent layers read beside the
             inputs; 0 for none.
+        members: the number of networks that are trained from different initial weights. The output is the mean of
+            theirs. The default is 3 below 500 sequences and 1 from there on.
         missing: what to do about NaN: "error", or "mask" to give the network the feature's mean in its
             place, and for each feature an input that says whether it is missing.
         noise: the standard deviation of the noise that training adds to the scaled inputs. The default is 0.2
@@ -122,6 +124,7 @@ class SequenceTask(Task):
     dropout: Probability = 0.0
     pooling: Literal["mean_max", "mean", "last", "attention"] = "mean_max"
     filters: NonNegativeCount = 32
+    members: Count | None = None
     missing: Literal["error", "mask"] = "error"
     noise: NonNegative | None = None
     epochs: Count | None = None
@@ -297,6 +300,7 @@ class SequenceTask(Task):
             record = self.training_record(data, validation, test, run)
         values, starts = self._inputs(scaled)
         target = self.scaled_target(target, known)
+        trained = np.setdiff1d(np.flatnonzero(weighted > 0), self.held_out_)
         self.shape_ = SequenceShape(
             inputs=values.shape[1],
             outputs=self.outputs_of(target),
@@ -306,8 +310,8 @@ class SequenceTask(Task):
             dropout=options.dropout,
             pooling=options.pooling,
             filters=options.filters,
+            members=members_for(options, len(trained)),
         )
-        trained = np.setdiff1d(np.flatnonzero(weighted > 0), self.held_out_)
         recipe = recipe_for(options, len(trained))
         noise = np.zeros(values.shape[1])  # none on the inputs that say which values are missing
         noise[: len(self.input_scale_.location)] = noise_for(options, len(trained))
@@ -325,7 +329,7 @@ class SequenceTask(Task):
         return int(target.shape[1])
 
     def build(self) -> nn.Module:
-        return SequenceNetwork(self.cell, self.shape_)
+        return SequenceEnsemble(self.cell, self.shape_)
 
     def describe_member(self, batch: Batch, at: int) -> str:
         return f"sample {int(batch.sample[at])}"
@@ -336,8 +340,13 @@ class SequenceTask(Task):
 
     def loss(self, network: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
         noisy = network.training and bool(batch.noise.any())
-        outputs = network(batch.noisy() if noisy else batch.x, batch.lengths)
-        return self.element_loss(outputs, batch.target) * batch.weight, None
+        each = [
+            self.element_loss(
+                member(batch.noisy() if noisy else batch.x, batch.lengths), batch.target
+            )
+            for member in cast(SequenceEnsemble, network).members
+        ]
+        return torch.stack(each).mean(0) * batch.weight, None
 
     # ------------------------------------------------------------------------------------ reading
 
