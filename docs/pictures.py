@@ -1,4 +1,4 @@
-"""Draws the README's pictures from a run of `make demo`: python docs/pictures.py runs/demo"""
+"""Draws the pictures of the pages from runs of the demos: python docs/pictures.py runs/demo runs/demo-text"""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 import gatewise as gw
 from gatewise.tasks.forecast.pictures import forecast_picture
 
+IMAGES = Path(__file__).parent / "images"
 
-def main(run: Path) -> None:
-    images = Path(__file__).parent / "images"
+
+def forecast(run: Path) -> None:
     model = gw.load(run)
     with as_file(files("gatewise.data") / "examples" / "co2.csv") as data:
         backtest = model.backtest(data)
@@ -25,9 +26,20 @@ def main(run: Path) -> None:
     axis.set_xlabel("date")
     axis.set_ylabel("CO2, ppm")
     axis.legend(frameon=False, fontsize=8, loc="upper left")
-    figure.savefig(images / "forecast.png", dpi=120)
-    shutil.copy(run / "gates.png", images / "gates.png")
+    figure.savefig(IMAGES / "forecast.png", dpi=120)
+    shutil.copy(run / "gates.png", IMAGES / "gates.png")
+
+
+def text(run: Path) -> None:
+    with as_file(files("gatewise.data") / "examples" / "sonnets.txt") as data:
+        figure = next(iter(gw.load(run).figures(data).values()))
+    figure.savefig(IMAGES / "text.png", dpi=120)
+
+
+def main(runs: list[Path]) -> None:
+    for run in runs:
+        (text if run.name == "demo-text" else forecast)(run)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main([Path(run) for run in sys.argv[1:]])

@@ -267,3 +267,35 @@ def test_deep_speech(training):
     outputs = [model(*given) for model in (theirs, ours)]
     assert torch.equal(outputs[0][1], outputs[1][1])
     check_same(theirs, ours, *given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_back_again(kind):
+    ours = gw.convert(KINDS[kind]())
+    theirs = gw.convert(ours, back=True)
+    assert type(theirs) is type(KINDS[kind]())
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    check_same(theirs, ours, inputs(theirs))
+    assert not gw.convert(ours.eval(), back=True).training
+
+
+def test_back_within_a_model_keeps_the_parameters_in_place():
+    rnn = gw.GRU(3, 5)
+    model = nn.ModuleDict({"a": rnn, "b": nn.ModuleList([rnn])})
+    weight = rnn.weight_ih_l0
+    theirs = gw.convert(model, back=True, inplace=True)
+    assert type(theirs["a"]) is nn.GRU
+    assert theirs["a"] is theirs["b"][0]
+    assert theirs["a"].weight_ih_l0 is weight
+    assert theirs["a"]._flat_weights[0] is weight
+
+
+def test_what_torch_lacks_is_said():
+    with pytest.raises(OptionError, match="'0' has the cell 'mgu', which torch does not have"):
+        gw.convert(nn.Sequential(gw.Recurrent("mgu", 3, 5)), back=True)
+    with pytest.raises(OptionError, match=r"this LSTM has zoneout=.*which torch's layers do not"):
+        gw.convert(gw.LSTM(3, 5, zoneout=0.1), back=True)
+    with pytest.raises(OptionError, match=r"this LSTM has weight_drop=0\.5"):
+        gw.convert(gw.LSTM(3, 5, weight_drop=0.5), back=True)
+    with pytest.raises(OptionError, match="no layer of gatewise to convert back"):
+        gw.convert(nn.LSTM(3, 5), back=True)

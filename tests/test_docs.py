@@ -20,6 +20,7 @@ RUN = (
     "torch.md",
     "layers.md",
     "forecast.md",
+    "text-generation.md",
     "tune.md",
 )
 SHOWN = {
@@ -29,6 +30,7 @@ SHOWN = {
     "torch.md": 2,
     "layers.md": 0,
     "forecast.md": 0,
+    "text-generation.md": 0,
     "tune.md": 0,
 }
 

@@ -16,7 +16,7 @@ ROOT = Path(gatewise.__file__).parent
 SCRIPT = Path(sysconfig.get_path("scripts")) / "gatewise"
 HEAVY = (
     *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton", "cuda"),
-    *("keras", "h5py", "onnx", "sklearn", "scipy"),
+    *("keras", "h5py", "onnx", "sklearn", "scipy", "tokenizers"),
 )
 ABOVE = (
     "tasks",

@@ -199,9 +199,10 @@ def test_evaluate_refuses_the_options_of_other_tasks(text, tmp_path, capsys):
 def test_the_matrix_has_it(capsys):
     assert main(["tasks"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["forecast", "classify", "regress", "spell"]
-    marks = {line.split()[0]: line.count("✓") for line in lines[1:4]}
-    assert marks == {"series": 3, "arrays": 2, "characters": 1}
+    assert lines[0].split()[-1] == "spell"
+    marks = {line.split()[0]: line.count("✓") for line in lines[1 : lines.index("")]}
+    assert marks.keys() == SOURCES.keys()
+    assert (marks["series"], marks["characters"]) == (3, 1)
 
 
 def test_a_saved_model_is_loaded_and_a_damaged_one_is_not(text, tmp_path):

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from gatewise.tasks.classify import Classifier
     from gatewise.tasks.forecast.forecaster import Forecaster
     from gatewise.tasks.load import load
+    from gatewise.tasks.music.generate import MusicModel
     from gatewise.tasks.regress import Regressor
+    from gatewise.tasks.text.generate import LanguageModel
     from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
     from gatewise.weights.keras import from_keras
@@ -133,8 +135,10 @@ __all__ = [
     "GatewiseError",
     "HybridBlock",
     "LSTMCell",
+    "LanguageModel",
     "MLSTMState",
     "MultiplicativeAttention",
+    "MusicModel",
     "RNNCell",
     "Recurrent",
     "RecurrentCell",

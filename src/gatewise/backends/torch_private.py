@@ -74,6 +74,19 @@ ONEDNN_HAS = {
     torch.float16: lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
 }
 
+
+def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``torch.nn.functional.linear`` without a gradient, for large products.
+
+    On a processor of AMD it takes less than half the time of the public function in float32, which calls MKL.
+    oneDNN uses the processor's 512-bit vectors there, and MKL does not.
+    """
+    if x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return product
+    return torch.nn.functional.linear(x, weight, bias)
+
+
 # A context that calls operators below autograd. An operator's autograd function calls the operator in it.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 

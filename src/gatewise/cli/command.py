@@ -31,8 +31,9 @@ VERBS = {
     "tune": Verb("search for the best options of a task", "tune"),
     "predict": Verb("apply a model to data", "tasks"),
     "evaluate": Verb("score a model on data and compare it with simple baselines", "tasks"),
+    "generate": Verb("write new samples with a model", "tasks"),
     "tasks": Verb("list the tasks and the kinds of data that each accepts", "tasks"),
-    "demo": Verb("forecast a series that comes with the package", "tasks"),
+    "demo": Verb("try a task on data that comes with the package", "demo"),
     "cells": Verb("describe the built-in cells: gates, weights, operations, source", "cells"),
     "equations": Verb("print a cell's equations as text and LaTeX", "cells"),
     "bench": Verb(

@@ -139,7 +139,7 @@ def given_of(given: argparse.Namespace, options: Mapping[str, Option]) -> dict[s
 def _help(option: Option) -> str:
     text = _FOR_PYTHON.sub("", re.sub(r":\w+:|`", "", option.help))
     default = option.default
-    if option.required or default is None or default is False or default == ():
+    if option.required or default is None or default is False or default in ((), ""):
         return text.replace("%", "%%")
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
     if default is True:

@@ -1,4 +1,4 @@
-"""The verbs fit, predict, evaluate, tasks and demo. Their flags derive from the library's arguments."""
+"""The verbs fit, predict, evaluate, generate and tasks. Their flags derive from the library's arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,9 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str, source: str) -> No
         "split of the data": options_of(kind.fit),
         "options of the run": options_of(Run),
     }
-    parser.add_argument("data", type=PATH, help="the data to train on: a CSV or Parquet file")
+    parser.add_argument(
+        "data", type=PATH, help="the data to train on: a file, or for texts a folder"
+    )
     required = ("out", *kind.needed_by_files)
     for title, options in groups.items():
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
@@ -166,7 +167,7 @@ def _print(evaluation: Any) -> None:
 
 def add_predict(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.add_argument("model", type=PATH, help="folder that fit wrote")
-    verb.add_argument("data", type=PATH, help="a CSV or Parquet file")
+    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
     verb.add_argument("-o", "--out", type=PATH, required=True, help="a .csv or .parquet file")
     _add_method(verb, "predict", argv)
     verb.set_defaults(run=_run_predict)
@@ -174,12 +175,21 @@ def add_predict(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 
 def add_evaluate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.add_argument("model", type=PATH, help="folder that fit wrote")
-    verb.add_argument("data", type=PATH, help="a CSV or Parquet file")
+    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
     verb.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
     )
     _add_method(verb, "evaluate", argv)
     verb.set_defaults(run=_run_evaluate)
+
+
+def add_generate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.add_argument("model", type=PATH, help="folder that fit wrote")
+    verb.add_argument(
+        "-o", "--out", type=PATH, help="a file for the samples (default: they are printed)"
+    )
+    _add_method(verb, "generate", argv)
+    verb.set_defaults(run=_run_generate)
 
 
 def _add_method(verb: argparse.ArgumentParser, method: str, argv: list[str]) -> None:
@@ -254,7 +264,15 @@ def _run_evaluate(given: argparse.Namespace) -> None:
     print(json.dumps(evaluation.record()))
 
 
-# ------------------------------------------------------------------------------------ tasks, demo
+def _run_generate(given: argparse.Namespace) -> None:
+    model, options = _model_and_options(given)
+    samples = model.generate(**options)
+    model.write_samples(samples, given.out)
+    if given.out is not None:
+        print(f"written   {given.out} ({len(samples)} samples)")
+
+
+# ------------------------------------------------------------------------------------------ tasks
 
 
 def add_tasks(verb: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -284,32 +302,3 @@ def about(name: str) -> str:
 
 def first_line(task: Any) -> str:
     return (task.__doc__ or "").partition("\n")[0]
-
-
-def add_demo(verb: argparse.ArgumentParser, argv: list[str]) -> None:
-    verb.set_defaults(run=_run_demo)
-    verb.add_argument(
-        "--out",
-        type=PATH,
-        default=Path("runs/demo"),
-        help="output folder (default: runs/demo)",
-    )
-
-
-def _run_demo(given: argparse.Namespace) -> None:
-    from gatewise.data.output import write_table
-    from gatewise.tasks.forecast.forecaster import Forecaster
-    from gatewise.train.folder import FolderLock
-    from gatewise.train.run import Run
-
-    print("Weekly CO2 at Mauna Loa, 1958 to 2001 (Keeling & Whorf 2004): a year ahead, by weeks.\n")
-    with (
-        as_file(files("gatewise.data") / "examples" / "co2.csv") as data,
-        FolderLock(given.out) as lock,
-    ):
-        lock.acquire()
-        forecaster = Forecaster(52, "co2", "date", conformal=True)
-        forecaster.fit(data, run=Run(quiet=not sys.stderr.isatty()))
-        finish(forecaster, data, None, given.out)
-        write_table(forecaster.predict(data), given.out / "forecast.csv")
-    print(f"\nforecast  {given.out / 'forecast.csv'}\ngates     {given.out / 'gates.png'}")

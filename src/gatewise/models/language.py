@@ -2,23 +2,126 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gatewise.cells.language import Cell
+from gatewise.models.output import token_losses
 from gatewise.nn.layers import LSTM
+from gatewise.nn.recurrent import Recurrent
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """The dropout probabilities of a language model in training.
+
+    Attributes:
+        units: of the embedding's outputs, between layers, and of the last layer's outputs (Zaremba et al. 2014).
+        locked: whether these have one mask per sequence for all steps (Gal & Ghahramani 2016).
+        words: of whole rows of the embedding (Gal & Ghahramani 2016).
+        weights: of the recurrent weights (Merity et al. 2018).
+    """
+
+    units: float = 0.0
+    locked: bool = False
+    words: float = 0.0
+    weights: float = 0.0
 
 
 class LanguageNetwork(nn.Module):
-    """An embedding of V symbols, LSTM layers and a linear head."""
+    """An embedding of V symbols, recurrent layers, and an output layer over the V symbols.
 
-    def __init__(self, symbols: int, hidden: int, layers: int = 1) -> None:
+    Args:
+        symbols: V.
+        hidden: H, the units of each recurrent layer.
+        layers: the number of recurrent layers.
+        cell: the cell of the recurrent layers.
+        embedding: E, the width of the embedding; H by default.
+        tied: whether the output layer uses the embedding as its weight (Press & Wolf 2017). Where E is not H,
+            a linear layer without bias brings the outputs to E.
+        dropouts: the probabilities of dropout.
+    """
+
+    def __init__(
+        self,
+        symbols: int,
+        hidden: int,
+        layers: int = 1,
+        *,
+        cell: Cell | str = "lstm",
+        embedding: int | None = None,
+        tied: bool = False,
+        dropouts: Dropouts | None = None,
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(symbols, hidden)
-        self.lstm = LSTM(hidden, hidden, layers, batch_first=True, forget_bias=1.0)
-        self.head = nn.Linear(hidden, symbols)
+        self.dropouts = dropouts = dropouts or Dropouts()
+        width = embedding or hidden
+        self.embedding = nn.Embedding(symbols, width)
+        options: dict[str, Any] = dict(
+            batch_first=True,
+            dropout=dropouts.units if layers > 1 else 0.0,
+            locked_dropout=dropouts.locked,
+            weight_drop=dropouts.weights,
+        )
+        sizes = (width, hidden, layers)
+        self.recurrent = (
+            LSTM(*sizes, forget_bias=1.0, **options)
+            if cell == "lstm"
+            else Recurrent(cell, *sizes, **options)
+        )
+        self.narrow = nn.Linear(hidden, width, bias=False) if tied and width != hidden else None
+        self.head_weight = None if tied else nn.Parameter(torch.empty(symbols, hidden))
+        self.head_bias = nn.Parameter(torch.zeros(symbols))
+        self.draw_weights(0.1)
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """B×T×V logits for B×T symbols, and the final state. ``state`` is the initial state; zero by default."""
-        output, state = self.lstm(self.embedding(x), state)
-        return self.head(output), state
+    @torch.no_grad()
+    def draw_weights(self, bound: float) -> None:
+        """Draws the embedding and the output layer uniformly from ±bound; the output's biases are 0."""
+        nn.init.uniform_(self.embedding.weight, -bound, bound)
+        if self.head_weight is not None:
+            nn.init.uniform_(self.head_weight, -bound, bound)
+        nn.init.zeros_(self.head_bias)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """V×H or V×E, the weight of the output layer."""
+        return self.embedding.weight if self.head_weight is None else self.head_weight
+
+    def forward(self, x: Tensor, state: Any = None, trace: bool = False) -> Any:
+        """B×T×V logits for B×T symbols, and the final state; with ``trace`` instead the recurrent layers' trace.
+
+        ``state`` is the initial state; zero by default.
+        """
+        options: dict[str, Any] = {"trace": True} if trace else {}
+        found = self.recurrent(self._embedded(x), state, **options)
+        return F.linear(self.features(found[0]), self.output_weight, self.head_bias), found[-1]
+
+    def losses(self, x: Tensor, target: Tensor, state: Any = None) -> tuple[Tensor, Tensor, Any]:
+        """The losses of B×T targets, the outputs of the recurrent layers B×T×H, and the final state."""
+        outputs, state = self.recurrent(self._embedded(x), state)
+        features = self.features(outputs)
+        return token_losses(features, self.output_weight, self.head_bias, target), features, state
+
+    def features(self, outputs: Tensor) -> Tensor:
+        """B×T×H or B×T×E: the inputs of the output layer, from the outputs of the recurrent layers."""
+        narrowed = outputs if self.narrow is None else self.narrow(outputs)
+        return self._dropped(narrowed)
+
+    def _embedded(self, x: Tensor) -> Tensor:
+        weight, p = self.embedding.weight, self.dropouts.words
+        if self.training and p:
+            kept = torch.empty(len(weight), 1, device=weight.device).bernoulli_(1 - p) / (1 - p)
+            weight = weight * kept
+        return self._dropped(F.embedding(x, weight))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """x, B×T×F, with dropout; for all steps alike if it is locked."""
+        p = self.dropouts.units
+        if not self.dropouts.locked or not self.training or not p:
+            return F.dropout(x, p, self.training)
+        mask = torch.empty(len(x), 1, x.shape[-1], device=x.device, dtype=x.dtype)
+        return x * mask.bernoulli_(1 - p).div_(1 - p)

@@ -1,4 +1,4 @@
-"""Conversion of a model: torch's recurrent modules are replaced by gatewise's, with the same weights."""
+"""Conversion of a model: torch's recurrent modules are replaced by gatewise's with the same weights, or back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from torch.nn.utils import parametrize
 
 from gatewise.backends.torch_private import MODULE_ATTRIBUTES, RNN_CACHES
 from gatewise.errors import OptionError, ShapeError
+from gatewise.nn.convert_back import torch_module
 from gatewise.nn.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from gatewise.nn.recurrent import Recurrent
+from gatewise.nn.step import RecurrentCell
+from gatewise.options import flag
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def convert(model: Model, *, inplace: bool = False, backend: str = "auto") -> Model:
+def convert(
+    model: Model, *, inplace: bool = False, backend: str = "auto", back: bool = False
+) -> Model:
     """The model with each of torch's recurrent modules replaced by gatewise's, with equal results.
 
     The modules are ``torch.nn.LSTM``, ``GRU``, ``RNN``, ``LSTMCell``, ``GRUCell`` and ``RNNCell``. Names in
@@ -31,13 +37,18 @@ def convert(model: Model, *, inplace: bool = False, backend: str = "auto") -> Mo
             optimizer still works. By default the result is a copy. A root that is converted is a new
             module in both cases.
         backend: the backend of the new layers.
+        back: replace gatewise's modules by torch's instead, without their hooks. The model must not use what
+            torch's lack, such as ``lengths=``.
 
     Raises:
-        OptionError: ``model`` is not a module, has nothing to convert, or cannot be copied.
+        OptionError: ``model`` is not a module, has nothing to convert, or cannot be copied; with ``back``,
+            torch has no such cell or option.
         ShapeError: a weight has a value that is not finite; the message names it.
     """
     if not isinstance(model, nn.Module):
         raise OptionError(f"convert takes a torch.nn.Module, not {type(model).__name__}")
+    if flag("back", back):
+        return _converted_back(model, flag("inplace", inplace))
     found = {name: kind for name, m in model.named_modules() if (kind := _kind(m)) is not None}
     if not found:
         raise OptionError(
@@ -47,13 +58,37 @@ def convert(model: Model, *, inplace: bool = False, backend: str = "auto") -> Mo
     for name in found:
         _check_finite(name, model.get_submodule(name))
     model = model if inplace else _copied(model)
+
+    def replacement(name: str, module: nn.Module) -> nn.Module | None:
+        kind = _kind(module)
+        if kind is None:
+            _warn_of_derived(name, module)
+            return None
+        return _replacement(module, kind, backend)
+
+    return _replaced(model, replacement)
+
+
+def _converted_back(model: Model, inplace: bool) -> Model:
+    if not any(isinstance(module, (Recurrent, RecurrentCell)) for module in model.modules()):
+        raise OptionError(f"this {type(model).__name__} has no layer of gatewise to convert back")
+    return _replaced(
+        model if inplace else _copied(model),
+        lambda name, module: (
+            torch_module(name, module) if isinstance(module, (Recurrent, RecurrentCell)) else None
+        ),
+    )
+
+
+def _replaced(model: Model, replacement: Callable[[str, nn.Module], nn.Module | None]) -> Model:
+    """The model with the modules for which ``replacement`` returns another one replaced by it."""
     made: dict[int, nn.Module] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if (kind := _kind(module)) is None:
-            _warn_of_derived(name, module)
-            continue
         if id(module) not in made:
-            made[id(module)] = _replacement(module, kind, backend)
+            new = replacement(name, module)
+            if new is None:
+                continue
+            made[id(module)] = new
         if not name:
             return made[id(module)]  # type: ignore[return-value]
         parent, _, own = name.rpartition(".")

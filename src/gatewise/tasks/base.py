@@ -73,6 +73,14 @@ class Task(BaseEstimator):
         """The scores of the model and of simple baselines on data that the model was not trained on."""
         raise NotImplementedError
 
+    def generate(self) -> Any:
+        """New samples from the model. A task that can make them has its options here."""
+        raise OptionError(f"a model of the task {self.name!r} does not generate anything")
+
+    def write_samples(self, samples: Any, out: Path | None) -> None:
+        """Writes the result of ``generate`` to a file, or prints it."""
+        raise NotImplementedError
+
     def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
         """The scores of ``evaluate`` on the validation part, by which a search may choose."""
         raise OptionError(

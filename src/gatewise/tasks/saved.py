@@ -59,7 +59,7 @@ _DESCRIPTION = object_with(
     }
 )
 
-_TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+_TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32}
 
 # The errors that checks of the estimator, its cell and its network raise for a damaged description.
 INVALID = (OptionError, CellError, ShapeError, DataError, ModelFileError)
@@ -78,6 +78,10 @@ class Saved:
     def most(self) -> int:
         """The number of elements of all tensors: an upper bound for every size of the network."""
         return sum(math.prod(each["shape"]) for each in self.stored.values())
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; () if it is missing."""
+        return tuple(self.stored[name]["shape"]) if name in self.stored else ()
 
     def tensors(
         self, expected: Mapping[str, Tensor], gaps: Collection[str] = ()

@@ -93,8 +93,7 @@ class _Rounds(Checkpoint):
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         history: History = module.history
         if best_round(history, self.validated) == len(history.train) - 1:
-            state = module.state_dict()
-            self.weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+            self.weights = module.best_weights()
         ended = trainer.should_stop or complete(history, self.recipe, self.validated)
         if self.path is not None and self._due(trainer, ended):
             trainer.save_checkpoint(self.path)

@@ -7,8 +7,10 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gatewise.errors import TrainingError
+from gatewise.train.averaging import AveragingSGD, averaged_weights
 from gatewise.train.history import History
 from gatewise.train.objective import Carry, Objective
 from gatewise.train.recipe import Recipe
@@ -32,6 +34,7 @@ class Training(lightning.LightningModule):
         self._losses: list[Tensor] = []
         self._carry: Carry = None
         self._validation_carry: Carry = None
+        self._means: Any = None
 
     def on_train_epoch_start(self) -> None:
         self._carry = None
@@ -74,6 +77,8 @@ class Training(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._validation_carry = None
+        self._means = averaged_weights(self._optimizer)
+        self._means.__enter__()
 
     def validation_step(self, batch: Any, index: int) -> None:
         each, carry = self.objective.loss(self.network, batch, self._validation_carry)
@@ -82,7 +87,20 @@ class Training(lightning.LightningModule):
         self.log("validation", mean, batch_size=len(each), sync_dist=True, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
+        self._means.__exit__(None, None, None)
         self.history.validation.append(float(self.trainer.callback_metrics["validation"]))
+        if isinstance(self._optimizer, AveragingSGD):
+            self._optimizer.after_validation(self.history.validation)
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        found: Optimizer = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
+        return found
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """A copy of the weights that the last validation used."""
+        with averaged_weights(self._optimizer):
+            return {name: x.detach().cpu().clone() for name, x in self.state_dict().items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         losses = (self.history.train, self.history.validation)

@@ -22,4 +22,6 @@ class Source(Protocol):
 SOURCES = {
     "series": "gatewise.data.sources.series:SeriesTable",
     "arrays": "gatewise.data.sources.arrays:Arrays",
+    "text": "gatewise.data.sources.text:TextTable",
+    "music": "gatewise.data.sources.music:Music",
 }

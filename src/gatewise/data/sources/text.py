@@ -1,0 +1,255 @@
+"""Texts: in a table with their labels, in plain files, or in pairs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gatewise.data.lines import OnError, Problems, check_text, lines
+from gatewise.data.records import is_table, rows
+from gatewise.data.spool import SpooledTexts
+from gatewise.errors import DataError, OptionError
+from gatewise.options import short_repr
+
+Array = np.ndarray
+
+LABEL_MISSING = "rows without a label"
+NO_TEXT = "rows without a text"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """N texts and their labels.
+
+    Attributes:
+        texts: the N texts.
+        labels: N labels, texts or integers or booleans; None if they were not read.
+        places: N, the number of each text among those in the data, from 1 on.
+        problems: what was left out.
+    """
+
+    texts: Sequence[str]
+    labels: Array | None
+    places: Array
+    problems: Problems = field(default_factory=Problems)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def known_labels(self) -> Array:
+        """``labels``, which must have been read."""
+        assert self.labels is not None
+        return self.labels
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """The reader of texts and labels: the columns of a table, or in memory a list of texts.
+
+    Args:
+        text: the column of texts. Without it the data must be a list or an array of texts.
+        label: the column of classes.
+        on_error: what is done with a row that is not valid: "stop" or "skip".
+        limit: read only so many rows.
+    """
+
+    text: str | None = None
+    label: str | None = None
+    on_error: OnError = "stop"
+    limit: int | None = None
+
+    kind: ClassVar[str] = "text"
+
+    def read(self, data: Any, learned: bool = True) -> Texts:
+        """The texts in ``data``: a list of texts, a file (CSV, TSV, JSON lines, Parquet) or a table in memory.
+
+        Args:
+            learned: whether to read the labels too.
+
+        Raises:
+            DataError: the data is not valid. The message names the file, the row and the column.
+        """
+        problems = Problems(self.on_error)
+        texts, labels, places = SpooledTexts(), [], []
+        with_labels = learned and self.label is not None
+        for k, (text, label, place) in enumerate(self._members(data, with_labels, problems), 1):
+            valid = self._valid(text, label, place, with_labels, problems)
+            if valid:
+                texts.append(text)
+                labels.append(label)
+                places.append(k)
+            if k == self.limit:
+                break
+        if not places:
+            left = "; ".join(problems.notes())
+            raise DataError(f"{_name(data)} has no text{f': {left}' if left else ''}")
+        found = self._labels(labels) if with_labels else None
+        return Texts(texts, found, np.array(places, dtype=np.int64), problems)
+
+    def _members(
+        self, data: Any, with_labels: bool, problems: Problems
+    ) -> Iterator[tuple[Any, Any, str]]:
+        """Each text with its label and its place."""
+        if self.text is None:
+            for k, text in enumerate(texts_in(data), 1):
+                yield text, None, f"text {k}"
+            return
+        if with_labels and self.label == self.text:
+            raise OptionError(
+                f"the column {self.text!r} is given as text and as label: give it one role"
+            )
+        columns = [self.text, *([self.label] if with_labels and self.label is not None else [])]
+        for values, place in rows(data, columns, problems):
+            yield values[0], values[-1], place
+
+    def _valid(
+        self, text: Any, label: Any, place: str, with_labels: bool, problems: Problems
+    ) -> bool:
+        where = place if self.text is None else f"column {self.text!r}, {place}"
+        try:
+            check_text(text, where)
+        except DataError as error:
+            problems.add(NO_TEXT, str(error))
+            return False
+        if with_labels and (label is None or label == "" or label != label):
+            message = f"column {self.label!r}, {place}: the value is missing"
+            problems.add(LABEL_MISSING, message)
+            return False
+        if with_labels and not isinstance(label, (str, bool, int, np.bool_, np.integer)):
+            raise DataError(
+                f"column {self.label!r}, {place}: {short_repr(label)} is not a class; classes must be texts "
+                f"or integers"
+            )
+        return True
+
+    @staticmethod
+    def _labels(labels: list[Any]) -> Array:
+        """The labels as an array: of integers where all are integers, also as texts, as in a CSV file."""
+        kinds = {type(label) for label in labels}
+        if kinds == {str} and all(_is_integer(label) for label in labels):
+            return np.array([int(label) for label in labels])
+        if len(kinds) > 1 and str in kinds:
+            labels = [str(label) for label in labels]
+        return np.array(labels)
+
+
+def texts_in(data: Any) -> Sequence[Any]:
+    """The members of a list, an array or a column of texts.
+
+    Raises:
+        DataError: it is something else, such as one text or a table.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        what = f"'{short_repr(str(data))[1:-1]}' is one text or path"
+        raise DataError(
+            f"{what}, expected a list of texts; for a file give text= (--text), the column of texts"
+        )
+    if getattr(data, "ndim", 1) != 1 or hasattr(data, "columns"):
+        raise DataError(
+            "the texts must be a list or a column of texts, not a table; for a table give text=, the column "
+            "of texts"
+        )
+    try:
+        return data if isinstance(data, Sequence) else list(data)
+    except TypeError:
+        raise DataError(f"the texts must be a list of texts, not {short_repr(data)}") from None
+
+
+def pairs(
+    data: Any,
+    source: Any,
+    into: Any,
+    problems: Problems | None = None,
+    limit: int | None = None,
+) -> Iterator[tuple[str, str]]:
+    """The pairs of a parallel text: of two files line by line, or of two columns of a table.
+
+    Args:
+        data: the table; None for two files.
+        source: the file or the column of the texts to translate.
+        into: the file or the column of their translations.
+        problems: what is done with a pair that is not valid.
+        limit: read only so many pairs.
+
+    Raises:
+        DataError: the files have unequal numbers of lines, or the data is not valid.
+    """
+    problems = problems or Problems()
+    found = _of_files(source, into) if data is None else _of_table(data, source, into, problems)
+    for k, pair in enumerate(found):
+        if k == limit:
+            return
+        yield pair
+
+
+def _of_files(source: Any, into: Any) -> Iterator[tuple[str, str]]:
+    # a line left out of one file alone would shift all later pairs, so that bytes that are not UTF-8 stop here
+    parts = zip_longest(_whole_lines(source), _whole_lines(into))
+    for k, (first, second) in enumerate(parts):
+        if first is None or second is None:
+            more = 1 + sum(1 for _ in parts)
+            counts = (k, k + more) if first is None else (k + more, k)
+            raise DataError(
+                f"{source} has {counts[0]:,} lines and {into} has {counts[1]:,}: parallel files must have as "
+                f"many lines, line by line"
+            )
+        yield first, second
+
+
+def _whole_lines(path: Any) -> Iterator[str]:
+    """The lines of a file without their ends."""
+    number = 0
+    for line in lines(path):
+        if line.number == number:
+            raise DataError(f"{line.place} is too long for a sentence")
+        number = line.number
+        yield line.text.removesuffix("\n")
+
+
+def _of_table(data: Any, source: str, into: str, problems: Problems) -> Iterator[tuple[str, str]]:
+    for values, place in rows(data, (source, into), problems):
+        try:
+            for value, column in zip(values, (source, into), strict=True):
+                check_text(value, f"column {column!r}, {place}")
+        except DataError as error:
+            problems.add(NO_TEXT, str(error))
+            continue
+        yield values
+
+
+def lines_of(
+    where: Any, text: str | None = None, problems: Problems | None = None, limit: int | None = None
+) -> Iterator[str]:
+    """Unlabelled texts, one after the other.
+
+    Args:
+        where: a file, a folder or a list of paths: their lines, see :func:`gatewise.data.lines.lines`. A list
+            of texts: these. A table, with ``text``: the texts of this column.
+        problems: what is done with a line that is not valid.
+        limit: read only so many lines.
+    """
+    problems = problems or Problems()
+    if isinstance(where, (list, tuple)) and where and isinstance(where[0], str):
+        for k, each in enumerate(where[:limit], 1):
+            yield check_text(each, f"text {k}")
+    elif text is not None and (not isinstance(where, (str, os.PathLike)) or is_table(Path(where))):
+        yield from TextTable(text, on_error=problems.on_error, limit=limit).read(where, False).texts
+    else:
+        for line in lines(where, problems, limit):
+            yield line.text
+
+
+def _is_integer(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return len(text) < 19 and digits.isascii() and digits.isdigit() and str(int(text)) == text
+
+
+def _name(data: Any) -> str:
+    return str(data) if isinstance(data, (str, os.PathLike)) else "the data"

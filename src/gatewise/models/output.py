@@ -1,0 +1,92 @@
+"""The output layer over a vocabulary, and its cross entropy with one copy of the logits in memory.
+
+The logits of N tokens over V symbols are N×V numbers, more than the rest of a language model's activations.
+torch's cross entropy stores them three times: the logits, their log softmax and its gradient. Here the
+probabilities replace the logits, and the gradient replaces the probabilities.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gatewise.backends.torch_private import fast_linear
+
+# Logits that are normalised at once, so that they stay in the processor's cache.
+_AT_ONCE = 2**18
+
+
+def token_losses(
+    x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, ignore: int | None = None
+) -> Tensor:
+    """The negative log probability of each target symbol, in the shape of ``target``.
+
+    With inputs in half precision the losses are in float32.
+
+    Args:
+        x: …×H, the inputs of the output layer.
+        weight, bias: V×H and V, the output layer.
+        target: …, the indices of the symbols.
+        ignore: the index of padding. Its losses are 0, and its logits are not computed.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    flat, symbols = x.reshape(-1, x.shape[-1]), target.reshape(-1)
+    if ignore is None:
+        return _losses(flat, weight, bias, symbols).view(target.shape)
+    kept = (symbols != ignore).nonzero()[:, 0]
+    found = _losses(flat[kept], weight, bias, symbols[kept])
+    return found.new_zeros(symbols.shape).index_put((kept,), found).view(target.shape)
+
+
+def _losses(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        losses: Tensor = _CrossEntropy.apply(x, weight, bias, target)
+    return losses
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """N losses of N×H inputs, a V×H weight, V biases and N targets."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        losses, probabilities = _losses_and_probabilities(x, weight, bias, target)
+        ctx.save_for_backward(x, weight, bias, target)
+        ctx.probabilities = probabilities if any(ctx.needs_input_grad) else None
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, weight, bias, target = ctx.saved_tensors
+        slope, ctx.probabilities = ctx.probabilities, None
+        if slope is None:  # a second backward pass through a retained graph
+            slope = _losses_and_probabilities(x, weight, bias, target)[1]
+        each = grads[0][:, None].to(slope.dtype)
+        slope.mul_(each).scatter_add_(1, target[:, None], -each)
+        wanted = ctx.needs_input_grad
+        return (
+            fast_linear(slope, weight.t()) if wanted[0] else None,
+            fast_linear(x.t(), slope.t()).t() if wanted[1] else None,
+            slope.sum(0) if wanted[2] else None,
+            None,
+        )
+
+
+def _losses_and_probabilities(
+    x: Tensor, weight: Tensor, bias: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """N losses, and N×V probabilities in the memory of the logits."""
+    logits = fast_linear(x, weight, bias)
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    losses = torch.empty(len(target), device=x.device, dtype=wide)
+    rows = max(1, _AT_ONCE // logits.shape[1])
+    for k in range(0, len(logits), rows):
+        log_p = logits[k : k + rows].log_softmax(1, dtype=wide)
+        losses[k : k + rows] = -log_p.gather(1, target[k : k + rows, None])[:, 0]
+        logits[k : k + rows] = log_p.exp_()
+    return losses, logits

@@ -1,0 +1,495 @@
+"""The language model: the next symbol of a text, and new texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from gatewise.arguments import (
+    Count,
+    Layers,
+    NonNegative,
+    NonNegativeCount,
+    Positive,
+    Probability,
+    Seed,
+    Share,
+    options_of,
+)
+from gatewise.atomic import write_atomically
+from gatewise.data.corpus import first_input, stream, windows
+from gatewise.data.lines import OnError, Problems
+from gatewise.data.sources.text import lines_of
+from gatewise.data.spool import SpooledTexts
+from gatewise.data.tokens import END, UNKNOWN, Tokenizer, Unit
+from gatewise.errors import DataError, ModelFileError, OptionError, caution
+from gatewise.models.cache import Cache, CachedText
+from gatewise.models.language import Dropouts, LanguageNetwork
+from gatewise.models.ngrams import KneserNey, unigram_log_probabilities
+from gatewise.models.sampling import Choice
+from gatewise.options import integer, number, probability
+from gatewise.report.scores import Evaluation
+from gatewise.report.words import with_unit
+from gatewise.tasks.base import Recipe, Run, Task, TrainingData, digest
+from gatewise.tasks.entry_checks import Check, count, object_with, text
+from gatewise.tasks.kinds import AnyCell, Device, device_of, is_size, part_size
+from gatewise.tasks.ranges import Between, OneOf, Range
+from gatewise.tasks.saved import Saved
+from gatewise.tasks.text.pictures import surprise_figure
+from gatewise.tasks.text.writer import Writer
+from gatewise.train.objective import Carry
+from gatewise.train.optimizers import averaging_sgd, decayed_sgd
+from gatewise.train.processes import rank_and_count
+from gatewise.train.recipe import one_cycle
+
+Array = np.ndarray
+
+ORDER = 5  # of the n-gram baseline
+AT_ONCE = 500  # symbols that are scored in one call
+SHOWN = 400  # symbols in the report's picture of a text
+
+
+@dataclass(eq=False, repr=False)
+class LanguageModel(Task):
+    """Predict the next word, subword or character of a text, and write new texts.
+
+    The state is carried from window to window through the whole text. A line's end is a symbol.
+
+    Args:
+        unit: what a symbol is: "word" for words between white space, "subword" for parts of words (byte
+            pair encoding), "char" for characters.
+        cell: the name of a built-in cell. In Python also a cell made with :func:`gatewise.cell`.
+        hidden: hidden units of each recurrent layer.
+        layers: the number of recurrent layers.
+        embedding: the width of the embedding; by default that of the layers.
+        vocabulary: the greatest number of different symbols; the rarest become unknown.
+        lower: make all letters small.
+        tied: use the embedding as the weight of the output layer too (Press & Wolf 2017).
+        dropout: dropout probability of the embedding's outputs, between layers and before the output layer.
+        locked_dropout: use one dropout mask for all steps of a window (Gal & Ghahramani 2016).
+        word_dropout: the probability of dropping a symbol's whole embedding.
+        weight_drop: the probability of dropping a recurrent weight (Merity et al. 2018).
+        activation_penalty: the weight of the mean square of the layers' outputs in the loss (Merity et al.
+            2017).
+        change_penalty: the weight of the mean square of the outputs' changes from step to step.
+        method: "adamw" with a rate that warms up once and falls along a cosine; "sgd" with a constant rate
+            that falls by a factor later; or "nt-asgd": SGD with a constant rate, which averages the weights
+            once the validation loss stops falling (Merity et al. 2018).
+        learning_rate: the highest learning rate; of the mean loss of a window's symbols.
+        decay: the factor of the rate of sgd in each epoch after the constant ones.
+        constant_epochs: the number of epochs with a constant rate of sgd.
+        nonmonotone: nt-asgd averages from the first epoch whose validation loss is not lower than the lowest
+            up to so many epochs before.
+        weight_decay: of adamw, the decay; of the others, the L2 penalty.
+        clip: the norm to which a larger gradient is clipped.
+        initial_range: weights are drawn uniformly from this number around 0. By default the recurrent layers
+            have those of their cell, and the embedding 0.1.
+        epochs: the largest number of passes over the training part.
+        batch: columns into which the training part is cut.
+        window: symbols of each column between two updates.
+        patience: training ends after this many epochs without a lower validation loss.
+        on_error: "stop" at bytes that are not UTF-8, or "skip" their line and count it.
+        limit: read only so many lines, for a quick try.
+        seed: the seed of the weights and of dropout. The same seed gives the same model.
+    """
+
+    name: ClassVar[str] = "generate"
+    sources: ClassVar[tuple[str, ...]] = ("text",)
+    saved_attributes: ClassVar[dict[str, Check]] = {
+        "tokenizer": text,
+        "seen": object_with({"lines": count, "digest": text}),
+    }
+    searched: ClassVar[dict[str, Range]] = {
+        "hidden": OneOf((128, 256, 512)),
+        "layers": OneOf((1, 2)),
+        "dropout": Between(0.0, 0.6),
+        "learning_rate": Between(1e-3, 1e-2, log=True),
+    }
+    not_searched: ClassVar[tuple[str, ...]] = ("seed", "unit", "lower", "on_error", "limit")
+
+    unit: Unit = "word"
+    cell: AnyCell = "lstm"
+    hidden: Count = 200
+    layers: Layers = 2
+    _: KW_ONLY
+    embedding: Count | None = None
+    vocabulary: Count = 10_000
+    lower: bool = False
+    tied: bool = True
+    dropout: Probability = 0.2
+    locked_dropout: bool = False
+    word_dropout: Probability = 0.0
+    weight_drop: Probability = 0.0
+    activation_penalty: NonNegative = 0.0
+    change_penalty: NonNegative = 0.0
+    method: Literal["adamw", "sgd", "nt-asgd"] = "adamw"
+    learning_rate: Positive = 4e-3
+    decay: Probability = 0.5
+    constant_epochs: Count = 4
+    nonmonotone: Count = 5
+    weight_decay: NonNegative = 0.01
+    clip: Positive = 0.25
+    initial_range: Positive | None = None
+    epochs: Count = 12
+    batch: Count = 20
+    window: Count = 35
+    patience: Count = 4
+    on_error: OnError = "stop"
+    limit: Count | None = None
+    seed: Seed = 0
+
+    def check_together(self, options: SimpleNamespace) -> None:
+        if options.method == "nt-asgd" and options.patience <= options.nonmonotone:
+            raise OptionError(
+                f"patience={options.patience} ends the training before nonmonotone={options.nonmonotone} starts the "
+                f"averaging of nt-asgd: give a higher patience"
+            )
+
+    # ----------------------------------------------------------------------------------- learning
+
+    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
+        problems = Problems(self.options_.on_error)
+        lines = self.lines(data, problems)
+        held = _lines_in("test", test, len(lines))
+        seen = len(lines) - held
+        checked = _lines_in("validation", validation, seen)
+        trained = seen - checked
+        if trained < 1:
+            raise DataError(
+                f"{data} has {len(lines)} lines, too few for a training part beside validation={validation} "
+                f"and test={test}: give a longer text, or smaller parts"
+            )
+        self.tokenizer_ = self.learned_tokenizer(lines[k] for k in range(trained))
+        symbols, starts = stream(lines, self.tokenizer_)
+        self.training_ = np.array(symbols[: starts[trained]])
+        self.seen_: dict[str, Any] = {"lines": seen, "digest": digest(symbols[: starts[seen]])}
+        of_checks = symbols[starts[trained] : starts[seen]]
+        if not is_size(validation):
+            of_checks = stream(self.lines(validation, problems), self.tokenizer_)[0]
+        for note in problems.notes():
+            caution(note)
+        training = self.batches(self.training_, "training")
+        checks = self.batches(of_checks, "validation") if len(of_checks) else None
+        about = {"rows": len(lines), "series": 1, "span": ""}
+        columns = {"text": digest(symbols), "validation": digest(of_checks)}
+        record = self.training_record(about | {"columns": columns}, validation, test, run)
+        return TrainingData(training, checks, self.recipe(len(training)), record)
+
+    def lines(self, data: Any, problems: Problems | None = None) -> SpooledTexts:
+        """The lines of files or of a folder, or the texts of a list, each of which is a line."""
+        options = self.options_
+        problems = problems or Problems(options.on_error)
+        lines = lines_of(data, problems=problems, limit=options.limit)
+        if isinstance(data, (list, tuple)):
+            lines = (line if line.endswith("\n") else f"{line}\n" for line in lines)
+        found = SpooledTexts(lines)
+        if not len(found):
+            raise DataError(f"{data} has no text")
+        return found
+
+    def learned_tokenizer(self, lines: Iterator[str]) -> Tokenizer:
+        """The tokenizer of the training part."""
+        options = self.options_
+        bare = lines if options.unit == "char" else (line.removesuffix("\n") for line in lines)
+        return Tokenizer.learn(bare, options.unit, options.vocabulary, lower=options.lower)
+
+    def batches(self, symbols: Array, part: str) -> DataLoader:
+        """The windows of a part, in as many columns as ``batch`` says, or fewer if the part is short."""
+        options = self.options_
+        columns = max(1, min(options.batch, len(symbols) // options.window))
+        if len(symbols) < 2:
+            raise DataError(
+                f"the {part} part has {with_unit(len(symbols), 'symbol')}: give a longer text"
+            )
+        first = first_input(self.tokenizer_)
+        return windows(symbols, first, columns, options.window, _share)
+
+    def recipe(self, windows: int) -> Recipe:
+        options = self.options_
+        return Recipe(
+            options.epochs * windows,
+            options.batch,
+            options.learning_rate,
+            options.weight_decay,
+            options.clip,
+            options.epochs,
+            options.patience,
+            options.seed,
+        )
+
+    def build(self) -> nn.Module:
+        options = self.options_
+        network = LanguageNetwork(
+            len(self.tokenizer_),
+            options.hidden,
+            options.layers,
+            cell=options.cell,
+            embedding=options.embedding,
+            tied=options.tied,
+            dropouts=Dropouts(
+                options.dropout, options.locked_dropout, options.word_dropout, options.weight_drop
+            ),
+        )
+        if options.initial_range is not None:
+            for weight in network.parameters():
+                nn.init.uniform_(weight, -options.initial_range, options.initial_range)
+        return network
+
+    def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
+        options = self.options_
+        if options.method == "adamw":
+            return one_cycle(network, recipe)
+        if options.method == "nt-asgd":
+            return averaging_sgd(network, recipe, options.nonmonotone)
+        return decayed_sgd(network, recipe, options.decay, options.constant_epochs)
+
+    def loss(self, network: Any, batch: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        options = self.options_
+        losses, outputs, carry = network.losses(batch[:, :-1], batch[:, 1:], carry)
+        each = losses.mean(1)
+        if network.training and options.activation_penalty:
+            each = each + options.activation_penalty * outputs.square().mean((1, 2))
+        if network.training and options.change_penalty and outputs.shape[1] > 1:
+            change = outputs.diff(dim=1).square().mean((1, 2))
+            each = each + options.change_penalty * change
+        return each, carry
+
+    # ------------------------------------------------------------------------------------ scoring
+
+    def unseen(self, data: Any) -> SpooledTexts:
+        """The lines of a text that the model was not trained on."""
+        lines, seen = self.lines(data), self.seen_["lines"]
+        if len(lines) < seen:
+            return lines
+        first = SpooledTexts(lines[k] for k in range(seen))
+        if digest(stream(first, self.tokenizer_)[0]) != self.seen_["digest"]:
+            return lines
+        if len(lines) == seen:
+            raise DataError(
+                f"the model was trained on all {seen:,} lines of {data}: evaluate it on another text"
+            )
+        return SpooledTexts(lines[k] for k in range(seen, len(lines)))
+
+    @torch.no_grad()
+    def log_probabilities(
+        self, symbols: Array, device: torch.device, cache: Cache | None = None
+    ) -> Array:
+        """T: the log probability of each symbol of a text, given all before it."""
+        cached = CachedText(cache) if cache is not None and cache.window else None
+        network: Any = self.network_on(device)
+        text = np.concatenate([[first_input(self.tokenizer_)], symbols])
+        ids, state, found = torch.from_numpy(text).long()[None].to(device), None, []
+        for k in range(0, len(symbols), AT_ONCE):
+            part = ids[:, k : k + AT_ONCE + 1]
+            losses, outputs, state = network.losses(part[:, :-1], part[:, 1:], state)
+            log_p = -losses[0]
+            if cached is not None:
+                log_p = cached.log_probabilities(log_p, outputs[0], part[0, 1:])
+            found.append(log_p.cpu())
+        whole: Array = torch.cat(found).double().numpy()
+        return whole
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        cache: NonNegativeCount = 0,
+        cache_share: Probability = 0.1,
+        cache_flatness: Positive = 0.3,
+        device: Device = "cpu",
+    ) -> Evaluation:
+        """The scores of the model and of two baselines on a text that the model was not trained on.
+
+        The baselines are an n-gram model of order 5 with modified Kneser-Ney smoothing, and the frequency
+        of each symbol, both of the training part. Perplexity is of symbols with the ends of lines.
+
+        Args:
+            cache: the number of earlier symbols in a neural cache, which is mixed with the model (Grave et
+                al. 2017); 0 for none.
+            cache_share: the weight of the cache in the mixture.
+            cache_flatness: the factor of the products of outputs in the cache; more makes it sharper.
+            device: where the network runs: "cpu", "cuda", "cuda:1".
+
+        Raises:
+            DataError: the model was trained on every line, or the text is empty.
+        """
+        self.check_fitted()
+        lines, size = self.unseen(data), len(self.tokenizer_)
+        symbols, _ = stream(lines, self.tokenizer_)
+        characters = sum(map(len, lines))
+        before = np.array([first_input(self.tokenizer_)])
+        rows = {
+            "Kneser-Ney 5-gram": KneserNey(self.training_, size, ORDER).log_probabilities(
+                symbols, before
+            ),
+            "frequency": unigram_log_probabilities(self.training_, symbols, size),
+        }
+        memory = Cache(
+            integer("cache", cache, 0),
+            probability("cache_share", cache_share),
+            number("cache_flatness", cache_flatness, "a number above 0", above=0),
+        )
+        ours = self.log_probabilities(symbols, device_of("device", device), memory)
+        unknown = float((symbols == UNKNOWN).mean())
+        notes = (f"{unknown:.2%} of the symbols are unknown to the model.",) if unknown else ()
+        return Evaluation(
+            self.name,
+            _scores(ours, characters),
+            {name: _scores(row, characters) for name, row in rows.items()},
+            len(symbols),
+            {"word": "words", "subword": "subwords", "char": "characters"}[self.unit],
+            "bits_per_character" if self.unit == "char" else "perplexity",
+            notes,
+        )
+
+    def predict(self, data: Any, *, device: Device = "cpu") -> Any:
+        """The log probability of each line, given all lines before it.
+
+        Args:
+            device: where the network runs: "cpu", "cuda", "cuda:1".
+
+        Returns:
+            A polars table with the columns ``line``, ``symbols`` (their number, with the line's end),
+            ``log_probability`` and ``perplexity``.
+        """
+        import polars as pl
+
+        self.check_fitted()
+        symbols, starts = stream(self.lines(data), self.tokenizer_)
+        each = self.log_probabilities(symbols, device_of("device", device))
+        sums = np.diff(np.concatenate([[0.0], each.cumsum()])[starts])
+        counts = np.diff(starts)
+        return pl.DataFrame(
+            {
+                "line": np.arange(1, len(counts) + 1),
+                "symbols": counts,
+                "log_probability": sums,
+                "perplexity": np.exp(-sums / np.maximum(counts, 1)),
+            }
+        )
+
+    def inputs(self, data: Any) -> tuple[Tensor]:
+        """1×T: the symbols of a text as the network reads them."""
+        symbols, _ = stream(self.lines(data), self.tokenizer_)
+        text = np.concatenate([[first_input(self.tokenizer_)], symbols[:-1]])
+        return (torch.from_numpy(text).long()[None],)
+
+    def figures(self, data: Any) -> dict[str, Any]:
+        lines = self.lines(data)
+        begin = min(self.seen_["lines"], len(lines) - 1)
+        symbols, starts = stream(lines, self.tokenizer_)
+        text = symbols[starts[begin] :][:SHOWN]
+        bits = -self.log_probabilities(text, torch.device("cpu")) / np.log(2)
+        return {"What was expected, and what was not": surprise_figure(self.pieces(text), bits)}
+
+    def pieces(self, symbols: Array) -> list[str]:
+        """The text of each symbol; "\\n" for the end of a line."""
+        names = [self.tokenizer_.symbols[k] for k in symbols]
+        if self.unit == "word":
+            return ["\n" if k == END else f"{n} " for k, n in zip(symbols, names, strict=True)]
+        if self.unit == "subword":
+            return ["\n" if k == END else self.tokenizer_.decode([k]) for k in symbols]
+        return names
+
+    # --------------------------------------------------------------------------------- generation
+
+    def generate(
+        self,
+        *,
+        prompt: str = "",
+        length: Count = 200,
+        samples: Count = 1,
+        temperature: Positive = 1.0,
+        top_k: Count | None = None,
+        top_p: Share | None = None,
+        stop: str | None = None,
+        seed: Seed = 0,
+    ) -> list[str]:
+        """New texts, each with the prompt before it.
+
+        Symbols are drawn one after the other. Unknown symbols are never drawn. The same seed gives the same
+        texts.
+
+        Args:
+            prompt: the text that the new one continues.
+            length: the number of new symbols.
+            samples: the number of texts.
+            temperature: below 1 for more probable symbols, above 1 for rarer ones.
+            top_k: draw only from so many of the most probable symbols.
+            top_p: draw only from the most probable symbols that have together this probability.
+            stop: a text ends before this text, if it comes.
+            seed: the seed of the draws.
+
+        Raises:
+            OptionError: an option is not valid, or the layers are bidirectional.
+        """
+        self.check_fitted()
+        given = {name: value for name, value in locals().items() if name != "self"}
+        known = options_of(type(self).generate)
+        options = SimpleNamespace(**{n: known[n].checked(v) for n, v in given.items()})
+        choice = Choice(options.temperature, options.top_k, options.top_p)
+        writer = Writer(self.network_, self.tokenizer_, options.samples)
+        generator = torch.Generator().manual_seed(options.seed)
+        return writer.write(options.prompt, options.length, choice, options.stop, generator)
+
+    def write_samples(self, samples: list[str], out: Path | None) -> None:
+        line = "-" * 20
+        page = f"\n{line}\n".join(samples)
+        if out is None:
+            print(page)
+        else:
+            write_atomically(out.parent, {out.name: f"{page}\n".encode()})
+
+    # ------------------------------------------------------------------------------------- saving
+
+    def learned(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer_.to_json(), "seen": self.seen_}
+
+    def restore_learned(self, learned: dict[str, Any]) -> None:
+        self.tokenizer_ = Tokenizer.from_json(learned["tokenizer"])
+        self.seen_ = learned["seen"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"training": torch.from_numpy(self.training_)}
+
+    def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
+        length = saved.shape_of("training")[:1]
+        return {"training": torch.empty(length, dtype=torch.int32, device="meta")}, set()
+
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
+        training = tensors["training"].numpy()
+        if len(training) and not 0 <= training.min() <= training.max() < len(self.tokenizer_):
+            raise ModelFileError("the training text has symbols that the tokenizer does not have")
+        self.training_ = training
+
+
+def _share(columns: Array) -> Array:
+    """The columns that this process of a training run takes, at least one."""
+    rank, count = rank_and_count()
+    return columns[rank % len(columns) :: count]
+
+
+def _lines_in(name: str, part: Any, total: int) -> int:
+    """The number of lines in a part of ``total``; 0 for a part that is a file."""
+    if not is_size(part):
+        return 0
+    size = part_size(name, part)
+    return int(size * total) if isinstance(size, float) else size
+
+
+def _scores(log_p: Array, characters: int) -> dict[str, float]:
+    return {
+        "perplexity": float(np.exp(-log_p.mean())),
+        "bits_per_character": float(-log_p.sum() / np.log(2) / max(characters, 1)),
+        "nll": float(-log_p.mean()),
+    }
