@@ -42,7 +42,7 @@ from gatewise.models.language import LanguageNetwork
 from gatewise.models.sampling import Choice, StepProgram
 from gatewise.nn.recurrent import Recurrent
 from gatewise.tasks.base import Run
-from gatewise.train.objective import detached
+from gatewise.train.training import detached
 
 OUT = Path("benchmarks/results/applications.json")
 DATA = Path(os.environ.get("GATEWISE_DATA", Path.home() / ".cache/gatewise/data"))
@@ -169,7 +169,7 @@ def patched(functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
         yield
 
 
-def updates(name: str, threads: int, torchs: bool, pipe: Any) -> None:
+def updates(name: str, threads: int, precision: str, torchs: bool, pipe: Any) -> None:
     """Trains as many updates as the pipe asks for; answers with their seconds, at the end with the memory."""
     torch.set_num_threads(threads)
     application = APPLICATIONS[name]()
@@ -189,7 +189,8 @@ def updates(name: str, threads: int, torchs: bool, pipe: Any) -> None:
             for _ in range(number):
                 batch = next(batches)
                 begun = time.perf_counter(), time.process_time()
-                each, carry = task.loss(network, batch, carry)
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                    each, carry = task.loss(network, batch, carry)
                 carry = detached(carry)
                 optimizer.zero_grad()
                 each.mean().backward()
@@ -201,14 +202,16 @@ def updates(name: str, threads: int, torchs: bool, pipe: Any) -> None:
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def speed(name: str, threads: int, turns: int, number: int) -> dict[str, Any]:
+def speed(name: str, threads: int, precision: str, turns: int, number: int) -> dict[str, Any]:
     """The time of an update and of an epoch, and the peak of memory, of gatewise and of torch's layers."""
     context = multiprocessing.get_context("spawn")
     found: dict[str, Any] = {}
     workers = {}
     for kind in ("gatewise", "torch"):
         mine, theirs = context.Pipe()
-        process = context.Process(target=updates, args=(name, threads, kind == "torch", theirs))
+        process = context.Process(
+            target=updates, args=(name, threads, precision, kind == "torch", theirs)
+        )
         process.start()
         workers[kind] = mine, process
         found[kind] = mine.recv()
@@ -318,6 +321,7 @@ def main() -> None:
     parser.add_argument(
         "--generation", action="store_true", help="also time a sample of 1,000 words"
     )
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--turns", type=int, default=5, help="turns of each kind; 0 measures no speed"
@@ -328,20 +332,20 @@ def main() -> None:
     old = json.loads(given.out.read_text()) if given.out.exists() else {"applications": {}}
     if given.generation:
         old["generation"] = generation(given.threads)
-    results = old["applications"]
+    results, key = old["applications"], f"speed {given.precision}"
     for name in given.only:
         application = APPLICATIONS[name]()
         result = results.setdefault(name, {}) | {"about": application.about}
         if given.turns:
-            found = speed(name, given.threads, given.turns, given.updates)
-            result["speed"] = found | {"machine": describe(), "load": os.getloadavg()[0]}
+            found = speed(name, given.threads, given.precision, given.turns, given.updates)
+            result[key] = found | {"machine": describe(), "load": os.getloadavg()[0]}
         if given.runs is not None:
             result["scores"] = scores(application, given.runs / name)
         results[name] = result
         given.out.write_text(json.dumps(old, indent=1, ensure_ascii=False) + "\n")
         print(
             name,
-            json.dumps(result.get("speed", {}).get("torch / gatewise")),
+            json.dumps(result.get(key, {}).get("torch / gatewise")),
             result.get("scores", ""),
         )
 

@@ -455,6 +455,21 @@ def test_unknown_symbols_are_counted(fitted):
     assert symbols.tolist()[1:] == [UNKNOWN, END]
 
 
+def test_the_baselines_know_the_end_of_a_long_text(rhyme, monkeypatch):
+    monkeypatch.setattr("gatewise.tasks.text.generate.COUNTED", 100)
+    model = small(epochs=1).fit(rhyme, run=quiet())
+    symbols, _ = stream(RHYME.splitlines(True)[:87], model.tokenizer_)
+    assert np.array_equal(model.training_, symbols[-100:])
+    notes = model.evaluate(rhyme).notes
+    assert notes == ("The baselines know the last 100 symbols of the training part.",)
+
+
+def test_a_search_can_choose_by_perplexity(fitted):
+    history = fitted[0].history_
+    scores = fitted[0].validation_scores(None)
+    assert scores["perplexity"] == pytest.approx(math.exp(min(history.validation)))
+
+
 def test_averaging_needs_more_patience():
     with pytest.raises(OptionError, match="patience=4 ends the training before nonmonotone=5"):
         small(method="nt-asgd").checked()
