@@ -1,11 +1,16 @@
-"""Prints the lowest version of each requirement in pyproject.toml, as constraints for pip."""
+"""Prints the lowest version of each requirement in pyproject.toml, as constraints for pip.
+
+Those that only a GPU or a benchmark needs are left out: without a GPU their tests are skipped.
+"""
 
 import re
 import tomllib
 from pathlib import Path
 
+LEFT_OUT = ("cuda", "bench")
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-extras = project["optional-dependencies"].values()
-for requirement in [*project["dependencies"], *(each for extra in extras for each in extra)]:
+extras = project["optional-dependencies"]
+tested = [each for name, extra in extras.items() if name not in LEFT_OUT for each in extra]
+for requirement in [*project["dependencies"], *tested]:
     if match := re.match(r"([\w.-]+)(?:\[[^]]*\])?>=([\w.]+)", requirement):
         print(f"{match[1]}=={match[2]}")

@@ -359,7 +359,7 @@ def test_initial_states_that_are_stored(direction, stored):
         np.testing.assert_allclose(one, other, **CLOSE)
     arrays["initial_h"][0, 1] += 1
     with pytest.raises(
-        ModelFileError, match=r"initial_h .*'layer'.*batch of 3 sequences, with different values"
+        ModelFileError, match=r"initial_h .*'layer'.*batch of 3, with different values"
     ):
         from_onnx(model_of("LSTM", arrays, direction=direction))
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gatewise.tasks.classify import Classifier
     from gatewise.tasks.forecast.forecaster import Forecaster
     from gatewise.tasks.load import load
+    from gatewise.tasks.music.generate import MusicModel
     from gatewise.tasks.regress import Regressor
     from gatewise.tasks.text.generate import LanguageModel
     from gatewise.tuning.tune import tune
@@ -137,6 +138,7 @@ __all__ = [
     "LanguageModel",
     "MLSTMState",
     "MultiplicativeAttention",
+    "MusicModel",
     "RNNCell",
     "Recurrent",
     "RecurrentCell",

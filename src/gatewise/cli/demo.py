@@ -72,8 +72,28 @@ def _text(data: Path, out: Path) -> None:
     model.write_samples(samples, None)
 
 
+def _music(data: Path, out: Path) -> None:
+    from gatewise.data.music.tune import shares
+    from gatewise.tasks.music.generate import MusicModel
+    from gatewise.train.run import Run
+
+    print("Folk songs, carols and dances in ABC notation, event by event.\n")
+    model = MusicModel("event", transpose="common", units=64, batch=2, patience=20)
+    model.fit(data, validation=4, test=4, run=Run(quiet=not sys.stderr.isatty()))
+    finish(model, data, 4, out)
+    tunes = model.generate(samples=8, temperature=0.7)
+    model.write_samples(tunes, out / "tune.mid")
+    print(f"\nsamples   {out / 'tune-1.mid'} to tune-{len(tunes)}.mid")
+    own, given = shares(tunes), shares(model.source().read(data).tunes)
+    print(f"notes in the key: {own['notes_in_key']:.0%} (in the data {given['notes_in_key']:.0%})")
+    print(
+        f"bars that add up: {own['bars_that_add_up']:.0%} (in the data {given['bars_that_add_up']:.0%})"
+    )
+
+
 # Each demo: its file in data/examples, and what is done with it.
 DEMOS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "forecast": ("co2.csv", _forecast),
     "text": ("sonnets.txt", _text),
+    "music": ("tunes.abc", _music),
 }

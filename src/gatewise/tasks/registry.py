@@ -20,7 +20,10 @@ TASKS: dict[str, dict[str, str]] = {
         "series": "gatewise.tasks.regress:Regressor",
         "arrays": "gatewise.tasks.regress:Regressor",
     },
-    "generate": {"text": "gatewise.tasks.text.generate:LanguageModel"},
+    "generate": {
+        "text": "gatewise.tasks.text.generate:LanguageModel",
+        "music": "gatewise.tasks.music.generate:MusicModel",
+    },
 }
 
 # The flag that names a source on the command line, and its values if not all do. Without such a flag, a task

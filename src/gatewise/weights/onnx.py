@@ -437,6 +437,6 @@ def _check_lengths(node: _Node) -> None:
         raise node.refuse(
             "sequence_lens",
             np.asarray(value).ravel()[:_SHOWN].tolist(),
-            f"stored in the file for one batch, whose number of steps is {'open' if steps is None else steps}; "
+            f"stored in the file for one batch, of {'any number of' if steps is None else steps} steps; "
             f"a layer is given lengths= with each call",
         )

@@ -23,4 +23,5 @@ SOURCES = {
     "series": "gatewise.data.sources.series:SeriesTable",
     "arrays": "gatewise.data.sources.arrays:Arrays",
     "text": "gatewise.data.sources.text:TextTable",
+    "music": "gatewise.data.sources.music:Music",
 }

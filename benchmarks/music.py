@@ -1,0 +1,184 @@
+"""The music model on published data, and on a folder of tunes.
+
+    python benchmarks/music.py DATA [--only NAME …] [--out benchmarks/results/music.json]
+
+DATA is the folder that holds ``polymusic_bl2012`` (Boulanger-Lewandowski 2012, with its splits). Every choice was made
+on the validation parts; the test parts are scored here, once. The score is the mean over all steps, the first of each
+tune too, of the negative log-likelihood of a step's notes, in nats. Published, with independent notes: JSB 8.45 (LSTM)
+and 8.43 (GRU), Nottingham 3.29 and 3.46 (Bai et al. 2018); with the RNN-NADE 5.56 and 2.31 (their paper).
+
+The folder of tunes is O'Neill's Music of Ireland in ABC, which comes with the package music21. New tunes are compared
+with the data and with samples of a 3-gram: the share of notes in the key, and of bars that add up.
+
+Seconds an epoch are measured for the same network with torch's LSTM as well, in turns, epoch by epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import music21
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from gatewise.bench.machine import describe
+from gatewise.data.music.events import END
+from gatewise.data.music.tune import Tune, shares
+from gatewise.tasks.music.generate import MusicModel
+from gatewise.train.run import Run
+
+JSB = Path("polymusic_bl2012") / "JSB_Chorales.mat"
+NOTTINGHAM = Path("polymusic_bl2012") / "Nottingham.mat"
+PUBLISHED = {
+    "jsb": {"LSTM": 8.45, "RNN-NADE": 5.56},
+    "nottingham": {"LSTM": 3.29, "RNN-NADE": 2.31},
+}
+BATCHES, ROUNDS = 30, 5  # of a measurement of the speed
+
+
+class TorchLSTM(nn.Module):
+    """torch's LSTM with the weights of ours, and with lengths by packing."""
+
+    def __init__(self, ours: nn.Module) -> None:
+        super().__init__()
+        sizes = (ours.input_size, ours.hidden_size, ours.num_layers)
+        self.lstm = nn.LSTM(*sizes, batch_first=True, dropout=ours.dropout)
+        self.lstm.load_state_dict(ours.state_dict())
+
+    def forward(self, x: Tensor, state: Any, *, lengths: Tensor, trace: bool) -> tuple[Tensor, Any]:
+        packed = pack_padded_sequence(x, lengths, batch_first=True)
+        output, state = self.lstm(packed, state)
+        return pad_packed_sequence(output, batch_first=True)[0], state
+
+
+def epoch_seconds(model: MusicModel, data: Any) -> dict[str, float]:
+    """The seconds of a training epoch with our LSTM and with torch's: the median of rounds of the same batches, in
+    turns, times the batches of an epoch."""
+    fresh = MusicModel(**model.get_params())
+    fresh.options_ = fresh.checked()
+    prepared = fresh.prepare(data, 0.1, 0.1, Run())
+    batches = list(islice(prepared.training, BATCHES))
+    networks = {"gatewise": fresh.build().train(), "torch": fresh.build().train()}
+    networks["torch"].lstm = TorchLSTM(networks["torch"].lstm)
+    optimizers = {name: torch.optim.AdamW(each.parameters()) for name, each in networks.items()}
+    taken: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(ROUNDS):
+        for name, network in networks.items():
+            started, carry = time.perf_counter(), None
+            for batch in batches:
+                losses, carry = fresh.loss(network, batch, carry)
+                carry = tuple(each.detach() for each in carry)
+                optimizers[name].zero_grad()
+                losses.mean().backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizers[name].step()
+            taken[name].append(time.perf_counter() - started)
+    scale = len(prepared.training) / len(batches)
+    return {name: round(scale * float(np.median(each)), 3) for name, each in taken.items()}
+
+
+def fitted(data: Any, **options: Any) -> tuple[MusicModel, dict[str, Any]]:
+    """A fitted model, and the record of its scores."""
+    started = time.perf_counter()
+    model = MusicModel(**options).fit(data, validation=0.1, test=0.1, run=Run(quiet=True))
+    seconds = time.perf_counter() - started
+    evaluation = model.evaluate(data)
+    print(f"{options}\n{evaluation.table()}", flush=True)
+    return model, {
+        "options": {name: value for name, value in options.items() if name != "limit"},
+        **evaluation.record(),
+        "validation": model.history_.validation[model.history_.best],
+        "epochs": len(model.history_.train),
+        "fit_seconds": round(seconds, 1),
+        "parameters": sum(weight.numel() for weight in model.network_.parameters()),
+        "epoch_seconds": epoch_seconds(model, data),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def jsb(data: Path) -> dict[str, Any]:
+    return fitted(data / JSB, notes="nade", grid=1)[1] | {"published": PUBLISHED["jsb"]}
+
+
+def jsb_independent(data: Path) -> dict[str, Any]:
+    return fitted(data / JSB, notes="independent", grid=1)[1] | {"published": PUBLISHED["jsb"]}
+
+
+def nottingham(data: Path) -> dict[str, Any]:
+    options: dict[str, Any] = dict(
+        grid=2, dropout=0.2, batch=16, window=100, epochs=8, learning_rate=6e-3
+    )
+    return fitted(data / NOTTINGHAM, **options)[1] | {"published": PUBLISHED["nottingham"]}
+
+
+def tunes(data: Path) -> dict[str, Any]:
+    folder = Path(music21.__file__).parent / "corpus" / "oneills1850"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tunes whose bars do not add up are skipped
+        model, found = fitted(
+            folder,
+            unit="event",
+            transpose="common",
+            on_error="skip",
+            hidden=256,
+            units=64,
+            dropout=0.3,
+            batch=8,
+            epochs=15,
+            limit=TUNES,
+        )
+        read = model.source().read(folder)
+    found["skipped"] = len(read.skipped)
+    found["tunes"] = {
+        "data": shares(read.tunes),
+        "model": shares(model.generate(samples=SAMPLES)),
+        "3-gram": shares(from_three_gram(model)),
+    }
+    print(found["tunes"], flush=True)
+    return found
+
+
+TUNES, SAMPLES = 300, 100
+
+
+def from_three_gram(model: MusicModel) -> list[Tune]:
+    """Tunes that are drawn from the 3-gram of the training part."""
+    draw = np.random.default_rng(0)
+    drawn = (model.ngrams_.sample(2 * model.longest_, 1, draw, END) for _ in range(SAMPLES))
+    decoded = (model.encoding_.decode(each, "3-gram") for each in drawn)
+    return [model._finished(tune, None, 100.0) for tune in decoded]
+
+
+RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "jsb": jsb,
+    "jsb independent": jsb_independent,
+    "nottingham": nottingham,
+    "tunes": tunes,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/music.json"))
+    given = parser.parse_args()
+    results = json.loads(given.out.read_text()) if given.out.exists() else {}
+    for name in given.only:
+        machine = describe() | {"threads": torch.get_num_threads()}
+        results[name] = RUNS[name](given.data) | {"machine": machine}
+        given.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

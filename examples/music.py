@@ -1,0 +1,35 @@
+"""New tunes from a model of folk songs, as MIDI, and how well they keep their key and their bars.
+
+    python examples/music.py [tunes.png]
+
+The tunes are those that come with gatewise, in ABC notation. The model reads them event by event: time shifts, note-ons
+and bar lines. It never sees the length of a bar: it learns it from the bar lines.
+"""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import gatewise as gw
+from gatewise.data.music.tune import shares
+from gatewise.report.rolls import roll_figure
+
+tunes = files("gatewise.data") / "examples" / "tunes.abc"
+model = gw.MusicModel("event", transpose="common", units=64, batch=2, patience=20)
+model.fit(tunes, validation=4, test=4)
+print(model.evaluate(tunes).table())
+
+# new ones, and one that goes on from the first bars of a tune of the data
+known = model.source().read(tunes).tunes
+new = model.generate(samples=8, temperature=0.7, meter="3/4")
+(continued,) = model.generate(start=known[10], keep=13, temperature=0.7, seed=2)
+model.write_samples([*new, continued], Path("tune.mid"))
+
+for name, each in (("of the data", known), ("of the model", new)):
+    found = shares(each)
+    print(f"Tunes {name}: {found['notes_in_key']:.0%} of the notes are in the key, ", end="")
+    print(f"{found['bars_that_add_up']:.0%} of the bars add up")
+
+if len(sys.argv) > 1:
+    rows = {"Amazing Grace, continued after 13 quarter notes": continued, "a new tune": new[0]}
+    roll_figure(rows).savefig(sys.argv[1], dpi=130)

@@ -1,0 +1,1 @@
+"""Music as data: tunes, their files, and their encodings for a network."""

@@ -1,0 +1,180 @@
+"""Tunes from files of many kinds: MIDI, MusicXML, ABC, and arrays of pitches; from a folder, or in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gatewise.data.music import rolls
+from gatewise.data.music.abc import tunes_of_abc
+from gatewise.data.music.midi import read_midi
+from gatewise.data.music.notation import read_notation
+from gatewise.data.music.tune import HIGHEST, LOWEST, TICKS, Tune
+from gatewise.errors import DataError, caution, some
+
+Reading = tuple[
+    str, Callable[[], Tune]
+]  # the part of the data set, and the function that reads a tune
+
+
+@dataclass(frozen=True)
+class Tunes:
+    """The tunes that were read.
+
+    Attributes:
+        tunes: the tunes in order.
+        parts: for each tune "train", "valid" or "test" if its file has these parts, else "".
+        skipped: for each skipped tune the reason.
+    """
+
+    tunes: list[Tune]
+    parts: list[str]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Music:
+    """The reader of tunes.
+
+    Attributes:
+        grid: steps of a quarter note, which say how long a row of an array is.
+        on_error: "stop" to raise an error for a tune that is not valid, "skip" to leave it out and count it.
+        limit: the number of tunes to read of each part; None for all.
+    """
+
+    grid: int = 4
+    on_error: str = "stop"
+    limit: int | None = None
+    kind: ClassVar[str] = "music"
+
+    def read(self, data: Any) -> Tunes:
+        """The tunes in a file, a folder, or a list of these, of arrays or of tunes; or in a mapping of parts.
+
+        Raises:
+            DataError: a file or a tune is not valid, or there is no tune. The message has the file, the tune
+                and the place in it.
+        """
+        tunes: list[Tune] = []
+        parts: list[str] = []
+        skipped: list[str] = []
+        dropped = 0
+        for part, make in self._guarded(self._readings(data), skipped):
+            if self.limit is not None and parts.count(part) >= self.limit:
+                continue
+            try:
+                tune = make()
+                kept = [note for note in tune.notes if LOWEST <= note.pitch <= HIGHEST]
+                dropped += len(tune.notes) - len(kept)
+                if not kept:
+                    raise DataError(f"{tune.name} has no notes within a piano's range")
+            except DataError as error:
+                self._skip(error, skipped)
+                continue
+            tunes.append(replace(tune, notes=tuple(kept)))
+            parts.append(part)
+        self._report(tunes, skipped, dropped)
+        return Tunes(tunes, parts, tuple(skipped))
+
+    def _skip(self, error: DataError, skipped: list[str]) -> None:
+        if self.on_error == "stop":
+            raise error
+        skipped.append(str(error))
+
+    def _guarded(
+        self, readings: Iterable[Callable[[], Iterable[Reading]]], skipped: list[str]
+    ) -> Iterator[Reading]:
+        """The tunes of all files; a file that cannot be opened is an error or is skipped."""
+        for opened in readings:
+            try:
+                found = list(opened())
+            except DataError as error:
+                self._skip(error, skipped)
+                continue
+            yield from found
+
+    def _report(self, tunes: list[Tune], skipped: list[str], dropped: int) -> None:
+        if not tunes:
+            reason = f"; the first reason: {skipped[0]}" if skipped else ""
+            raise DataError(f"there is no tune in the data{reason}")
+        if skipped:
+            caution(
+                f"{len(skipped)} of {len(tunes) + len(skipped)} tunes were skipped; the first: {skipped[0]}"
+            )
+        if dropped:
+            caution(
+                f"{dropped} notes outside of a piano's range, {LOWEST} to {HIGHEST}, were left out"
+            )
+
+    # -------------------------------------------------------------------------------------- data
+
+    def _readings(self, data: Any) -> Iterator[Callable[[], Iterable[Reading]]]:
+        if isinstance(data, (str, os.PathLike)):
+            yield from (partial(self._file, path) for path in files_in(Path(data)))
+        elif isinstance(data, Tune):
+            yield lambda: [("", lambda: data)]
+        elif isinstance(data, Mapping):
+            yield lambda: self._arrays(rolls.parts_of(data, "the data"), "")
+        else:
+            for at, each in enumerate(data):
+                if isinstance(each, (str, os.PathLike, Tune)):
+                    yield from self._readings(each)
+                else:
+                    yield partial(self._arrays, {"": [each]}, "", at)
+
+    def _file(self, path: Path) -> Iterable[Reading]:
+        kind = path.suffix.lower()
+        if kind in _ONE:
+            return [("", partial(_ONE[kind], path))]
+        if kind == ".abc":
+            return [("", make) for make in tunes_of_abc(path)]
+        return self._arrays(rolls.rolls_in(path), f"{path}, ")
+
+    def _arrays(self, parts: rolls.Parts, place: str, first: int = 0) -> list[Reading]:
+        step = TICKS // self.grid
+        return [
+            (part, partial(rolls.tune_of, array, f"{place}{part} tune {at}".strip(), step))
+            for part, arrays in parts.items()
+            for at, array in enumerate(arrays, first)
+        ]
+
+
+_ONE = {
+    ".mid": read_midi,
+    ".midi": read_midi,
+    ".musicxml": read_notation,
+    ".mxl": read_notation,
+    ".xml": read_notation,
+}
+ENDINGS = (*_ONE, ".abc", *rolls.ENDINGS)
+
+
+def files_in(path: Path) -> list[Path]:
+    """The path itself, or the music files in a folder and its folders, sorted.
+
+    Raises:
+        DataError: there is no such file, it has an unknown ending, or the folder has no music files.
+    """
+    if not path.exists():
+        raise DataError(f"no file or folder {path}")
+    if not path.is_dir():
+        if path.suffix.lower() not in ENDINGS:
+            raise DataError(
+                f"{path} has an unknown file type {path.suffix!r}: give a file of type {', '.join(ENDINGS)}, or "
+                f"a folder of these"
+            )
+        return [path]
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    found = [each for each in files if each.suffix.lower() in ENDINGS]
+    if not found:
+        kinds = sorted({each.suffix for each in files})
+        raise DataError(
+            f"{path} has no music files ({', '.join(ENDINGS)}); its {len(files)} files are of type "
+            f"{some(map(repr, kinds), 6) or 'none'}"
+        )
+    if len(found) < len(files):
+        caution(f"{len(files) - len(found)} of {len(files)} files in {path} are not music files")
+    return found

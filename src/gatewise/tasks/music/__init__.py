@@ -1,0 +1,1 @@
+"""The music model: its training, its samples, and its baselines."""

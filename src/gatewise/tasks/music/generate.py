@@ -1,0 +1,498 @@
+"""The music model: it learns tunes, scores them, and writes new ones."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gatewise.arguments import (
+    Count,
+    Kind,
+    Layers,
+    Positive,
+    Probability,
+    Seed,
+    integers,
+    options_of,
+    parse_path,
+)
+from gatewise.data.music.events import END, Events
+from gatewise.data.music.steps import Encoding, Roll, Voices, line_of
+from gatewise.data.music.tune import NOTES, TICKS, Tune, to_plain_key
+from gatewise.data.music.writing import in_words, write_tunes
+from gatewise.data.sources.music import Music, Tunes
+from gatewise.errors import DataError, OptionError
+from gatewise.gates.picture import gate_map
+from gatewise.models.chords import UNKNOWN
+from gatewise.models.music import MusicNetwork, MusicShape
+from gatewise.report.rolls import roll_figure
+from gatewise.report.scores import Evaluation
+from gatewise.report.words import with_unit
+from gatewise.tasks.base import Recipe, Task, TrainingData, digest
+from gatewise.tasks.entry_checks import Check
+from gatewise.tasks.kinds import is_size, part_size
+from gatewise.tasks.music import state
+from gatewise.tasks.music.baselines import NGrams
+from gatewise.tasks.music.sampling import continuations, harmonised
+from gatewise.tasks.music.training import Batch, TuneBatches, Windows, continued, loader
+from gatewise.tasks.ranges import Between, OneOf, Range
+from gatewise.tasks.saved import Saved
+from gatewise.train.objective import Carry
+from gatewise.train.run import Run
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Array = np.ndarray
+
+TuneFile = Annotated[Any, Kind(read=parse_path, expected="a path", metavar="FILE")]
+Sharps = Annotated[int, integers(-5, 6)]
+
+# The baselines by name, with the length of their n-grams.
+BASELINES = {"note frequencies": 1, "first-order model": 2, "3-gram": 3}
+
+
+@dataclass(eq=False, repr=False)
+class MusicModel(Task):
+    """Learn tunes, score them, and write new ones.
+
+    The data are MIDI, MusicXML or ABC files, a folder of these, or arrays of pitches (.mat, .npz, .json, or in
+    memory): piano rolls T×88, lists of T lists of pitches, or voices T×V. A file with the parts train, valid and
+    test is split by these parts.
+
+    Args:
+        unit: what the network predicts: "step", all notes of the next step of a grid, or "event", the next of
+            a tune's events (time shift, note on, note off, velocity, bar line).
+        notes: for steps, how their notes depend on each other: "nade", each note on those above it
+            (RNN-NADE); "independent", not at all; "voices", each voice on those above it.
+        grid: steps of a quarter note. A row of an array is one step.
+        hidden: hidden units of each LSTM layer.
+        layers: the number of LSTM layers.
+        units: the size of the output's hidden vectors, or of the embedding of events.
+        dropout: dropout probability of the network's inputs, between layers, and before the output.
+        weight_drop: dropout probability of the recurrent weights (Merity et al. 2018).
+        transpose: "random" to transpose each tune in training by up to five semitones, anew in each epoch;
+            "common" to transpose tunes with a key signature to the one without sharps and flats; or "none".
+        window: steps between two updates of the weights. The network's state is carried on.
+        batch: tunes per batch.
+        epochs: the largest number of passes over the training part.
+        learning_rate: the highest learning rate of AdamW. The rate warms up once, then falls along a cosine.
+        patience: training ends after this many epochs without a lower validation loss.
+        limit: the number of tunes to read of each part, for a quick try; all by default.
+        on_error: what to do about a tune that is not valid, such as one whose bars do not add up: "stop" with
+            an error, or "skip" it and count it.
+        seed: the seed of the weights, of the split, and of the order of tunes.
+
+    Attributes:
+        network_: the network.
+        encoding_: the encoding of tunes, with what it learned from the training part.
+        history_: the losses of each epoch, and the epoch whose weights were kept.
+    """
+
+    name: ClassVar[str] = "generate"
+    saved_attributes: ClassVar[dict[str, Check]] = state.SAVED
+    searched: ClassVar[dict[str, Range]] = {
+        "hidden": OneOf((128, 256, 512)),
+        "layers": OneOf((1, 2)),
+        "dropout": Between(0.0, 0.6),
+        "weight_drop": Between(0.0, 0.5),
+        "learning_rate": Between(1e-3, 2e-2, log=True),
+    }
+    not_searched: ClassVar[tuple[str, ...]] = ("seed", "unit", "grid", "limit", "on_error")
+
+    unit: Literal["step", "event"] = "step"
+    _: KW_ONLY
+    notes: Literal["nade", "independent", "voices"] = "nade"
+    grid: Count = 4
+    hidden: Count = 200
+    layers: Layers = 1
+    units: Count = 128
+    dropout: Probability = 0.4
+    weight_drop: Probability = 0.0
+    transpose: Literal["random", "common", "none"] = "random"
+    window: Count = 200
+    batch: Count = 4
+    epochs: Count = 60
+    learning_rate: Positive = 5e-3
+    patience: Count = 10
+    limit: Count | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    seed: Seed = 0
+
+    def check_together(self, options: SimpleNamespace) -> None:
+        if TICKS % options.grid:
+            raise OptionError(f"grid={options.grid} must divide a quarter note of {TICKS} ticks")
+
+    # -------------------------------------------------------------------------------------- data
+
+    def source(self) -> Music:
+        """The reader of tunes."""
+        options = self.options_
+        return Music(options.grid, options.on_error, options.limit)
+
+    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
+        read = self.source().read(data)
+        parts = self._split(read, validation, test)
+        trained = [self._keyed(tune) for tune in parts["train"]]
+        held = [self._keyed(tune) for tune in parts["valid"]]
+        if not trained:
+            raise DataError(
+                f"{len(read.tunes)} tunes with validation={validation} and test={test} leave no tune to train "
+                f"on: give more tunes, or smaller parts"
+            )
+        self._learn(trained)
+        encoded = [self.encoding_.encode(tune) for tune in (*trained, *held)]
+        own = encoded[: len(trained)]
+        self.seen_ = sorted({digest(steps) for steps in encoded})
+        self.median_steps_ = int(np.median([len(steps) for steps in own]))
+        self.longest_ = max(map(len, own))
+        self.ngrams_ = NGrams.fitted(own, self.encoding_.symbols)
+        self.names_ = [tune.name for tune in (*trained, *held)]
+        return self._batches(encoded, len(trained), validation, test, run)
+
+    def _split(self, read: Tunes, validation: Any, test: Any) -> dict[str, list[Tune]]:
+        """The tunes of the parts "train" and "valid": those of the data's own parts, or a random split."""
+        tunes = read.tunes
+        if any(read.parts):
+            return {
+                name: [t for t, p in zip(tunes, read.parts, strict=True) if p == name]
+                for name in ("train", "valid")
+            }
+        order = np.random.default_rng(self.options_.seed).permutation(len(tunes))
+        held: dict[str, list[Tune]] = {"valid": []}
+        tested = _size("test", test, len(tunes))
+        checked = _size("validation", validation, len(tunes))
+        if not is_size(validation):
+            held["valid"] = self.source().read(validation).tunes
+        else:
+            held["valid"] = [tunes[k] for k in sorted(order[tested : tested + checked])]
+        return held | {"train": [tunes[k] for k in sorted(order[tested + checked :])]}
+
+    def _keyed(self, tune: Tune) -> Tune:
+        """The tune as the network reads it: transposed to the key without sharps and flats by choice."""
+        if self.options_.transpose == "common" and tune.sharps is not None:
+            moved = tune.transposed(to_plain_key(tune.sharps))
+            return replace(moved, notes=tuple(n for n in moved.notes if 21 <= n.pitch <= 108))
+        return tune
+
+    def _learn(self, tunes: list[Tune]) -> None:
+        """Learns the encoding from the training part."""
+        events = Events.learn(tunes, self.options_.grid)
+        self.voices_ = tunes[0].voices
+        self.line_, self.velocities_ = events.line, events.velocities
+        self.meters_ = list(events.meters)
+
+    @property
+    def encoding_(self) -> Encoding:
+        options = self.options_
+        if options.unit == "event":
+            return Events(options.grid, self.line_, self.velocities_, tuple(self.meters_))
+        if options.notes == "voices":
+            return Voices(options.grid, self.voices_)
+        return Roll(options.grid)
+
+    def _batches(
+        self, encoded: list[Array], trained: int, validation: Any, test: Any, run: Run
+    ) -> TrainingData:
+        options = self.options_
+        windows = Windows(encoded, self.encoding_, options.window)
+        random = options.transpose == "random"
+        training = TuneBatches(windows, np.arange(trained), options.batch, options.seed, random)
+        held = np.arange(trained, len(encoded))
+        checks = None
+        if len(held):
+            checks = loader(windows, TuneBatches(windows, held, 16, None, False))
+        recipe = Recipe(
+            options.epochs * len(training),
+            options.batch,
+            options.learning_rate,
+            rounds=options.epochs,
+            patience=options.patience,
+            seed=options.seed,
+        )
+        steps = sum(map(len, encoded))
+        about = {"rows": steps, "series": len(encoded), "span": ""}
+        record = self.training_record(
+            about | {"columns": {"tunes": digest(*encoded)}}, validation, test, run
+        )
+        return TrainingData(loader(windows, training), checks, recipe, record)
+
+    # ----------------------------------------------------------------------------------- network
+
+    def build(self) -> nn.Module:
+        options, encoding = self.options_, self.encoding_
+        return MusicNetwork(
+            MusicShape(
+                "events" if options.unit == "event" else options.notes,
+                encoding.columns,
+                encoding.symbols,
+                options.hidden,
+                options.layers,
+                options.units,
+                options.dropout,
+                options.weight_drop,
+            )
+        )
+
+    def loss(self, network: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
+        """The loss of each step of a batch's tunes, tune by tune."""
+        start = None if batch.fresh else continued(carry, len(batch.lengths))
+        found: tuple[Tensor, Carry] = network.nll(batch.before, batch.steps, batch.lengths, start)  # type: ignore[operator]
+        return found
+
+    def describe_member(self, batch: Batch, at: int) -> str:
+        ends = batch.lengths.cumsum(0)
+        member = int(torch.searchsorted(ends, at, right=True))
+        step = batch.start + at - int(ends[member] - batch.lengths[member])
+        return f"step {step} of {self.names_[int(batch.tunes[member])]}"
+
+    # ------------------------------------------------------------------------------------ scores
+
+    @torch.no_grad()
+    def _losses(self, encoded: list[Array]) -> list[Array]:
+        """The negative log-likelihood of each step of each tune."""
+        windows = Windows(encoded, self.encoding_, self.options_.window)
+        order = TuneBatches(windows, np.arange(len(encoded)), 16, None, False)
+        found: list[list[Array]] = [[] for _ in encoded]
+        carry: Carry = None
+        for window in order:
+            batch = windows[window]
+            losses, carry = self.loss(self.network_, batch, carry)
+            parts = losses.split(batch.lengths.tolist())
+            for tune, part in zip(batch.tunes.tolist(), parts, strict=True):
+                found[tune].append(part.double().numpy())
+        return [np.concatenate(parts) for parts in found]
+
+    def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
+        if training_data.validation is None:
+            raise OptionError("validation=0 leaves no tunes to choose by: give a validation part")
+        windows: Any = training_data.validation.dataset
+        chosen = training_data.validation.sampler.chosen  # type: ignore[attr-defined]
+        return {"nll": _mean(self._losses([windows.tunes[k] for k in chosen]))}
+
+    def _encoded(self, data: Any) -> tuple[Tunes, list[Array]]:
+        self.check_fitted()
+        read = self.source().read(data)
+        return read, [self.encoding_.encode(self._keyed(tune)) for tune in read.tunes]
+
+    def predict(self, data: Any) -> pl.DataFrame:
+        """A row for each tune: its name, its number of steps, and their mean negative log-likelihood in nats."""
+        import polars as pl
+
+        read, encoded = self._encoded(data)
+        return pl.DataFrame(
+            {
+                "tune": [tune.name for tune in read.tunes],
+                "steps": [len(steps) for steps in encoded],
+                "nll": [float(losses.mean()) for losses in self._losses(encoded)],
+            }
+        )
+
+    def evaluate(self, data: Any) -> Evaluation:
+        """The negative log-likelihood in nats of a step, as the mean over all steps of the tunes.
+
+        It is that of all notes of a step together, and it includes each tune's first step. The baselines take
+        each note (voice, event) on its own, and know none, one or two of its values before the step. Tunes that
+        the model was trained on are left out; of data with a part "test", that part is scored.
+
+        Raises:
+            DataError: the model was trained on all of the tunes.
+        """
+        read, encoded = self._encoded(data)
+        notes: tuple[str, ...] = ()
+        if "test" in read.parts:
+            chosen = [s for s, part in zip(encoded, read.parts, strict=True) if part == "test"]
+        else:
+            chosen = [steps for steps in encoded if digest(steps) not in self.seen_]
+            if len(chosen) < len(encoded):
+                left_out = len(encoded) - len(chosen)
+                notes = (f"{left_out} tunes were left out, because the model was trained on them",)
+        if not chosen:
+            raise DataError(
+                "the model was trained on all of these tunes, so they cannot test it: give other tunes, or fit "
+                "with test="
+            )
+        if read.skipped:
+            notes = (
+                *notes,
+                f"{len(read.skipped)} tunes were skipped; the first: {read.skipped[0]}",
+            )
+        rows = {
+            name: {"nll": _mean([self.ngrams_.nll(steps, length) for steps in chosen])}
+            for name, length in BASELINES.items()
+        }
+        ours = {"nll": _mean(self._losses(chosen))}
+        count = sum(map(len, chosen))
+        unit = f"{self.options_.unit}s of {with_unit(len(chosen), 'tune')}"
+        return Evaluation(self.name, ours, rows, count, unit, "nll", notes)
+
+    # ---------------------------------------------------------------------------------- generation
+
+    def generate(
+        self,
+        *,
+        samples: Count = 1,
+        steps: Count | None = None,
+        temperature: Positive = 1.0,
+        start: TuneFile | None = None,
+        keep: Positive | None = None,
+        melody: TuneFile | None = None,
+        particles: Count = 32,
+        meter: str | None = None,
+        sharps: Sharps | None = None,
+        tempo: Positive = 100.0,
+        seed: Seed = 0,
+    ) -> list[Tune]:
+        """New tunes. The same seed gives the same tunes.
+
+        Args:
+            samples: the number of tunes.
+            steps: the number of steps of each tune, or its largest number of events. The default is the median
+                of the training tunes, or twice the events of the longest.
+            temperature: below 1 for more probable tunes, above 1 for more surprising ones.
+            start: a file with the tune that all tunes begin with. In Python also a Tune.
+            keep: the quarter notes of ``start`` that are kept; all by default.
+            melody: a file with a melody to harmonise: its highest notes are kept, and the notes or voices below
+                are drawn. In Python also a Tune.
+            particles: the number of harmonies that are followed at once, for ``melody``.
+            meter: the metre that a tune of events begins with, such as 6/8.
+            sharps: the key signature of the tunes, from -5 (flats) to 6, where the model has
+                ``transpose="common"``.
+            tempo: quarter notes per minute.
+            seed: the seed of the draws.
+
+        Raises:
+            OptionError: an option is not valid, or not one for this model.
+            DataError: the file of ``start`` or ``melody`` is not valid.
+        """
+        self.check_fitted()
+        given = {name: value for name, value in locals().items() if name != "self"}
+        known = options_of(type(self).generate)
+        options = SimpleNamespace(**{n: known[n].checked(v) for n, v in given.items()})
+        if melody is not None and start is not None:
+            raise OptionError(
+                "give start= to continue a tune, or melody= to harmonise one, not both"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            drawn = self._drawn(options)
+        decoded = (self.encoding_.decode(each, f"sample {k + 1}") for k, each in enumerate(drawn))
+        return [self._finished(tune, options.sharps, options.tempo) for tune in decoded]
+
+    def _drawn(self, options: SimpleNamespace) -> list[Array]:
+        """The steps of each sample."""
+        temperature = options.temperature
+        if options.melody is not None:
+            given = self._melody(options.melody)
+            return [
+                harmonised(self.network_, given, options.particles, temperature)
+                for _ in range(options.samples)
+            ]
+        begin = self._beginning(options.start, options.keep, options.meter)
+        end = END if self.options_.unit == "event" else None
+        usual = self.median_steps_ if end is None else 2 * self.longest_
+        steps = options.steps or usual
+        return continuations(self.network_, begin, options.samples, steps, temperature, end)
+
+    def write_samples(self, samples: list[Tune], out: Path | None) -> None:
+        if out is None:
+            for tune in samples:
+                print(f"{tune.name}\n{in_words(tune)}\n")
+        else:
+            write_tunes(samples, out)
+
+    def _finished(self, tune: Tune, sharps: int | None, tempo: float) -> Tune:
+        common = self.options_.transpose == "common"
+        if sharps is not None and not common:
+            raise OptionError("sharps= needs a model that was fitted with transpose='common'")
+        tune = replace(tune, tempo=tempo, sharps=0 if common else None)
+        return tune.transposed(-to_plain_key(sharps)) if sharps else tune
+
+    def _read_one(self, given: Any) -> Tune:
+        found = self.source().read(given).tunes
+        if len(found) > 1:
+            raise DataError(f"{given} has {len(found)} tunes; give a file with one")
+        return self._keyed(found[0])
+
+    def _beginning(self, start: Any, keep: float | None, meter: str | None) -> Array:
+        """T×K: the steps that every tune begins with."""
+        events = self.encoding_ if isinstance(self.encoding_, Events) else None
+        if meter is not None and events is None:
+            raise OptionError(f"meter={meter!r} is for models of events (unit='event')")
+        if start is not None:
+            tune = self._read_one(start)
+            if keep is not None:
+                tune = tune.before(round(keep * TICKS))
+            return self.encoding_.encode(tune) if events is None else events.beginning(tune)
+        if meter is None or events is None:
+            return np.zeros((0, self.encoding_.columns), np.int64)
+        if meter not in events.meters:
+            raise OptionError(
+                f"meter={meter!r} is not a metre of the training part; it had {', '.join(events.meters) or 'none'}"
+            )
+        return np.array([[events.names.index(f"meter:{meter}")]])
+
+    def _melody(self, melody: Any) -> Array:
+        """T×K: the melody's notes, and unknown values below it."""
+        encoding, line = self.encoding_, line_of(self._read_one(melody))
+        if isinstance(encoding, Events):
+            raise OptionError("melody= is for models of steps (unit='step')")
+        if isinstance(encoding, Voices):
+            given = Voices(encoding.grid, 1).encode(line)
+            unknown = np.full((len(given), encoding.columns - 1), UNKNOWN)
+            return np.concatenate([given, unknown], 1)
+        roll = Roll(self.options_.grid).encode(line)
+        above = roll[:, ::-1].cumsum(1)[:, ::-1]  # whether the melody's note is here or below
+        below = np.arange(NOTES) < roll.argmax(1)[:, None]
+        sounding = roll.any(1, keepdims=True)
+        return np.where(sounding & ~below, (above == 1) * roll, UNKNOWN)
+
+    # ------------------------------------------------------------------------------------- report
+
+    def inputs(self, data: Any) -> tuple[Tensor, Tensor]:
+        """The steps before each step of the first tune, and their number."""
+        _, encoded = self._encoded(data)
+        windows = Windows(encoded[:1], self.encoding_, len(encoded[0]))
+        batch = windows[next(iter(TuneBatches(windows, np.arange(1), 1, None, False)))]
+        return batch.before, batch.lengths
+
+    def figures(self, data: Any) -> dict[str, Any]:
+        first = self.source().read(data).tunes[0]
+        tunes = self.generate(samples=2)
+        rows = {first.name: first} | {f"sample {k + 1}": tune for k, tune in enumerate(tunes)}
+        trace = self.traced(self.inputs([first]))
+        return {
+            "A tune of the data, and two samples": roll_figure(rows),
+            f"Gates over {first.name[-48:]}": gate_map(trace),
+        }
+
+    # ------------------------------------------------------------------------------------- saving
+
+    def tensors(self) -> dict[str, Tensor]:
+        return state.tensors_of(self.ngrams_)
+
+    def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
+        return state.expected_tensors(saved), set()
+
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
+        encoding = self.encoding_
+        self.ngrams_ = state.ngrams_of(tensors, encoding.symbols, encoding.columns)
+
+
+def _size(name: str, part: Any, total: int) -> int:
+    """The number of tunes in a part that is a share below 1 or a number; 0 for a file."""
+    if not is_size(part):
+        return 0
+    size = part_size(name, part)
+    return round(size * total) if isinstance(size, float) else min(size, total)
+
+
+def _mean(losses: list[Array]) -> float:
+    """The mean over all steps of all tunes."""
+    return float(np.concatenate(losses).mean())
