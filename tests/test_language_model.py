@@ -495,3 +495,11 @@ def test_the_command_line(rhyme, tmp_path, capsys):
 def test_generation_of_other_tasks_is_refused():
     with pytest.raises(OptionError, match="'regress' does not generate"):
         gw.Regressor().generate()
+
+
+@pytest.mark.slow
+def test_the_demo_writes_a_model_a_report_and_a_sample(tmp_path, capsys):
+    assert main(["demo", "text", "--out", str(tmp_path)]) == 0
+    assert "The model beats its baselines" in capsys.readouterr().out
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "samples.txt").read_text().startswith("Shall I compare ")
