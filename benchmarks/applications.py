@@ -106,7 +106,7 @@ def words_medium() -> Application:
 
 
 def words_regularised() -> Application:
-    """12.9M weights; the masks of the AWD-LSTM (Merity et al. 2018), which torch's layers do not have."""
+    """12.98M weights; the masks of the AWD-LSTM (Merity et al. 2018), which torch's layers do not have."""
     return penn_treebank(
         "PTB words, at most 13M weights, tied and regularised (published: LSTM 78.9, Bai et al. 2018)",
         hidden=640, tied=True, dropout=0.45, locked_dropout=True, word_dropout=0.1, weight_drop=0.5,
