@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -45,9 +45,6 @@ from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.train.objective import Carry
 from gatewise.train.run import Run
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Array = np.ndarray
 
@@ -281,7 +278,7 @@ class MusicModel(Task):
         read = self.source().read(data)
         return read, [self.encoding_.encode(self._keyed(tune)) for tune in read.tunes]
 
-    def predict(self, data: Any) -> pl.DataFrame:
+    def predict(self, data: Any) -> Any:
         """A row for each tune: its name, its number of steps, and their mean negative log-likelihood in nats."""
         import polars as pl
 
