@@ -105,6 +105,16 @@ def words_medium() -> Application:
     )  # fmt: skip
 
 
+def words_regularised() -> Application:
+    """12.98M weights; the masks of the AWD-LSTM (Merity et al. 2018), which torch's layers do not have."""
+    return penn_treebank(
+        "PTB words, at most 13M weights, tied and regularised (published: LSTM 78.9, Bai et al. 2018)",
+        hidden=640, tied=True, dropout=0.45, locked_dropout=True, word_dropout=0.1, weight_drop=0.5,
+        activation_penalty=2.0, change_penalty=1.0, method="nt-asgd", learning_rate=30.0, clip=0.25,
+        weight_decay=1.2e-6, initial_range=0.05, epochs=120, batch=20, window=70, patience=30,
+    )  # fmt: skip
+
+
 def characters() -> Application:
     """The lines without the space that each begins with, as in the TCN paper's 5,059 thousand characters."""
     folder = DATA / "ptb_characters"
@@ -117,7 +127,7 @@ def characters() -> Application:
         "PTB characters, at most 3M weights (published: LSTM 1.36, Bai et al. 2018)",
         lambda: gw.LanguageModel(
             "char", hidden=800, layers=1, embedding=64, tied=False, dropout=0.1, learning_rate=4e-3,
-            epochs=10, batch=64, window=100, patience=3,
+            epochs=8, batch=64, window=100, patience=3,
         ),
         *texts,
         LANGUAGE,
@@ -156,6 +166,7 @@ def independent_notes() -> Application:
 APPLICATIONS: dict[str, Callable[[], Application]] = {
     "words": words_small,
     "words medium": words_medium,
+    "words regularised": words_regularised,
     "characters": characters,
     "chorales": chorales,
     "chorales, independent notes": independent_notes,
@@ -163,6 +174,9 @@ APPLICATIONS: dict[str, Callable[[], Application]] = {
 }
 
 # ------------------------------------------------------------------------------------------- speed
+
+# Options of tasks that torch's layers do not have, as its network has them.
+LACKING = {"locked_dropout": False, "weight_drop": 0.0}
 
 
 class TorchLayer(nn.Module):
@@ -201,11 +215,13 @@ def patched(functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
         yield
 
 
-def updates(name: str, threads: int, torchs: bool, pipe: Any) -> None:
+def updates(name: str, threads: int, precision: str, torchs: bool, pipe: Any) -> None:
     """Trains as many updates as the pipe asks for; answers with their seconds, at the end with the memory."""
     torch.set_num_threads(threads)
     application = APPLICATIONS[name]()
     task = application.task()
+    if torchs:
+        task.set_params(**{name: off for name, off in LACKING.items() if hasattr(task, name)})
     task.options_ = task.checked()
     data = task.prepare(application.data, application.validation, application.test, Run())
     torch.manual_seed(0)
@@ -221,7 +237,8 @@ def updates(name: str, threads: int, torchs: bool, pipe: Any) -> None:
             for _ in range(number):
                 batch = next(batches)
                 begun = time.perf_counter(), time.process_time()
-                each, carry = task.loss(network, batch, carry)
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                    each, carry = task.loss(network, batch, carry)
                 carry = detached(carry)
                 optimizer.zero_grad()
                 each.mean().backward()
@@ -233,14 +250,16 @@ def updates(name: str, threads: int, torchs: bool, pipe: Any) -> None:
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def speed(name: str, threads: int, turns: int, number: int) -> dict[str, Any]:
+def speed(name: str, threads: int, precision: str, turns: int, number: int) -> dict[str, Any]:
     """The time of an update and of an epoch, and the peak of memory, of gatewise and of torch's layers."""
     context = multiprocessing.get_context("spawn")
     found: dict[str, Any] = {}
     workers = {}
     for kind in ("gatewise", "torch"):
         mine, theirs = context.Pipe()
-        process = context.Process(target=updates, args=(name, threads, kind == "torch", theirs))
+        process = context.Process(
+            target=updates, args=(name, threads, precision, kind == "torch", theirs)
+        )
         process.start()
         workers[kind] = mine, process
         found[kind] = mine.recv()
@@ -318,6 +337,14 @@ def generation(threads: int, words: int = 1000, turns: int = 5) -> dict[str, Any
 # ------------------------------------------------------------------------------------------ scores
 
 
+def fit(application: Application, run: Path, precision: str) -> None:
+    """Fits the task in its run's folder, and continues a fit that was stopped."""
+    about = Run(run, resume=True, precision=precision, quiet=True)
+    task = application.task()
+    task.fit(application.data, validation=application.validation, test=application.test, run=about)
+    task.save(run)
+
+
 def scores(application: Application, run: Path) -> dict[str, Any]:
     """The scores of a saved run on the test part, or the losses of one that has not ended."""
     if (run / "model.json").exists():
@@ -347,9 +374,11 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, help="a folder with a run's folder for each application"
     )
+    parser.add_argument("--fit", action="store_true", help="first fit each in its folder of RUNS")
     parser.add_argument(
         "--generation", action="store_true", help="also time a sample of 1,000 words"
     )
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--turns", type=int, default=5, help="turns of each kind; 0 measures no speed"
@@ -360,20 +389,22 @@ def main() -> None:
     old = json.loads(given.out.read_text()) if given.out.exists() else {"applications": {}}
     if given.generation:
         old["generation"] = generation(given.threads)
-    results = old["applications"]
+    results, key = old["applications"], f"speed {given.precision}"
     for name in given.only:
         application = APPLICATIONS[name]()
         result = results.setdefault(name, {}) | {"about": application.about}
         if given.turns:
-            found = speed(name, given.threads, given.turns, given.updates)
-            result["speed"] = found | {"machine": describe(), "load": os.getloadavg()[0]}
+            found = speed(name, given.threads, given.precision, given.turns, given.updates)
+            result[key] = found | {"machine": describe(), "load": os.getloadavg()[0]}
+        if given.fit:
+            fit(application, given.runs / name, given.precision)
         if given.runs is not None:
             result["scores"] = scores(application, given.runs / name)
         results[name] = result
         given.out.write_text(json.dumps(old, indent=1, ensure_ascii=False) + "\n")
         print(
             name,
-            json.dumps(result.get("speed", {}).get("torch / gatewise")),
+            json.dumps(result.get(key, {}).get("torch / gatewise")),
             result.get("scores", ""),
         )
 

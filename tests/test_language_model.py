@@ -455,6 +455,21 @@ def test_unknown_symbols_are_counted(fitted):
     assert symbols.tolist()[1:] == [UNKNOWN, END]
 
 
+def test_the_baselines_know_the_end_of_a_long_text(rhyme, monkeypatch):
+    monkeypatch.setattr("gatewise.tasks.text.generate.COUNTED", 100)
+    model = small(epochs=1).fit(rhyme, run=quiet())
+    symbols, _ = stream(RHYME.splitlines(True)[:87], model.tokenizer_)
+    assert np.array_equal(model.training_, symbols[-100:])
+    notes = model.evaluate(rhyme).notes
+    assert notes == ("The baselines know the last 100 symbols of the training part.",)
+
+
+def test_a_search_can_choose_by_perplexity(fitted):
+    history = fitted[0].history_
+    scores = fitted[0].validation_scores(None)
+    assert scores["perplexity"] == pytest.approx(math.exp(min(history.validation)))
+
+
 def test_averaging_needs_more_patience():
     with pytest.raises(OptionError, match="patience=4 ends the training before nonmonotone=5"):
         small(method="nt-asgd").checked()
@@ -480,3 +495,11 @@ def test_the_command_line(rhyme, tmp_path, capsys):
 def test_generation_of_other_tasks_is_refused():
     with pytest.raises(OptionError, match="'regress' does not generate"):
         gw.Regressor().generate()
+
+
+@pytest.mark.slow
+def test_the_demo_writes_a_model_a_report_and_a_sample(tmp_path, capsys):
+    assert main(["demo", "text", "--out", str(tmp_path)]) == 0
+    assert "The model beats its baselines" in capsys.readouterr().out
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "samples.txt").read_text().startswith("Shall I compare ")

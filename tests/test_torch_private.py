@@ -171,3 +171,13 @@ def test_no_other_file_has_any():
     others = {str(path.relative_to(ROOT)): private_names(path) for path in ROOT.rglob("*.py")}
     del others[str(FILE.relative_to(ROOT))]
     assert {path: names for path, names in others.items() if names} == {}
+
+
+def test_a_large_product():
+    x, weight, bias = torch.randn(6, 5), torch.randn(7, 5), torch.randn(7)
+    expected = torch.nn.functional.linear(x, weight, bias)
+    torch.testing.assert_close(torch_private.fast_linear(x, weight, bias), expected)
+    turned = torch_private.fast_linear(x.t(), expected.t())  # views of other strides
+    torch.testing.assert_close(turned, x.t() @ expected)
+    wide = torch_private.fast_linear(x.double(), weight.double())
+    torch.testing.assert_close(wide, x.double() @ weight.double().t())

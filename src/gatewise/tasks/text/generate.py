@@ -55,6 +55,7 @@ from gatewise.train.recipe import one_cycle
 Array = np.ndarray
 
 ORDER = 5  # of the n-gram baseline
+COUNTED = 1 << 23  # the symbols of the training part that the baselines know: the last ones
 AT_ONCE = 500  # symbols that are scored in one call
 SHOWN = 400  # symbols in the report's picture of a text
 
@@ -171,14 +172,15 @@ class LanguageModel(Task):
             )
         self.tokenizer_ = self.learned_tokenizer(lines[k] for k in range(trained))
         symbols, starts = stream(lines, self.tokenizer_)
-        self.training_ = np.array(symbols[: starts[trained]])
+        of_training = symbols[: starts[trained]]
+        self.training_ = np.array(of_training[-COUNTED:])
         self.seen_: dict[str, Any] = {"lines": seen, "digest": digest(symbols[: starts[seen]])}
         of_checks = symbols[starts[trained] : starts[seen]]
         if not is_size(validation):
             of_checks = stream(self.lines(validation, problems), self.tokenizer_)[0]
         for note in problems.notes():
             caution(note)
-        training = self.batches(self.training_, "training")
+        training = self.batches(of_training, "training")
         checks = self.batches(of_checks, "validation") if len(of_checks) else None
         about = {"rows": len(lines), "series": 1, "span": ""}
         columns = {"text": digest(symbols), "validation": digest(of_checks)}
@@ -341,7 +343,9 @@ class LanguageModel(Task):
         )
         ours = self.log_probabilities(symbols, device_of("device", device), memory)
         unknown = float((symbols == UNKNOWN).mean())
-        notes = (f"{unknown:.2%} of the symbols are unknown to the model.",) if unknown else ()
+        notes = [f"{unknown:.2%} of the symbols are unknown to the model."] if unknown else []
+        if len(self.training_) == COUNTED:
+            notes.append(f"The baselines know the last {COUNTED:,} symbols of the training part.")
         return Evaluation(
             self.name,
             _scores(ours, characters),
@@ -349,8 +353,12 @@ class LanguageModel(Task):
             len(symbols),
             {"word": "words", "subword": "subwords", "char": "characters"}[self.unit],
             "bits_per_character" if self.unit == "char" else "perplexity",
-            notes,
+            tuple(notes),
         )
+
+    def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
+        nll = self.history_.validation[self.history_.best]
+        return {"nll": nll, "perplexity": float(np.exp(nll))}
 
     def predict(self, data: Any, *, device: Device = "cpu") -> Any:
         """The log probability of each line, given all lines before it.
