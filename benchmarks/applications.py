@@ -134,11 +134,43 @@ def characters() -> Application:
     )  # fmt: skip
 
 
+# ------------------------------------------------------------------------------------------- music
+
+
+def piano_rolls(about: str, name: str, **options: Any) -> Application:
+    return Application(
+        about, lambda: gw.MusicModel(**options), DATA / "polymusic_bl2012" / f"{name}.mat", 0, 0
+    )
+
+
+def chorales() -> Application:
+    return piano_rolls(
+        "JSB chorales, RNN-NADE (published: LSTM 8.45, RNN-NADE 5.56)", "JSB_Chorales", grid=1
+    )
+
+
+def nottingham() -> Application:
+    return piano_rolls(
+        "Nottingham, RNN-NADE (published: LSTM 3.29, RNN-NADE 2.31)", "Nottingham",
+        grid=2, dropout=0.2, batch=16, window=100, epochs=8, learning_rate=6e-3,
+    )  # fmt: skip
+
+
+def independent_notes() -> Application:
+    return piano_rolls(
+        "JSB chorales, independent notes (published: LSTM 8.45)", "JSB_Chorales",
+        grid=1, notes="independent",
+    )  # fmt: skip
+
+
 APPLICATIONS: dict[str, Callable[[], Application]] = {
     "words": words_small,
     "words medium": words_medium,
     "words regularised": words_regularised,
     "characters": characters,
+    "chorales": chorales,
+    "chorales, independent notes": independent_notes,
+    "nottingham": nottingham,
 }
 
 # ------------------------------------------------------------------------------------------- speed

@@ -10,7 +10,7 @@ and 8.43 (GRU), Nottingham 3.29 and 3.46 (Bai et al. 2018); with the RNN-NADE 5.
 The folder of tunes is O'Neill's Music of Ireland in ABC, which comes with the package music21. New tunes are compared
 with the data and with samples of a 3-gram: the share of notes in the key, and of bars that add up.
 
-Seconds an epoch are measured for the same network with torch's LSTM as well, in turns, epoch by epoch.
+The speed of an epoch beside torch's layers is measured by benchmarks/applications.py.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ import resource
 import time
 import warnings
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import music21
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from gatewise.bench.machine import describe
 from gatewise.data.music.events import END
@@ -43,48 +40,6 @@ PUBLISHED = {
     "jsb": {"LSTM": 8.45, "RNN-NADE": 5.56},
     "nottingham": {"LSTM": 3.29, "RNN-NADE": 2.31},
 }
-BATCHES, ROUNDS = 30, 5  # of a measurement of the speed
-
-
-class TorchLSTM(nn.Module):
-    """torch's LSTM with the weights of ours, and with lengths by packing."""
-
-    def __init__(self, ours: nn.Module) -> None:
-        super().__init__()
-        sizes = (ours.input_size, ours.hidden_size, ours.num_layers)
-        self.lstm = nn.LSTM(*sizes, batch_first=True, dropout=ours.dropout)
-        self.lstm.load_state_dict(ours.state_dict())
-
-    def forward(self, x: Tensor, state: Any, *, lengths: Tensor, trace: bool) -> tuple[Tensor, Any]:
-        packed = pack_padded_sequence(x, lengths, batch_first=True)
-        output, state = self.lstm(packed, state)
-        return pad_packed_sequence(output, batch_first=True)[0], state
-
-
-def epoch_seconds(model: MusicModel, data: Any) -> dict[str, float]:
-    """The seconds of a training epoch with our LSTM and with torch's: the median of rounds of the same batches, in
-    turns, times the batches of an epoch."""
-    fresh = MusicModel(**model.get_params())
-    fresh.options_ = fresh.checked()
-    prepared = fresh.prepare(data, 0.1, 0.1, Run())
-    batches = list(islice(prepared.training, BATCHES))
-    networks = {"gatewise": fresh.build().train(), "torch": fresh.build().train()}
-    networks["torch"].lstm = TorchLSTM(networks["torch"].lstm)
-    optimizers = {name: torch.optim.AdamW(each.parameters()) for name, each in networks.items()}
-    taken: dict[str, list[float]] = {name: [] for name in networks}
-    for _ in range(ROUNDS):
-        for name, network in networks.items():
-            started, carry = time.perf_counter(), None
-            for batch in batches:
-                losses, carry = fresh.loss(network, batch, carry)
-                carry = tuple(each.detach() for each in carry)
-                optimizers[name].zero_grad()
-                losses.mean().backward()
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizers[name].step()
-            taken[name].append(time.perf_counter() - started)
-    scale = len(prepared.training) / len(batches)
-    return {name: round(scale * float(np.median(each)), 3) for name, each in taken.items()}
 
 
 def fitted(data: Any, **options: Any) -> tuple[MusicModel, dict[str, Any]]:
@@ -101,7 +56,6 @@ def fitted(data: Any, **options: Any) -> tuple[MusicModel, dict[str, Any]]:
         "epochs": len(model.history_.train),
         "fit_seconds": round(seconds, 1),
         "parameters": sum(weight.numel() for weight in model.network_.parameters()),
-        "epoch_seconds": epoch_seconds(model, data),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
@@ -133,8 +87,9 @@ def tunes(data: Path) -> dict[str, Any]:
             hidden=256,
             units=64,
             dropout=0.3,
-            batch=8,
+            batch=4,
             epochs=15,
+            learning_rate=8e-3,
             limit=TUNES,
         )
         read = model.source().read(folder)
@@ -142,6 +97,7 @@ def tunes(data: Path) -> dict[str, Any]:
     found["tunes"] = {
         "data": shares(read.tunes),
         "model": shares(model.generate(samples=SAMPLES)),
+        "model, temperature 0.7": shares(model.generate(samples=SAMPLES, temperature=0.7)),
         "3-gram": shares(from_three_gram(model)),
     }
     print(found["tunes"], flush=True)

@@ -21,6 +21,7 @@ RUN = (
     "layers.md",
     "forecast.md",
     "text-generation.md",
+    "music.md",
     "tune.md",
 )
 SHOWN = {
@@ -31,6 +32,7 @@ SHOWN = {
     "layers.md": 0,
     "forecast.md": 0,
     "text-generation.md": 0,
+    "music.md": 0,
     "tune.md": 0,
 }
 

@@ -457,6 +457,13 @@ def test_the_command_line(tmp_path, capsys):
     table = str(tmp_path / "table.csv")
     assert main(["predict", run, str(data), "-o", table]) == 0
     assert Path(table).read_text().count("\n") == 7
+    new = str(tmp_path / "new.mid")
+    words = ["generate", run, "--samples", "2", "--steps", "5", "-o", new]
+    assert main(words) == 0
+    assert "2 samples" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.glob("*.mid")} == {"new-1.mid", "new-2.mid"}
+    assert main([*words[:-1], "new.wav"]) == 2
+    assert "new.wav must have one of the endings .mid" in capsys.readouterr().err
 
 
 def test_samples_are_written_or_printed(melodies, tmp_path, capsys):

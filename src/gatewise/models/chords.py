@@ -85,13 +85,18 @@ class NadeNotes(Output):
     def nll(self, hidden: Tensor, steps: Tensor) -> Tensor:
         # the hidden vector changes only below a sounding note, so a step of n notes has n + 1 of them
         above = steps.sum(-1, keepdim=True) - steps.cumsum(-1)  # N×notes: sounding notes above each
-        most = int(above.max()) + 1
-        levels = torch.arange(most + 1, device=steps.device)[:, None]
-        sounding = (steps == 1)[:, None] & (above[:, None] < levels)
-        vectors = self.units(hidden)[:, None] + sounding.to(hidden.dtype) @ self.sounding
-        every = torch.sigmoid(vectors) @ self.weights.mT
-        logits = every.gather(1, above[:, None]).squeeze(1) + self.logits(hidden)
-        target = steps.to(logits.dtype)
+        vectors = steps.sum(-1) + 1
+        first = vectors.cumsum(0) - vectors  # the first vector of each step
+        step = torch.arange(len(steps), device=steps.device).repeat_interleave(vectors)
+        level = (
+            torch.arange(len(step), device=steps.device) - first[step]
+        )  # the notes above a vector
+        sounding = (steps == 1)[step] & (above.short()[step] < level.short()[:, None])
+        added = sounding.to(hidden.dtype) @ self.sounding
+        every = torch.sigmoid(self.units(hidden).index_select(0, step) + added) @ self.weights.mT
+        own = every.gather(0, first[:, None] + above)
+        target = steps.to(own.dtype)
+        logits = own + self.logits(hidden)
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
 
     def draw(self, hidden: Tensor, given: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

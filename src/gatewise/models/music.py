@@ -75,8 +75,10 @@ class MusicNetwork(nn.Module):
         With ``trace`` the outputs and the trace of the layers.
         """
         x = self.dropout(self.output.encoded(before))
-        output, last, *traces = self.lstm(x, state, lengths=lengths, trace=trace)
-        return (output, *traces) if trace else (output, last)
+        if trace:
+            output, _, found = self.lstm(x, state, lengths=lengths, trace=True)
+            return output, found
+        return self.lstm(x, state, lengths=lengths)
 
     def nll(
         self, before: Tensor, steps: Tensor, lengths: Tensor, state: Any = None
