@@ -279,7 +279,7 @@ class MusicModel(Task):
         return read, [self.encoding_.encode(self._keyed(tune)) for tune in read.tunes]
 
     def predict(self, data: Any) -> Any:
-        """A row for each tune: its name, its number of steps, and their mean negative log-likelihood in nats."""
+        """A table with a row for each tune: its name, its steps, and their mean negative log-likelihood in nats."""
         import polars as pl
 
         read, encoded = self._encoded(data)

@@ -63,7 +63,7 @@ def classes_of(labels: list[Any], kind: str) -> np.ndarray:
         dtype = np.dtype(kind)
     except (SyntaxError, TypeError, ValueError) as error:
         raise ModelFileError(f"{kind!r} is not a dtype: {error}") from error
-    if dtype.kind not in "biufMUO" or dtype.itemsize > _WIDEST:
+    if dtype.kind not in "biufMUO" or not 0 <= dtype.itemsize <= _WIDEST:  # NumPy 1 overflows
         raise ModelFileError(f"labels cannot have the dtype {kind!r}")
     try:
         classes = np.array(labels, dtype)
