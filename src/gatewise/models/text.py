@@ -46,7 +46,8 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.word_dropout, self.embedding_dropout = shape.word_dropout, shape.embedding_dropout
         self.embedding = nn.Embedding(shape.symbols, shape.embedding, padding_idx=PADDING)
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        with torch.no_grad():
+            self.embedding.weight.normal_(std=0.1)[PADDING] = 0
         self.first = _recurrent(cell, shape.embedding, shape.hidden, 1)
         self.dropout = nn.Dropout(shape.dropout)
         if shape.layers > 1:
@@ -164,7 +165,11 @@ class PretrainingNetwork(nn.Module):
         drawn = torch.multinomial(likely, self.sampled)  # without replacement
         # the logarithm of the probability that a symbol is in the sample
         correction = torch.log(-torch.expm1(-self.sampled * likely / likely.sum())).to(weight)
-        theirs = queries @ weight[drawn].T + (self.bias[drawn] - correction[drawn])
+        theirs = queries @ F.embedding(drawn, weight).T + (self.bias[drawn] - correction[drawn])
         theirs = theirs.masked_fill(drawn == targets[:, None], -torch.inf)
-        own = (queries * weight[targets]).sum(1) + self.bias[targets] - correction[targets]
+        own = (
+            (queries * F.embedding(targets, weight)).sum(1)
+            + self.bias[targets]
+            - correction[targets]
+        )
         return torch.logsumexp(torch.cat([own[:, None], theirs], 1), 1) - own

@@ -161,6 +161,6 @@ def length_figure(results: ClassResults) -> Figure:
     axis.errorbar(range(len(parts)), shares, errors, color=INK, lw=0, elinewidth=1)
     names = [f"{lengths[part[0]]}–{lengths[part[-1]]}" for part in parts]
     axis.set_xticks(range(len(parts)), names)
-    axis.set_ylim(0)
+    axis.set_ylim(0, 1.1 * float((shares + errors).max()) or 0.1)
     axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     return figure

@@ -57,7 +57,7 @@ from gatewise.tasks.text.examples import Encoded, TextBatch, TextExamples, loade
 from gatewise.tasks.text.options import TextFile, Unlabelled
 from gatewise.tasks.text.pretraining import pretrained, unfreezing
 from gatewise.train.objective import Carry, TrainingData
-from gatewise.train.recipe import Recipe
+from gatewise.train.recipe import Recipe, one_cycle
 from gatewise.train.record import Record, digest
 from gatewise.train.run import Run
 
@@ -403,7 +403,7 @@ class TextClassifier(ClassifierMixin, Task):
 
     def optimizer(self, network: Any, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
         if self.options_.pretrain is None:
-            return super().optimizer(network, recipe)
+            return one_cycle(network, recipe, fused=True)
         return unfreezing(network, recipe)
 
     def loss(self, network: nn.Module, batch: TextBatch, carry: Carry) -> tuple[Tensor, Carry]:

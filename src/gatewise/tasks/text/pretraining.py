@@ -29,7 +29,7 @@ FOLDER = "pretraining"  # in the folder of the run, with the checkpoint
 _BATCH = 128
 _LEARNING_RATE = 8e-3
 _HELD_OUT = 0.03  # the share of texts for validation
-_MOST_HELD_OUT = 2000
+_MOST_HELD_OUT = 500
 _DROPOUT = 0.2
 # Howard & Ruder 2018: each group of layers learns at a rate that is so many times lower than the one above
 _RATE_RATIO = 2.6
@@ -74,7 +74,7 @@ class Pretraining:
         return f"text {at} of a batch of unlabelled text"
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
-        return one_cycle(network, recipe)
+        return one_cycle(network, recipe, fused=True)
 
 
 def pretrained(
@@ -123,6 +123,7 @@ def unfreezing(network: TextNetwork, recipe: Recipe) -> tuple[Optimizer, LRSched
     optimizer = AdamW(
         [dict(params=group, lr=rate) for group, rate in zip(groups, rates, strict=True)],
         weight_decay=recipe.weight_decay,
+        fused=True,
     )
     total, warm_up = max(2, recipe.steps), max(1, round(_WARM_UP * recipe.steps))
 
