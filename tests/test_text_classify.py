@@ -257,7 +257,8 @@ def test_pretraining_learns_words_before_their_classes():
     # a word at the end, by which good and bad words differ without labels
     pairs = zip(*sentences(1500, seed=5), strict=True)
     unlabelled = [f"{text} {'hooray' if label == 'pos' else 'alas'}" for text, label in pairs]
-    model = gw.TextClassifier(pretrain=unlabelled, pretrain_epochs=6, **QUICK | dict(batch=8))
+    options = QUICK | dict(batch=8, learning_rate=0.1)
+    model = gw.TextClassifier(pretrain=unlabelled, pretrain_epochs=6, **options)
     model.fit(TEXTS[:200], LABELS[:200])
     losses = model.pretraining_.validation
     assert len(losses) == 6
