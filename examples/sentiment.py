@@ -24,7 +24,9 @@ def opinions(count, seed):
         turn, between = draw.choice(TURNS) if turned else "", draw.choice(BETWEEN)
         parts = [turn, between, draw.choice(GOOD if good else BAD)]
         other = f", and so is the {draw.choice(THINGS)}" if draw.integers(2) else ""
-        texts.append(" ".join(["The", draw.choice(THINGS), "is", *filter(None, parts)]) + other + ".")
+        texts.append(
+            " ".join(["The", draw.choice(THINGS), "is", *filter(None, parts)]) + other + "."
+        )
         labels.append("good" if good != turned else "bad")
     return texts, labels
 

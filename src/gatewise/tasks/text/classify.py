@@ -63,6 +63,8 @@ from gatewise.train.run import Run
 
 Array = np.ndarray
 
+EPOCHS = 8
+UPDATES = 400  # at least, where no number of epochs is given
 WIDTH = 100  # of the embedding, where nothing else is given
 FEW = 10  # fewer texts have scores that a note qualifies
 SHOWN = 6  # right and wrong examples each
@@ -106,7 +108,8 @@ class TextClassifier(ClassifierMixin, Task):
             frequencies, or a number for each class. In Python a dict of numbers, or None for equal weights.
         on_error: what to do with a row that is not valid: "stop", or "skip" to leave it out and count it.
         limit: read only so many rows.
-        epochs: the largest number of passes over the training part.
+        epochs: the largest number of passes over the training part. The default is 8, and more where these are
+            fewer than 400 updates.
         batch: texts per batch.
         learning_rate: the highest learning rate of AdamW. The rate warms up once, then falls.
         patience: training ends after this many epochs without a lower validation loss.
@@ -161,7 +164,7 @@ class TextClassifier(ClassifierMixin, Task):
     class_weight: ClassWeight | None = None
     on_error: Literal["stop", "skip"] = "stop"
     limit: Count | None = None
-    epochs: Count = 8
+    epochs: Count | None = None
     batch: Count = 32
     learning_rate: Positive = 2e-3
     patience: Count = 3
@@ -270,11 +273,13 @@ class TextClassifier(ClassifierMixin, Task):
             columns = {"text": digest(encoded.values), "label": digest(target)}
             about = {"rows": len(texts), "series": len(texts), "span": "", "columns": columns}
             record = self.training_record(about, validation, test, run)
+        updates = -(-len(trained) // options.batch)  # in an epoch
+        epochs = options.epochs or max(EPOCHS, -(-UPDATES // updates))
         recipe = Recipe(
-            steps=options.epochs * -(-len(trained) // options.batch),
+            steps=epochs * updates,
             batch=options.batch,
             learning_rate=options.learning_rate,
-            rounds=options.epochs,
+            rounds=epochs,
             patience=options.patience,
             seed=options.seed,
         )
