@@ -9,9 +9,9 @@ import numpy as np
 
 import gatewise as gw
 
-GOOD = "good great lovely brilliant funny clever charming superb moving fresh".split()
-BAD = "bad dull awful weak boring silly tired empty lazy slow".split()
-THINGS = "film story plot cast scene ending music script camera dialogue".split()
+GOOD = ["good", "great", "lovely", "brilliant", "funny", "clever", "charming", "superb", "fresh"]
+BAD = ["bad", "dull", "awful", "weak", "boring", "silly", "tired", "lazy", "slow"]
+THINGS = ["film", "story", "plot", "cast", "scene", "music", "script", "camera", "dialogue"]
 TURNS = ["not at all", "never", "far from", "anything but", "hardly ever"]
 BETWEEN = ["", "very", "what I would call", "in the least", "as they say"]
 
@@ -24,9 +24,7 @@ def opinions(count, seed):
         turn, between = draw.choice(TURNS) if turned else "", draw.choice(BETWEEN)
         parts = [turn, between, draw.choice(GOOD if good else BAD)]
         other = f", and so is the {draw.choice(THINGS)}" if draw.integers(2) else ""
-        texts.append(
-            " ".join(["The", draw.choice(THINGS), "is", *filter(None, parts)]) + other + "."
-        )
+        texts.append(f"The {draw.choice(THINGS)} is {' '.join(filter(None, parts))}{other}.")
         labels.append("good" if good != turned else "bad")
     return texts, labels
 
