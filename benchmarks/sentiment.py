@@ -28,7 +28,7 @@ UNLABELLED = ("stsa.fine.train", "stsa.fine.dev", "stsa.fine.test", "rt-polarity
 PHRASES = dict(batch=128, learning_rate=3e-3, epochs=3)
 # The sentences are split into words already, by spaces.
 OPTIONS = dict(text="text", label="label", punctuation=False)
-PRETRAIN = dict(pretrain=[TABLES / "unlabelled.txt"], pretrain_epochs=4, min_count=2)
+PRETRAIN = dict(pretrain=[TABLES / "unlabelled.txt"], pretrain_epochs=3, min_count=2)
 
 # For each run its table, and options beside OPTIONS. The test and validation parts are files where there are any.
 RUNS: dict[str, tuple[str, dict[str, object]]] = {
