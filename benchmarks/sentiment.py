@@ -1,7 +1,8 @@
-"""The data sets of the text classifier's benchmark: SST-2, SST-5, MR and TREC.
+"""The text classifier on SST-2, SST-5, MR and TREC: scores beside a bag of words, and its speed beside torch's layers.
 
-    python benchmarks/sentiment.py            # the commands that fit the models
-    python benchmarks/sentiment.py --tables   # write the tables that they read
+    python benchmarks/sentiment.py --tables          # write the tables that the models read
+    python benchmarks/sentiment.py                   # print the commands that fit the models
+    python benchmarks/sentiment.py --results runs    # score the test parts, measure the speed, write the JSON
 
 The data are in the folder GATEWISE_DATA, those of Kim 2014 in ``sentiment_sentences`` and the trees of Socher et al.
 2013 in ``sst_trees``. Splits: SST has its own; TREC has a test part, of its training part a tenth is for
@@ -13,12 +14,28 @@ the sentences of SST, MR, SUBJ, CR, MPQA and TREC's training part without their 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
 import os
 import re
+import resource
+import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import gatewise as gw
+from gatewise.bench.machine import describe
+from gatewise.train.run import Run
+
+OUT = Path("benchmarks/results/sentiment.json")
 
 DATA = Path(os.environ.get("GATEWISE_DATA", Path.home() / ".cache/gatewise/data"))
 SENTENCES, TREES, TABLES = DATA / "sentiment_sentences", DATA / "sst_trees", DATA / "sentiment"
@@ -120,10 +137,139 @@ def command(name: str) -> str:
     return " ".join(words)
 
 
+# ------------------------------------------------------------------------------------------- scores
+
+
+def scores(name: str, folder: Path) -> dict[str, Any]:
+    """The scores of a fitted model and of its baselines on the test part, and its losses."""
+    table, options = RUNS[name]
+    model: Any = gw.load(folder)
+    test = parts(table)["test"]
+    evaluation = model.evaluate(test if isinstance(test, Path) else TABLES / f"{table}.parquet")
+    history = model.history_
+    pretraining = model.pretraining_
+    return evaluation.record() | dict(
+        options={key: str(value) for key, value in options.items()},
+        weights=sum(weight.numel() for weight in model.network_.parameters()),
+        validation=history.validation,
+        best=history.best,
+        pretraining=None if pretraining is None else pretraining.validation,
+        seconds=round(history.seconds),
+    )
+
+
+# -------------------------------------------------------------------------------------------- speed
+
+
+class TorchLayer(nn.Module):
+    """torch's bidirectional LSTM with the weights of a layer of gatewise's, over packed or padded sequences."""
+
+    def __init__(self, own: Any, packed: bool) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(own.input_size, own.hidden_size, batch_first=True, bidirectional=True)
+        self.layer.load_state_dict(own.state_dict())
+        self.packed = packed
+
+    def forward(self, x: Tensor, lengths: Tensor, trace: bool = False) -> Any:
+        if not self.packed:
+            return self.layer(x)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        output, state = self.layer(packed)
+        return pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])[0], state
+
+
+# gatewise's layer and batches of similar length; torch's layer with the same batches, and with batches in any order.
+CONTENDERS = (
+    *("gatewise", "torch, packed", "torch, padded"),
+    *("torch, packed, any order", "torch, padded, any order"),
+)
+
+
+def updates(name: str, contender: str, pipe: Any) -> None:
+    """Trains as many updates as the pipe asks for; answers with their seconds, at the end with the memory."""
+    torch.set_num_threads(1)
+    table, options = RUNS[name]
+    model = gw.TextClassifier(**(OPTIONS | options))  # type: ignore[arg-type]
+    model.options_ = model.checked()
+    given = parts(table)
+    data = model.prepare(TABLES / f"{table}.parquet", given["validation"], given["test"], Run())
+    network: Any = model.build()
+    if contender != "gatewise":
+        network.encoder.first = TorchLayer(network.encoder.first, "packed" in contender)
+    optimizer, schedule = model.optimizer(network, data.recipe)
+    batches: Any = data.training
+    if "any order" in contender:
+        order = np.random.default_rng(0).permutation(batches.sampler.chosen)
+        examples: Any = data.training.dataset
+        batches = (examples[part] for part in np.array_split(order, len(data.training)))
+    batches = iter(batches)
+    pipe.send(len(data.training))
+    while number := pipe.recv():
+        times = []
+        for _ in range(number):
+            batch = next(batches)
+            begun = time.perf_counter(), time.process_time()
+            loss = model.loss(network, batch, None)[0].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), data.recipe.clip)
+            optimizer.step()
+            times.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+            schedule.step()
+        pipe.send(times)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def speed(name: str, turns: int = 6, number: int = 6) -> dict[str, Any]:
+    """Seconds an epoch and peak memory of each contender, whose updates take turns, in one thread.
+
+    "processor_seconds_an_epoch" is the time that the processor worked, which other programs on the machine disturb
+    less."""
+    context = multiprocessing.get_context("spawn")
+    pipes, epochs = {}, {}
+    for contender in CONTENDERS:
+        pipes[contender], other = context.Pipe()
+        context.Process(target=updates, args=(name, contender, other)).start()
+        epochs[contender] = pipes[contender].recv()
+    times: dict[str, list[tuple[float, float]]] = {contender: [] for contender in CONTENDERS}
+    for turn in range(turns):
+        for contender, pipe in pipes.items():
+            pipe.send(number)
+            times[contender] += pipe.recv()[turn == 0 :]
+    found = {}
+    for contender, pipe in pipes.items():
+        pipe.send(0)
+        wall, own = (
+            epochs[contender] * statistics.median(t) for t in zip(*times[contender], strict=True)
+        )
+        found[contender] = dict(
+            seconds_an_epoch=round(wall, 2),
+            processor_seconds_an_epoch=round(own, 2),
+            peak_memory=pipe.recv(),
+        )
+    return found
+
+
+def write_results(runs: Path) -> None:
+    found = json.loads(OUT.read_text()) if OUT.exists() else {"scores": {}, "speed": {}}
+    for name in RUNS:
+        if (runs / name / "model.json").exists():
+            found["scores"][name] = scores(name, runs / name)
+            print(name, found["scores"][name]["scores"], flush=True)
+    for name in ("sst2", "trec"):
+        found["speed"][name] = speed(name)
+        print(name, json.dumps(found["speed"][name], indent=1), flush=True)
+    OUT.write_text(json.dumps({"machine": describe(), **found}, indent=1) + "\n")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tables", action="store_true", help="write the tables")
-    if parser.parse_args().tables:
+    parser.add_argument("--results", type=Path, help="the folder of the fitted models")
+    given = parser.parse_args()
+    if given.tables:
         write_tables()
+    elif given.results:
+        write_results(given.results)
     else:
         print(*map(command, RUNS), sep="\n")
