@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import normalize
 
 Array = np.ndarray
 
 _HASHES = 1 << 22
 _MOST = 100_000  # texts that the baseline is fitted on
 _STRENGTH = 4.0  # scikit-learn's C
-# Words with apostrophes inside, and single signs.
-_COUNTS = HashingVectorizer(
-    ngram_range=(1, 2),
-    token_pattern=r"\w+(?:'\w+)*|[^\w\s]",
-    n_features=_HASHES,
-    alternate_sign=False,
-    norm=None,
-)
+
+
+def _counts(texts: Iterable[str]) -> Any:
+    """N×2²²: how often each word and pair of words occurs, by its hash.
+
+    Words may have apostrophes inside; a sign is a word too."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(
+        ngram_range=(1, 2),
+        token_pattern=r"\w+(?:'\w+)*|[^\w\s]",
+        n_features=_HASHES,
+        alternate_sign=False,
+        norm=None,
+    ).transform(texts)
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class BagOfWords:
     @classmethod
     def fit(cls, texts: Sequence[str], target: Array, weight: Array, classes: int) -> BagOfWords:
         """The model of N texts and class indices; of very many texts of some, at even distances."""
+        from scipy.sparse import csr_matrix
+
         prior = np.bincount(target, weight, minlength=classes) / weight.sum()
         at = np.unique(np.linspace(0, len(target) - 1, min(len(target), _MOST)).astype(np.int64))
-        counts = _COUNTS.transform(texts[k] for k in at)
+        counts = _counts(texts[k] for k in at)
         features, column = np.unique(counts.indices, return_inverse=True)
         found = csr_matrix((counts.data, column, counts.indptr), (len(at), max(len(features), 1)))
         often = np.bincount(column, minlength=found.shape[1])
@@ -63,6 +67,9 @@ class BagOfWords:
 
     def _fitted(self, counts: Any, target: Array, weight: Array) -> tuple[Array, Array]:
         """The weights and the biases of logistic regression."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         classes = len(self.prior)
         slopes = np.zeros((counts.shape[1], classes))
         bias = np.log(np.maximum(self.prior, 1e-12))
@@ -81,12 +88,16 @@ class BagOfWords:
         return slopes, bias
 
     def _scaled(self, counts: Any) -> Any:
+        from sklearn.preprocessing import normalize
+
         counts.data = (1 + np.log(counts.data)) * self.rarity[counts.indices]
         return normalize(counts)
 
     def outputs(self, texts: Sequence[str]) -> Array:
         """N×K logits."""
-        counts = _COUNTS.transform(texts)
+        from scipy.sparse import csr_matrix
+
+        counts = _counts(texts)
         place = np.searchsorted(self.features, counts.indices).clip(max=len(self.features) - 1)
         known = self.features[place] == counts.indices
         rows = np.repeat(np.arange(len(texts)), np.diff(counts.indptr))

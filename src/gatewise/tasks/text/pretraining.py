@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from gatewise.models.text import PretrainingNetwork, TextNetwork, TextShape
 from gatewise.tasks.text.examples import Encoded, loaders
 from gatewise.train.history import History
-from gatewise.train.loop import train
 from gatewise.train.objective import Carry, TrainingData
 from gatewise.train.recipe import Recipe, one_cycle
 from gatewise.train.record import Record, digest
@@ -86,6 +85,8 @@ def pretrained(
     start: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], History]:
     """The weights of an encoder that was trained as a language model of ``texts``, and its losses."""
+    from gatewise.train.loop import train
+
     symbols = torch.from_numpy(texts.values.astype(np.int64))
     counts = torch.bincount(symbols, minlength=shape.symbols).float().clamp(min=0.5)
     objective = Pretraining(cell, shape, counts, start)
