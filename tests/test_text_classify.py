@@ -392,6 +392,8 @@ def test_encoded_texts_are_framed_and_cut():
     assert found.values.tolist() == [2, 4, 5, 3, 2, 3, 2, 6, 1, 3]
     assert (found.cut, found.empty, found.unknown_share) == (1, 1, 0.25)
     assert found.unknown_shares.tolist() == [0, 0, 0.5]
+    parts = Encoded.parts_of(tokenizer, ["a b c", "", "c z"], 2)
+    assert parts.values.tolist() == [2, 4, 5, 3, 2, 6, 3, 2, 6, 1, 3]
     assert found.chosen(np.array([2, 1])).values.tolist() == [2, 6, 1, 3, 2, 3]
 
 

@@ -128,7 +128,7 @@ class PretrainingNetwork(nn.Module):
     counts: Tensor
 
     def __init__(
-        self, cell: Cell | str, shape: TextShape, counts: Tensor, sampled: int = 2048
+        self, cell: Cell | str, shape: TextShape, counts: Tensor, sampled: int = 512
     ) -> None:
         super().__init__()
         self.encoder = TextEncoder(cell, shape)

@@ -51,11 +51,10 @@ from gatewise.tasks.sequences.recipe import TEST, validation_for
 from gatewise.tasks.sequences.scoring import of_classes, softmax
 from gatewise.tasks.sequences.targets import labels_of, weights_of
 from gatewise.tasks.sequences.training import drawn, held_for_validation
-from gatewise.tasks.text import state
+from gatewise.tasks.text import pretraining, state
 from gatewise.tasks.text.baseline import BagOfWords
 from gatewise.tasks.text.examples import Encoded, TextBatch, TextExamples, loaders
 from gatewise.tasks.text.options import TextFile, Unlabelled
-from gatewise.tasks.text.pretraining import pretrained, unfreezing
 from gatewise.train.objective import Carry, TrainingData
 from gatewise.train.recipe import Recipe, one_cycle
 from gatewise.train.record import Record, digest
@@ -392,8 +391,8 @@ class TextClassifier(ClassifierMixin, Task):
                 weight[at] = torch.from_numpy(vector)
             self._start = {"embedding.weight": weight}
         if self._unlabelled is not None:
-            texts = Encoded.of(self.tokenizer_, self._unlabelled, options.longest)
-            self._start, self.pretraining_ = pretrained(
+            texts = Encoded.parts_of(self.tokenizer_, self._unlabelled, pretraining.LONGEST)
+            self._start, self.pretraining_ = pretraining.pretrained(
                 self.cell, self.shape_, texts, options, run, self._start
             )
         super().learn(training_data, run)
@@ -409,7 +408,7 @@ class TextClassifier(ClassifierMixin, Task):
     def optimizer(self, network: Any, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
         if self.options_.pretrain is None:
             return one_cycle(network, recipe, fused=True)
-        return unfreezing(network, recipe)
+        return pretraining.unfreezing(network, recipe)
 
     def loss(self, network: nn.Module, batch: TextBatch, carry: Carry) -> tuple[Tensor, Carry]:
         outputs = network(batch.symbols, batch.lengths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,14 +41,24 @@ class Encoded:
         """The texts; of a longer one the first ``longest`` symbols."""
         cut = 0
 
-        def framed() -> Iterable[Array]:
+        def framed() -> Iterator[Array]:
             nonlocal cut
             for ids in tokenizer.encoded(texts):
                 cut += len(ids) > longest
-                yield np.concatenate([[BEGIN], ids[:longest], [END]])
+                yield _framed(ids[:longest])
 
         values, starts = flat(framed())
         return cls(values, starts, cut)
+
+    @classmethod
+    def parts_of(cls, tokenizer: Tokenizer, texts: Iterable[str], longest: int) -> Encoded:
+        """The texts; a longer one as several of ``longest`` symbols."""
+        parts = (
+            _framed(ids[first : first + longest])
+            for ids in tokenizer.encoded(texts)
+            for first in range(0, len(ids), longest)
+        )
+        return cls(*flat(parts))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -95,6 +105,10 @@ class Encoded:
     def padded(self, chosen: Array) -> tuple[Tensor, Tensor]:
         """B×T symbols of the chosen texts, and their B lengths."""
         return padded_ids(self.values, self.starts, chosen)
+
+
+def _framed(ids: Array) -> Array:
+    return np.concatenate([[BEGIN], ids, [END]])
 
 
 class TextBatch(NamedTuple):

@@ -24,6 +24,7 @@ from gatewise.train.run import Run
 
 Array = np.ndarray
 
+LONGEST = 100  # symbols of a text; a longer one is read in parts
 FOLDER = "pretraining"  # in the folder of the run, with the checkpoint
 _BATCH = 128
 _LEARNING_RATE = 8e-3
