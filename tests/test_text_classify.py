@@ -266,6 +266,16 @@ def test_pretraining_learns_words_before_their_classes():
     assert model.evaluate(TEXTS[200:], LABELS[200:]).scores["accuracy"] > 0.9
 
 
+def test_unlabelled_text_that_is_not_there(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(DataError, match="pretrain= has no text"):
+        gw.TextClassifier(pretrain=tmp_path / "empty.txt", **ONCE).fit(TEXTS, LABELS)
+    with pytest.raises(DataError, match=r"no file .*more.txt"):
+        gw.TextClassifier(pretrain=[tmp_path / "more.txt"], **ONCE).fit(TEXTS, LABELS)
+    with pytest.raises(OptionError, match=r"pretrain must be a path, a list of pathlib.Path or a"):
+        gw.TextClassifier(pretrain=3, **ONCE).fit(TEXTS, LABELS)
+
+
 def shape(**changes):
     sizes = dict(symbols=50, outputs=3, embedding=6, hidden=5, layers=1)
     return TextShape(**sizes | dict(dropout=0.0, embedding_dropout=0.0, word_dropout=0.0) | changes)

@@ -350,6 +350,8 @@ class TextClassifier(ClassifierMixin, Task):
         if options.pretrain is not None:
             lines = lines_of(options.pretrain, problems=problems)
             self._unlabelled = SpooledTexts(line for line in lines if line.strip())
+            if not self._unlabelled:
+                raise DataError("pretrain= has no text: give files with a text on each line")
         self.tokenizer_ = Tokenizer.learn(
             chain(texts, self._unlabelled or ()),
             options.unit,
