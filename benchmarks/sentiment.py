@@ -49,7 +49,20 @@ PRETRAIN = dict(pretrain=[TABLES / "unlabelled.txt"], pretrain_epochs=3, min_cou
 
 # For each run its table, and options beside OPTIONS. The test and validation parts are files where there are any.
 RUNS: dict[str, tuple[str, dict[str, object]]] = {
-    "trec": ("trec", dict(embedding=250, smoothing=0.1, dropout=0.6, batch=48, epochs=7)),
+    "trec": (
+        "trec",
+        dict(
+            unit="subword",
+            vocabulary=4000,
+            min_count=2,
+            lower=False,
+            embedding=200,
+            smoothing=0.1,
+            dropout=0.6,
+            batch=48,
+            epochs=8,
+        ),
+    ),
     "sst2": ("sst2", dict(epochs=6)),
     "sst2_phrases": ("sst2_phrases", PHRASES),
     "sst2_pretrained": ("sst2", PRETRAIN | dict(epochs=6, learning_rate=4e-3)),
