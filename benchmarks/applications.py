@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewise as gw
+import sentiment
 from gatewise.bench.machine import describe
 from gatewise.data.tokens import END
 from gatewise.models.language import LanguageNetwork
@@ -163,7 +165,21 @@ def independent_notes() -> Application:
     )  # fmt: skip
 
 
+# -------------------------------------------------------------------------------------- sentiment
+
+
+def text_classifier(name: str) -> Application:
+    """A run of the text classifier; ``python benchmarks/sentiment.py --tables`` writes its tables."""
+    table, options = sentiment.RUNS[name]
+    test, validation = (sentiment.parts(table)[part] for part in ("test", "validation"))
+    given: Any = sentiment.OPTIONS | options
+    data = sentiment.TABLES / f"{table}.parquet"
+    about = f"classify text: {name} of benchmarks/sentiment.py"
+    return Application(about, lambda: gw.TextClassifier(**given), data, validation, test)
+
+
 APPLICATIONS: dict[str, Callable[[], Application]] = {
+    **{name: partial(text_classifier, name) for name in sentiment.RUNS},
     "words": words_small,
     "words medium": words_medium,
     "words regularised": words_regularised,
@@ -186,7 +202,9 @@ class TorchLayer(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x: Tensor, state: Any = None, lengths: Tensor | None = None) -> Any:
+    def forward(
+        self, x: Tensor, state: Any = None, lengths: Tensor | None = None, trace: bool = False
+    ) -> Any:
         if lengths is None:
             return self.layer(x, state)
         first = self.layer.batch_first

@@ -23,6 +23,7 @@ RUN = (
     "text-generation.md",
     "music.md",
     "tune.md",
+    "sentiment.md",
 )
 SHOWN = {
     "../README.md": 0,
@@ -34,6 +35,7 @@ SHOWN = {
     "text-generation.md": 0,
     "music.md": 0,
     "tune.md": 0,
+    "sentiment.md": 0,
 }
 
 

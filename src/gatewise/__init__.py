@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gatewise.tasks.load import load
     from gatewise.tasks.music.generate import MusicModel
     from gatewise.tasks.regress import Regressor
+    from gatewise.tasks.text.classify import TextClassifier
     from gatewise.tasks.text.generate import LanguageModel
     from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
@@ -146,6 +147,7 @@ __all__ = [
     "Reversed",
     "SelfAttention",
     "Stack",
+    "TextClassifier",
     "Trace",
     "cell",
     "convert",

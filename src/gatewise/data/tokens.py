@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +24,8 @@ SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 """The names of the symbols 0 to 3: padding, an unknown symbol, the beginning and the end of a text."""
 
 _BYTES = 256  # the smallest alphabet of subwords, with which every text can be written
-_TOGETHER = 4096  # texts that are encoded in one call
+_TOGETHER = 4096  # texts that are encoded in one call, at most
+_CHARACTERS = 1 << 20  # of the texts that are encoded in one call, but for the last of them
 # Numbers, words with apostrophes and hyphens inside, and single signs.
 _WORDS = r"\d+(?:[.,]\d+)*|\w+(?:['’\-]\w+)*|[^\w\s]"
 
@@ -104,8 +104,7 @@ class Tokenizer:
 
     def encoded(self, texts: Iterable[str]) -> Iterator[Array]:
         """The indices of each text's symbols, in int32. The texts are read as they are needed."""
-        ahead = iter(texts)
-        while some := list(islice(ahead, _TOGETHER)):
+        for some in _together(texts):
             for ids in self._ids(some):
                 found = np.asarray(ids, dtype=np.int32)
                 found[(found < len(SPECIALS)) & (found != UNKNOWN)] = UNKNOWN
@@ -256,3 +255,17 @@ class Tokenizer:
             return text
         # İ becomes two characters in small letters: it stays as it is
         return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _together(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts that are encoded in one call: many short ones, few long ones."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        some.append(text)
+        size += len(text)
+        if len(some) >= _TOGETHER or size >= _CHARACTERS:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some

@@ -13,6 +13,7 @@ from torch import nn
 
 from gatewise.atomic import write_atomically
 from gatewise.errors import need
+from gatewise.report.classes import ClassResults
 from gatewise.report.pictures import PAGE, losses_figure, svg
 from gatewise.report.scores import NAMES, Evaluation, best_of
 from gatewise.report.words import duration, format_number, name_list, with_unit
@@ -48,6 +49,9 @@ def write(
         "Parameters": (f"{parameters:,}", None),
         "Fitted in": (duration(history.seconds), None),
     }
+    details = None if evaluation is None else evaluation.details
+    results = details if isinstance(details, ClassResults) else None
+    figures = {**({} if results is None else results.figures()), **figures}
     page = render(
         "page.html.j2",
         heading=heading,
@@ -59,6 +63,7 @@ def write(
         headline=_headline_scores(evaluation) | headline,
         model=_facts(options) | _versions(history),
         training=svg(losses_figure(history), "Training"),
+        examples=[] if results is None else results.examples,
         pictures={name: svg(figure, name) for name, figure in figures.items()},
         **({} if evaluation is None else _score_table(evaluation)),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from gatewise.data.output import table_like
 from gatewise.data.sources.series import SeriesTable
 from gatewise.errors import DataError, OptionError
+from gatewise.report.classes import ClassResults
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import with_unit
 from gatewise.tasks.kinds import ClassWeight, Column, Device
@@ -189,8 +190,12 @@ class Classifier(ClassifierMixin, SequenceTask):
             "majority class": of_classes(truth, prior),
             "linear model": of_classes(truth, softmax(linear.outputs(plain))),
         }
-        ours = of_classes(truth, softmax(self._outputs(sequences, device)))
-        return self.evaluation(ours, rows, len(truth), "accuracy", notes)
+        ours = softmax(self._outputs(sequences, device))
+        results = ClassResults(
+            tuple(map(str, self.classes_.tolist())), truth, ours, sequences.lengths
+        )
+        scores = of_classes(truth, ours)
+        return self.evaluation(scores, rows, len(truth), "accuracy", notes, results)
 
     def learned(self) -> dict[str, Any]:
         dates = self.classes_.dtype.kind == "M"

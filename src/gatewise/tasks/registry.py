@@ -15,6 +15,7 @@ TASKS: dict[str, dict[str, str]] = {
     "classify": {
         "series": "gatewise.tasks.classify:Classifier",
         "arrays": "gatewise.tasks.classify:Classifier",
+        "text": "gatewise.tasks.text.classify:TextClassifier",
     },
     "regress": {
         "series": "gatewise.tasks.regress:Regressor",

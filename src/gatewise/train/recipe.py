@@ -41,10 +41,19 @@ class Recipe:
         return -(-self.steps // self.rounds)
 
 
-def one_cycle(network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
-    """AdamW with a one-cycle schedule: the learning rate warms up, then falls along a cosine."""
+def one_cycle(
+    network: nn.Module, recipe: Recipe, fused: bool = False
+) -> tuple[Optimizer, LRScheduler]:
+    """AdamW with a one-cycle schedule: the learning rate warms up, then falls along a cosine.
+
+    Args:
+        fused: whether an update is one call for each weight, which is faster where weights are many.
+    """
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        network.parameters(),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=fused,
     )
     total = max(2, recipe.steps_per_round * recipe.rounds)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

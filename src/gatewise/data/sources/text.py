@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,17 @@ class Texts:
         """``labels``, which must have been read."""
         assert self.labels is not None
         return self.labels
+
+    def followed_by(self, other: Texts) -> Texts:
+        """These texts, then those of ``other``, whose labels are made texts where these labels are."""
+        own, theirs = self.known_labels, other.known_labels
+        if own.dtype.kind == "U":
+            theirs = theirs.astype(str)
+        labels = np.concatenate([own, theirs])
+        places = np.concatenate([self.places, other.places])
+        problems = Problems(self.problems.on_error, self.problems.counts + other.problems.counts)
+        problems.first = {**other.problems.first, **self.problems.first}
+        return Texts(SpooledTexts(chain(self.texts, other.texts)), labels, places, problems)
 
 
 @dataclass(frozen=True)

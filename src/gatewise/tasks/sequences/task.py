@@ -451,11 +451,12 @@ class SequenceTask(Task):
         n: int,
         main_score: str,
         notes: Any,
+        details: Any = None,
     ) -> Evaluation:
-        """The scores of the model and of each baseline on n sequences."""
+        """The scores of the model and of each baseline on n sequences; ``details`` are for the report."""
         if n < FEW:
             notes = (*notes, f"the scores rest on {with_unit(n, 'sequence')} only")
-        return Evaluation(self.name, scores, rows, n, "sequences", main_score, notes)
+        return Evaluation(self.name, scores, rows, n, "sequences", main_score, notes, details)
 
     # ------------------------------------------------------------------------------------- saving
 

@@ -1,0 +1,175 @@
+"""The network of the text classifier: an embedding, bidirectional recurrent layers, attention pooling, a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gatewise.cells.language import Cell
+from gatewise.nn.attention import AttentionPooling
+from gatewise.nn.layers import LSTM
+from gatewise.nn.recurrent import Recurrent
+
+PADDING = 0
+UNKNOWN = 1
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The sizes and options of the network."""
+
+    symbols: int
+    outputs: int
+    embedding: int
+    hidden: int
+    layers: int
+    dropout: float
+    embedding_dropout: float
+    word_dropout: float
+
+
+class TextEncoder(nn.Module):
+    """An embedding of V symbols, and bidirectional recurrent layers.
+
+    In training a symbol is replaced by the unknown one with probability ``word_dropout``, and each entry of the
+    embedding is zero for a whole text with probability ``embedding_dropout``.
+
+    The first recurrent layer is a module of its own, so that it can learn as a language model: its two
+    directions have not seen each other.
+    """
+
+    def __init__(self, cell: Cell | str, shape: TextShape) -> None:
+        super().__init__()
+        self.word_dropout, self.embedding_dropout = shape.word_dropout, shape.embedding_dropout
+        self.embedding = nn.Embedding(shape.symbols, shape.embedding, padding_idx=PADDING)
+        with torch.no_grad():
+            self.embedding.weight.normal_(std=0.1)[PADDING] = 0
+        self.first = _recurrent(cell, shape.embedding, shape.hidden, 1)
+        self.dropout = nn.Dropout(shape.dropout)
+        if shape.layers > 1:
+            self.upper = _recurrent(
+                cell, 2 * shape.hidden, shape.hidden, shape.layers - 1, shape.dropout
+            )
+
+    def embedded(self, symbols: Tensor) -> Tensor:
+        """B×T×E: the inputs of the recurrent layers."""
+        if self.training and self.word_dropout:
+            dropped = torch.rand(symbols.shape, device=symbols.device) < self.word_dropout
+            symbols = symbols.masked_fill(dropped & (symbols != PADDING), UNKNOWN)
+        x: Tensor = self.embedding(symbols)
+        if self.training and self.embedding_dropout:
+            kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.embedding_dropout
+            x = x * (kept / (1 - self.embedding_dropout))
+        return x
+
+    def forward(self, symbols: Tensor, lengths: Tensor, trace: bool = False) -> Any:
+        """B×T×2H outputs of the last layer. With ``trace`` a tuple of these and the first layer's trace."""
+        result = self.first(self.embedded(symbols), lengths=lengths, trace=trace)
+        output = result[0]
+        if hasattr(self, "upper"):
+            output = self.upper(self.dropout(output), lengths=lengths)[0]
+        return (output, result[2]) if trace else output
+
+
+def _recurrent(
+    cell: Cell | str, inputs: int, hidden: int, layers: int, dropout: float = 0.0
+) -> Recurrent:
+    options: dict[str, Any] = dict(
+        batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.0
+    )
+    if cell == "lstm":
+        return LSTM(inputs, hidden, layers, forget_bias=1.0, **options)
+    return Recurrent(cell, inputs, hidden, layers, **options)
+
+
+class TextNetwork(nn.Module):
+    """The encoder, attention pooling of its outputs beside their maximum over the steps, and a linear head."""
+
+    def __init__(self, cell: Cell | str, shape: TextShape) -> None:
+        super().__init__()
+        self.encoder = TextEncoder(cell, shape)
+        self.attention = AttentionPooling(2 * shape.hidden, batch_first=True)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.head = nn.Linear(4 * shape.hidden, shape.outputs)
+
+    def forward(self, symbols: Tensor, lengths: Tensor, trace: bool = False) -> Any:
+        """B×outputs for B×T symbols. With ``trace`` a tuple of these and the trace of the first layer."""
+        result = self.encoder(symbols, lengths, trace)
+        outputs = self._head(result[0] if trace else result, lengths)[0]
+        return (outputs, result[1]) if trace else outputs
+
+    def with_weights(self, symbols: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """B×outputs, and B×T, the weight of each symbol in the attention pooling; a text's weights sum to 1."""
+        return self._head(self.encoder(symbols, lengths), lengths)
+
+    def _head(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, weights = self.attention(states, lengths=lengths, trace=True)
+        after = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
+        largest = states.masked_fill(after[..., None], -torch.inf).amax(1)
+        return self.head(self.dropout(torch.cat([pooled, largest], 1))), weights
+
+
+class PretrainingNetwork(nn.Module):
+    """Two language models that share an encoder's embedding: the forward direction of its first layer predicts
+    the next word, the backward direction the word before.
+
+    The output weights are those of the embedding (Press & Wolf 2017). In training the softmax is over the
+    batch's words and a sample of others (Jean et al. 2015, section 3).
+
+    Args:
+        counts: V, how often each symbol occurs. Symbols are sampled by their counts to the power 0.75.
+        sampled: the number of sampled symbols.
+    """
+
+    counts: Tensor
+
+    def __init__(
+        self, cell: Cell | str, shape: TextShape, counts: Tensor, sampled: int = 512
+    ) -> None:
+        super().__init__()
+        self.encoder = TextEncoder(cell, shape)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.outputs = nn.ModuleList(nn.Linear(shape.hidden, shape.embedding) for _ in range(2))
+        self.bias = nn.Parameter(torch.zeros(shape.symbols))
+        self.register_buffer("counts", counts, persistent=False)
+        self.sampled = sampled
+
+    def forward(self, symbols: Tensor, lengths: Tensor) -> Tensor:
+        """B: the mean negative log-likelihood of each text's symbols, in nats, over both directions.
+
+        ``symbols`` is B×T. Each text has a beginning and an end, which are not words: two symbols or more.
+        """
+        x = self.encoder.embedded(symbols)
+        states = self.dropout(self.encoder.first(x, lengths=lengths)[0])
+        forward, backward = states.chunk(2, -1)
+        inside = torch.arange(1, symbols.shape[1], device=symbols.device) < lengths[:, None]
+        # from each step to the next one, and back
+        queries = torch.cat([self.outputs[0](forward[:, :-1][inside]),
+                             self.outputs[1](backward[:, 1:][inside])])  # fmt: skip
+        targets = torch.cat([symbols[:, 1:][inside], symbols[:, :-1][inside]])
+        losses = self._losses(queries, targets)
+        text = inside.nonzero()[:, 0].repeat(2)
+        sums = losses.new_zeros(len(symbols)).index_add(0, text, losses)
+        return sums / (2 * (lengths - 1))
+
+    def _losses(self, queries: Tensor, targets: Tensor) -> Tensor:
+        """The negative log-likelihood of each target."""
+        weight = self.encoder.embedding.weight
+        if not self.training or self.sampled >= len(weight):
+            return F.cross_entropy(F.linear(queries, weight, self.bias), targets, reduction="none")
+        likely = self.counts.double().pow(0.75)
+        drawn = torch.multinomial(likely, self.sampled)  # without replacement
+        # the logarithm of the probability that a symbol is in the sample
+        correction = torch.log(-torch.expm1(-self.sampled * likely / likely.sum())).to(weight)
+        theirs = queries @ F.embedding(drawn, weight).T + (self.bias[drawn] - correction[drawn])
+        theirs = theirs.masked_fill(drawn == targets[:, None], -torch.inf)
+        own = (
+            (queries * F.embedding(targets, weight)).sum(1)
+            + self.bias[targets]
+            - correction[targets]
+        )
+        return torch.logsumexp(torch.cat([own[:, None], theirs], 1), 1) - own

@@ -1,0 +1,141 @@
+"""Pretraining of a text encoder: a forward and a backward language model of unlabelled text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import Dataset
+
+from gatewise.models.text import PretrainingNetwork, TextNetwork, TextShape
+from gatewise.tasks.text.examples import Encoded, loaders
+from gatewise.train.history import History
+from gatewise.train.objective import Carry, TrainingData
+from gatewise.train.recipe import Recipe, one_cycle
+from gatewise.train.record import Record, digest
+from gatewise.train.run import Run
+
+Array = np.ndarray
+
+LONGEST = 100  # symbols of a text; a longer one is read in parts
+FOLDER = "pretraining"  # in the folder of the run, with the checkpoint
+_BATCH = 128
+_LEARNING_RATE = 8e-3
+_HELD_OUT = 0.03  # the share of texts for validation
+_MOST_HELD_OUT = 500
+_DROPOUT = 0.2
+# Howard & Ruder 2018: each group of layers learns at a rate that is so many times lower than the one above
+_RATE_RATIO = 2.6
+_WARM_UP = 0.1  # of all steps
+
+
+class _Texts(Dataset):
+    """Texts without labels; indexing with an array of indices gives a batch of symbols and lengths."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        self.encoded = encoded
+
+    def __getitem__(self, chosen: Array) -> tuple[Tensor, Tensor]:
+        return self.encoded.padded(chosen)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The task of predicting the next word and the word before, for the training loop.
+
+    Attributes:
+        cell, shape: those of the network that is pretrained.
+        counts: V, how often each symbol occurs in the unlabelled texts.
+        start: weights that the encoder starts from.
+    """
+
+    cell: Any
+    shape: TextShape
+    counts: Tensor
+    start: Mapping[str, Tensor]
+
+    def build(self) -> nn.Module:
+        shape = replace(self.shape, dropout=_DROPOUT)
+        network = PretrainingNetwork(self.cell, shape, self.counts)
+        network.encoder.load_state_dict(self.start, strict=False)
+        return network
+
+    def loss(self, network: nn.Module, batch: Any, carry: Carry) -> tuple[Tensor, Carry]:
+        return network(*batch), None
+
+    def describe_member(self, batch: Any, at: int) -> str:
+        return f"text {at} of a batch of unlabelled text"
+
+    def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
+        return one_cycle(network, recipe, fused=True)
+
+
+def pretrained(
+    cell: Any,
+    shape: TextShape,
+    texts: Encoded,
+    options: SimpleNamespace,
+    run: Run,
+    start: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], History]:
+    """The weights of an encoder that was trained as a language model of ``texts``, and its losses."""
+    from gatewise.train.loop import train
+
+    symbols = torch.from_numpy(texts.values.astype(np.int64))
+    counts = torch.bincount(symbols, minlength=shape.symbols).float().clamp(min=0.5)
+    objective = Pretraining(cell, shape, counts, start)
+    order = np.random.default_rng(options.seed).permutation(len(texts))
+    held = min(round(_HELD_OUT * len(order)), _MOST_HELD_OUT)
+    lengths = texts.lengths
+    parts = loaders(_Texts(texts), lengths, order[held:], order[:held], _BATCH, options.seed)
+    recipe = Recipe(
+        steps=options.pretrain_epochs * len(parts[0]),
+        batch=_BATCH,
+        learning_rate=_LEARNING_RATE,
+        rounds=options.pretrain_epochs,
+        seed=options.seed,
+    )
+    about = {"rows": len(texts), "series": 1, "span": "", "columns": {"text": digest(texts.values)}}
+    data = TrainingData(*parts, recipe, Record({"hidden": shape.hidden}, about))
+    out = None if run.path is None else run.path / FOLDER
+    own = replace(run, out=out, lock=None, prepared=None, after_round=None, tensorboard=False)
+    network, history = train(objective, data, own)
+    return network.encoder.state_dict(), history
+
+
+def unfreezing(network: TextNetwork, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
+    """AdamW with a lower rate for lower layers, which begin to learn one round after the other.
+
+    Howard & Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", sections 3.2 and 3.3:
+    discriminative rates, slanted triangular rates and gradual unfreezing. The head begins in the first round,
+    the recurrent layer in the second, the embedding in the third.
+    """
+    encoder = network.encoder
+    lower = [list(encoder.first.parameters()), list(encoder.embedding.parameters())]
+    taken = {id(weight) for group in lower for weight in group}
+    groups = [[weight for weight in network.parameters() if id(weight) not in taken], *lower]
+    rates = [recipe.learning_rate / _RATE_RATIO**k for k in range(len(groups))]
+    optimizer = AdamW(
+        [dict(params=group, lr=rate) for group, rate in zip(groups, rates, strict=True)],
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    total, warm_up = max(2, recipe.steps), max(1, round(_WARM_UP * recipe.steps))
+
+    def slanted(begin: int) -> Any:
+        def factor(step: int) -> float:
+            if step < begin:
+                return 0.0
+            return min((step + 1) / warm_up, max(0.0, (total - step) / (total - warm_up)))
+
+        return factor
+
+    begins = [min(k, recipe.rounds - 1) * recipe.steps_per_round for k in range(len(groups))]
+    return optimizer, LambdaLR(optimizer, [slanted(begin) for begin in begins])

@@ -1,0 +1,496 @@
+"""The classifier of texts: what it learns, how it scores, what it saves, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+import gatewise as gw
+from gatewise.cli import main
+from gatewise.data.tokens import PAD, UNKNOWN, Tokenizer
+from gatewise.data.vectors import read_vectors
+from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
+from gatewise.models.text import PretrainingNetwork, TextNetwork, TextShape
+from gatewise.tasks.text.baseline import BagOfWords
+from gatewise.tasks.text.examples import Encoded
+from gatewise.train.recipe import Recipe
+from sentences import BAD, GOOD, sentences
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = dict(hidden=12, embedding=12, epochs=6, learning_rate=2e-2, dropout=0.2)
+ONCE = QUICK | dict(epochs=1)
+TEXTS, LABELS = sentences(260)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return gw.TextClassifier(**QUICK).fit(TEXTS[:200], LABELS[:200])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "reviews.csv"
+    pl.DataFrame({"review": TEXTS, "stars": LABELS}).write_csv(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def of_table(table):
+    return gw.TextClassifier(text="review", label="stars", **QUICK).fit(table)
+
+
+# ----------------------------------------------------------------------------------------- learning
+
+
+def test_it_learns_which_words_matter(model):
+    assert model.evaluate(TEXTS[200:], LABELS[200:]).scores["accuracy"] > 0.95
+    assert model.classes_.tolist() == ["neg", "pos"]
+    (pairs,) = model.attention(["the story is superb and it was a film"])
+    assert [word for word, _ in pairs] == [
+        "the",
+        "story",
+        "is",
+        "superb",
+        "and",
+        "it",
+        "was",
+        "a",
+        "film",
+    ]
+    assert 0 < sum(weight for _, weight in pairs) < 1
+    assert max(pairs, key=lambda pair: pair[1])[0] == "superb"
+
+
+def test_a_text_gives_the_same_alone_and_in_a_batch(model):
+    together = model.predict_proba([*TEXTS[200:], "", "superb " * 40])
+    alone = np.concatenate([model.predict_proba([text]) for text in [*TEXTS[200:], ""]])
+    np.testing.assert_allclose(together[:-1], alone, rtol=1e-12)
+    np.testing.assert_allclose(together.sum(1), 1)
+    assert model.predict(TEXTS[200:]).tolist() == model.classes_[together[:60].argmax(1)].tolist()
+
+
+def test_the_same_seed_gives_the_same_model():
+    def fitted(seed):
+        found = gw.TextClassifier(seed=seed, **ONCE).fit(TEXTS, LABELS)
+        return found.predict_proba(TEXTS[:5])
+
+    np.testing.assert_array_equal(fitted(1), fitted(1))
+    assert (fitted(1) != fitted(2)).any()
+
+
+@pytest.mark.parametrize("unit", ["subword", "char"])
+def test_subwords_and_characters(unit):
+    options = dict(unit=unit, vocabulary=300, **QUICK)
+    found = gw.TextClassifier(**options).fit(TEXTS[:200], LABELS[:200])
+    assert found.evaluate(TEXTS[200:], LABELS[200:]).scores["accuracy"] > 0.6
+    assert found.tokenizer_.unit == unit
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [True, False], [3.0, 4.0], ["b", "a"]])
+def test_labels_of_several_kinds(labels, tmp_path):
+    given = [labels[label == "pos"] for label in LABELS[:40]]
+    found = gw.TextClassifier(**ONCE).fit(TEXTS[:40], given)
+    assert found.classes_.tolist() == sorted(set(labels))
+    again = gw.load(found.save(tmp_path / "m"))
+    assert again.classes_.dtype == found.classes_.dtype
+    assert again.predict(TEXTS[:3]).tolist() == found.predict(TEXTS[:3]).tolist()
+
+
+def test_class_weights_and_sample_weights():
+    few = [k for k, label in enumerate(LABELS) if label == "neg" or k % 8 == 0]
+    texts, labels = [TEXTS[k] for k in few], [LABELS[k] for k in few]
+    plain, balanced = (
+        gw.TextClassifier(class_weight=weight, **ONCE).fit(texts, labels).predict_proba(texts)
+        for weight in (None, "balanced")
+    )
+    assert balanced[:, 1].mean() > plain[:, 1].mean() + 0.1
+    weight = np.array([label == "neg" for label in LABELS], float)
+    with pytest.raises(DataError, match=r"y has only the class 'neg' in \d+ texts to train on"):
+        gw.TextClassifier(**ONCE).fit(TEXTS, LABELS, weight)
+    with pytest.raises(OptionError, match="class_weight='even'"):
+        gw.TextClassifier(class_weight="even", **ONCE).fit(TEXTS, LABELS)
+
+
+def test_it_is_an_estimator():
+    model = gw.TextClassifier(hidden=7, smoothing=0.1)
+    assert clone(model).get_params() == model.get_params()
+    with pytest.raises(gw.GatewiseError, match="has not been fitted yet: call fit first"):
+        model.predict(["a"])
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def test_tables_of_every_form_give_the_same(of_table, table, tmp_path):
+    frame = pl.read_csv(table)
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.write_ndjson(tmp_path / "t.jsonl")
+    wanted = of_table.predict(table)
+    assert wanted.columns == [
+        *("row", "text", "prediction", "probability_neg", "probability_pos", "unknown")
+    ]
+    assert wanted["row"].to_list() == list(range(1, 261))
+    for data in (frame, tmp_path / "t.parquet", tmp_path / "t.jsonl"):
+        assert of_table.predict(data).equals(wanted)
+    pandas = of_table.predict(frame.to_pandas())
+    assert isinstance(pandas, pd.DataFrame)
+    assert pandas["prediction"].tolist() == wanted["prediction"].to_list()
+
+
+def test_the_test_part_of_the_data_of_fit_is_scored(of_table, table):
+    found = of_table.evaluate(table)
+    assert found.n == len(of_table.tested_) == 39
+    assert found.scores["accuracy"] > 0.9
+    assert set(found.baseline) == {"majority class", "TF-IDF, logistic regression"}
+    trained = np.setdiff1d(np.arange(260), of_table.tested_)
+    with pytest.raises(DataError, match="the model was trained on all of these texts"):
+        of_table.evaluate(pl.read_csv(table)[trained.tolist()])
+    known = pl.DataFrame({"review": [TEXTS[trained[0]], "a new text"], "stars": ["pos", "neg"]})
+    notes = " ".join(of_table.evaluate(known).notes)
+    assert "1 text of these also occur in the training part" in notes
+
+
+def test_parts_as_files(table, tmp_path):
+    other = tmp_path / "more.csv"
+    texts, labels = sentences(40, seed=3)
+    pl.DataFrame({"review": texts, "stars": labels}).write_csv(other)
+    model = gw.TextClassifier(text="review", label="stars", **ONCE)
+    model.fit(table, validation=other, test=other)
+    assert model.held_out_.tolist() == list(range(260, 300))
+    assert len(model.seen_) == 260
+    assert len(model.history_.validation) == 1
+    assert model.evaluate(other).n == 40
+
+
+def test_numbers_as_classes_are_the_same_in_every_file(tmp_path):
+    numbers = ["1" if label == "pos" else "0" for label in LABELS]
+    pl.DataFrame({"t": TEXTS, "l": numbers}).write_csv(tmp_path / "a.csv")
+    model = gw.TextClassifier(text="t", label="l", **ONCE).fit(tmp_path / "a.csv", test=0)
+    assert model.classes_.tolist() == [0, 1]
+    new = {"t": ["a fine film", "a dull film"], "l": [1, 0]}
+    assert model.evaluate(pl.DataFrame(new)).n == 2
+
+
+def test_what_is_counted_is_reported(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [f"{text},{label}" for text, label in zip(TEXTS, LABELS, strict=True)]
+    path.write_text("\n".join(["t,l", *rows, "no label,", ",pos", "strange words,pos"]))
+    model = gw.TextClassifier(text="t", label="l", **ONCE)
+    with pytest.raises(DataError, match=r"column 'l', row 261 \(line 262 of a.csv\): the value"):
+        model.fit(path)
+    model.set_params(on_error="skip", longest=8).fit(path, test=0)
+    notes = " ".join(model.notes_)
+    assert "1 left out: rows without a label (the first: column 'l', row 261" in notes
+    assert "1 text without any word" in notes
+    assert re.search(r"of \d+ texts only the first 8 words were read", notes)
+    other = tmp_path / "b.csv"
+    other.write_text("t,l\nsome unheard strange words film story,pos\na film,maybe\n")
+    found = model.evaluate(other)
+    assert found.n == 1
+    said = " ".join(found.notes)
+    assert "33% of the words are unknown to the model" in said
+    assert "1 left out: texts of a class that is unknown to the model (the first: text 2" in said
+    model.set_params(on_error="stop").options_.on_error = "stop"
+    with pytest.raises(
+        DataError, match="text 2 of the data has the class 'maybe', which is unknow"
+    ):
+        model.evaluate(other)
+
+
+def test_limit_reads_only_some_rows(table):
+    model = gw.TextClassifier(text="review", label="stars", limit=50, **ONCE).fit(table, test=10)
+    assert len(model.seen_) == 40
+    assert len(model.predict(table)) == 50
+
+
+def test_rows_left_out_of_a_prediction_are_named(of_table):
+    with pytest.raises(DataError, match="column 'review', row 2: the value is missing"):
+        of_table.predict(pl.DataFrame({"review": ["a film", None]}))
+    skipping = gw.TextClassifier(text="review", label="stars", on_error="skip", **ONCE)
+    skipping.fit({"review": TEXTS, "stars": LABELS})
+    with pytest.warns(GatewiseWarning, match="1 left out: rows without a text"):
+        found = skipping.predict(pl.DataFrame({"review": ["a film", None, "a story"]}))
+    assert found["row"].to_list() == [1, 3]
+
+
+# ------------------------------------------------------------------------------------------- scores
+
+
+def test_the_baseline_is_that_of_scikit_learn():
+    target = np.array([label == "pos" for label in LABELS], int)
+    ours = BagOfWords.fit(TEXTS[:200], target[:200], np.ones(200), 2)
+    theirs = TfidfVectorizer(
+        ngram_range=(1, 2), token_pattern=r"\w+(?:'\w+)*|[^\w\s]", sublinear_tf=True
+    )
+    wanted = LogisticRegression(C=4.0, max_iter=200).fit(
+        theirs.fit_transform(TEXTS[:200]), target[:200]
+    )
+    odds = ours.outputs(TEXTS[200:])
+    np.testing.assert_allclose(
+        odds[:, 1] - odds[:, 0], wanted.decision_function(theirs.transform(TEXTS[200:])), atol=1e-3
+    )
+
+
+def test_the_report_has_its_parts(of_table, table, tmp_path):
+    page = of_table.report(table, of_table.evaluate(table), tmp_path).read_text()
+    for part in ("Confusion matrix", "ROC curve", "Precision and recall", "Share of errors by leng",
+                 "Right and wrong", "TF-IDF, logistic regression", "Gates over the text"):  # fmt: skip
+        assert f"{part}" in page, part
+    deepest = re.findall(r'model\) 45%, transparent\)">(\w+)<', page)
+    assert sum(word in GOOD + BAD for word in deepest) >= len(deepest) / 2 > 2
+
+
+# ---------------------------------------------------------------------------- pretraining and vectors
+
+
+def test_pretraining_learns_words_before_their_classes():
+    # a word at the end, by which good and bad words differ without labels
+    pairs = zip(*sentences(1500, seed=5), strict=True)
+    unlabelled = [f"{text} {'hooray' if label == 'pos' else 'alas'}" for text, label in pairs]
+    options = QUICK | dict(batch=8, learning_rate=0.1)
+    model = gw.TextClassifier(pretrain=unlabelled, pretrain_epochs=6, **options)
+    model.fit(TEXTS[:200], LABELS[:200])
+    losses = model.pretraining_.validation
+    assert len(losses) == 6
+    assert losses[-1] < min(losses[0] - 0.1, np.log(24) - 0.2)  # of 22 words alike and two ends
+    assert model.evaluate(TEXTS[200:], LABELS[200:]).scores["accuracy"] > 0.9
+
+
+def test_unlabelled_text_that_is_not_there(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(DataError, match="pretrain= has no text"):
+        gw.TextClassifier(pretrain=tmp_path / "empty.txt", **ONCE).fit(TEXTS, LABELS)
+    with pytest.raises(DataError, match=r"no file .*more.txt"):
+        gw.TextClassifier(pretrain=[tmp_path / "more.txt"], **ONCE).fit(TEXTS, LABELS)
+    with pytest.raises(OptionError, match=r"pretrain must be a path, a list of pathlib.Path or a"):
+        gw.TextClassifier(pretrain=3, **ONCE).fit(TEXTS, LABELS)
+
+
+def shape(**changes):
+    sizes = dict(symbols=50, outputs=3, embedding=6, hidden=5, layers=1)
+    return TextShape(**sizes | dict(dropout=0.0, embedding_dropout=0.0, word_dropout=0.0) | changes)
+
+
+def test_a_sample_of_all_symbols_is_the_whole_softmax():
+    torch.manual_seed(0)
+    network = PretrainingNetwork("lstm", shape(), torch.rand(50) + 0.5)
+    x, lengths = torch.randint(4, 50, (6, 9)), torch.tensor([9, 8, 5, 2, 9, 3])
+    whole = network(x, lengths)
+    network.sampled = 49
+    estimates = torch.stack([network(x, lengths) for _ in range(50)])
+    assert abs(estimates.mean() - whole.mean()) < 0.02
+    assert (estimates[0] != whole).any()
+
+
+def test_the_two_language_models_see_only_their_side():
+    torch.manual_seed(0)
+    network = PretrainingNetwork("lstm", shape(), torch.ones(50)).eval()
+    x = torch.randint(4, 50, (1, 7))
+    other = x.clone()
+    other[0, 3] = (x[0, 3] + 1 - 4) % 46 + 4
+
+    def parts(symbols):
+        states = network.encoder.first(network.encoder.embedded(symbols))[0]
+        return states.chunk(2, -1)
+
+    (before, after), (changed_before, changed_after) = parts(x), parts(other)
+    assert torch.equal(before[:, :3], changed_before[:, :3])
+    assert not torch.equal(before[:, 3], changed_before[:, 3])
+    assert torch.equal(after[:, 4:], changed_after[:, 4:])
+
+
+def test_layers_begin_to_learn_one_round_after_the_other():
+    from gatewise.tasks.text.pretraining import unfreezing
+
+    network = TextNetwork("lstm", shape())
+    optimizer, schedule = unfreezing(network, Recipe(steps=40, rounds=4, learning_rate=1.0))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
+        list(network.parameters())
+    )
+    rates = []
+    for _ in range(40):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    rates = np.array(rates)
+    assert (rates > 0).argmax(0).tolist() == [0, 10, 20]
+    np.testing.assert_allclose(rates[25] / rates[25, 0], [1, 1 / 2.6, 1 / 2.6**2])
+    assert rates[:, 0].argmax() in (3, 4)
+    assert rates[-1, 0] < 0.05
+
+
+def test_vectors_of_words(tmp_path):
+    words = [*GOOD, *BAD, "the", "zebra"]
+    numbers = np.random.default_rng(0).normal(size=(len(words), 5)).round(3)
+    lines = [f"{w} {' '.join(map(str, row))}" for w, row in zip(words, numbers, strict=True)]
+    glove, fasttext = tmp_path / "glove.txt", tmp_path / "wiki.vec"
+    glove.write_text("\n".join(lines) + "\n")
+    fasttext.write_text(f"{len(words)} 5\n" + " \n".join(lines) + "\n")
+    index = {"superb": 4, "zebra": 9, "unseen": 5}
+    for path in (glove, fasttext):
+        found = read_vectors(path, index)
+        assert found.keys() == {4, 9}
+        np.testing.assert_allclose(found[9], numbers[-1], rtol=1e-6)
+    options = ONCE | dict(embedding=None, learning_rate=1e-6)
+    model = gw.TextClassifier(vectors=glove, **options).fit(TEXTS, LABELS)
+    assert model.shape_.embedding == 5
+    row = model.network_.encoder.embedding.weight[model.tokenizer_.index["superb"]]
+    np.testing.assert_allclose(row.detach(), numbers[words.index("superb")], atol=1e-4)
+    assert "of the vocabulary has a vector in" in model.notes_[-1]
+    with pytest.raises(OptionError, match=r"embedding=7, but the vectors of .* have 5 numbers"):
+        gw.TextClassifier(vectors=glove, **options | dict(embedding=7)).fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("good 1 2", "line 2 has 2 numbers, expected 3 as in the first line"),
+        ("good 1 2 3 4", "line 2 has 4 numbers, expected 3 as in the first line"),
+        ("good 1 two 3", "line 2: could not convert string to float: 'two'"),
+        ("good 1 nan 3", "line 2: the vector of 'good' is not finite"),
+    ],
+)
+def test_vectors_that_are_not_valid(tmp_path, line, message):
+    path = tmp_path / "v.txt"
+    path.write_text(f"the 1 2 3\n{line}\nbad 1 2 3\n")
+    with pytest.raises(DataError, match=message):
+        read_vectors(path, {"good": 4})
+    with pytest.raises(OptionError, match="vectors= are those of words, but unit='char'"):
+        gw.TextClassifier(vectors=path, unit="char").fit(TEXTS, LABELS)
+
+
+# ------------------------------------------------------------------------------------------- network
+
+
+def test_dropped_words_are_unknown_ones():
+    torch.manual_seed(0)
+    network = TextNetwork("lstm", shape(word_dropout=1.0))
+    x = torch.tensor([[5, 6, PAD], [7, 8, 9]])
+    embedded = network.encoder.embedded(x)
+    unknown = network.encoder.embedding.weight[UNKNOWN]
+    assert (embedded[1] == unknown).all()
+    assert (embedded[0, 2] == 0).all()
+    network.eval()
+    assert (network.encoder.embedded(x)[1] != unknown).any()
+    network = TextNetwork("lstm", shape(embedding_dropout=0.5, embedding=400))
+    ratio = network.encoder.embedded(x[1:]) / network.encoder.embedding.weight[x[1:]]
+    assert set(ratio.detach().round().flatten().tolist()) == {0.0, 2.0}
+    assert (ratio[0, 0] == ratio[0, 1]).all()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_two_layers_of_any_cell(cell):
+    found = gw.TextClassifier(cell, layers=2, **ONCE).fit(TEXTS, LABELS)
+    assert found.network_.encoder.upper.num_layers == 1
+    longest = max(len(text.split()) for text in TEXTS[:2])
+    assert found.trace(TEXTS[:2]).h[0][1].shape == (2, longest + 2, 12)
+
+
+def test_encoded_texts_are_framed_and_cut():
+    tokenizer = Tokenizer.learn(["a b c"], "word")
+    found = Encoded.of(tokenizer, ["a b c", "", "c z"], 2)
+    assert found.values.tolist() == [2, 4, 5, 3, 2, 3, 2, 6, 1, 3]
+    assert (found.cut, found.empty, found.unknown_share) == (1, 1, 0.25)
+    assert found.unknown_shares.tolist() == [0, 0, 0.5]
+    parts = Encoded.parts_of(tokenizer, ["a b c", "", "c z"], 2)
+    assert parts.values.tolist() == [2, 4, 5, 3, 2, 6, 3, 2, 6, 1, 3]
+    assert found.chosen(np.array([2, 1])).values.tolist() == [2, 6, 1, 3, 2, 3]
+
+
+# ------------------------------------------------------------------------------------------- saving
+
+
+def test_a_saved_model_gives_the_same(of_table, table, tmp_path):
+    again = gw.load(of_table.save(tmp_path / "m"))
+    assert type(again) is gw.TextClassifier
+    assert again.tokenizer_ == of_table.tokenizer_
+    assert again.predict(table).equals(of_table.predict(table))
+    one, other = again.evaluate(table), of_table.evaluate(table)
+    assert one.record() == other.record()
+    assert again.notes_ == of_table.notes_
+    saved = json.loads((tmp_path / "m" / "model.json").read_text())
+    assert (saved["task"], saved["source"]) == ("classify", "text")
+    assert json.loads(saved["learned"]["tokenizer"])["unit"] == "word"
+
+
+def test_the_tokenizer_of_another_model_is_refused(model, tmp_path):
+    path = model.save(tmp_path / "m") / "model.json"
+    saved = json.loads(path.read_text())
+    saved["learned"]["tokenizer"] = Tokenizer.learn(TEXTS, "word", 10).to_json()
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ModelFileError, match="its content does not match its checksum"):
+        gw.load(tmp_path / "m")
+    kept = model.tokenizer_
+    try:
+        for other in (Tokenizer.learn(TEXTS, "word", 10), Tokenizer.learn(TEXTS, "char")):
+            model.tokenizer_ = other
+            with pytest.raises(ModelFileError, match=r"of the tokenizer is .* in another"):
+                model.save(tmp_path / "other")
+    finally:
+        model.tokenizer_ = kept
+
+
+# ------------------------------------------------------------------------------------- command line
+
+
+def test_the_command_line(table, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    options = ["--hidden", "8", "--embedding", "8", "--epochs", "2", "--lr", "0.02", "--quiet"]
+    unlabelled = tmp_path / "more.txt"
+    unlabelled.write_text("\n".join(TEXTS))
+    pretrain = ["--pretrain", str(unlabelled), "--pretrain-epochs", "1"]
+    given = ["fit", "classify", str(table), "--text", "review", "--label", "stars", "--out", run]
+    assert main([*given, *options, *pretrain]) == 0
+    shown = capsys.readouterr().out
+    assert "Test part, 39 texts" in shown
+    assert "TF-IDF, logistic regression" in shown
+    assert (tmp_path / "run" / "report.html").exists()
+    assert main(["predict", run, str(table), "-o", str(tmp_path / "p.csv")]) == 0
+    assert len(pl.read_csv(tmp_path / "p.csv")) == 260
+    capsys.readouterr()
+    assert main(["evaluate", run, str(table), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["n"] == 39
+    assert {"accuracy", "f1_macro", "auroc", "ece"} <= record["scores"].keys()
+    assert main([*given, *options, *pretrain, "--resume"]) == 0
+    assert "is finished, and its model and report are complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--text", "revue", "--label", "stars"], "no column 'revue' (did you mean 'review'?)"),
+        (["--text", "review", "--label", "review"], "'review' is given as text and as label"),
+        (["--text", "review"], "the following arguments are required: --label"),
+        (["--text", "review", "--label", "stars", "--series", "a"], "--series"),
+    ],
+)
+def test_command_lines_that_are_not_valid(table, tmp_path, capsys, words, message):
+    out = ["--out", str(tmp_path / "run"), "--quiet"]
+    assert main(["fit", "classify", str(table), *words, *out]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        (["a", "b"], ["x", "x"], "y has only the class 'x' in 2 texts to train on; a classifier"),
+        (["a", "b"], ["x"], "X has 2 samples and y has 1"),
+        (["a", None], ["x", "y"], "text 2: the value is missing"),
+        (["", ""], ["x", "y"], "the texts have no word that occurs 1 times or more"),
+        ("a text", ["x"], "is one text or path, expected a list of texts"),
+    ],
+)
+def test_texts_that_are_not_valid(texts, labels, message):
+    with pytest.raises(DataError, match=message):
+        gw.TextClassifier(**ONCE).fit(texts, labels)
