@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gatewise.tasks.music.generate import MusicModel
     from gatewise.tasks.regress import Regressor
     from gatewise.tasks.text.generate import LanguageModel
+    from gatewise.tasks.text.translate import Translator
     from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
     from gatewise.weights.keras import from_keras
@@ -147,6 +148,7 @@ __all__ = [
     "SelfAttention",
     "Stack",
     "Trace",
+    "Translator",
     "cell",
     "convert",
     "detach",

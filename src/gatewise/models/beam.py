@@ -28,7 +28,7 @@ class Hypothesis:
 
     Attributes:
         symbols: S, without the beginning and the end.
-        score: the log probability, divided by the length to the power of the normalisation.
+        score: the log probability, divided by the length, with the end, to the power of the normalisation.
         weights: S×T, the attention of each symbol over the source.
     """
 
@@ -93,6 +93,7 @@ class _Search:
         # of the best hypothesis that has ended: its score, its length and its last row
         self.score = torch.full((count,), -torch.inf)
         self.length, self.row = torch.zeros(2, count, dtype=torch.long)
+        self.taken = 0  # steps
         self.steps: list[_Step] = []
 
     def extend(self, log_p: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,26 +104,26 @@ class _Search:
         scores, found = total.topk(min(2 * beam, total.shape[1]))
         parents, chosen = found // symbols, found % symbols
         ends = chosen == self.end
-        length = len(self.steps) + 1
-        self._end(scores[:, :beam], parents[:, :beam], ends[:, :beam], length - 1)
+        self.taken += 1
+        self._end(scores[:, :beam], parents[:, :beam], ends[:, :beam], end=True)
         self.scores, order = scores.masked_fill(ends, -torch.inf).topk(beam)
         parents, chosen = parents.gather(1, order), chosen.gather(1, order)
         self.steps.append(_Step(self.active, parents, chosen, weights))
         # at its limit, a source without any end takes its best row
-        late = self.open & (length >= self.limits)
+        late = self.open & (self.taken >= self.limits)
         cut = (late & (self.ended == 0))[self.active, None].expand(-1, beam)
-        self._end(self.scores, torch.arange(beam).expand(count, -1), cut, length)
+        self._end(self.scores, torch.arange(beam).expand(count, -1), cut, end=False)
         self.open &= ~late & (self.ended < beam)
         return parents, chosen
 
-    def _end(self, scores: Tensor, rows: Tensor, ends: Tensor, length: int) -> None:
-        """Notes those hypotheses, A×K, of open sources that end, with this number of symbols."""
+    def _end(self, scores: Tensor, rows: Tensor, ends: Tensor, end: bool) -> None:
+        """Notes those hypotheses, A×K, of open sources that end: with the symbol of the ``end``, or cut."""
         ends = ends & self.open[self.active, None]
-        scores = (scores / max(length, 1) ** self.normalisation).masked_fill(~ends, -torch.inf)
+        scores = (scores / self.taken**self.normalisation).masked_fill(~ends, -torch.inf)
         best, at = scores.max(1)
         better = (best > self.score[self.active]).nonzero()[:, 0]
         where = self.active[better]
-        self.score[where], self.length[where] = best[better], length
+        self.score[where], self.length[where] = best[better], self.taken - end
         self.row[where] = rows[better, at[better]]
         self.ended[self.active] += ends.sum(1)
 

@@ -23,7 +23,6 @@ class TranslationShape:
 
     Attributes:
         source_symbols, target_symbols: the numbers of symbols of the two languages.
-        shared: whether both languages have the same symbols and embedding.
         embedding: E, the width of an embedding, and of the vector that the output layer reads.
         hidden: H, the units of each decoder layer; an encoder layer has H/2 in each direction.
         layers: the number of encoder layers.
@@ -32,7 +31,6 @@ class TranslationShape:
 
     source_symbols: int
     target_symbols: int
-    shared: bool
     embedding: int
     hidden: int
     layers: int
@@ -57,12 +55,8 @@ class TranslationNetwork(nn.Module):
         super().__init__()
         embedding, hidden = shape.embedding, shape.hidden
         self.source_embedding = nn.Embedding(shape.source_symbols, embedding)
-        self.target_embedding = (
-            self.source_embedding
-            if shape.shared
-            else nn.Embedding(shape.target_symbols, embedding)
-        )
-        for each in {self.source_embedding, self.target_embedding}:
+        self.target_embedding = nn.Embedding(shape.target_symbols, embedding)
+        for each in (self.source_embedding, self.target_embedding):
             nn.init.normal_(each.weight, std=embedding**-0.5)
         options: dict[str, Any] = dict(batch_first=True, forget_bias=1.0)
         self.encoder = LSTM(

@@ -14,7 +14,7 @@ from gatewise.data.sequences import padded
 from gatewise.data.sources.series import Series
 from gatewise.errors import DataError
 from gatewise.tasks.kinds import part_size
-from gatewise.train.processes import rank_and_count
+from gatewise.train.processes import own_share
 
 Array = np.ndarray
 
@@ -80,7 +80,7 @@ class ShuffledBatches:
 
     def __iter__(self) -> Iterator[Array]:
         draw = np.random.default_rng([self.seed, self.epoch])
-        yield from map(_share, np.array_split(draw.permutation(self.chosen), self.number))
+        yield from map(own_share, np.array_split(draw.permutation(self.chosen), self.number))
 
 
 class OrderedBatches:
@@ -93,14 +93,7 @@ class OrderedBatches:
         return len(self.parts)
 
     def __iter__(self) -> Iterator[Array]:
-        yield from map(_share, self.parts)
-
-
-def _share(batch: Array) -> Array:
-    """This process's share of a batch."""
-    rank, count = rank_and_count()
-    own = batch[rank::count]
-    return own if len(own) else batch[:1]
+        yield from map(own_share, self.parts)
 
 
 def loaders(
