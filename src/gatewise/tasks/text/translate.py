@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -24,7 +25,7 @@ from gatewise.data.lines import OnError, Problems
 from gatewise.data.output import table_like
 from gatewise.data.spool import flat
 from gatewise.data.tokens import BEGIN, END, PAD, UNKNOWN, Tokenizer, Unit
-from gatewise.errors import DataError
+from gatewise.errors import DataError, ModelFileError
 from gatewise.models.beam import Hypothesis, beam_search
 from gatewise.models.output import token_losses
 from gatewise.models.translation import StepDecoder, TranslationNetwork, TranslationShape
@@ -61,6 +62,7 @@ from gatewise.train.run import Run
 
 Array = np.ndarray
 
+_FINGERPRINT = "tokenizers"
 _TOGETHER = 64  # texts that are translated or scored in one batch
 _DRAWN = 3  # alignments in the report
 
@@ -225,9 +227,7 @@ class Translator(Task):
                 f"give more pairs, or smaller parts"
             )
         trained = found.chosen(np.sort(order))
-        checked = (
-            found.chosen(np.sort(held)) if is_held_out(validation) else self._read(validation)
-        )
+        checked = found.chosen(np.sort(held)) if is_held_out(validation) else self._read(validation)
         self._learn_symbols(trained)
         self.dictionary_ = learn_dictionary(trained.source, trained.into)
         examples = self._examples(trained)
@@ -243,7 +243,9 @@ class Translator(Task):
         )
         columns = {"source": digest(found.source), "into": digest(found.into)}
         about = {"rows": len(found), "series": 1, "span": "pairs of texts", "columns": columns}
-        parts = (part if is_held_out(part) else self._read(part).digest for part in (validation, test))
+        parts = (
+            part if is_held_out(part) else self._read(part).digest for part in (validation, test)
+        )
         record = self.training_record(about, *parts, run)
         return TrainingData(
             DataLoader(examples, batch_size=None, sampler=batches),
@@ -291,7 +293,12 @@ class Translator(Task):
         return losses * (len(after) / (after != PAD).sum()), None
 
     def _symbol_losses(
-        self, network: TranslationNetwork, batch: Batch, before: Tensor, after: Tensor, smoothing: float
+        self,
+        network: TranslationNetwork,
+        batch: Batch,
+        before: Tensor,
+        after: Tensor,
+        smoothing: float,
     ) -> Tensor:
         """B×S: the loss of each symbol; 0 for padding."""
         vectors, _ = network(batch.source, batch.lengths, before)
@@ -331,7 +338,9 @@ class Translator(Task):
         some = np.array([k for k, each in enumerate(ids) if each], np.int64)
         for chosen in sorted_batches(np.diff(starts[1]), some, _TOGETHER):
             source, lengths = padded_ids(*starts, chosen, PAD)
-            for k, best in zip(chosen, self._searched(source, lengths, beam, normalisation), strict=True):
+            for k, best in zip(
+                chosen, self._searched(source, lengths, beam, normalisation), strict=True
+            ):
                 found[k] = self._translation(pieces[k], best)
         return found
 
@@ -505,6 +514,24 @@ class Translator(Task):
                 ("the number of target symbols", len(self.into_tokenizer_), shape.target_symbols),
             ]
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {_FINGERPRINT: self._fingerprint()}
+
+    def _fingerprint(self) -> Tensor:
+        """Four integers that tell the two tokenizers from those of another model."""
+        both = self.source_tokenizer_.digest + self.into_tokenizer_.digest
+        hashed = hashlib.sha256(both.encode()).digest()
+        return torch.frombuffer(bytearray(hashed), dtype=torch.int64)
+
+    def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
+        return {_FINGERPRINT: torch.empty(4, dtype=torch.int64, device="meta")}, set()
+
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
+        if not torch.equal(tensors[_FINGERPRINT], self._fingerprint()):
+            raise ModelFileError(
+                "its tokenizers are those of another model: its weights were learned with other symbols"
+            )
 
 
 _SIZES = ("source_symbols", "target_symbols", "embedding", "hidden", "layers")
