@@ -1,14 +1,14 @@
 """Translation beside the same network on torch.nn.LSTM: the time of training and of beam search.
 
-The network is that of a saved model, so that both search with the same weights. Training takes the same batches of
-similar length in turn: gatewise's layers with lengths; torch's with packed sequences, which give the same results; and
-torch's over the padding, which do not, because the backward direction reads the padding first. The second and the third
-are timed with gatewise's output layer, and with torch's linear layer and cross entropy. The search is one loop for both:
-what differs is the step of the decoder's layers.
+The network is that of a saved model, so that both search with the same weights. Contenders train on the same batches of
+similar length, in turn: gatewise's layers with lengths; torch's with packed sequences, which give the same results; and
+torch's over the padding, which do not, because the backward direction reads the padding first. torch's layers are timed
+with torch's linear layer and cross entropy, and with gatewise's output layer. The search is one loop for both; what
+differs is the step of the decoder's layers.
 
-Other programs may share the machine, so that times are CPU seconds of the process; contenders take turns.
+Other programs may share the machine, so that times are CPU seconds of the process.
 
-    OMP_NUM_THREADS=1 python benchmarks/translation.py RUN DATA --source de --into en
+    OMP_NUM_THREADS=1 python benchmarks/translation.py RUN DATA
 
 RUN is a folder that ``gatewise fit translate`` wrote, and DATA what it was fitted to.
 """

@@ -24,7 +24,7 @@ from gatewise.train.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-DIGITS = "zero one two three four five six seven eight nine".split()
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def numbers(count: int = 240) -> tuple[list[str], list[str]]:
@@ -274,7 +274,7 @@ def test_other_data_is_refused(data, message, tmp_path, monkeypatch):
 
 
 def test_a_missing_file_of_a_folder_and_a_missing_role_are_named(corpus):
-    with pytest.raises(DataError, match="has no file train.word"):
+    with pytest.raises(DataError, match=r"has no file train\.word"):
         ParallelReader("train.word", "train.digits").read(corpus.parent)
     with pytest.raises(OptionError, match="into is missing"):
         ParallelReader("words", None).read(corpus)

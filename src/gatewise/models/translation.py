@@ -2,7 +2,8 @@
 
 The decoder's first layer reads the target alone, so it runs over all steps in one call. Its outputs are the queries of
 the attention. The second layer reads them with the contexts that the attention found. This is the order of Wu et
-al. 2016, "Google's Neural Machine Translation System", section 3, with the multiplicative attention of Luong et al. 2015.
+al. 2016, "Google's Neural Machine Translation System", section 3; the attention is the multiplicative one of Luong et
+al. 2015.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from gatewise.train.record import digest
 Array = np.ndarray
 
 EMPTY = "pairs with an empty text"
-EMPTY_LINES = "empty texts, whose translation is empty"
 _ENDINGS = ("", ".gz")
 
 
@@ -44,8 +43,8 @@ class Parallel:
 
     def chosen(self, indices: Array) -> Parallel:
         """The pairs with these indices."""
-        both = ([texts[k] for k in indices] for texts in (self.source, self.into))
-        return Parallel(*both, self.notes)
+        source, into = ([texts[k] for k in indices] for texts in (self.source, self.into))
+        return Parallel(source, into, self.notes)
 
     @property
     def digest(self) -> str:
@@ -189,12 +188,14 @@ def is_held_out(part: Any) -> bool:
 
 
 def _part_of(text: str) -> int | float | Path:
-    for read in (parse_integer, float):
-        try:
-            return read(text)  # type: ignore[operator, no-any-return]
-        except ValueError:
-            continue
-    return Path(text)
+    try:
+        return parse_integer(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
 
 
 ParallelPart = Annotated[Any, Kind(_part, _part_of, EXPECTED_PART, "SIZE|DATA")]

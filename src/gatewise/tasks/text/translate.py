@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from gatewise.arguments import (
     Count,
@@ -49,8 +49,8 @@ from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.text.bleu import BleuWords, bleu_notes, score_translations
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
+from gatewise.tasks.text.pairs import Batch, Examples, split
 from gatewise.tasks.text.parallel import (
-    EMPTY_LINES,
     Parallel,
     ParallelPart,
     ParallelReader,
@@ -65,30 +65,6 @@ Array = np.ndarray
 _FINGERPRINT = "tokenizers"
 _TOGETHER = 64  # texts that are translated or scored in one batch
 _DRAWN = 3  # alignments in the report
-
-
-class Batch(NamedTuple):
-    """B pairs: source symbols B×T and their lengths, target symbols B×(S+2) with beginning and end, the pairs'
-    indices."""
-
-    source: Tensor
-    lengths: Tensor
-    target: Tensor
-    pair: Tensor
-
-
-class Examples(Dataset):
-    """Pairs of encoded texts; indexing with an array of indices gives a batch."""
-
-    def __init__(self, source: Sequence[list[int]], target: Sequence[list[int]]) -> None:
-        self.source = flat(np.array([*each, END]) for each in source)
-        self.target = flat(np.array([BEGIN, *each, END]) for each in target)
-        self.lengths = np.diff(self.target[1]) * 1000 + np.diff(self.source[1]).clip(max=999)
-
-    def __getitem__(self, chosen: Array) -> Batch:
-        source, lengths = padded_ids(*self.source, chosen, PAD)
-        target, _ = padded_ids(*self.target, chosen, PAD)
-        return Batch(source, lengths, target, torch.from_numpy(chosen))
 
 
 @dataclass(frozen=True)
@@ -218,8 +194,8 @@ class Translator(Task):
         found = self._read(data)
         self.corpus_ = found.digest
         order = np.random.default_rng(self.seed).permutation(len(found))
-        order, held_out = _split(order, test, len(found))
-        order, held = _split(order, validation, len(found))
+        order, held_out = split(order, test, len(found))
+        order, held = split(order, validation, len(found))
         self.held_out_ = np.sort(held_out).tolist()
         if not len(order):
             raise DataError(
@@ -243,10 +219,9 @@ class Translator(Task):
         )
         columns = {"source": digest(found.source), "into": digest(found.into)}
         about = {"rows": len(found), "series": 1, "span": "pairs of texts", "columns": columns}
-        parts = (
-            part if is_held_out(part) else self._read(part).digest for part in (validation, test)
-        )
-        record = self.training_record(about, *parts, run)
+        validation = validation if is_held_out(validation) else checked.digest
+        test = test if is_held_out(test) else self._read(test).digest
+        record = self.training_record(about, validation, test, run)
         return TrainingData(
             DataLoader(examples, batch_size=None, sampler=batches),
             self._batches(checked) if len(checked) else None,
@@ -361,10 +336,11 @@ class Translator(Task):
             source[row.argmax()] if k == UNKNOWN else tokenizer.decode([k])
             for k, row in zip(ids, alignment, strict=True)
         ]
-        if self.unit == "subword":
-            words = tokenizer.decode(ids)
-        else:
-            words = (" " if self.unit == "word" else "").join(pieces)
+        words = (
+            tokenizer.decode(ids)
+            if self.unit == "subword"
+            else (" " if self.unit == "word" else "").join(pieces)
+        )
         return Translation(words, found.score, source, pieces, alignment)
 
     def predict(self, data: Any, *, beam: Count = 5, normalisation: NonNegative = 1.0) -> Any:
@@ -471,6 +447,7 @@ class Translator(Task):
     def traced(self, inputs: tuple[Any, ...], device: torch.device = CPU) -> Trace:
         """The trace of the encoder."""
         network, (source, lengths) = self.network_on(device), inputs
+        assert isinstance(network, TranslationNetwork)
         with torch.no_grad():
             embedded = network.source_embedding(source)
             trace: Trace = network.encoder(embedded, lengths=lengths, trace=True)[2]
@@ -491,7 +468,7 @@ class Translator(Task):
     @classmethod
     def learned_checks(cls, saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
         size = integer_from(1, saved.most)
-        shape: dict[str, Check] = {name: size for name in _SIZES}
+        shape: dict[str, Check] = dict.fromkeys(_SIZES, size)
         shape["dropout"] = lambda name, value: cls.options()["dropout"].checked(value)
         return dict(
             shape=object_with(shape),
@@ -535,11 +512,3 @@ class Translator(Task):
 
 
 _SIZES = ("source_symbols", "target_symbols", "embedding", "hidden", "layers")
-
-
-def _split(order: Array, part: Any, total: int) -> tuple[Array, Array]:
-    """The indices without those of a part of so many pairs, and those of the part."""
-    if not is_held_out(part):
-        return order, order[:0]
-    size = max(1, round(part * total)) if isinstance(part, float) and part else int(part)
-    return order[size:], order[:size]
