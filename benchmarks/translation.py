@@ -4,7 +4,7 @@ The network is that of a saved model, so that both search with the same weights.
 similar length, in turn: gatewise's layers with lengths; torch's with packed sequences, which give the same results; and
 torch's over the padding, which do not, because the backward direction reads the padding first. torch's layers are timed
 with torch's linear layer and cross entropy, and with gatewise's output layer. The search is one loop for both; what
-differs is the step of the decoder's layers.
+differs is the step of the decoder's layers, which are in float32.
 
 Other programs may share the machine, so that times are CPU seconds of the process.
 
@@ -103,19 +103,22 @@ def torchs_losses(
 class Contender:
     """A network in training, and the CPU seconds of its updates."""
 
-    def __init__(self, network: TranslationNetwork, losses: Callable[..., Tensor]) -> None:
-        self.network, self.losses = network.train(), losses
+    def __init__(
+        self, network: TranslationNetwork, losses: Callable[..., Tensor], half: bool
+    ) -> None:
+        self.network, self.losses, self.half = network.train(), losses, half
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
         self.seconds: list[float] = []
 
     def update(self, batch: Batch, smoothing: float) -> None:
         begun = time.process_time()
         before, after = batch.target[:, :-1], batch.target[:, 1:]
-        vectors, _ = self.network.decode(self.network.encode(batch.source, batch.lengths), before)
-        weight, bias = self.network.target_embedding.weight, self.network.bias
-        loss = (
-            self.losses(vectors, weight, bias, after, PAD, smoothing).sum() / (after != PAD).sum()
-        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            memory = self.network.encode(batch.source, batch.lengths)
+            vectors, _ = self.network.decode(memory, before)
+            weight, bias = self.network.target_embedding.weight, self.network.bias
+            losses = self.losses(vectors, weight, bias, after, PAD, smoothing)
+        loss = losses.sum() / (after != PAD).sum()
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -123,17 +126,18 @@ class Contender:
         self.seconds.append(time.process_time() - begun)
 
 
-def training(model: Translator, data: Any, steps: int) -> dict[str, Any]:
-    """CPU seconds of an epoch, from the mean of ``steps`` updates, for each contender."""
+def training(model: Translator, data: Any, steps: int, half: bool) -> dict[str, Any]:
+    """CPU seconds of an epoch, from the mean of ``steps`` updates, for each contender; in bfloat16 by torch's
+    autocast if ``half``, else in float32."""
     model = copy.deepcopy(model)
     prepared = model.prepare(data, 0, 0, Run(quiet=True))
     ours = model.network_
     contenders = {
-        "gatewise": Contender(copy.deepcopy(ours), token_losses),
-        "torch, packed": Contender(as_torch(ours, True), torchs_losses),
-        "torch, packed, our output layer": Contender(as_torch(ours, True), token_losses),
-        "torch, padded": Contender(as_torch(ours, False), torchs_losses),
-        "torch, padded, our output layer": Contender(as_torch(ours, False), token_losses),
+        "gatewise": Contender(copy.deepcopy(ours), token_losses, half),
+        "torch, packed": Contender(as_torch(ours, True), torchs_losses, half),
+        "torch, packed, our output layer": Contender(as_torch(ours, True), token_losses, half),
+        "torch, padded": Contender(as_torch(ours, False), torchs_losses, half),
+        "torch, padded, our output layer": Contender(as_torch(ours, False), token_losses, half),
     }
     batches = iter(prepared.training)
     for _ in range(steps + 2):
@@ -182,7 +186,10 @@ def measured(run: Path, data: Any, steps: int = STEPS) -> dict[str, Any]:
         machine=describe() | dict(threads=torch.get_num_threads()),
         direction=f"{model.source} to {model.into}",
         parameters=sum(p.numel() for p in model.network_.parameters()),
-        training=training(model, data, steps),
+        training={
+            name: training(model, data, steps, half)
+            for name, half in (("float32", False), ("bfloat16", True))
+        },
         beam_search=dict(beam=BEAM, texts=TEXTS, **searching(model, pairs.source[:TEXTS])),
         peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     )

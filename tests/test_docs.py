@@ -22,6 +22,7 @@ RUN = (
     "forecast.md",
     "text-generation.md",
     "tune.md",
+    "translation.md",
 )
 SHOWN = {
     "../README.md": 0,
@@ -32,6 +33,7 @@ SHOWN = {
     "forecast.md": 0,
     "text-generation.md": 0,
     "tune.md": 0,
+    "translation.md": 0,
 }
 
 
