@@ -16,7 +16,7 @@ import torch
 import gatewise as gw
 from gatewise.cli import main
 from gatewise.data.tokens import PAD
-from gatewise.errors import DataError, ModelFileError, OptionError
+from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
 from gatewise.tasks.text.bleu import bleu_notes, score_translations
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.parallel import ParallelReader
@@ -174,6 +174,11 @@ def test_one_round_of_ibm_model_1_is_that_of_the_paper():
     assert set(found) == {"b", "c"}
 
 
+def test_the_dictionary_leaves_out_very_long_texts():
+    assert learn_dictionary(["b " * 201, "c"], ["x", "y"]) == {"c": "y"}
+    assert learn_dictionary(["b " * 201], ["x"]) == {}
+
+
 # -------------------------------------------------------------------------------------- scores
 
 
@@ -256,6 +261,39 @@ def test_pairs_with_an_empty_text_are_left_out_and_counted():
     assert found.notes == ("2 left out: pairs with an empty text (the first: pair 2)",)
     with pytest.raises(DataError, match="the data has no pair of texts: 1 left out"):
         READER.read(([""], ["1"]))
+
+
+def test_a_fit_reports_what_it_leaves_out():
+    empty = [*SOURCE[:30], " "], [*INTO[:30], "1"]
+    with pytest.warns(GatewiseWarning, match="1 left out: pairs with an empty text"):
+        quick(empty, test=0)
+    long = [*SOURCE[:30], "one " * 501], [*INTO[:30], "1"]
+    with pytest.warns(GatewiseWarning, match="1 of 31 pairs have a text of more than 500 symbols"):
+        quick(long, test=0, validation=0)
+    with (
+        pytest.raises(DataError, match="all pairs have a text of more than 500 symbols"),
+        pytest.warns(GatewiseWarning),
+    ):
+        quick((["one " * 501], ["1"]), test=0, validation=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam": 0}, "beam must be a positive integer"),
+        ({"normalisation": -1}, "normalisation must be a number from 0"),
+    ],
+)
+def test_options_of_the_search_are_checked(fitted, options, message):
+    with pytest.raises(OptionError, match=message):
+        fitted.translate(["one"], **options)
+
+
+def test_what_is_no_list_of_texts_is_not_translated(fitted):
+    with pytest.raises(DataError, match="expected a list of texts"):
+        fitted.translate("one")
+    with pytest.raises(DataError, match="text 2: 3 is not a text"):
+        fitted.translate(["one", 3])
 
 
 @pytest.mark.parametrize(

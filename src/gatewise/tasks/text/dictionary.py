@@ -10,6 +10,7 @@ import numpy as np
 Array = np.ndarray
 
 ROUNDS = 5  # of expectation maximisation
+LONGEST = 200  # words of a text that is learned from: the combinations of a pair's words must fit into memory
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NULL = ""  # the source word of target words that translate none
 
@@ -21,22 +22,24 @@ def learn_dictionary(
 
     The probabilities are those of IBM model 1 (Brown et al. 1993, "The Mathematics of Statistical Machine
     Translation", section 4.2), in which each target word is the translation of one source word of its
-    sentence, or of none.
+    sentence, or of none. Pairs with more than :data:`LONGEST` words in a text are not learned from.
     """
-    names, first = _numbered([[_NULL, *words(text)] for text in source])
-    others, second = _numbered([words(text) for text in target])
+    split = ((words(one), words(other)) for one, other in zip(source, target, strict=True))
+    pairs = [each for each in split if max(map(len, each)) <= LONGEST]
+    names, first = _numbered([[_NULL, *one] for one, _ in pairs])
+    others, second = _numbered([other for _, other in pairs])
     pair, link = _links(first, second, len(others))
-    pairs, place = np.unique(pair, return_inverse=True)
-    from_word = pairs // len(others)
-    probability = np.full(len(pairs), 1.0)
+    entries, place = np.unique(pair, return_inverse=True)
+    from_word = entries // max(len(others), 1)
+    probability = np.full(len(entries), 1.0)
     for _ in range(rounds):
         each = probability[place]
         share = each / np.bincount(link, each)[link]
-        count = np.bincount(place, share, minlength=len(pairs))
+        count = np.bincount(place, share, minlength=len(entries))
         probability = count / np.bincount(from_word, count)[from_word]
     best: dict[str, str] = {}
     for k in np.argsort(probability, kind="stable"):  # the most probable comes last
-        best[names[pairs[k] // len(others)]] = others[pairs[k] % len(others)]
+        best[names[from_word[k]]] = others[entries[k] % len(others)]
     best.pop(_NULL, None)
     return best
 

@@ -13,9 +13,12 @@ from torch.utils.data import Dataset
 from gatewise.data.buckets import padded_ids
 from gatewise.data.spool import flat
 from gatewise.data.tokens import BEGIN, END, PAD
+from gatewise.errors import DataError, caution
 from gatewise.tasks.text.parallel import is_held_out
 
 Array = np.ndarray
+
+LONGEST = 500  # symbols of a text that is trained on
 
 
 class Batch(NamedTuple):
@@ -35,6 +38,19 @@ class Examples(Dataset):
         self.source = flat(np.array([*each, END]) for each in source)
         self.target = flat(np.array([BEGIN, *each, END]) for each in target)
         self.lengths = np.diff(self.target[1]) * 1000 + np.diff(self.source[1]).clip(max=999)
+
+    def short(self) -> Array:
+        """The indices of the pairs for training: those without a text of more than :data:`LONGEST` symbols, which
+        would need much memory. A warning has the number of the others."""
+        long = np.maximum(np.diff(self.source[1]), np.diff(self.target[1])) > LONGEST + 2
+        if long.any():
+            caution(
+                f"{int(long.sum()):,} of {len(long):,} pairs have a text of more than {LONGEST} symbols and are "
+                f"not trained on: split long texts into sentences"
+            )
+        if long.all():
+            raise DataError(f"all pairs have a text of more than {LONGEST} symbols")
+        return np.flatnonzero(~long)
 
     def __getitem__(self, chosen: Array) -> Batch:
         source, lengths = padded_ids(*self.source, chosen, PAD)

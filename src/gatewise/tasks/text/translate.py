@@ -21,15 +21,17 @@ from gatewise.arguments import (
     Seed,
 )
 from gatewise.data.buckets import BucketBatches, padded_ids, sorted_batches
-from gatewise.data.lines import OnError, Problems
+from gatewise.data.lines import OnError, Problems, check_text
 from gatewise.data.output import table_like
+from gatewise.data.sources.text import texts_in
 from gatewise.data.spool import flat
 from gatewise.data.tokens import BEGIN, END, PAD, UNKNOWN, Tokenizer, Unit
-from gatewise.errors import DataError, ModelFileError
+from gatewise.errors import DataError, ModelFileError, caution
 from gatewise.models.beam import Hypothesis, beam_search
 from gatewise.models.output import token_losses
 from gatewise.models.translation import StepDecoder, TranslationNetwork, TranslationShape
 from gatewise.nn.trace import Trace
+from gatewise.options import integer, number
 from gatewise.report.alignment import alignment_figure
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import shortened
@@ -63,6 +65,7 @@ from gatewise.train.run import Run
 Array = np.ndarray
 
 _FINGERPRINT = "tokenizers"
+_SIZES = ("source_symbols", "target_symbols", "embedding", "hidden", "layers")
 _TOGETHER = 64  # texts that are translated or scored in one batch
 _DRAWN = 3  # alignments in the report
 
@@ -204,10 +207,12 @@ class Translator(Task):
             )
         trained = found.chosen(np.sort(order))
         checked = found.chosen(np.sort(held)) if is_held_out(validation) else self._read(validation)
+        for note in (*found.notes, *(() if is_held_out(validation) else checked.notes)):
+            caution(note)
         self._learn_symbols(trained)
         self.dictionary_ = learn_dictionary(trained.source, trained.into)
         examples = self._examples(trained)
-        numbers = np.arange(len(trained))
+        numbers = examples.short()
         batches = BucketBatches(examples.lengths, numbers, self.batch, self.seed, own_share)
         recipe = Recipe(
             steps=self.epochs * len(batches),
@@ -276,7 +281,7 @@ class Translator(Task):
         smoothing: float,
     ) -> Tensor:
         """B×S: the loss of each symbol; 0 for padding."""
-        vectors, _ = network(batch.source, batch.lengths, before)
+        vectors, _ = network.decode(network.encode(batch.source, batch.lengths), before)
         weight = network.target_embedding.weight
         return token_losses(vectors, weight, network.bias, after, PAD, smoothing)
 
@@ -284,7 +289,7 @@ class Translator(Task):
         """The symbols before each step, some replaced by the network's own predictions: scheduled sampling
         (Bengio et al. 2015) in two passes, so that no loop over the steps is needed (Duckworth et al. 2019)."""
         with torch.no_grad():
-            vectors, _ = network(batch.source, batch.lengths, before)
+            vectors, _ = network.decode(network.encode(batch.source, batch.lengths), before)
             predicted = network.log_probabilities(vectors[:, :-1]).argmax(-1)
         drawn = torch.rand(predicted.shape, device=before.device) < self.scheduled_sampling
         rest = torch.where(drawn & (before[:, 1:] != PAD), predicted, before[:, 1:])
@@ -301,11 +306,14 @@ class Translator(Task):
         """The translation of each text, with its alignment. An empty text has an empty translation.
 
         Args:
-            texts: N texts.
+            texts: a list of N texts.
             beam: the number of hypotheses that the search keeps at each step; 1 is greedy search.
             normalisation: the power of the length by which the search divides log probabilities.
         """
         self.check_fitted()
+        beam = integer("beam", beam)
+        normalisation = number("normalisation", normalisation, "a number from 0 on", least=0)
+        texts = [check_text(each, f"text {k}") for k, each in enumerate(texts_in(texts), 1)]
         pieces = [self.source_tokenizer_.pieces(each) for each in texts]
         ids = self.source_tokenizer_.encode_all(texts)
         found = [Translation("", 0.0, [], [], np.zeros((0, 0), np.float32)) for _ in texts]
@@ -360,6 +368,8 @@ class Translator(Task):
         self.check_fitted()
         problems = Problems(self.on_error)
         texts = ParallelReader(self.source, self.into, problems, self.limit).read_source(data)
+        for note in problems.notes():
+            caution(note)
         found = self.translate(texts, beam=beam, normalisation=normalisation)
         columns = {
             "source": texts,
@@ -446,7 +456,8 @@ class Translator(Task):
 
     def traced(self, inputs: tuple[Any, ...], device: torch.device = CPU) -> Trace:
         """The trace of the encoder."""
-        network, (source, lengths) = self.network_on(device), inputs
+        network = self.network_on(device)
+        source, lengths = (each.to(device) for each in inputs)
         assert isinstance(network, TranslationNetwork)
         with torch.no_grad():
             embedded = network.source_embedding(source)
@@ -509,6 +520,3 @@ class Translator(Task):
             raise ModelFileError(
                 "its tokenizers are those of another model: its weights were learned with other symbols"
             )
-
-
-_SIZES = ("source_symbols", "target_symbols", "embedding", "hidden", "layers")
