@@ -42,7 +42,8 @@ class Examples(Dataset):
     def short(self) -> Array:
         """The indices of the pairs for training: those without a text of more than :data:`LONGEST` symbols, which
         would need much memory. A warning has the number of the others."""
-        long = np.maximum(np.diff(self.source[1]), np.diff(self.target[1])) > LONGEST + 2
+        symbols = np.diff(self.source[1]) - 1, np.diff(self.target[1]) - 2
+        long = np.maximum(*symbols) > LONGEST
         if long.any():
             caution(
                 f"{int(long.sum()):,} of {len(long):,} pairs have a text of more than {LONGEST} symbols and are "
