@@ -71,12 +71,23 @@ class Application:
 
 
 def torch_losses(
-    x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, ignore: int | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    ignore: int | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """The losses of an output layer as one writes them with torch."""
     index = -100 if ignore is None else ignore
     logits = F.linear(x, weight, bias).flatten(0, -2)
-    losses = F.cross_entropy(logits, target.flatten(), ignore_index=index, reduction="none")
+    losses = F.cross_entropy(
+        logits,
+        target.flatten(),
+        ignore_index=index,
+        reduction="none",
+        label_smoothing=smoothing,
+    )
     return losses.view(target.shape)
 
 
@@ -124,10 +135,26 @@ def characters() -> Application:
     )  # fmt: skip
 
 
+# ------------------------------------------------------------------------------------- translation
+
+
+def multi30k(source: str, into: str) -> Application:
+    folder = DATA / "multi30k" / "tok"
+    parts = [folder / f"{part}.lc.norm.tok" for part in ("train", "val", "test_2016_flickr")]
+    return Application(
+        f"Multi30k {source} to {into}, lower case, test_2016_flickr; 8 epochs in bfloat16",
+        lambda: gw.Translator(source, into, epochs=8, bleu_words="none"),
+        *parts,
+        {"gatewise.tasks.text.translate.token_losses": torch_losses},
+    )
+
+
 APPLICATIONS: dict[str, Callable[[], Application]] = {
     "words": words_small,
     "words medium": words_medium,
     "characters": characters,
+    "de-en": lambda: multi30k("de", "en"),
+    "en-de": lambda: multi30k("en", "de"),
 }
 
 # ------------------------------------------------------------------------------------------- speed
