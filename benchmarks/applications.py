@@ -42,7 +42,7 @@ from gatewise.models.language import LanguageNetwork
 from gatewise.models.sampling import Choice, StepProgram
 from gatewise.nn.recurrent import Recurrent
 from gatewise.tasks.base import Run
-from gatewise.train.objective import detached
+from gatewise.train.training import detached
 
 OUT = Path("benchmarks/results/applications.json")
 DATA = Path(os.environ.get("GATEWISE_DATA", Path.home() / ".cache/gatewise/data"))
