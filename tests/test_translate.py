@@ -17,6 +17,7 @@ import gatewise as gw
 from gatewise.cli import main
 from gatewise.data.tokens import PAD
 from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
+from gatewise.models.output import token_losses
 from gatewise.tasks.text.bleu import bleu_notes, score_translations
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.parallel import ParallelReader
@@ -422,3 +423,24 @@ def test_the_command_line_needs_both_roles(corpus, tmp_path, capsys):
     line = ["fit", "translate", str(corpus), "--source", "words", "--out", str(tmp_path / "run")]
     assert main(line) == 2
     assert "--into" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_label_smoothing_is_that_of_torch(smoothing):
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(7, 5), (11, 5), (11,)]
+    given = [torch.randn(s, generator=draw, dtype=torch.double).requires_grad_() for s in shapes]
+    target = torch.tensor([4, 3, PAD, 10, PAD, 5, 2])
+    ours = token_losses(*given, target, PAD, smoothing)
+    theirs = torch.nn.functional.cross_entropy(
+        torch.nn.functional.linear(*given),
+        target,
+        label_smoothing=smoothing,
+        ignore_index=PAD,
+        reduction="none",
+    )
+    torch.testing.assert_close(ours, theirs)
+    each = torch.randn(7, generator=draw, dtype=torch.double)
+    gradients = (torch.autograd.grad((each * x).sum(), given) for x in (ours, theirs))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
