@@ -73,12 +73,23 @@ class Application:
 
 
 def torch_losses(
-    x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, ignore: int | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    ignore: int | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """The losses of an output layer as one writes them with torch."""
     index = -100 if ignore is None else ignore
     logits = F.linear(x, weight, bias).flatten(0, -2)
-    losses = F.cross_entropy(logits, target.flatten(), ignore_index=index, reduction="none")
+    losses = F.cross_entropy(
+        logits,
+        target.flatten(),
+        ignore_index=index,
+        reduction="none",
+        label_smoothing=smoothing,
+    )
     return losses.view(target.shape)
 
 
@@ -178,6 +189,20 @@ def text_classifier(name: str) -> Application:
     return Application(about, lambda: gw.TextClassifier(**given), data, validation, test)
 
 
+# ------------------------------------------------------------------------------------- translation
+
+
+def multi30k(source: str, into: str) -> Application:
+    folder = DATA / "multi30k" / "tok"
+    parts = [folder / f"{part}.lc.norm.tok" for part in ("train", "val", "test_2016_flickr")]
+    return Application(
+        f"Multi30k {source} to {into}, lower case, test_2016_flickr; 8 epochs in bfloat16",
+        lambda: gw.Translator(source, into, epochs=8, bleu_words="none"),
+        *parts,
+        {"gatewise.tasks.text.translate.token_losses": torch_losses},
+    )
+
+
 APPLICATIONS: dict[str, Callable[[], Application]] = {
     **{name: partial(text_classifier, name) for name in sentiment.RUNS},
     "words": words_small,
@@ -187,6 +212,8 @@ APPLICATIONS: dict[str, Callable[[], Application]] = {
     "chorales": chorales,
     "chorales, independent notes": independent_notes,
     "nottingham": nottingham,
+    "de-en": lambda: multi30k("de", "en"),
+    "en-de": lambda: multi30k("en", "de"),
 }
 
 # ------------------------------------------------------------------------------------------- speed

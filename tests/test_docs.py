@@ -24,6 +24,7 @@ RUN = (
     "music.md",
     "tune.md",
     "sentiment.md",
+    "translation.md",
 )
 SHOWN = {
     "../README.md": 0,
@@ -36,6 +37,7 @@ SHOWN = {
     "music.md": 0,
     "tune.md": 0,
     "sentiment.md": 0,
+    "translation.md": 0,
 }
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gatewise.tasks.regress import Regressor
     from gatewise.tasks.text.classify import TextClassifier
     from gatewise.tasks.text.generate import LanguageModel
+    from gatewise.tasks.text.translate import Translator
     from gatewise.tuning.tune import tune
     from gatewise.weights.cudnn import from_cudnn
     from gatewise.weights.keras import from_keras
@@ -149,6 +150,7 @@ __all__ = [
     "Stack",
     "TextClassifier",
     "Trace",
+    "Translator",
     "cell",
     "convert",
     "detach",

@@ -20,7 +20,12 @@ _AT_ONCE = 2**18
 
 
 def token_losses(
-    x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, ignore: int | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    ignore: int | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """The negative log probability of each target symbol, in the shape of ``target``.
 
@@ -31,32 +36,37 @@ def token_losses(
         weight, bias: V×H and V, the output layer.
         target: …, the indices of the symbols.
         ignore: the index of padding. Its losses are 0, and its logits are not computed.
+        smoothing: ε of label smoothing (Szegedy et al. 2016): the loss is 1 - ε times the target's, plus ε times
+            the mean over all symbols.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     flat, symbols = x.reshape(-1, x.shape[-1]), target.reshape(-1)
     if ignore is None:
-        return _losses(flat, weight, bias, symbols).view(target.shape)
+        return _losses(flat, weight, bias, symbols, smoothing).view(target.shape)
     kept = (symbols != ignore).nonzero()[:, 0]
-    found = _losses(flat[kept], weight, bias, symbols[kept])
+    found = _losses(flat[kept], weight, bias, symbols[kept], smoothing)
     return found.new_zeros(symbols.shape).index_put((kept,), found).view(target.shape)
 
 
-def _losses(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+def _losses(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        losses: Tensor = _CrossEntropy.apply(x, weight, bias, target)
+        losses: Tensor = _CrossEntropy.apply(x, weight, bias, target, smoothing)
     return losses
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """N losses of N×H inputs, a V×H weight, V biases and N targets."""
+    """N losses of N×H inputs, a V×H weight, V biases, N targets and the label smoothing."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
-        losses, probabilities = _losses_and_probabilities(x, weight, bias, target)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float
+    ) -> Tensor:
+        losses, probabilities = _losses_and_probabilities(x, weight, bias, target, smoothing)
         ctx.save_for_backward(x, weight, bias, target)
         ctx.probabilities = probabilities if any(ctx.needs_input_grad) else None
+        ctx.smoothing = smoothing
         return losses
 
     @staticmethod
@@ -65,28 +75,30 @@ class _CrossEntropy(torch.autograd.Function):
         x, weight, bias, target = ctx.saved_tensors
         slope, ctx.probabilities = ctx.probabilities, None
         if slope is None:  # a second backward pass through a retained graph
-            slope = _losses_and_probabilities(x, weight, bias, target)[1]
+            slope = _losses_and_probabilities(x, weight, bias, target, ctx.smoothing)[1]
         each = grads[0][:, None].to(slope.dtype)
-        slope.mul_(each).scatter_add_(1, target[:, None], -each)
+        slope.mul_(each).scatter_add_(1, target[:, None], (ctx.smoothing - 1) * each)
         wanted = ctx.needs_input_grad
         return (
             fast_linear(slope, weight.t()) if wanted[0] else None,
             fast_linear(x.t(), slope.t()).t() if wanted[1] else None,
             slope.sum(0) if wanted[2] else None,
             None,
+            None,
         )
 
 
 def _losses_and_probabilities(
-    x: Tensor, weight: Tensor, bias: Tensor, target: Tensor
+    x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """N losses, and N×V probabilities in the memory of the logits."""
+    """N losses, and N×V probabilities in the memory of the logits; with label smoothing less ε/V."""
     logits = fast_linear(x, weight, bias)
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     losses = torch.empty(len(target), device=x.device, dtype=wide)
     rows = max(1, _AT_ONCE // logits.shape[1])
     for k in range(0, len(logits), rows):
         log_p = logits[k : k + rows].log_softmax(1, dtype=wide)
-        losses[k : k + rows] = -log_p.gather(1, target[k : k + rows, None])[:, 0]
-        logits[k : k + rows] = log_p.exp_()
+        nll = -log_p.gather(1, target[k : k + rows, None])[:, 0]
+        losses[k : k + rows] = nll + smoothing * (-log_p.mean(1) - nll) if smoothing else nll
+        logits[k : k + rows] = log_p.exp_().sub_(smoothing / len(weight))
     return losses, logits

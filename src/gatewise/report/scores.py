@@ -14,6 +14,8 @@ NAMES = {
     "auroc": "AUROC",
     "ece": "ECE",
     "nll": "NLL",
+    "bleu": "BLEU",
+    "chrf": "chrF",
     "perplexity": "perplexity",
     "bits_per_character": "bits/character",
     "mae": "MAE",
@@ -26,7 +28,7 @@ NAMES = {
     "scaled_pinball": "scaled pinball",
     "coverage": "coverage",
 }
-_HIGHER_IS_BETTER = {"accuracy", "f1_macro", "auroc", "auprc", "r2"}
+_HIGHER_IS_BETTER = {"accuracy", "f1_macro", "auroc", "auprc", "r2", "bleu", "chrf"}
 # Scores of which neither the highest nor the lowest is the best.
 _NO_BEST = {"coverage"}
 

@@ -25,6 +25,7 @@ TASKS: dict[str, dict[str, str]] = {
         "text": "gatewise.tasks.text.generate:LanguageModel",
         "music": "gatewise.tasks.music.generate:MusicModel",
     },
+    "translate": {"text": "gatewise.tasks.text.translate:Translator"},
 }
 
 # The flag that names a source on the command line, and its values if not all do. Without such a flag, a task

@@ -1,0 +1,522 @@
+"""The translator: a text in one language from a text in another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from gatewise.arguments import (
+    Count,
+    Layers,
+    NonNegative,
+    Positive,
+    Probability,
+    Seed,
+)
+from gatewise.data.buckets import BucketBatches, padded_ids, sorted_batches
+from gatewise.data.lines import OnError, Problems, check_text
+from gatewise.data.output import table_like
+from gatewise.data.sources.text import texts_in
+from gatewise.data.spool import flat
+from gatewise.data.tokens import BEGIN, END, PAD, UNKNOWN, Tokenizer, Unit
+from gatewise.errors import DataError, ModelFileError, caution
+from gatewise.models.beam import Hypothesis, beam_search
+from gatewise.models.output import token_losses
+from gatewise.models.translation import StepDecoder, TranslationNetwork, TranslationShape
+from gatewise.nn.trace import Trace
+from gatewise.options import integer, number
+from gatewise.report.alignment import alignment_figure
+from gatewise.report.scores import Evaluation
+from gatewise.report.words import shortened
+from gatewise.tasks.base import CPU, Recipe, Task, TrainingData, digest
+from gatewise.tasks.entry_checks import (
+    Check,
+    check_equal,
+    count,
+    integer_from,
+    list_of,
+    mapping_of,
+    object_with,
+    text,
+)
+from gatewise.tasks.kinds import Column
+from gatewise.tasks.ranges import Between, OneOf, Range
+from gatewise.tasks.saved import Saved
+from gatewise.tasks.text.bleu import BleuWords, bleu_notes, score_translations
+from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
+from gatewise.tasks.text.pairs import Batch, Examples, split
+from gatewise.tasks.text.parallel import (
+    Parallel,
+    ParallelPart,
+    ParallelReader,
+    is_held_out,
+)
+from gatewise.train.objective import Carry
+from gatewise.train.processes import own_share
+from gatewise.train.run import Run
+
+Array = np.ndarray
+
+_FINGERPRINT = "tokenizers"
+_SIZES = ("source_symbols", "target_symbols", "embedding", "hidden", "layers")
+_TOGETHER = 64  # texts that are translated or scored in one batch
+_DRAWN = 3  # alignments in the report
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translated text.
+
+    Attributes:
+        text: the translation.
+        score: the mean log probability of its symbols.
+        source, pieces: the T pieces of the source and the S pieces of the translation.
+        alignment: S×T, how much of its attention each piece of the translation had on each piece of the source.
+            What is missing to a sum of 1 was on the end of the source.
+    """
+
+    text: str
+    score: float
+    source: list[str]
+    pieces: list[str]
+    alignment: Array
+
+
+@dataclass(eq=False, repr=False)
+class Translator(Task):
+    """Translate texts.
+
+    The data are pairs of texts:
+
+    * a table, of which ``source`` and ``into`` are columns (CSV, JSON lines, Parquet);
+    * two files with a text in each line, given by what their names have in common: with "corpus/train",
+      ``source`` "de" and ``into`` "en" these are corpus/train.de and corpus/train.en;
+    * a folder, in which ``source`` and ``into`` are the names of the two files;
+    * in Python, two lists of texts.
+
+    Args:
+        source: the texts to translate: a column, or the ending or name of a file.
+        into: their translations: a column, or the ending or name of a file.
+        unit: how texts are split: "subword" for parts of words by byte pair encoding, "word" for words at white
+            space, "char" for characters. An unknown word is copied from the source.
+        symbols: the greatest number of symbols of each language.
+        min_count: how often a symbol must occur in the training part.
+        lower: make letters small.
+        embedding: the width of the embeddings.
+        hidden: units of each decoder layer; half of them are those of an encoder layer in each direction.
+        layers: the number of encoder layers.
+        dropout: dropout probability of embeddings, layer outputs and the output vector.
+        label_smoothing: the share of the loss that is the mean over all symbols.
+        scheduled_sampling: the probability, in training, that the decoder reads its own prediction in place of the
+            previous symbol.
+        batch: pairs in a batch.
+        epochs: the greatest number of passes over the training part.
+        learning_rate: the highest learning rate of AdamW.
+        patience: training ends after this many epochs without a lower validation loss.
+        bleu_words: how BLEU splits texts into words, one of sacrebleu's rules; "none" for texts whose words and
+            signs are split by spaces already.
+        on_error: what is done with a pair that is not valid: "stop" or "skip". Pairs with an empty text are
+            skipped and counted in any case.
+        limit: read only so many pairs.
+        seed: the seed of parts, weights, batches and dropout.
+
+    Attributes:
+        source_tokenizer_, into_tokenizer_: the symbols of both languages.
+        dictionary_: the most probable translation of each word by IBM model 1, which is a baseline.
+        network_, shape_: the network and its sizes.
+        history_: the losses of each epoch, and the epoch whose weights were kept.
+    """
+
+    name: ClassVar[str] = "translate"
+    needed_by_files: ClassVar[tuple[str, ...]] = ("source", "into")
+    not_searched: ClassVar[tuple[str, ...]] = (
+        *("seed", "source", "into", "bleu_words", "on_error", "limit", "lower", "label_smoothing"),
+    )
+    searched: ClassVar[dict[str, Range]] = {
+        "learning_rate": Between(1e-3, 1e-2, log=True),
+        "dropout": Between(0.1, 0.5),
+        "hidden": OneOf((128, 256, 384)),
+    }
+
+    source: Column | None = None
+    into: Column | None = None
+    unit: Unit = "subword"
+    symbols: Count = 4000
+    min_count: Count = 1
+    lower: bool = False
+    embedding: Count = 256
+    hidden: Count = 256
+    layers: Layers = 1
+    dropout: Probability = 0.3
+    label_smoothing: Probability = 0.1
+    scheduled_sampling: Probability = 0.0
+    batch: Count = 64
+    epochs: Count = 12
+    learning_rate: Positive = 3e-3
+    patience: Count = 3
+    bleu_words: BleuWords = "13a"
+    on_error: OnError = "stop"
+    limit: Count | None = None
+    seed: Seed = 0
+
+    # --------------------------------------------------------------------------------- training
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        validation: ParallelPart = 0.05,
+        test: ParallelPart = 0.05,
+        run: Run | None = None,
+    ) -> Self:
+        """Fits the model to pairs of texts.
+
+        Args:
+            data: the pairs, see :class:`Translator`.
+            validation: the pairs for early stopping and for choosing the best weights: a share below 1, a number
+                of pairs (0 for none), or data of the same form.
+            test: the pairs that are held out to score the model: a share below 1, a number of pairs (0 for none),
+                or data of the same form.
+            run: devices, output folder and whether to resume.
+
+        Raises:
+            OptionError: an argument is not valid.
+            DataError: the data is not valid. The message has the file and the line.
+            TrainingError: the loss is not finite.
+        """
+        return super().fit(data, validation=validation, test=test, run=run)
+
+    def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
+        found = self._read(data)
+        self.corpus_ = found.digest
+        order = np.random.default_rng(self.seed).permutation(len(found))
+        order, held_out = split(order, test, len(found))
+        order, held = split(order, validation, len(found))
+        self.held_out_ = np.sort(held_out).tolist()
+        if not len(order):
+            raise DataError(
+                f"{len(found)} pairs with validation={validation} and test={test} leave no pair for training: "
+                f"give more pairs, or smaller parts"
+            )
+        trained = found.chosen(np.sort(order))
+        checked = found.chosen(np.sort(held)) if is_held_out(validation) else self._read(validation)
+        for note in (*found.notes, *(() if is_held_out(validation) else checked.notes)):
+            caution(note)
+        self._learn_symbols(trained)
+        self.dictionary_ = learn_dictionary(trained.source, trained.into)
+        examples = self._examples(trained)
+        numbers = examples.short()
+        batches = BucketBatches(examples.lengths, numbers, self.batch, self.seed, own_share)
+        recipe = Recipe(
+            steps=self.epochs * len(batches),
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            rounds=self.epochs,
+            patience=self.patience,
+            seed=self.seed,
+        )
+        columns = {"source": digest(found.source), "into": digest(found.into)}
+        about = {"rows": len(found), "series": 1, "span": "pairs of texts", "columns": columns}
+        validation = validation if is_held_out(validation) else checked.digest
+        test = test if is_held_out(test) else self._read(test).digest
+        record = self.training_record(about, validation, test, run)
+        return TrainingData(
+            DataLoader(examples, batch_size=None, sampler=batches),
+            self._batches(checked) if len(checked) else None,
+            recipe,
+            record,
+        )
+
+    def _read(self, data: Any) -> Parallel:
+        problems = Problems(self.on_error)
+        return ParallelReader(self.source, self.into, problems, self.limit).read(data)
+
+    def _learn_symbols(self, trained: Parallel) -> None:
+        source, into = (
+            Tokenizer.learn(texts, self.unit, self.symbols, self.min_count, self.lower)
+            for texts in (trained.source, trained.into)
+        )
+        self.source_tokenizer_, self.into_tokenizer_ = source, into
+        self.shape_ = TranslationShape(
+            len(source), len(into), self.embedding, self.hidden, self.layers, self.dropout
+        )
+
+    def _examples(self, pairs: Parallel) -> Examples:
+        tokenizers = self.source_tokenizer_, self.into_tokenizer_
+        return Examples(
+            tokenizers[0].encode_all(pairs.source), tokenizers[1].encode_all(pairs.into)
+        )
+
+    def _batches(self, pairs: Parallel) -> DataLoader:
+        """Batches of similar length, for validation and scores."""
+        examples = self._examples(pairs)
+        batches = sorted_batches(examples.lengths, np.arange(len(pairs)), _TOGETHER)
+        return DataLoader(examples, batch_size=None, sampler=[own_share(b) for b in batches])
+
+    def build(self) -> nn.Module:
+        return TranslationNetwork(self.shape_)
+
+    def loss(self, network: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
+        assert isinstance(network, TranslationNetwork)
+        before, after = batch.target[:, :-1], batch.target[:, 1:]
+        if network.training and self.scheduled_sampling:
+            before = self._sampled(network, batch, before)
+        smoothing = self.label_smoothing if network.training else 0.0
+        losses = self._symbol_losses(network, batch, before, after, smoothing).sum(1)
+        return losses * (len(after) / (after != PAD).sum()), None
+
+    def _symbol_losses(
+        self,
+        network: TranslationNetwork,
+        batch: Batch,
+        before: Tensor,
+        after: Tensor,
+        smoothing: float,
+    ) -> Tensor:
+        """B×S: the loss of each symbol; 0 for padding."""
+        vectors, _ = network.decode(network.encode(batch.source, batch.lengths), before)
+        weight = network.target_embedding.weight
+        return token_losses(vectors, weight, network.bias, after, PAD, smoothing)
+
+    def _sampled(self, network: TranslationNetwork, batch: Batch, before: Tensor) -> Tensor:
+        """The symbols before each step, some replaced by the network's own predictions: scheduled sampling
+        (Bengio et al. 2015) in two passes, so that no loop over the steps is needed (Duckworth et al. 2019)."""
+        with torch.no_grad():
+            vectors, _ = network.decode(network.encode(batch.source, batch.lengths), before)
+            predicted = network.log_probabilities(vectors[:, :-1]).argmax(-1)
+        drawn = torch.rand(predicted.shape, device=before.device) < self.scheduled_sampling
+        rest = torch.where(drawn & (before[:, 1:] != PAD), predicted, before[:, 1:])
+        return torch.cat([before[:, :1], rest], 1)
+
+    def describe_member(self, batch: Batch, at: int) -> str:
+        return f"pair {int(batch.pair[at])} of its part"
+
+    # ------------------------------------------------------------------------------ translating
+
+    def translate(
+        self, texts: Sequence[str], *, beam: int = 5, normalisation: float = 1.0
+    ) -> list[Translation]:
+        """The translation of each text, with its alignment. An empty text has an empty translation.
+
+        Args:
+            texts: a list of N texts.
+            beam: the number of hypotheses that the search keeps at each step; 1 is greedy search.
+            normalisation: the power of the length by which the search divides log probabilities.
+        """
+        self.check_fitted()
+        beam = integer("beam", beam)
+        normalisation = number("normalisation", normalisation, "a number from 0 on", least=0)
+        texts = [check_text(each, f"text {k}") for k, each in enumerate(texts_in(texts), 1)]
+        pieces = [self.source_tokenizer_.pieces(each) for each in texts]
+        ids = self.source_tokenizer_.encode_all(texts)
+        found = [Translation("", 0.0, [], [], np.zeros((0, 0), np.float32)) for _ in texts]
+        starts = flat(np.array([*each, END]) for each in ids)
+        some = np.array([k for k, each in enumerate(ids) if each], np.int64)
+        for chosen in sorted_batches(np.diff(starts[1]), some, _TOGETHER):
+            source, lengths = padded_ids(*starts, chosen, PAD)
+            for k, best in zip(
+                chosen, self._searched(source, lengths, beam, normalisation), strict=True
+            ):
+                found[k] = self._translation(pieces[k], best)
+        return found
+
+    @torch.no_grad()
+    def _searched(
+        self, source: Tensor, lengths: Tensor, beam: int, normalisation: float
+    ) -> list[Hypothesis]:
+        network = self.network_
+        decoder = StepDecoder(network, network.encode(source, lengths), beam, (PAD, BEGIN))
+        return beam_search(decoder, 2 * lengths + 10, BEGIN, END, beam, normalisation)
+
+    def _translation(self, source: list[str], found: Hypothesis) -> Translation:
+        """The text of a hypothesis. An unknown symbol is the piece of the source that it is aligned with most."""
+        alignment = found.weights[:, : len(source)].numpy()
+        ids = found.symbols.tolist()
+        tokenizer = self.into_tokenizer_
+        pieces = [
+            source[row.argmax()] if k == UNKNOWN else tokenizer.decode([k])
+            for k, row in zip(ids, alignment, strict=True)
+        ]
+        words = (
+            tokenizer.decode(ids)
+            if self.unit == "subword"
+            else (" " if self.unit == "word" else "").join(pieces)
+        )
+        return Translation(words, found.score, source, pieces, alignment)
+
+    def predict(self, data: Any, *, beam: Count = 5, normalisation: NonNegative = 1.0) -> Any:
+        """The translation of each text.
+
+        Args:
+            data: in the form of :meth:`fit`, without the translations; or a file with a text in each line, or
+                a list of texts.
+            beam: the number of hypotheses that the search keeps at each step; 1 is greedy search.
+            normalisation: the power of the length by which the search divides log probabilities; 0 prefers short
+                translations.
+
+        Returns:
+            A table with the columns ``source``, ``translation``, and ``score``, the mean log probability of the
+            symbols. It is of the library of ``data``.
+        """
+        self.check_fitted()
+        problems = Problems(self.on_error)
+        texts = ParallelReader(self.source, self.into, problems, self.limit).read_source(data)
+        for note in problems.notes():
+            caution(note)
+        found = self.translate(texts, beam=beam, normalisation=normalisation)
+        columns = {
+            "source": texts,
+            "translation": [each.text for each in found],
+            "score": [each.score for each in found],
+        }
+        return table_like(columns, data)
+
+    # ------------------------------------------------------------------------------- evaluation
+
+    def evaluate(
+        self, data: Any, *, beam: Count = 5, normalisation: NonNegative = 1.0
+    ) -> Evaluation:
+        """The scores of the model and of two baselines on pairs that the model was not trained on.
+
+        BLEU and chrF are those of sacrebleu, whose signature is printed. The perplexity is that of the references'
+        symbols. The baselines are the source itself, and a word-by-word translation by a dictionary that was
+        learned from the training part (IBM model 1).
+
+        Args:
+            data: in the form of :meth:`fit`. Of the data that the model was fitted to, its test part is scored.
+            beam: the number of hypotheses that the search keeps at each step; 1 is greedy search.
+            normalisation: the power of the length by which the search divides log probabilities.
+
+        Raises:
+            DataError: the data is not valid, or the model was trained on all of it.
+        """
+        self.check_fitted()
+        pairs = self._unseen(self._read(data))
+        found = self.translate(pairs.source, beam=beam, normalisation=normalisation)
+        ours = [each.text for each in found]
+        references = pairs.into
+        scores = score_translations(ours, references, self.bleu_words)
+        scores["perplexity"] = self._perplexity(pairs)
+        by_word = [word_by_word(each, self.dictionary_) for each in pairs.source]
+        baselines = {"copy of the source": pairs.source, "word by word (IBM model 1)": by_word}
+        rows = {
+            name: score_translations(each, references, self.bleu_words)
+            for name, each in baselines.items()
+        }
+        notes = (*bleu_notes(ours, references, self.bleu_words), *pairs.notes)
+        unknown = self.source_tokenizer_.unknown_share(pairs.source)
+        if unknown:
+            notes = (*notes, f"{unknown:.2%} of the source symbols are unknown to the model")
+        return Evaluation(self.name, scores, rows, len(pairs), "texts", "bleu", notes)
+
+    def _unseen(self, pairs: Parallel) -> Parallel:
+        if pairs.digest != self.corpus_:
+            return pairs
+        if not self.held_out_:
+            raise DataError(
+                "the model was trained on these pairs, so they cannot test it: give other pairs, or fit with "
+                "test="
+            )
+        return pairs.chosen(np.array(self.held_out_))
+
+    @torch.no_grad()
+    def _perplexity(self, pairs: Parallel) -> float:
+        total, number = 0.0, 0
+        for batch in self._batches(pairs):
+            before, after = batch.target[:, :-1], batch.target[:, 1:]
+            losses = self._symbol_losses(self.network_, batch, before, after, 0.0)
+            total += float(losses.double().sum())
+            number += int((after != PAD).sum())
+        return float(np.exp(total / number))
+
+    def figures(self, data: Any) -> dict[str, Any]:
+        pairs = self._read(data)
+        first = np.array(self.held_out_[:_DRAWN] or range(min(_DRAWN, len(pairs))))
+        found = self.translate(pairs.chosen(first).source)
+        return {
+            f"Alignment: {shortened(each.text)}": alignment_figure(
+                each.source, each.pieces, each.alignment
+            )
+            for each in found
+        }
+
+    def inputs(self, data: Any) -> tuple[Tensor, Tensor]:
+        """The symbols of all source texts, padded to the longest, and their lengths."""
+        problems = Problems(self.on_error)
+        texts = ParallelReader(self.source, self.into, problems, self.limit).read_source(data)
+        ids = flat(np.array([*each, END]) for each in self.source_tokenizer_.encode_all(texts))
+        return padded_ids(*ids, np.arange(len(texts)), PAD)
+
+    def traced(self, inputs: tuple[Any, ...], device: torch.device = CPU) -> Trace:
+        """The trace of the encoder."""
+        network = self.network_on(device)
+        source, lengths = (each.to(device) for each in inputs)
+        assert isinstance(network, TranslationNetwork)
+        with torch.no_grad():
+            embedded = network.source_embedding(source)
+            trace: Trace = network.encoder(embedded, lengths=lengths, trace=True)[2]
+        return trace
+
+    # ---------------------------------------------------------------------------------- saving
+
+    def learned(self) -> dict[str, Any]:
+        return dict(
+            shape=asdict(self.shape_),
+            source_tokenizer=self.source_tokenizer_.to_json(),
+            into_tokenizer=self.into_tokenizer_.to_json(),
+            dictionary=self.dictionary_,
+            corpus=self.corpus_,
+            held_out=self.held_out_,
+        )
+
+    @classmethod
+    def learned_checks(cls, saved: Saved) -> tuple[dict[str, Check], dict[str, Check]]:
+        size = integer_from(1, saved.most)
+        shape: dict[str, Check] = dict.fromkeys(_SIZES, size)
+        shape["dropout"] = lambda name, value: cls.options()["dropout"].checked(value)
+        return dict(
+            shape=object_with(shape),
+            source_tokenizer=text,
+            into_tokenizer=text,
+            dictionary=mapping_of(text),
+            corpus=text,
+            held_out=list_of(count),
+        ), {}
+
+    def restore_learned(self, learned: dict[str, Any]) -> None:
+        self.shape_ = shape = TranslationShape(**learned["shape"])
+        self.source_tokenizer_ = Tokenizer.from_json(learned["source_tokenizer"])
+        self.into_tokenizer_ = Tokenizer.from_json(learned["into_tokenizer"])
+        self.dictionary_, self.corpus_ = learned["dictionary"], learned["corpus"]
+        self.held_out_ = learned["held_out"]
+        check_equal(
+            [
+                ("the number of source symbols", len(self.source_tokenizer_), shape.source_symbols),
+                ("the number of target symbols", len(self.into_tokenizer_), shape.target_symbols),
+            ]
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {_FINGERPRINT: self._fingerprint()}
+
+    def _fingerprint(self) -> Tensor:
+        """Four integers that tell the two tokenizers from those of another model."""
+        both = self.source_tokenizer_.digest + self.into_tokenizer_.digest
+        hashed = hashlib.sha256(both.encode()).digest()
+        return torch.frombuffer(bytearray(hashed), dtype=torch.int64)
+
+    def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
+        return {_FINGERPRINT: torch.empty(4, dtype=torch.int64, device="meta")}, set()
+
+    def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
+        if not torch.equal(tensors[_FINGERPRINT], self._fingerprint()):
+            raise ModelFileError(
+                "its tokenizers are those of another model: its weights were learned with other symbols"
+            )
