@@ -11,7 +11,7 @@ from gatewise.arguments import Count, Kind, Number, Probability, options_of
 from gatewise.cli import main
 from gatewise.cli.parsing import Parser, add_options, flag_of, given_of, with_flags
 from gatewise.errors import OptionError
-from gatewise.tasks.registry import TASKS, task_of
+from gatewise.tasks.registry import TASKS, naming, sources_of, task_of
 from gatewise.train.run import Run
 
 
@@ -153,24 +153,28 @@ def test_what_is_for_python_alone_is_not_in_the_help():
     assert "Python" not in text
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_help_of_a_task_has_nothing_for_python_alone(name, capsys):
-    assert main(["fit", name, "--help"]) == 0
+CLASSES = [(name, source) for name in TASKS for source in sources_of(name)]
+
+
+@pytest.mark.parametrize(("name", "source"), CLASSES)
+def test_the_help_of_a_task_has_nothing_for_python_alone(name, source, capsys):
+    own = task_of(name, source)
+    assert main(["fit", name, *naming(source).split(), "--help"]) == 0
     shown = capsys.readouterr().out
     text = " ".join(shown.split())
     for words in ("Python", "gatewise.cell", "None", "arrays"):
         assert words not in text, words
     usage = text.partition("positional arguments")[0]
-    for option in (*task_of(name).needed_by_files, "out"):
+    for option in (*own.needed_by_files, "out"):
         assert f"[{flag_of(option)}" not in usage
-    groups = (task_of(name).options(), options_of(task_of(name).fit))
+    groups = (own.options(), options_of(own.fit))
     always = {option for group in groups for option, each in group.items() if each.required}
-    assert text.count("(required)") == len({*task_of(name).needed_by_files, "out"} | always)
+    assert text.count("(required)") == len({*own.needed_by_files, "out"} | always)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_every_option_of_a_task_has_a_line_of_help_and_none_has_two_flags(name):
-    task = task_of(name)
+@pytest.mark.parametrize(("name", "source"), CLASSES)
+def test_every_option_of_a_task_has_a_line_of_help_and_none_has_two_flags(name, source):
+    task = task_of(name, source)
     groups = (task.options(), options_of(task.fit), options_of(Run))
     texts = [(option, each.help) for group in groups for option, each in group.items()]
     assert [option for option, text in texts if not text] == []

@@ -28,7 +28,7 @@ from gatewise.errors import (
 )
 from gatewise.report.words import format_number
 from gatewise.tasks.ranges import Between, OneOf
-from gatewise.tasks.registry import TASKS, task_of
+from gatewise.tasks.registry import TASKS, sources_of, task_of
 from gatewise.train.run import Run
 from gatewise.train.training import Training
 from gatewise.tuning import result
@@ -142,9 +142,11 @@ def test_an_option_that_was_given_is_not_searched():
     assert single == {"pooling": "mean"}
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_tables_of_tasks_name_options_and_values_that_they_take(name):
-    kind = task_of(name)
+@pytest.mark.parametrize(
+    ("name", "source"), [(name, source) for name in TASKS for source in sources_of(name)]
+)
+def test_the_tables_of_tasks_name_options_and_values_that_they_take(name, source):
+    kind = task_of(name, source)
     options = kind.options()
     task = kind(1, "y") if name == "forecast" else kind()
     assert set(kind.searched) | set(kind.not_searched) <= set(options)

@@ -95,7 +95,7 @@ class MusicModel(Task):
     name: ClassVar[str] = "generate"
     saved_attributes: ClassVar[dict[str, Check]] = state.SAVED
     searched: ClassVar[dict[str, Range]] = {
-        "hidden": OneOf((128, 256, 512)),
+        "hidden": OneOf((100, 200, 400)),
         "layers": OneOf((1, 2)),
         "dropout": Between(0.0, 0.6),
         "weight_drop": Between(0.0, 0.5),

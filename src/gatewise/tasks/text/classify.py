@@ -130,7 +130,6 @@ class TextClassifier(ClassifierMixin, Task):
     needed_by_files: ClassVar[tuple[str, ...]] = ("text", "label")
     searched: ClassVar[dict[str, Range]] = {
         "hidden": OneOf((50, 100, 200)),
-        "embedding": OneOf((50, 100, 200)),
         "dropout": Between(0.2, 0.7),
         "embedding_dropout": Between(0.0, 0.6),
         "word_dropout": Between(0.0, 0.3),

@@ -111,7 +111,7 @@ class LanguageModel(Task):
         "seen": object_with({"lines": count, "digest": text}),
     }
     searched: ClassVar[dict[str, Range]] = {
-        "hidden": OneOf((128, 256, 512)),
+        "hidden": OneOf((100, 200, 400)),
         "layers": OneOf((1, 2)),
         "dropout": Between(0.0, 0.6),
         "learning_rate": Between(1e-3, 1e-2, log=True),
