@@ -139,6 +139,12 @@ def command(name: str) -> str:
 # ------------------------------------------------------------------------------------------- scores
 
 
+def _short(value: object) -> str:
+    """An option as text; of files their names alone."""
+    files = value if isinstance(value, list) else [value]
+    return " ".join(each.name if isinstance(each, Path) else str(each) for each in files)
+
+
 def scores(name: str, folder: Path) -> dict[str, Any]:
     """The scores of a fitted model and of its baselines on the test part, and its losses."""
     table, options = RUNS[name]
@@ -148,7 +154,7 @@ def scores(name: str, folder: Path) -> dict[str, Any]:
     history = model.history_
     pretraining = model.pretraining_
     return evaluation.record() | dict(
-        options={key: str(value) for key, value in options.items()},
+        options={key: _short(value) for key, value in options.items()},
         weights=sum(weight.numel() for weight in model.network_.parameters()),
         validation=history.validation,
         best=history.best,
