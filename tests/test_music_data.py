@@ -124,6 +124,78 @@ def test_a_skipped_tune_is_counted_and_the_others_are_read(tmp_path):
     assert len(read.skipped) == 1
 
 
+def places(tune: Tune) -> list[tuple[float, float, int, int]]:
+    """Start and length in quarter notes, pitch and voice of each note."""
+    return [(n.start / TICKS, n.length / TICKS, n.pitch, n.voice) for n in tune.notes]
+
+
+def test_rests_of_whole_bars_and_invisible_rests_take_their_time(tmp_path):
+    tune = one(abc(tmp_path, 'D6|Z|D6|Z2|x3 y "xyZ" D3|X|D6|]'))
+    starts = [(start, length) for start, length, _, _ in places(tune)]
+    assert starts == [(0, 3), (6, 3), (16.5, 1.5), (21, 3)]
+    assert tune.bars == tuple(range(0, 24 * TICKS + 1, 3 * TICKS))
+    with pytest.raises(DataError, match=r"the rest 'Z2' of whole bars, but no metre"):
+        one(abc(tmp_path, "CD|Z2|E2|]", meter="none"))
+
+
+VOICES = "X:1\nM:4/4\nL:1/4\nV:1 name=high\nV:2\nK:C\n"
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        "V:1\nCDEF|GABc|]\nV:2\nC,4|D,4|]\n",
+        "[V:1]CDEF|\n[V:2]C,4|\n[V:1]GABc|]\n[V:2]D,4|]\n",
+        "CDEF|GABc|]\nV:2\nC,4|D,4|]\n",
+    ],
+)
+def test_voices_of_abc_sound_together(tmp_path, notes):
+    path = tmp_path / "two.abc"
+    path.write_text(VOICES + notes)
+    tune = one(path)
+    low = [(n.start, n.length, n.pitch) for n in tune.notes if n.voice == 1]
+    assert [n.pitch for n in tune.notes if n.voice == 0] == [60, 62, 64, 65, 67, 69, 71, 72]
+    assert low == [(0, 4 * TICKS, 48), (4 * TICKS, 4 * TICKS, 50)]
+    assert (tune.end, tune.bars) == (8 * TICKS, (0, 4 * TICKS, 8 * TICKS))
+
+
+def test_voices_of_abc_that_differ_in_their_bars_and_overlays_are_named(tmp_path):
+    path = tmp_path / "two.abc"
+    path.write_text(VOICES + "V:1\nC|CDEF|GABc|]\nV:2\nC,4|D,4|]\n")
+    with pytest.raises(
+        DataError, match=r"voice 2 has its bar lines at other times than .* voice 1"
+    ):
+        one(path)
+    path.write_text(VOICES + "V:1\nCDEF|GABc|]\nV:2\nC,4|D,3|E,4|]\n")
+    with pytest.raises(DataError, match="tune 1, voice 2, bar 2: its notes add up to 3/4"):
+        one(path)
+    with pytest.raises(DataError, match="joined by '&' within a bar"):
+        one(abc(tmp_path, "D6&F6|]"))
+
+
+def test_fields_before_the_first_tune_hold_for_tunes_without_them(tmp_path):
+    path = tmp_path / "two.abc"
+    head = "%abc-2.1\nM:3/4\nL:1/4\nK:D\n\n"
+    path.write_text(f"{head}X:1\nT:one\nFFF|]\n\nX:2\nM:4/4\nK:C\nFFFF|]\n")
+    first, second = Music().read(path).tunes
+    assert (first.meter, first.sharps, second.meter, second.sharps) == ((3, 4), 2, (4, 4), 0)
+    assert places(first) == [(k, 1, 66, 0) for k in range(3)]
+    assert places(second) == [(k, 1, 65, 0) for k in range(4)]
+
+
+def test_a_key_within_a_line_changes_the_notes_after_it(tmp_path):
+    assert pitches(one(abc(tmp_path, "C3 F3|[K:D]C3 F3|]", key="C"))) == [60, 65, 61, 66]
+
+
+def test_the_lines_of_abc_may_end_as_in_windows(tmp_path):
+    path = tmp_path / "tune.abc"
+    path.write_bytes(b"X:1\r\nT:Test\r\nM:2/4\r\nK:C\r\nCDEF|\r\n")
+    assert (one(path).name, places(one(path))[1]) == (
+        "tune.abc, tune 1 (Test)",
+        (0.25, 0.25, 62, 0),
+    )
+
+
 def test_abc_that_is_not_text(tmp_path):
     path = tmp_path / "tune.abc"
     path.write_bytes(b"X:1\nT:caf\xe9\nK:C\nCDE|\n")
@@ -196,8 +268,16 @@ def test_a_bar_of_musicxml_that_does_not_add_up_is_named(tmp_path):
     path = tmp_path / "tune.musicxml"
     path.write_text(broken)
     with pytest.raises(
-        DataError, match=r"tune.musicxml, bar 1: its notes add up to 3/4, expected 2/4"
+        DataError, match=r"tune.musicxml, part 1, bar 1: its notes add up to 3/4, expected 2/4"
     ):
+        read_notation(path)
+
+
+def test_the_bars_of_every_part_of_musicxml_are_checked(tmp_path):
+    before, beats, after = notation_bytes(chord_tune()).decode().rpartition("<beats>3</beats>")
+    path = tmp_path / "tune.musicxml"
+    path.write_text(before + beats.replace("3", "2") + after)
+    with pytest.raises(DataError, match=r"part 2, bar 1: its notes add up to 3/4, expected 2/4"):
         read_notation(path)
 
 
@@ -245,6 +325,30 @@ def test_rolls_lists_and_voices_are_the_same_tune(tmp_path):
 def test_arrays_that_are_not_music(given, message):
     with pytest.raises(DataError, match=message):
         Music().read(given)
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_what_is_no_data_is_named(given):
+    with pytest.raises(DataError, match=f"{given} is not music: give a file, a folder, or a list"):
+        Music().read(given)
+    with pytest.raises(DataError, match=r"tune 0 has the shape \(\)"):
+        Music().read([1, 2, 3])
+
+
+def test_tunes_beside_a_file_with_parts_are_an_error(tmp_path):
+    (tmp_path / "tunes.json").write_text(json.dumps({"train": [[[60], [62]]], "test": [[[60]]]}))
+    assert [t.name[-12:] for t in Music().read(tmp_path).tunes] == ["train tune 0", " test tune 0"]
+    abc(tmp_path, "D6|]", name="a.abc")
+    with pytest.raises(
+        DataError, match=r"a.abc, tune 1 \(Test\) is of no part .*, but .*train tune"
+    ):
+        Music().read(tmp_path)
+
+
+def test_a_tune_of_a_file_of_arrays_has_its_place_as_name(tmp_path):
+    path = tmp_path / "tunes.json"
+    path.write_text(json.dumps([[[60], [62]]]))
+    assert one(path).name == f"{path}, tune 0"
 
 
 def test_object_arrays_of_npz_are_read_and_code_in_them_is_not(tmp_path):

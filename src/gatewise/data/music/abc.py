@@ -1,6 +1,7 @@
 """Tunes in ABC notation, whose symbols music21 reads. Bars are checked against the metre.
 
-Repeats are not played: every bar comes once, as it is written. Grace notes are left out.
+Repeats are not played: every bar comes once, as it is written. Grace notes are left out. Each voice (V:) of a tune
+is a voice.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gatewise.data.music.abc_text import voices_of, written_tunes
 from gatewise.data.music.tune import TICKS, Note, Tune
 from gatewise.errors import DataError, need
 
@@ -48,29 +50,43 @@ def tunes_of_abc(path: Path) -> list[Callable[[], Tune]]:
     return [partial(tune_of, name, written) for name, written in written_tunes(path.name, text)]
 
 
-def written_tunes(file: str, text: str) -> list[tuple[str, str]]:
-    """The name and the text of each tune of a file: the parts that begin with ``X:``."""
-    parts = re.split(r"^(?=X:)", text, flags=re.MULTILINE)
-    found = []
-    for part in parts:
-        number = re.match(r"X: *(\S*)", part)
-        title = re.search(r"^T: *(.*?) *$", part, re.MULTILINE)
-        if number:
-            found.append((f"{file}, tune {number[1]}{f' ({title[1]})' if title else ''}", part))
-    if not found:
-        raise DataError(
-            f"{file} has no tune: a tune of an ABC file begins with a line X: and a number"
-        )
-    return found
-
-
 def tune_of(name: str, text: str) -> Tune:
     """The tune of an ABC text. ``name`` says in errors which one it is.
 
     Raises:
-        DataError: it is not ABC, it has no notes, or a bar does not add up. The message has the bar, and its
-            given and expected length.
+        DataError: it is not ABC, it has no notes, a bar does not add up, or the bars of two voices differ. The
+            message has the bar, and its given and expected length.
     """
+    voices = voices_of(name, text)
+    if len(voices) == 1:
+        return _with_notes(_voice(name, voices[0][1]))
+    return _together(name, [_voice(f"{name}, voice {voice}", own) for voice, own in voices])
+
+
+def _together(name: str, voices: list[Tune]) -> Tune:
+    """The tune of voices that sound at once."""
+    longest = max(voices, key=lambda voice: len(voice.bars))
+    for voice in voices:
+        inner = voice.bars[:-1]  # the last bar of a voice may be shorter
+        if inner != longest.bars[: len(inner)]:
+            raise DataError(
+                f"{voice.name} has its bar lines at other times than {longest.name}; expected voices with the same "
+                f"bars"
+            )
+    sounding = [voice for voice in voices if voice.notes]
+    notes = [replace(note, voice=k) for k, voice in enumerate(sounding) for note in voice.notes]
+    end = max(voice.end for voice in voices)
+    return _with_notes(replace(longest, name=name, notes=tuple(notes), end=end))
+
+
+def _with_notes(tune: Tune) -> Tune:
+    if not tune.notes:
+        raise DataError(f"{tune.name} has no notes")
+    return tune
+
+
+def _voice(name: str, text: str) -> Tune:
+    """The tune of a voice; it may have no notes."""
     music21 = need("music21", "music")
     handler = music21.abcFormat.ABCHandler()
     try:
@@ -148,8 +164,6 @@ class _Reader:
         else:  # free, or changing: its bars have no expected length
             meter = None
         notes, end, lines = _timed(bars)
-        if not notes:
-            raise DataError(f"{self.name} has no notes")
         sharps = self.sharps.copy().pop() if len(self.sharps) == 1 else None
         return Tune(self.name, tuple(notes), end, tuple(lines), meter, sharps, self.tempo)
 

@@ -30,7 +30,9 @@ def read_notation(path: Path) -> Tune:
         raise DataError(f"{path}: music21 cannot read it: {reason}") from error
     if not notes:
         raise DataError(f"{path} has no notes")
-    bars, meter = _bars(path, parts[0])
+    names = [f"{path}, part {k}" if len(parts) > 1 else str(path) for k in range(1, len(parts) + 1)]
+    bars_of = [_bars(name, part) for name, part in zip(names, parts, strict=True)]
+    bars, meter = bars_of[0]
     keys = {found.sharps for found in parts[0].recurse().getElementsByClass("KeySignature")}
     marks = [
         mark.getQuarterBPM() for mark in parts[0].recurse().getElementsByClass("MetronomeMark")
@@ -54,8 +56,8 @@ def _ticks(quarters: Any) -> int:
     return round(Fraction(quarters) * TICKS)
 
 
-def _bars(path: Path, part: Any) -> tuple[tuple[int, ...], tuple[int, int] | None]:
-    """The times of the bar lines, and the metre, if it is the same throughout."""
+def _bars(name: str, part: Any) -> tuple[tuple[int, ...], tuple[int, int] | None]:
+    """The times of a part's bar lines, and the metre, if it is the same throughout."""
     measures = list(part.getElementsByClass("Measure"))
     lines, meters = [], set()
     for at, measure in enumerate(measures):
@@ -68,7 +70,7 @@ def _bars(path: Path, part: Any) -> tuple[tuple[int, ...], tuple[int, int] | Non
         if full is not None and length != full and not (length < full and partial):
             beats = float(length * signature.denominator / 4)
             raise DataError(
-                f"{path}, bar {measure.number}: its notes add up to {beats:.4g}/{signature.denominator}, "
+                f"{name}, bar {measure.number}: its notes add up to {beats:.4g}/{signature.denominator}, "
                 f"expected {signature.ratioString}"
             )
         lines.append(_ticks(measure.offset))

@@ -15,6 +15,7 @@ from gatewise.data.music.midi import read_midi
 from gatewise.data.music.notation import read_notation
 from gatewise.data.music.tune import HIGHEST, LOWEST, TICKS, Tune
 from gatewise.errors import DataError, caution, some
+from gatewise.options import short_repr
 
 Reading = tuple[
     str, Callable[[], Tune]
@@ -77,6 +78,7 @@ class Music:
             tunes.append(replace(tune, notes=tuple(kept)))
             parts.append(part)
         self._report(tunes, skipped, dropped)
+        _check_parts(tunes, parts)
         return Tunes(tunes, parts, tuple(skipped))
 
     def _skip(self, error: DataError, skipped: list[str]) -> None:
@@ -118,6 +120,10 @@ class Music:
             yield lambda: [("", lambda: data)]
         elif isinstance(data, Mapping):
             yield lambda: self._arrays(rolls.parts_of(data, "the data"), "")
+        elif not isinstance(data, Iterable):
+            raise DataError(
+                f"{short_repr(data)} is not music: give a file, a folder, or a list of files, tunes or arrays"
+            )
         else:
             for at, each in enumerate(data):
                 if isinstance(each, (str, os.PathLike, Tune)):
@@ -136,10 +142,23 @@ class Music:
     def _arrays(self, parts: rolls.Parts, place: str, first: int = 0) -> list[Reading]:
         step = TICKS // self.grid
         return [
-            (part, partial(rolls.tune_of, array, f"{place}{part} tune {at}".strip(), step))
+            (part, partial(rolls.tune_of, array, f"{place}{part and part + ' '}tune {at}", step))
             for part, arrays in parts.items()
             for at, array in enumerate(arrays, first)
         ]
+
+
+def _check_parts(tunes: list[Tune], parts: list[str]) -> None:
+    """Raises DataError if only some of the tunes are of the parts train, valid and test."""
+    if any(parts) and not all(parts):
+        own, other = (
+            tunes[parts.index("")].name,
+            next(t for t, p in zip(tunes, parts, strict=True) if p),
+        )
+        raise DataError(
+            f"{own} is of no part of the data, but {other.name} comes from a file with the parts train, valid and "
+            f"test: give such a file alone"
+        )
 
 
 _ONE = {
