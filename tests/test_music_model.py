@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from gatewise.cli import main
 from gatewise.data.music.midi import midi_bytes, read_midi
 from gatewise.data.music.steps import Voices
 from gatewise.data.music.tune import LOWEST, TICKS, Note, Tune, shares
-from gatewise.errors import DataError, ModelFileError, OptionError
+from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
 from gatewise.models.chords import UNKNOWN, ChainedVoices, IndependentNotes, NadeNotes, Symbols
 from gatewise.models.music import MusicNetwork, MusicShape
 from gatewise.tasks.music.baselines import NGrams
+from gatewise.tasks.music.encoding import in_plain_key
 from gatewise.tasks.music.sampling import Sampler, harmonised
 from gatewise.tasks.music.training import TuneBatches, Windows
 from gatewise.train.run import Run
@@ -272,10 +274,36 @@ def test_a_tune_is_continued(melodies):
     model, _ = melodies
     start = scale(67)
     (tune,) = model.generate(start=start, keep=3.0, temperature=0.1)
-    begun = start.transposed(5)  # the key without sharps and flats
-    assert tune.notes[:3] == begun.before(3 * TICKS).notes
+    assert tune.notes[:3] == start.before(3 * TICKS).notes
+    assert tune.sharps == start.sharps == 1
+    (moved,) = model.generate(start=start, keep=3.0, temperature=0.1, sharps=2)
+    assert moved.notes == tune.transposed(7).notes
     steps = dict.fromkeys(note.pitch - tune.notes[0].pitch for note in tune.notes)
     assert list(steps) == [0, 2, 4, 5, 7, 9, 11, 12]
+
+
+def test_no_step_to_add_to_a_tune_is_an_error(melodies):
+    model, _ = melodies
+    message = "steps=5 leaves nothing to add to the 7 events of start=: give more steps=, or keep="
+    with pytest.raises(OptionError, match=message):
+        model.generate(start=scale(67), keep=3.0, steps=5)
+    steps = small(epochs=1).fit(scales(2), validation=0, test=0, run=quiet())
+    with pytest.raises(
+        OptionError, match="steps=8, the default, leaves nothing to add to the 8 steps"
+    ):
+        steps.generate(start=scale(60, 2))
+
+
+def test_the_lowest_temperature_draws_the_most_probable_events(melodies):
+    model, _ = melodies
+    coldest = model.generate(samples=2, temperature=1e-320)
+    assert coldest[0].notes == coldest[1].notes == model.generate(temperature=1e-3)[0].notes
+
+
+@pytest.mark.parametrize("name", ["start", "melody"])
+def test_what_is_no_tune_is_named(melodies, name):
+    with pytest.raises(DataError, match="5 is not music"):
+        melodies[0].generate(**{name: 5})
 
 
 def test_a_saved_model_scores_and_samples_the_same(melodies, tmp_path):
@@ -309,6 +337,35 @@ def test_a_model_of_steps_beats_its_baselines(notes):
     assert found.scores["nll"] < found.baseline["first-order model"]["nll"]
     tunes = model.generate(samples=2, steps=12)
     assert [tune.end for tune in tunes] == [12 * TICKS] * 2
+
+
+def test_tunes_that_cannot_be_encoded_are_skipped_and_counted():
+    data = [scale(59), *scales(2)]
+    with pytest.raises(DataError, match="scale 59 None has 1 voices, expected 2 in every tune"):
+        small(notes="voices").fit(data, validation=0, test=0, run=quiet())
+    model = small(notes="voices", on_error="skip", epochs=1)
+    with pytest.warns(
+        GatewiseWarning, match="1 of 7 tunes were skipped; the first: scale 59 None has"
+    ):
+        model.fit(data, validation=0, test=0, run=quiet())
+    assert len(model.names_) == 6
+    with pytest.warns(GatewiseWarning, match="1 of 2 tunes were skipped"):
+        found = model.evaluate([scale(59), scale(65, 2)])
+    assert found.n == 8
+    assert found.notes[0].startswith("1 tunes were skipped; the first: scale 59 None has 1 voices")
+    with pytest.warns(GatewiseWarning, match="1 of 2 tunes were skipped"):
+        assert model.predict([scale(59), scale(65, 2)])["tune"].to_list() == ["scale 65 None"]
+    with pytest.raises(DataError, match="no tune can be encoded; the first reason: scale 59"):
+        model.evaluate([scale(59)])
+
+
+def test_notes_that_leave_a_piano_in_the_common_key_are_counted():
+    high = scale(95).transposed(1)  # in C, from C7 to C8
+    assert in_plain_key([high]) == [high]
+    in_g = replace(high, sharps=1)  # goes five semitones up
+    with pytest.warns(GatewiseWarning, match="3 notes left a piano's range, 21 to 108"):
+        (moved,) = in_plain_key([in_g])
+    assert len(moved.notes) == 5
 
 
 def test_parts_of_the_data_are_kept(tmp_path):

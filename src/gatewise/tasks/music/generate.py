@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ from gatewise.tasks.entry_checks import Check
 from gatewise.tasks.kinds import is_size, part_size
 from gatewise.tasks.music import state
 from gatewise.tasks.music.baselines import NGrams
+from gatewise.tasks.music.encoding import encode_tunes, in_plain_key
 from gatewise.tasks.music.sampling import continuations, harmonised
 from gatewise.tasks.music.training import Batch, TuneBatches, Windows, continued, loader
 from gatewise.tasks.ranges import Between, OneOf, Range
@@ -50,6 +52,8 @@ Array = np.ndarray
 
 TuneFile = Annotated[Any, Kind(read=parse_path, expected="a path", metavar="FILE")]
 Sharps = Annotated[int, integers(-5, 6)]
+
+_COLDEST = 1e-30  # a lower temperature is 0 in single precision
 
 # The baselines by name, with the length of their n-grams.
 BASELINES = {"note frequencies": 1, "first-order model": 2, "3-gram": 3}
@@ -136,31 +140,33 @@ class MusicModel(Task):
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
         read = self.source().read(data)
         parts = self._split(read, validation, test)
-        trained = [self._keyed(tune) for tune in parts["train"]]
-        held = [self._keyed(tune) for tune in parts["valid"]]
-        if not trained:
+        if not parts["train"]:
             raise DataError(
                 f"{len(read.tunes)} tunes with validation={validation} and test={test} leave no tune to train "
                 f"on: give more tunes, or smaller parts"
             )
-        self._learn(trained)
-        encoded = [self.encoding_.encode(tune) for tune in (*trained, *held)]
-        own = encoded[: len(trained)]
-        self.seen_ = sorted({digest(steps) for steps in encoded})
+        self._learn(parts["train"])
+        trained, own = self._encode(Tunes(parts["train"], []))
+        held, checked = self._encode(Tunes(parts["valid"], []))
+        every = own + checked
+        self.seen_ = sorted({digest(steps) for steps in every})
         self.median_steps_ = int(np.median([len(steps) for steps in own]))
         self.longest_ = max(map(len, own))
         self.ngrams_ = NGrams.fitted(own, self.encoding_.symbols)
-        self.names_ = [tune.name for tune in (*trained, *held)]
-        return self._batches(encoded, len(trained), validation, test, run)
+        self.names_ = [tune.name for tune in (*trained.tunes, *held.tunes)]
+        return self._batches(every, len(own), validation, test, run)
 
     def _split(self, read: Tunes, validation: Any, test: Any) -> dict[str, list[Tune]]:
         """The tunes of the parts "train" and "valid": those of the data's own parts, or a random split."""
         tunes = read.tunes
         if any(read.parts):
-            return {
+            own = {
                 name: [t for t, p in zip(tunes, read.parts, strict=True) if p == name]
                 for name in ("train", "valid")
             }
+            if not is_size(validation):
+                own["valid"] = self.source().read(validation).tunes
+            return own
         order = np.random.default_rng(self.options_.seed).permutation(len(tunes))
         held: dict[str, list[Tune]] = {"valid": []}
         tested = _size("test", test, len(tunes))
@@ -171,17 +177,21 @@ class MusicModel(Task):
             held["valid"] = [tunes[k] for k in sorted(order[tested : tested + checked])]
         return held | {"train": [tunes[k] for k in sorted(order[tested + checked :])]}
 
-    def _keyed(self, tune: Tune) -> Tune:
-        """The tune as the network reads it: transposed to the key without sharps and flats by choice."""
-        if self.options_.transpose == "common" and tune.sharps is not None:
-            moved = tune.transposed(to_plain_key(tune.sharps))
-            return replace(moved, notes=tuple(n for n in moved.notes if 21 <= n.pitch <= 108))
-        return tune
+    def _encode(self, read: Tunes) -> tuple[Tunes, list[Array]]:
+        """The tunes that can be encoded, and their steps."""
+        found = encode_tunes(self._keyed(read.tunes), self.encoding_, self.options_.on_error)
+        tunes = [read.tunes[k] for k in found.kept]
+        parts = [read.parts[k] for k in found.kept] if read.parts else []
+        return Tunes(tunes, parts, read.skipped + found.skipped), found.steps
+
+    def _keyed(self, tunes: list[Tune]) -> list[Tune]:
+        """The tunes in the key in which the network reads them."""
+        return in_plain_key(tunes) if self.options_.transpose == "common" else tunes
 
     def _learn(self, tunes: list[Tune]) -> None:
         """Learns the encoding from the training part."""
         events = Events.learn(tunes, self.options_.grid)
-        self.voices_ = tunes[0].voices
+        self.voices_ = Counter(tune.voices for tune in tunes).most_common(1)[0][0]
         self.line_, self.velocities_ = events.line, events.velocities
         self.meters_ = list(events.meters)
 
@@ -275,8 +285,7 @@ class MusicModel(Task):
 
     def _encoded(self, data: Any) -> tuple[Tunes, list[Array]]:
         self.check_fitted()
-        read = self.source().read(data)
-        return read, [self.encoding_.encode(self._keyed(tune)) for tune in read.tunes]
+        return self._encode(self.source().read(data))
 
     def predict(self, data: Any) -> Any:
         """A table with a row for each tune: its name, its steps, and their mean negative log-likelihood in nats."""
@@ -350,8 +359,8 @@ class MusicModel(Task):
 
         Args:
             samples: the number of tunes.
-            steps: the number of steps of each tune, or its largest number of events. The default is the median
-                of the training tunes, or twice the events of the longest.
+            steps: the number of steps of each tune, or its largest number of events, with those of ``start``. The
+                default is the median of the training tunes, or twice the events of the longest.
             temperature: below 1 for more probable tunes, above 1 for more surprising ones.
             start: a file with the tune that all tunes begin with. In Python also a Tune.
             keep: the quarter notes of ``start`` that are kept; all by default.
@@ -360,7 +369,7 @@ class MusicModel(Task):
             particles: the number of harmonies that are followed at once, for ``melody``.
             meter: the metre that a tune of events begins with, such as 6/8.
             sharps: the key signature of the tunes, from -5 (flats) to 6, where the model has
-                ``transpose="common"``.
+                ``transpose="common"``. The default is that of ``start`` or ``melody``, or no sharps and flats.
             tempo: quarter notes per minute.
             seed: the seed of the draws.
 
@@ -376,25 +385,36 @@ class MusicModel(Task):
             raise OptionError(
                 "give start= to continue a tune, or melody= to harmonise one, not both"
             )
+        if options.sharps is not None and self.options_.transpose != "common":
+            raise OptionError("sharps= needs a model that was fitted with transpose='common'")
+        known_tune = start if melody is None else melody
+        own = None if known_tune is None else self._read_one(known_tune)
+        sharps = own.sharps if options.sharps is None and own is not None else options.sharps
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            drawn = self._drawn(options)
+            drawn = self._drawn(options, own)
         decoded = (self.encoding_.decode(each, f"sample {k + 1}") for k, each in enumerate(drawn))
-        return [self._finished(tune, options.sharps, options.tempo) for tune in decoded]
+        return [self._finished(tune, sharps, options.tempo) for tune in decoded]
 
-    def _drawn(self, options: SimpleNamespace) -> list[Array]:
-        """The steps of each sample."""
-        temperature = options.temperature
-        if options.melody is not None:
-            given = self._melody(options.melody)
+    def _drawn(self, options: SimpleNamespace, own: Tune | None) -> list[Array]:
+        """The steps of each sample. ``own`` is the tune to continue or to harmonise."""
+        temperature = max(options.temperature, _COLDEST)
+        keyed = None if own is None else self._keyed([own])[0]
+        if options.melody is not None and keyed is not None:
+            given = self._melody(keyed)
             return [
                 harmonised(self.network_, given, options.particles, temperature)
                 for _ in range(options.samples)
             ]
-        begin = self._beginning(options.start, options.keep, options.meter)
+        begin = self._beginning(keyed, options.keep, options.meter)
         end = END if self.options_.unit == "event" else None
         usual = self.median_steps_ if end is None else 2 * self.longest_
         steps = options.steps or usual
+        if len(begin) >= steps:
+            raise OptionError(
+                f"steps={steps}{'' if options.steps else ', the default,'} leaves nothing to add to the "
+                f"{len(begin)} {self.options_.unit}s of start=: give more steps=, or keep="
+            )
         return continuations(self.network_, begin, options.samples, steps, temperature, end)
 
     def write_samples(self, samples: list[Tune], out: Path | None) -> None:
@@ -405,25 +425,24 @@ class MusicModel(Task):
             write_tunes(samples, out)
 
     def _finished(self, tune: Tune, sharps: int | None, tempo: float) -> Tune:
-        common = self.options_.transpose == "common"
-        if sharps is not None and not common:
-            raise OptionError("sharps= needs a model that was fitted with transpose='common'")
-        tune = replace(tune, tempo=tempo, sharps=0 if common else None)
+        """The tune with its tempo, in the key that is asked for, or in that of the tune that it continues."""
+        if self.options_.transpose != "common":
+            return replace(tune, tempo=tempo, sharps=sharps)
+        tune = replace(tune, tempo=tempo, sharps=0)
         return tune.transposed(-to_plain_key(sharps)) if sharps else tune
 
     def _read_one(self, given: Any) -> Tune:
         found = self.source().read(given).tunes
         if len(found) > 1:
             raise DataError(f"{given} has {len(found)} tunes; give a file with one")
-        return self._keyed(found[0])
+        return found[0]
 
-    def _beginning(self, start: Any, keep: float | None, meter: str | None) -> Array:
+    def _beginning(self, tune: Tune | None, keep: float | None, meter: str | None) -> Array:
         """T×K: the steps that every tune begins with."""
         events = self.encoding_ if isinstance(self.encoding_, Events) else None
         if meter is not None and events is None:
             raise OptionError(f"meter={meter!r} is for models of events (unit='event')")
-        if start is not None:
-            tune = self._read_one(start)
+        if tune is not None:
             if keep is not None:
                 tune = tune.before(round(keep * TICKS))
             return self.encoding_.encode(tune) if events is None else events.beginning(tune)
@@ -435,9 +454,9 @@ class MusicModel(Task):
             )
         return np.array([[events.names.index(f"meter:{meter}")]])
 
-    def _melody(self, melody: Any) -> Array:
-        """T×K: the melody's notes, and unknown values below it."""
-        encoding, line = self.encoding_, line_of(self._read_one(melody))
+    def _melody(self, tune: Tune) -> Array:
+        """T×K: the notes of a tune's melody, and unknown values below it."""
+        encoding, line = self.encoding_, line_of(tune)
         if isinstance(encoding, Events):
             raise OptionError("melody= is for models of steps (unit='step')")
         if isinstance(encoding, Voices):

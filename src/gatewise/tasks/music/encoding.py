@@ -1,0 +1,76 @@
+"""Tunes as the network reads them: in the common key by choice, and as steps or events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gatewise.data.music.steps import Encoding
+from gatewise.data.music.tune import HIGHEST, LOWEST, Tune, to_plain_key
+from gatewise.errors import DataError, caution
+from gatewise.report.words import with_unit
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded tunes.
+
+    Attributes:
+        kept: the indices of the tunes that were encoded.
+        steps: the steps of each of these, T×K.
+        skipped: for each other tune the reason.
+    """
+
+    kept: list[int]
+    steps: list[Array]
+    skipped: tuple[str, ...]
+
+
+def encode_tunes(tunes: Sequence[Tune], encoding: Encoding, on_error: str) -> Encoded:
+    """The steps of tunes.
+
+    Args:
+        on_error: "stop" to raise an error for a tune that cannot be encoded, "skip" to leave it out and count it.
+
+    Raises:
+        DataError: a tune cannot be encoded, or none of them.
+    """
+    kept, steps, skipped = [], [], []
+    for at, tune in enumerate(tunes):
+        try:
+            steps.append(encoding.encode(tune))
+        except DataError as error:
+            if on_error == "stop":
+                raise
+            skipped.append(str(error))
+        else:
+            kept.append(at)
+    if skipped:
+        if not kept:
+            raise DataError(f"no tune can be encoded; the first reason: {skipped[0]}")
+        caution(f"{len(skipped)} of {len(tunes)} tunes were skipped; the first: {skipped[0]}")
+    return Encoded(kept, steps, tuple(skipped))
+
+
+def in_plain_key(tunes: Sequence[Tune]) -> list[Tune]:
+    """The tunes, those with a key signature transposed to the one without sharps and flats. Notes that leave a
+    piano's range are left out and counted."""
+    found, dropped = [], 0
+    for tune in tunes:
+        if tune.sharps is None:
+            found.append(tune)
+            continue
+        moved = tune.transposed(to_plain_key(tune.sharps))
+        notes = tuple(note for note in moved.notes if LOWEST <= note.pitch <= HIGHEST)
+        dropped += len(moved.notes) - len(notes)
+        found.append(replace(moved, notes=notes))
+    if dropped:
+        caution(
+            f"{with_unit(dropped, 'note')} left a piano's range, {LOWEST} to {HIGHEST}, in the key without sharps "
+            f"and flats, and were left out"
+        )
+    return found
