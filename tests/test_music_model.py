@@ -294,6 +294,22 @@ def test_no_step_to_add_to_a_tune_is_an_error(melodies):
         steps.generate(start=scale(60, 2))
 
 
+def test_no_tune_ends_before_the_shortest(melodies):
+    model, _ = melodies
+    longer = model.generate(samples=4, shortest=40, steps=40, temperature=3.0)
+    usual = model.generate(samples=4, steps=40, temperature=3.0)
+    assert sum(len(t.notes) for t in longer) > sum(len(t.notes) for t in usual)
+    logits = torch.tensor([[2.0, 1.0, -40.0]]).expand(50, -1)
+    output = Symbols(3, 3, 2)
+    output.logits = torch.nn.Identity()
+    drawn, _ = output.draw(logits, torch.full((50, 1), UNKNOWN), 1.0, barred=0)
+    assert drawn[:, 0].tolist() == [1] * 50
+    with pytest.raises(
+        OptionError, match=r"shortest=50 is for models of events .* at most steps=40"
+    ):
+        model.generate(shortest=50, steps=40)
+
+
 def test_the_lowest_temperature_draws_the_most_probable_events(melodies):
     model, _ = melodies
     coldest = model.generate(samples=2, temperature=1e-320)

@@ -81,7 +81,7 @@ def _music(data: Path, out: Path) -> None:
     model = MusicModel("event", transpose="common", units=64, batch=2, patience=20)
     model.fit(data, validation=4, test=4, run=Run(quiet=not sys.stderr.isatty()))
     finish(model, data, 4, out)
-    tunes = model.generate(samples=8, temperature=0.7)
+    tunes = model.generate(samples=8, shortest=60, temperature=0.7)
     model.write_samples(tunes, out / "tune.mid")
     print(f"\nsamples   {out / 'tune-1.mid'} to tune-{len(tunes)}.mid")
     own, given = shares(tunes), shares(model.source().read(data).tunes)

@@ -186,8 +186,11 @@ class Symbols(Output):
     def nll(self, hidden: Tensor, steps: Tensor) -> Tensor:
         return F.cross_entropy(self.logits(hidden), steps[:, 0], reduction="none")
 
-    def draw(self, hidden: Tensor, given: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        chosen, found = _symbol(self.logits(hidden), given[:, 0], temperature)
+    def draw(
+        self, hidden: Tensor, given: Tensor, temperature: float, barred: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As that of the base class. The symbol ``barred`` is not drawn."""
+        chosen, found = _symbol(self.logits(hidden), given[:, 0], temperature, barred)
         return chosen[:, None], found
 
 
@@ -204,9 +207,16 @@ def _log_sigmoid(logits: Tensor, chosen: Tensor, counted: Tensor) -> Tensor:
     return (each * counted).sum(-1)
 
 
-def _symbol(logits: Tensor, given: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The given symbol of each of B sequences, or a drawn one, and the log-likelihood of the given ones."""
-    drawn = torch.multinomial(torch.softmax(logits / temperature, -1), 1)[:, 0]
+def _symbol(
+    logits: Tensor, given: Tensor, temperature: float, barred: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The given symbol of each of B sequences, or a drawn one other than ``barred``, and the log-likelihood of the
+    given ones."""
+    allowed = logits.clone()
+    if barred is not None:
+        allowed[:, barred] = -torch.inf
+    below = allowed - allowed.amax(-1, keepdim=True)  # finite also after the division
+    drawn = torch.multinomial(torch.softmax(below / temperature, -1), 1)[:, 0]
     known = given != UNKNOWN
     chosen = torch.where(known, given, drawn)
     likelihood = torch.log_softmax(logits, -1).gather(1, chosen[:, None])[:, 0]

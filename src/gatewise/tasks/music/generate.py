@@ -345,6 +345,7 @@ class MusicModel(Task):
         *,
         samples: Count = 1,
         steps: Count | None = None,
+        shortest: Count | None = None,
         temperature: Positive = 1.0,
         start: TuneFile | None = None,
         keep: Positive | None = None,
@@ -361,6 +362,8 @@ class MusicModel(Task):
             samples: the number of tunes.
             steps: the number of steps of each tune, or its largest number of events, with those of ``start``. The
                 default is the median of the training tunes, or twice the events of the longest.
+            shortest: the number of events before which no tune ends, with those of ``start``. By default a tune may
+                end anywhere.
             temperature: below 1 for more probable tunes, above 1 for more surprising ones.
             start: a file with the tune that all tunes begin with. In Python also a Tune.
             keep: the quarter notes of ``start`` that are kept; all by default.
@@ -415,7 +418,14 @@ class MusicModel(Task):
                 f"steps={steps}{'' if options.steps else ', the default,'} leaves nothing to add to the "
                 f"{len(begin)} {self.options_.unit}s of start=: give more steps=, or keep="
             )
-        return continuations(self.network_, begin, options.samples, steps, temperature, end)
+        shortest = options.shortest or 0
+        if shortest and (end is None or shortest > steps):
+            raise OptionError(
+                f"shortest={shortest} is for models of events (unit='event'), and at most steps={steps}"
+            )
+        return continuations(
+            self.network_, begin, options.samples, steps, temperature, end, shortest
+        )
 
     def write_samples(self, samples: list[Tune], out: Path | None) -> None:
         if out is None:

@@ -28,11 +28,13 @@ class Sampler:
         self.drawn: list[Tensor] = []
         self.last = torch.full((count, columns), UNKNOWN)
 
-    def step(self, given: Tensor, temperature: float) -> Tensor:
-        """Draws the next step where ``given``, B×K, is unknown. Returns the log-likelihood of the given values."""
+    def step(self, given: Tensor, temperature: float, **options: int) -> Tensor:
+        """Draws the next step where ``given``, B×K, is unknown. Returns the log-likelihood of the given values.
+
+        ``options`` are those of the output's ``draw``."""
         row = self.output.encoded(self.last).contiguous()
         hidden = torch.from_numpy(self.stream.step(row))
-        self.last, likelihood = self.output.draw(hidden, given, temperature)
+        self.last, likelihood = self.output.draw(hidden, given, temperature, **options)
         self.drawn.append(self.last)
         return likelihood
 
@@ -50,7 +52,13 @@ class Sampler:
 
 @torch.no_grad()
 def continuations(
-    network: MusicNetwork, start: Array, count: int, steps: int, temperature: float, end: int | None
+    network: MusicNetwork,
+    start: Array,
+    count: int,
+    steps: int,
+    temperature: float,
+    end: int | None,
+    shortest: int = 0,
 ) -> list[Array]:
     """Tunes that begin with the same steps.
 
@@ -58,13 +66,15 @@ def continuations(
         start: T×K, the steps that all begin with; T may be 0.
         steps: the number of all steps.
         end: the symbol that ends a tune before that.
+        shortest: the number of steps before which no tune ends.
     """
     sampler = Sampler(network, count, start.shape[1])
     unknown = torch.full((count, start.shape[1]), UNKNOWN)
     ended = torch.zeros(count, dtype=torch.bool)
     for at in range(max(steps, len(start))):
         given = torch.from_numpy(start[at]).expand_as(unknown) if at < len(start) else unknown
-        sampler.step(given.contiguous(), temperature)
+        barred = {} if end is None or at >= shortest else {"barred": end}
+        sampler.step(given.contiguous(), temperature, **barred)
         if end is not None and at >= len(start):
             ended |= sampler.last[:, 0] == end
             if bool(ended.all()):
