@@ -23,7 +23,7 @@ print(model.evaluate(tunes).table())
 known = model.source().read(tunes).tunes
 minuet = next(tune for tune in known if "Minuet" in tune.name)
 assert minuet.name not in model.names_
-new = model.generate(samples=8, temperature=0.7, meter="3/4")
+new = model.generate(samples=8, shortest=60, temperature=0.7, meter="3/4")
 (continued,) = model.generate(start=minuet, keep=12, temperature=0.7, seed=2)
 model.write_samples([*new, continued], Path("tune.mid"))
 
