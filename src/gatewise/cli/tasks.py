@@ -265,11 +265,13 @@ def _run_evaluate(given: argparse.Namespace) -> None:
 
 
 def _run_generate(given: argparse.Namespace) -> None:
+    from gatewise.report.words import with_unit
+
     model, options = _model_and_options(given)
     samples = model.generate(**options)
-    model.write_samples(samples, given.out)
-    if given.out is not None:
-        print(f"written   {given.out} ({len(samples)} samples)")
+    paths = model.write_samples(samples, given.out)
+    if paths:
+        print(f"written   {some(list(map(str, paths)), 4)} ({with_unit(len(samples), 'sample')})")
 
 
 # ------------------------------------------------------------------------------------------ tasks

@@ -77,8 +77,8 @@ class Task(BaseEstimator):
         """New samples from the model. A task that can make them has its options here."""
         raise OptionError(f"a model of the task {self.name!r} does not generate anything")
 
-    def write_samples(self, samples: Any, out: Path | None) -> None:
-        """Writes the result of ``generate`` to a file, or prints it."""
+    def write_samples(self, samples: Any, out: Path | None) -> list[Path]:
+        """Writes the result of ``generate`` to files, whose paths it returns, or prints it."""
         raise NotImplementedError
 
     def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
@@ -106,6 +106,10 @@ class Task(BaseEstimator):
     def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
         """The optimizer, and a learning-rate schedule that is stepped after each update."""
         return one_cycle(network, recipe)
+
+    def weight_of(self, batch: Any, members: int) -> int:
+        """The weight of a batch's mean loss in the validation loss: the number of its members."""
+        return members
 
     def describe_member(self, batch: Any, at: int) -> str:
         """The member ``at`` of a batch, as text for error messages: which row or series of the data it is."""

@@ -217,7 +217,7 @@ class _Search:
         if self.run.path is None:
             return f"stopped after {done} of {self.trials} trials; nothing is saved"
         return (
-            f"stopped after {done} of {self.trials} trials; the same tune with --resume (resume=True) goes on "
+            f"stopped after {done} of {self.trials} trials; the same tune with resume=True (--resume) goes on "
             f"from {self.run.path / studies.STUDY}"
         )
 
