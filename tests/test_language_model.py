@@ -677,6 +677,27 @@ def test_the_command_line(rhyme, tmp_path, capsys):
     assert len((tmp_path / "lines.csv").read_text().splitlines()) == 121
 
 
+def test_the_command_line_says_what_was_written(fitted, tmp_path, capsys):
+    run, out = str(fitted[0].save(tmp_path / "run")), tmp_path / "new.txt"
+    assert main(["generate", run, "--length", "3", "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"written   {out} (1 sample)\n"
+
+
+def test_the_list_of_tasks_says_what_generate_makes_of_each_source(capsys):
+    assert main(["tasks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(k for k, line in enumerate(lines) if line.startswith("generate  "))
+    assert "of a text" in lines[at]
+    assert "tunes" in lines[at + 1]
+
+
+def test_a_part_that_is_a_missing_file(rhyme, tmp_path, capsys):
+    given = ["--out", str(tmp_path / "run"), "--validation", "valid.txt"]
+    assert main(["fit", "generate", str(rhyme), *given]) == 2
+    said = capsys.readouterr().err
+    assert "expected a share below 1, a number, or a file that exists, not 'valid.txt'" in said
+
+
 def test_generation_of_other_tasks_is_refused():
     with pytest.raises(OptionError, match="'regress' does not generate"):
         gw.Regressor().generate()

@@ -153,7 +153,7 @@ def test_the_tables_of_tasks_name_options_and_values_that_they_take(name, source
     assert not set(kind.searched) & set(kind.not_searched)
     space, single = space_of(task, {})
     assert (set(space), single) == (set(kind.searched), {})
-    assert all(within(each, options[option].default) for option, each in space.items())
+    assert all(within(each, task.value_of(option)) for option, each in space.items())
 
 
 @pytest.mark.parametrize(

@@ -291,13 +291,14 @@ def _run_tasks(given: argparse.Namespace) -> None:
         print(f"{source:<{width}}", *(f"{mark:>10}" for mark in marks))
     print()
     for name in TASKS:
-        print(f"{name:<{max(map(len, TASKS))}}  {about(name)}")
+        for k, source in enumerate(sources_of(name)):
+            print(f"{'' if k else name:<{max(map(len, TASKS))}}  {about(name, source)}")
 
 
-def about(name: str) -> str:
-    """The first line of a task's description, or why the task cannot be imported."""
+def about(name: str, source: str | None = None) -> str:
+    """The first line of the description of a task's class for a source, or why it cannot be imported."""
     try:
-        return first_line(task_of(name))
+        return first_line(task_of(name, source))
     except TaskImportError as error:
         return str(error)
 

@@ -100,6 +100,10 @@ class Task(BaseEstimator):
         """The arguments of the network for a trace of ``data``."""
         raise NotImplementedError
 
+    def value_of(self, name: str) -> Any:
+        """The value of an option; of one that is None, the default that depends on other options, if it has one."""
+        return getattr(self, name)
+
     def check_together(self, options: SimpleNamespace) -> None:
         """Raises OptionError if options contradict each other."""
 

@@ -175,17 +175,18 @@ class LanguageModel(Task):
     def check_together(self, options: SimpleNamespace) -> None:
         integer("vocabulary", options.vocabulary, smallest_size(options.unit))
         averages = options.nonmonotone + 2  # in the round after so many without a lower loss
-        if options.method == "nt-asgd" and self._patience(options) < averages:
+        if options.method == "nt-asgd" and self.value_of("patience") < averages:
             raise OptionError(
-                f"patience={options.patience} ends the training before nonmonotone={options.nonmonotone} starts the "
+                f"patience={self.value_of('patience')} ends the training before nonmonotone={options.nonmonotone} starts the "
                 f"averaging of nt-asgd: give {averages} or more"
             )
 
-    @staticmethod
-    def _patience(options: SimpleNamespace) -> int:
-        if options.patience is not None:
-            return int(options.patience)
-        return options.nonmonotone + 6 if options.method == "nt-asgd" else 4
+    def value_of(self, name: str) -> Any:
+        rate, decay = RATES[self.method]
+        patience = self.nonmonotone + 6 if self.method == "nt-asgd" else 4
+        defaults = {"learning_rate": rate, "weight_decay": decay, "patience": patience}
+        given = super().value_of(name)
+        return defaults.get(name) if given is None else given
 
     # ----------------------------------------------------------------------------------- learning
 
@@ -259,11 +260,11 @@ class LanguageModel(Task):
         check_no_music(data)
 
         def ended() -> Iterator[str]:
-            for line, name, number in numbered_lines_of(data, problems, limit):
+            for line, source, at in numbered_lines_of(data, problems, limit):
                 if places is not None:
-                    places.append((name, number))
+                    places.append((source, at))
                 # a piece of a long line of a file has no end
-                yield line if name is not None or line.endswith("\n") else f"{line}\n"
+                yield line if source is not None or line.endswith("\n") else f"{line}\n"
 
         found = SpooledTexts(ended())
         if all(line.isspace() or not line for line in found):
@@ -299,15 +300,14 @@ class LanguageModel(Task):
 
     def recipe(self, windows: int) -> Recipe:
         options = self.options_
-        rate, decay = RATES[options.method]
         return Recipe(
             options.epochs * windows,
             options.batch,
-            rate if options.learning_rate is None else options.learning_rate,
-            decay if options.weight_decay is None else options.weight_decay,
+            float(self.value_of("learning_rate")),
+            float(self.value_of("weight_decay")),
             options.clip,
             options.epochs,
-            self._patience(options),
+            int(self.value_of("patience")),
             options.seed,
         )
 
