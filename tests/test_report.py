@@ -229,8 +229,3 @@ def test_the_verdict_names_the_baselines_that_are_as_good_or_better(ours, said):
     baselines = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.8}}
     found = Evaluation("classify", {"accuracy": ours}, baselines, 20, "sequences", "accuracy")
     assert found.verdict() == said
-
-
-def test_losses_that_hardly_differ_are_drawn():
-    history = History([5.0, 1.0], [1.0, float(np.nextafter(1.0, 2.0))])
-    assert "kept" in svg(losses_figure(history), "losses")

@@ -50,8 +50,7 @@ def losses_figure(history: History) -> Figure:
     axis.margins(y=0.14)
     later = [*history.train[1:], *history.validation]
     room = np.ptp(later) if later else 0.0
-    # differences that float64 hardly shows would leave no range
-    if room > 1e-9 * abs(max(later, default=0.0)) and history.train[0] > max(later) + 2 * room:
+    if room > 0 and history.train[0] > max(later) + 2 * room:
         # with the first round's high loss in range, all other losses would look equal
         axis.set_ylim(min(later) - 0.2 * room, max(later) + 0.4 * room)
         axis.annotate(f"training from {history.train[0]:.3g}", (0, 1), (2, 3), xycoords="axes fraction",

@@ -175,9 +175,10 @@ class LanguageModel(Task):
     def check_together(self, options: SimpleNamespace) -> None:
         integer("vocabulary", options.vocabulary, smallest_size(options.unit))
         averages = options.nonmonotone + 2  # in the round after so many without a lower loss
-        if options.method == "nt-asgd" and self.value_of("patience") < averages:
+        patience = self.value_of("patience")
+        if options.method == "nt-asgd" and patience < averages:
             raise OptionError(
-                f"patience={self.value_of('patience')} ends the training before nonmonotone={options.nonmonotone} starts the "
+                f"patience={patience} ends the training before nonmonotone={options.nonmonotone} starts the "
                 f"averaging of nt-asgd: give {averages} or more"
             )
 
@@ -217,7 +218,6 @@ class LanguageModel(Task):
                 f"{_shown(data)} has {with_unit(len(lines), 'line')}, too few for a training part beside "
                 f"validation={validation} and test={test}: give a longer text, or smaller parts"
             )
-        self.held_out_ = held
         for name, part, size in ("test", test, held), ("validation", validation, checked):
             if is_size(part) and part and not size:
                 caution(
@@ -354,11 +354,9 @@ class LanguageModel(Task):
 
     # ------------------------------------------------------------------------------------ scoring
 
-    def unseen(
-        self, data: Any, problems: Problems | None = None, limit: int | None = None
-    ) -> SpooledTexts:
-        """The lines of a text without those of the training and validation parts, if it begins with these."""
-        lines, seen = self.lines(data, problems, limit), self.seen_["lines"]
+    def unseen(self, lines: SpooledTexts, data: Any) -> SpooledTexts:
+        """The lines of ``data`` without those of the training and validation parts, if it begins with these."""
+        seen = self.seen_["lines"]
         if len(lines) < seen:
             return lines
         first = SpooledTexts(lines[k] for k in range(seen))
@@ -420,14 +418,15 @@ class LanguageModel(Task):
             number("cache_flatness", cache_flatness, "a number above 0", above=0),
         )
         where, problems = device_of("device", device), self.problems()
-        return self._evaluation(self.unseen(data, problems), problems, where, memory)
+        lines = self.unseen(self.lines(data, problems), data)
+        return self._evaluation(lines, problems, where, memory)
 
     def evaluate_held_out(self, data: Any, test: Any) -> Evaluation | None:
-        if is_size(test) and not self.held_out_:
+        where, problems = data if is_size(test) else test, self.problems()
+        lines = self.lines(where, problems, self.options_.limit)
+        if is_size(test) and len(lines) == self.seen_["lines"]:
             return None
-        problems = self.problems()
-        lines = self.unseen(data if is_size(test) else test, problems, self.options_.limit)
-        return self._evaluation(lines, problems, CPU)
+        return self._evaluation(self.unseen(lines, where), problems, CPU)
 
     def _evaluation(
         self,
