@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,10 +33,17 @@ def test_lines_of_files_and_folders(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbffirst\r\nsecond\n\nlast")
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress("ü\n".encode()))
     (tmp_path / ".hidden").write_text("no")
-    assert texts_of(lines(tmp_path / "b.txt")) == ["first\n", "second\n", "\n", "last"]
-    assert texts_of(lines(tmp_path)) == ["ü\n", "first\n", "second\n", "\n", "last"]
+    assert texts_of(lines(tmp_path / "b.txt")) == ["first\n", "second\n", "\n", "last\n"]
+    assert texts_of(lines(tmp_path)) == ["ü\n", "first\n", "second\n", "\n", "last\n"]
     assert texts_of(lines([tmp_path / "b.txt"], limit=2)) == ["first\n", "second\n"]
     assert [line.number for line in lines(tmp_path / "b.txt")] == [1, 2, 3, 4]
+
+
+def test_the_end_of_a_file_ends_its_last_line(tmp_path):
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text(f"one of {name}\ntwo of {name}")
+    assert texts_of(lines(tmp_path))[1:3] == ["two of a.txt\n", "one of b.txt\n"]
+    assert texts_of(lines(tmp_path, limit=3)) == texts_of(lines(tmp_path))[:3]
 
 
 def test_bytes_that_are_not_utf8(tmp_path):
@@ -59,7 +67,7 @@ def test_a_long_line_comes_in_pieces(tmp_path):
     assert [line.number for line in found] == [1] * (len(found) - 1) + [2]
     assert not any(line.text.endswith("wor") for line in found)
     path.write_text("ü" * LONGEST, "utf-8")
-    assert "".join(texts_of(lines(path))) == "ü" * LONGEST
+    assert "".join(texts_of(lines(path))) == "ü" * LONGEST + "\n"
 
 
 def test_a_long_line_takes_little_memory(tmp_path):
@@ -68,7 +76,7 @@ def test_a_long_line_takes_little_memory(tmp_path):
         for _ in range(40):
             file.write(b"x" * LONGEST)
     tracemalloc.start()
-    assert sum(len(line.text) for line in lines(path)) == 40 * LONGEST
+    assert sum(len(line.text) for line in lines(path)) == 40 * LONGEST + 1
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * LONGEST
@@ -224,6 +232,23 @@ def test_unlabelled_lines(tmp_path):
     assert list(lines_of(tmp_path / "a.txt")) == ["one\n", "two\n"]
     assert list(lines_of(["one", "two"], limit=1)) == ["one"]
     assert list(lines_of({"t": ["one", "two"]}, "t")) == ["one", "two"]
+
+
+def test_texts_and_files_are_told_apart(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"line of {name}\n")
+    names = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    with pytest.raises(
+        DataError, match=r"are names of files .*: for the text of files give a list of pathlib"
+    ):
+        list(lines_of(names))
+    assert list(lines_of([Path(each) for each in names])) == ["line of a.txt\n", "line of b.txt\n"]
+    assert list(lines_of([*names, "no file"])) == [*names, "no file"]
+    for wrong in (None, 5, [1, 2], [], ["text", tmp_path]):
+        with pytest.raises(
+            DataError, match="is not a text: give a file, a folder, a list of pathlib"
+        ):
+            list(lines_of(wrong))
 
 
 # ------------------------------------------------------------------------------------------ spools

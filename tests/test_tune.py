@@ -153,7 +153,7 @@ def test_the_tables_of_tasks_name_options_and_values_that_they_take(name, source
     assert not set(kind.searched) & set(kind.not_searched)
     space, single = space_of(task, {})
     assert (set(space), single) == (set(kind.searched), {})
-    assert all(within(each, options[option].default) for option, each in space.items())
+    assert all(within(each, task.value_of(option)) for option, each in space.items())
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_a_keyboard_interrupt_says_how_to_go_on(tmp_path):
     with pytest.raises(KeyboardInterrupt) as caught:
         searched(tmp_path, after_trial=stop)
     assert caught.value.__notes__ == [
-        f"stopped after 2 of 4 trials; the same tune with --resume (resume=True) goes on from "
+        f"stopped after 2 of 4 trials; the same tune with resume=True (--resume) goes on from "
         f"{tmp_path / 'study.db'}"
     ]
     with pytest.raises(KeyboardInterrupt) as caught:

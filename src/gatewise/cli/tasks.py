@@ -265,11 +265,13 @@ def _run_evaluate(given: argparse.Namespace) -> None:
 
 
 def _run_generate(given: argparse.Namespace) -> None:
+    from gatewise.report.words import with_unit
+
     model, options = _model_and_options(given)
     samples = model.generate(**options)
-    model.write_samples(samples, given.out)
-    if given.out is not None:
-        print(f"written   {given.out} ({len(samples)} samples)")
+    paths = model.write_samples(samples, given.out)
+    if paths:
+        print(f"written   {some(list(map(str, paths)), 4)} ({with_unit(len(samples), 'sample')})")
 
 
 # ------------------------------------------------------------------------------------------ tasks
@@ -289,13 +291,14 @@ def _run_tasks(given: argparse.Namespace) -> None:
         print(f"{source:<{width}}", *(f"{mark:>10}" for mark in marks))
     print()
     for name in TASKS:
-        print(f"{name:<{max(map(len, TASKS))}}  {about(name)}")
+        for k, source in enumerate(sources_of(name)):
+            print(f"{'' if k else name:<{max(map(len, TASKS))}}  {about(name, source)}")
 
 
-def about(name: str) -> str:
-    """The first line of a task's description, or why the task cannot be imported."""
+def about(name: str, source: str | None = None) -> str:
+    """The first line of the description of a task's class for a source, or why it cannot be imported."""
     try:
-        return first_line(task_of(name))
+        return first_line(task_of(name, source))
     except TaskImportError as error:
         return str(error)
 

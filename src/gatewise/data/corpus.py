@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -23,8 +24,8 @@ def first_input(tokenizer: Tokenizer) -> int:
 def stream(lines: Iterable[str], tokenizer: Tokenizer) -> tuple[Array, Array]:
     """The symbols of all lines one after the other, ΣT, and the N+1 places where the lines start.
 
-    Where a line ends in a newline, its last symbol is :data:`END`; of characters it is the newline. Beyond
-    64 MiB the symbols are in a temporary file.
+    A newline is the symbol :data:`END`, also inside a line; of characters it is the newline. Beyond 64 MiB the
+    symbols are in a temporary file.
     """
     if tokenizer.unit == "char":
         return flat(tokenizer.encoded(lines))
@@ -32,16 +33,23 @@ def stream(lines: Iterable[str], tokenizer: Tokenizer) -> tuple[Array, Array]:
 
 
 def _with_ends(lines: Iterable[str], tokenizer: Tokenizer) -> Iterator[Array]:
-    ended: list[bool] = []
+    followed: deque[bool] = deque()  # for each part of a line, whether another one follows
 
-    def bare() -> Iterator[str]:
+    def parts() -> Iterator[str]:
         for line in lines:
-            ended.append(line.endswith("\n"))
-            yield line.removesuffix("\n")
+            *ended, last = line.split("\n")
+            followed.extend([*[True] * len(ended), False])
+            yield from (*ended, last)
 
     end = np.array([END], dtype=np.int32)
-    for k, ids in enumerate(tokenizer.encoded(bare())):
-        yield np.concatenate([ids, end]) if ended[k] else ids
+    line: list[Array] = []
+    for ids in tokenizer.encoded(parts()):
+        line.append(ids)
+        if followed.popleft():
+            line.append(end)
+        else:
+            yield np.concatenate(line)
+            line = []
 
 
 class Windows(Dataset):

@@ -37,6 +37,7 @@ class Problems:
     ``"skip"`` leaves the member out and counts it.
 
     Attributes:
+        chosen_here: whether the caller has the option ``on_error``, so that a message can name it.
         counts: how many members were left out, by the reason.
         first: the message about the first of them, by the reason.
     """
@@ -44,11 +45,13 @@ class Problems:
     on_error: OnError = "stop"
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
+    chosen_here: bool = True
 
     def add(self, reason: str, message: str) -> None:
         """Raises DataError with the message, or counts a member that is left out for the ``reason``."""
         if self.on_error == "stop":
-            raise DataError(f"{message}. Correct it, or leave such data out with on_error='skip'")
+            advice = ", or leave such data out with on_error='skip'" if self.chosen_here else ""
+            raise DataError(f"{message}. Correct it{advice}")
         self.counts[reason] += 1
         self.first.setdefault(reason, message)
 
@@ -91,6 +94,8 @@ def lines(
 ) -> Iterator[Line]:
     """The lines of text files in UTF-8, plain or compressed (.gz), with their ends as ``"\\n"``.
 
+    The end of a file ends its last line too.
+
     A line longer than :data:`LONGEST` bytes comes in pieces, cut at white space where it has some. Only the
     last piece ends in a newline. So a file that is one line of any size needs little memory.
 
@@ -114,15 +119,17 @@ def lines(
 
 
 def _lines_of(path: Path, problems: Problems) -> Iterator[Line]:
-    number = 1
-    for offset, data in pieces(path):
+    number, found = 1, pieces(path)
+    following = next(found, None)
+    while following is not None:
+        (offset, data), following = following, next(found, None)
         ends = data.endswith(b"\n")
         try:
             text = decoded(data, path, number, offset)
         except DataError as error:
             problems.add("bytes that are not UTF-8", str(error))
         else:
-            yield Line(text, path, number)
+            yield Line(text if following or ends else f"{text}\n", path, number)
         number += ends
 
 

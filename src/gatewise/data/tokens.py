@@ -75,8 +75,7 @@ class Tokenizer:
             DataError: the texts have no symbol.
         """
         choice("unit", unit, UNITS)
-        least = len(SPECIALS) + (_BYTES if unit == "subword" else 1)
-        room = integer("size", size, least) - len(SPECIALS)
+        room = integer("size", size, smallest_size(unit)) - len(SPECIALS)
         integer("min_count", min_count)
         if len(set(specials)) != len(SPECIALS):
             raise OptionError(
@@ -87,9 +86,8 @@ class Tokenizer:
         learned = empty._learned(texts, room + len(SPECIALS), min_count)
         found = [symbol for symbol in learned[0] if symbol not in specials][:room]
         if not found:
-            raise DataError(
-                f"the texts have no {unit} that occurs {min_count} times or more: give more texts"
-            )
+            often = f" that occurs {min_count} times or more" if min_count > 1 else ""
+            raise DataError(f"the texts have no {unit}{often}: give more texts")
         return cls(unit, (*specials, *found), learned[1], lower, punctuation)
 
     # ---------------------------------------------------------------------------------- encoding
@@ -246,7 +244,10 @@ class Tokenizer:
     def _ids(self, texts: list[str]) -> list[Any]:
         if self.unit == "char":
             get = self.index.get
-            return [[get(each, UNKNOWN) for each in self._cased(text)] for text in texts]
+            return [
+                np.fromiter((get(each, UNKNOWN) for each in cased), np.int32, len(cased))
+                for cased in map(self._cased, texts)
+            ]
         return [each.ids for each in self.core.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _cased(self, text: str) -> str:
@@ -255,6 +256,11 @@ class Tokenizer:
             return text
         # İ becomes two characters in small letters: it stays as it is
         return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def smallest_size(unit: Unit) -> int:
+    """The smallest number of symbols of a tokenizer, with the special ones."""
+    return len(SPECIALS) + (_BYTES if unit == "subword" else 1)
 
 
 def _together(texts: Iterable[str]) -> Iterator[list[str]]:

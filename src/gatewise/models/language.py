@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,22 @@ class Dropouts:
     locked: bool = False
     words: float = 0.0
     weights: float = 0.0
+
+
+class Reading(NamedTuple):
+    """What a language network gives for B×T symbols and targets.
+
+    Attributes:
+        losses: B×T, of the targets.
+        outputs: B×T×H, the outputs of the last recurrent layer before dropout.
+        features: B×T×H or B×T×E, the inputs of the output layer, after dropout.
+        state: the final state.
+    """
+
+    losses: Tensor
+    outputs: Tensor
+    features: Tensor
+    state: Any
 
 
 class LanguageNetwork(nn.Module):
@@ -100,11 +116,12 @@ class LanguageNetwork(nn.Module):
         found = self.recurrent(self._embedded(x), state, **options)
         return F.linear(self.features(found[0]), self.output_weight, self.head_bias), found[-1]
 
-    def losses(self, x: Tensor, target: Tensor, state: Any = None) -> tuple[Tensor, Tensor, Any]:
-        """The losses of B×T targets, the outputs of the recurrent layers B×T×H, and the final state."""
+    def losses(self, x: Tensor, target: Tensor, state: Any = None) -> Reading:
+        """The losses of B×T targets after B×T symbols, and what they come from."""
         outputs, state = self.recurrent(self._embedded(x), state)
         features = self.features(outputs)
-        return token_losses(features, self.output_weight, self.head_bias, target), features, state
+        losses = token_losses(features, self.output_weight, self.head_bias, target)
+        return Reading(losses, outputs, features, state)
 
     def features(self, outputs: Tensor) -> Tensor:
         """B×T×H or B×T×E: the inputs of the output layer, from the outputs of the recurrent layers."""

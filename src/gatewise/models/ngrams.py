@@ -103,14 +103,15 @@ class KneserNey:
 def discounts(counts: Array) -> Array:
     """The discounts of the counts 0, 1, 2 and more (Chen & Goodman 1999, equation 17).
 
-    Where a count from 1 to 4 does not occur, all are the one discount of Ney et al. 1994, or 0.5 if that is
-    not defined either."""
+    Where a count from 1 to 4 does not occur, or a discount would not be above 0, all are the one discount of
+    Ney et al. 1994, or 0.5 if that is not defined either."""
     n1, n2, n3, n4 = ((counts == k).sum() for k in (1, 2, 3, 4))
     y = n1 / (n1 + 2 * n2) if n1 and n2 else 0.5
+    single = np.array([0.0, y, y, y])
     if not (n1 and n2 and n3 and n4):
-        return np.array([0.0, y, y, y])
+        return single
     found = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return np.maximum(found, 0.0)
+    return found if found[1:].min() > 0 else single
 
 
 def unigram_log_probabilities(training: Array, symbols: Array, vocabulary: int) -> Array:

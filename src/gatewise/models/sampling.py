@@ -13,6 +13,8 @@ from gatewise.models.language import LanguageNetwork
 
 Array = np.ndarray
 
+_COLDEST = 1e-30  # below, float32 divides by 0
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -34,7 +36,8 @@ class Choice:
         if self.top_k is not None and self.top_k < logits.shape[1]:
             least = logits.topk(self.top_k, sorted=True).values[:, -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
-        p = (logits / self.temperature).softmax(1)
+        # minus the largest, so that a small temperature leaves that one alone
+        p = ((logits - logits.amax(1, True)) / max(self.temperature, _COLDEST)).softmax(1)
         if self.top_p is not None:
             p = within(p, self.top_p)
         sums = p.cumsum(1)

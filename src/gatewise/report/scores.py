@@ -91,6 +91,8 @@ class Evaluation:
         """A sentence on whether the model beats its baselines."""
         name, names = NAMES[self.main_score], self.not_beaten()
         ours = f"{self.scores[self.main_score]:.4g}"
+        if not self.baseline:
+            return f"The model's {name} is {ours}."
         if not names:
             best = best_of(
                 {k: row[self.main_score] for k, row in self.baseline.items()}, self.main_score

@@ -77,8 +77,8 @@ class Task(BaseEstimator):
         """New samples from the model. A task that can make them has its options here."""
         raise OptionError(f"a model of the task {self.name!r} does not generate anything")
 
-    def write_samples(self, samples: Any, out: Path | None) -> None:
-        """Writes the result of ``generate`` to a file, or prints it."""
+    def write_samples(self, samples: Any, out: Path | None) -> list[Path]:
+        """Writes the result of ``generate`` to files, whose paths it returns, or prints it."""
         raise NotImplementedError
 
     def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
@@ -100,12 +100,20 @@ class Task(BaseEstimator):
         """The arguments of the network for a trace of ``data``."""
         raise NotImplementedError
 
+    def value_of(self, name: str) -> Any:
+        """The value of an option; of one that is None, the default that depends on other options, if it has one."""
+        return getattr(self, name)
+
     def check_together(self, options: SimpleNamespace) -> None:
         """Raises OptionError if options contradict each other."""
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
         """The optimizer, and a learning-rate schedule that is stepped after each update."""
         return one_cycle(network, recipe)
+
+    def weight_of(self, batch: Any, members: int) -> int:
+        """The weight of a batch's mean loss in the validation loss: the number of its members."""
+        return members
 
     def describe_member(self, batch: Any, at: int) -> str:
         """The member ``at`` of a batch, as text for error messages: which row or series of the data it is."""

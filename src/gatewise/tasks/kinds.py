@@ -144,7 +144,7 @@ ClassWeight = Annotated[
 
 # ------------------------------------------------------------------------------ parts of the data
 
-EXPECTED_PART = "a share below 1, a number, or a file"
+EXPECTED_PART = "a share below 1, a number, or a file that exists"
 
 
 def part_size(name: str, given: Any) -> float | int:
@@ -173,9 +173,7 @@ def part(name: str, value: Any) -> Any:
     if is_size(value):
         return part_size(name, value)
     if isinstance(value, (str, os.PathLike)) and not os.path.isfile(value):
-        raise OptionError(
-            f"{name} must be {EXPECTED_PART} that exists, not {short_repr(str(value))}"
-        )
+        raise OptionError(f"{name} must be {EXPECTED_PART}, not {short_repr(str(value))}")
     return value
 
 

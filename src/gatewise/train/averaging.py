@@ -13,12 +13,13 @@ from torch.optim import SGD, Optimizer
 class AveragingSGD(SGD):
     """Non-monotonically triggered averaged SGD (Merity et al. 2018, algorithm 1).
 
-    The averaging starts after the first round whose validation loss is not lower than the lowest loss up to
-    ``patience`` rounds before. From then on the mean of the weights after each update is kept beside them.
+    The averaging starts after the first round whose validation loss is higher than the lowest of all rounds
+    before it but the last ``patience`` ones. From then on the mean of the weights after each update is kept
+    beside them.
 
     Args:
         parameters, lr, weight_decay: as for :class:`torch.optim.SGD`.
-        patience: the number of rounds that the lowest loss may lie behind.
+        patience: the number of rounds before the present one whose losses are not compared.
     """
 
     def __init__(
@@ -34,8 +35,8 @@ class AveragingSGD(SGD):
 
     def after_validation(self, losses: Sequence[float]) -> None:
         """Starts the averaging if the validation losses of all rounds so far say so."""
-        earlier = losses[: -self.param_groups[0]["patience"]]
-        if earlier and losses[-1] >= min(earlier):
+        earlier = losses[:-1][: -self.param_groups[0]["patience"]]
+        if earlier and losses[-1] > min(earlier):
             for group in self.param_groups:
                 group["averaging"] = True
 
@@ -43,15 +44,17 @@ class AveragingSGD(SGD):
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         loss = super().step(closure)
         for group in self.param_groups:
-            group["averaged"] += group["averaging"]
+            if not group["averaging"]:
+                continue
+            group["averaged"] += 1
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
                 state = self.state[weight]
-                if "mean" not in state:
-                    state["mean"] = weight.clone()
-                elif group["averaging"]:
+                if "mean" in state:
                     state["mean"].lerp_(weight, 1 / group["averaged"])
+                else:
+                    state["mean"] = weight.clone()
         return loss
 
     @torch.no_grad()

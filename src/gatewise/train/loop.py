@@ -158,8 +158,8 @@ def _note(stopped: KeyboardInterrupt, rounds: _Rounds, trainer: lightning.Traine
         return
     if rounds.saved:
         stopped.add_note(
-            f"stopped after {rounds.saved} of {rounds.recipe.rounds} rounds; the same fit with --resume "
-            f"(resume=True) continues from {rounds.path}"
+            f"stopped after {rounds.saved} of {rounds.recipe.rounds} rounds; the same fit with resume=True "
+            f"(--resume) continues from {rounds.path}"
         )
     else:
         stopped.add_note(

@@ -26,6 +26,9 @@ class Objective(Protocol):
     def loss(self, network: nn.Module, batch: Any, carry: Carry) -> tuple[Tensor, Carry]:
         """The B losses of a batch, and the state that the next batch starts from."""
 
+    def weight_of(self, batch: Any, members: int) -> int:
+        """The weight of a batch's mean loss in the validation loss; ``members`` is B."""
+
     def describe_member(self, batch: Any, at: int) -> str:
         """The member ``at`` of a batch, as text for error messages: which row or series of the data it is."""
 

@@ -84,7 +84,8 @@ class Training(lightning.LightningModule):
         each, carry = self.objective.loss(self.network, batch, self._validation_carry)
         self._validation_carry = detached(carry)
         mean = self._finite(batch, each).mean()
-        self.log("validation", mean, batch_size=len(each), sync_dist=True, prog_bar=True)
+        weight = self.objective.weight_of(batch, len(each))
+        self.log("validation", mean, batch_size=weight, sync_dist=True, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         self._means.__exit__(None, None, None)

@@ -155,7 +155,7 @@ class _Problem:
 
     def first(self) -> dict[str, Any]:
         """The estimator's own values of what is searched, where they are in the ranges."""
-        own = {name: getattr(self.estimator, name) for name in self.space}
+        own = {name: self.estimator.value_of(name) for name in self.space}
         return {name: value for name, value in own.items() if within(self.space[name], value)}
 
 
@@ -217,7 +217,7 @@ class _Search:
         if self.run.path is None:
             return f"stopped after {done} of {self.trials} trials; nothing is saved"
         return (
-            f"stopped after {done} of {self.trials} trials; the same tune with --resume (resume=True) goes on "
+            f"stopped after {done} of {self.trials} trials; the same tune with resume=True (--resume) goes on "
             f"from {self.run.path / studies.STUDY}"
         )
 

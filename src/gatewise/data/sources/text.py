@@ -241,20 +241,48 @@ def lines_of(
     """Unlabelled texts, one after the other.
 
     Args:
-        where: a file, a folder or a list of paths: their lines, see :func:`gatewise.data.lines.lines`. A list
-            of texts: these. A table, with ``text``: the texts of this column.
+        where: a file, a folder or a list of ``pathlib.Path``: their lines, see
+            :func:`gatewise.data.lines.lines`. A list of texts: these. A table, with ``text``: the texts of this
+            column.
         problems: what is done with a line that is not valid.
         limit: read only so many lines.
+
+    Raises:
+        DataError: ``where`` is none of these, or a list of texts that are all names of files.
     """
     problems = problems or Problems()
-    if isinstance(where, (list, tuple)) and where and isinstance(where[0], str):
-        for k, each in enumerate(where[:limit], 1):
-            yield check_text(each, f"text {k}")
-    elif text is not None and (not isinstance(where, (str, os.PathLike)) or is_table(Path(where))):
+    if text is not None and (not isinstance(where, (str, os.PathLike)) or is_table(Path(where))):
         yield from TextTable(text, on_error=problems.on_error, limit=limit).read(where, False).texts
     else:
+        yield from (line for line, _, _ in numbered_lines_of(where, problems, limit))
+
+
+def numbered_lines_of(
+    where: Any, problems: Problems | None = None, limit: int | None = None
+) -> Iterator[tuple[str, str | None, int]]:
+    """The lines of files or the texts of a list, see :func:`lines_of`, with the file (None for a text of a list)
+    and the number in it, from 1 on."""
+    if isinstance(where, (str, os.PathLike)) or _all_are(where, os.PathLike):
         for line in lines(where, problems, limit):
-            yield line.text
+            yield line.text, str(line.path), line.number
+        return
+    if not _all_are(where, str):
+        raise DataError(
+            f"{short_repr(where)} is not a text: give a file, a folder, a list of pathlib.Path, or a list of texts"
+        )
+    if all(os.path.exists(each) for each in where):
+        raise DataError(
+            f"the texts of the list are names of files ({short_repr(where[0])}): for the text of files give a "
+            f"list of pathlib.Path"
+        )
+    for k, each in enumerate(where[:limit], 1):
+        yield each, None, k
+
+
+def _all_are(where: Any, kind: type) -> bool:
+    """Whether this is a list with members of this kind alone."""
+    is_list = isinstance(where, (list, tuple)) and len(where) > 0
+    return is_list and all(isinstance(each, kind) for each in where)
 
 
 def _is_integer(text: str) -> bool:

@@ -427,12 +427,12 @@ class MusicModel(Task):
             self.network_, begin, options.samples, steps, temperature, end, shortest
         )
 
-    def write_samples(self, samples: list[Tune], out: Path | None) -> None:
-        if out is None:
-            for tune in samples:
-                print(f"{tune.name}\n{in_words(tune)}\n")
-        else:
-            write_tunes(samples, out)
+    def write_samples(self, samples: list[Tune], out: Path | None) -> list[Path]:
+        if out is not None:
+            return write_tunes(samples, out)
+        for tune in samples:
+            print(f"{tune.name}\n{in_words(tune)}\n")
+        return []
 
     def _finished(self, tune: Tune, sharps: int | None, tempo: float) -> Tune:
         """The tune with its tempo, in the key that is asked for, or in that of the tune that it continues."""

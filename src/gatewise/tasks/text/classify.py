@@ -106,7 +106,7 @@ class TextClassifier(ClassifierMixin, Task):
         class_weight: the weights of the classes in the loss: "balanced" for weights inverse to the classes'
             frequencies, or a number for each class. In Python a dict of numbers, or None for equal weights.
         on_error: what to do with a row that is not valid: "stop", or "skip" to leave it out and count it.
-        limit: read only so many rows.
+        limit: read only so many rows, in fit and of later data too, for a quick try.
         epochs: the largest number of passes over the training part. The default is 8, and more where these are
             fewer than 400 updates.
         batch: texts per batch.

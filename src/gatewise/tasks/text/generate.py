@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -22,27 +23,28 @@ from gatewise.arguments import (
     NonNegativeCount,
     Positive,
     Probability,
+    ProbabilityBelowOne,
     Seed,
     Share,
     options_of,
 )
 from gatewise.atomic import write_atomically
 from gatewise.data.corpus import first_input, stream, windows
-from gatewise.data.lines import OnError, Problems
-from gatewise.data.sources.text import lines_of
+from gatewise.data.lines import OnError, Problems, text_files
+from gatewise.data.sources.text import numbered_lines_of
 from gatewise.data.spool import SpooledTexts
-from gatewise.data.tokens import END, UNKNOWN, Tokenizer, Unit
+from gatewise.data.tokens import END, UNKNOWN, Tokenizer, Unit, smallest_size
 from gatewise.errors import DataError, ModelFileError, OptionError, caution
 from gatewise.models.cache import Cache, CachedText
 from gatewise.models.language import Dropouts, LanguageNetwork
 from gatewise.models.ngrams import KneserNey, unigram_log_probabilities
 from gatewise.models.sampling import Choice
-from gatewise.options import integer, number, probability
+from gatewise.options import integer, number, short_repr
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import with_unit
-from gatewise.tasks.base import Recipe, Run, Task, TrainingData, digest
+from gatewise.tasks.base import CPU, Recipe, Run, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import Check, count, object_with, text
-from gatewise.tasks.kinds import AnyCell, Device, device_of, is_size, part_size
+from gatewise.tasks.kinds import AnyCell, Device, Part, device_of, is_size, part_size
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.text.pictures import surprise_figure
@@ -58,6 +60,10 @@ ORDER = 5  # of the n-gram baseline
 COUNTED = 1 << 23  # the symbols of the training part that the baselines know: the last ones
 AT_ONCE = 500  # symbols that are scored in one call
 SHOWN = 400  # symbols in the report's picture of a text
+# The default learning rate and weight decay of each method. That of sgd is of Zaremba et al. 2014, the decay of
+# nt-asgd of Merity et al. 2018.
+RATES = {"adamw": (4e-3, 0.01), "sgd": (20.0, 0.0), "nt-asgd": (20.0, 1.2e-6)}
+_MUSIC = {".mid", ".midi", ".mxl", ".musicxml"}
 
 
 @dataclass(eq=False, repr=False)
@@ -74,33 +80,41 @@ class LanguageModel(Task):
         layers: the number of recurrent layers.
         embedding: the width of the embedding; by default that of the layers.
         vocabulary: the greatest number of different symbols; the rarest become unknown.
+        min_count: how often a symbol must occur in the training part; others become unknown. With 2 or more the
+            model learns how often unknown symbols come.
         lower: make all letters small.
         tied: use the embedding as the weight of the output layer too (Press & Wolf 2017).
         dropout: dropout probability of the embedding's outputs, between layers and before the output layer.
         locked_dropout: use one dropout mask for all steps of a window (Gal & Ghahramani 2016).
         word_dropout: the probability of dropping a symbol's whole embedding.
         weight_drop: the probability of dropping a recurrent weight (Merity et al. 2018).
-        activation_penalty: the weight of the mean square of the layers' outputs in the loss (Merity et al.
-            2017).
-        change_penalty: the weight of the mean square of the outputs' changes from step to step.
+        activation_penalty: the weight in the loss of the mean square of the output layer's inputs, after dropout
+            (Merity et al. 2017).
+        change_penalty: the weight of the mean square of the changes from step to step of the last recurrent
+            layer's outputs, before dropout.
         method: "adamw" with a rate that warms up once and falls along a cosine; "sgd" with a constant rate
             that falls by a factor later; or "nt-asgd": SGD with a constant rate, which averages the weights
             once the validation loss stops falling (Merity et al. 2018).
-        learning_rate: the highest learning rate; of the mean loss of a window's symbols.
+        learning_rate: the highest learning rate; of the mean loss of a window's symbols. By default 0.004 for
+            adamw, and 20 for the others.
         decay: the factor of the rate of sgd in each epoch after the constant ones.
         constant_epochs: the number of epochs with a constant rate of sgd.
         nonmonotone: nt-asgd averages from the first epoch whose validation loss is not lower than the lowest
             up to so many epochs before.
-        weight_decay: of adamw, the decay; of the others, the L2 penalty.
+        weight_decay: of adamw, the decay, by default 0.01; of the others, the L2 penalty, by default 0 for sgd and
+            1.2e-6 for nt-asgd.
         clip: the norm to which a larger gradient is clipped.
         initial_range: weights are drawn uniformly from this number around 0. By default the recurrent layers
             have those of their cell, and the embedding 0.1.
         epochs: the largest number of passes over the training part.
         batch: columns into which the training part is cut.
         window: symbols of each column between two updates.
-        patience: training ends after this many epochs without a lower validation loss.
+        patience: training ends after this many epochs without a lower validation loss. By default 4, and for
+            nt-asgd 6 more than nonmonotone.
         on_error: "stop" at bytes that are not UTF-8, or "skip" their line and count it.
-        limit: read only so many lines, for a quick try.
+        limit: fit to so many lines alone, for a quick try.
+        keep_text: keep the symbols of the training part (at most the last 8 million) in the saved model.
+            ``evaluate`` needs them for its baselines.
         seed: the seed of the weights and of dropout. The same seed gives the same model.
     """
 
@@ -116,7 +130,14 @@ class LanguageModel(Task):
         "dropout": Between(0.0, 0.6),
         "learning_rate": Between(1e-3, 1e-2, log=True),
     }
-    not_searched: ClassVar[tuple[str, ...]] = ("seed", "unit", "lower", "on_error", "limit")
+    not_searched: ClassVar[tuple[str, ...]] = (
+        "seed",
+        "unit",
+        "lower",
+        "on_error",
+        "limit",
+        "keep_text",
+    )
 
     unit: Unit = "word"
     cell: AnyCell = "lstm"
@@ -125,51 +146,84 @@ class LanguageModel(Task):
     _: KW_ONLY
     embedding: Count | None = None
     vocabulary: Count = 10_000
+    min_count: Count = 1
     lower: bool = False
     tied: bool = True
-    dropout: Probability = 0.2
+    dropout: ProbabilityBelowOne = 0.2
     locked_dropout: bool = False
-    word_dropout: Probability = 0.0
-    weight_drop: Probability = 0.0
+    word_dropout: ProbabilityBelowOne = 0.0
+    weight_drop: ProbabilityBelowOne = 0.0
     activation_penalty: NonNegative = 0.0
     change_penalty: NonNegative = 0.0
     method: Literal["adamw", "sgd", "nt-asgd"] = "adamw"
-    learning_rate: Positive = 4e-3
+    learning_rate: Positive | None = None
     decay: Probability = 0.5
     constant_epochs: Count = 4
     nonmonotone: Count = 5
-    weight_decay: NonNegative = 0.01
+    weight_decay: NonNegative | None = None
     clip: Positive = 0.25
     initial_range: Positive | None = None
     epochs: Count = 12
     batch: Count = 20
     window: Count = 35
-    patience: Count = 4
+    patience: Count | None = None
     on_error: OnError = "stop"
     limit: Count | None = None
+    keep_text: bool = True
     seed: Seed = 0
 
     def check_together(self, options: SimpleNamespace) -> None:
-        if options.method == "nt-asgd" and options.patience <= options.nonmonotone:
+        integer("vocabulary", options.vocabulary, smallest_size(options.unit))
+        averages = options.nonmonotone + 2  # in the round after so many without a lower loss
+        patience = self.value_of("patience")
+        if options.method == "nt-asgd" and patience < averages:
             raise OptionError(
-                f"patience={options.patience} ends the training before nonmonotone={options.nonmonotone} starts the "
-                f"averaging of nt-asgd: give a higher patience"
+                f"patience={patience} ends the training before nonmonotone={options.nonmonotone} starts the "
+                f"averaging of nt-asgd: give {averages} or more"
             )
+
+    def value_of(self, name: str) -> Any:
+        rate, decay = RATES[self.method]
+        patience = self.nonmonotone + 6 if self.method == "nt-asgd" else 4
+        defaults = {"learning_rate": rate, "weight_decay": decay, "patience": patience}
+        given = super().value_of(name)
+        return defaults.get(name) if given is None else given
 
     # ----------------------------------------------------------------------------------- learning
 
+    def fit(
+        self, data: Any, *, validation: Part = 0.15, test: Part = 0.15, run: Run | None = None
+    ) -> Self:
+        """Fits the model to a text. A fit that is interrupted leaves the model unchanged.
+
+        Args:
+            data: a file, a folder, a list of ``pathlib.Path``, or a list of texts, each of which is a line.
+            validation: the part for early stopping and to choose the best weights: a share of the lines that
+                the test part leaves (below 1), a number of lines (0 for none), or a file.
+            test: the part that is held out to score the model, the end of the text: a share of the lines
+                (below 1), a number of lines (0 for none), or a file.
+            run: devices, output folder and whether to resume.
+        """
+        return super().fit(data, validation=validation, test=test, run=run)
+
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
         problems = Problems(self.options_.on_error)
-        lines = self.lines(data, problems)
+        lines = self.lines(data, problems, self.options_.limit)
         held = _lines_in("test", test, len(lines))
         seen = len(lines) - held
         checked = _lines_in("validation", validation, seen)
         trained = seen - checked
         if trained < 1:
             raise DataError(
-                f"{data} has {len(lines)} lines, too few for a training part beside validation={validation} "
-                f"and test={test}: give a longer text, or smaller parts"
+                f"{_shown(data)} has {with_unit(len(lines), 'line')}, too few for a training part beside "
+                f"validation={validation} and test={test}: give a longer text, or smaller parts"
             )
+        for name, part, size in ("test", test, held), ("validation", validation, checked):
+            if is_size(part) and part and not size:
+                caution(
+                    f"{_shown(data)} has {with_unit(len(lines), 'line')}, of which {name}={part} is none: there is no "
+                    f"{name} part"
+                )
         self.tokenizer_ = self.learned_tokenizer(lines[k] for k in range(trained))
         symbols, starts = stream(lines, self.tokenizer_)
         of_training = symbols[: starts[trained]]
@@ -177,7 +231,8 @@ class LanguageModel(Task):
         self.seen_: dict[str, Any] = {"lines": seen, "digest": digest(symbols[: starts[seen]])}
         of_checks = symbols[starts[trained] : starts[seen]]
         if not is_size(validation):
-            of_checks = stream(self.lines(validation, problems), self.tokenizer_)[0]
+            checked_lines = self.lines(validation, problems, self.options_.limit)
+            of_checks = stream(checked_lines, self.tokenizer_)[0]
         for note in problems.notes():
             caution(note)
         training = self.batches(of_training, "training")
@@ -187,23 +242,50 @@ class LanguageModel(Task):
         record = self.training_record(about | {"columns": columns}, validation, test, run)
         return TrainingData(training, checks, self.recipe(len(training)), record)
 
-    def lines(self, data: Any, problems: Problems | None = None) -> SpooledTexts:
-        """The lines of files or of a folder, or the texts of a list, each of which is a line."""
-        options = self.options_
-        problems = problems or Problems(options.on_error)
-        lines = lines_of(data, problems=problems, limit=options.limit)
-        if isinstance(data, (list, tuple)):
-            lines = (line if line.endswith("\n") else f"{line}\n" for line in lines)
-        found = SpooledTexts(lines)
-        if not len(found):
-            raise DataError(f"{data} has no text")
+    def lines(
+        self,
+        data: Any,
+        problems: Problems | None = None,
+        limit: int | None = None,
+        places: list[tuple[str | None, int]] | None = None,
+    ) -> SpooledTexts:
+        """The lines of files or of a folder, or the texts of a list, each with its end.
+
+        Args:
+            problems: what is done with bytes that are not UTF-8; None for what ``fit`` did.
+            limit: read only so many lines.
+            places: a list that gets the file and the number of each line.
+        """
+        problems = problems or self.problems()
+        check_no_music(data)
+
+        def ended() -> Iterator[str]:
+            for line, source, at in numbered_lines_of(data, problems, limit):
+                if places is not None:
+                    places.append((source, at))
+                # a piece of a long line of a file has no end
+                yield line if source is not None or line.endswith("\n") else f"{line}\n"
+
+        found = SpooledTexts(ended())
+        if all(line.isspace() or not line for line in found):
+            raise DataError(f"{_shown(data)} has no text")
         return found
+
+    def problems(self) -> Problems:
+        """What is done with bytes that are not UTF-8 after ``fit``: the same as in it."""
+        return Problems(self.options_.on_error, chosen_here=False)
 
     def learned_tokenizer(self, lines: Iterator[str]) -> Tokenizer:
         """The tokenizer of the training part."""
         options = self.options_
-        bare = lines if options.unit == "char" else (line.removesuffix("\n") for line in lines)
-        return Tokenizer.learn(bare, options.unit, options.vocabulary, lower=options.lower)
+        parts = (part for line in lines for part in line.split("\n"))
+        return Tokenizer.learn(
+            lines if options.unit == "char" else parts,
+            options.unit,
+            options.vocabulary,
+            options.min_count,
+            options.lower,
+        )
 
     def batches(self, symbols: Array, part: str) -> DataLoader:
         """The windows of a part, in as many columns as ``batch`` says, or fewer if the part is short."""
@@ -221,11 +303,11 @@ class LanguageModel(Task):
         return Recipe(
             options.epochs * windows,
             options.batch,
-            options.learning_rate,
-            options.weight_decay,
+            float(self.value_of("learning_rate")),
+            float(self.value_of("weight_decay")),
             options.clip,
             options.epochs,
-            options.patience,
+            int(self.value_of("patience")),
             options.seed,
         )
 
@@ -257,20 +339,24 @@ class LanguageModel(Task):
 
     def loss(self, network: Any, batch: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         options = self.options_
-        losses, outputs, carry = network.losses(batch[:, :-1], batch[:, 1:], carry)
-        each = losses.mean(1)
+        read = network.losses(batch[:, :-1], batch[:, 1:], carry)
+        each, outputs = read.losses.mean(1), read.outputs
         if network.training and options.activation_penalty:
-            each = each + options.activation_penalty * outputs.square().mean((1, 2))
+            each = each + options.activation_penalty * read.features.square().mean((1, 2))
         if network.training and options.change_penalty and outputs.shape[1] > 1:
             change = outputs.diff(dim=1).square().mean((1, 2))
             each = each + options.change_penalty * change
-        return each, carry
+        return each, read.state
+
+    def weight_of(self, batch: Tensor, members: int) -> int:
+        """The number of the batch's symbols; the last window of a text may be short."""
+        return members * (batch.shape[1] - 1)
 
     # ------------------------------------------------------------------------------------ scoring
 
-    def unseen(self, data: Any) -> SpooledTexts:
-        """The lines of a text that the model was not trained on."""
-        lines, seen = self.lines(data), self.seen_["lines"]
+    def unseen(self, lines: SpooledTexts, data: Any) -> SpooledTexts:
+        """The lines of ``data`` without those of the training and validation parts, if it begins with these."""
+        seen = self.seen_["lines"]
         if len(lines) < seen:
             return lines
         first = SpooledTexts(lines[k] for k in range(seen))
@@ -278,7 +364,7 @@ class LanguageModel(Task):
             return lines
         if len(lines) == seen:
             raise DataError(
-                f"the model was trained on all {seen:,} lines of {data}: evaluate it on another text"
+                f"the model was trained on all {seen:,} lines of {_shown(data)}: evaluate it on another text"
             )
         return SpooledTexts(lines[k] for k in range(seen, len(lines)))
 
@@ -293,10 +379,10 @@ class LanguageModel(Task):
         ids, state, found = torch.from_numpy(text).long()[None].to(device), None, []
         for k in range(0, len(symbols), AT_ONCE):
             part = ids[:, k : k + AT_ONCE + 1]
-            losses, outputs, state = network.losses(part[:, :-1], part[:, 1:], state)
-            log_p = -losses[0]
+            read = network.losses(part[:, :-1], part[:, 1:], state)
+            log_p, state = -read.losses[0], read.state
             if cached is not None:
-                log_p = cached.log_probabilities(log_p, outputs[0], part[0, 1:])
+                log_p = cached.log_probabilities(log_p, read.features[0], part[0, 1:])
             found.append(log_p.cpu())
         whole: Array = torch.cat(found).double().numpy()
         return whole
@@ -306,7 +392,7 @@ class LanguageModel(Task):
         data: Any,
         *,
         cache: NonNegativeCount = 0,
-        cache_share: Probability = 0.1,
+        cache_share: ProbabilityBelowOne = 0.1,
         cache_flatness: Positive = 0.3,
         device: Device = "cpu",
     ) -> Evaluation:
@@ -326,35 +412,62 @@ class LanguageModel(Task):
             DataError: the model was trained on every line, or the text is empty.
         """
         self.check_fitted()
-        lines, size = self.unseen(data), len(self.tokenizer_)
-        symbols, _ = stream(lines, self.tokenizer_)
-        characters = sum(map(len, lines))
-        before = np.array([first_input(self.tokenizer_)])
-        rows = {
-            "Kneser-Ney 5-gram": KneserNey(self.training_, size, ORDER).log_probabilities(
-                symbols, before
-            ),
-            "frequency": unigram_log_probabilities(self.training_, symbols, size),
-        }
         memory = Cache(
             integer("cache", cache, 0),
-            probability("cache_share", cache_share),
+            number("cache_share", cache_share, "a share from 0 to below 1", least=0, below=1),
             number("cache_flatness", cache_flatness, "a number above 0", above=0),
         )
-        ours = self.log_probabilities(symbols, device_of("device", device), memory)
+        where, problems = device_of("device", device), self.problems()
+        lines = self.unseen(self.lines(data, problems), data)
+        return self._evaluation(lines, problems, where, memory)
+
+    def evaluate_held_out(self, data: Any, test: Any) -> Evaluation | None:
+        where, problems = data if is_size(test) else test, self.problems()
+        lines = self.lines(where, problems, self.options_.limit)
+        if is_size(test) and len(lines) == self.seen_["lines"]:
+            return None
+        return self._evaluation(self.unseen(lines, where), problems, CPU)
+
+    def _evaluation(
+        self,
+        lines: SpooledTexts,
+        problems: Problems,
+        device: torch.device,
+        memory: Cache | None = None,
+    ) -> Evaluation:
+        """The scores on these lines; ``problems`` has what was left out of them."""
+        symbols, _ = stream(lines, self.tokenizer_)
+        characters = sum(map(len, lines))
+        ours = self.log_probabilities(symbols, device, memory)
         unknown = float((symbols == UNKNOWN).mean())
         notes = [f"{unknown:.2%} of the symbols are unknown to the model."] if unknown else []
+        notes.extend(problems.notes())
+        if not len(self.training_):
+            notes.append("The model was saved without the text of the baselines (keep_text=False).")
         if len(self.training_) == COUNTED:
             notes.append(f"The baselines know the last {COUNTED:,} symbols of the training part.")
         return Evaluation(
             self.name,
             _scores(ours, characters),
-            {name: _scores(row, characters) for name, row in rows.items()},
+            {name: _scores(row, characters) for name, row in self._baselines(symbols).items()},
             len(symbols),
             {"word": "words", "subword": "subwords", "char": "characters"}[self.unit],
             "bits_per_character" if self.unit == "char" else "perplexity",
             tuple(notes),
         )
+
+    def _baselines(self, symbols: Array) -> dict[str, Array]:
+        """The log probabilities of the symbols of a text under each baseline."""
+        training, size = self.training_, len(self.tokenizer_)
+        if not len(training):
+            return {}
+        before = np.array([first_input(self.tokenizer_)])
+        return {
+            "Kneser-Ney 5-gram": KneserNey(training, size, ORDER).log_probabilities(
+                symbols, before
+            ),
+            "frequency": unigram_log_probabilities(training, symbols, size),
+        }
 
     def validation_scores(self, training_data: TrainingData) -> dict[str, float]:
         nll = self.history_.validation[self.history_.best]
@@ -367,19 +480,26 @@ class LanguageModel(Task):
             device: where the network runs: "cpu", "cuda", "cuda:1".
 
         Returns:
-            A polars table with the columns ``line``, ``symbols`` (their number, with the line's end),
-            ``log_probability`` and ``perplexity``.
+            A polars table with the columns ``file`` (null for a list of texts), ``line`` (its number in the file or
+            the list), ``text``, ``symbols`` (their number, with the line's end), ``log_probability`` and
+            ``perplexity``.
         """
         import polars as pl
 
         self.check_fitted()
-        symbols, starts = stream(self.lines(data), self.tokenizer_)
+        problems, places = self.problems(), list[tuple[str | None, int]]()
+        lines = self.lines(data, problems, places=places)
+        for note in problems.notes():
+            caution(note)
+        symbols, starts = stream(lines, self.tokenizer_)
         each = self.log_probabilities(symbols, device_of("device", device))
         sums = np.diff(np.concatenate([[0.0], each.cumsum()])[starts])
         counts = np.diff(starts)
         return pl.DataFrame(
             {
-                "line": np.arange(1, len(counts) + 1),
+                "file": pl.Series([file for file, _ in places], dtype=pl.String),
+                "line": [number for _, number in places],
+                "text": [line.removesuffix("\n") for line in lines],
                 "symbols": counts,
                 "log_probability": sums,
                 "perplexity": np.exp(-sums / np.maximum(counts, 1)),
@@ -393,7 +513,7 @@ class LanguageModel(Task):
         return (torch.from_numpy(text).long()[None],)
 
     def figures(self, data: Any) -> dict[str, Any]:
-        lines = self.lines(data)
+        lines = self.lines(data, limit=self.options_.limit)
         begin = min(self.seen_["lines"], len(lines) - 1)
         symbols, starts = stream(lines, self.tokenizer_)
         text = symbols[starts[begin] :][:SHOWN]
@@ -442,6 +562,8 @@ class LanguageModel(Task):
             OptionError: an option is not valid, or the layers are bidirectional.
         """
         self.check_fitted()
+        if stop == "":
+            raise OptionError("stop must be a text of one character or more, not ''")
         given = {name: value for name, value in locals().items() if name != "self"}
         known = options_of(type(self).generate)
         options = SimpleNamespace(**{n: known[n].checked(v) for n, v in given.items()})
@@ -450,13 +572,14 @@ class LanguageModel(Task):
         generator = torch.Generator().manual_seed(options.seed)
         return writer.write(options.prompt, options.length, choice, options.stop, generator)
 
-    def write_samples(self, samples: list[str], out: Path | None) -> None:
+    def write_samples(self, samples: list[str], out: Path | None) -> list[Path]:
         line = "-" * 20
         page = f"\n{line}\n".join(samples)
         if out is None:
             print(page)
-        else:
-            write_atomically(out.parent, {out.name: f"{page}\n".encode()})
+            return []
+        write_atomically(out.parent, {out.name: f"{page}\n".encode()})
+        return [out]
 
     # ------------------------------------------------------------------------------------- saving
 
@@ -468,7 +591,9 @@ class LanguageModel(Task):
         self.seen_ = learned["seen"]
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"training": torch.from_numpy(self.training_)}
+        return {
+            "training": torch.from_numpy(self.training_ if self.keep_text else self.training_[:0])
+        }
 
     def expected_tensors(self, saved: Saved) -> tuple[dict[str, Tensor], set[str]]:
         length = saved.shape_of("training")[:1]
@@ -479,6 +604,26 @@ class LanguageModel(Task):
         if len(training) and not 0 <= training.min() <= training.max() < len(self.tokenizer_):
             raise ModelFileError("the training text has symbols that the tokenizer does not have")
         self.training_ = training
+
+
+def check_no_music(data: Any) -> None:
+    """Raises DataError for files of music, which another class of this task reads."""
+    given = (
+        data
+        if isinstance(data, (list, tuple))
+        else [Path(data)]
+        if isinstance(data, str)
+        else [data]
+    )
+    for path in text_files(each for each in given if isinstance(each, os.PathLike)):
+        if path.suffix.lower() in _MUSIC:
+            raise DataError(
+                f"{path} is music: give unit='event' or unit='step' for a model of music"
+            )
+
+
+def _shown(data: Any) -> str:
+    return str(data) if isinstance(data, (str, os.PathLike)) else short_repr(data)
 
 
 def _share(columns: Array) -> Array:

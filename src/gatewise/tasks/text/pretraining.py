@@ -70,6 +70,9 @@ class Pretraining:
     def loss(self, network: nn.Module, batch: Any, carry: Carry) -> tuple[Tensor, Carry]:
         return network(*batch), None
 
+    def weight_of(self, batch: Any, members: int) -> int:
+        return members
+
     def describe_member(self, batch: Any, at: int) -> str:
         return f"text {at} of a batch of unlabelled text"
 

@@ -124,7 +124,7 @@ class Translator(Task):
             signs are split by spaces already.
         on_error: what is done with a pair that is not valid: "stop" or "skip". Pairs with an empty text are
             skipped and counted in any case.
-        limit: read only so many pairs.
+        limit: read only so many pairs, in fit and of later data too, for a quick try.
         seed: the seed of parts, weights, batches and dropout.
 
     Attributes:

@@ -66,6 +66,8 @@ class Writer:
     def _joined(self, prompt: str, given: list[int], drawn: list[int], stop: str | None) -> str:
         """The prompt and the new text."""
         new = self.text([*given, *drawn]).removeprefix(self.text(given))
+        if self.tokenizer.unit == "word" and prompt[-1:].isspace():
+            new = new.removeprefix(" ")  # the space between two words is there
         if stop is not None:
             new = new.partition(stop)[0]
         return prompt + new
