@@ -75,8 +75,7 @@ class Tokenizer:
             DataError: the texts have no symbol.
         """
         choice("unit", unit, UNITS)
-        least = len(SPECIALS) + (_BYTES if unit == "subword" else 1)
-        room = integer("size", size, least) - len(SPECIALS)
+        room = integer("size", size, least_size(unit)) - len(SPECIALS)
         integer("min_count", min_count)
         if len(set(specials)) != len(SPECIALS):
             raise OptionError(
@@ -255,6 +254,11 @@ class Tokenizer:
             return text
         # İ becomes two characters in small letters: it stays as it is
         return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def least_size(unit: Unit) -> int:
+    """The number of symbols that a tokenizer has at least."""
+    return len(SPECIALS) + (_BYTES if unit == "subword" else 1)
 
 
 def _together(texts: Iterable[str]) -> Iterator[list[str]]:
