@@ -19,6 +19,8 @@ from gatewise.data.lines import Problems
 from gatewise.data.tokens import PAD
 from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
 from gatewise.models.output import token_losses
+from gatewise.report.alignment import alignment_figure
+from gatewise.report.pictures import svg
 from gatewise.tasks.text.bleu import bleu_notes, score_translations
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.parallel import ParallelReader
@@ -444,6 +446,9 @@ def test_the_report_draws_alignments(fitted, tmp_path):
     page = fitted.report((SOURCE, INTO), evaluation, tmp_path).read_text()
     assert "<h1>Translate texts</h1>" in page
     assert all(f"Alignment {k}: " in page for k in (1, 2, 3))
+    width = alignment_figure(["a"] * 10, ["b"], np.ones((1, 10))).get_size_inches()[0]
+    drawn = svg(alignment_figure(["a"] * 10, ["b"], np.ones((1, 10))), "a picture")
+    assert f'style="max-width: {120 * width:.0f}px"' in drawn
     assert "word by word (IBM model 1)" in page
 
 
