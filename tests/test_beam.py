@@ -92,6 +92,32 @@ def test_a_result_does_not_depend_on_the_other_sources():
         assert one.score == other.score
 
 
+class LateEnds:
+    """A decoder of four symbols, whose sequences end with a probability of 0.97 after three symbols."""
+
+    steps = 0
+
+    def step(self, symbols):
+        end = 0.01 if self.steps < 3 else 0.97
+        self.steps += 1
+        log_p = torch.tensor([0.9 * (1 - end), 0.1 * (1 - end), 0, end]).log()
+        return log_p.expand(*symbols.shape, 4), torch.ones(*symbols.shape, 1)
+
+    def select(self, rows):
+        pass
+
+    def keep(self, sources):
+        pass
+
+
+@pytest.mark.parametrize("beam", [5, 8, 12])
+def test_rows_without_a_hypothesis_do_not_end(beam):
+    (found,) = beam_search(LateEnds(), torch.tensor([6]), 2, 3, beam)
+    assert found.symbols.tolist() == [0, 0, 0]
+    expected = (3 * torch.tensor(0.9 * 0.99).log() + torch.tensor(0.97).log()) / 4
+    assert found.score == pytest.approx(float(expected), abs=1e-6)
+
+
 @pytest.fixture
 def network() -> TranslationNetwork:
     torch.manual_seed(0)

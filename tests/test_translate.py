@@ -15,12 +15,16 @@ import torch
 
 import gatewise as gw
 from gatewise.cli import main
+from gatewise.data.lines import Problems
 from gatewise.data.tokens import PAD
 from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
 from gatewise.models.output import token_losses
+from gatewise.report.alignment import alignment_figure
+from gatewise.report.pictures import svg
 from gatewise.tasks.text.bleu import bleu_notes, score_translations
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.parallel import ParallelReader
+from gatewise.tasks.text.translate import _search_batches
 from gatewise.train.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -290,6 +294,71 @@ def test_options_of_the_search_are_checked(fitted, options, message):
         fitted.translate(["one"], **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": 9}, "hidden must be an even number, not 9"),
+        ({"symbols": 4}, "symbols must be at least 5 with unit='word', not 4"),
+        ({"symbols": 259, "unit": "subword"}, "symbols must be at least 260 with unit='subword'"),
+        ({"source": "de", "into": "de"}, "source and into are both 'de'"),
+    ],
+)
+def test_options_of_the_network_are_checked(options, message):
+    with pytest.raises(OptionError, match=message):
+        quick(**options)
+
+
+def test_a_long_text_is_warned_of_and_a_longer_one_refused(fitted, monkeypatch):
+    with pytest.warns(
+        GatewiseWarning, match=r"1 text of more than 500 symbols \(the first: text 2"
+    ):
+        (_, found) = fitted.translate(["one", "one " * 501], beam=1)
+    assert len(found.source) == 501
+    assert len(found.pieces) <= 1010
+    with pytest.raises(DataError, match="text 2 has 20,001 symbols, more than 20,000"):
+        fitted.translate(["one", "one " * 20_001])
+
+
+def test_the_memory_of_a_search_is_bounded():
+    lengths = np.array([3, 500, 4000, 4000, 2])
+    batches = list(_search_batches(lengths, np.arange(5), 5))
+    assert sorted(np.concatenate(batches)) == [0, 1, 2, 3, 4]
+    weights = [
+        len(b) * 5 * lengths[b].max() * min(2 * lengths[b].max() + 10, 1010) for b in batches
+    ]
+    assert max(weights) <= 1 << 26
+    assert len(batches) == 2
+
+
+def test_a_text_that_is_missing_is_refused_or_counted(fitted):
+    reader = ParallelReader(None, None, Problems("skip"))
+    found = reader.read((["one", None, "two"], ["1", "2", float("nan")]))
+    assert (found.source, found.into) == (["one"], ["1"])
+    assert found.notes == (
+        "2 left out: rows without a text (the first: text 2: the value is missing)",
+    )
+    assert ParallelReader("a", None, Problems("skip")).read_source(
+        pl.DataFrame({"a": ["one", None]})
+    ) == ["one"]
+    with pytest.raises(DataError, match="text 2: the value is missing"):
+        READER.read_source(["one", None])
+    with pytest.raises(DataError, match=r"text 1: the character U\+D800 at position 2 is half of"):
+        fitted.predict(["a\ud800"])
+
+
+def test_a_line_that_is_too_long_is_not_read_as_several(tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("one\n" + "two " * (1 << 18) + "three\n")
+    with pytest.raises(DataError, match=r"long.txt, line 2 is too long for a sentence"):
+        READER.read_source(path)
+
+
+def test_scores_of_limited_data_say_so():
+    found = quick(limit=30, test=0).evaluate((SOURCE[30:100], INTO[30:100]))
+    assert found.n == 30
+    assert "limit=30: later pairs of the data were not read" in found.notes
+
+
 def test_what_is_no_list_of_texts_is_not_translated(fitted):
     with pytest.raises(DataError, match="expected a list of texts"):
         fitted.translate("one")
@@ -376,8 +445,24 @@ def test_the_report_draws_alignments(fitted, tmp_path):
     evaluation = fitted.evaluate((SOURCE, INTO))
     page = fitted.report((SOURCE, INTO), evaluation, tmp_path).read_text()
     assert "<h1>Translate texts</h1>" in page
-    assert page.count("Alignment: ") >= 3
+    assert all(f"Alignment {k}: " in page for k in (1, 2, 3))
+    width = alignment_figure(["a"] * 10, ["b"], np.ones((1, 10))).get_size_inches()[0]
+    drawn = svg(alignment_figure(["a"] * 10, ["b"], np.ones((1, 10))), "a picture")
+    assert f'style="max-width: {120 * width:.0f}px"' in drawn
     assert "word by word (IBM model 1)" in page
+
+
+def test_the_report_draws_texts_of_the_test_part():
+    other = (["nine nine", "eight one", "two", "six"], ["9 9", "8 1", "2", "6"])
+    model = quick(test=other)
+    drawn = []
+    model.translate = lambda texts: drawn.append(list(texts)) or []
+    model.figures((SOURCE, INTO))
+    own = quick(test=4)
+    own.translate = model.translate
+    own.figures((SOURCE, INTO))
+    own.figures((SOURCE[:2], INTO[:2]))  # data of other pairs, and fewer
+    assert drawn == [other[0][:3], [SOURCE[k] for k in own.held_out_[:3]], SOURCE[:2]]
 
 
 def test_the_trace_is_that_of_the_encoder(fitted):

@@ -194,6 +194,14 @@ def check_text(value: object, place: str) -> str:
         DataError: it is not. The message has the ``place``.
     """
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            code = ord(value[error.start])
+            raise DataError(
+                f"{place}: the character U+{code:04X} at position {error.start + 1} is half of a surrogate pair: "
+                f"decode the text again"
+            ) from error
         return value
     what = "the value is missing" if value is None else f"{short_repr(value)} is not a text"
     raise DataError(f"{place}: {what}")

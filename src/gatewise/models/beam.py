@@ -118,7 +118,8 @@ class _Search:
 
     def _end(self, scores: Tensor, rows: Tensor, ends: Tensor, end: bool) -> None:
         """Notes those hypotheses, A×K, of open sources that end: with the symbol of the ``end``, or cut."""
-        ends = ends & self.open[self.active, None]
+        # rows that no hypothesis has taken yet have the score -inf
+        ends = ends & self.open[self.active, None] & (scores > -torch.inf)
         scores = (scores / self.taken**self.normalisation).masked_fill(~ends, -torch.inf)
         best, at = scores.max(1)
         better = (best > self.score[self.active]).nonzero()[:, 0]

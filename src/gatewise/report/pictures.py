@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 MODEL, NAIVE, LAST = "#0f766e", "#c2700c", "#8b93a7"
+_PIXELS = 120  # of the page, for an inch of a figure
 VALIDATION, TEST = "#e3f1f4", "#fbefd9"
 # The colours of the page in light mode, which are also those of the figures, and in dark mode.
 PAGE = {
@@ -122,7 +123,9 @@ def svg(figure: Figure, label: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     view = re.search(r'viewBox="[^"]*"', body)
-    opening = f'<svg role="img" aria-label="{label}" {view[0] if view else ""}>'
+    # a small figure is not enlarged to the width of the page, which is that of a figure of 8 inches
+    most = f"max-width: {_PIXELS * figure.get_size_inches()[0]:.0f}px"
+    opening = f'<svg role="img" aria-label="{label}" style="{most}" {view[0] if view else ""}>'
     body = opening + body[body.index(">") + 1 :]
     for name, (light, _) in PAGE.items():
         body = body.replace(f": {light}", f": var(--{name})")

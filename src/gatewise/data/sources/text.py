@@ -202,7 +202,7 @@ def pairs(
 
 def _of_files(source: Any, into: Any) -> Iterator[tuple[str, str]]:
     # a line left out of one file alone would shift all later pairs, so that bytes that are not UTF-8 stop here
-    parts = zip_longest(_whole_lines(source), _whole_lines(into))
+    parts = zip_longest(whole_lines(source), whole_lines(into))
     for k, (first, second) in enumerate(parts):
         if first is None or second is None:
             more = 1 + sum(1 for _ in parts)
@@ -214,10 +214,14 @@ def _of_files(source: Any, into: Any) -> Iterator[tuple[str, str]]:
         yield first, second
 
 
-def _whole_lines(path: Any) -> Iterator[str]:
-    """The lines of a file without their ends."""
+def whole_lines(path: Any, problems: Problems | None = None) -> Iterator[str]:
+    """The lines of a file without their ends.
+
+    Raises:
+        DataError: a line is longer than :data:`gatewise.data.lines.LONGEST` bytes.
+    """
     number = 0
-    for line in lines(path):
+    for line in lines(path, problems):
         if line.number == number:
             raise DataError(f"{line.place} is too long for a sentence")
         number = line.number

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from gatewise.arguments import Kind, parse_integer
-from gatewise.data.lines import Problems, check_text, lines
+from gatewise.data.lines import Problems, check_text
 from gatewise.data.records import is_table
-from gatewise.data.sources.text import pairs, rows, texts_in
+from gatewise.data.sources.text import NO_TEXT, pairs, rows, texts_in, whole_lines
 from gatewise.errors import DataError, OptionError
 from gatewise.options import short_repr
 from gatewise.tasks.kinds import EXPECTED_PART, is_size, part_size
@@ -97,27 +98,45 @@ class ParallelReader:
         if not isinstance(data, (str, os.PathLike)):
             if hasattr(data, "columns") or hasattr(data, "column_names"):
                 return self._column(data)
-            return [check_text(each, f"text {k}") for k, each in enumerate(texts_in(data), 1)]
+            return self._texts((each, f"text {k}") for k, each in enumerate(texts_in(data), 1))
         path = Path(data)
         if is_table(path):
             return self._column(path)
         if not path.is_file():
             path = self._files(path)[0]
-        return [line.text.removesuffix("\n") for line in lines(path, self.problems)]
+        return list(whole_lines(path, self.problems))
 
     def _column(self, data: Any) -> list[str]:
         name = self._named("source")
         found = rows(data, (name,), self.problems)
-        return [check_text(value, f"column {name!r}, {place}") for (value,), place in found]
+        return self._texts((value, f"column {name!r}, {place}") for (value,), place in found)
+
+    def _texts(self, found: Iterable[tuple[Any, str]]) -> list[str]:
+        """The texts of values with their places."""
+        return [value for value, place in found if self._is_text(value, place)]
+
+    def _is_text(self, value: Any, place: str) -> bool:
+        try:
+            check_text(value, place)
+        except DataError as error:
+            self.problems.add(NO_TEXT, str(error))
+            return False
+        return True
 
     def _pairs(self, data: Any) -> Iterator[tuple[str, str]]:
         if isinstance(data, (tuple, list)):
-            return iter(_of_lists(data)[: self.limit])
+            return islice(self._of_lists(data), self.limit)
         if isinstance(data, (str, os.PathLike)) and not is_table(Path(data)):
             files = self._files(Path(data))
             return pairs(None, *files, self.problems, self.limit)
         names = self._named("source"), self._named("into")
         return pairs(data, *names, self.problems, self.limit)
+
+    def _of_lists(self, data: Sequence[Any]) -> Iterator[tuple[str, str]]:
+        """The pairs of two lists of texts."""
+        for k, (one, other) in enumerate(_two_lists(data), 1):
+            if self._is_text(one, f"text {k}") and self._is_text(other, f"translation {k}"):
+                yield one, other
 
     def _files(self, path: Path) -> tuple[Path, Path]:
         """The two files that the path names."""
@@ -149,8 +168,8 @@ class ParallelReader:
         return str(name)
 
 
-def _of_lists(data: Sequence[Any]) -> list[tuple[str, str]]:
-    """The pairs of two lists of texts."""
+def _two_lists(data: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """The pairs of the members of two lists."""
     if len(data) != 2 or any(isinstance(each, (str, os.PathLike)) for each in data):
         raise DataError(
             f"expected two lists of texts, the texts and their translations, not {short_repr(data)}"
@@ -160,11 +179,7 @@ def _of_lists(data: Sequence[Any]) -> list[tuple[str, str]]:
         raise DataError(
             f"there are {len(source):,} texts and {len(into):,} translations: each text needs one"
         )
-    found = zip(source, into, strict=True)
-    return [
-        (check_text(one, f"text {k}"), check_text(other, f"translation {k}"))
-        for k, (one, other) in enumerate(found, 1)
-    ]
+    return zip(source, into, strict=True)
 
 
 def _name(data: Any) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,8 +26,8 @@ from gatewise.data.lines import OnError, Problems, check_text
 from gatewise.data.output import table_like
 from gatewise.data.sources.text import texts_in
 from gatewise.data.spool import flat
-from gatewise.data.tokens import BEGIN, END, PAD, UNKNOWN, Tokenizer, Unit
-from gatewise.errors import DataError, ModelFileError, caution
+from gatewise.data.tokens import BEGIN, END, PAD, UNKNOWN, Tokenizer, Unit, smallest_size
+from gatewise.errors import DataError, ModelFileError, OptionError, caution
 from gatewise.models.beam import Hypothesis, beam_search
 from gatewise.models.output import token_losses
 from gatewise.models.translation import StepDecoder, TranslationNetwork, TranslationShape
@@ -34,7 +35,7 @@ from gatewise.nn.trace import Trace
 from gatewise.options import integer, number
 from gatewise.report.alignment import alignment_figure
 from gatewise.report.scores import Evaluation
-from gatewise.report.words import shortened
+from gatewise.report.words import shortened, with_unit
 from gatewise.tasks.base import CPU, Recipe, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import (
     Check,
@@ -51,7 +52,7 @@ from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.text.bleu import BleuWords, bleu_notes, score_translations
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
-from gatewise.tasks.text.pairs import Batch, Examples, split
+from gatewise.tasks.text.pairs import LONGEST, Batch, Examples, split
 from gatewise.tasks.text.parallel import (
     Parallel,
     ParallelPart,
@@ -68,6 +69,8 @@ _FINGERPRINT = "tokenizers"
 _SIZES = ("source_symbols", "target_symbols", "embedding", "hidden", "layers")
 _TOGETHER = 64  # texts that are translated or scored in one batch
 _DRAWN = 3  # alignments in the report
+_MOST_SOURCE = 20_000  # symbols of a text that is translated
+_MOST_WEIGHTS = 1 << 26  # attention weights that a search keeps: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Translation:
 
     Attributes:
         text: the translation.
-        score: the mean log probability of its symbols.
+        score: the log probability of its symbols, divided by their number, with the end, to the power of the
+            normalisation.
         source, pieces: the T pieces of the source and the S pieces of the translation.
         alignment: S×T, how much of its attention each piece of the translation had on each piece of the source.
             What is missing to a sum of 1 was on the end of the source.
@@ -166,6 +170,23 @@ class Translator(Task):
     limit: Count | None = None
     seed: Seed = 0
 
+    def check_together(self, options: SimpleNamespace) -> None:
+        if options.source is not None and options.source == options.into:
+            raise OptionError(
+                f"source and into are both {options.source!r}: name the texts to translate with source= "
+                f"(--source) and their translations with into= (--into)"
+            )
+        if options.hidden % 2:
+            raise OptionError(
+                f"hidden must be an even number, not {options.hidden}: the encoder has half of the units in each "
+                f"direction"
+            )
+        least = smallest_size(options.unit)
+        if options.symbols < least:
+            raise OptionError(
+                f"symbols must be at least {least} with unit={options.unit!r}, not {options.symbols}"
+            )
+
     # --------------------------------------------------------------------------------- training
 
     def fit(
@@ -202,11 +223,13 @@ class Translator(Task):
         self.held_out_ = np.sort(held_out).tolist()
         if not len(order):
             raise DataError(
-                f"{len(found)} pairs with validation={validation} and test={test} leave no pair for training: "
-                f"give more pairs, or smaller parts"
+                f"{with_unit(len(found), 'pair')} with validation={validation} and test={test} leave no pair "
+                f"for training: give more pairs, or smaller parts"
             )
         trained = found.chosen(np.sort(order))
         checked = found.chosen(np.sort(held)) if is_held_out(validation) else self._read(validation)
+        tested = found.chosen(np.sort(held_out)) if is_held_out(test) else self._read(test)
+        self.drawn_ = (tested if len(tested) else trained).source[:_DRAWN]
         for note in (*found.notes, *(() if is_held_out(validation) else checked.notes)):
             caution(note)
         self._learn_symbols(trained)
@@ -225,7 +248,7 @@ class Translator(Task):
         columns = {"source": digest(found.source), "into": digest(found.into)}
         about = {"rows": len(found), "series": 1, "span": "pairs of texts", "columns": columns}
         validation = validation if is_held_out(validation) else checked.digest
-        test = test if is_held_out(test) else self._read(test).digest
+        test = test if is_held_out(test) else tested.digest
         record = self.training_record(about, validation, test, run)
         return TrainingData(
             DataLoader(examples, batch_size=None, sampler=batches),
@@ -309,17 +332,21 @@ class Translator(Task):
             texts: a list of N texts.
             beam: the number of hypotheses that the search keeps at each step; 1 is greedy search.
             normalisation: the power of the length by which the search divides log probabilities.
+
+        Raises:
+            DataError: a text is no text, or too long.
         """
         self.check_fitted()
         beam = integer("beam", beam)
         normalisation = number("normalisation", normalisation, "a number from 0 on", least=0)
         texts = [check_text(each, f"text {k}") for k, each in enumerate(texts_in(texts), 1)]
-        pieces = [self.source_tokenizer_.pieces(each) for each in texts]
         ids = self.source_tokenizer_.encode_all(texts)
+        _check_lengths([len(each) for each in ids])
+        pieces = [self.source_tokenizer_.pieces(each) for each in texts]
         found = [Translation("", 0.0, [], [], np.zeros((0, 0), np.float32)) for _ in texts]
         starts = flat(np.array([*each, END]) for each in ids)
         some = np.array([k for k, each in enumerate(ids) if each], np.int64)
-        for chosen in sorted_batches(np.diff(starts[1]), some, _TOGETHER):
+        for chosen in _search_batches(np.diff(starts[1]), some, beam):
             source, lengths = padded_ids(*starts, chosen, PAD)
             for k, best in zip(
                 chosen, self._searched(source, lengths, beam, normalisation), strict=True
@@ -333,7 +360,7 @@ class Translator(Task):
     ) -> list[Hypothesis]:
         network = self.network_
         decoder = StepDecoder(network, network.encode(source, lengths), beam, (PAD, BEGIN))
-        return beam_search(decoder, 2 * lengths + 10, BEGIN, END, beam, normalisation)
+        return beam_search(decoder, _limits(lengths), BEGIN, END, beam, normalisation)
 
     def _translation(self, source: list[str], found: Hypothesis) -> Translation:
         """The text of a hypothesis. An unknown symbol is the piece of the source that it is aligned with most."""
@@ -362,8 +389,8 @@ class Translator(Task):
                 translations.
 
         Returns:
-            A table with the columns ``source``, ``translation``, and ``score``, the mean log probability of the
-            symbols. It is of the library of ``data``.
+            A table with the columns ``source``, ``translation``, and ``score``, the log probability of the
+            symbols, divided by their number to the power of ``normalisation``. It is of the library of ``data``.
         """
         self.check_fitted()
         problems = Problems(self.on_error)
@@ -411,6 +438,8 @@ class Translator(Task):
             for name, each in baselines.items()
         }
         notes = (*bleu_notes(ours, references, self.bleu_words), *pairs.notes)
+        if self.limit is not None:
+            notes = (*notes, f"limit={self.limit}: later pairs of the data were not read")
         unknown = self.source_tokenizer_.unknown_share(pairs.source)
         if unknown:
             notes = (*notes, f"{unknown:.2%} of the source symbols are unknown to the model")
@@ -438,13 +467,17 @@ class Translator(Task):
 
     def figures(self, data: Any) -> dict[str, Any]:
         pairs = self._read(data)
-        first = np.array(self.held_out_[:_DRAWN] or range(min(_DRAWN, len(pairs))))
-        found = self.translate(pairs.chosen(first).source)
+        if pairs.digest != self.corpus_:
+            texts = pairs.source[:_DRAWN]
+        elif self.held_out_:
+            texts = pairs.chosen(np.array(self.held_out_[:_DRAWN])).source
+        else:  # a saved model does not have the texts of another test part
+            texts = getattr(self, "drawn_", pairs.source[:_DRAWN])
         return {
-            f"Alignment: {shortened(each.text)}": alignment_figure(
+            f"Alignment {k}: {shortened(each.text)}": alignment_figure(
                 each.source, each.pieces, each.alignment
             )
-            for each in found
+            for k, each in enumerate(self.translate(texts), 1)
         }
 
     def inputs(self, data: Any) -> tuple[Tensor, Tensor]:
@@ -520,3 +553,37 @@ class Translator(Task):
             raise ModelFileError(
                 "its tokenizers are those of another model: its weights were learned with other symbols"
             )
+
+
+def _limits(lengths: Any) -> Any:
+    """The greatest numbers of symbols of the translations of sources with these lengths."""
+    return 2 * lengths.clip(max=LONGEST) + 10
+
+
+def _check_lengths(lengths: list[int]) -> None:
+    """Warns of texts that are longer than those that the network was trained on.
+
+    Raises:
+        DataError: a text has more symbols than there is memory for.
+    """
+    long = [k for k, length in enumerate(lengths) if length > LONGEST]
+    for k in long:
+        if lengths[k] > _MOST_SOURCE:
+            raise DataError(
+                f"text {k + 1} has {lengths[k]:,} symbols, more than {_MOST_SOURCE:,}: split it into sentences"
+            )
+    if long:
+        caution(
+            f"{with_unit(len(long), 'text')} of more than {LONGEST} symbols (the first: text {long[0] + 1}): the "
+            f"model was trained on shorter ones, and a translation ends after {_limits(np.array(LONGEST)):,} "
+            f"symbols: split long texts into sentences"
+        )
+
+
+def _search_batches(lengths: Array, some: Array, beam: int) -> Iterator[Array]:
+    """Batches of the texts ``some``, sorted by length, whose attention weights fit into memory."""
+    for chosen in sorted_batches(lengths, some, _TOGETHER):
+        longest = int(lengths[chosen[-1]])
+        size = max(1, _MOST_WEIGHTS // (beam * longest * int(_limits(lengths[chosen[-1]]))))
+        for first in range(0, len(chosen), size):
+            yield chosen[first : first + size]
