@@ -108,7 +108,7 @@ class ParallelReader:
     def _column(self, data: Any) -> list[str]:
         name = self._named("source")
         found = rows(data, (name,), self.problems)
-        return [check_text(value, f"column {name!r}, {place}") for (value,), place in found]
+        return [check_text(value, f"column {name!r}, {place}") for (value,), _, place in found]
 
     def _pairs(self, data: Any) -> Iterator[tuple[str, str]]:
         if isinstance(data, (tuple, list)):
