@@ -71,6 +71,16 @@ def test_it_learns_which_words_matter(model):
     assert max(pairs, key=lambda pair: pair[1])[0] == "superb"
 
 
+def test_weights_are_kept_only_where_they_are_asked_for(model):
+    encoded = model._encoded(TEXTS[:20])
+    outputs, none = model._outputs(encoded, "cpu")
+    again, weights = model._outputs(encoded, "cpu", weighted=True)
+    assert none == []
+    np.testing.assert_array_equal(outputs, again)
+    assert [len(each) for each in weights] == [len(text.split()) for text in TEXTS[:20]]
+    assert all(each.base is None for each in weights)  # no view that keeps the weights of a batch
+
+
 def test_a_text_gives_the_same_alone_and_in_a_batch(model):
     together = model.predict_proba([*TEXTS[200:], "", "superb " * 40])
     alone = np.concatenate([model.predict_proba([text]) for text in [*TEXTS[200:], ""]])

@@ -451,20 +451,25 @@ class TextClassifier(ClassifierMixin, Task):
                 caution(note)
         return texts
 
-    def _outputs(self, encoded: Encoded, device: Any) -> tuple[Array, list[Array]]:
-        """N×C logits in float64, and for each text the attention weights of its symbols."""
+    def _outputs(
+        self, encoded: Encoded, device: Any, weighted: bool = False
+    ) -> tuple[Array, list[Array]]:
+        """N×C logits in float64, and for each text, if ``weighted``, the attention weights of its symbols."""
         where = device_of("device", device)
         # float64, so that rounding differences between batches do not show in the results
         network: Any = copy.deepcopy(self.network_).double().to(where)
         outputs = np.empty((len(encoded), len(self.classes_)))
-        weights: list[Array] = [np.empty(0)] * len(encoded)
+        weights: list[Array] = [np.empty(0)] * len(encoded) if weighted else []
         with torch.no_grad():
             for chosen in sorted_batches(encoded.lengths, np.arange(len(encoded)), 256):
                 symbols, lengths = (each.to(where) for each in encoded.padded(chosen))
                 found, attention = network.with_weights(symbols, lengths)
                 outputs[chosen] = found.cpu().numpy()
+                if not weighted:
+                    continue
                 for k, row, length in zip(chosen, attention.cpu().numpy(), lengths, strict=True):
-                    weights[k] = row[1 : int(length) - 1]  # without the beginning and the end
+                    # without the beginning and the end; a copy, which does not keep the whole batch
+                    weights[k] = row[1 : int(length) - 1].copy()
         return outputs, weights
 
     def _encoded(self, texts: Iterable[str]) -> Encoded:
@@ -502,7 +507,7 @@ class TextClassifier(ClassifierMixin, Task):
 
         The weights of a text and of its beginning and end, which are not listed, sum to 1."""
         texts = self._texts(X, learned=False)
-        weights = self._outputs(self._encoded(texts.texts), device)[1]
+        weights = self._outputs(self._encoded(texts.texts), device, weighted=True)[1]
         return [
             list(zip(self.tokenizer_.pieces(text), each.tolist(), strict=False))
             for text, each in zip(texts.texts, weights, strict=True)
@@ -555,7 +560,7 @@ class TextClassifier(ClassifierMixin, Task):
             raise DataError("no text has a class that the model knows")
         some_texts = [texts.texts[k] for k in chosen]
         encoded = self._encoded(some_texts)
-        outputs, weights = self._outputs(encoded, device)
+        outputs, weights = self._outputs(encoded, device, weighted=True)
         truth = self._indices(labels[chosen])
         ours = softmax(outputs)
         prior = np.broadcast_to(self.baseline_.prior, ours.shape)
