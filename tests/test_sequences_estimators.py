@@ -308,6 +308,13 @@ def test_the_seed_makes_the_model_and_a_refit_starts_afresh():
     assert not np.allclose(other.predict_proba(X), first)
 
 
+def test_the_majority_class_is_that_of_the_samples_whatever_the_class_weights():
+    X, y = np.random.default_rng(0).normal(size=(30, 5)), np.repeat([1, 0], [20, 10])
+    weight = np.where(y == 0, 0.5, 1.0)
+    model = Classifier(hidden=2, epochs=1, class_weight="balanced").fit(X, y, weight)
+    np.testing.assert_allclose(model.baseline_.prior, [0.2, 0.8])
+
+
 def test_class_weights_move_the_border():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [180, 20])

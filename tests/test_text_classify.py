@@ -71,6 +71,16 @@ def test_it_learns_which_words_matter(model):
     assert max(pairs, key=lambda pair: pair[1])[0] == "superb"
 
 
+def test_weights_are_kept_only_where_they_are_asked_for(model):
+    encoded = model._encoded(TEXTS[:20])
+    outputs, none = model._outputs(encoded, "cpu")
+    again, weights = model._outputs(encoded, "cpu", weighted=True)
+    assert none == []
+    np.testing.assert_array_equal(outputs, again)
+    assert [len(each) for each in weights] == [len(text.split()) for text in TEXTS[:20]]
+    assert all(each.base is None for each in weights)  # no view that keeps the weights of a batch
+
+
 def test_a_text_gives_the_same_alone_and_in_a_batch(model):
     together = model.predict_proba([*TEXTS[200:], "", "superb " * 40])
     alone = np.concatenate([model.predict_proba([text]) for text in [*TEXTS[200:], ""]])
@@ -119,6 +129,22 @@ def test_class_weights_and_sample_weights():
         gw.TextClassifier(**ONCE).fit(TEXTS, LABELS, weight)
     with pytest.raises(OptionError, match="class_weight='even'"):
         gw.TextClassifier(class_weight="even", **ONCE).fit(TEXTS, LABELS)
+    with pytest.raises(OptionError, match="embedding_dropout=1 leaves nothing of any word"):
+        gw.TextClassifier(embedding_dropout=1, **ONCE).fit(TEXTS, LABELS)
+
+
+def test_the_majority_class_is_that_of_the_texts_whatever_the_class_weights():
+    texts, labels = TEXTS[:60], ["z"] * 40 + ["a"] * 20
+    model = gw.TextClassifier(class_weight="balanced", **ONCE).fit(texts, labels)
+    np.testing.assert_allclose(model.baseline_.prior, [1 / 3, 2 / 3])
+    majority = model.evaluate(["a film", "a story", "it"], ["z", "z", "a"]).baseline[
+        "majority class"
+    ]
+    assert majority["accuracy"] == pytest.approx(2 / 3)
+    weight = np.where(np.array(labels) == "a", 2.0, 1.0)
+    features = BagOfWords.fit(texts, (weight == 1).astype(int), np.ones(60), 2, weight)
+    weighted = BagOfWords.fit(texts, (weight == 1).astype(int), weight, 2)
+    np.testing.assert_allclose(features.outputs(texts), weighted.outputs(texts))
 
 
 def test_it_is_an_estimator():
@@ -181,6 +207,35 @@ def test_numbers_as_classes_are_the_same_in_every_file(tmp_path):
     assert model.evaluate(pl.DataFrame(new)).n == 2
 
 
+def test_texts_of_validation_of_an_unknown_class_are_in_no_part(table, tmp_path):
+    other = tmp_path / "more.csv"
+    other.write_text("review,stars\na film,pos\nstrange words,maybe\na story,neg\n")
+    model = gw.TextClassifier(text="review", label="stars", on_error="skip", **ONCE)
+    model.fit(table, validation=other, test=0)
+    assert model.held_out_.tolist() == [260, 262]
+    assert len(model.seen_) == 260
+    assert "strange" not in model.tokenizer_.index
+
+
+def test_numbers_are_scored_as_numbers_beside_an_unknown_class():
+    numbers = [10 if label == "pos" else 2 for label in LABELS]
+    model = gw.TextClassifier(text="t", label="l", on_error="skip", **QUICK)
+    model.fit({"t": TEXTS, "l": numbers}, test=0)
+    new = {"t": ["a superb film", "a dull film", "a film"], "l": ["10", "2", "many"]}
+    found = model.evaluate(new)
+    assert found.scores["accuracy"] == 1
+    assert found.details.truth.tolist() == [1, 0]
+
+
+def test_a_first_row_that_is_left_out_does_not_stop_the_report(tmp_path):
+    rows = [json.dumps(dict(t=text, l=label)) for text, label in zip(TEXTS, LABELS, strict=True)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(['{"t": null, "l": "pos"}', *rows]))
+    model = gw.TextClassifier(text="t", label="l", on_error="skip", **ONCE).fit(path)
+    (heading,) = model.figures(path)
+    assert heading.startswith(f"Gates over the text {TEXTS[0][:10]}")
+
+
 def test_what_is_counted_is_reported(tmp_path):
     path = tmp_path / "a.csv"
     rows = [f"{text},{label}" for text, label in zip(TEXTS, LABELS, strict=True)]
@@ -210,7 +265,9 @@ def test_what_is_counted_is_reported(tmp_path):
 def test_limit_reads_only_some_rows(table):
     model = gw.TextClassifier(text="review", label="stars", limit=50, **ONCE).fit(table, test=10)
     assert len(model.seen_) == 40
-    assert len(model.predict(table)) == 50
+    assert len(model.predict(table)) == 260
+    assert model.evaluate(table).n == 10  # the test part of the first 50 rows
+    assert model.evaluate({"review": TEXTS[50:], "stars": LABELS[50:]}).n == 210
 
 
 def test_rows_left_out_of_a_prediction_are_named(of_table):
@@ -221,6 +278,16 @@ def test_rows_left_out_of_a_prediction_are_named(of_table):
     with pytest.warns(GatewiseWarning, match="1 left out: rows without a text"):
         found = skipping.predict(pl.DataFrame({"review": ["a film", None, "a story"]}))
     assert found["row"].to_list() == [1, 3]
+    for method in (skipping.predict_proba, skipping.attention):
+        with pytest.warns(GatewiseWarning, match="1 left out: rows without a text"):
+            method(pl.DataFrame({"review": ["a film", None]}))
+
+
+def test_no_text_is_left_out_of_a_list():
+    model = gw.TextClassifier(on_error="skip", limit=2, **ONCE).fit(TEXTS, LABELS)
+    assert len(model.predict(TEXTS[:5])) == 5
+    with pytest.raises(DataError, match="text 2: the value is missing"):
+        model.predict(["a", None])
 
 
 # ------------------------------------------------------------------------------------------- scores
@@ -274,6 +341,8 @@ def test_unlabelled_text_that_is_not_there(tmp_path):
         gw.TextClassifier(pretrain=[tmp_path / "more.txt"], **ONCE).fit(TEXTS, LABELS)
     with pytest.raises(OptionError, match=r"pretrain must be a path, a list of pathlib.Path or a"):
         gw.TextClassifier(pretrain=3, **ONCE).fit(TEXTS, LABELS)
+    with pytest.raises(OptionError, match=r"is the name of a file: give files as pathlib.Path"):
+        gw.TextClassifier(pretrain=[str(tmp_path / "empty.txt")], **ONCE).fit(TEXTS, LABELS)
 
 
 def shape(**changes):
@@ -290,6 +359,15 @@ def test_a_sample_of_all_symbols_is_the_whole_softmax():
     estimates = torch.stack([network(x, lengths) for _ in range(50)])
     assert abs(estimates.mean() - whole.mean()) < 0.02
     assert (estimates[0] != whole).any()
+
+
+def test_the_whole_softmax_is_the_same_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    network = PretrainingNetwork("lstm", shape(), torch.ones(50)).eval()
+    x, lengths = torch.randint(4, 50, (6, 9)), torch.tensor([9, 8, 5, 2, 9, 3])
+    whole = network(x, lengths)
+    monkeypatch.setattr("gatewise.models.text._TOGETHER", 7)
+    torch.testing.assert_close(network(x, lengths), whole)
 
 
 def test_the_two_language_models_see_only_their_side():
@@ -365,6 +443,8 @@ def test_vectors_that_are_not_valid(tmp_path, line, message):
     path.write_text(f"the 1 2 3\n{line}\nbad 1 2 3\n")
     with pytest.raises(DataError, match=message):
         read_vectors(path, {"good": 4})
+    with pytest.raises(DataError, match="is a folder: give a text file of word vectors"):
+        read_vectors(tmp_path, {"good": 4})
     with pytest.raises(OptionError, match="vectors= are those of words, but unit='char'"):
         gw.TextClassifier(vectors=path, unit="char").fit(TEXTS, LABELS)
 

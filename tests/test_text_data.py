@@ -140,6 +140,9 @@ def test_a_list_of_texts():
         TextTable().read(pd.DataFrame({"t": ["a"]}))
     with pytest.raises(DataError, match="the data has no text"):
         TextTable().read([])
+    with pytest.raises(DataError, match="give text=, the column"):
+        TextTable().read({"t": ["a"]})
+    assert list(TextTable().read(pa.chunked_array([["a"], ["b"]])).texts) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +154,7 @@ def test_a_list_of_texts():
         ("a.csv", b'text,label\n"a,1\nb,2\n', "a.csv, line 3 is not CSV: unexpected end of data"),
         ("a.csv", b"txt,label\na,1\n", r"no column 'text' \(did you mean 'txt'\?\) in"),
         ("a.csv", b"", "a.csv is empty"),
+        ("a.csv", b"text,label,text\na,1,b\n", "a.csv has 2 columns 'text': rename one"),
         ("a.csv", b"text,label\n", "a.csv has no text"),
         ("a.xlsx", b"text", "unknown file type '.xlsx': give a table of type .csv"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text"', "line 2 of a.jsonl is not JSON"),
@@ -173,11 +177,26 @@ def test_rows_that_are_not_valid_are_left_out_and_counted(tmp_path):
     path.write_bytes(b"text,label\na,1\nb\n\xff,0\nc,\n\nd,0\n")
     found = TextTable("text", "label", on_error="skip").read(path)
     assert list(found.texts) == ["a", "d"]
-    assert found.places.tolist() == [1, 3]
+    assert found.places.tolist() == [1, 5]  # rows that were left out count too
+    assert list(TextTable("text", "label", "skip", limit=4).read(path).texts) == ["a"]
     assert found.problems.counts == {
         "rows with another number of columns than the header": 1,
         "bytes that are not UTF-8": 1,
         "rows without a label": 1,
+    }
+
+
+def test_lines_that_are_not_valid_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'{"t": "a", "l": 1}\n{"t": "\xff", "l": 1}\n{"t"\n{"t": "b", "l": 1.5}\n{"t": "c", "l": 0}\n'
+    )
+    found = TextTable("t", "l", on_error="skip").read(path)
+    assert list(zip(found.texts, found.places, strict=True)) == [("a", 1), ("c", 5)]
+    assert found.problems.counts == {
+        "bytes that are not UTF-8": 1,
+        "lines that are not JSON": 1,
+        "rows whose label is not a text or an integer": 1,
     }
 
 

@@ -18,16 +18,22 @@ LONGEST_FIELD = 1 << 24  # characters of a text in a table
 _SHOWN_COLUMNS = 20
 _TOGETHER = 4096  # rows of a Parquet file that are read at once
 
-CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_TSV = (".tsv", ".tsv.gz")
+CSV = (".csv", ".csv.gz", *_TSV)
 JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 PARQUET = (".parquet",)
 TABLES = (*CSV, *JSON_LINES, *PARQUET)
 
 
 class Row(NamedTuple):
-    """The values of a row's columns, and where it is, for messages."""
+    """The values of a row's columns, its number, and where it is, for messages.
+
+    The number is that of the row in the data from 1 on, and of the line for JSON lines. Rows that were left out
+    and have no :class:`Row` count too.
+    """
 
     values: tuple[Any, ...]
+    number: int
     place: str
 
 
@@ -55,7 +61,7 @@ def rows(data: Any, columns: Sequence[str], problems: Problems | None = None) ->
         table.check(columns)
         lists = (table.frame[column].to_list() for column in columns)
         for k, values in enumerate(zip(*lists, strict=True)):
-            yield Row(values, f"row {k + 1}")
+            yield Row(values, k + 1, f"row {k + 1}")
         return
     (path,) = text_files([data]) if not Path(data).is_dir() else (Path(data),)
     name = path.name.lower()
@@ -103,13 +109,18 @@ class _Lines:
 
 def _csv(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[Row]:
     source = _Lines(path)
-    reader = csv.reader(source, delimiter="\t" if ".tsv" in path.name.lower() else ",", strict=True)
+    reader = csv.reader(
+        source, delimiter="\t" if path.name.lower().endswith(_TSV) else ",", strict=True
+    )
     try:
         with _long_fields():
             header = next((row for row in reader if row), [])
         if source.bad:
             raise DataError(source.bad)
         check_columns(path, header, columns)
+        for column in columns:
+            if header.count(column) > 1:
+                raise DataError(f"{path} has {header.count(column)} columns {column!r}: rename one")
         wanted = [header.index(column) for column in columns]
         number = 0
         while True:
@@ -131,7 +142,7 @@ def _csv(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[Row
                     f"{place} has {len(row)} columns, expected {len(header)}",
                 )
             else:
-                yield Row(tuple(row[k] for k in wanted), place)
+                yield Row(tuple(row[k] for k in wanted), number, place)
     except csv.Error as error:
         raise DataError(f"{path}, line {source.number} is not CSV: {error}") from error
 
@@ -159,7 +170,12 @@ def _json_lines(path: Path, columns: Sequence[str], problems: Problems) -> Itera
         if not data.strip():
             continue
         try:
-            content = json.loads(decoded(data, path, number, offset))
+            line = decoded(data, path, number, offset)
+        except DataError as error:
+            problems.add("bytes that are not UTF-8", str(error))
+            continue
+        try:
+            content = json.loads(line)
         except (ValueError, RecursionError) as error:
             problems.add("lines that are not JSON", f"{place} is not JSON: {error}")
             continue
@@ -169,7 +185,7 @@ def _json_lines(path: Path, columns: Sequence[str], problems: Problems) -> Itera
         if not checked:
             check_columns(path, list(content), columns)
             checked = True
-        yield Row(tuple(content.get(column) for column in columns), place)
+        yield Row(tuple(content.get(column) for column in columns), number, place)
 
 
 # ------------------------------------------------------------------------------------------ Parquet
@@ -189,6 +205,6 @@ def _parquet(path: Path, columns: Sequence[str], problems: Problems) -> Iterator
                 lists = (batch.column(column).to_pylist() for column in columns)
                 for values in zip(*lists, strict=True):
                     number += 1
-                    yield Row(values, f"row {number} of {path.name}")
+                    yield Row(values, number, f"row {number} of {path.name}")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}") from error

@@ -17,7 +17,7 @@ _LONGEST_LINE = 1 << 24  # bytes
 
 def width_of(path: str | Path) -> int:
     """The width of the vectors in a file, by its first line."""
-    (file,) = text_files([path])
+    file = _file(path)
     for offset, data in pieces(file, _LONGEST_LINE):
         parts = decoded(data, file, 1, offset).split()
         if len(parts) == 2 and all(part.isdigit() for part in parts):
@@ -31,6 +31,12 @@ def width_of(path: str | Path) -> int:
     )
 
 
+def _file(path: str | Path) -> Path:
+    if Path(path).is_dir():
+        raise DataError(f"{path} is a folder: give a text file of word vectors")
+    return text_files([path])[0]
+
+
 def read_vectors(path: str | Path, index: Mapping[str, int]) -> dict[int, Array]:
     """The vectors of the words that are in ``index``, by the word's index. Others are not kept.
 
@@ -42,7 +48,7 @@ def read_vectors(path: str | Path, index: Mapping[str, int]) -> dict[int, Array]
             that is not a finite number. The message has the line.
     """
     width = width_of(path)
-    (file,) = text_files([path])
+    file = _file(path)
     found: dict[int, Array] = {}
     for number, (offset, data) in enumerate(pieces(file, _LONGEST_LINE), 1):
         text = decoded(data, file, number, offset).rstrip()

@@ -16,6 +16,7 @@ from gatewise.nn.recurrent import Recurrent
 
 PADDING = 0
 UNKNOWN = 1
+_TOGETHER = 1024  # predictions whose outputs of all symbols are in memory at once
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class PretrainingNetwork(nn.Module):
     the next word, the backward direction the word before.
 
     The output weights are those of the embedding (Press & Wolf 2017). In training the softmax is over the
-    batch's words and a sample of others (Jean et al. 2015, section 3).
+    target and a sample of other symbols (Jean et al. 2015, section 3).
 
     Args:
         counts: V, how often each symbol occurs. Symbols are sampled by their counts to the power 0.75.
@@ -160,7 +161,12 @@ class PretrainingNetwork(nn.Module):
         """The negative log-likelihood of each target."""
         weight = self.encoder.embedding.weight
         if not self.training or self.sampled >= len(weight):
-            return F.cross_entropy(F.linear(queries, weight, self.bias), targets, reduction="none")
+            # in parts: the outputs of all symbols for a batch of long texts would take gigabytes
+            parts = zip(queries.split(_TOGETHER), targets.split(_TOGETHER), strict=True)
+            return torch.cat([
+                F.cross_entropy(F.linear(query, weight, self.bias), target, reduction="none")
+                for query, target in parts
+            ])  # fmt: skip
         likely = self.counts.double().pow(0.75)
         drawn = torch.multinomial(likely, self.sampled)  # without replacement
         # the logarithm of the probability that a symbol is in the sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
@@ -117,8 +117,10 @@ class Classifier(ClassifierMixin, SequenceTask):
     def outputs_of(self, target: Array) -> int:
         return len(self.classes_)
 
-    def baseline_of(self, plain: Array, target: Array, weight: Array) -> LinearModel:
-        return baselines.logistic(plain, target, weight, len(self.classes_))
+    def baseline_of(self, plain: Array, target: Array, weight: Array, given: Array) -> LinearModel:
+        count = len(self.classes_)
+        prior = np.bincount(target, given, minlength=count) / given.sum()
+        return replace(baselines.logistic(plain, target, weight, count), prior=prior)
 
     def element_loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(outputs, target, reduction="none")

@@ -69,7 +69,7 @@ class Regressor(RegressorMixin, SequenceTask):
         self.target_scale_ = Scale.of(target, known)
         return self.target_scale_.applied(target)
 
-    def baseline_of(self, plain: Array, target: Array, weight: Array) -> LinearModel:
+    def baseline_of(self, plain: Array, target: Array, weight: Array, given: Array) -> LinearModel:
         return baselines.ridge(plain, target, weight)
 
     def element_loss(self, outputs: Tensor, target: Tensor) -> Tensor:

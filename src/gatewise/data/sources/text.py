@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -21,6 +21,7 @@ Array = np.ndarray
 
 LABEL_MISSING = "rows without a label"
 NO_TEXT = "rows without a text"
+NOT_A_CLASS = "rows whose label is not a text or an integer"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Texts:
     Attributes:
         texts: the N texts.
         labels: N labels, texts or integers or booleans; None if they were not read.
-        places: N, the number of each text among those in the data, from 1 on.
+        places: N, the number of each text's row in the data, from 1 on; of JSON lines that of its line.
         problems: what was left out.
     """
 
@@ -90,7 +91,9 @@ class TextTable:
         problems = Problems(self.on_error)
         texts, labels, places = SpooledTexts(), [], []
         with_labels = learned and self.label is not None
-        for k, (text, label, place) in enumerate(self._members(data, with_labels, problems), 1):
+        for text, label, k, place in self._members(data, with_labels, problems):
+            if self.limit is not None and k > self.limit:
+                break
             valid = self._valid(text, label, place, with_labels, problems)
             if valid:
                 texts.append(text)
@@ -104,21 +107,29 @@ class TextTable:
         found = self._labels(labels) if with_labels else None
         return Texts(texts, found, np.array(places, dtype=np.int64), problems)
 
+    def first(self, data: Any) -> str:
+        """The first text in ``data`` that is valid; an empty one where none is."""
+        problems = Problems("skip")
+        for text, label, _, place in self._members(data, False, problems):
+            if self._valid(text, label, place, False, problems):
+                return str(text)
+        return ""
+
     def _members(
         self, data: Any, with_labels: bool, problems: Problems
-    ) -> Iterator[tuple[Any, Any, str]]:
-        """Each text with its label and its place."""
+    ) -> Iterator[tuple[Any, Any, int, str]]:
+        """Each text with its label, its number and its place."""
         if self.text is None:
             for k, text in enumerate(texts_in(data), 1):
-                yield text, None, f"text {k}"
+                yield text, None, k, f"text {k}"
             return
         if with_labels and self.label == self.text:
             raise OptionError(
                 f"the column {self.text!r} is given as text and as label: give it one role"
             )
         columns = [self.text, *([self.label] if with_labels and self.label is not None else [])]
-        for values, place in rows(data, columns, problems):
-            yield values[0], values[-1], place
+        for values, number, place in rows(data, columns, problems):
+            yield values[0], values[-1], number, place
 
     def _valid(
         self, text: Any, label: Any, place: str, with_labels: bool, problems: Problems
@@ -134,10 +145,12 @@ class TextTable:
             problems.add(LABEL_MISSING, message)
             return False
         if with_labels and not isinstance(label, (str, bool, int, np.bool_, np.integer)):
-            raise DataError(
+            problems.add(
+                NOT_A_CLASS,
                 f"column {self.label!r}, {place}: {short_repr(label)} is not a class; classes must be texts "
-                f"or integers"
+                f"or integers",
             )
+            return False
         return True
 
     @staticmethod
@@ -162,12 +175,14 @@ def texts_in(data: Any) -> Sequence[Any]:
         raise DataError(
             f"{what}, expected a list of texts; for a file give text= (--text), the column of texts"
         )
-    if getattr(data, "ndim", 1) != 1 or hasattr(data, "columns"):
+    if getattr(data, "ndim", 1) != 1 or hasattr(data, "columns") or isinstance(data, Mapping):
         raise DataError(
             "the texts must be a list or a column of texts, not a table; for a table give text=, the column "
             "of texts"
         )
     try:
+        if hasattr(data, "to_pylist"):  # a column of pyarrow
+            return list(data.to_pylist())
         return data if isinstance(data, Sequence) else list(data)
     except TypeError:
         raise DataError(f"the texts must be a list of texts, not {short_repr(data)}") from None
@@ -229,7 +244,7 @@ def whole_lines(path: Any, problems: Problems | None = None) -> Iterator[str]:
 
 
 def _of_table(data: Any, source: str, into: str, problems: Problems) -> Iterator[tuple[str, str]]:
-    for values, place in rows(data, (source, into), problems):
+    for values, _, place in rows(data, (source, into), problems):
         try:
             for value, column in zip(values, (source, into), strict=True):
                 check_text(value, f"column {column!r}, {place}")

@@ -162,8 +162,13 @@ class SequenceTask(Task):
         """
         raise NotImplementedError
 
-    def baseline_of(self, plain: Array, target: Array, weight: Array) -> LinearModel:
-        """The linear baseline, fitted to simple features."""
+    def baseline_of(self, plain: Array, target: Array, weight: Array, given: Array) -> LinearModel:
+        """The linear baseline, fitted to simple features.
+
+        Args:
+            weight: N, the samples' weights in the loss.
+            given: N, their weights without those of their classes.
+        """
         raise NotImplementedError
 
     def columns_read(self) -> tuple[str, ...]:
@@ -292,7 +297,7 @@ class SequenceTask(Task):
             )
         self.input_scale_ = Scale.of(sequences.values, np.repeat(known, sequences.lengths))
         scaled = replace(sequences, values=self.input_scale_.applied(sequences.values))
-        self.baseline_ = self.baseline_of(baselines.features(scaled), target, weighted)
+        self.baseline_ = self.baseline_of(baselines.features(scaled), target, weighted, weight)
         self.seen_ = digests(sequences)
         record = Record({}, {})
         if run.out is not None:

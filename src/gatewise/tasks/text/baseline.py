@@ -50,11 +50,25 @@ class BagOfWords:
     prior: Array
 
     @classmethod
-    def fit(cls, texts: Sequence[str], target: Array, weight: Array, classes: int) -> BagOfWords:
-        """The model of N texts and class indices; of very many texts of some, at even distances."""
+    def fit(
+        cls,
+        texts: Sequence[str],
+        target: Array,
+        weight: Array,
+        classes: int,
+        importance: Array | float = 1.0,
+    ) -> BagOfWords:
+        """The model of N texts and class indices; of very many texts of some, at even distances.
+
+        Args:
+            weight: N, those of the texts.
+            importance: N factors of the weights in the regression, such as class weights. The shares of the
+                classes are without them.
+        """
         from scipy.sparse import csr_matrix
 
         prior = np.bincount(target, weight, minlength=classes) / weight.sum()
+        weight = weight * importance
         at = np.unique(np.linspace(0, len(target) - 1, min(len(target), _MOST)).astype(np.int64))
         counts = _counts(texts[k] for k in at)
         features, column = np.unique(counts.indices, return_inverse=True)

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gatewise.arguments import Count, Layers, Positive, Probability, Seed
 from gatewise.data.buckets import sorted_batches
-from gatewise.data.lines import Problems
+from gatewise.data.lines import OnError, Problems
 from gatewise.data.output import table_like
 from gatewise.data.sources.text import Texts, TextTable, lines_of
 from gatewise.data.spool import SpooledTexts
@@ -106,7 +106,7 @@ class TextClassifier(ClassifierMixin, Task):
         class_weight: the weights of the classes in the loss: "balanced" for weights inverse to the classes'
             frequencies, or a number for each class. In Python a dict of numbers, or None for equal weights.
         on_error: what to do with a row that is not valid: "stop", or "skip" to leave it out and count it.
-        limit: read only so many rows, in fit and of later data too, for a quick try.
+        limit: read only so many rows of the data of ``fit``, for a quick try. Other files are read whole.
         epochs: the largest number of passes over the training part. The default is 8, and more where these are
             fewer than 400 updates.
         batch: texts per batch.
@@ -175,6 +175,10 @@ class TextClassifier(ClassifierMixin, Task):
             )
         if options.text is not None and options.label is None:
             raise OptionError("a table needs a column of classes: name it with label= (--label)")
+        if options.embedding_dropout == 1:
+            raise OptionError(
+                "embedding_dropout=1 leaves nothing of any word: give a number below 1"
+            )
 
     # ---------------------------------------------------------------------------------- learning
 
@@ -218,7 +222,7 @@ class TextClassifier(ClassifierMixin, Task):
             )
 
         def prepare(fresh: Self, run: Run) -> TrainingData:
-            texts = TextTable(on_error="stop").read(X)
+            texts = fresh._source().read(X)
             texts = replace(texts, labels=labels_of(fresh, y, len(texts)))
             weight = weights_of(sample_weight, len(texts))
             return fresh._training_data(texts, weight, validation, 0, run)
@@ -226,12 +230,14 @@ class TextClassifier(ClassifierMixin, Task):
         return self.fit_prepared(prepare, run or Run(quiet=True))
 
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
-        texts = self._source().read(data)
+        texts = replace(self._source(), limit=self.options_.limit).read(data)
         return self._training_data(texts, np.ones(len(texts)), validation, test, run)
 
     def _source(self) -> TextTable:
         options = self.options_
-        return TextTable(options.text, options.label, options.on_error, options.limit)
+        # a list of texts has its labels apart: a text left out would shift them
+        on_error: OnError = "stop" if options.text is None else options.on_error
+        return TextTable(options.text, options.label, on_error)
 
     def _training_data(
         self, texts: Texts, weight: Array, validation: Any, test: Any, run: Run
@@ -246,18 +252,22 @@ class TextClassifier(ClassifierMixin, Task):
         self.tested_ = self._test_rows(texts.known_labels, test)
         weight = weight.copy()
         weight[self.tested_] = 0
-        held = None
+        count, held = len(texts), None
         if validation is not None and not is_size(validation):
             other = self._source().read(validation)
             held = np.arange(len(texts), len(texts) + len(other))
             texts, weight = texts.followed_by(other), np.append(weight, np.ones(len(other)))
         target, held = self._target(texts, weight, held, validation)
-        self.held_out_, trained = held, np.setdiff1d(np.flatnonzero(weight > 0), held)
+        # a file's texts of an unknown class are in no part
+        self.held_out_, trained = held, np.setdiff1d(np.flatnonzero(weight[:count] > 0), held)
         parts = SpooledTexts(texts.texts[k] for k in trained)
         unlabelled = Problems(options.on_error)
         self._learn_tokenizer(parts, unlabelled)
-        weight[trained] *= self._importance(texts.known_labels[trained])
-        self.baseline_ = BagOfWords.fit(parts, target[trained], weight[trained], len(self.classes_))
+        importance = self._importance(texts.known_labels[trained])
+        self.baseline_ = BagOfWords.fit(
+            parts, target[trained], weight[trained], len(self.classes_), importance
+        )
+        weight[trained] *= importance
         self.seen_ = _digests(parts)
         weight /= weight[trained].mean()
         encoded = Encoded.of(self.tokenizer_, texts.texts, options.longest)
@@ -313,8 +323,7 @@ class TextClassifier(ClassifierMixin, Task):
                 f"{where} has only the class {self.classes_.tolist()[0]!r} in {len(own)} texts to train on; a "
                 f"classifier needs at least two classes"
             )
-        known = np.isin(labels, self.classes_)
-        target = np.searchsorted(self.classes_, np.where(known, labels, self.classes_[0]))
+        target = np.maximum(self._indices(labels), 0)
         if held is not None:
             return target, self._of_known_class(labels, held, texts, "the validation part")
         size = validation_for(len(used)) if validation is None else validation
@@ -323,9 +332,21 @@ class TextClassifier(ClassifierMixin, Task):
         # of each class at least one text stays in the training part
         return target, held[np.isin(target[held], target[left])]
 
+    def _indices(self, labels: Array) -> Array:
+        """N indices of the labels' classes; -1 for a class that the training part has not.
+
+        A number and a text that is written like it are the same class."""
+        classes = self.classes_
+        if "U" in (classes.dtype.kind, labels.dtype.kind):
+            classes, labels = classes.astype(str), labels.astype(str)
+        order = np.argsort(classes, kind="stable")
+        at = np.searchsorted(classes, labels, sorter=order).clip(max=len(classes) - 1)
+        found: Array = np.where(classes[order[at]] == labels, order[at], -1)
+        return found
+
     def _of_known_class(self, labels: Array, chosen: Array, texts: Texts, where: str) -> Array:
         """The ``chosen`` texts without those of a class that the training part has not."""
-        known = np.isin(labels[chosen], self.classes_)
+        known = self._indices(labels[chosen]) >= 0
         for k in chosen[~known].tolist():
             classes = some(map(repr, self.classes_.tolist()), 20)
             texts.problems.add(
@@ -424,22 +445,31 @@ class TextClassifier(ClassifierMixin, Task):
 
     def _texts(self, X: Any, learned: bool) -> Texts:
         self.check_fitted()
-        return self._source().read(X, learned)
+        texts = self._source().read(X, learned)
+        if not learned:
+            for note in texts.problems.notes():
+                caution(note)
+        return texts
 
-    def _outputs(self, encoded: Encoded, device: Any) -> tuple[Array, list[Array]]:
-        """N×C logits in float64, and for each text the attention weights of its symbols."""
+    def _outputs(
+        self, encoded: Encoded, device: Any, weighted: bool = False
+    ) -> tuple[Array, list[Array]]:
+        """N×C logits in float64, and for each text, if ``weighted``, the attention weights of its symbols."""
         where = device_of("device", device)
         # float64, so that rounding differences between batches do not show in the results
         network: Any = copy.deepcopy(self.network_).double().to(where)
         outputs = np.empty((len(encoded), len(self.classes_)))
-        weights: list[Array] = [np.empty(0)] * len(encoded)
+        weights: list[Array] = [np.empty(0)] * len(encoded) if weighted else []
         with torch.no_grad():
             for chosen in sorted_batches(encoded.lengths, np.arange(len(encoded)), 256):
                 symbols, lengths = (each.to(where) for each in encoded.padded(chosen))
                 found, attention = network.with_weights(symbols, lengths)
                 outputs[chosen] = found.cpu().numpy()
+                if not weighted:
+                    continue
                 for k, row, length in zip(chosen, attention.cpu().numpy(), lengths, strict=True):
-                    weights[k] = row[1 : int(length) - 1]  # without the beginning and the end
+                    # without the beginning and the end; a copy, which does not keep the whole batch
+                    weights[k] = row[1 : int(length) - 1].copy()
         return outputs, weights
 
     def _encoded(self, texts: Iterable[str]) -> Encoded:
@@ -465,8 +495,6 @@ class TextClassifier(ClassifierMixin, Task):
         encoded = self._encoded(texts.texts)
         probabilities = softmax(self._outputs(encoded, device)[0])
         best: Array = self.classes_[probabilities.argmax(1)]
-        for note in texts.problems.notes():
-            caution(note)
         if self.text is None:
             return best
         columns = {"row": texts.places, "text": list(texts.texts), "prediction": best}
@@ -479,7 +507,7 @@ class TextClassifier(ClassifierMixin, Task):
 
         The weights of a text and of its beginning and end, which are not listed, sum to 1."""
         texts = self._texts(X, learned=False)
-        weights = self._outputs(self._encoded(texts.texts), device)[1]
+        weights = self._outputs(self._encoded(texts.texts), device, weighted=True)[1]
         return [
             list(zip(self.tokenizer_.pieces(text), each.tolist(), strict=False))
             for text, each in zip(texts.texts, weights, strict=True)
@@ -499,7 +527,7 @@ class TextClassifier(ClassifierMixin, Task):
     def figures(self, data: Any) -> dict[str, Any]:
         if self.text is None:
             return {}
-        first = replace(self._source(), limit=1).read(data, learned=False).texts[0]
+        first = self._source().first(data)
         encoded = self._encoded([first])
         words = ["", *self.tokenizer_.pieces(first)[: self.options_.longest], ""]
         trace = self.traced(encoded.padded(np.arange(1)))
@@ -526,16 +554,14 @@ class TextClassifier(ClassifierMixin, Task):
         if self.text is None:
             texts = replace(texts, labels=labels_of(self, y, len(texts)))
         labels = texts.known_labels
-        if self.classes_.dtype.kind == "U":
-            labels = labels.astype(str)
-        chosen, notes = self._unseen(texts, labels)
+        chosen, notes = self._unseen(texts)
         chosen = self._of_known_class(labels, chosen, texts, "the data")
         if not len(chosen):
             raise DataError("no text has a class that the model knows")
         some_texts = [texts.texts[k] for k in chosen]
         encoded = self._encoded(some_texts)
-        outputs, weights = self._outputs(encoded, device)
-        truth = np.searchsorted(self.classes_, labels[chosen])
+        outputs, weights = self._outputs(encoded, device, weighted=True)
+        truth = self._indices(labels[chosen])
         ours = softmax(outputs)
         prior = np.broadcast_to(self.baseline_.prior, ours.shape)
         rows = {
@@ -555,16 +581,22 @@ class TextClassifier(ClassifierMixin, Task):
             tuple(f"{note[0].upper()}{note[1:]}." for note in notes), results,
         )  # fmt: skip
 
-    def _unseen(self, texts: Texts, labels: Array) -> tuple[Array, tuple[str, ...]]:
+    def _unseen(self, texts: Texts) -> tuple[Array, tuple[str, ...]]:
         """The indices of the texts to score, and notes: of the data of fit its test part, else all texts.
 
         Raises:
             DataError: the model was trained on all of them.
         """
         every = np.arange(len(texts))
-        if len(self.tested_) and digest(_digests(texts.texts), labels) == self.data_:
+        digests, labels = _digests(texts.texts), texts.known_labels
+        count = len(texts)
+        if self.limit is not None:
+            count = int(np.searchsorted(texts.places, self.limit, side="right"))
+        # a new array of texts is only as wide as they need, as that of fit was
+        fitted = np.array(labels[:count].tolist()) if labels.dtype.kind == "U" else labels[:count]
+        if len(self.tested_) and digest(digests[:count], fitted) == self.data_:
             return self.tested_, ()
-        seen = np.isin(_digests(texts.texts), self.seen_)
+        seen = np.isin(digests, self.seen_)
         if seen.all():
             raise DataError(
                 "the model was trained on all of these texts, so they cannot test it: give other texts, or "

@@ -26,6 +26,11 @@ def unlabelled(name: str, value: Any) -> list[Path] | list[str]:
         value = [Path(value)]
     if isinstance(value, Sequence) and value:
         if all(isinstance(each, str) for each in value):
+            if all(map(os.path.exists, value)):
+                raise OptionError(
+                    f"{name} is a list of texts, but {short_repr(value[0])} is the name of a file: give files "
+                    f"as pathlib.Path"
+                )
             return list(value)
         if all(isinstance(each, os.PathLike) for each in value):
             return [Path(each) for each in value]

@@ -109,7 +109,7 @@ class ParallelReader:
     def _column(self, data: Any) -> list[str]:
         name = self._named("source")
         found = rows(data, (name,), self.problems)
-        return self._texts((value, f"column {name!r}, {place}") for (value,), place in found)
+        return self._texts((value, f"column {name!r}, {place}") for (value,), _, place in found)
 
     def _texts(self, found: Iterable[tuple[Any, str]]) -> list[str]:
         """The texts of values with their places."""
