@@ -567,7 +567,7 @@ def test_command_lines_that_are_not_valid(table, tmp_path, capsys, words, messag
         (["a", "b"], ["x", "x"], "y has only the class 'x' in 2 texts to train on; a classifier"),
         (["a", "b"], ["x"], "X has 2 samples and y has 1"),
         (["a", None], ["x", "y"], "text 2: the value is missing"),
-        (["", ""], ["x", "y"], "the texts have no word that occurs 1 times or more"),
+        (["", ""], ["x", "y"], "the texts have no word: give more texts"),
         ("a text", ["x"], "is one text or path, expected a list of texts"),
     ],
 )
