@@ -346,7 +346,7 @@ def test_what_the_sentences_say(places, capsys):
         ),
         (
             [*fit, "--test", "nan"],
-            "--test: expected a share below 1, a number, or a file, not 'nan'",
+            "--test: expected a share below 1, a number, or a file that exists, not 'nan'",
         ),
         ([*fit, "--seed", "-1"], "seed must be an integer from 0"),
         ([*fit, "--hidden", "1000000"], "--hidden 1000000, --layers 1"),

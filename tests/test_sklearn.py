@@ -74,7 +74,9 @@ def test_where_all_samples_are_one_batch_a_weight_is_so_many_samples(kind):
     X, y, _ = sequences()
     y = y if kind is Classifier else X[:, 0, 0]
     weight = np.arange(60) % 3
-    options = dict(hidden=8, epochs=30, batch=1000, learning_rate=0.01, noise=0, members=1)
+    options = dict(
+        hidden=8, epochs=30, batch=1000, learning_rate=0.01, noise=0, members=1, filters=0
+    )
     weighted = kind(**options).fit(X, y, sample_weight=weight, validation=0)
     repeated = kind(**options).fit(np.repeat(X, weight, 0), np.repeat(y, weight), validation=0)
     plain = kind(**options).fit(X, y, validation=0)
