@@ -53,7 +53,11 @@ QUICK_ONLY = {"check_regressors_train": "ten epochs learn too little"}
 @pytest.mark.parametrize(
     ("kind", "options", "failing"),
     [
-        (Classifier, dict(hidden=8, epochs=10, learning_rate=0.05, members=1, filters=0), EQUIVALENCE),
+        (
+            Classifier,
+            dict(hidden=8, epochs=10, learning_rate=0.05, members=1, filters=0),
+            EQUIVALENCE,
+        ),
         pytest.param(
             *(Regressor, dict(hidden=8, epochs=10, members=1), EQUIVALENCE | QUICK_ONLY),
             marks=pytest.mark.slow,
