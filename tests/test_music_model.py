@@ -20,6 +20,7 @@ from gatewise.data.music.tune import LOWEST, TICKS, Note, Tune, shares
 from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
 from gatewise.models.chords import UNKNOWN, ChainedVoices, IndependentNotes, NadeNotes, Symbols
 from gatewise.models.music import MusicNetwork, MusicShape
+from gatewise.tasks.music import training
 from gatewise.tasks.music.baselines import NGrams
 from gatewise.tasks.music.encoding import in_plain_key
 from gatewise.tasks.music.sampling import Sampler, harmonised
@@ -187,6 +188,15 @@ def test_a_sampler_reads_as_the_network_does():
     before = torch.cat([torch.full((1, 2), UNKNOWN), steps[:-1]])[None]
     expected, _ = net.nll(before, steps[None], torch.tensor([len(steps)]))
     torch.testing.assert_close(likelihood, -expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_process_of_several_scores_every_tune(melodies, monkeypatch):
+    """Of a training run the first process scores the test part, alone."""
+    model, folder = melodies
+    expected = model.predict(folder)
+    monkeypatch.setattr(training, "rank_and_count", lambda: (1, 2))
+    assert model.predict(folder).equals(expected)
+    assert training.own_tunes(np.arange(5)).tolist() == [1, 3]
 
 
 def test_every_epoch_has_each_tune_once_in_the_same_number_of_windows():

@@ -23,8 +23,9 @@ from gatewise.report.alignment import alignment_figure
 from gatewise.report.pictures import svg
 from gatewise.tasks.text.bleu import bleu_notes, score_translations
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
-from gatewise.tasks.text.parallel import ParallelReader
+from gatewise.tasks.text.parallel import Parallel, ParallelReader
 from gatewise.tasks.text.translate import _search_batches
+from gatewise.train import processes
 from gatewise.train.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -206,6 +207,17 @@ def test_a_corpus_of_short_texts_says_that_its_bleu_is_zero():
 
 
 # ---------------------------------------------------------------------------------------- data
+
+
+def test_a_process_of_several_scores_every_pair_and_checks_its_share(fitted, monkeypatch):
+    """Of a training run the first process scores the test part, alone."""
+    pairs = Parallel(SOURCE[:9], INTO[:9])
+    expected = fitted._perplexity(pairs)
+    checks = fitted._checks(pairs)
+    monkeypatch.setattr(processes, "rank_and_count", lambda: (1, 2))
+    assert fitted._perplexity(pairs) == expected
+    (batch,) = checks  # made before the processes are started
+    assert len(batch.pair) == 4
 
 
 @pytest.fixture

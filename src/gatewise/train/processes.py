@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 
@@ -18,3 +20,18 @@ def own_share(batch: np.ndarray) -> np.ndarray:
     rank, count = rank_and_count()
     own = batch[rank::count]
     return own if len(own) else batch[:1]
+
+
+class SharedBatches:
+    """Batches of indices in their order, for validation. Each process takes its share of every batch.
+
+    The shares are taken when the batches are read, since the processes may be started after this is made."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        yield from map(own_share, self.parts)

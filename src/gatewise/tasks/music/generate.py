@@ -42,7 +42,7 @@ from gatewise.tasks.music import state
 from gatewise.tasks.music.baselines import NGrams
 from gatewise.tasks.music.encoding import encode_tunes, in_plain_key
 from gatewise.tasks.music.sampling import continuations, harmonised
-from gatewise.tasks.music.training import Batch, TuneBatches, Windows, continued, loader
+from gatewise.tasks.music.training import Batch, TuneBatches, Windows, continued, loader, own_tunes
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.train.objective import Carry
@@ -208,7 +208,7 @@ class MusicModel(Task):
         self, encoded: list[Array], trained: int, validation: Any, test: Any, run: Run
     ) -> TrainingData:
         options = self.options_
-        windows = Windows(encoded, self.encoding_, options.window)
+        windows = Windows(encoded, self.encoding_, options.window, own_tunes)
         random = options.transpose == "random"
         training = TuneBatches(windows, np.arange(trained), options.batch, options.seed, random)
         held = np.arange(trained, len(encoded))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,19 +39,31 @@ class Batch(NamedTuple):
 
 
 class Windows(Dataset):
-    """Encoded tunes; indexing with a :class:`Window` gives a batch."""
+    """Encoded tunes; indexing with a :class:`Window` gives a batch.
 
-    def __init__(self, tunes: Sequence[Array], encoding: Encoding, length: int) -> None:
-        self.tunes, self.encoding, self.length = tunes, encoding, length
+    Args:
+        length: the greatest number of steps in a window.
+        share: returns those of a batch's tunes that this process takes, in a distributed run. There may be none.
+    """
+
+    def __init__(
+        self,
+        tunes: Sequence[Array],
+        encoding: Encoding,
+        length: int,
+        share: Callable[[Array], Array] = lambda tunes: tunes,
+    ) -> None:
+        self.tunes, self.encoding, self.length, self.share = tunes, encoding, length, share
 
     def __getitem__(self, window: Window) -> Batch:
         order = np.argsort([-len(self.tunes[k]) for k in window.tunes], kind="stable")
-        start, own = window.start, [(window.tunes[k], window.semitones[k]) for k in order]
-        rank, count = rank_and_count()
-        share = own[rank::count]
-        left = [(k, s) for k, s in share if len(self.tunes[k]) > start]
+        start, own = (
+            window.start,
+            [(window.tunes[k], window.semitones[k]) for k in self.share(order)],
+        )
+        left = [(k, s) for k, s in own if len(self.tunes[k]) > start]
         # a process whose tunes have ended repeats the longest one, since all processes make the same updates
-        chosen = left or own[:1]
+        chosen = left or [(window.tunes[order[0]], window.semitones[order[0]])]
         cut = [self._cut(k, s, start) for k, s in chosen]
         before, steps = [one for one, _ in cut], [other for _, other in cut]
         return Batch(
@@ -124,6 +136,12 @@ def _room(windows: Windows, tune: int) -> tuple[int, int]:
     """The semitones down and up that a tune may be transposed by."""
     lowest, highest = windows.encoding.pitches(windows.tunes[tune])
     return min(MOST_SEMITONES, lowest), min(MOST_SEMITONES, NOTES - 1 - highest)
+
+
+def own_tunes(tunes: Array) -> Array:
+    """Those of a batch's tunes that this process of a training run takes."""
+    rank, count = rank_and_count()
+    return tunes[rank::count]
 
 
 def loader(windows: Windows, batches: TuneBatches) -> DataLoader:

@@ -14,7 +14,7 @@ from gatewise.data.sequences import padded
 from gatewise.data.sources.series import Series
 from gatewise.errors import DataError
 from gatewise.tasks.kinds import part_size
-from gatewise.train.processes import own_share
+from gatewise.train.processes import SharedBatches, own_share
 
 Array = np.ndarray
 
@@ -83,19 +83,6 @@ class ShuffledBatches:
         yield from map(own_share, np.array_split(draw.permutation(self.chosen), self.number))
 
 
-class OrderedBatches:
-    """Batches of the indices ``chosen`` in their order, for validation."""
-
-    def __init__(self, chosen: Array, batch: int) -> None:
-        self.parts = np.array_split(chosen, -(-len(chosen) // batch))
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __iter__(self) -> Iterator[Array]:
-        yield from map(own_share, self.parts)
-
-
 def loaders(
     examples: Examples, trained: Array, held: Array, batch: int, seed: int
 ) -> tuple[DataLoader, DataLoader | None]:
@@ -103,7 +90,8 @@ def loaders(
     training = DataLoader(examples, batch_size=None, sampler=ShuffledBatches(trained, batch, seed))
     if not len(held):
         return training, None
-    return training, DataLoader(examples, batch_size=None, sampler=OrderedBatches(held, 512))
+    batches = SharedBatches(np.array_split(held, -(-len(held) // 512)))
+    return training, DataLoader(examples, batch_size=None, sampler=batches)
 
 
 def drawn(target: Array, chosen: Array, size: float | int, seed: int) -> Array:

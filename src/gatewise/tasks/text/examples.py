@@ -15,7 +15,7 @@ from gatewise.data.buckets import BucketBatches, padded_ids, sorted_batches
 from gatewise.data.spool import flat
 from gatewise.data.tokens import BEGIN, END, UNKNOWN, Tokenizer
 from gatewise.report.words import percent, with_unit
-from gatewise.train.processes import own_share
+from gatewise.train.processes import SharedBatches, own_share
 
 Array = np.ndarray
 
@@ -140,5 +140,5 @@ def loaders(
     training = DataLoader(examples, batch_size=None, sampler=buckets)
     if not len(held):
         return training, None
-    parts = [own_share(part) for part in sorted_batches(lengths, held, VALIDATION_BATCH)]
+    parts = SharedBatches(sorted_batches(lengths, held, VALIDATION_BATCH))
     return training, DataLoader(examples, batch_size=None, sampler=parts)

@@ -60,7 +60,7 @@ from gatewise.tasks.text.parallel import (
     is_held_out,
 )
 from gatewise.train.objective import Carry
-from gatewise.train.processes import own_share
+from gatewise.train.processes import SharedBatches, own_share
 from gatewise.train.run import Run
 
 Array = np.ndarray
@@ -252,7 +252,7 @@ class Translator(Task):
         record = self.training_record(about, validation, test, run)
         return TrainingData(
             DataLoader(examples, batch_size=None, sampler=batches),
-            self._batches(checked) if len(checked) else None,
+            self._checks(checked) if len(checked) else None,
             recipe,
             record,
         )
@@ -277,11 +277,15 @@ class Translator(Task):
             tokenizers[0].encode_all(pairs.source), tokenizers[1].encode_all(pairs.into)
         )
 
-    def _batches(self, pairs: Parallel) -> DataLoader:
-        """Batches of similar length, for validation and scores."""
+    def _batches(self, pairs: Parallel) -> tuple[Examples, list[Array]]:
+        """The encoded pairs, and batches of similar length for validation and scores."""
         examples = self._examples(pairs)
-        batches = sorted_batches(examples.lengths, np.arange(len(pairs)), _TOGETHER)
-        return DataLoader(examples, batch_size=None, sampler=[own_share(b) for b in batches])
+        return examples, sorted_batches(examples.lengths, np.arange(len(pairs)), _TOGETHER)
+
+    def _checks(self, pairs: Parallel) -> DataLoader:
+        """The batches of the validation part."""
+        examples, batches = self._batches(pairs)
+        return DataLoader(examples, batch_size=None, sampler=SharedBatches(batches))
 
     def build(self) -> nn.Module:
         return TranslationNetwork(self.shape_)
@@ -458,7 +462,8 @@ class Translator(Task):
     @torch.no_grad()
     def _perplexity(self, pairs: Parallel) -> float:
         total, number = 0.0, 0
-        for batch in self._batches(pairs):
+        examples, batches = self._batches(pairs)
+        for batch in map(examples.__getitem__, batches):
             before, after = batch.target[:, :-1], batch.target[:, 1:]
             losses = self._symbol_losses(self.network_, batch, before, after, 0.0)
             total += float(losses.double().sum())
