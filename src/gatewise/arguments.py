@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -79,6 +79,16 @@ def options_of(call: Callable[..., Any]) -> dict[str, Option]:
         if kind is not None:
             found[name] = Option(name, kind, parameter.default, texts.get(name, ""), optional)
     return found
+
+
+def checked_options(call: Callable[..., Any], given: Mapping[str, Any]) -> types.SimpleNamespace:
+    """The options of a function in ``given``, checked and as Python types. Other entries are left out.
+
+    Raises:
+        OptionError: a value is not valid. The message has its name.
+    """
+    known = options_of(call)
+    return types.SimpleNamespace(**{n: known[n].checked(v) for n, v in given.items() if n in known})
 
 
 def _hints(call: Callable[..., Any]) -> dict[str, Any]:

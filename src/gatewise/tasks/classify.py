@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 import numpy as np
 import torch.nn.functional as F
 from sklearn.base import ClassifierMixin
-from sklearn.utils import compute_sample_weight
 from torch import Tensor
 
 from gatewise.data.output import table_like
@@ -22,8 +21,9 @@ from gatewise.tasks.kinds import ClassWeight, Column, Device
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.scoring import of_classes, softmax
-from gatewise.tasks.sequences.targets import labels_of
+from gatewise.tasks.sequences.targets import class_importance, labels_of
 from gatewise.tasks.sequences.task import SequenceTask
+from gatewise.tasks.sequences.training import without_whole_classes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,12 +89,8 @@ class Classifier(ClassifierMixin, SequenceTask):
         if len(self.classes_) < 2:
             raise DataError(self._one_class(int(present.sum())))
         target = np.searchsorted(self.classes_, np.where(present, y, self.classes_[0]))
-        try:
-            importance = compute_sample_weight(self.class_weight, y[present])
-        except ValueError as error:
-            raise OptionError(f"class_weight={self.class_weight!r}: {error}") from error
         weighted = weight.copy()
-        weighted[present] *= importance
+        weighted[present] *= class_importance(self.class_weight, y[present])
         return target, weighted
 
     def _one_class(self, count: int) -> str:
@@ -106,10 +102,7 @@ class Classifier(ClassifierMixin, SequenceTask):
         return f"column {self.label!r} has only the class {class_!r} in {count} series to train on; {needed}"
 
     def held_of(self, target: Array, weight: Array, size: Any) -> Array:
-        held = super().held_of(target, weight, size)
-        left = np.setdiff1d(np.flatnonzero(weight > 0), held)
-        # of each class at least one sample stays in the training part
-        return held[np.isin(target[held], target[left])]
+        return without_whole_classes(super().held_of(target, weight, size), target, weight)
 
     def scaled_target(self, target: Array, known: Array) -> Array:
         return target

@@ -19,10 +19,11 @@ from gatewise.arguments import (
     Positive,
     Probability,
     Seed,
+    checked_options,
     integers,
-    options_of,
     parse_path,
 )
+from gatewise.data.lines import OnError
 from gatewise.data.music.events import END, Events
 from gatewise.data.music.steps import Encoding, Roll, Voices, line_of
 from gatewise.data.music.tune import NOTES, TICKS, Tune, to_plain_key
@@ -123,7 +124,7 @@ class MusicModel(Task):
     learning_rate: Positive = 5e-3
     patience: Count = 10
     limit: Count | None = None
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: OnError = "stop"
     seed: Seed = 0
 
     def check_together(self, options: SimpleNamespace) -> None:
@@ -381,9 +382,7 @@ class MusicModel(Task):
             DataError: the file of ``start`` or ``melody`` is not valid.
         """
         self.check_fitted()
-        given = {name: value for name, value in locals().items() if name != "self"}
-        known = options_of(type(self).generate)
-        options = SimpleNamespace(**{n: known[n].checked(v) for n, v in given.items()})
+        options = checked_options(type(self).generate, locals())
         if melody is not None and start is not None:
             raise OptionError(
                 "give start= to continue a tune, or melody= to harmonise one, not both"

@@ -35,11 +35,11 @@ def members_for(options: SimpleNamespace, sequences: int) -> int:
     return MEMBERS if sequences < SMALL else 1
 
 
-def recipe_for(options: SimpleNamespace, sequences: int) -> Recipe:
-    """The recipe for so many training sequences."""
+def recipe_for(options: SimpleNamespace, sequences: int, least: int = EPOCHS) -> Recipe:
+    """The recipe for so many training sequences. Without a number of epochs there are ``least`` or more."""
     batch = options.batch or _batch_for(sequences)
     updates = -(-sequences // batch)  # in an epoch
-    epochs = options.epochs or max(EPOCHS, -(-UPDATES // updates))
+    epochs = options.epochs or max(least, -(-UPDATES // updates))
     return Recipe(
         steps=epochs * updates,
         batch=batch,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import check_array, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from gatewise.data.sources.arrays import as_array
-from gatewise.errors import DataError
+from gatewise.errors import DataError, OptionError
 from gatewise.report.words import with_unit
 
 Array = np.ndarray
@@ -30,6 +30,19 @@ def labels_of(estimator: BaseEstimator, y: Any, count: int) -> Array:
             f"y has the dtype {labels.dtype}; labels must be texts, numbers, bools or dates"
         )
     return _as_many(labels, count)
+
+
+def class_importance(class_weight: Any, labels: Array) -> Array:
+    """N: the weight of each label's class in the loss.
+
+    Raises:
+        OptionError: ``class_weight`` does not fit the classes.
+    """
+    try:
+        found: Array = compute_sample_weight(class_weight, labels)
+    except ValueError as error:
+        raise OptionError(f"class_weight={class_weight!r}: {error}") from error
+    return found
 
 
 def _check_labels(y: Any) -> None:

@@ -125,6 +125,32 @@ def held_for_validation(target: Array, weight: Array, size: object, seed: int) -
     return np.sort(held)
 
 
+def without_whole_classes(held: Array, target: Array, weight: Array) -> Array:
+    """The validation samples without those of classes that the training part would lack."""
+    left = np.setdiff1d(np.flatnonzero(weight > 0), held)
+    return held[np.isin(target[held], target[left])]
+
+
+def held_for_test(target: Array, size: float | int, seed: int, members: str) -> Array:
+    """The sorted indices of the members of a table for the test.
+
+    Args:
+        target: N numbers, along which the drawing is stratified.
+        members: what they are, for the message.
+
+    Raises:
+        DataError: fewer than two members are left for training.
+    """
+    count = len(target)
+    held = drawn(target, np.arange(count), size, seed)
+    if len(held) >= count - 1:
+        raise DataError(
+            f"test={size} of {count} {members} leaves {count - len(held)} for training, but two are needed: give "
+            f"more {members}, or a smaller test="
+        )
+    return np.sort(held)
+
+
 def without_test(found: Series, size: float | int, seed: int) -> Series:
     """The series of a table for training and validation, without those of the test part.
 
@@ -134,10 +160,5 @@ def without_test(found: Series, size: float | int, seed: int) -> Series:
     if not size:
         return found
     order = np.unique(found.known_target, axis=0, return_inverse=True)[1].reshape(-1)
-    held = drawn(order, np.arange(len(found)), size, seed)
-    if len(held) >= len(found) - 1:
-        raise DataError(
-            f"test={size} of {len(found)} series leaves {len(found) - len(held)} for training, but two are "
-            f"needed: give more series, or a smaller test="
-        )
+    held = held_for_test(order, size, seed, "series")
     return found.chosen(np.setdiff1d(np.arange(len(found)), held))

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.base import ClassifierMixin
-from sklearn.utils import compute_sample_weight
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -47,10 +46,14 @@ from gatewise.tasks.kinds import (
 )
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
-from gatewise.tasks.sequences.recipe import TEST, validation_for
+from gatewise.tasks.sequences.recipe import TEST, recipe_for, validation_for
 from gatewise.tasks.sequences.scoring import of_classes, softmax
-from gatewise.tasks.sequences.targets import labels_of, weights_of
-from gatewise.tasks.sequences.training import drawn, held_for_validation
+from gatewise.tasks.sequences.targets import class_importance, labels_of, weights_of
+from gatewise.tasks.sequences.training import (
+    held_for_test,
+    held_for_validation,
+    without_whole_classes,
+)
 from gatewise.tasks.text import pretraining, state
 from gatewise.tasks.text.baseline import BagOfWords
 from gatewise.tasks.text.examples import Encoded, TextBatch, TextExamples, loaders
@@ -62,8 +65,7 @@ from gatewise.train.run import Run
 
 Array = np.ndarray
 
-EPOCHS = 8
-UPDATES = 400  # at least, where no number of epochs is given
+EPOCHS = 8  # at least, where no number is given
 WIDTH = 100  # of the embedding, where nothing else is given
 FEW = 10  # fewer texts have scores that a note qualifies
 SHOWN = 6  # right and wrong examples each
@@ -160,7 +162,7 @@ class TextClassifier(ClassifierMixin, Task):
     word_dropout: Probability = 0.1
     smoothing: Probability = 0.0
     class_weight: ClassWeight | None = None
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: OnError = "stop"
     limit: Count | None = None
     epochs: Count | None = None
     batch: Count = 32
@@ -263,7 +265,7 @@ class TextClassifier(ClassifierMixin, Task):
         parts = SpooledTexts(texts.texts[k] for k in trained)
         unlabelled = Problems(options.on_error)
         self._learn_tokenizer(parts, unlabelled)
-        importance = self._importance(texts.known_labels[trained])
+        importance = class_importance(self.class_weight, texts.known_labels[trained])
         self.baseline_ = BagOfWords.fit(
             parts, target[trained], weight[trained], len(self.classes_), importance
         )
@@ -281,16 +283,7 @@ class TextClassifier(ClassifierMixin, Task):
             columns = {"text": digest(encoded.values), "label": digest(target)}
             about = {"rows": len(texts), "series": len(texts), "span": "", "columns": columns}
             record = self.training_record(about, validation, test, run)
-        updates = -(-len(trained) // options.batch)  # in an epoch
-        epochs = options.epochs or max(EPOCHS, -(-UPDATES // updates))
-        recipe = Recipe(
-            steps=epochs * updates,
-            batch=options.batch,
-            learning_rate=options.learning_rate,
-            rounds=epochs,
-            patience=options.patience,
-            seed=options.seed,
-        )
+        recipe = recipe_for(options, len(trained), EPOCHS)
         examples = TextExamples(encoded, target, weight)
         both = loaders(examples, encoded.lengths, trained, held, recipe.batch, recipe.seed)
         return TrainingData(*both, recipe, record)
@@ -301,13 +294,7 @@ class TextClassifier(ClassifierMixin, Task):
             return np.array([], np.int64)
         size = TEST if test is None else part_size("test", test)
         order = np.unique(labels, return_inverse=True)[1]
-        held = np.sort(drawn(order, np.arange(len(labels)), size, self.options_.seed))
-        if len(held) >= len(labels) - 1:
-            raise DataError(
-                f"test={size} of {len(labels)} texts leaves {len(labels) - len(held)} for training, but two "
-                f"are needed: give more texts, or a smaller test="
-            )
-        return held
+        return held_for_test(order, size, self.options_.seed, "texts")
 
     def _target(
         self, texts: Texts, weight: Array, held: Array | None, validation: Any
@@ -328,9 +315,7 @@ class TextClassifier(ClassifierMixin, Task):
             return target, self._of_known_class(labels, held, texts, "the validation part")
         size = validation_for(len(used)) if validation is None else validation
         held = held_for_validation(target, weight, size, self.options_.seed)
-        left = np.setdiff1d(used, held)
-        # of each class at least one text stays in the training part
-        return target, held[np.isin(target[held], target[left])]
+        return target, without_whole_classes(held, target, weight)
 
     def _indices(self, labels: Array) -> Array:
         """N indices of the labels' classes; -1 for a class that the training part has not.
@@ -355,13 +340,6 @@ class TextClassifier(ClassifierMixin, Task):
                 f"the model; it knows {classes}",
             )
         return chosen[known]
-
-    def _importance(self, labels: Array) -> Array:
-        try:
-            found: Array = compute_sample_weight(self.class_weight, labels)
-        except ValueError as error:
-            raise OptionError(f"class_weight={self.class_weight!r}: {error}") from error
-        return found
 
     def _learn_tokenizer(self, texts: Iterable[str], problems: Problems) -> None:
         """Learns the tokenizer and the network's sizes from the training part, and from the unlabelled text."""

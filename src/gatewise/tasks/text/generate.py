@@ -26,7 +26,7 @@ from gatewise.arguments import (
     ProbabilityBelowOne,
     Seed,
     Share,
-    options_of,
+    checked_options,
 )
 from gatewise.atomic import write_atomically
 from gatewise.data.corpus import first_input, stream, windows
@@ -99,8 +99,8 @@ class LanguageModel(Task):
             adamw, and 20 for the others.
         decay: the factor of the rate of sgd in each epoch after the constant ones.
         constant_epochs: the number of epochs with a constant rate of sgd.
-        nonmonotone: nt-asgd averages from the first epoch whose validation loss is not lower than the lowest
-            up to so many epochs before.
+        nonmonotone: nt-asgd averages after the first epoch whose validation loss is higher than the lowest of the
+            epochs before it, without the last so many of these.
         weight_decay: of adamw, the decay, by default 0.01; of the others, the L2 penalty, by default 0 for sgd and
             1.2e-6 for nt-asgd.
         clip: the norm to which a larger gradient is clipped.
@@ -119,7 +119,6 @@ class LanguageModel(Task):
     """
 
     name: ClassVar[str] = "generate"
-    sources: ClassVar[tuple[str, ...]] = ("text",)
     saved_attributes: ClassVar[dict[str, Check]] = {
         "tokenizer": text,
         "seen": object_with({"lines": count, "digest": text}),
@@ -564,9 +563,7 @@ class LanguageModel(Task):
         self.check_fitted()
         if stop == "":
             raise OptionError("stop must be a text of one character or more, not ''")
-        given = {name: value for name, value in locals().items() if name != "self"}
-        known = options_of(type(self).generate)
-        options = SimpleNamespace(**{n: known[n].checked(v) for n, v in given.items()})
+        options = checked_options(type(self).generate, locals())
         choice = Choice(options.temperature, options.top_k, options.top_p)
         writer = Writer(self.network_, self.tokenizer_, options.samples)
         generator = torch.Generator().manual_seed(options.seed)
