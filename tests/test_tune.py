@@ -246,7 +246,7 @@ def test_the_command_line_searches_scores_the_test_part_once_and_says_how_to_fit
 
 def test_the_command_that_fits_the_best_forecaster_again(hourly, tmp_path, capsys):
     data, out = tmp_path / "north.parquet", tmp_path / "run"
-    hourly.filter(pl.col("place") == "north")[:400].write_parquet(data)
+    hourly.filter(pl.col("place") == "north")[:240].write_parquet(data)
     line = ["tune", "forecast", str(data), "--horizon", "3", "--target", "load", "--time", "date"]
     line += ["--past", "wind", "--past", "holiday", "--quantiles", "0.2", "0.8", "--calendar"]
     line += ["--steps", "4", "--test", "60", "--out", str(out), "--trials", "2", "--batch", "16"]
@@ -352,6 +352,14 @@ def test_a_new_search_takes_the_place_of_an_earlier_one(tmp_path):
     assert (tmp_path / "trials" / "notes").is_dir()  # it was none of ours
 
 
+@pytest.fixture(scope="module")
+def one_trial(tmp_path_factory):
+    """The folder of a study of one trial; a search that it refuses leaves it as it is."""
+    folder = tmp_path_factory.mktemp("study")
+    searched(folder, trials=1)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -361,18 +369,16 @@ def test_a_new_search_takes_the_place_of_an_earlier_one(tmp_path):
     ],
     ids=["search", "metric", "validation"],
 )
-def test_a_study_of_something_else_is_not_gone_on_with(tmp_path, changed, message):
-    searched(tmp_path, trials=1)
+def test_a_study_of_something_else_is_not_gone_on_with(one_trial, changed, message):
     with pytest.raises(OptionError, match=message):
-        searched(tmp_path, trials=2, resume=True, **changed)
+        searched(one_trial, trials=2, resume=True, **changed)
 
 
-def test_a_study_of_other_data_is_not_gone_on_with(tmp_path, monkeypatch):
-    searched(tmp_path, trials=1)
+def test_a_study_of_other_data_is_not_gone_on_with(one_trial, monkeypatch):
     X, y = waves()
     monkeypatch.setitem(globals(), "waves", lambda: (X + 1, y))
     with pytest.raises(OptionError, match="the values of feature 0 differ"):
-        searched(tmp_path, trials=2, resume=True)
+        searched(one_trial, trials=2, resume=True)
 
 
 def test_a_damaged_study_is_refused(tmp_path):

@@ -397,14 +397,14 @@ def named(name, factor):
 def test_a_name_becomes_no_path_and_no_code(tmp_path, monkeypatch):
     within = tmp_path / "deep" / "cache"
     monkeypatch.setenv("GATEWISE_CACHE", str(within))
-    for k in (1, 10, 11, 12):  # the hardest; each takes a second to compile
+    for k in (1, 11):  # the hardest; each takes seconds to compile
         layer = gw.Recurrent(named(NAMES[k - 1], 1 + k / 7), 3, 5)
         x = torch.randn(4, 2, 3)
         assert layer.explain_backend(x).startswith("cpu:")
         found = layer(x)
         layer.backend = "reference"
         torch.testing.assert_close(found, layer(x))
-    assert len(libraries(within)) == 4
+    assert len(libraries(within)) == 2
     assert [p for p in tmp_path.rglob("*") if not p.is_relative_to(within.parent)] == []
 
 

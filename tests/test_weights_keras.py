@@ -566,7 +566,7 @@ def test_a_truncated_file_is_an_error_of_ours_or_a_result(whole, tmp_path_factor
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_changed_bytes_are_an_error_of_ours_or_a_result(whole, tmp_path_factory, kind, changes):
     content = bytearray(whole[kind])
