@@ -306,7 +306,7 @@ FAULTS = (
         "scores: sign in the pinball loss",
         'result["pinball"] = _mean(np.maximum(q * gap, (q - 1) * gap))',
         'result["pinball"] = _mean(np.maximum(q * gap, (1 - q) * gap))',
-        ("test_forecast_numbers.py", "test_forecast.py"),
+        ("test_forecast.py", "test_forecast_numbers.py"),
     ),
     Fault(
         "scores: rank of a conformal interval",

@@ -411,7 +411,9 @@ def test_scores_by_hand():
     spread = np.stack([point - 1, point + 1], -1)
     row = scores(actual, point, np.array([1.0, 2.0]), np.array([1.0, 4.0]), spread, [0.1, 0.9])
     assert row["mae"] == pytest.approx((1 + 0 + 2 + 0 + 1) / 5)
+    assert row["mse"] == pytest.approx(6 / 5)
     assert row["rmse"] == pytest.approx((6 / 5) ** 0.5)
+    assert row["scaled_mse"] == pytest.approx((1 + 0 + 1 + 0 + 0.25) / 5)
     assert row["scaled_mae"] == pytest.approx((1 + 0 + 1 + 0 + 0.5) / 5)
     assert row["mase"] == pytest.approx((1 + 0 + 0.5 + 0 + 0.25) / 5)
     assert row["smape"] == pytest.approx(200 * (1 / 3 + 0 + 2 / 6 + 0 + 1 / 5) / 5)
@@ -419,4 +421,6 @@ def test_scores_by_hand():
     # truth less lower and upper quantile, by scale: (0, -2) (1, -1) | (1.5, .5) (.5, -.5) (0, -1)
     expected = (0 + 0.2 + 0.1 + 0.1 + 0.15 + 0.45 + 0.05 + 0.05 + 0 + 0.1) / 10
     assert row["scaled_pinball"] == pytest.approx(expected)
+    # without the scale: (0, -2) (1, -1) | (3, 1) (1, -1) (0, -2)
+    assert row["pinball"] == pytest.approx((0 + 0.2 + 0.1 + 0.1 + 0.3 + 0.9 + 0.1 + 0.1 + 0.2) / 10)
     assert seasonal_error(np.array([1.0, 5, 2, 9]), 2) == pytest.approx(2.5)
