@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gatewise.data.music.engraving import notation_bytes
 from gatewise.data.music.events import Events
 from gatewise.data.music.midi import midi_bytes, read_midi
-from gatewise.data.music.notation import notation_bytes, read_notation
+from gatewise.data.music.notation import read_notation
 from gatewise.data.music.steps import FIRST, HOLD, REST, Roll, Voices, line_of
 from gatewise.data.music.tune import (
     LOWEST,

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 
 import gatewise as gw
 from gatewise.cli import main
+from gatewise.data.music.events import Events
 from gatewise.data.music.midi import midi_bytes, read_midi
+from gatewise.data.music.places import GridClock
 from gatewise.data.music.steps import Voices
 from gatewise.data.music.tune import LOWEST, TICKS, Note, Tune, shares
 from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
@@ -22,7 +24,7 @@ from gatewise.models.chords import UNKNOWN, ChainedVoices, IndependentNotes, Nad
 from gatewise.models.music import MusicNetwork, MusicShape
 from gatewise.tasks.music import training
 from gatewise.tasks.music.baselines import NGrams
-from gatewise.tasks.music.encoding import in_plain_key
+from gatewise.tasks.music.encoding import EncodedTune, in_plain_key
 from gatewise.tasks.music.sampling import Sampler, harmonised
 from gatewise.tasks.music.training import TuneBatches, Windows
 from gatewise.train.run import Run
@@ -150,16 +152,19 @@ def test_nade_is_the_equation_of_its_paper():
         assert output.nll(hidden, step[None]).item() == pytest.approx(expected)
 
 
-def network(output="nade", columns=88, symbols=2) -> MusicNetwork:
+def network(output="nade", columns=88, symbols=2, places=()) -> MusicNetwork:
     torch.manual_seed(0)
-    return MusicNetwork(MusicShape(output, columns, symbols, 12, 2, 8, 0.0, 0.0)).eval()
+    return MusicNetwork(MusicShape(output, columns, symbols, 12, 2, 8, 0.0, 0.0, places)).eval()
 
 
 @torch.no_grad()
 def test_a_tune_in_windows_and_in_a_batch_has_the_loss_of_the_whole():
-    net = network("voices", 2, 90)
-    encoding, tunes = Voices(1, 2), scales(2)[:3]
-    encoded = [encoding.encode(tune)[:n] for tune, n in zip(tunes, (8, 3, 5), strict=True)]
+    encoding, tunes = Voices(1, 2, meters=("4/4",)), scales(2)[:3]
+    net = network("voices", 2, 90, encoding.places.sizes)
+    encoded = [
+        EncodedTune(encoding.encode(tune)[:n], encoding.places.of_tune(tune, n))
+        for tune, n in zip(tunes, (8, 3, 5), strict=True)
+    ]
 
     def losses(length: int, which: list[int]) -> list[torch.Tensor]:
         windows, carry = Windows(encoded, encoding, length), None
@@ -167,7 +172,8 @@ def test_a_tune_in_windows_and_in_a_batch_has_the_loss_of_the_whole():
         for window in TuneBatches(windows, np.array(which), 16, None, False):
             batch = windows[window]
             state = None if batch.fresh else tuple(s[:, : len(batch.lengths)] for s in carry)
-            each, carry = net.nll(batch.before, batch.steps, batch.lengths, state)
+            given = (batch.before, batch.steps, batch.places, batch.lengths)
+            each, carry = net.nll(*given, state)
             for tune, part in zip(
                 batch.tunes.tolist(), each.split(batch.lengths.tolist()), strict=True
             ):
@@ -179,14 +185,24 @@ def test_a_tune_in_windows_and_in_a_batch_has_the_loss_of_the_whole():
         torch.testing.assert_close(together[k], losses(100, [k])[0])
 
 
+@pytest.mark.parametrize(
+    "encoding",
+    [Voices(1, 2, meters=("4/4",)), Events(1, meters=("3/4", "4/4"))],
+    ids=["steps", "events"],
+)
 @torch.no_grad()
-def test_a_sampler_reads_as_the_network_does():
-    net = network("voices", 2, 90)
-    steps = torch.from_numpy(Voices(1, 2).encode(scale(60, 2)))
-    sampler = Sampler(net, 1, 2)
+def test_a_sampler_reads_as_the_network_does(encoding):
+    name = "voices" if encoding.columns == 2 else "events"
+    net = network(name, encoding.columns, encoding.symbols, encoding.places.sizes)
+    tune = replace(scale(60, 2), bars=(0, TICKS, 5 * TICKS, 8 * TICKS))
+    steps = encoding.encode(tune)
+    places = torch.from_numpy(encoding.places_of(tune, steps))
+    assert len(places.unique(dim=0)) >= 5
+    sampler = Sampler(net, encoding.clock(tune, len(steps), 1), encoding.columns)
+    steps = torch.from_numpy(steps)
     likelihood = torch.stack([sampler.step(row[None], 1.0) for row in steps])[:, 0]
-    before = torch.cat([torch.full((1, 2), UNKNOWN), steps[:-1]])[None]
-    expected, _ = net.nll(before, steps[None], torch.tensor([len(steps)]))
+    before = torch.cat([torch.full_like(steps[:1], UNKNOWN), steps[:-1]])[None]
+    expected, _ = net.nll(before, steps[None], places[None], torch.tensor([len(steps)]))
     torch.testing.assert_close(likelihood, -expected, atol=1e-5, rtol=1e-5)
 
 
@@ -200,7 +216,10 @@ def test_a_process_of_several_scores_every_tune(melodies, monkeypatch):
 
 
 def test_every_epoch_has_each_tune_once_in_the_same_number_of_windows():
-    encoded = [np.zeros((n, 1), np.int64) for n in (3, 9, 2, 14, 5, 6, 7)]
+    encoded = [
+        EncodedTune(np.zeros((n, 1), np.int64), np.zeros((n, 0), np.int64))
+        for n in (3, 9, 2, 14, 5, 6, 7)
+    ]
     windows = Windows(encoded, Voices(1, 1), 4)
     batches = TuneBatches(windows, np.arange(7), 2, 0, True)
     orders = []
@@ -211,7 +230,7 @@ def test_every_epoch_has_each_tune_once_in_the_same_number_of_windows():
         first = np.concatenate([window.tunes for window in drawn if window.start == 0])
         assert sorted(first) == list(range(7))
         steps = sum(int(windows[window].lengths.sum()) for window in drawn)
-        assert steps == sum(map(len, encoded))
+        assert steps == sum(len(tune.steps) for tune in encoded)
         orders.append(first.tolist())
     assert orders[0] != orders[1]
 
@@ -446,13 +465,13 @@ def test_particles_look_ahead():
 
     def keep(self, chosen):
         kept(self, chosen)
-        self.output.last = self.output.last[chosen]
+        self.network.output.last = self.network.output.last[chosen]
 
     given = np.array([[0, -1], [1, -1], [0, -1], [0, -1], [1, -1], [1, -1]])
     torch.manual_seed(0)
     Sampler.keep, before = keep, Sampler.keep
     try:
-        found = harmonised(net, given, 64, 1.0)
+        found = harmonised(net, given, GridClock(np.zeros((6, 0), np.int64), 64), 1.0)
     finally:
         Sampler.keep = before
     assert found[:-1, 1].tolist() == given[1:, 0].tolist()
@@ -485,7 +504,8 @@ def test_a_resumed_run_is_the_uninterrupted_run(tmp_path):
     [
         (dict(melody=scale(60), start=scale(60)), "not both"),
         (dict(sharps=2), "transpose='common'"),
-        (dict(meter="3/4"), "unit='event'"),
+        (dict(meter="3/4"), "meter=.3/4. is not a metre of the training part; it had 4/4"),
+        (dict(meter="4/4", start=scale(60, 2)), "keeps its own"),
         (dict(temperature=0.0), "temperature must be a number above 0, not 0.0"),
         (dict(samples=0), "samples must be a positive integer, not 0"),
     ],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.models.chords import (
@@ -27,6 +28,7 @@ class MusicShape:
         columns: K, the number of values of a step.
         symbols: the number of symbols of each value.
         units: the size of the output's hidden vectors, or of the embedding of events.
+        places: the number of values of each of the integers that say where a step stands in its bar.
     """
 
     output: str
@@ -37,27 +39,34 @@ class MusicShape:
     units: int
     dropout: float
     weight_drop: float
+    places: tuple[int, ...] = ()
 
 
 def output_of(shape: MusicShape) -> Output:
-    """The output layer of this shape."""
+    """The output layer of this shape. It reads the recurrent layers' output and the place of the step."""
+    read = shape.hidden + sum(shape.places)
     if shape.output == "independent":
-        return IndependentNotes(shape.hidden, shape.columns)
+        return IndependentNotes(read, shape.columns)
     if shape.output == "nade":
-        return NadeNotes(shape.hidden, shape.columns, shape.units)
+        return NadeNotes(read, shape.columns, shape.units)
     if shape.output == "voices":
-        return ChainedVoices(shape.hidden, shape.columns, shape.symbols, shape.units)
-    return Symbols(shape.hidden, shape.symbols, shape.units)
+        return ChainedVoices(read, shape.columns, shape.symbols, shape.units)
+    return Symbols(read, shape.symbols, shape.units)
 
 
 class MusicNetwork(nn.Module):
-    """LSTM layers over the steps of a tune, and an output layer with the distribution of the next step."""
+    """LSTM layers over the steps of a tune, and an output layer with the distribution of the next step.
+
+    Both read also where the next step stands in its bar, without dropout: each integer of its place as one of so
+    many ones and zeros. So a bar line, or a note that is too long for its bar, is a matter of one layer.
+    """
 
     def __init__(self, shape: MusicShape) -> None:
         super().__init__()
+        self.places = shape.places
         self.output = output_of(shape)
         self.lstm = LSTM(
-            self.output.inputs,
+            self.output.inputs + sum(shape.places),
             shape.hidden,
             shape.layers,
             batch_first=True,
@@ -67,33 +76,51 @@ class MusicNetwork(nn.Module):
         )
         self.dropout = nn.Dropout(shape.dropout)
 
+    def with_place(self, values: Tensor, places: Tensor) -> Tensor:
+        """Values …×I with the places …×P as ones and zeros behind them, …×(I + the sum of their sizes)."""
+        if not self.places:
+            return values
+        ones = [F.one_hot(places[..., k], size) for k, size in enumerate(self.places)]
+        return torch.cat([values, *(each.to(values.dtype) for each in ones)], -1)
+
     def forward(
-        self, before: Tensor, lengths: Tensor | None = None, state: Any = None, trace: bool = False
+        self,
+        before: Tensor,
+        places: Tensor,
+        lengths: Tensor | None = None,
+        state: Any = None,
+        trace: bool = False,
     ) -> Any:
-        """The layers' outputs, B×T×H, and their final state, for the steps before each step, B×T×K.
+        """The layers' outputs, B×T×H, and their final state.
 
         With ``trace`` the outputs and the trace of the layers.
+
+        Args:
+            before: B×T×K, the step before each step; -1 before the first.
+            places: B×T×P, where each step stands in its bar.
         """
-        x = self.dropout(self.output.encoded(before))
+        x = self.with_place(self.dropout(self.output.encoded(before)), places)
         if trace:
             output, _, found = self.lstm(x, state, lengths=lengths, trace=True)
             return output, found
         return self.lstm(x, state, lengths=lengths)
 
     def nll(
-        self, before: Tensor, steps: Tensor, lengths: Tensor, state: Any = None
+        self, before: Tensor, steps: Tensor, places: Tensor, lengths: Tensor, state: Any = None
     ) -> tuple[Tensor, Any]:
         """The negative log-likelihood in nats of each step of B sequences, and the final state.
 
         Args:
             before: B×T×K, the step before each step; -1 before the first.
             steps: B×T×K.
+            places: B×T×P, where each step stands in its bar.
             lengths: B, the number of steps of each sequence.
 
         Returns:
             ΣT: those of the steps within the lengths, sequence by sequence. The final state.
         """
-        output, state = self(before, lengths, state)
+        output, state = self(before, places, lengths, state)
         within = torch.arange(steps.shape[1]) < lengths[:, None].cpu()
         within = within.to(output.device)
-        return self.output.nll(self.dropout(output[within]), steps[within]), state
+        read = self.with_place(self.dropout(output[within]), places[within])
+        return self.output.nll(read, steps[within]), state

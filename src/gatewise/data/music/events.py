@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from gatewise.data.music.places import Clock, Places, meter_name, meters_of
 from gatewise.data.music.steps import on_grid
 from gatewise.data.music.tune import LOWEST, NOTES, TICKS, VELOCITY, Note, Tune
 
@@ -47,8 +48,7 @@ class Events:
         """The encoding for the tunes of a training part."""
         tunes = list(tunes)
         velocities = {note.velocity // _WIDTH for tune in tunes for note in tune.notes}
-        meters = sorted({_meter(tune) for tune in tunes if tune.meter is not None})
-        return cls(grid, all(map(_is_line, tunes)), len(velocities) > 1, tuple(meters))
+        return cls(grid, all(map(_is_line, tunes)), len(velocities) > 1, meters_of(tunes))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -103,8 +103,21 @@ class Events:
 
     def meter_symbol(self, meter: tuple[int, int] | None) -> int:
         """The symbol of a metre."""
-        name = "meter:other" if meter is None else f"meter:{meter[0]}/{meter[1]}"
-        return self._index.get(name, self._index["meter:other"])
+        return self._index.get(f"meter:{meter_name(meter)}", self._index["meter:other"])
+
+    @cached_property
+    def places(self) -> Places:
+        return Places(self.grid, self.meters)
+
+    def places_of(self, tune: Tune, steps: Array) -> Array:
+        clock, found = EventClock(self, 1), []
+        for symbol in steps:
+            found.append(clock.places()[0])
+            clock.advance(symbol[None])
+        return np.array(found).reshape(len(steps), len(self.places.sizes))
+
+    def clock(self, frame: Tune, steps: int, count: int) -> Clock:
+        return EventClock(self, count)
 
     def _events(self, tune: Tune) -> list[tuple[int, int, int, int | Note]]:
         """Events as (step, rank within the step, rank within the rank, the symbol or note)."""
@@ -168,11 +181,51 @@ class Events:
         return (int(on.min()), int(on.max())) if len(on) else (0, NOTES - 1)
 
 
-def _meter(tune: Tune) -> str:
-    return "{}/{}".format(*tune.meter) if tune.meter else ""
-
-
 def _is_line(tune: Tune) -> bool:
     """Whether no two notes sound at once."""
     notes = tune.notes
     return all(after.start >= note.start + note.length for note, after in pairwise(notes))
+
+
+class EventClock:
+    """The places of sequences of events: the events themselves tell the metre, the time and the bar lines.
+
+    Args:
+        count: B, the number of sequences.
+    """
+
+    def __init__(self, encoding: Events, count: int) -> None:
+        self.known = encoding.places
+        self.meanings = [_meaning(name, encoding.places) for name in encoding.names]
+        self.now = [
+            (0, 0, 0)
+        ] * count  # steps since the bar line, steps of a bar, number of the bar
+
+    def places(self) -> Array:
+        found = [self.known.place(*each) for each in self.now]
+        return np.array(found, np.int64).reshape(len(found), len(self.known.sizes))
+
+    def advance(self, steps: Array) -> None:
+        drawn = (self.meanings[symbol] for symbol in steps[:, 0].tolist())
+        self.now = [_after(now, *meaning) for now, meaning in zip(self.now, drawn, strict=True)]
+
+    def keep(self, chosen: Array) -> None:
+        self.now = [self.now[k] for k in chosen.tolist()]
+
+
+def _meaning(name: str, known: Places) -> tuple[str, int]:
+    """What an event tells of the time: its kind, and the steps that it shifts or that a bar of its metre has."""
+    kind, _, value = name.partition(":")
+    if kind == "shift":
+        return kind, int(value)
+    return kind, known.full(value) if kind == "meter" else 0
+
+
+def _after(now: tuple[int, int, int], kind: str, steps: int) -> tuple[int, int, int]:
+    """What :class:`EventClock` knows of a sequence after an event. A bar line ends a bar that has some time."""
+    since, full, bar = now
+    if kind == "shift":
+        return since + steps, full, bar
+    if kind == "bar" and since:
+        return 0, full, bar + 1
+    return (since, steps, bar) if kind == "meter" else now

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gatewise.data.music.tune import TICKS, Note, Tune, bar_ticks
+from gatewise.data.music.tune import TICKS, Note, Tune, bar_ticks, meter_of_bar
 from gatewise.errors import DataError, need
 
+Meter = tuple[int, int]
+
+_DEFAULT: Meter = (4, 4)  # of the MIDI standard
 _SMPTE = 0x8000  # the bit of the time division that says "frames of a second"
 
 
 def read_midi(path: Path) -> Tune:
-    """The tune in a MIDI file; each track with notes is a voice. Drums are left out.
+    """The tune in a MIDI file; each track with notes is a voice. Drums are left out. Before the first time signature,
+    and without any, the metre is 4/4, as the MIDI standard says.
 
     Raises:
         DataError: the file is not MIDI, is truncated, has no notes, is of type 2, or has SMPTE time.
@@ -74,21 +80,31 @@ def _mean_pitch(track: Any) -> float:
     return sum(note.pitch for note in track.notes) / len(track.notes)
 
 
-def _bars(score: Any, scale: float, end: int) -> tuple[tuple[int, ...], tuple[int, int] | None]:
+def _bars(score: Any, scale: float, end: int) -> tuple[tuple[int, ...], Meter | None]:
     """The times of the bar lines up to ``end``, and the metre, if it is the same throughout."""
     signatures = [
         (round(each.time * scale), (each.numerator, each.denominator))
         for each in score.time_signatures
     ]
     if not signatures or signatures[0][0] != 0:
-        return (), None
+        signatures.insert(0, (0, _DEFAULT))
     times: list[int] = []
+    of_bars: list[Meter] = []
     until = [start for start, _ in signatures[1:]] + [end]
     for (start, meter), last in zip(signatures, until, strict=True):
-        times += range(start, last, bar_ticks(meter))
-    bars = sorted({*times, end})
-    meters = {meter for _, meter in signatures}
-    return tuple(bars), meters.pop() if len(meters) == 1 else None
+        found = range(start, last, bar_ticks(meter))
+        times += found
+        of_bars += [meter] * len(found)
+    return tuple(sorted({*times, end})), _common(of_bars)
+
+
+def _common(meters: list[Meter]) -> Meter | None:
+    """The metre of a tune with bars of these metres: their only one. A shorter first bar (a pickup) does not count,
+    nor do shorter bars that are at most an eighth of all (ends of sections)."""
+    inner = meters[1:] or meters
+    meter, count = Counter(inner).most_common(1)[0]
+    shorter = all(bar_ticks(other) <= bar_ticks(meter) for other in meters)
+    return meter if shorter and 8 * count >= 7 * len(inner) else None
 
 
 def midi_bytes(tune: Tune) -> bytes:
@@ -96,8 +112,8 @@ def midi_bytes(tune: Tune) -> bytes:
     symusic = need("symusic", "music")
     score = symusic.Score(TICKS)
     score.tempos.append(symusic.Tempo(0, tune.tempo))
-    if tune.meter is not None:
-        score.time_signatures.append(symusic.TimeSignature(0, *tune.meter))
+    for time, meter in _signatures(tune):
+        score.time_signatures.append(symusic.TimeSignature(time, *meter))
     if tune.sharps is not None:
         score.key_signatures.append(symusic.KeySignature(0, tune.sharps, 0))
     for voice in range(tune.voices):
@@ -107,6 +123,22 @@ def midi_bytes(tune: Tune) -> bytes:
         score.tracks.append(track)
     written: bytes = score.dumps_midi()
     return written
+
+
+def _signatures(tune: Tune) -> Iterable[tuple[int, Meter]]:
+    """The times and metres of time signatures that put the bar lines of a tune where they are: one for each bar with
+    another length than the bar before. The last bar may be shorter than its metre."""
+    if not tune.bars:
+        return [(0, tune.meter)] if tune.meter else []
+    last = len(tune.bars) - 2
+    found: list[tuple[int, Meter]] = []
+    for at, (begin, end) in enumerate(pairwise(tune.bars)):
+        shortened = tune.meter is not None and end - begin <= bar_ticks(tune.meter) and at == last
+        unit = tune.meter[1] if tune.meter else 4
+        meter = tune.meter if shortened and at else meter_of_bar(end - begin, unit)
+        if meter is not None and (not found or found[-1][1] != meter):
+            found.append((begin, meter))
+    return found
 
 
 def _of_voice(notes: Iterable[Note], voice: int) -> Iterable[Note]:

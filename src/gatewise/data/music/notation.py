@@ -1,7 +1,8 @@
-"""MusicXML, read and written with music21. Bars are checked against the metre."""
+"""MusicXML files, read with music21. Bars are checked against the metre."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,7 @@ def read_notation(path: Path) -> Tune:
     try:
         score = music21.converter.parse(path, forceSource=True)
         parts = list(score.parts) or [score]
-        notes = [
-            found for voice, part in enumerate(parts) for found in _notes(part.stripTies(), voice)
-        ]
+        notes = [note for voice, part in enumerate(parts) for note in _notes(part, voice)]
     except Exception as error:  # music21 raises errors of many kinds for damaged files
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise DataError(f"{path}: music21 cannot read it: {reason}") from error
@@ -44,12 +43,27 @@ def read_notation(path: Path) -> Tune:
 
 
 def _notes(part: Any, voice: int) -> list[Note]:
-    return [
-        Note(_ticks(found.offset), _ticks(found.quarterLength), pitch.midi, voice=voice)
-        for found in part.flatten().notes
-        if found.quarterLength and not found.duration.isGrace
-        for pitch in found.pitches
-    ]
+    """The notes of a part with ties joined. A tie goes to the next note of its pitch, in any voice of the part;
+    music21's own joining loses notes that are tied from one voice of a bar into a bar without voices."""
+    found: list[Note] = []
+    tied: dict[int, int] = {}  # the index of the note that a tie has left open, by pitch
+    for element in part.flatten().notes:
+        if not element.quarterLength or element.duration.isGrace:
+            continue
+        start, length = _ticks(element.offset), _ticks(element.quarterLength)
+        for note in getattr(element, "notes", (element,)):
+            if not hasattr(note, "pitch"):  # of percussion
+                continue
+            pitch, tie = note.pitch.midi, note.tie or element.tie
+            at = tied.pop(pitch, -1)
+            if at >= 0 and found[at].start + found[at].length == start:
+                found[at] = replace(found[at], length=found[at].length + length)
+            else:
+                at = len(found)
+                found.append(Note(start, length, pitch, voice=voice))
+            if tie is not None and tie.type in ("start", "continue"):
+                tied[pitch] = at
+    return found
 
 
 def _ticks(quarters: Any) -> int:
@@ -88,26 +102,3 @@ def _at_section(measures: list[Any], at: int) -> bool:
         measures[at + 1].leftBarline,
     )
     return any(line is not None and line.type != "regular" for line in around)
-
-
-def notation_bytes(tune: Tune) -> bytes:
-    """The tune as a MusicXML file, with a part for each voice."""
-    music21 = need("music21", "music")
-    score = music21.stream.Score()
-    for voice in range(tune.voices):
-        part = music21.stream.Part(id=f"voice {voice + 1}")
-        if tune.meter is not None:
-            part.append(music21.meter.TimeSignature("{}/{}".format(*tune.meter)))
-        if tune.sharps is not None:
-            part.append(music21.key.KeySignature(tune.sharps))
-        if voice == 0:
-            part.append(music21.tempo.MetronomeMark(number=tune.tempo))
-        for note in tune.notes:
-            if note.voice == voice:
-                element = music21.note.Note(note.pitch)
-                element.quarterLength = Fraction(note.length, TICKS)
-                part.insert(Fraction(note.start, TICKS), element)
-        score.insert(0, part)
-    exporter = music21.musicxml.m21ToXml.GeneralObjectExporter(score)
-    written: bytes = exporter.parse()
-    return written

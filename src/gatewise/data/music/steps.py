@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from gatewise.data.music.places import Clock, GridClock, Places
 from gatewise.data.music.rolls import tune_of
 from gatewise.data.music.tune import LOWEST, NOTES, TICKS, Note, Tune
 from gatewise.errors import DataError
@@ -25,8 +26,19 @@ class Encoding(Protocol):
     def symbols(self) -> int:
         """The number of symbols that each value may have."""
 
+    @property
+    def places(self) -> Places:
+        """The places that are told beside the steps."""
+
     def encode(self, tune: Tune) -> Array:
         """T×K: the steps of a tune. Raises DataError if the tune cannot be encoded."""
+
+    def places_of(self, tune: Tune, steps: Array) -> Array:
+        """T×3, or T×0 without a metre: the place of each step of a tune; what is known before the step."""
+
+    def clock(self, frame: Tune, steps: int, count: int) -> Clock:
+        """The places of ``count`` sequences of at most ``steps`` steps that are to be drawn. A grid has the bars of
+        ``frame``."""
 
     def decode(self, steps: Array, name: str) -> Tune:
         """The tune of steps T×K."""
@@ -38,17 +50,36 @@ class Encoding(Protocol):
         """The lowest and the highest pitch, counted from that of a piano."""
 
 
+class _OnGrid:
+    """The places of steps of a grid."""
+
+    grid: int
+    meters: tuple[str, ...]
+
+    @property
+    def places(self) -> Places:
+        return Places(self.grid, self.meters)
+
+    def places_of(self, tune: Tune, steps: Array) -> Array:
+        return self.places.of_tune(tune, len(steps))
+
+    def clock(self, frame: Tune, steps: int, count: int) -> Clock:
+        return GridClock(self.places.of_tune(frame, steps), count)
+
+
 @dataclass(frozen=True)
-class Roll:
+class Roll(_OnGrid):
     """A piano roll: which of 88 notes sound. It does not tell a held note from a repeated one.
 
     Attributes:
         grid: steps of a quarter note.
+        meters: the metres that are known.
     """
 
     grid: int
     columns: int = NOTES
     symbols: int = 2
+    meters: tuple[str, ...] = ()
 
     def encode(self, tune: Tune) -> Array:
         roll = np.zeros((count_steps(tune, self.grid), NOTES), np.int64)
@@ -73,17 +104,19 @@ REST, HOLD, FIRST = 0, 1, 2  # the symbols of a voice; pitches begin at FIRST
 
 
 @dataclass(frozen=True)
-class Voices:
+class Voices(_OnGrid):
     """The symbol of each voice at each step: a rest, a held note, or the pitch of a new note.
 
     Attributes:
         grid: steps of a quarter note.
         columns: the number of voices, the highest first.
+        meters: the metres that are known.
     """
 
     grid: int
     columns: int
     symbols: int = FIRST + NOTES
+    meters: tuple[str, ...] = ()
 
     def encode(self, tune: Tune) -> Array:
         if tune.voices != self.columns:

@@ -90,6 +90,25 @@ def bar_ticks(meter: tuple[int, int]) -> int:
     return 4 * TICKS * beats // unit
 
 
+def bar_lines(tune: Tune, end: int) -> tuple[int, ...]:
+    """The times of a tune's bar lines before ``end``, and ``end``. After the tune its last bar is filled, and bars
+    of its metre follow."""
+    lines = list(tune.bars[:-1]) or [0]
+    if tune.meter is not None:
+        lines += range(lines[-1] + bar_ticks(tune.meter), end, bar_ticks(tune.meter))
+    return (*(time for time in lines if time < end), end)
+
+
+def meter_of_bar(length: int, unit: int = 4) -> tuple[int, int] | None:
+    """The metre of a single bar of this length, in beats of 1/``unit`` of a whole note or the longest shorter ones;
+    None if it has no such beats."""
+    for beat in (unit, 4, 8, 16, 32, 64):
+        beats, rest = divmod(length * beat, 4 * TICKS)
+        if beat >= unit and beats and not rest:
+            return beats, beat
+    return None
+
+
 def in_key(tune: Tune, sharps: int = 0) -> tuple[int, int]:
     """The number of notes whose pitch is in the scale of a key signature, and the number of all notes."""
     home = 7 * sharps

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gatewise.atomic import write_atomically
+from gatewise.data.music.engraving import notation_bytes
 from gatewise.data.music.midi import midi_bytes
-from gatewise.data.music.notation import notation_bytes
 from gatewise.data.music.tune import TICKS, Tune
 from gatewise.errors import OptionError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,23 +16,28 @@ from gatewise.report.words import with_unit
 Array = np.ndarray
 
 
+class EncodedTune(NamedTuple):
+    steps: Array  # T×K
+    places: Array  # T×P, where each step stands in its bar
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Encoded tunes.
 
     Attributes:
         kept: the indices of the tunes that were encoded.
-        steps: the steps of each of these, T×K.
+        tunes: these tunes, encoded.
         skipped: for each other tune the reason.
     """
 
     kept: list[int]
-    steps: list[Array]
+    tunes: list[EncodedTune]
     skipped: tuple[str, ...]
 
 
 def encode_tunes(tunes: Sequence[Tune], encoding: Encoding, on_error: str) -> Encoded:
-    """The steps of tunes.
+    """The tunes, encoded.
 
     Args:
         on_error: "stop" to raise an error for a tune that cannot be encoded, "skip" to leave it out and count it.
@@ -39,21 +45,22 @@ def encode_tunes(tunes: Sequence[Tune], encoding: Encoding, on_error: str) -> En
     Raises:
         DataError: a tune cannot be encoded, or none of them.
     """
-    kept, steps, skipped = [], [], []
+    kept, found, skipped = [], [], []
     for at, tune in enumerate(tunes):
         try:
-            steps.append(encoding.encode(tune))
+            steps = encoding.encode(tune)
         except DataError as error:
             if on_error == "stop":
                 raise
             skipped.append(str(error))
         else:
             kept.append(at)
+            found.append(EncodedTune(steps, encoding.places_of(tune, steps)))
     if skipped:
         if not kept:
             raise DataError(f"no tune can be encoded; the first reason: {skipped[0]}")
         caution(f"{len(skipped)} of {len(tunes)} tunes were skipped; the first: {skipped[0]}")
-    return Encoded(kept, steps, tuple(skipped))
+    return Encoded(kept, found, tuple(skipped))
 
 
 def in_plain_key(tunes: Sequence[Tune]) -> list[Tune]:

@@ -25,13 +25,12 @@ from gatewise.arguments import (
 )
 from gatewise.data.lines import OnError
 from gatewise.data.music.events import END, Events
-from gatewise.data.music.steps import Encoding, Roll, Voices, line_of
-from gatewise.data.music.tune import NOTES, TICKS, Tune, to_plain_key
+from gatewise.data.music.steps import Encoding, Roll, Voices
+from gatewise.data.music.tune import TICKS, Tune, to_plain_key
 from gatewise.data.music.writing import in_words, write_tunes
 from gatewise.data.sources.music import Music, Tunes
 from gatewise.errors import DataError, OptionError
 from gatewise.gates.picture import gate_map
-from gatewise.models.chords import UNKNOWN
 from gatewise.models.music import MusicNetwork, MusicShape
 from gatewise.report.rolls import roll_figure
 from gatewise.report.scores import Evaluation
@@ -41,7 +40,8 @@ from gatewise.tasks.entry_checks import Check
 from gatewise.tasks.kinds import is_size, part_size
 from gatewise.tasks.music import state
 from gatewise.tasks.music.baselines import NGrams
-from gatewise.tasks.music.encoding import encode_tunes, in_plain_key
+from gatewise.tasks.music.beginnings import beginning, frame, melody_of, with_bars
+from gatewise.tasks.music.encoding import EncodedTune, encode_tunes, in_plain_key
 from gatewise.tasks.music.sampling import continuations, harmonised
 from gatewise.tasks.music.training import Batch, TuneBatches, Windows, continued, loader, own_tunes
 from gatewise.tasks.ranges import Between, OneOf, Range
@@ -150,10 +150,10 @@ class MusicModel(Task):
         trained, own = self._encode(Tunes(parts["train"], []))
         held, checked = self._encode(Tunes(parts["valid"], []))
         every = own + checked
-        self.seen_ = sorted({digest(steps) for steps in every})
-        self.median_steps_ = int(np.median([len(steps) for steps in own]))
-        self.longest_ = max(map(len, own))
-        self.ngrams_ = NGrams.fitted(own, self.encoding_.symbols)
+        self.seen_ = sorted({digest(tune.steps) for tune in every})
+        lengths = [len(tune.steps) for tune in own]
+        self.median_steps_, self.longest_ = int(np.median(lengths)), max(lengths)
+        self.ngrams_ = NGrams.fitted([tune.steps for tune in own], self.encoding_.symbols)
         self.names_ = [tune.name for tune in (*trained.tunes, *held.tunes)]
         return self._batches(every, len(own), validation, test, run)
 
@@ -178,12 +178,12 @@ class MusicModel(Task):
             held["valid"] = [tunes[k] for k in sorted(order[tested : tested + checked])]
         return held | {"train": [tunes[k] for k in sorted(order[tested + checked :])]}
 
-    def _encode(self, read: Tunes) -> tuple[Tunes, list[Array]]:
-        """The tunes that can be encoded, and their steps."""
+    def _encode(self, read: Tunes) -> tuple[Tunes, list[EncodedTune]]:
+        """The tunes that can be encoded, as they are and encoded."""
         found = encode_tunes(self._keyed(read.tunes), self.encoding_, self.options_.on_error)
         tunes = [read.tunes[k] for k in found.kept]
         parts = [read.parts[k] for k in found.kept] if read.parts else []
-        return Tunes(tunes, parts, read.skipped + found.skipped), found.steps
+        return Tunes(tunes, parts, read.skipped + found.skipped), found.tunes
 
     def _keyed(self, tunes: list[Tune]) -> list[Tune]:
         """The tunes in the key in which the network reads them."""
@@ -202,11 +202,11 @@ class MusicModel(Task):
         if options.unit == "event":
             return Events(options.grid, self.line_, self.velocities_, tuple(self.meters_))
         if options.notes == "voices":
-            return Voices(options.grid, self.voices_)
-        return Roll(options.grid)
+            return Voices(options.grid, self.voices_, meters=tuple(self.meters_))
+        return Roll(options.grid, meters=tuple(self.meters_))
 
     def _batches(
-        self, encoded: list[Array], trained: int, validation: Any, test: Any, run: Run
+        self, encoded: list[EncodedTune], trained: int, validation: Any, test: Any, run: Run
     ) -> TrainingData:
         options = self.options_
         windows = Windows(encoded, self.encoding_, options.window, own_tunes)
@@ -224,11 +224,10 @@ class MusicModel(Task):
             patience=options.patience,
             seed=options.seed,
         )
-        steps = sum(map(len, encoded))
+        steps = sum(len(tune.steps) for tune in encoded)
+        hashed = digest(*(part for tune in encoded for part in tune))
         about = {"rows": steps, "series": len(encoded), "span": ""}
-        record = self.training_record(
-            about | {"columns": {"tunes": digest(*encoded)}}, validation, test, run
-        )
+        record = self.training_record(about | {"columns": {"tunes": hashed}}, validation, test, run)
         return TrainingData(loader(windows, training), checks, recipe, record)
 
     # ----------------------------------------------------------------------------------- network
@@ -245,13 +244,15 @@ class MusicModel(Task):
                 options.units,
                 options.dropout,
                 options.weight_drop,
+                encoding.places.sizes,
             )
         )
 
     def loss(self, network: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
         """The loss of each step of a batch's tunes, tune by tune."""
         start = None if batch.fresh else continued(carry, len(batch.lengths))
-        found: tuple[Tensor, Carry] = network.nll(batch.before, batch.steps, batch.lengths, start)  # type: ignore[operator]
+        given = (batch.before, batch.steps, batch.places, batch.lengths)
+        found: tuple[Tensor, Carry] = network.nll(*given, start)  # type: ignore[operator]
         return found
 
     def describe_member(self, batch: Batch, at: int) -> str:
@@ -263,7 +264,7 @@ class MusicModel(Task):
     # ------------------------------------------------------------------------------------ scores
 
     @torch.no_grad()
-    def _losses(self, encoded: list[Array]) -> list[Array]:
+    def _losses(self, encoded: list[EncodedTune]) -> list[Array]:
         """The negative log-likelihood of each step of each tune."""
         windows = Windows(encoded, self.encoding_, self.options_.window)
         order = TuneBatches(windows, np.arange(len(encoded)), 16, None, False)
@@ -284,7 +285,7 @@ class MusicModel(Task):
         chosen = training_data.validation.sampler.chosen  # type: ignore[attr-defined]
         return {"nll": _mean(self._losses([windows.tunes[k] for k in chosen]))}
 
-    def _encoded(self, data: Any) -> tuple[Tunes, list[Array]]:
+    def _encoded(self, data: Any) -> tuple[Tunes, list[EncodedTune]]:
         self.check_fitted()
         return self._encode(self.source().read(data))
 
@@ -296,7 +297,7 @@ class MusicModel(Task):
         return pl.DataFrame(
             {
                 "tune": [tune.name for tune in read.tunes],
-                "steps": [len(steps) for steps in encoded],
+                "steps": [len(tune.steps) for tune in encoded],
                 "nll": [float(losses.mean()) for losses in self._losses(encoded)],
             }
         )
@@ -314,9 +315,9 @@ class MusicModel(Task):
         read, encoded = self._encoded(data)
         notes: tuple[str, ...] = ()
         if "test" in read.parts:
-            chosen = [s for s, part in zip(encoded, read.parts, strict=True) if part == "test"]
+            chosen = [t for t, part in zip(encoded, read.parts, strict=True) if part == "test"]
         else:
-            chosen = [steps for steps in encoded if digest(steps) not in self.seen_]
+            chosen = [tune for tune in encoded if digest(tune.steps) not in self.seen_]
             if len(chosen) < len(encoded):
                 left_out = len(encoded) - len(chosen)
                 notes = (f"{left_out} tunes were left out, because the model was trained on them",)
@@ -331,11 +332,11 @@ class MusicModel(Task):
                 f"{len(read.skipped)} tunes were skipped; the first: {read.skipped[0]}",
             )
         rows = {
-            name: {"nll": _mean([self.ngrams_.nll(steps, length) for steps in chosen])}
+            name: {"nll": _mean([self.ngrams_.nll(tune.steps, length) for tune in chosen])}
             for name, length in BASELINES.items()
         }
         ours = {"nll": _mean(self._losses(chosen))}
-        count = sum(map(len, chosen))
+        count = sum(len(tune.steps) for tune in chosen)
         unit = f"{self.options_.unit}s of {with_unit(len(chosen), 'tune')}"
         return Evaluation(self.name, ours, rows, count, unit, "nll", notes)
 
@@ -371,7 +372,8 @@ class MusicModel(Task):
             melody: a file with a melody to harmonise: its highest notes are kept, and the notes or voices below
                 are drawn. In Python also a Tune.
             particles: the number of harmonies that are followed at once, for ``melody``.
-            meter: the metre that a tune of events begins with, such as 6/8.
+            meter: the metre of the tunes, such as 6/8. By default a model of events draws it, and one of steps takes
+                the most frequent metre of the training part.
             sharps: the key signature of the tunes, from -5 (flats) to 6, where the model has
                 ``transpose="common"``. The default is that of ``start`` or ``melody``, or no sharps and flats.
             tempo: quarter notes per minute.
@@ -387,6 +389,10 @@ class MusicModel(Task):
             raise OptionError(
                 "give start= to continue a tune, or melody= to harmonise one, not both"
             )
+        if options.meter is not None and (melody is not None or start is not None):
+            raise OptionError(
+                f"meter={options.meter!r} is for new tunes: one that is continued or harmonised keeps its own"
+            )
         if options.sharps is not None and self.options_.transpose != "common":
             raise OptionError("sharps= needs a model that was fitted with transpose='common'")
         known_tune = start if melody is None else melody
@@ -394,21 +400,28 @@ class MusicModel(Task):
         sharps = own.sharps if options.sharps is None and own is not None else options.sharps
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            drawn = self._drawn(options, own)
-        decoded = (self.encoding_.decode(each, f"sample {k + 1}") for k, each in enumerate(drawn))
-        return [self._finished(tune, sharps, options.tempo) for tune in decoded]
+            drawn, bars = self._drawn(options, own)
+        return [
+            self._finished(steps, f"sample {k + 1}", bars, sharps, options.tempo)
+            for k, steps in enumerate(drawn)
+        ]
 
-    def _drawn(self, options: SimpleNamespace, own: Tune | None) -> list[Array]:
-        """The steps of each sample. ``own`` is the tune to continue or to harmonise."""
+    def _drawn(self, options: SimpleNamespace, own: Tune | None) -> tuple[list[Array], Tune]:
+        """The steps of each sample, and a tune with their metre and bars. ``own`` is the tune to continue or to
+        harmonise."""
         temperature = max(options.temperature, _COLDEST)
+        encoding = self.encoding_
         keyed = None if own is None else self._keyed([own])[0]
         if options.melody is not None and keyed is not None:
-            given = self._melody(keyed)
-            return [
-                harmonised(self.network_, given, options.particles, temperature)
-                for _ in range(options.samples)
-            ]
-        begin = self._beginning(keyed, options.keep, options.meter)
+            given, bars = melody_of(encoding, keyed), frame(encoding, keyed, options.meter)
+            clocks = (
+                encoding.clock(bars, len(given), options.particles) for _ in range(options.samples)
+            )
+            return [harmonised(self.network_, given, clock, temperature) for clock in clocks], bars
+        if keyed is not None and options.keep is not None:
+            keyed = keyed.before(round(options.keep * TICKS))
+        bars = frame(encoding, keyed, options.meter)
+        begin = beginning(encoding, keyed, options.meter)
         end = END if self.options_.unit == "event" else None
         usual = self.median_steps_ if end is None else 2 * self.longest_
         steps = options.steps or usual
@@ -422,9 +435,9 @@ class MusicModel(Task):
             raise OptionError(
                 f"shortest={shortest} is for models of events (unit='event'), and at most steps={steps}"
             )
-        return continuations(
-            self.network_, begin, options.samples, steps, temperature, end, shortest
-        )
+        clock = encoding.clock(bars, steps, options.samples)
+        drawn = continuations(self.network_, begin, clock, steps, temperature, end, shortest)
+        return drawn, bars
 
     def write_samples(self, samples: list[Tune], out: Path | None) -> list[Path]:
         if out is not None:
@@ -433,11 +446,16 @@ class MusicModel(Task):
             print(f"{tune.name}\n{in_words(tune)}\n")
         return []
 
-    def _finished(self, tune: Tune, sharps: int | None, tempo: float) -> Tune:
-        """The tune with its tempo, in the key that is asked for, or in that of the tune that it continues."""
+    def _finished(
+        self, steps: Array, name: str, bars: Tune, sharps: int | None, tempo: float
+    ) -> Tune:
+        """The tune of steps with its metre, bars and tempo, in the key that is asked for, or in that of the tune
+        that it continues."""
+        decoded = self.encoding_.decode(steps, name)
+        tune = replace(with_bars(decoded, self.encoding_, len(steps), bars), tempo=tempo)
         if self.options_.transpose != "common":
-            return replace(tune, tempo=tempo, sharps=sharps)
-        tune = replace(tune, tempo=tempo, sharps=0)
+            return replace(tune, sharps=sharps)
+        tune = replace(tune, sharps=0)
         return tune.transposed(-to_plain_key(sharps)) if sharps else tune
 
     def _read_one(self, given: Any) -> Tune:
@@ -446,46 +464,14 @@ class MusicModel(Task):
             raise DataError(f"{given} has {len(found)} tunes; give a file with one")
         return found[0]
 
-    def _beginning(self, tune: Tune | None, keep: float | None, meter: str | None) -> Array:
-        """T×K: the steps that every tune begins with."""
-        events = self.encoding_ if isinstance(self.encoding_, Events) else None
-        if meter is not None and events is None:
-            raise OptionError(f"meter={meter!r} is for models of events (unit='event')")
-        if tune is not None:
-            if keep is not None:
-                tune = tune.before(round(keep * TICKS))
-            return self.encoding_.encode(tune) if events is None else events.beginning(tune)
-        if meter is None or events is None:
-            return np.zeros((0, self.encoding_.columns), np.int64)
-        if meter not in events.meters:
-            raise OptionError(
-                f"meter={meter!r} is not a metre of the training part; it had {', '.join(events.meters) or 'none'}"
-            )
-        return np.array([[events.names.index(f"meter:{meter}")]])
-
-    def _melody(self, tune: Tune) -> Array:
-        """T×K: the notes of a tune's melody, and unknown values below it."""
-        encoding, line = self.encoding_, line_of(tune)
-        if isinstance(encoding, Events):
-            raise OptionError("melody= is for models of steps (unit='step')")
-        if isinstance(encoding, Voices):
-            given = Voices(encoding.grid, 1).encode(line)
-            unknown = np.full((len(given), encoding.columns - 1), UNKNOWN)
-            return np.concatenate([given, unknown], 1)
-        roll = Roll(self.options_.grid).encode(line)
-        above = roll[:, ::-1].cumsum(1)[:, ::-1]  # whether the melody's note is here or below
-        below = np.arange(NOTES) < roll.argmax(1)[:, None]
-        sounding = roll.any(1, keepdims=True)
-        return np.where(sounding & ~below, (above == 1) * roll, UNKNOWN)
-
     # ------------------------------------------------------------------------------------- report
 
-    def inputs(self, data: Any) -> tuple[Tensor, Tensor]:
-        """The steps before each step of the first tune, and their number."""
+    def inputs(self, data: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The step before each step of the first tune, where each stands in its bar, and their number."""
         _, encoded = self._encoded(data)
-        windows = Windows(encoded[:1], self.encoding_, len(encoded[0]))
+        windows = Windows(encoded[:1], self.encoding_, len(encoded[0].steps))
         batch = windows[next(iter(TuneBatches(windows, np.arange(1), 1, None, False)))]
-        return batch.before, batch.lengths
+        return batch.before, batch.places, batch.lengths
 
     def figures(self, data: Any) -> dict[str, Any]:
         first = self.source().read(data).tunes[0]

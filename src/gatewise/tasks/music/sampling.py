@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.data.music.places import Clock
 from gatewise.models.chords import UNKNOWN
 from gatewise.models.music import MusicNetwork
 
@@ -19,12 +20,14 @@ class Sampler:
     """Sequences that are drawn side by side, step by step.
 
     Args:
-        count: B, the number of sequences.
+        clock: where the next step of each of the B sequences stands in its bar.
         columns: K, the number of values of a step.
     """
 
-    def __init__(self, network: MusicNetwork, count: int, columns: int) -> None:
-        self.output, self.stream = network.output, network.lstm.stream(count)
+    def __init__(self, network: MusicNetwork, clock: Clock, columns: int) -> None:
+        self.network, self.clock = network, clock
+        count = len(clock.places())
+        self.stream = network.lstm.stream(count)
         self.drawn: list[Tensor] = []
         self.last = torch.full((count, columns), UNKNOWN)
 
@@ -32,9 +35,11 @@ class Sampler:
         """Draws the next step where ``given``, B×K, is unknown. Returns the log-likelihood of the given values.
 
         ``options`` are those of the output's ``draw``."""
-        row = self.output.encoded(self.last).contiguous()
-        hidden = torch.from_numpy(self.stream.step(row))
-        self.last, likelihood = self.output.draw(hidden, given, temperature, **options)
+        output, places = self.network.output, torch.from_numpy(self.clock.places())
+        row = self.network.with_place(output.encoded(self.last), places).contiguous()
+        hidden = self.network.with_place(torch.from_numpy(self.stream.step(row)), places)
+        self.last, likelihood = output.draw(hidden, given, temperature, **options)
+        self.clock.advance(self.last.numpy())
         self.drawn.append(self.last)
         return likelihood
 
@@ -42,6 +47,7 @@ class Sampler:
         """Continues with the sequences ``chosen``, B indices."""
         state = self.stream.state
         self.stream.state = [each[:, chosen].contiguous() for each in state]
+        self.clock.keep(chosen.numpy())
         self.drawn = [each[chosen] for each in self.drawn]
         self.last = self.last[chosen]
 
@@ -54,7 +60,7 @@ class Sampler:
 def continuations(
     network: MusicNetwork,
     start: Array,
-    count: int,
+    clock: Clock,
     steps: int,
     temperature: float,
     end: int | None,
@@ -64,13 +70,14 @@ def continuations(
 
     Args:
         start: T×K, the steps that all begin with; T may be 0.
+        clock: where the first step of each tune stands in its bar.
         steps: the number of all steps.
         end: the symbol that ends a tune before that.
         shortest: the number of steps before which no tune ends.
     """
-    sampler = Sampler(network, count, start.shape[1])
-    unknown = torch.full((count, start.shape[1]), UNKNOWN)
-    ended = torch.zeros(count, dtype=torch.bool)
+    sampler = Sampler(network, clock, start.shape[1])
+    unknown = torch.full_like(sampler.last, UNKNOWN)
+    ended = torch.zeros(len(unknown), dtype=torch.bool)
     for at in range(max(steps, len(start))):
         given = torch.from_numpy(start[at]).expand_as(unknown) if at < len(start) else unknown
         barred = {} if end is None or at >= shortest else {"barred": end}
@@ -89,16 +96,17 @@ def _ends_at(tune: Array, end: int | None, begun: int) -> int:
 
 
 @torch.no_grad()
-def harmonised(network: MusicNetwork, given: Array, particles: int, temperature: float) -> Array:
+def harmonised(network: MusicNetwork, given: Array, clock: Clock, temperature: float) -> Array:
     """T×K: a tune with the given values, T×K, and values drawn for the unknown ones.
 
-    A particle filter: each particle draws the unknown values of a step from the model, and is weighted by the
-    probability that it gave to the given ones. When few particles carry most of the weight, all are drawn anew
-    by weight, so that the drawn voices suit the melody that is still to come.
+    A particle filter with a particle for each sequence of ``clock``. Each particle draws the unknown values of a step
+    from the model, and is weighted by the probability that it gave to the given ones. When few particles carry most
+    of the weight, all are drawn anew by weight, so that the drawn voices suit the melody that is still to come.
 
     Source: Gordon, Salmond & Smith 1993, "Novel approach to nonlinear/non-Gaussian Bayesian state estimation".
     """
-    sampler = Sampler(network, particles, given.shape[1])
+    sampler = Sampler(network, clock, given.shape[1])
+    particles = len(sampler.last)
     weights = torch.zeros(particles)
     for row in torch.from_numpy(given):
         weights = weights + sampler.step(row.repeat(particles, 1), temperature)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from gatewise.data.music.steps import Encoding
 from gatewise.data.music.tune import NOTES
 from gatewise.models.chords import UNKNOWN
+from gatewise.tasks.music.encoding import EncodedTune
 from gatewise.train.processes import rank_and_count
 
 Array = np.ndarray
@@ -32,6 +33,7 @@ class Window(NamedTuple):
 class Batch(NamedTuple):
     before: Tensor  # B×T×K, the step before each step
     steps: Tensor  # B×T×K
+    places: Tensor  # B×T×P, where each step stands in its bar
     lengths: Tensor  # B, not increasing
     fresh: bool  # whether the network's state begins at zero
     tunes: Tensor  # B, the indices of the tunes
@@ -48,7 +50,7 @@ class Windows(Dataset):
 
     def __init__(
         self,
-        tunes: Sequence[Array],
+        tunes: Sequence[EncodedTune],
         encoding: Encoding,
         length: int,
         share: Callable[[Array], Array] = lambda tunes: tunes,
@@ -56,35 +58,38 @@ class Windows(Dataset):
         self.tunes, self.encoding, self.length, self.share = tunes, encoding, length, share
 
     def __getitem__(self, window: Window) -> Batch:
-        order = np.argsort([-len(self.tunes[k]) for k in window.tunes], kind="stable")
+        order = np.argsort([-len(self.tunes[k].steps) for k in window.tunes], kind="stable")
         start, own = (
             window.start,
             [(window.tunes[k], window.semitones[k]) for k in self.share(order)],
         )
-        left = [(k, s) for k, s in own if len(self.tunes[k]) > start]
+        left = [(k, s) for k, s in own if len(self.tunes[k].steps) > start]
         # a process whose tunes have ended repeats the longest one, since all processes make the same updates
         chosen = left or [(window.tunes[order[0]], window.semitones[order[0]])]
         cut = [self._cut(k, s, start) for k, s in chosen]
-        before, steps = [one for one, _ in cut], [other for _, other in cut]
+        before, steps, places = (
+            pad_sequence(list(part), batch_first=True) for part in zip(*cut, strict=True)
+        )
         return Batch(
-            pad_sequence(before, batch_first=True),
-            pad_sequence(steps, batch_first=True),
-            torch.tensor([len(each) for each in steps]),
+            before,
+            steps,
+            places,
+            torch.tensor([len(each) for each, *_ in cut]),
             start == 0 or not left,
             torch.tensor([k for k, _ in chosen]),
             start,
         )
 
-    def _cut(self, tune: int, semitones: int, start: int) -> tuple[Tensor, Tensor]:
-        """The steps of a tune within a window, and the step before each of them."""
-        whole = self.tunes[tune]
+    def _cut(self, tune: int, semitones: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The step before each step of a tune within a window, these steps, and their places."""
+        whole, places = self.tunes[tune]
         found = whole[max(0, start - 1) : start + self.length]
         if semitones:
             found = self.encoding.transposed(found, int(semitones))
         if start == 0:
             found = np.concatenate([np.full_like(found[:1], UNKNOWN), found])
         steps = torch.from_numpy(np.ascontiguousarray(found))
-        return steps[:-1], steps[1:]
+        return steps[:-1], steps[1:], torch.from_numpy(places[start : start + self.length])
 
 
 class TuneBatches:
@@ -97,7 +102,7 @@ class TuneBatches:
         self, windows: Windows, chosen: Array, batch: int, seed: int | None, transposed: bool
     ) -> None:
         self.chosen, self.batch, self.seed, self.transposed = chosen, batch, seed, transposed
-        lengths = np.array([len(windows.tunes[k]) for k in chosen])
+        lengths = np.array([len(windows.tunes[k].steps) for k in chosen])
         self.needed = -(-lengths // windows.length)
         self.length, self.epoch = windows.length, 0
         self.room = np.array([_room(windows, k) for k in chosen])
@@ -134,7 +139,7 @@ class TuneBatches:
 
 def _room(windows: Windows, tune: int) -> tuple[int, int]:
     """The semitones down and up that a tune may be transposed by."""
-    lowest, highest = windows.encoding.pitches(windows.tunes[tune])
+    lowest, highest = windows.encoding.pitches(windows.tunes[tune].steps)
     return min(MOST_SEMITONES, lowest), min(MOST_SEMITONES, NOTES - 1 - highest)
 
 
