@@ -21,6 +21,7 @@ import resource
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import torch
 
 from gatewise.bench.machine import describe
 from gatewise.data.music.events import END
-from gatewise.data.music.tune import Tune, shares
+from gatewise.data.music.tune import TICKS, Tune, shares
 from gatewise.tasks.music.generate import MusicModel
 from gatewise.train.run import Run
 
@@ -84,11 +85,11 @@ def tunes(data: Path) -> dict[str, Any]:
             unit="event",
             transpose="common",
             on_error="skip",
-            hidden=256,
+            hidden=384,
             units=64,
-            dropout=0.3,
+            dropout=0.4,
             batch=4,
-            epochs=15,
+            epochs=20,
             learning_rate=8e-3,
             limit=TUNES,
         )
@@ -98,6 +99,9 @@ def tunes(data: Path) -> dict[str, Any]:
         "data": shares(read.tunes),
         "model": shares(model.generate(samples=SAMPLES)),
         "model, temperature 0.7": shares(model.generate(samples=SAMPLES, temperature=0.7)),
+        "model, from the fourth bar of tunes of the test part": shares(
+            continued(model, read.tunes)
+        ),
         "3-gram": shares(from_three_gram(model)),
     }
     print(found["tunes"], flush=True)
@@ -111,8 +115,23 @@ def from_three_gram(model: MusicModel) -> list[Tune]:
     """Tunes that are drawn from the 3-gram of the training part."""
     draw = np.random.default_rng(0)
     drawn = (model.ngrams_.sample(2 * model.longest_, 1, draw, END) for _ in range(SAMPLES))
-    decoded = (model.encoding_.decode(each, "3-gram") for each in drawn)
-    return [model._finished(tune, None, 100.0) for tune in decoded]
+    free = Tune("", (), 0)
+    return [model._finished(steps, "3-gram", free, None, 100.0) for steps in drawn]
+
+
+def continued(model: MusicModel, known: list[Tune]) -> list[Tune]:
+    """The tunes of the test part, continued after three bars, without these bars."""
+    found = []
+    for tune in known:
+        if tune.name in model.names_ or len(tune.bars) < 5:
+            continue
+        kept = tune.bars[3]
+        (longer,) = model.generate(start=tune, keep=kept / TICKS)
+        notes = tuple(note for note in longer.notes if note.start >= kept)
+        # the first bar is not counted: it is the last that was kept
+        bars = tuple(bar for bar in longer.bars if bar >= tune.bars[2])
+        found.append(replace(longer, notes=notes, bars=bars))
+    return found
 
 
 RUNS: dict[str, Callable[[Path], dict[str, Any]]] = {

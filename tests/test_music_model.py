@@ -331,7 +331,7 @@ def test_no_tune_ends_before_the_shortest(melodies):
     logits = torch.tensor([[2.0, 1.0, -40.0]]).expand(50, -1)
     output = Symbols(3, 3, 2)
     output.logits = torch.nn.Identity()
-    drawn, _ = output.draw(logits, torch.full((50, 1), UNKNOWN), 1.0, barred=0)
+    drawn, _ = output.draw(logits, torch.full((50, 1), UNKNOWN), 1.0, barred=[0])
     assert drawn[:, 0].tolist() == [1] * 50
     with pytest.raises(
         OptionError, match=r"shortest=50 is for models of events .* at most steps=40"

@@ -7,6 +7,8 @@ symbol. An output reads a step (:meth:`Output.encoded`), scores it (:meth:`Outpu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -187,9 +189,9 @@ class Symbols(Output):
         return F.cross_entropy(self.logits(hidden), steps[:, 0], reduction="none")
 
     def draw(
-        self, hidden: Tensor, given: Tensor, temperature: float, barred: int | None = None
+        self, hidden: Tensor, given: Tensor, temperature: float, barred: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor]:
-        """As that of the base class. The symbol ``barred`` is not drawn."""
+        """As that of the base class. The symbols ``barred`` are not drawn."""
         chosen, found = _symbol(self.logits(hidden), given[:, 0], temperature, barred)
         return chosen[:, None], found
 
@@ -208,13 +210,12 @@ def _log_sigmoid(logits: Tensor, chosen: Tensor, counted: Tensor) -> Tensor:
 
 
 def _symbol(
-    logits: Tensor, given: Tensor, temperature: float, barred: int | None = None
+    logits: Tensor, given: Tensor, temperature: float, barred: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
-    """The given symbol of each of B sequences, or a drawn one other than ``barred``, and the log-likelihood of the
-    given ones."""
+    """The given symbol of each of B sequences, or a drawn one other than those ``barred``, and the log-likelihood of
+    the given ones."""
     allowed = logits.clone()
-    if barred is not None:
-        allowed[:, barred] = -torch.inf
+    allowed[:, list(barred)] = -torch.inf
     below = allowed - allowed.amax(-1, keepdim=True)  # finite also after the division
     drawn = torch.multinomial(torch.softmax(below / temperature, -1), 1)[:, 0]
     known = given != UNKNOWN

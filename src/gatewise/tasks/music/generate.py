@@ -24,12 +24,12 @@ from gatewise.arguments import (
     parse_path,
 )
 from gatewise.data.lines import OnError
-from gatewise.data.music.events import END, Events
+from gatewise.data.music.events import Events
 from gatewise.data.music.steps import Encoding, Roll, Voices
 from gatewise.data.music.tune import TICKS, Tune, to_plain_key
 from gatewise.data.music.writing import in_words, write_tunes
 from gatewise.data.sources.music import Music, Tunes
-from gatewise.errors import DataError, OptionError
+from gatewise.errors import DataError, OptionError, caution
 from gatewise.gates.picture import gate_map
 from gatewise.models.music import MusicNetwork, MusicShape
 from gatewise.report.rolls import roll_figure
@@ -195,6 +195,11 @@ class MusicModel(Task):
         self.voices_ = Counter(tune.voices for tune in tunes).most_common(1)[0][0]
         self.line_, self.velocities_ = events.line, events.velocities
         self.meters_ = list(events.meters)
+        if uneven := self.encoding_.places.uneven:
+            caution(
+                f"grid={self.options_.grid} has no whole number of steps in a bar of {', '.join(uneven)}, so new tunes "
+                f"cannot keep its bars: give a finer grid="
+            )
 
     @property
     def encoding_(self) -> Encoding:
@@ -422,8 +427,8 @@ class MusicModel(Task):
             keyed = keyed.before(round(options.keep * TICKS))
         bars = frame(encoding, keyed, options.meter)
         begin = beginning(encoding, keyed, options.meter)
-        end = END if self.options_.unit == "event" else None
-        usual = self.median_steps_ if end is None else 2 * self.longest_
+        events = encoding if isinstance(encoding, Events) else None
+        usual = self.median_steps_ if events is None else 2 * self.longest_
         steps = options.steps or usual
         if len(begin) >= steps:
             raise OptionError(
@@ -431,12 +436,12 @@ class MusicModel(Task):
                 f"{len(begin)} {self.options_.unit}s of start=: give more steps=, or keep="
             )
         shortest = options.shortest or 0
-        if shortest and (end is None or shortest > steps):
+        if shortest and (events is None or shortest > steps):
             raise OptionError(
                 f"shortest={shortest} is for models of events (unit='event'), and at most steps={steps}"
             )
         clock = encoding.clock(bars, steps, options.samples)
-        drawn = continuations(self.network_, begin, clock, steps, temperature, end, shortest)
+        drawn = continuations(self.network_, begin, clock, steps, temperature, events, shortest)
         return drawn, bars
 
     def write_samples(self, samples: list[Tune], out: Path | None) -> list[Path]:

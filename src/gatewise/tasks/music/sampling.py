@@ -5,10 +5,13 @@ The recurrent layers run as a stream, one step a call; see :class:`gatewise.nn.s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.data.music.events import END, Events
 from gatewise.data.music.places import Clock
 from gatewise.models.chords import UNKNOWN
 from gatewise.models.music import MusicNetwork
@@ -31,7 +34,7 @@ class Sampler:
         self.drawn: list[Tensor] = []
         self.last = torch.full((count, columns), UNKNOWN)
 
-    def step(self, given: Tensor, temperature: float, **options: int) -> Tensor:
+    def step(self, given: Tensor, temperature: float, **options: Sequence[int]) -> Tensor:
         """Draws the next step where ``given``, B×K, is unknown. Returns the log-likelihood of the given values.
 
         ``options`` are those of the output's ``draw``."""
@@ -63,7 +66,7 @@ def continuations(
     clock: Clock,
     steps: int,
     temperature: float,
-    end: int | None,
+    events: Events | None,
     shortest: int = 0,
 ) -> list[Array]:
     """Tunes that begin with the same steps.
@@ -72,26 +75,34 @@ def continuations(
         start: T×K, the steps that all begin with; T may be 0.
         clock: where the first step of each tune stands in its bar.
         steps: the number of all steps.
-        end: the symbol that ends a tune before that.
-        shortest: the number of steps before which no tune ends.
+        events: the encoding, if the steps are events: one of them ends a tune before that.
+        shortest: the number of events before which no tune ends.
     """
     sampler = Sampler(network, clock, start.shape[1])
     unknown = torch.full_like(sampler.last, UNKNOWN)
     ended = torch.zeros(len(unknown), dtype=torch.bool)
     for at in range(max(steps, len(start))):
         given = torch.from_numpy(start[at]).expand_as(unknown) if at < len(start) else unknown
-        barred = {} if end is None or at >= shortest else {"barred": end}
+        barred = {} if events is None else {"barred": _barred(events, at, shortest)}
         sampler.step(given.contiguous(), temperature, **barred)
-        if end is not None and at >= len(start):
-            ended |= sampler.last[:, 0] == end
+        if events is not None and at >= len(start):
+            ended |= sampler.last[:, 0] == END
             if bool(ended.all()):
                 break
     tunes = [each.numpy() for each in sampler.steps()]
-    return [tune[: _ends_at(tune, end, len(start))] for tune in tunes]
+    return [tune[: _ends_at(tune, len(start))] if events else tune for tune in tunes]
 
 
-def _ends_at(tune: Array, end: int | None, begun: int) -> int:
-    ends = [] if end is None else np.flatnonzero(tune[begun:, 0] == end).tolist()
+def _barred(events: Events, at: int, shortest: int) -> list[int]:
+    """The events that are not drawn at this place: the first event is the metre, and no other is."""
+    meters = [k for k, name in enumerate(events.names) if name.startswith("meter:")]
+    if at == 0:
+        return [k for k in range(events.symbols) if k not in meters]
+    return meters if at >= shortest else [*meters, END]
+
+
+def _ends_at(tune: Array, begun: int) -> int:
+    ends = np.flatnonzero(tune[begun:, 0] == END).tolist()
     return begun + ends[0] + 1 if ends else len(tune)
 
 
