@@ -169,7 +169,7 @@ class Events:
             stop(pitch)
         if now > bars[-1]:
             bars.append(now)
-        lines = tuple(bars) if len(bars) > 2 else ()
+        lines = tuple(bars) if len(bars) > 2 or meter else ()
         return Tune(name, tuple(notes), now, lines, meter)
 
     def transposed(self, steps: Array, semitones: int) -> Array:

@@ -43,8 +43,10 @@ def read_notation(path: Path) -> Tune:
 
 
 def _notes(part: Any, voice: int) -> list[Note]:
-    """The notes of a part with ties joined. A tie goes to the next note of its pitch, in any voice of the part;
-    music21's own joining loses notes that are tied from one voice of a bar into a bar without voices."""
+    """The notes of a part with ties joined. A tie goes to the next note of its pitch, in any voice of the part.
+
+    music21's stripTies joins notes of different pitches where only some bars have voices: see
+    findings/music21-ties-of-voices.sh."""
     found: list[Note] = []
     tied: dict[int, int] = {}  # the index of the note that a tie has left open, by pitch
     for element in part.flatten().notes:
