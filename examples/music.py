@@ -3,7 +3,7 @@
     python examples/music.py [tunes.png]
 
 The tunes are those that come with gatewise, in ABC notation. The model reads them event by event: time shifts, note-ons
-and bar lines. It never sees the length of a bar: it learns it from the bar lines.
+and bar lines. Beside each event it reads where in its bar the event stands: this is counted from the events before.
 """
 
 import sys

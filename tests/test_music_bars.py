@@ -118,11 +118,11 @@ def test_the_places_of_steps_by_hand():
     """Two eighths a quarter note, a pickup of one quarter note in 3/4, and a last bar that is filled."""
     tune = tune_of(quarters(0, 1, 4, 5))
     places = Places(2, ("4/4", "3/4"))
-    assert places.sizes == (9, 11, 9)
-    # since the bar line, 2 more than is left of six eighths, the bar
-    pickup = [(4, 4, 0), (5, 3, 0)]
+    assert places.sizes == (9, 11, 9, 4)
+    # since the bar line, 2 more than is left of six eighths, the bar, and no eight bars before
+    pickup = [(4, 4, 0, 0), (5, 3, 0, 0)]
     bar = [(k, 8 - k) for k in range(6)]
-    expected = [*pickup, *((*each, 1) for each in bar), *((*each, 2) for each in bar[:4])]
+    expected = [*pickup, *((*each, 1, 0) for each in bar), *((*each, 2, 0) for each in bar[:4])]
     assert places.of_tune(tune, 12).tolist() == [list(each) for each in expected]
     for encoding in (Roll(2, meters=places.meters), Voices(2, 1, meters=places.meters)):
         steps = encoding.encode(tune)
@@ -135,11 +135,11 @@ def test_the_places_of_events_by_hand():
     names = ["meter:6/8", "on:60", "shift:1", "bar", "on:62", "shift:4", "on:60", "shift:3", "bar"]
     steps = np.array([[events.names.index(name)] for name in [*names, "end"]])
     expected = [
-        (0, 0, 0),  # no metre
-        *((0, 8, 0), (0, 8, 0), (1, 7, 0)),
-        *((0, 8, 1), (0, 8, 1), (4, 4, 1), (4, 4, 1)),
-        (6, 1, 1),  # seven eighths: past the end
-        (0, 8, 2),
+        (0, 0, 0, 0),  # no metre
+        *((0, 8, 0, 0), (0, 8, 0, 0), (1, 7, 0, 0)),
+        *((0, 8, 1, 0), (0, 8, 1, 0), (4, 4, 1, 0), (4, 4, 1, 0)),
+        (6, 1, 1, 0),  # seven eighths: past the end
+        (0, 8, 2, 0),
     ]
     assert events.places_of(tune_of(quarters(0, 3)), steps).tolist() == [list(e) for e in expected]
 
@@ -149,8 +149,17 @@ def test_places_without_metre_of_another_metre_and_after_eight_bars():
     assert Places(4).of_tune(tune_of(quarters(0, 3)), 5).shape == (5, 0)
     known = Places(1, ("3/4",))
     assert known.of_tune(tune_of(quarters(0, 5), (5, 4)), 5)[:, 1].tolist() == [0] * 5
-    bars = known.of_tune(tune_of(quarters(0, 3)), 33)[::3, 2]
-    assert bars.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2]
+    bars = known.of_tune(tune_of(quarters(0, 3)), 3 * 42)[::3, 2:]
+    assert bars[:, 0].tolist() == [
+        0,
+        *range(1, 9),
+        *range(1, 9),
+        *range(1, 9),
+        *range(1, 9),
+        *range(1, 9),
+        1,
+    ]
+    assert bars[:, 1].tolist() == [0, *([0] * 8), *([1] * 8), *([2] * 8), *([3] * 17)]
     assert Places(1, ("3/8", "2/4")).uneven == ("3/8",)
     tunes = [tune_of(quarters(0, 3), meter) for meter in ((3, 4), (2, 4), (2, 4), None)]
     assert meters_of(tunes) == ("2/4", "3/4")

@@ -20,16 +20,18 @@ from gatewise.data.music.tune import TICKS, Tune, bar_lines, bar_ticks
 Array = np.ndarray
 
 _CYCLE = 8  # bars are counted in eights, as the phrases of most tunes are
+_CYCLES = 4  # what comes after three of them is as the fourth
 UNKNOWN_LENGTH = 0  # of a bar without a metre
 
 
 @dataclass(frozen=True)
 class Places:
-    """The places of steps in bars. A place is three integers:
+    """The places of steps in bars. A place is four integers:
 
     - the steps from the bar line to here;
     - the steps that are left until a bar of the metre is full;
-    - the number of the bar: 0 for the first, which may be a pickup, then 1 to 8 again and again.
+    - the number of the bar: 0 for the first, which may be a pickup, then 1 to 8 again and again;
+    - how often these eight bars have come before, up to 3.
 
     Attributes:
         grid: steps of a quarter note.
@@ -59,21 +61,21 @@ class Places:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """The number of values of each of the three integers."""
+        """The number of values of each of the integers."""
         # what is left may also be unknown, or less than nothing
-        return (self.longest + 1, self.longest + 3, _CYCLE + 1) if self.meters else ()
+        return (self.longest + 1, self.longest + 3, _CYCLE + 1, _CYCLES) if self.meters else ()
 
     def place(self, since: int, full: int, bar: int) -> tuple[int, ...]:
-        """The three integers for ``since`` steps after the bar line of bar number ``bar``, counted from 0, in a
+        """The integers for ``since`` steps after the bar line of bar number ``bar``, counted from 0, in a
         metre of ``full`` steps a bar."""
         if not self.meters:
             return ()
         left = 0 if full == UNKNOWN_LENGTH else max(full - since, -1) + 2
-        number = 1 + (bar - 1) % _CYCLE if bar else 0
-        return min(since, self.longest), left, number
+        cycle, number = divmod(bar - 1, _CYCLE) if bar else (0, -1)
+        return min(since, self.longest), left, number + 1, min(cycle, _CYCLES - 1)
 
     def of_tune(self, tune: Tune, steps: int) -> Array:
-        """T×3: the place of each of the first ``steps`` steps of a tune; see :func:`bar_lines`. A pickup has the
+        """T×P: the place of each of the first ``steps`` steps of a tune; see :func:`bar_lines`. A pickup has the
         last places of a bar."""
         full = self.full(meter_name(tune.meter))
         times = bar_lines(tune, steps * TICKS // self.grid)
@@ -89,7 +91,7 @@ class Clock(Protocol):
     """The places of the next step of B sequences that are drawn step by step."""
 
     def places(self) -> Array:
-        """B×3: the place of the next step."""
+        """B×P: the place of the next step."""
 
     def advance(self, steps: Array) -> None:
         """Reads the step of each sequence, B×K."""
@@ -99,7 +101,7 @@ class Clock(Protocol):
 
 
 class GridClock:
-    """The places of sequences of steps of a grid, which are known beforehand, T×3, and the same for all."""
+    """The places of sequences of steps of a grid, which are known beforehand, T×P, and the same for all."""
 
     def __init__(self, known: Array, count: int) -> None:
         self.known, self.count, self.at = known, count, 0

@@ -34,7 +34,7 @@ class Encoding(Protocol):
         """T×K: the steps of a tune. Raises DataError if the tune cannot be encoded."""
 
     def places_of(self, tune: Tune, steps: Array) -> Array:
-        """T×3, or T×0 without a metre: the place of each step of a tune; what is known before the step."""
+        """T×P, or T×0 without a metre: the place of each step of a tune; what is known before the step."""
 
     def clock(self, frame: Tune, steps: int, count: int) -> Clock:
         """The places of ``count`` sequences of at most ``steps`` steps that are to be drawn. A grid has the bars of
