@@ -18,7 +18,7 @@ from gatewise.data.music.notation import read_notation
 from gatewise.data.music.places import Places, meters_of
 from gatewise.data.music.steps import Roll, Voices
 from gatewise.data.music.tune import TICKS, Note, Tune, bar_lines, bar_ticks, meter_of_bar, shares
-from gatewise.errors import GatewiseWarning
+from gatewise.errors import DataError, GatewiseWarning, ModelFileError
 from gatewise.train.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,16 +90,37 @@ def test_a_pickup_of_musicxml_has_no_number_and_a_short_bar_ends_a_section():
 def test_midi_has_bars_of_its_time_signatures_and_of_four_quarters_before_them(
     signatures, bars, meter, tmp_path
 ):
-    events = [(start, bytes([0xFF, 0x58, 4, beats, 2, 24, 8])) for start, beats, _ in signatures]
+    path = tmp_path / "tune.mid"
+    path.write_bytes(ten_quarters([(start, beats, 2) for start, beats, _ in signatures]))
+    back = read_midi(path)
+    assert (back.bars, back.meter) == (quarters(*bars), meter)
+
+
+def ten_quarters(signatures: list[tuple[int, int, int]]) -> bytes:
+    """A MIDI file with one note of ten quarter notes, and time signatures: time, beats, and the power of 2 of their
+    unit."""
+    events = [
+        (time, bytes([0xFF, 0x58, 4, beats, unit, 24, 8])) for time, beats, unit in signatures
+    ]
     events += [(0, bytes([0x90, 60, 64])), (10, bytes([0x80, 60, 0])), (10, b"\xff\x2f\0")]
     track, now = b"", 0
     for time, event in sorted(events, key=lambda each: each[0]):
         track, now = track + bytes([time - now]) + event, time
-    path = tmp_path / "tune.mid"
     head = b"MThd" + struct.pack(">IHHH", 6, 0, 1, 1)  # one tick is a quarter note
-    path.write_bytes(head + b"MTrk" + struct.pack(">I", len(track)) + track)
-    back = read_midi(path)
-    assert (back.bars, back.meter) == (quarters(*bars), meter)
+    return head + b"MTrk" + struct.pack(">I", len(track)) + track
+
+
+@pytest.mark.parametrize(("beats", "unit", "named"), [(0, 2, "0/4"), (3, 7, "3/128")])
+def test_a_time_signature_that_is_no_metre_is_named(beats, unit, named, tmp_path):
+    (tmp_path / "tune.mid").write_bytes(ten_quarters([(0, beats, unit)]))
+    with pytest.raises(DataError, match=rf"tune.mid has the time signature {named}, expected"):
+        read_midi(tmp_path / "tune.mid")
+
+
+def test_a_saved_metre_that_is_none_is_refused(dances, tmp_path, monkeypatch):
+    monkeypatch.setattr(dances, "meters_", ["3/4", "4/4", "6/0"])
+    with pytest.raises(ModelFileError, match="must be a metre, such as '6/8', not '6/0'"):
+        dances.save(tmp_path)
 
 
 def test_bar_lines_go_on_after_the_end_of_a_tune():

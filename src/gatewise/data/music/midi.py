@@ -43,7 +43,7 @@ def read_midi(path: Path) -> Tune:
         for note in track.notes
     ]
     end = max(note.start + note.length for note in notes)
-    bars, meter = _bars(score, scale, end)
+    bars, meter = _bars(path, score, scale, end)
     keys = {signature.key for signature in score.key_signatures}
     tempo = score.tempos[0].qpm if len(score.tempos) else 120.0
     sharps = keys.pop() if len(keys) == 1 else None
@@ -80,12 +80,17 @@ def _mean_pitch(track: Any) -> float:
     return sum(note.pitch for note in track.notes) / len(track.notes)
 
 
-def _bars(score: Any, scale: float, end: int) -> tuple[tuple[int, ...], Meter | None]:
+def _bars(path: Path, score: Any, scale: float, end: int) -> tuple[tuple[int, ...], Meter | None]:
     """The times of the bar lines up to ``end``, and the metre, if it is the same throughout."""
     signatures = [
         (round(each.time * scale), (each.numerator, each.denominator))
         for each in score.time_signatures
     ]
+    for _, (beats, unit) in signatures:
+        if not (beats > 0 and 0 < unit <= 64):
+            raise DataError(
+                f"{path} has the time signature {beats}/{unit}, expected beats of 1/1 to 1/64 of a whole: remove it"
+            )
     if not signatures or signatures[0][0] != 0:
         signatures.insert(0, (0, _DEFAULT))
     times: list[int] = []

@@ -93,7 +93,7 @@ def bar_ticks(meter: tuple[int, int]) -> int:
 def bar_lines(tune: Tune, end: int) -> tuple[int, ...]:
     """The times of a tune's bar lines before ``end``, and ``end``. After the tune its last bar is filled, and bars
     of its metre follow."""
-    lines = list(tune.bars[:-1]) or [0]
+    lines = sorted({0, *tune.bars[:-1]})
     if tune.meter is not None:
         lines += range(lines[-1] + bar_ticks(tune.meter), end, bar_ticks(tune.meter))
     return (*(time for time in lines if time < end), end)

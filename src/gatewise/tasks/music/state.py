@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,25 @@ from torch import Tensor
 
 from gatewise.errors import ModelFileError
 from gatewise.options import flag
-from gatewise.tasks.entry_checks import Check, count, integer_from, list_of, text
+from gatewise.tasks.entry_checks import Check, count, integer_from, invalid_entry, list_of, text
 from gatewise.tasks.music.baselines import NGrams
 from gatewise.tasks.saved import Saved
 
 _TENSORS = ("ngram.keys", "ngram.counts")
+
+
+def _meter(name: str, value: Any) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,2}/[1-9]\d{0,2}", text(name, value)):
+        raise invalid_entry(name, "a metre, such as '6/8'", value)
+    return str(value)
+
 
 # The entries of ``learned``: what the encoding learned, the digests of the tunes that fit saw, and their lengths.
 SAVED: dict[str, Check] = {
     "voices": count,
     "line": flag,
     "velocities": flag,
-    "meters": list_of(text),
+    "meters": list_of(_meter),
     "seen": list_of(text),
     "median_steps": integer_from(1),
     "longest": integer_from(1),
