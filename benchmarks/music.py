@@ -66,7 +66,9 @@ def jsb(data: Path) -> dict[str, Any]:
 
 
 def jsb_independent(data: Path) -> dict[str, Any]:
-    return fitted(data / JSB, notes="independent", grid=1)[1] | {"published": PUBLISHED["jsb"]}
+    # the chorales of this file are in C major or A minor already
+    options: dict[str, Any] = dict(notes="independent", grid=1, transpose="none")
+    return fitted(data / JSB, **options)[1] | {"published": PUBLISHED["jsb"]}
 
 
 def nottingham(data: Path) -> dict[str, Any]:
