@@ -105,7 +105,7 @@ _MODULE_OF |= {
     for sources in TASKS.values()
     for module, _, name in (place.partition(":") for place in sources.values())
 }
-_SUBPACKAGES = ("backends", "cells", "emit", "nn", "options")
+_SUBPACKAGES = ("backends", "cells", "emit", "gates", "nn", "options")
 
 
 def _is_command() -> bool:

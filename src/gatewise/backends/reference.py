@@ -34,6 +34,7 @@ from gatewise.cells.language import Cell, Value, topological
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of values, weight and bias
 Leaves = dict[tuple[str, str], Tensor]  # by operation and name
 Operation = Callable[[Value, Mapping[Value, Tensor]], Tensor]
+Change = Callable[[Tensor], Tensor]
 
 
 def supports(spec: Spec) -> str | None:
@@ -81,7 +82,7 @@ def through_time(
     for t in step_order(len(x), reverse):
         old = after_reset(state, masks, t)
         named, candidate = step(cell, from_input[t], old, weights, masks, product)
-        new = _after_zoneout(candidate, old, shares, t)
+        new = after_zoneout(candidate, old, shares, t)
         named |= dict(zip(cell.state, new, strict=True))
         of_steps[t] = {name: named[name] for name in names}
         if valid is not None:
@@ -135,7 +136,7 @@ def zoneout_shares(masks: Masks, x: Tensor, state: tuple[Tensor, ...]) -> tuple[
     )
 
 
-def _after_zoneout(
+def after_zoneout(
     candidate: tuple[Tensor, ...],
     old: tuple[Tensor, ...],
     shares: tuple[Tensor, ...] | None,
@@ -155,12 +156,18 @@ def step(
     weights: Weights,
     masks: Masks,
     product: Product = linear,
+    changes: Mapping[str, Change] = {},
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-    """The named values of one step; and the new states, projected and before zoneout."""
+    """The named values of one step; and the new states, projected and before zoneout.
+
+    ``changes`` has for some named values a function from the value to the one that takes its place.
+    """
     values, program = _program(cell)
     leaves = step_leaves(cell, from_input, state, weights, masks, product)
     recurrent = second_stage(cell, leaves, weights, masks, product)
-    known = evaluate(program, leaves, {"recurrent": recurrent})
+    # by the values of the program, which may be that of an equal cell
+    by_value = {values[name]: change for name, change in changes.items()}
+    known = evaluate(program, leaves, {"recurrent": recurrent}, by_value)
     shape = leaves["gate.x", cell.gates[0]].shape
     each = {name: known[value] for name, value in values.items()}
     # a value that depends on parameters or constants only has no batch dimension yet
@@ -254,12 +261,16 @@ def second_stage(
 
 
 def evaluate(
-    program: list[Value], leaves: Leaves, operations: Mapping[str, Operation]
+    program: list[Value],
+    leaves: Leaves,
+    operations: Mapping[str, Operation],
+    changes: Mapping[Value, Change] = {},
 ) -> dict[Value, Tensor]:
     """The tensor of every node. Constants are tensors without dimensions.
 
     Args:
         operations: the operations that are not point-wise, by name.
+        changes: for some nodes a function that takes the node's tensor and returns the one to use.
     """
     like = next(iter(leaves.values()))
     known: dict[Value, Tensor] = {}
@@ -272,6 +283,8 @@ def evaluate(
             known[value] = leaves[value.op, value.name]
         else:
             known[value] = TORCH[value.op](*(known[arg] for arg in value.args))
+        if value in changes:
+            known[value] = changes[value](known[value])
     return known
 
 

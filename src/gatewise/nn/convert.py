@@ -69,6 +69,13 @@ def convert(
     return _replaced(model, replacement)
 
 
+def counterpart(module: nn.Module, backend: str = "auto") -> nn.Module | None:
+    """gatewise's module with the weights, hooks and attributes of one of torch's six recurrent modules, which it
+    shares; None for any other module."""
+    kind = _kind(module)
+    return None if kind is None else _replacement(module, kind, backend)
+
+
 def _converted_back(model: Model, inplace: bool) -> Model:
     if not any(isinstance(module, (Recurrent, RecurrentCell)) for module in model.modules()):
         raise OptionError(f"this {type(model).__name__} has no layer of gatewise to convert back")

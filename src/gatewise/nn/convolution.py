@@ -27,6 +27,7 @@ from gatewise.nn.checks import (
 from gatewise.nn.layer_loop import LayersOutcome, run_layers
 from gatewise.nn.lengths import checked_lengths, checked_reset
 from gatewise.nn.overrides import by_override
+from gatewise.nn.runs import LayerRun, Runner
 from gatewise.nn.sequences import State, reset_reversed, stacked
 from gatewise.nn.states import states_given
 from gatewise.nn.structure import structure
@@ -70,6 +71,9 @@ class ConvRecurrent(nn.Module):
     """
 
     weight_ih_l0: Tensor
+
+    # runs a layer in one direction: see runs.py
+    runner: Runner | None = None
 
     def __init__(
         self,
@@ -236,11 +240,21 @@ class ConvRecurrent(nn.Module):
             if reset is not None and reverse:
                 reset = reset_reversed(reset, masks.lengths)
             of_direction, weights = masks._replace(reset=reset), self._weights(suffix)
-            return through_time(
-                *(self.cell, x, state, weights, of_direction, _convolved),
-                reverse=reverse,
-                trace=trace,
-            )
+
+            def execute(
+                x: Tensor,
+                state: tuple[Tensor, ...],
+                masks: Masks,
+                trace: bool,
+                any_backend: bool = False,  # there is one backend
+            ) -> Outcome:
+                arguments = (self.cell, x, state, weights, masks, _convolved)
+                return through_time(*arguments, reverse=reverse, trace=trace)
+
+            if self.runner is None:
+                return execute(x, state, of_direction, trace)
+            of_all = (self.cell, layer, reverse, x, state, weights, of_direction, trace)
+            return self.runner(LayerRun(*of_all, execute, _convolved))
 
         return run_layers(
             [list(self._suffixes(layer)) for layer in range(self.num_layers)],

@@ -252,7 +252,7 @@ class Recurrent(RecurrentCore):
             ShapeError: a tensor does not fit; the message has the shape and the expected shape.
             BackendError: the backend that ``backend`` names cannot run this call.
         """
-        if not trace:
+        if not trace and self.runner is None:
             one_call = self._one_call
             if (
                 one_call is not None
@@ -313,6 +313,11 @@ class Recurrent(RecurrentCore):
             raise OptionError(
                 f"a stream needs connect='plain' for several layers, and this layer has connect="
                 f"{self.connect!r}; call the layer with one step at a time and with its last state"
+            )
+        if self.runner is not None:
+            raise OptionError(
+                "a stream cannot have interventions; make it outside of the with block, or call the layer "
+                "one step at a time and with its last state"
             )
         config = self.config
         with torch.no_grad():

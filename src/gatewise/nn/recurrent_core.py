@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.backends.contract import Choice, Outcome, Weights, differentiated
+from gatewise.backends.contract import Choice, Masks, Outcome, Weights, differentiated
 from gatewise.backends.registry import choose, run
 from gatewise.backends.tracing import recorded_by
 from gatewise.nn.checks import check_input
@@ -19,6 +19,7 @@ from gatewise.nn.config import HIGHWAY_BIAS, Configured
 from gatewise.nn.layer_loop import LayersOutcome, run_layers
 from gatewise.nn.masks import make_masks, mask_kinds
 from gatewise.nn.parameters import learned_states, other_parameter, step_parameters, weights_of
+from gatewise.nn.runs import LayerRun, Runner
 from gatewise.nn.sequences import State
 from gatewise.nn.states import initial_states, states_of_runs, zero_states
 from gatewise.nn.torch_names import TorchNames
@@ -34,6 +35,9 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
     zoneout: tuple[float, ...]
     weight_drop: float
     locked_dropout: bool
+
+    # runs a layer in one direction in place of the chosen backend: see runs.py
+    runner: Runner | None = None
 
     # for type checkers; the constructor registers the parameters of all layers
     weight_ih_l0: Tensor
@@ -106,14 +110,15 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
         reverse: bool,
         masks: tuple[str, ...],
         trace: bool,
+        backend: str | None = None,
     ) -> Choice:
-        """The backend for one layer in one direction."""
+        """The backend for one layer in one direction; ``backend`` is used in place of the option."""
         config = self.config
         # a compiled or recorded graph must hold for any number of steps and sequences
         known = x.is_cuda and not (torch.compiler.is_compiling() or recorded_by())
         steps, batch = x.shape[:2] if known else (0, 0)
         return choose(
-            self.backend,
+            backend or self.backend,
             cell=config.cell,
             input_size=config.layer_input_size(layer),
             hidden_size=config.hidden_size,
@@ -149,9 +154,25 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
         ) -> Outcome:
             weights = self._weights(suffix, dtype, drop)
             check_input(x, weights.input)
-            choice = self._choose(x, state, weights, layer, reverse, kinds, trace)
             masks = make_masks(kinds, config, x, lengths, reset, reverse=reverse, **options)
-            return run(choice, x, state, weights, masks)
+            if self.runner is None:
+                choice = self._choose(x, state, weights, layer, reverse, kinds, trace)
+                return run(choice, x, state, weights, masks)
+
+            def execute(
+                x: Tensor,
+                state: tuple[Tensor, ...],
+                masks: Masks,
+                trace: bool,
+                any_backend: bool = False,
+            ) -> Outcome:
+                backend = "auto" if any_backend else None
+                choice = self._choose(x, state, weights, layer, reverse, kinds, trace, backend)
+                return run(choice, x, state, weights, masks)
+
+            return self.runner(
+                LayerRun(config.cell, layer, reverse, x, state, weights, masks, trace, execute)
+            )
 
         connect = None if config.connect == "plain" else partial(self._connected, dtype=dtype)
         names = tuple(config.cell.values) if trace else ()

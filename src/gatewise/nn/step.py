@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.backends.aten import STEPS
-from gatewise.backends.contract import Choice, Masks, Weights, differentiated
+from gatewise.backends.contract import Choice, Masks, Outcome, Weights, differentiated
 from gatewise.backends.registry import checked_name, choose, run
 from gatewise.backends.torch_private import transformed
 from gatewise.cells.language import Cell
@@ -29,6 +29,7 @@ from gatewise.nn.config import Configured, LayerConfig
 from gatewise.nn.one_call import OneCall
 from gatewise.nn.overrides import by_override, overriding
 from gatewise.nn.parameters import register_parameters, step_parameters, weights_of
+from gatewise.nn.runs import LayerRun, Runner
 from gatewise.nn.sequences import State
 from gatewise.nn.states import check_state, states_given
 from gatewise.options import flag
@@ -61,6 +62,9 @@ class RecurrentCell(Configured, nn.Module):
     # for type checkers; the constructor registers the parameters
     weight_ih: Tensor
     weight_hh: Tensor
+
+    # runs the step in place of the chosen backend: see runs.py
+    runner: Runner | None = None
 
     def __init__(
         self,
@@ -125,7 +129,8 @@ class RecurrentCell(Configured, nn.Module):
             return by_override(RecurrentCell.forward, self, input, hx)
         batched = input.dim() == 2
         # first, because the checks below would take a good part of the time; it does the checks itself
-        if batched and not torch.is_grad_enabled() and self.config.structure.plain:
+        fast = self.config.structure.plain and self.runner is None
+        if batched and not torch.is_grad_enabled() and fast:
             found = self._one_call.run_step(self.backend, self._parameters, input, hx)
             if found is not None:
                 return found
@@ -160,8 +165,10 @@ class RecurrentCell(Configured, nn.Module):
     ) -> State:
         x = input if batched else input[None]
         state = self._states(hx, x, batched, dtype)
+        if self.runner is not None:
+            after = self._by_runner(self.runner, x, state, dtype)
         # torch's functions of one step have no rules for torch.func
-        if self._torchs is not None and (torch.compiler.is_compiling() or not transformed()):
+        elif self._torchs is not None and (torch.compiler.is_compiling() or not transformed()):
             after = self._by_torch(x, state, dtype)
         else:
             weights = self._weights(dtype)
@@ -170,6 +177,31 @@ class RecurrentCell(Configured, nn.Module):
             after = run(choice, x[None], state, weights, Masks()).state
         after = _unshared(after, state) if batched else tuple(s.squeeze(0).clone() for s in after)
         return after if len(after) > 1 else after[0]
+
+    def _by_runner(
+        self, runner: Runner, x: Tensor, state: tuple[Tensor, ...], dtype: torch.dtype | None
+    ) -> tuple[Tensor, ...]:
+        weights = self._weights(dtype)
+        check_input(x, weights.input)
+
+        def execute(
+            x: Tensor,
+            state: tuple[Tensor, ...],
+            masks: Masks,
+            trace: bool,
+            any_backend: bool = False,
+        ) -> Outcome:
+            by_torch = torch.is_grad_enabled() or self.backend == "aten"  # as without a runner
+            if self._torchs is not None and by_torch and not trace:
+                after = self._by_torch(x[0], state, dtype)
+                return Outcome(after[0][None], after)
+            choice = self._choose(x[0], state, weights, trace, "auto" if any_backend else None)
+            return run(choice, x, state, weights, masks)
+
+        found = runner(
+            LayerRun(self.cell, 0, False, x[None], state, weights, Masks(), False, execute)
+        )
+        return found.state
 
     def _weights(self, dtype: torch.dtype | None) -> Weights:
         return weights_of(self.config, "", step_parameters(self, self.config, ""), dtype)
@@ -186,10 +218,17 @@ class RecurrentCell(Configured, nn.Module):
         after = getattr(torch, self._torchs)(x, given, *weights)
         return (after,) if isinstance(after, Tensor) else after
 
-    def _choose(self, x: Tensor, state: tuple[Tensor, ...], weights: Weights) -> Choice:
+    def _choose(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        weights: Weights,
+        trace: bool = False,
+        backend: str | None = None,
+    ) -> Choice:
         config = self.config
         return choose(
-            self.backend,
+            backend or self.backend,
             cell=config.cell,
             input_size=config.input_size,
             hidden_size=config.hidden_size,
@@ -197,6 +236,7 @@ class RecurrentCell(Configured, nn.Module):
             device=x.device,
             layer_norm=config.layer_norm,
             single=True,
+            trace=trace,
             differentiated=differentiated((x, *state, *weights.listed(config.cell))),
         )
 
