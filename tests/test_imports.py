@@ -222,4 +222,4 @@ def test_what_the_package_lists_is_public():
     import gatewise as gw
 
     listed = {name for name in dir(gw) if not name.startswith("__")}
-    assert listed == {*gw.__all__, "backends", "cells", "emit", "nn", "options"}
+    assert listed == {*gw.__all__, "backends", "cells", "emit", "gates", "nn", "options"}

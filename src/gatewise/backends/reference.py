@@ -63,6 +63,7 @@ def through_time(
     *,
     reverse: bool = False,
     trace: bool = False,
+    changes: Callable[[int], Mapping[str, Change]] = lambda t: {},
 ) -> Outcome:
     """The outcome of one layer in one direction over all steps of ``x``, T×B×I (or T×B×I×h×w).
 
@@ -70,6 +71,8 @@ def through_time(
         product: computes the product of values (of one step, or of all steps) and a weight, plus a bias.
         reverse: whether the steps are run from the last to the first.
         trace: whether every named value of the cell is returned.
+        changes: for each step, the changes of some named values: see :func:`step`. A state is changed again
+            after its projection and zoneout.
     """
     valid = None if masks.lengths is None else _spread(valid_steps(len(x), masks.lengths), x)
     if valid is not None:
@@ -80,9 +83,14 @@ def through_time(
     names = tuple(cell.values) if trace else (output_name,)
     of_steps: list[dict[str, Tensor]] = [{} for _ in range(len(x))]
     for t in step_order(len(x), reverse):
-        old = after_reset(state, masks, t)
-        named, candidate = step(cell, from_input[t], old, weights, masks, product)
-        new = after_zoneout(candidate, old, shares, t)
+        old, changed = after_reset(state, masks, t), changes(t)
+        named, candidate = step(cell, from_input[t], old, weights, masks, product, changed)
+        new = _after_zoneout(candidate, old, shares, t)
+        if changed:
+            new = tuple(
+                changed[name](s) if name in changed else s
+                for name, s in zip(cell.state, new, strict=True)
+            )
         named |= dict(zip(cell.state, new, strict=True))
         of_steps[t] = {name: named[name] for name in names}
         if valid is not None:
@@ -136,7 +144,7 @@ def zoneout_shares(masks: Masks, x: Tensor, state: tuple[Tensor, ...]) -> tuple[
     )
 
 
-def after_zoneout(
+def _after_zoneout(
     candidate: tuple[Tensor, ...],
     old: tuple[Tensor, ...],
     shares: tuple[Tensor, ...] | None,
@@ -160,13 +168,18 @@ def step(
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     """The named values of one step; and the new states, projected and before zoneout.
 
-    ``changes`` has for some named values a function from the value to the one that takes its place.
+    ``changes`` has for some named values a function from the value to the one that takes its place. The
+    output that a layer projects is not changed here.
     """
     values, program = _program(cell)
     leaves = step_leaves(cell, from_input, state, weights, masks, product)
     recurrent = second_stage(cell, leaves, weights, masks, product)
     # by the values of the program, which may be that of an equal cell
-    by_value = {values[name]: change for name, change in changes.items()}
+    by_value = {
+        values[name]: change
+        for name, change in changes.items()
+        if weights.projection is None or name != cell.state[0]
+    }
     known = evaluate(program, leaves, {"recurrent": recurrent}, by_value)
     shape = leaves["gate.x", cell.gates[0]].shape
     each = {name: known[value] for name, value in values.items()}

@@ -199,38 +199,18 @@ def _by_equations(
     run: LayerRun, first: int, last: int, state: tuple[Tensor, ...], plan: Plan
 ) -> Outcome:
     """The outcome of the steps from ``first`` to ``last`` (exclusive), all of which have changes."""
-    cell, weights, masks = run.cell, run.weights, _sliced(run.masks, first, last)
-    x, output_name, projected = run.x[first:last], cell.state[0], weights.projection is not None
-    inside = None if masks.lengths is None else valid_steps(len(x), masks.lengths)
-    if inside is not None:
-        x = torch.where(_spread(inside, x), x, 0)
-    from_input = reference.input_part(x, weights, run.product)
-    shares = reference.zoneout_shares(masks, x, state)
-    names = tuple(cell.values) if run.trace else (output_name,)
-    of_steps: list[dict[str, Tensor]] = [{} for _ in x]
-    for t in reference.step_order(len(x), run.reverse):
-        changes = plan[first + t]
-        old = reference.after_reset(state, masks, t)
-        in_graph = {
-            name: partial(_after, changes, name)
-            for name in {change.name for change, _ in changes}
-            if not (projected and name == output_name)
-        }
-        named, candidate = reference.step(
-            cell, from_input[t], old, weights, masks, run.product, in_graph
-        )
-        new = reference.after_zoneout(candidate, old, shares, t)
-        new = tuple(_after(changes, name, s) for name, s in zip(cell.state, new, strict=True))
-        named |= dict(zip(cell.state, new, strict=True))
-        of_steps[t] = {name: named[name] for name in names}
-        if inside is not None:
-            each = zip(new, state, strict=True)
-            new = tuple(torch.where(_spread(inside[t], s), s, before) for s, before in each)
-        state = new
-    sequences = {name: torch.stack([values[name] for values in of_steps]) for name in names}
-    if inside is not None:
-        sequences = {name: torch.where(_spread(inside, v), v, 0) for name, v in sequences.items()}
-    return Outcome(sequences[output_name], state, sequences if run.trace else {})
+
+    def changes(t: int) -> dict[str, Callable[[Tensor], Tensor]]:
+        at_step = plan[first + t]
+        return {change.name: partial(_after, at_step, change.name) for change, _ in at_step}
+
+    masks = _sliced(run.masks, first, last)
+    return reference.through_time(
+        *(run.cell, run.x[first:last], state, run.weights, masks, run.product),
+        reverse=run.reverse,
+        trace=run.trace,
+        changes=changes,
+    )
 
 
 def _after(changes: list[tuple[Change, Tensor]], name: str, value: Tensor) -> Tensor:
@@ -248,8 +228,3 @@ def _width(run: LayerRun, name: str) -> int:
 
 def _indices(units: list[int], like: Tensor) -> Tensor:
     return torch.tensor(units, device=like.device)
-
-
-def _spread(mask: Tensor, like: Tensor) -> Tensor:
-    """The mask with further dimensions of size 1 up to those of ``like``."""
-    return mask[(..., *[None] * (like.dim() - mask.dim()))]
