@@ -4,13 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gatewise.gates.attribution import (
+        gradient_times_input,
+        integrated_gradients,
+        occlusion,
+    )
+    from gatewise.gates.decomposition import contextual_contributions, contextual_decomposition
+    from gatewise.gates.explained import Attribution
     from gatewise.gates.interventions import ablate, clamp, patch
     from gatewise.gates.picture import gate_map
+    from gatewise.gates.relevance import layerwise_relevance
 
 # The exported names of each module.
 _EXPORTS = {
+    "attribution": "gradient_times_input integrated_gradients occlusion",
+    "decomposition": "contextual_contributions contextual_decomposition",
+    "explained": "Attribution",
     "interventions": "ablate clamp patch",
     "picture": "gate_map",
+    "relevance": "layerwise_relevance",
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
@@ -27,4 +39,16 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULE_OF})
 
 
-__all__ = ["ablate", "clamp", "gate_map", "patch"]
+__all__ = [
+    "Attribution",
+    "ablate",
+    "clamp",
+    "contextual_contributions",
+    "contextual_decomposition",
+    "gate_map",
+    "gradient_times_input",
+    "integrated_gradients",
+    "layerwise_relevance",
+    "occlusion",
+    "patch",
+]

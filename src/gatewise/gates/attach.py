@@ -29,16 +29,22 @@ def recurrent_modules(model: nn.Module) -> dict[str, Recurring]:
     """
     if not isinstance(model, nn.Module):
         raise OptionError(f"expected a torch.nn.Module, not {type(model).__name__}")
-    found: dict[str, Recurring] = {}
-    for name, module in model.named_modules():
-        ours = module if isinstance(module, Recurring) else _counterpart(module)
-        if ours is not None:
-            found[name or "model"] = ours
+    found = modules_or_none(model)
     if not found:
         raise OptionError(
             f"this {type(model).__name__} has no recurrent layer of gatewise or torch.nn whose gates could "
             f"be read or changed"
         )
+    return found
+
+
+def modules_or_none(model: nn.Module) -> dict[str, Recurring]:
+    """As :func:`recurrent_modules`; empty if the model has none."""
+    found: dict[str, Recurring] = {}
+    for name, module in model.named_modules():
+        ours = module if isinstance(module, Recurring) else _counterpart(module)
+        if ours is not None:
+            found[name or "model"] = ours
     return found
 
 
@@ -96,7 +102,7 @@ def runners(model: nn.Module, of: Mapping[str, Runner]) -> Iterator[None]:
     Raises:
         OptionError: a module has a runner already.
     """
-    found = recurrent_modules(model)
+    found = modules_or_none(model)
     for name in of:
         if found[name].runner is not None:
             raise OptionError(
