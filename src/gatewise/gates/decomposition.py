@@ -69,7 +69,7 @@ def contextual_decomposition(
     mean over the orders in which they are added, the biases first. Of a product, β gets what needs no part of
     γ. A gate that multiplies a function of the new state, such as the output gate, is not split; nor are
     exponential gates, divisors, deviations and attention weights. The product of two biases is the phrase's in
-    the phrase's steps.
+    the phrase's steps, as a recurrent layer counts them (in a cell of one step, it is γ's).
 
     Args:
         phrase: one or more steps of the input, counted from 0; for all sequences.
