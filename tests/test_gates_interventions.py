@@ -111,6 +111,24 @@ def test_an_open_forget_gate_and_a_shut_input_gate_make_an_exact_memory():
     assert torch.equal(c[0], kept[:, 9])
 
 
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
+def test_masks_and_resets_stay_where_they_are(bidirectional):
+    """A reset before the clamped step, so that nothing of the step goes on but its output."""
+    options = dict(zoneout=0.4, recurrent_dropout=0.3, weight_drop=0.3)
+    of = gw.LSTM(3, 4, batch_first=True, bidirectional=bidirectional, **options)
+    x, reset = torch.randn(3, 6, 3), torch.rand(3, 6) < 0.3
+    reset[:, 3:5] = True
+    arguments = dict(lengths=LENGTHS, reset=reset)
+    torch.manual_seed(5)
+    own = of(x, **arguments)[0]
+    torch.manual_seed(5)
+    with clamp(of, "model", "o", to=0.0, steps=3):
+        found = of(x, **arguments)[0]
+    others = [0, 1, 2, 4, 5]
+    torch.testing.assert_close(found[:, others], own[:, others])
+    assert not torch.allclose(found[:, 3], own[:, 3])
+
+
 def test_a_patch_from_another_run_carries_its_outcome_over():
     of = gw.GRU(3, 4, 2, batch_first=True)
     x, other = torch.randn(2, 2, 6, 3)
