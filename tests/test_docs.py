@@ -25,6 +25,8 @@ RUN = (
     "tune.md",
     "sentiment.md",
     "translation.md",
+    "gates/attribution.md",
+    "gates/interventions.md",
 )
 SHOWN = {
     "../README.md": 0,
@@ -38,6 +40,8 @@ SHOWN = {
     "tune.md": 0,
     "sentiment.md": 0,
     "translation.md": 0,
+    "gates/attribution.md": 5,
+    "gates/interventions.md": 5,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from gatewise.errors import OptionError, unknown
-from gatewise.nn.convert import counterpart
+from gatewise.nn.convert import twin
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.runs import Runner
@@ -42,7 +42,7 @@ def modules_or_none(model: nn.Module) -> dict[str, Recurring]:
     """As :func:`recurrent_modules`; empty if the model has none."""
     found: dict[str, Recurring] = {}
     for name, module in model.named_modules():
-        ours = module if isinstance(module, Recurring) else _counterpart(module)
+        ours = module if isinstance(module, Recurring) else _ours(module)
         if ours is not None:
             found[name or "model"] = ours
     return found
@@ -60,11 +60,11 @@ def recurrent_module(model: nn.Module, name: str) -> Recurring:
     return found[name]
 
 
-def _counterpart(module: nn.Module) -> Recurring | None:
+def _ours(module: nn.Module) -> Recurring | None:
     running = module.__dict__.get("forward")
     if isinstance(running, _InPlace):  # torch's module within a block
         return running.ours
-    ours = counterpart(module, "aten")
+    ours = twin(module, "aten")
     return ours if isinstance(ours, Recurring) else None
 
 

@@ -69,7 +69,7 @@ def convert(
     return _replaced(model, replacement)
 
 
-def counterpart(module: nn.Module, backend: str = "auto") -> nn.Module | None:
+def twin(module: nn.Module, backend: str = "auto") -> nn.Module | None:
     """gatewise's module with the weights, hooks and attributes of one of torch's six recurrent modules, which it
     shares; None for any other module."""
     kind = _kind(module)
