@@ -197,6 +197,22 @@ def test_of_a_linear_model_all_methods_give_the_addends():
     torch.testing.assert_close(found.apart["1"], model[1].bias.detach().expand(2))
 
 
+def test_the_explained_output():
+    linear = nn.Linear(3, 2)
+    x = torch.randn(2, 4, 3)
+    found = gradient_times_input(linear, x, target=(-1, 1)).values
+    torch.testing.assert_close(found[:, 3], (x[:, 3] * linear.weight[1]).detach())
+    assert (found[:, :3] == 0).all()
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    rows = model[1].weight.detach().view(2, 4, 3)
+    by_index = gradient_times_input(model, x, target=[1, 0])
+    torch.testing.assert_close(by_index.values, x * rows[[1, 0]])
+    greatest = gradient_times_input(model, x)
+    torch.testing.assert_close(greatest.values, x * rows[model(x).argmax(1)])
+    torch.testing.assert_close(greatest.output, model(x).amax(1).detach())
+
+
 def with_cue(count, steps=12):
     """Sequences of noise with a cue in the first feature of one step: inputs, cues, and the cues' steps."""
     x = torch.randn(count, steps, 3) / 2
@@ -296,6 +312,21 @@ def test_the_network_of_texts_and_torchs_layers_in_a_packed_sequence():
     ours = layerwise_relevance(gw.convert(packed), *[torch.zeros(3, 6, 3), LENGTHS])
     assert (ours.values == 0).all()
     assert (found.values[1, 3:] == 0).all()
+
+
+def test_a_layer_of_images():
+    class Images(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = (
+                gw.ConvLSTM(1, 2, 3, batch_first=True, peephole=True),
+                nn.Linear(2, 2),
+            )
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1].mean((2, 3)))
+
+    assert check_sums(drawn(Images()), torch.randn(2, 4, 1, 5, 5)).steps.shape == (2, 4)
 
 
 def test_a_stack_of_different_layers():
