@@ -14,6 +14,8 @@ from gatewise.data.timeline import Timeline
 from gatewise.errors import OptionError, ShapeError
 from gatewise.gates.picture import gate_map
 from gatewise.models.forecaster import ForecasterShape, PatchLSTM
+from gatewise.report.classes import ClassResults, confusion_figure
+from gatewise.report.page import write
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.pictures import forecast_picture
@@ -229,3 +231,44 @@ def test_the_verdict_names_the_baselines_that_are_as_good_or_better(ours, said):
     baselines = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.8}}
     found = Evaluation("classify", {"accuracy": ours}, baselines, 20, "sequences", "accuracy")
     assert found.verdict() == said
+
+
+def test_notes_are_sentences_of_their_own(tmp_path):
+    notes = ("3 rows were left out", "BLEU by sacrebleu (nrefs:1)", "did it work?")
+    said = "3 rows were left out. BLEU by sacrebleu (nrefs:1). Did it work?"
+    scores = {"bleu": 20.0}
+    found = Evaluation("translate", scores, {"copy": scores}, 9, "texts", "bleu", notes)
+    assert found.table().endswith(said.replace(". ", ".\n"))
+    history = History([0.5], [0.6])
+    page = write(tmp_path, "Texts", found, history, LSTM(1, 1), {}, {}).read_text()
+    assert said in Page(page).text
+
+
+@pytest.mark.parametrize("number", [20, 21, 30])
+def test_a_confusion_matrix_shows_the_most_frequent_classes_and_all_others_together(number):
+    draw = np.random.default_rng(0)
+    truth = np.sort(np.concatenate([np.repeat(k, 2 + (7 * k) % number) for k in range(number)]))
+    guess = np.where(draw.random(len(truth)) < 0.6, truth, draw.integers(0, number, len(truth)))
+    names = tuple(f"class {k}" for k in range(number))
+    results = ClassResults(names, truth, np.eye(number)[guess], np.ones(len(truth), int))
+    (axis,) = confusion_figure(results).axes
+    rows = [label.get_text() for label in axis.get_yticklabels()]
+    assert rows == [label.get_text() for label in axis.get_xticklabels()]
+    counts = np.array([int(text.get_text()) for text in axis.texts]).reshape(20, 20)
+    assert counts.sum() == len(truth)
+    count = np.bincount(truth)
+    shown = [int(name.removeprefix("class ")) for name in rows if name in names]
+    assert min(count[shown]) >= max(np.delete(count, shown), default=0)
+    for row, k in enumerate(shown):
+        np.testing.assert_array_equal(
+            counts[row, : len(shown)], [np.sum((truth == k) & (guess == j)) for j in shown]
+        )
+        assert counts[row].sum() == count[k]
+    heading = next(iter(results.figures()))
+    if number == 20:
+        assert heading == "Confusion matrix"
+        assert rows == list(names)
+    else:
+        assert heading.startswith("Confusion matrix: the 19 most frequent classes")
+        assert rows[-1] == f"{number - 19} others"
+    assert "ROC curve of the 6 most frequent classes" in results.figures()

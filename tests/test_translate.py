@@ -21,7 +21,7 @@ from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionEr
 from gatewise.models.output import token_losses
 from gatewise.report.alignment import alignment_figure
 from gatewise.report.pictures import svg
-from gatewise.tasks.text.bleu import bleu_notes, score_translations
+from gatewise.tasks.text.bleu import score_translations, score_with_signatures
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.parallel import Parallel, ParallelReader
 from gatewise.tasks.text.translate import _search_batches
@@ -197,13 +197,19 @@ def test_scores_are_those_of_sacrebleu_with_one_set_of_references(caplog):
     assert found["bleu"] == pytest.approx(expected)
     assert score_translations(references, references, "none")["chrf"] == pytest.approx(100)
     with caplog.at_level(logging.WARNING):
-        assert bleu_notes(ours, references, "none")[0].startswith("BLEU by sacrebleu, nrefs:1|")
+        again, signatures, notes = score_with_signatures(ours, references, "none")
+    assert again == found
+    assert notes == (f"BLEU by sacrebleu ({signatures['bleu']})",)
+    assert signatures["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
+    assert "|nc:6|nw:0|" in signatures["chrf"]
     assert not caplog.records
 
 
 def test_a_corpus_of_short_texts_says_that_its_bleu_is_zero():
     assert score_translations(["a b c"], ["a b c"], "none")["bleu"] == 0
-    assert "no translation has four words" in bleu_notes(["a b c"], ["a b c"], "none")[1]
+    assert (
+        "no translation has four words" in score_with_signatures(["a b c"], ["a b c"], "none")[2][1]
+    )
 
 
 # ---------------------------------------------------------------------------------------- data
@@ -509,6 +515,7 @@ def test_the_command_line_fits_evaluates_predicts_and_resumes(corpus, tmp_path, 
     found = json.loads(capsys.readouterr().out)
     assert (found["task"], found["n"]) == ("translate", 12)
     assert {"bleu", "chrf", "perplexity"} == set(found["scores"])
+    assert found["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
     table = tmp_path / "translated.csv"
     assert main(["predict", str(out), str(corpus) + ".words", "-o", str(table), "--beam", "1"]) == 0
     written = pl.read_csv(table)

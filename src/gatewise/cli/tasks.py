@@ -260,7 +260,7 @@ def _run_evaluate(given: argparse.Namespace) -> None:
     if not given.json:
         _print(evaluation)
         return
-    print(*evaluation.notes, evaluation.verdict(), sep="\n", file=sys.stderr)
+    print(*evaluation.sentences, evaluation.verdict(), sep="\n", file=sys.stderr)
     print(json.dumps(evaluation.record()))
 
 

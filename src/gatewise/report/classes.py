@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-_CLASSES = 20  # that a confusion matrix shows
+_MOST = 20  # rows of a confusion matrix
 _CURVES = 6  # classes with a curve of their own
 _BINS = 6  # of lengths
 
@@ -68,36 +68,63 @@ class ClassResults:
         found: Array = self.probabilities.argmax(1)
         return found
 
+    @property
+    def by_frequency(self) -> Array:
+        """The C classes, the most frequent first."""
+        counts = np.bincount(self.truth, minlength=len(self.classes))
+        found: Array = np.argsort(-counts, kind="stable")
+        return found
+
+    @property
+    def with_curves(self) -> Array:
+        """The classes of some members, but not of all, the most frequent first: those that have curves."""
+        counts = np.bincount(self.truth, minlength=len(self.classes))[self.by_frequency]
+        found: Array = self.by_frequency[(counts > 0) & (counts < len(self.truth))]
+        return found
+
     def figures(self) -> dict[str, Any]:
         """The figures, by heading."""
-        found: dict[str, Any] = {"Confusion matrix": confusion_figure(self)}
+        matrix = "Confusion matrix"
+        if len(self.classes) > _MOST:
+            matrix += f": the {_MOST - 1} most frequent classes, and all others together"
+        found: dict[str, Any] = {matrix: confusion_figure(self)}
         if len(np.unique(self.truth)) > 1:
-            found["ROC curve"] = roc_figure(self)
-            found["Precision and recall"] = precision_figure(self)
+            some = (
+                f" of the {_CURVES} most frequent classes"
+                if len(self.with_curves) > _CURVES
+                else ""
+            )
+            found[f"ROC curve{some}"] = roc_figure(self)
+            found[f"Precision and recall{some}"] = precision_figure(self)
         if len(np.unique(self.lengths)) > 1:
             found[f"Share of errors by length in {self.unit}"] = length_figure(self)
         return found
 
 
 def confusion_figure(results: ClassResults) -> Figure:
-    """The number of members of each true class, in rows, that were given each class, in columns."""
-    shown = np.sort(np.argsort(-np.bincount(results.truth, minlength=len(results.classes)),
-                               kind="stable")[:_CLASSES])  # fmt: skip
-    counts = np.zeros((len(results.classes), len(results.classes)), np.int64)
-    np.add.at(counts, (results.truth, results.guess), 1)
-    counts = counts[np.ix_(shown, shown)]
+    """The number of members of each true class, in rows, that were given each class, in columns.
+
+    Of more than 20 classes the last row and column have all but the 19 most frequent ones."""
+    number = len(results.classes)
+    shown = np.sort(results.by_frequency[: number if number <= _MOST else _MOST - 1])
+    names = [shortened(results.classes[k])[:24] for k in shown]
+    row_of = np.full(number, len(shown))  # of each class
+    row_of[shown] = np.arange(len(shown))
+    if len(shown) < number:
+        names.append(f"{number - len(shown)} others")
+    counts = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(counts, (row_of[results.truth], row_of[results.guess]), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 1.6 + 0.52 * len(shown)
+    side = 1.6 + 0.52 * len(names)
     figure, axis = new_figure(min(9.0, side + 1.2), min(8.0, side))
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1.25)
     for (row, column), count in np.ndenumerate(counts):
         axis.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8,
                   color="white" if share[row, column] > 0.6 else INK)  # fmt: skip
-    names = [shortened(results.classes[k])[:24] for k in shown]
     turn = 45 if max(map(len, names)) > 4 else 0
-    axis.set_xticks(range(len(shown)), names, rotation=turn, ha="right" if turn else "center",
+    axis.set_xticks(range(len(names)), names, rotation=turn, ha="right" if turn else "center",
                     parse_math=False)  # fmt: skip
-    axis.set_yticks(range(len(shown)), names, parse_math=False)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.set_xlabel("predicted class", fontsize=8, color=MUTED)
     axis.set_ylabel("true class", fontsize=8, color=MUTED)
     axis.spines[:].set_visible(False)
@@ -127,9 +154,7 @@ def precision_figure(results: ClassResults) -> Figure:
 
 def _curves(results: ClassResults, curve: Any, labels: tuple[str, str], diagonal: bool) -> Figure:
     figure, axis = new_figure(4.5, 3.4)
-    counts = np.bincount(results.truth, minlength=len(results.classes))
-    there = [k for k in np.argsort(-counts, kind="stable") if 0 < counts[k] < len(results.truth)]
-    shown = [1] if len(results.classes) == 2 else sorted(there[:_CURVES])
+    shown = [1] if len(results.classes) == 2 else sorted(results.with_curves[:_CURVES])
     for at, k in enumerate(shown):
         x, y = curve(results.truth == k, results.probabilities[:, k])
         style: Any = dict(color=MODEL) if len(shown) == 1 else dict(color=f"C{at}")

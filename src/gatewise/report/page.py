@@ -98,7 +98,7 @@ def _score_table(evaluation: Evaluation) -> dict[str, Any]:
         },
         best={c: best_of(values, c) for c, values in known.items()},
         count=f"{evaluation.n:,} {evaluation.unit} that the model was not trained on",
-        units=" ".join(evaluation.notes),
+        units=" ".join(evaluation.sentences),
     )
 
 

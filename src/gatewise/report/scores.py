@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from gatewise.report.words import sentence
 
 # The column headings of score tables, in order. A score without a heading is only in the JSON.
 NAMES = {
@@ -47,8 +49,9 @@ class Evaluation:
         n: the number of members that were scored.
         unit: the word for members, such as "sequences".
         main_score: the score that decides whether the model beats the baselines.
-        notes: sentences that are printed below the scores.
+        notes: what is printed below the scores, see :attr:`sentences`.
         details: further results for the task's report.
+        signatures: of scores that depend on settings, such as BLEU, these settings.
     """
 
     task: str
@@ -59,6 +62,7 @@ class Evaluation:
     main_score: str
     notes: tuple[str, ...] = ()
     details: Any = None
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> dict[str, dict[str, float]]:
@@ -67,16 +71,22 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """The evaluation as data for JSON. A score that is not defined on this data is None."""
-        return {
+        found = {
             "task": self.task,
             "scores": _finite(self.scores),
             "baseline": {name: _finite(row) for name, row in self.baseline.items()},
             "n": self.n,
         }
+        return found | ({"signatures": dict(self.signatures)} if self.signatures else {})
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The notes, each as a sentence."""
+        return tuple(map(sentence, self.notes))
 
     def table(self) -> str:
         """The score table and the notes as text."""
-        return "\n".join([table(self.rows), *self.notes])
+        return "\n".join([table(self.rows), *self.sentences])
 
     def not_beaten(self) -> list[str]:
         """The baselines that the model does not beat. A baseline whose main score is NaN counts as one."""

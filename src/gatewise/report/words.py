@@ -41,6 +41,12 @@ def shortened(name: str) -> str:
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 
+def sentence(note: str) -> str:
+    """A note with a capital letter and a full stop."""
+    end = "" if note.endswith((".", "!", "?")) else "."
+    return f"{note[:1].upper()}{note[1:]}{end}"
+
+
 def name_list(names: Iterable[str]) -> str:
     return some(map(shortened, names), _NAMES)
 

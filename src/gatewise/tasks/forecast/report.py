@@ -192,8 +192,13 @@ def _held_out(backtest: Backtest) -> dict[str, Any]:
             name: {column: _cell(row, column) for column in columns} for name, row in table.items()
         },
         best=_best(table),
-        units="Scaled errors are divided by each series' standard deviation in the training part, and MASE "
-        f"by the seasonal naive error there.{pooled}",
+        units=" ".join(
+            [
+                "Scaled errors are divided by each series' standard deviation in the training part, and MASE by the "
+                f"seasonal naive error there.{pooled}",
+                *backtest.evaluation().sentences,
+            ]
+        ),
     )
 
 

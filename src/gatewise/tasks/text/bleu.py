@@ -15,24 +15,22 @@ def score_translations(
     translations: Sequence[str], references: Sequence[str], words: BleuWords
 ) -> dict[str, float]:
     """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of N translations with a reference each."""
-    metrics = need("sacrebleu.metrics", "translate")
-    bleu = metrics.BLEU(tokenize=words, force=True)
-    found = {"bleu": bleu, "chrf": metrics.CHRF()}
-    # a list for each set of references: with a flat list the score would be wrong, without an error
-    return {
-        name: float(metric.corpus_score(list(translations), [list(references)]).score)
-        for name, metric in found.items()
-    }
+    return score_with_signatures(translations, references, words)[0]
 
 
-def bleu_notes(
+def score_with_signatures(
     translations: Sequence[str], references: Sequence[str], words: BleuWords
-) -> tuple[str, ...]:
-    """The signature of the BLEU score, by which it can be repeated, and a warning if it has no 4-grams."""
+) -> tuple[dict[str, float], dict[str, str], tuple[str, ...]]:
+    """The scores; the signature of each, by which it can be repeated; and notes on BLEU."""
     metrics = need("sacrebleu.metrics", "translate")
-    bleu = metrics.BLEU(tokenize=words, force=True)
-    found = bleu.corpus_score(list(translations), [list(references)])
-    notes = [f"BLEU by sacrebleu, {bleu.get_signature()}"]
-    if not found.totals[-1]:
+    scorers = {"bleu": metrics.BLEU(tokenize=words, force=True), "chrf": metrics.CHRF()}
+    # a list for each set of references: with a flat list the score would be wrong, without an error
+    found = {
+        name: scorer.corpus_score(list(translations), [list(references)])
+        for name, scorer in scorers.items()
+    }
+    signatures = {name: str(scorer.get_signature()) for name, scorer in scorers.items()}
+    notes = [f"BLEU by sacrebleu ({signatures['bleu']})"]
+    if not found["bleu"].totals[-1]:
         notes.append("no translation has four words, so that BLEU is 0: see chrF")
-    return tuple(notes)
+    return {name: float(each.score) for name, each in found.items()}, signatures, tuple(notes)

@@ -554,10 +554,8 @@ class TextClassifier(ClassifierMixin, Task):
         notes += (*texts.problems.notes(), *encoded.notes(self.unit, self.longest))
         if len(truth) < FEW:
             notes += (f"the scores rest on {with_unit(len(truth), 'text')} only",)
-        return Evaluation(
-            self.name, of_classes(truth, ours), rows, len(truth), "texts", "accuracy",
-            tuple(f"{note[0].upper()}{note[1:]}." for note in notes), results,
-        )  # fmt: skip
+        scores = of_classes(truth, ours)
+        return Evaluation(self.name, scores, rows, len(truth), "texts", "accuracy", notes, results)
 
     def _unseen(self, texts: Texts) -> tuple[Array, tuple[str, ...]]:
         """The indices of the texts to score, and notes: of the data of fit its test part, else all texts.

@@ -50,7 +50,7 @@ from gatewise.tasks.entry_checks import (
 from gatewise.tasks.kinds import Column
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
-from gatewise.tasks.text.bleu import BleuWords, bleu_notes, score_translations
+from gatewise.tasks.text.bleu import BleuWords, score_translations, score_with_signatures
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.pairs import LONGEST, Batch, Examples, split
 from gatewise.tasks.text.parallel import (
@@ -416,7 +416,7 @@ class Translator(Task):
     ) -> Evaluation:
         """The scores of the model and of two baselines on pairs that the model was not trained on.
 
-        BLEU and chrF are those of sacrebleu, whose signature is printed. The perplexity is that of the references'
+        BLEU and chrF are those of sacrebleu, whose signatures are kept with them. The perplexity is that of the references'
         symbols. The baselines are the source itself, and a word-by-word translation by a dictionary that was
         learned from the training part (IBM model 1).
 
@@ -433,7 +433,7 @@ class Translator(Task):
         found = self.translate(pairs.source, beam=beam, normalisation=normalisation)
         ours = [each.text for each in found]
         references = pairs.into
-        scores = score_translations(ours, references, self.bleu_words)
+        scores, signatures, notes = score_with_signatures(ours, references, self.bleu_words)
         scores["perplexity"] = self._perplexity(pairs)
         by_word = [word_by_word(each, self.dictionary_) for each in pairs.source]
         baselines = {"copy of the source": pairs.source, "word by word (IBM model 1)": by_word}
@@ -441,13 +441,15 @@ class Translator(Task):
             name: score_translations(each, references, self.bleu_words)
             for name, each in baselines.items()
         }
-        notes = (*bleu_notes(ours, references, self.bleu_words), *pairs.notes)
+        notes = (*notes, *pairs.notes)
         if self.limit is not None:
             notes = (*notes, f"limit={self.limit}: later pairs of the data were not read")
         unknown = self.source_tokenizer_.unknown_share(pairs.source)
         if unknown:
             notes = (*notes, f"{unknown:.2%} of the source symbols are unknown to the model")
-        return Evaluation(self.name, scores, rows, len(pairs), "texts", "bleu", notes)
+        return Evaluation(
+            self.name, scores, rows, len(pairs), "texts", "bleu", notes, signatures=signatures
+        )
 
     def _unseen(self, pairs: Parallel) -> Parallel:
         if pairs.digest != self.corpus_:
