@@ -14,7 +14,7 @@ from gatewise.models.language import LanguageNetwork
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.base import Recipe, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import count, text
-from gatewise.tasks.kinds import part_size
+from gatewise.tasks.kinds import members_in, part_size
 
 
 @dataclass(eq=False, repr=False)
@@ -80,5 +80,4 @@ class NextCharacter(Task):
 
 def characters_in(name, part, total):
     """The number of characters in a part of ``total``: the part is a share below 1, or a number."""
-    size = part_size(name, part)
-    return int(size * total) if isinstance(size, float) else size
+    return members_in(part_size(name, part), total)

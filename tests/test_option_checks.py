@@ -12,6 +12,9 @@ import torch
 import gatewise as gw
 from gatewise.errors import OptionError
 from gatewise.options import choice, flag, integer, number, probability
+from gatewise.tasks.kinds import members_in, size_in
+from gatewise.tasks.sequences.training import drawn
+from gatewise.tasks.text.pairs import split
 
 
 @pytest.mark.parametrize(
@@ -258,3 +261,36 @@ def test_whatever_else_is_refused_by_name(make, bad):
     assert isinstance(error.value, TypeError)
     assert isinstance(error.value, ValueError)
     assert isinstance(error.value, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("part", "total", "members"),
+    [
+        (0, 9, 0), (4, 9, 4), (12, 9, 9),
+        (0.0, 9, 0), (0.15, 100, 15), (0.15, 9, 1), (0.5, 5, 2), (0.99, 9, 8), (0.99, 1, 0), (0.01, 9, 1),
+        ("file", 9, 0), ((["a"], ["b"]), 9, 0),
+    ],
+)  # fmt: skip
+def test_a_share_of_the_data_is_the_same_number_of_members_in_every_task(part, total, members):
+    assert members_in(part, total) == members
+    left, held = split(np.arange(total), part, total)
+    assert (len(left), len(held)) == (total - members, members)
+    if not isinstance(part, (str, tuple)):
+        assert len(drawn(np.zeros(total), np.arange(total), part, 0)) == members
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("0.1", 0.1),
+        ("1e-1", 0.1),
+        ("nan", None),
+        ("inf", None),
+        ("a.csv", None),
+    ],
+)
+def test_sizes_on_the_command_line(text, size):
+    assert size_in(text) == size
+    assert type(size_in(text)) is type(size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -160,8 +161,20 @@ def part_size(name: str, given: Any) -> float | int:
 
 
 def is_size(part: Any) -> bool:
-    """Whether a part of the data is given by its size, and not as a table or file."""
-    return not isinstance(part, (str, os.PathLike)) and not hasattr(part, "columns")
+    """Whether a part of the data is given by its size, and not as data: a file, a table or lists."""
+    is_data = isinstance(part, (str, os.PathLike, tuple, list)) or hasattr(part, "columns")
+    return not is_data
+
+
+def members_in(part: Any, total: int) -> int:
+    """The number of members of ``total`` that a part takes; 0 for a part that is data of its own.
+
+    A share above 0 is rounded to one member or more, but never to all of them."""
+    if not is_size(part):
+        return 0
+    if isinstance(part, float) and part:
+        return min(max(1, round(part * total)), max(total - 1, 0))
+    return min(int(part), total)
 
 
 def part(name: str, value: Any) -> Any:
@@ -170,14 +183,15 @@ def part(name: str, value: Any) -> Any:
     Raises:
         OptionError: ``value`` is none of these.
     """
-    if is_size(value):
+    if is_size(value) or isinstance(value, (tuple, list)):
         return part_size(name, value)
     if isinstance(value, (str, os.PathLike)) and not os.path.isfile(value):
         raise OptionError(f"{name} must be {EXPECTED_PART}, not {short_repr(str(value))}")
     return value
 
 
-def _part_of(text: str) -> int | float | Path:
+def size_in(text: str) -> int | float | None:
+    """The number or share that a command-line argument is; None if it is neither."""
     try:
         return parse_integer(text)
     except ValueError:
@@ -185,9 +199,14 @@ def _part_of(text: str) -> int | float | Path:
     try:
         share = float(text)
     except ValueError:
-        share = float("nan")
-    if share == share and abs(share) != float("inf"):
-        return share
+        return None
+    return share if math.isfinite(share) else None
+
+
+def _part_of(text: str) -> int | float | Path:
+    size = size_in(text)
+    if size is not None:
+        return size
     if not os.path.isfile(
         text
     ):  # unlike Path.is_file, it does not raise for a name that is too long

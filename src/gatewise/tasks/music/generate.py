@@ -37,7 +37,7 @@ from gatewise.report.scores import Evaluation
 from gatewise.report.words import with_unit
 from gatewise.tasks.base import Recipe, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import Check
-from gatewise.tasks.kinds import is_size, part_size
+from gatewise.tasks.kinds import is_size, members_in
 from gatewise.tasks.music import state
 from gatewise.tasks.music.baselines import NGrams
 from gatewise.tasks.music.beginnings import beginning, frame, melody_of, with_bars
@@ -170,8 +170,8 @@ class MusicModel(Task):
             return own
         order = np.random.default_rng(self.options_.seed).permutation(len(tunes))
         held: dict[str, list[Tune]] = {"valid": []}
-        tested = _size("test", test, len(tunes))
-        checked = _size("validation", validation, len(tunes))
+        tested = members_in(test, len(tunes))
+        checked = members_in(validation, len(tunes))
         if not is_size(validation):
             held["valid"] = self.source().read(validation).tunes
         else:
@@ -499,14 +499,6 @@ class MusicModel(Task):
     def restore_tensors(self, tensors: dict[str, Tensor]) -> None:
         encoding = self.encoding_
         self.ngrams_ = state.ngrams_of(tensors, encoding.symbols, encoding.columns)
-
-
-def _size(name: str, part: Any, total: int) -> int:
-    """The number of tunes in a part that is a share below 1 or a number; 0 for a file."""
-    if not is_size(part):
-        return 0
-    size = part_size(name, part)
-    return round(size * total) if isinstance(size, float) else min(size, total)
 
 
 def _mean(losses: list[Array]) -> float:

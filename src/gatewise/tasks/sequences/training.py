@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from gatewise.data.sequences import padded
 from gatewise.data.sources.series import Series
 from gatewise.errors import DataError
-from gatewise.tasks.kinds import part_size
+from gatewise.tasks.kinds import members_in, part_size
 from gatewise.train.processes import SharedBatches, own_share
 
 Array = np.ndarray
@@ -103,8 +103,7 @@ def drawn(target: Array, chosen: Array, size: float | int, seed: int) -> Array:
         return chosen[:0]
     shuffled = np.random.default_rng(seed).permutation(chosen)
     along = shuffled[np.argsort(target[shuffled], kind="stable")]
-    count = max(1, round(size * len(chosen))) if isinstance(size, float) else size
-    count = min(count, len(chosen))
+    count = members_in(size, len(chosen))
     return along[((np.arange(count) + 0.5) * len(chosen) / count).astype(np.int64)]
 
 

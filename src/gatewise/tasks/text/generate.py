@@ -44,7 +44,7 @@ from gatewise.report.scores import Evaluation
 from gatewise.report.words import with_unit
 from gatewise.tasks.base import CPU, Recipe, Run, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import Check, count, object_with, text
-from gatewise.tasks.kinds import AnyCell, Device, Part, device_of, is_size, part_size
+from gatewise.tasks.kinds import AnyCell, Device, Part, device_of, is_size, members_in
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.text.pictures import surprise_figure
@@ -208,9 +208,9 @@ class LanguageModel(Task):
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
         problems = Problems(self.options_.on_error)
         lines = self.lines(data, problems, self.options_.limit)
-        held = _lines_in("test", test, len(lines))
+        held = members_in(test, len(lines))
         seen = len(lines) - held
-        checked = _lines_in("validation", validation, seen)
+        checked = members_in(validation, seen)
         trained = seen - checked
         if trained < 1:
             raise DataError(
@@ -627,14 +627,6 @@ def _share(columns: Array) -> Array:
     """The columns that this process of a training run takes, at least one."""
     rank, count = rank_and_count()
     return columns[rank % len(columns) :: count]
-
-
-def _lines_in(name: str, part: Any, total: int) -> int:
-    """The number of lines in a part of ``total``; 0 for a part that is a file."""
-    if not is_size(part):
-        return 0
-    size = part_size(name, part)
-    return int(size * total) if isinstance(size, float) else size
 
 
 def _scores(log_p: Array, characters: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from gatewise.data.buckets import padded_ids
 from gatewise.data.spool import flat
 from gatewise.data.tokens import BEGIN, END, PAD
 from gatewise.errors import DataError, caution
-from gatewise.tasks.text.parallel import is_held_out
+from gatewise.tasks.kinds import members_in
 
 Array = np.ndarray
 
@@ -61,7 +61,5 @@ class Examples(Dataset):
 
 def split(order: Array, part: Any, total: int) -> tuple[Array, Array]:
     """The indices without those of a part of so many pairs, and those of the part."""
-    if not is_held_out(part):
-        return order, order[:0]
-    size = max(1, round(part * total)) if isinstance(part, float) and part else int(part)
+    size = members_in(part, total)
     return order[size:], order[:size]

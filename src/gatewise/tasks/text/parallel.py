@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from gatewise.arguments import Kind, parse_integer
+from gatewise.arguments import Kind
 from gatewise.data.lines import Problems, check_text
 from gatewise.data.records import is_table
 from gatewise.data.sources.text import NO_TEXT, pairs, rows, texts_in, whole_lines
 from gatewise.errors import DataError, OptionError
 from gatewise.options import short_repr
-from gatewise.tasks.kinds import EXPECTED_PART, is_size, part_size
+from gatewise.tasks.kinds import EXPECTED_PART, is_size, part_size, size_in
 from gatewise.train.record import digest
 
 Array = np.ndarray
@@ -190,27 +190,12 @@ def _name(data: Any) -> str:
 
 
 def _part(name: str, value: Any) -> Any:
-    return part_size(name, value) if is_size(value) and not _in_memory(value) else value
-
-
-def _in_memory(value: Any) -> bool:
-    return isinstance(value, (tuple, list))
-
-
-def is_held_out(part: Any) -> bool:
-    """Whether a part of the data is given by its size, and not as data of its own."""
-    return is_size(part) and not _in_memory(part)
+    return part_size(name, value) if is_size(value) else value
 
 
 def _part_of(text: str) -> int | float | Path:
-    try:
-        return parse_integer(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return Path(text)
+    size = size_in(text)
+    return Path(text) if size is None else size  # the beginning of two files' names is no file
 
 
 ParallelPart = Annotated[Any, Kind(_part, _part_of, EXPECTED_PART, "SIZE|DATA")]

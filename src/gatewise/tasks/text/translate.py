@@ -47,18 +47,13 @@ from gatewise.tasks.entry_checks import (
     object_with,
     text,
 )
-from gatewise.tasks.kinds import Column
+from gatewise.tasks.kinds import Column, is_size
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.text.bleu import BleuWords, score_translations, score_with_signatures
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.pairs import LONGEST, Batch, Examples, split
-from gatewise.tasks.text.parallel import (
-    Parallel,
-    ParallelPart,
-    ParallelReader,
-    is_held_out,
-)
+from gatewise.tasks.text.parallel import Parallel, ParallelPart, ParallelReader
 from gatewise.train.objective import Carry
 from gatewise.train.processes import SharedBatches, own_share
 from gatewise.train.run import Run
@@ -227,10 +222,10 @@ class Translator(Task):
                 f"for training: give more pairs, or smaller parts"
             )
         trained = found.chosen(np.sort(order))
-        checked = found.chosen(np.sort(held)) if is_held_out(validation) else self._read(validation)
-        tested = found.chosen(np.sort(held_out)) if is_held_out(test) else self._read(test)
+        checked = found.chosen(np.sort(held)) if is_size(validation) else self._read(validation)
+        tested = found.chosen(np.sort(held_out)) if is_size(test) else self._read(test)
         self.drawn_ = (tested if len(tested) else trained).source[:_DRAWN]
-        for note in (*found.notes, *(() if is_held_out(validation) else checked.notes)):
+        for note in (*found.notes, *(() if is_size(validation) else checked.notes)):
             caution(note)
         self._learn_symbols(trained)
         self.dictionary_ = learn_dictionary(trained.source, trained.into)
@@ -247,8 +242,8 @@ class Translator(Task):
         )
         columns = {"source": digest(found.source), "into": digest(found.into)}
         about = {"rows": len(found), "series": 1, "span": "pairs of texts", "columns": columns}
-        validation = validation if is_held_out(validation) else checked.digest
-        test = test if is_held_out(test) else tested.digest
+        validation = validation if is_size(validation) else checked.digest
+        test = test if is_size(test) else tested.digest
         record = self.training_record(about, validation, test, run)
         return TrainingData(
             DataLoader(examples, batch_size=None, sampler=batches),
@@ -416,7 +411,7 @@ class Translator(Task):
     ) -> Evaluation:
         """The scores of the model and of two baselines on pairs that the model was not trained on.
 
-        BLEU and chrF are those of sacrebleu, whose signatures are kept with them. The perplexity is that of the references'
+        BLEU and chrF are those of sacrebleu, and have its signatures. The perplexity is that of the references'
         symbols. The baselines are the source itself, and a word-by-word translation by a dictionary that was
         learned from the training part (IBM model 1).
 
