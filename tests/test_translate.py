@@ -21,6 +21,7 @@ from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionEr
 from gatewise.models.output import token_losses
 from gatewise.report.alignment import alignment_figure
 from gatewise.report.pictures import svg
+from gatewise.tasks.text import dictionary
 from gatewise.tasks.text.bleu import score_translations, score_with_signatures
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.parallel import Parallel, ParallelReader
@@ -256,11 +257,11 @@ def test_all_forms_of_data_are_read_alike(corpus):
     ]
     for form in forms:
         found = READER.read(form)
-        assert (found.source, found.into) == (SOURCE, INTO)
+        assert (list(found.source), list(found.into)) == (SOURCE, INTO)
     folder = ParallelReader("train.words", "train.digits").read(corpus.parent)
-    assert folder == found
+    assert folder.digest == found.digest
     for form in (corpus, corpus.with_suffix(".csv"), frame, SOURCE, corpus.with_suffix(".words")):
-        assert READER.read_source(form) == SOURCE
+        assert list(READER.read_source(form)) == SOURCE
 
 
 def test_files_of_unequal_length_are_refused_with_both_counts(corpus):
@@ -280,7 +281,7 @@ def test_bytes_that_are_not_utf_8_are_named(corpus):
 
 def test_pairs_with_an_empty_text_are_left_out_and_counted():
     found = READER.read((["one", " ", "two", "three"], ["1", "2", "", "3"]))
-    assert (found.source, found.into) == (["one", "three"], ["1", "3"])
+    assert (list(found.source), list(found.into)) == (["one", "three"], ["1", "3"])
     assert found.notes == ("2 left out: pairs with an empty text (the first: pair 2)",)
     with pytest.raises(DataError, match="the data has no pair of texts: 1 left out"):
         READER.read(([""], ["1"]))
@@ -351,15 +352,14 @@ def test_the_memory_of_a_search_is_bounded():
 def test_a_text_that_is_missing_is_refused_or_counted(fitted):
     reader = ParallelReader(None, None, Problems("skip"))
     found = reader.read((["one", None, "two"], ["1", "2", float("nan")]))
-    assert (found.source, found.into) == (["one"], ["1"])
+    assert (list(found.source), list(found.into)) == (["one"], ["1"])
     assert found.notes == (
         "2 left out: rows without a text (the first: text 2: the value is missing)",
     )
-    assert ParallelReader("a", None, Problems("skip")).read_source(
-        pl.DataFrame({"a": ["one", None]})
-    ) == ["one"]
+    frame = pl.DataFrame({"a": ["one", None]})
+    assert [*ParallelReader("a", None, Problems("skip")).read_source(frame)] == ["one"]
     with pytest.raises(DataError, match="text 2: the value is missing"):
-        READER.read_source(["one", None])
+        list(READER.read_source(["one", None]))
     with pytest.raises(DataError, match=r"text 1: the character U\+D800 at position 2 is half of"):
         fitted.predict(["a\ud800"])
 
@@ -368,13 +368,70 @@ def test_a_line_that_is_too_long_is_not_read_as_several(tmp_path):
     path = tmp_path / "long.txt"
     path.write_text("one\n" + "two " * (1 << 18) + "three\n")
     with pytest.raises(DataError, match=r"long.txt, line 2 is too long for a sentence"):
-        READER.read_source(path)
+        list(READER.read_source(path))
 
 
-def test_scores_of_limited_data_say_so():
-    found = quick(limit=30, test=0).evaluate((SOURCE[30:100], INTO[30:100]))
-    assert found.n == 30
-    assert "limit=30: later pairs of the data were not read" in found.notes
+def test_a_limit_is_of_the_data_of_fit_alone():
+    parts = dict(validation=(SOURCE[50:90], INTO[50:90]), test=6)
+    with pytest.warns(GatewiseWarning, match="1 left out: pairs with an empty text"):
+        model = quick(([" ", *SOURCE], ["1", *INTO]), limit=30, **parts)
+    assert len(model._read((SOURCE[50:90], INTO[50:90]))) == 40
+    assert max(model.held_out_) < 30  # of the valid pairs
+    assert model.evaluate(([" ", *SOURCE], ["1", *INTO])).n == 6
+    assert model.evaluate((SOURCE[30:100], INTO[30:100])).n == 70
+    assert len(model.predict(SOURCE[:50], beam=1)) == 50
+
+
+def test_data_that_is_not_valid_is_left_out_where_it_is_asked_for(fitted, tmp_path):
+    pairs = [*SOURCE[:3], None], [*INTO[:3], "1"]
+    with pytest.raises(DataError, match="leave such data out with on_error='skip'"):
+        fitted.evaluate(pairs)
+    found = fitted.evaluate(pairs, on_error="skip", beam=1)
+    assert found.n == 3
+    assert "1 left out: rows without a text" in found.notes[-1]
+    with pytest.raises(DataError, match="text 4: the value is missing"):
+        fitted.predict(pairs[0])
+    with pytest.warns(GatewiseWarning, match="1 left out: rows without a text"):
+        assert len(fitted.predict(pairs[0], on_error="skip", beam=1)) == 3
+    with pytest.raises(OptionError, match="on_error must be one of 'stop', 'skip', not 'keep'"):
+        fitted.predict(pairs[0], on_error="keep")
+    skipping = quick(on_error="skip", test=0)
+    with pytest.raises(DataError, match="the value is missing"):
+        skipping.evaluate(pairs, on_error="stop")
+
+
+def test_predictions_in_pieces_are_those_of_all_texts_together(fitted, monkeypatch, tmp_path):
+    (tmp_path / "new.txt").write_text("\n".join(SOURCE[:50]))
+    whole = fitted.predict(tmp_path / "new.txt", beam=2)
+    monkeypatch.setattr("gatewise.data.sources.text.TOGETHER", 20)
+    parts = list(fitted.predict_parts(tmp_path / "new.txt", beam=2))
+    assert list(map(len, parts)) == [0, 20, 20, 10]
+    written = pl.concat(parts[1:])
+    assert written["translation"].equals(whole["translation"])
+    np.testing.assert_allclose(written["score"], whole["score"], rtol=1e-5)
+    assert fitted.predict(tmp_path / "new.txt", beam=2)["source"].to_list() == SOURCE[:50]
+    with pytest.warns(
+        GatewiseWarning, match=r"1 text of more than 500 symbols \(the first: text 31"
+    ):
+        fitted.predict([*SOURCE[:30], "one " * 501], beam=1)
+
+
+def test_a_dictionary_of_a_large_text_is_learned_from_evenly_spaced_pairs(monkeypatch):
+    source, into = numbers(4000)
+    assert dictionary._spacing(source, into) == 1
+    combinations = sum(
+        (1 + len(a.split())) * len(b.split()) for a, b in zip(source, into, strict=True)
+    )
+    monkeypatch.setattr(dictionary, "MOST", combinations // 10)
+    assert dictionary._spacing(source, into) == 10
+    links = dictionary._links
+    used = []
+    monkeypatch.setattr(
+        dictionary, "_links", lambda a, *rest: used.append(len(a)) or links(a, *rest)
+    )
+    found = learn_dictionary(source, into)
+    assert used == [400]
+    assert found == {word: str(k) for k, word in enumerate(DIGITS)}
 
 
 def test_what_is_no_list_of_texts_is_not_translated(fitted):

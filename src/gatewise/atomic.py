@@ -7,7 +7,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ _RETRY_SECONDS = 5.0  # seconds of retries for a file or folder that another pro
 
 def write_atomically(
     folder: Path,
-    contents: dict[str, bytes],
+    contents: Mapping[str, bytes | Iterable[bytes]],
     outdated: Callable[[], Iterable[Path]] = tuple,
 ) -> None:
     """Writes files to a folder, each replaced atomically. The folder is made if it does not exist.
@@ -38,7 +38,7 @@ def write_atomically(
 
     Args:
         folder: the folder.
-        contents: the content of each file by its name.
+        contents: the content of each file by its name, whole or in pieces.
         outdated: returns the files that have been replaced and can be deleted. It is called only while no
             other process writes to the folder.
 
@@ -90,9 +90,10 @@ def _make(folder: Path) -> None:
         _sync(each.parent)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | Iterable[bytes]) -> None:
     with path.open("wb") as file:
-        file.write(data)
+        for piece in [data] if isinstance(data, bytes) else data:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 

@@ -231,16 +231,15 @@ def _model_and_options(given: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _run_predict(given: argparse.Namespace) -> None:
-    from gatewise.data.output import check_table_name, write_table
+    from gatewise.data.output import check_table_name, write_tables
 
     check_table_name(given.out)
     from gatewise.report.words import with_unit
 
     model, options = _model_and_options(given)
     _check_not_read(given.out, {"the data": given.data} | _paths(options))
-    table = model.predict(given.data, **options)
-    write_table(table, given.out)
-    print(f"written   {given.out} ({with_unit(len(table), 'row')})")
+    rows = write_tables(model.predict_parts(given.data, **options), given.out)
+    print(f"written   {given.out} ({with_unit(rows, 'row')})")
 
 
 def _paths(options: Mapping[str, Any]) -> dict[str, Path]:

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, cast
+from typing import BinaryIO, Literal, NamedTuple, cast, get_args
 
 from gatewise.errors import DataError, near
-from gatewise.options import short_repr
+from gatewise.options import choice, short_repr
 
 OnError = Literal["stop", "skip"]
 
@@ -46,6 +46,13 @@ class Problems:
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
     chosen_here: bool = True
+
+    @classmethod
+    def of_call(cls, given: OnError | None, fitted: OnError) -> Problems:
+        """Those of ``predict`` or ``evaluate``: with its option ``on_error``, or where this is None with that of
+        ``fit``."""
+        chosen = fitted if given is None else choice("on_error", given, get_args(OnError))
+        return cls(cast(OnError, chosen))
 
     def add(self, reason: str, message: str) -> None:
         """Raises DataError with the message, or counts a member that is left out for the ``reason``."""

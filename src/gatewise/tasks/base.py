@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +68,11 @@ class Task(BaseEstimator):
     def predict(self, data: Any) -> Any:
         """A table of predictions."""
         raise NotImplementedError
+
+    def predict_parts(self, data: Any, **options: Any) -> Iterator[Any]:
+        """The table of :meth:`predict` as polars tables to be put one below the other. A task whose data may be larger
+        than the memory makes them one by one."""
+        yield self.predict(data, **options)
 
     def evaluate(self, data: Any) -> Evaluation:
         """The scores of the model and of simple baselines on data that the model was not trained on."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -17,7 +18,11 @@ from gatewise.data.spool import SpooledTexts
 from gatewise.errors import DataError, OptionError
 from gatewise.options import short_repr
 
+T = TypeVar("T")
 Array = np.ndarray
+
+TOGETHER = 4096  # texts that are read, and predicted, at once
+_CHARACTERS = 1 << 22  # of these, but for the last
 
 LABEL_MISSING = "rows without a label"
 NO_TEXT = "rows without a text"
@@ -69,13 +74,15 @@ class TextTable:
         text: the column of texts. Without it the data must be a list or an array of texts.
         label: the column of classes.
         on_error: what is done with a row that is not valid: "stop" or "skip".
-        limit: read only so many rows.
+        limit: read only the first so many rows that are valid.
+        chosen_here: whether the caller has an option ``on_error``, which messages may name.
     """
 
     text: str | None = None
     label: str | None = None
     on_error: OnError = "stop"
     limit: int | None = None
+    chosen_here: bool = True
 
     kind: ClassVar[str] = "text"
 
@@ -88,24 +95,28 @@ class TextTable:
         Raises:
             DataError: the data is not valid. The message names the file, the row and the column.
         """
-        problems = Problems(self.on_error)
+        problems = self._problems()
         texts, labels, places = SpooledTexts(), [], []
         with_labels = learned and self.label is not None
-        for text, label, k, place in self._members(data, with_labels, problems):
-            if self.limit is not None and k > self.limit:
-                break
-            valid = self._valid(text, label, place, with_labels, problems)
-            if valid:
-                texts.append(text)
-                labels.append(label)
-                places.append(k)
-            if k == self.limit:
-                break
-        if not places:
-            left = "; ".join(problems.notes())
-            raise DataError(f"{_name(data)} has no text{f': {left}' if left else ''}")
+        for text, label, k in self._valid_members(data, with_labels, problems):
+            texts.append(text)
+            labels.append(label)
+            places.append(k)
         found = self._labels(labels) if with_labels else None
         return Texts(texts, found, np.array(places, dtype=np.int64), problems)
+
+    def pieces(self, data: Any) -> Iterator[Texts]:
+        """The texts in ``data`` without labels, some at a time. Those of a file are read when they are needed. The
+        ``problems`` of all pieces are the same, and complete after the last.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        problems = self._problems()
+        members = self._valid_members(data, False, problems)
+        for some in pieces_of(members, lambda member: len(member[0])):
+            places = np.array([k for _, _, k in some], dtype=np.int64)
+            yield Texts([text for text, _, _ in some], None, places, problems)
 
     def first(self, data: Any) -> str:
         """The first text in ``data`` that is valid; an empty one where none is."""
@@ -114,6 +125,28 @@ class TextTable:
             if self._valid(text, label, place, False, problems):
                 return str(text)
         return ""
+
+    def _problems(self) -> Problems:
+        return Problems(self.on_error, chosen_here=self.chosen_here)
+
+    def _valid_members(
+        self, data: Any, with_labels: bool, problems: Problems
+    ) -> Iterator[tuple[str, Any, int]]:
+        """Each valid text with its label and its number, up to the limit.
+
+        Raises:
+            DataError: there is none.
+        """
+        read = 0
+        for text, label, k, place in self._members(data, with_labels, problems):
+            if self._valid(text, label, place, with_labels, problems):
+                yield text, label, k
+                read += 1
+            if read == self.limit:
+                return
+        if not read:
+            left = "; ".join(problems.notes())
+            raise DataError(f"{_name(data)} has no text{f': {left}' if left else ''}")
 
     def _members(
         self, data: Any, with_labels: bool, problems: Problems
@@ -164,6 +197,28 @@ class TextTable:
         return np.array(labels)
 
 
+def pieces_of(members: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Members in lists of :data:`TOGETHER`, or of fewer that are long. ``size`` gives a member's characters."""
+    some: list[T] = []
+    characters = 0
+    for each in members:
+        some.append(each)
+        characters += size(each)
+        if len(some) == TOGETHER or characters > _CHARACTERS:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
+
+
+def digests(texts: Iterable[str]) -> Array:
+    """N hashes of texts, with which a model recognises texts that it was trained on."""
+    found = bytearray()
+    for text in texts:
+        found += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return np.frombuffer(found, dtype="<i8").astype(np.int64)
+
+
 def texts_in(data: Any) -> Sequence[Any]:
     """The members of a list, an array or a column of texts.
 
@@ -193,7 +248,6 @@ def pairs(
     source: Any,
     into: Any,
     problems: Problems | None = None,
-    limit: int | None = None,
 ) -> Iterator[tuple[str, str]]:
     """The pairs of a parallel text: of two files line by line, or of two columns of a table.
 
@@ -202,17 +256,12 @@ def pairs(
         source: the file or the column of the texts to translate.
         into: the file or the column of their translations.
         problems: what is done with a pair that is not valid.
-        limit: read only so many pairs.
 
     Raises:
         DataError: the files have unequal numbers of lines, or the data is not valid.
     """
     problems = problems or Problems()
-    found = _of_files(source, into) if data is None else _of_table(data, source, into, problems)
-    for k, pair in enumerate(found):
-        if k == limit:
-            return
-        yield pair
+    return _of_files(source, into) if data is None else _of_table(data, source, into, problems)
 
 
 def _of_files(source: Any, into: Any) -> Iterator[tuple[str, str]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 Array = np.ndarray
 
 ROUNDS = 5  # of expectation maximisation
-LONGEST = 200  # words of a text that is learned from: the combinations of a pair's words must fit into memory
+LONGEST = 200  # words of a text that is learned from
+MOST = (
+    1 << 23
+)  # combinations of a source word and a target word of one pair: all of them are in memory
+_LOOKED_AT = 1000  # pairs by which the number of combinations is estimated
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NULL = ""  # the source word of target words that translate none
 
@@ -22,12 +26,16 @@ def learn_dictionary(
 
     The probabilities are those of IBM model 1 (Brown et al. 1993, "The Mathematics of Statistical Machine
     Translation", section 4.2), in which each target word is the translation of one source word of its
-    sentence, or of none. Pairs with more than :data:`LONGEST` words in a text are not learned from.
+    sentence, or of none. Pairs with more than :data:`LONGEST` words in a text are not learned from. Of a large text
+    evenly spaced pairs are, about as many as have :data:`MOST` combinations of their words together.
     """
-    split = ((words(one), words(other)) for one, other in zip(source, target, strict=True))
-    pairs = [each for each in split if max(map(len, each)) <= LONGEST]
-    names, first = _numbered([[_NULL, *one] for one, _ in pairs])
-    others, second = _numbered([other for _, other in pairs])
+    index: dict[str, int] = {}
+    other_index: dict[str, int] = {}
+    first, second = [], []
+    for one, other in _words_of_pairs(source, target, _spacing(source, target)):
+        first.append(_numbered([_NULL, *one], index))
+        second.append(_numbered(other, other_index))
+    names, others = list(index), list(other_index)
     pair, link = _links(first, second, len(others))
     entries, place = np.unique(pair, return_inverse=True)
     from_word = entries // max(len(others), 1)
@@ -54,11 +62,26 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def _numbered(texts: list[list[str]]) -> tuple[list[str], list[Array]]:
-    """The different words, and each text's words as indices."""
-    index: dict[str, int] = {}
-    found = [np.array([index.setdefault(w, len(index)) for w in each], np.int64) for each in texts]
-    return list(index), found
+def _words_of_pairs(
+    source: Sequence[str], target: Sequence[str], spacing: int
+) -> Iterator[tuple[list[str], list[str]]]:
+    """The words of every ``spacing``-th pair, without pairs that are too long."""
+    for k in range(0, len(source), spacing):
+        pair = words(source[k]), words(target[k])
+        if max(map(len, pair)) <= LONGEST:
+            yield pair
+
+
+def _spacing(source: Sequence[str], target: Sequence[str]) -> int:
+    """The distance of pairs that have about :data:`MOST` combinations of words together."""
+    spacing = max(1, len(source) // _LOOKED_AT)
+    some = _words_of_pairs(source, target, spacing)
+    return max(1, round(spacing * sum((1 + len(a)) * len(b) for a, b in some) / MOST))
+
+
+def _numbered(text: list[str], index: dict[str, int]) -> Array:
+    """The words as indices in ``index``, to which new words are added."""
+    return np.array([index.setdefault(word, len(index)) for word in text], np.int32)
 
 
 def _links(source: list[Array], target: list[Array], width: int) -> tuple[Array, Array]:
@@ -66,7 +89,7 @@ def _links(source: list[Array], target: list[Array], width: int) -> tuple[Array,
     word, and the number of the target word among all those of the text."""
     pairs, links, begin = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
     for one, other in zip(source, target, strict=True):
-        pairs.append((one[:, None] * width + other).ravel())
+        pairs.append((one[:, None].astype(np.int64) * width + other).ravel())
         links.append(np.tile(np.arange(begin, begin + len(other)), len(one)))
         begin += len(other)
     return np.concatenate(pairs), np.concatenate(links)

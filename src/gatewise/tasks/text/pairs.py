@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 class Examples(Dataset):
     """Pairs of encoded texts; indexing with an array of indices gives a batch."""
 
-    def __init__(self, source: Sequence[list[int]], target: Sequence[list[int]]) -> None:
+    def __init__(self, source: Iterable[Array], target: Iterable[Array]) -> None:
         self.source = flat(np.array([*each, END]) for each in source)
         self.target = flat(np.array([BEGIN, *each, END]) for each in target)
         self.lengths = np.diff(self.target[1]) * 1000 + np.diff(self.source[1]).clip(max=999)

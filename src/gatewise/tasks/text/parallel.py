@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,8 @@ import numpy as np
 from gatewise.arguments import Kind
 from gatewise.data.lines import Problems, check_text
 from gatewise.data.records import is_table
-from gatewise.data.sources.text import NO_TEXT, pairs, rows, texts_in, whole_lines
+from gatewise.data.sources.text import NO_TEXT, digests, pairs, rows, texts_in, whole_lines
+from gatewise.data.spool import SpooledTexts
 from gatewise.errors import DataError, OptionError
 from gatewise.options import short_repr
 from gatewise.tasks.kinds import EXPECTED_PART, is_size, part_size, size_in
@@ -35,8 +35,8 @@ class Parallel:
         notes: sentences on what was left out.
     """
 
-    source: list[str]
-    into: list[str]
+    source: Sequence[str]
+    into: Sequence[str]
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -44,12 +44,15 @@ class Parallel:
 
     def chosen(self, indices: Array) -> Parallel:
         """The pairs with these indices."""
-        source, into = ([texts[k] for k in indices] for texts in (self.source, self.into))
+        source, into = (
+            SpooledTexts(texts[k] for k in indices) for texts in (self.source, self.into)
+        )
         return Parallel(source, into, self.notes)
 
     @property
     def digest(self) -> str:
-        return digest(self.source, self.into)
+        """A hash of all pairs."""
+        return digest(digests(self.source), digests(self.into))
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class ParallelReader:
     source: str | None
     into: str | None
     problems: Problems = field(default_factory=Problems)
-    limit: int | None = None
+    limit: int | None = None  # the number of valid pairs that are read
 
     def read(self, data: Any) -> Parallel:
         """The pairs in ``data``. Pairs with an empty text are left out and counted.
@@ -77,12 +80,14 @@ class ParallelReader:
             DataError: a file is missing, the texts are unequal in number, a text is not valid, or no pair is
                 left. The message has the file and the line.
         """
-        source, into = [], []
+        source, into = SpooledTexts(), SpooledTexts()
         empty, first = 0, 0
         for k, (text, other) in enumerate(self._pairs(data), 1):
             if text.strip() and other.strip():
                 source.append(text)
                 into.append(other)
+                if len(source) == self.limit:
+                    break
                 continue
             empty, first = empty + 1, first or k
         notes = (f"{empty} left out: {EMPTY} (the first: pair {first})",) if empty else ()
@@ -92,9 +97,9 @@ class ParallelReader:
             raise DataError(f"{_name(data)} has no pair of texts{left}")
         return Parallel(source, into, notes)
 
-    def read_source(self, data: Any) -> list[str]:
+    def read_source(self, data: Any) -> Iterator[str]:
         """The texts to translate in ``data``, which is in the form of :meth:`read`, or a list of texts, or the
-        path of a file with a text in each line."""
+        path of a file with a text in each line. Those of a file are read when they are needed."""
         if not isinstance(data, (str, os.PathLike)):
             if hasattr(data, "columns") or hasattr(data, "column_names"):
                 return self._column(data)
@@ -104,16 +109,16 @@ class ParallelReader:
             return self._column(path)
         if not path.is_file():
             path = self._files(path)[0]
-        return list(whole_lines(path, self.problems))
+        return whole_lines(path, self.problems)
 
-    def _column(self, data: Any) -> list[str]:
+    def _column(self, data: Any) -> Iterator[str]:
         name = self._named("source")
         found = rows(data, (name,), self.problems)
         return self._texts((value, f"column {name!r}, {place}") for (value,), _, place in found)
 
-    def _texts(self, found: Iterable[tuple[Any, str]]) -> list[str]:
+    def _texts(self, found: Iterable[tuple[Any, str]]) -> Iterator[str]:
         """The texts of values with their places."""
-        return [value for value, place in found if self._is_text(value, place)]
+        return (value for value, place in found if self._is_text(value, place))
 
     def _is_text(self, value: Any, place: str) -> bool:
         try:
@@ -125,12 +130,12 @@ class ParallelReader:
 
     def _pairs(self, data: Any) -> Iterator[tuple[str, str]]:
         if isinstance(data, (tuple, list)):
-            return islice(self._of_lists(data), self.limit)
+            return self._of_lists(data)
         if isinstance(data, (str, os.PathLike)) and not is_table(Path(data)):
             files = self._files(Path(data))
-            return pairs(None, *files, self.problems, self.limit)
+            return pairs(None, *files, self.problems)
         names = self._named("source"), self._named("into")
-        return pairs(data, *names, self.problems, self.limit)
+        return pairs(data, *names, self.problems)
 
     def _of_lists(self, data: Sequence[Any]) -> Iterator[tuple[str, str]]:
         """The pairs of two lists of texts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -23,8 +23,8 @@ from gatewise.arguments import (
 )
 from gatewise.data.buckets import BucketBatches, padded_ids, sorted_batches
 from gatewise.data.lines import OnError, Problems, check_text
-from gatewise.data.output import table_like
-from gatewise.data.sources.text import texts_in
+from gatewise.data.output import joined, table_like
+from gatewise.data.sources.text import digests, pieces_of, texts_in
 from gatewise.data.spool import flat
 from gatewise.data.tokens import BEGIN, END, PAD, UNKNOWN, Tokenizer, Unit, smallest_size
 from gatewise.errors import DataError, ModelFileError, OptionError, caution
@@ -123,7 +123,7 @@ class Translator(Task):
             signs are split by spaces already.
         on_error: what is done with a pair that is not valid: "stop" or "skip". Pairs with an empty text are
             skipped and counted in any case.
-        limit: read only so many pairs, in fit and of later data too, for a quick try.
+        limit: fit to the first so many valid pairs of the data, for a quick try. Other data are read whole.
         seed: the seed of parts, weights, batches and dropout.
 
     Attributes:
@@ -210,7 +210,7 @@ class Translator(Task):
         return super().fit(data, validation=validation, test=test, run=run)
 
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
-        found = self._read(data)
+        found = self._read(data, limit=self.limit)
         self.corpus_ = found.digest
         order = np.random.default_rng(self.seed).permutation(len(found))
         order, held_out = split(order, test, len(found))
@@ -240,7 +240,7 @@ class Translator(Task):
             patience=self.patience,
             seed=self.seed,
         )
-        columns = {"source": digest(found.source), "into": digest(found.into)}
+        columns = {"source": digest(digests(found.source)), "into": digest(digests(found.into))}
         about = {"rows": len(found), "series": 1, "span": "pairs of texts", "columns": columns}
         validation = validation if is_size(validation) else checked.digest
         test = test if is_size(test) else tested.digest
@@ -252,9 +252,13 @@ class Translator(Task):
             record,
         )
 
-    def _read(self, data: Any) -> Parallel:
-        problems = Problems(self.on_error)
-        return ParallelReader(self.source, self.into, problems, self.limit).read(data)
+    def _read(
+        self, data: Any, on_error: OnError | None = None, limit: int | None = None
+    ) -> Parallel:
+        return self._reader(Problems.of_call(on_error, self.on_error), limit).read(data)
+
+    def _reader(self, problems: Problems, limit: int | None = None) -> ParallelReader:
+        return ParallelReader(self.source, self.into, problems, limit)
 
     def _learn_symbols(self, trained: Parallel) -> None:
         source, into = (
@@ -268,9 +272,7 @@ class Translator(Task):
 
     def _examples(self, pairs: Parallel) -> Examples:
         tokenizers = self.source_tokenizer_, self.into_tokenizer_
-        return Examples(
-            tokenizers[0].encode_all(pairs.source), tokenizers[1].encode_all(pairs.into)
-        )
+        return Examples(tokenizers[0].encoded(pairs.source), tokenizers[1].encoded(pairs.into))
 
     def _batches(self, pairs: Parallel) -> tuple[Examples, list[Array]]:
         """The encoded pairs, and batches of similar length for validation and scores."""
@@ -335,12 +337,28 @@ class Translator(Task):
         Raises:
             DataError: a text is no text, or too long.
         """
+        texts = [check_text(each, f"text {k}") for k, each in enumerate(texts_in(texts), 1)]
+        parts = self._translated(texts, beam, normalisation)
+        return [each for _, found in parts for each in found]
+
+    def _translated(
+        self, texts: Iterable[str], beam: int, normalisation: float
+    ) -> Iterator[tuple[list[str], list[Translation]]]:
+        """Some of the texts at a time, and their translations."""
         self.check_fitted()
         beam = integer("beam", beam)
         normalisation = number("normalisation", normalisation, "a number from 0 on", least=0)
-        texts = [check_text(each, f"text {k}") for k, each in enumerate(texts_in(texts), 1)]
-        ids = self.source_tokenizer_.encode_all(texts)
-        _check_lengths([len(each) for each in ids])
+        number_before, long = 0, list[int]()
+        for some in pieces_of(texts, len):
+            ids = self.source_tokenizer_.encode_all(some)
+            long += _long_texts([len(each) for each in ids], number_before)
+            number_before += len(some)
+            yield some, self._translations(some, ids, beam, normalisation)
+        _warn_of(long)
+
+    def _translations(
+        self, texts: list[str], ids: list[list[int]], beam: int, normalisation: float
+    ) -> list[Translation]:
         pieces = [self.source_tokenizer_.pieces(each) for each in texts]
         found = [Translation("", 0.0, [], [], np.zeros((0, 0), np.float32)) for _ in texts]
         starts = flat(np.array([*each, END]) for each in ids)
@@ -377,7 +395,14 @@ class Translator(Task):
         )
         return Translation(words, found.score, source, pieces, alignment)
 
-    def predict(self, data: Any, *, beam: Count = 5, normalisation: NonNegative = 1.0) -> Any:
+    def predict(
+        self,
+        data: Any,
+        *,
+        beam: Count = 5,
+        normalisation: NonNegative = 1.0,
+        on_error: OnError | None = None,
+    ) -> Any:
         """The translation of each text.
 
         Args:
@@ -386,28 +411,48 @@ class Translator(Task):
             beam: the number of hypotheses that the search keeps at each step; 1 is greedy search.
             normalisation: the power of the length by which the search divides log probabilities; 0 prefers short
                 translations.
+            on_error: what is done with a text that is not valid: "stop" or "skip"; by default as in ``fit``.
 
         Returns:
             A table with the columns ``source``, ``translation``, and ``score``, the log probability of the
             symbols, divided by their number to the power of ``normalisation``. It is of the library of ``data``.
         """
+        return table_like(joined(self._columns(data, beam, normalisation, on_error)), data)
+
+    def predict_parts(self, data: Any, **options: Any) -> Iterator[Any]:
+        for columns in self._columns(data, **options):
+            yield table_like(columns, None)
+
+    def _columns(
+        self,
+        data: Any,
+        beam: int = 5,
+        normalisation: float = 1.0,
+        on_error: OnError | None = None,
+    ) -> Iterator[dict[str, list[Any]]]:
+        """The columns of :meth:`predict` for some of the texts at a time."""
         self.check_fitted()
-        problems = Problems(self.on_error)
-        texts = ParallelReader(self.source, self.into, problems, self.limit).read_source(data)
+        problems = Problems.of_call(on_error, self.on_error)
+        texts = self._reader(problems).read_source(data)
+        yield {"source": [], "translation": [], "score": []}
+        for some, found in self._translated(texts, beam, normalisation):
+            yield {
+                "source": some,
+                "translation": [each.text for each in found],
+                "score": [each.score for each in found],
+            }
         for note in problems.notes():
             caution(note)
-        found = self.translate(texts, beam=beam, normalisation=normalisation)
-        columns = {
-            "source": texts,
-            "translation": [each.text for each in found],
-            "score": [each.score for each in found],
-        }
-        return table_like(columns, data)
 
     # ------------------------------------------------------------------------------- evaluation
 
     def evaluate(
-        self, data: Any, *, beam: Count = 5, normalisation: NonNegative = 1.0
+        self,
+        data: Any,
+        *,
+        beam: Count = 5,
+        normalisation: NonNegative = 1.0,
+        on_error: OnError | None = None,
     ) -> Evaluation:
         """The scores of the model and of two baselines on pairs that the model was not trained on.
 
@@ -419,14 +464,15 @@ class Translator(Task):
             data: in the form of :meth:`fit`. Of the data that the model was fitted to, its test part is scored.
             beam: the number of hypotheses that the search keeps at each step; 1 is greedy search.
             normalisation: the power of the length by which the search divides log probabilities.
+            on_error: what is done with a pair that is not valid: "stop" or "skip"; by default as in ``fit``.
 
         Raises:
             DataError: the data is not valid, or the model was trained on all of it.
         """
         self.check_fitted()
-        pairs = self._unseen(self._read(data))
-        found = self.translate(pairs.source, beam=beam, normalisation=normalisation)
-        ours = [each.text for each in found]
+        pairs = self._unseen(data, on_error)
+        parts = self._translated(pairs.source, beam, normalisation)
+        ours = [each.text for _, found in parts for each in found]
         references = pairs.into
         scores, signatures, notes = score_with_signatures(ours, references, self.bleu_words)
         scores["perplexity"] = self._perplexity(pairs)
@@ -437,8 +483,6 @@ class Translator(Task):
             for name, each in baselines.items()
         }
         notes = (*notes, *pairs.notes)
-        if self.limit is not None:
-            notes = (*notes, f"limit={self.limit}: later pairs of the data were not read")
         unknown = self.source_tokenizer_.unknown_share(pairs.source)
         if unknown:
             notes = (*notes, f"{unknown:.2%} of the source symbols are unknown to the model")
@@ -446,9 +490,11 @@ class Translator(Task):
             self.name, scores, rows, len(pairs), "texts", "bleu", notes, signatures=signatures
         )
 
-    def _unseen(self, pairs: Parallel) -> Parallel:
+    def _unseen(self, data: Any, on_error: OnError | None) -> Parallel:
+        """The pairs to score: of the data of ``fit`` its test part, else all."""
+        pairs = self._read(data, on_error, self.limit)
         if pairs.digest != self.corpus_:
-            return pairs
+            return pairs if self.limit is None else self._read(data, on_error)
         if not self.held_out_:
             raise DataError(
                 "the model was trained on these pairs, so they cannot test it: give other pairs, or fit with "
@@ -468,7 +514,7 @@ class Translator(Task):
         return float(np.exp(total / number))
 
     def figures(self, data: Any) -> dict[str, Any]:
-        pairs = self._read(data)
+        pairs = self._read(data, limit=self.limit)
         if pairs.digest != self.corpus_:
             texts = pairs.source[:_DRAWN]
         elif self.held_out_:
@@ -484,10 +530,9 @@ class Translator(Task):
 
     def inputs(self, data: Any) -> tuple[Tensor, Tensor]:
         """The symbols of all source texts, padded to the longest, and their lengths."""
-        problems = Problems(self.on_error)
-        texts = ParallelReader(self.source, self.into, problems, self.limit).read_source(data)
-        ids = flat(np.array([*each, END]) for each in self.source_tokenizer_.encode_all(texts))
-        return padded_ids(*ids, np.arange(len(texts)), PAD)
+        texts = self._reader(Problems(self.on_error, chosen_here=False)).read_source(data)
+        ids = flat(np.array([*each, END]) for each in self.source_tokenizer_.encoded(texts))
+        return padded_ids(*ids, np.arange(len(ids[1]) - 1), PAD)
 
     def traced(self, inputs: tuple[Any, ...], device: torch.device = CPU) -> Trace:
         """The trace of the encoder."""
@@ -562,21 +607,25 @@ def _limits(lengths: Any) -> Any:
     return 2 * lengths.clip(max=LONGEST) + 10
 
 
-def _check_lengths(lengths: list[int]) -> None:
-    """Warns of texts that are longer than those that the network was trained on.
+def _long_texts(lengths: list[int], before: int) -> list[int]:
+    """The numbers of the texts that are longer than those that the network was trained on, from 1 on. There were
+    ``before`` texts before these.
 
     Raises:
         DataError: a text has more symbols than there is memory for.
     """
-    long = [k for k, length in enumerate(lengths) if length > LONGEST]
-    for k in long:
-        if lengths[k] > _MOST_SOURCE:
+    for k, length in enumerate(lengths, before + 1):
+        if length > _MOST_SOURCE:
             raise DataError(
-                f"text {k + 1} has {lengths[k]:,} symbols, more than {_MOST_SOURCE:,}: split it into sentences"
+                f"text {k} has {length:,} symbols, more than {_MOST_SOURCE:,}: split it into sentences"
             )
+    return [k for k, length in enumerate(lengths, before + 1) if length > LONGEST]
+
+
+def _warn_of(long: list[int]) -> None:
     if long:
         caution(
-            f"{with_unit(len(long), 'text')} of more than {LONGEST} symbols (the first: text {long[0] + 1}): the "
+            f"{with_unit(len(long), 'text')} of more than {LONGEST} symbols (the first: text {long[0]}): the "
             f"model was trained on shorter ones, and a translation ends after {_limits(np.array(LONGEST)):,} "
             f"symbols: split long texts into sentences"
         )
