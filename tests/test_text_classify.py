@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import polars as pl
+import polars.selectors as cs
 import pytest
 import torch
 from sklearn.base import clone
@@ -283,8 +284,41 @@ def test_rows_left_out_of_a_prediction_are_named(of_table):
             method(pl.DataFrame({"review": ["a film", None]}))
 
 
+def test_a_row_is_left_out_of_one_call_alone(of_table, tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text(
+        "review,stars\na film,maybe\n" + "".join(f"{t},pos\n" for t in TEXTS[:5]) + "b\n"
+    )
+    for method in (of_table.predict, of_table.predict_proba, of_table.attention):
+        with pytest.raises(DataError, match=r"row 7 .* or leave such data out with on_error='skip'"):
+            method(path)
+        with pytest.warns(GatewiseWarning, match="1 left out: rows with another number of columns"):
+            assert len(method(path, on_error="skip")) == 6
+    with pytest.raises(DataError, match="row 7"):
+        of_table.evaluate(path)
+    found = of_table.evaluate(path, on_error="skip")
+    assert found.n == 5
+    assert "1 left out: texts of a class that is unknown" in " ".join(found.notes)
+    path.write_text("review,stars\na film,maybe\na story,pos\n")
+    assert of_table.evaluate(path, on_error="skip").n == 1
+    with pytest.raises(DataError, match="maybe"):
+        of_table.evaluate(path)
+
+
+def test_predictions_in_pieces_are_those_of_all_texts_together(of_table, table, monkeypatch):
+    whole = of_table.predict(table)
+    monkeypatch.setattr("gatewise.data.sources.text.TOGETHER", 100)
+    parts = list(of_table.predict_parts(table))
+    assert list(map(len, parts)) == [100, 100, 60]
+    for found in (pl.concat(parts), of_table.predict(table)):
+        assert found.drop(cs.float()).equals(whole.drop(cs.float()))
+        np.testing.assert_allclose(found.select(cs.float()), whole.select(cs.float()), atol=1e-12)
+
+
 def test_no_text_is_left_out_of_a_list():
     model = gw.TextClassifier(on_error="skip", limit=2, **ONCE).fit(TEXTS, LABELS)
+    with pytest.raises(OptionError, match="on_error='skip' is for tables"):
+        model.predict(TEXTS[:5], on_error="skip")
     assert len(model.predict(TEXTS[:5])) == 5
     with pytest.raises(DataError, match="text 2: the value is missing"):
         model.predict(["a", None])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
@@ -21,6 +20,7 @@ from gatewise.arguments import (
     Probability,
     Seed,
 )
+from gatewise.data.buckets import sorted_batches
 from gatewise.data.sequences import Scale, Sequences, masked, padded
 from gatewise.data.sources.series import Series, SeriesTable, digests
 from gatewise.errors import DataError, OptionError
@@ -52,6 +52,7 @@ from gatewise.train.record import Record
 from gatewise.train.run import Run
 
 Array = np.ndarray
+_TOGETHER = 256  # sequences that the network reads at once
 FEW = 10  # fewer sequences have scores that a note qualifies
 
 
@@ -385,12 +386,11 @@ class SequenceTask(Task):
     def _outputs_of(self, values: Array, starts: Array, which: Array, device: Any) -> Array:
         """The outputs of the network for the sequences ``which``, given scaled inputs."""
         where = device_of("device", device)
-        order = which[np.argsort(np.diff(starts)[which], kind="stable")]  # to need little padding
         outputs = np.empty((len(starts) - 1, self.shape_.outputs))
         # float64, so that rounding differences between batches do not show in the results
         network = copy.deepcopy(self.network_).double().to(where)
         with torch.no_grad():
-            for chosen in _chunks(order):
+            for chosen in sorted_batches(np.diff(starts), which, _TOGETHER):
                 x, lengths = padded(values, starts, chosen)
                 lengths = None if lengths is None else lengths.to(where)
                 outputs[chosen] = network(x.double().to(where), lengths).cpu().numpy()
@@ -510,8 +510,3 @@ class SequenceTask(Task):
         tags.input_tags.three_d_array = True
         tags.input_tags.allow_nan = self.missing == "mask"
         return tags
-
-
-def _chunks(order: Array) -> Iterator[Array]:
-    for start in range(0, len(order), 256):
-        yield order[start : start + 256]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from itertools import chain
 from types import SimpleNamespace
@@ -21,8 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from gatewise.arguments import Count, Layers, Positive, Probability, Seed
 from gatewise.data.buckets import sorted_batches
 from gatewise.data.lines import OnError, Problems
-from gatewise.data.output import table_like
-from gatewise.data.sources.text import Texts, TextTable, lines_of
+from gatewise.data.output import joined, table_like
+from gatewise.data.sources.text import Texts, TextTable, digests, lines_of
 from gatewise.data.spool import SpooledTexts
 from gatewise.data.tokens import Tokenizer
 from gatewise.data.vectors import read_vectors, width_of
@@ -108,7 +107,7 @@ class TextClassifier(ClassifierMixin, Task):
         class_weight: the weights of the classes in the loss: "balanced" for weights inverse to the classes'
             frequencies, or a number for each class. In Python a dict of numbers, or None for equal weights.
         on_error: what to do with a row that is not valid: "stop", or "skip" to leave it out and count it.
-        limit: read only so many rows of the data of ``fit``, for a quick try. Other files are read whole.
+        limit: fit to the first so many valid rows of the data, for a quick try. Other data are read whole.
         epochs: the largest number of passes over the training part. The default is 8, and more where these are
             fewer than 400 updates.
         batch: texts per batch.
@@ -235,11 +234,18 @@ class TextClassifier(ClassifierMixin, Task):
         texts = replace(self._source(), limit=self.options_.limit).read(data)
         return self._training_data(texts, np.ones(len(texts)), validation, test, run)
 
-    def _source(self) -> TextTable:
+    def _source(self, on_error: OnError | None = None, chosen_here: bool = True) -> TextTable:
+        """The reader of texts; ``on_error`` is the option of a call after ``fit``."""
         options = self.options_
-        # a list of texts has its labels apart: a text left out would shift them
-        on_error: OnError = "stop" if options.text is None else options.on_error
-        return TextTable(options.text, options.label, on_error)
+        problems = Problems.of_call(on_error, options.on_error)
+        if options.text is None:  # the labels are apart: a text left out would shift them
+            if on_error == "skip":
+                raise OptionError(
+                    "on_error='skip' is for tables, but the data is a list of texts, none of which can be left out: "
+                    "leave it out, and correct the texts"
+                )
+            return TextTable(chosen_here=False)
+        return TextTable(options.text, options.label, problems.on_error, chosen_here=chosen_here)
 
     def _training_data(
         self, texts: Texts, weight: Array, validation: Any, test: Any, run: Run
@@ -250,7 +256,7 @@ class TextClassifier(ClassifierMixin, Task):
             weight: the sample weights that the user gave. Texts of weight 0 are ignored.
         """
         options = self.options_
-        self.data_ = digest(_digests(texts.texts), texts.known_labels)
+        self.data_ = digest(digests(texts.texts), texts.known_labels)
         self.tested_ = self._test_rows(texts.known_labels, test)
         weight = weight.copy()
         weight[self.tested_] = 0
@@ -270,7 +276,7 @@ class TextClassifier(ClassifierMixin, Task):
             parts, target[trained], weight[trained], len(self.classes_), importance
         )
         weight[trained] *= importance
-        self.seen_ = _digests(parts)
+        self.seen_ = digests(parts)
         weight /= weight[trained].mean()
         encoded = Encoded.of(self.tokenizer_, texts.texts, options.longest)
         self.notes_ = (
@@ -421,9 +427,15 @@ class TextClassifier(ClassifierMixin, Task):
 
     # ------------------------------------------------------------------------------------ outputs
 
-    def _texts(self, X: Any, learned: bool) -> Texts:
+    def _texts(
+        self,
+        X: Any,
+        learned: bool = False,
+        on_error: OnError | None = None,
+        chosen_here: bool = True,
+    ) -> Texts:
         self.check_fitted()
-        texts = self._source().read(X, learned)
+        texts = self._source(on_error, chosen_here).read(X, learned)
         if not learned:
             for note in texts.problems.notes():
                 caution(note)
@@ -453,38 +465,59 @@ class TextClassifier(ClassifierMixin, Task):
     def _encoded(self, texts: Iterable[str]) -> Encoded:
         return Encoded.of(self.tokenizer_, texts, self.options_.longest)
 
-    def predict_proba(self, X: Any, *, device: Device = "cpu") -> Array:
-        """N×classes: the probability of each class, in the order of ``classes_``."""
-        texts = self._texts(X, learned=False)
+    def predict_proba(
+        self, X: Any, *, device: Device = "cpu", on_error: OnError | None = None
+    ) -> Array:
+        """N×classes: the probability of each class, in the order of ``classes_``. The arguments are those of
+        :meth:`predict`."""
+        texts = self._texts(X, on_error=on_error)
         return softmax(self._outputs(self._encoded(texts.texts), device)[0])
 
-    def predict(self, X: Any, *, device: Device = "cpu") -> Any:
+    def predict(self, X: Any, *, device: Device = "cpu", on_error: OnError | None = None) -> Any:
         """The most probable class of each text.
 
         Args:
             device: where the network runs: "cpu", "cuda", "cuda:1".
+            on_error: what is done with a row of a table that is not valid: "stop" or "skip"; by default as in ``fit``.
 
         Returns:
             N labels. For a table, a table of the same library with the number of each row, ``row``, its
             ``text`` and ``prediction``, the probability of each class, and ``unknown``, the share of unknown
             words in the text.
         """
-        texts = self._texts(X, learned=False)
-        encoded = self._encoded(texts.texts)
-        probabilities = softmax(self._outputs(encoded, device)[0])
-        best: Array = self.classes_[probabilities.argmax(1)]
-        if self.text is None:
-            return best
-        columns = {"row": texts.places, "text": list(texts.texts), "prediction": best}
-        for k, label in enumerate(self.classes_):
-            columns[f"probability_{label}"] = probabilities[:, k]
-        return table_like(columns | {"unknown": encoded.unknown_shares}, X)
+        columns = joined(self._columns(X, device, on_error))
+        return columns["prediction"] if self.text is None else table_like(columns, X)
 
-    def attention(self, X: Any, *, device: Device = "cpu") -> list[list[tuple[str, float]]]:
+    def predict_parts(self, data: Any, **options: Any) -> Iterator[Any]:
+        for columns in self._columns(data, **options):
+            yield table_like(columns, None)
+
+    def _columns(
+        self, X: Any, device: Any = "cpu", on_error: OnError | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The columns of :meth:`predict` for some of the texts at a time."""
+        self.check_fitted()
+        problems = Problems()
+        for texts in self._source(on_error).pieces(X):
+            problems = texts.problems
+            encoded = self._encoded(texts.texts)
+            probabilities = softmax(self._outputs(encoded, device)[0])
+            best: Array = self.classes_[probabilities.argmax(1)]
+            columns = {"row": texts.places, "text": texts.texts, "prediction": best}
+            for k, label in enumerate(self.classes_):
+                columns[f"probability_{label}"] = probabilities[:, k]
+            yield columns | {"unknown": encoded.unknown_shares}
+        for note in problems.notes():
+            caution(note)
+
+    def attention(
+        self, X: Any, *, device: Device = "cpu", on_error: OnError | None = None
+    ) -> list[list[tuple[str, float]]]:
         """The words of each text, each with its weight in the attention pooling.
 
-        The weights of a text and of its beginning and end, which are not listed, sum to 1."""
-        texts = self._texts(X, learned=False)
+        The weights of a text and of its beginning and end, which are not listed, sum to 1. The arguments are those
+        of :meth:`predict`."""
+        texts = self._texts(X, on_error=on_error)
         weights = self._outputs(self._encoded(texts.texts), device, weighted=True)[1]
         return [
             list(zip(self.tokenizer_.pieces(text), each.tolist(), strict=False))
@@ -499,7 +532,7 @@ class TextClassifier(ClassifierMixin, Task):
 
     def inputs(self, data: Any) -> tuple[Tensor, Tensor]:
         """All texts of ``data`` as symbols, padded to the longest, and their lengths."""
-        encoded = self._encoded(self._texts(data, learned=False).texts)
+        encoded = self._encoded(self._texts(data, chosen_here=False).texts)
         return encoded.padded(np.arange(len(encoded)))
 
     def figures(self, data: Any) -> dict[str, Any]:
@@ -513,7 +546,9 @@ class TextClassifier(ClassifierMixin, Task):
 
     # ---------------------------------------------------------------------------------- evaluation
 
-    def evaluate(self, X: Any, y: Any = None, *, device: Device = "cpu") -> Evaluation:
+    def evaluate(
+        self, X: Any, y: Any = None, *, device: Device = "cpu", on_error: OnError | None = None
+    ) -> Evaluation:
         """The scores of the model and of two baselines on texts that the model was not trained on.
 
         The baselines are the most frequent class, and logistic regression on TF-IDF features of words and
@@ -524,11 +559,13 @@ class TextClassifier(ClassifierMixin, Task):
                 ``fit``, the test part is scored.
             y: N labels, for a list of texts only.
             device: where the network runs: "cpu", "cuda", "cuda:1".
+            on_error: what is done with a row of a table that is not valid, such as one of an unknown class: "stop" or
+                "skip"; by default as in ``fit``.
 
         Raises:
             DataError: a class is unknown to the model, or the model was trained on every text.
         """
-        texts = self._texts(X, learned=True)
+        texts = self._texts(X, learned=True, on_error=on_error)
         if self.text is None:
             texts = replace(texts, labels=labels_of(self, y, len(texts)))
         labels = texts.known_labels
@@ -564,15 +601,13 @@ class TextClassifier(ClassifierMixin, Task):
             DataError: the model was trained on all of them.
         """
         every = np.arange(len(texts))
-        digests, labels = _digests(texts.texts), texts.known_labels
-        count = len(texts)
-        if self.limit is not None:
-            count = int(np.searchsorted(texts.places, self.limit, side="right"))
+        found, labels = digests(texts.texts), texts.known_labels
+        count = len(texts) if self.limit is None else min(self.limit, len(texts))
         # a new array of texts is only as wide as they need, as that of fit was
         fitted = np.array(labels[:count].tolist()) if labels.dtype.kind == "U" else labels[:count]
-        if len(self.tested_) and digest(digests[:count], fitted) == self.data_:
+        if len(self.tested_) and digest(found[:count], fitted) == self.data_:
             return self.tested_, ()
-        seen = np.isin(digests, self.seen_)
+        seen = np.isin(found, self.seen_)
         if seen.all():
             raise DataError(
                 "the model was trained on all of these texts, so they cannot test it: give other texts, or "
@@ -638,12 +673,3 @@ class TextClassifier(ClassifierMixin, Task):
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
-
-
-def _digests(texts: Iterable[str]) -> Array:
-    """N hashes of texts, with which a model recognises texts that it was trained on."""
-    found = [
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        for text in texts
-    ]
-    return np.frombuffer(b"".join(found), dtype="<i8").astype(np.int64)
