@@ -6,6 +6,7 @@ import json
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -351,7 +352,7 @@ def test_the_probabilities_are_those_of_the_network_on_the_whole_text(fitted, mo
         given = torch.tensor([[END, *symbols[:-1]]])
         log_p = model.network_(given)[0][0].log_softmax(1)
     expected = log_p[torch.arange(len(symbols)), torch.tensor(symbols.tolist())]
-    monkeypatch.setattr("gatewise.tasks.text.generate.AT_ONCE", 4)
+    monkeypatch.setattr("gatewise.tasks.text.scoring.AT_ONCE", 4)
     found = model.predict(text)["log_probability"]
     sums = [float(expected[:6].sum()), float(expected[6:].sum())]
     assert found.to_list() == pytest.approx(sums, rel=1e-5)
@@ -588,16 +589,21 @@ def test_the_validation_loss_is_of_symbols_and_not_of_windows(rhyme):
     lines = RHYME.splitlines(True)[87:102]
     symbols, _ = stream(lines, model.tokenizer_)
     assert len(symbols) % 100 > 20  # a short window at the end
-    nll = -model.log_probabilities(symbols, torch.device("cpu")).mean()
+    nll = -model.scorer(torch.device("cpu")).log_probabilities(symbols).mean()
     assert model.history_.validation == pytest.approx([nll], rel=1e-5)
 
 
-def test_a_limit_is_of_fit_alone(rhyme):
-    model = small(epochs=1, limit=20).fit(rhyme, run=quiet())
+def test_a_limit_is_of_the_data_of_fit_alone(rhyme):
+    rhyme.with_name("other.txt").write_text("a dog barked\n")
+    model = small(epochs=1, limit=20).fit(rhyme, validation=rhyme, run=quiet())
     assert len(model.predict(rhyme)) == 120
     words = [len(line.split()) + 1 for line in RHYME.splitlines()]
-    assert model.evaluate_held_out(rhyme, 0.15).n == sum(words[17:20])
-    assert model.evaluate(rhyme).n == sum(words[17:])
+    for found in (model.evaluate_held_out(rhyme, 0.15), model.evaluate(rhyme)):
+        assert found.n == sum(words[17:20])
+    assert model.evaluate_held_out(rhyme, rhyme.with_name("other.txt")).n == 4
+    untested = small(epochs=1, limit=20).fit(rhyme, test=0, run=quiet())
+    assert untested.evaluate_held_out(rhyme, 0) is None
+    assert untested.evaluate(rhyme).n == sum(words[20:])
 
 
 def test_left_out_lines_are_said_and_the_others_keep_their_numbers(rhyme):
@@ -611,8 +617,38 @@ def test_left_out_lines_are_said_and_the_others_keep_their_numbers(rhyme):
     assert table["text"].to_list() == ["a dog", "the cat"]
     assert table["file"].to_list() == [str(other)] * 2
     strict = small(epochs=1).fit(rhyme, run=quiet())
+    for method in (strict.evaluate, strict.predict):
+        with pytest.raises(DataError, match="or leave such data out with on_error='skip'"):
+            method(other)
+        with pytest.raises(DataError, match="save the file as UTF-8"):
+            getattr(model, method.__name__)(other, on_error="stop")
     with pytest.raises(DataError, match=r"save the file as UTF-8. Correct it$"):
-        strict.evaluate(other)
+        strict.trace(other)  # it has no option on_error
+    assert strict.evaluate(other, on_error="skip").n == 6
+    with pytest.warns(GatewiseWarning, match="1 left out: bytes that are not UTF-8"):
+        assert len(strict.predict(other, on_error="skip")) == 2
+
+
+def test_a_prediction_in_pieces_is_that_of_the_whole_text(rhyme, monkeypatch):
+    model = small(epochs=1).fit(rhyme, run=quiet())
+    whole = model.predict(rhyme)
+    monkeypatch.setattr("gatewise.data.sources.text.TOGETHER", 50)
+    parts = list(model.predict_parts(rhyme))
+    assert list(map(len, parts)) == [50, 50, 20]
+    found = pl.concat(parts)
+    assert found.select("line", "text", "symbols").equals(whole.select("line", "text", "symbols"))
+    np.testing.assert_allclose(found["log_probability"], whole["log_probability"], rtol=1e-5)
+    assert (
+        abs(
+            parts[1]["log_probability"][0]
+            - model.predict(parts[1]["text"][:1].to_list())["log_probability"][0]
+        )
+        > 1e-3
+    )
+    blank = rhyme.with_name("blank.txt")
+    blank.write_text("  \n" * 60)
+    with pytest.raises(DataError, match="has no text"):
+        model.predict(blank)
 
 
 def test_a_model_without_its_training_text(rhyme, tmp_path):

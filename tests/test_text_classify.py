@@ -290,7 +290,9 @@ def test_a_row_is_left_out_of_one_call_alone(of_table, tmp_path):
         "review,stars\na film,maybe\n" + "".join(f"{t},pos\n" for t in TEXTS[:5]) + "b\n"
     )
     for method in (of_table.predict, of_table.predict_proba, of_table.attention):
-        with pytest.raises(DataError, match=r"row 7 .* or leave such data out with on_error='skip'"):
+        with pytest.raises(
+            DataError, match=r"row 7 .* or leave such data out with on_error='skip'"
+        ):
             method(path)
         with pytest.warns(GatewiseWarning, match="1 left out: rows with another number of columns"):
             assert len(method(path, on_error="skip")) == 6

@@ -31,11 +31,11 @@ from gatewise.arguments import (
 from gatewise.atomic import write_atomically
 from gatewise.data.corpus import first_input, stream, windows
 from gatewise.data.lines import OnError, Problems, text_files
-from gatewise.data.sources.text import numbered_lines_of
+from gatewise.data.sources.text import numbered_lines_of, pieces_of
 from gatewise.data.spool import SpooledTexts
 from gatewise.data.tokens import END, UNKNOWN, Tokenizer, Unit, smallest_size
 from gatewise.errors import DataError, ModelFileError, OptionError, caution
-from gatewise.models.cache import Cache, CachedText
+from gatewise.models.cache import Cache
 from gatewise.models.language import Dropouts, LanguageNetwork
 from gatewise.models.ngrams import KneserNey, unigram_log_probabilities
 from gatewise.models.sampling import Choice
@@ -48,6 +48,7 @@ from gatewise.tasks.kinds import AnyCell, Device, Part, device_of, is_size, memb
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.text.pictures import surprise_figure
+from gatewise.tasks.text.scoring import Scorer
 from gatewise.tasks.text.writer import Writer
 from gatewise.train.objective import Carry
 from gatewise.train.optimizers import averaging_sgd, decayed_sgd
@@ -58,7 +59,6 @@ Array = np.ndarray
 
 ORDER = 5  # of the n-gram baseline
 COUNTED = 1 << 23  # the symbols of the training part that the baselines know: the last ones
-AT_ONCE = 500  # symbols that are scored in one call
 SHOWN = 400  # symbols in the report's picture of a text
 # The default learning rate and weight decay of each method. That of sgd is of Zaremba et al. 2014, the decay of
 # nt-asgd of Merity et al. 2018.
@@ -112,7 +112,7 @@ class LanguageModel(Task):
         patience: training ends after this many epochs without a lower validation loss. By default 4, and for
             nt-asgd 6 more than nonmonotone.
         on_error: "stop" at bytes that are not UTF-8, or "skip" their line and count it.
-        limit: fit to so many lines alone, for a quick try.
+        limit: fit to the first so many lines of the data, for a quick try. Other data are read whole.
         keep_text: keep the symbols of the training part (at most the last 8 million) in the saved model.
             ``evaluate`` needs them for its baselines.
         seed: the seed of the weights and of dropout. The same seed gives the same model.
@@ -121,7 +121,7 @@ class LanguageModel(Task):
     name: ClassVar[str] = "generate"
     saved_attributes: ClassVar[dict[str, Check]] = {
         "tokenizer": text,
-        "seen": object_with({"lines": count, "digest": text}),
+        "seen": object_with({"lines": count, "read": count, "digest": text}),
     }
     searched: ClassVar[dict[str, Range]] = {
         "hidden": OneOf((100, 200, 400)),
@@ -227,10 +227,11 @@ class LanguageModel(Task):
         symbols, starts = stream(lines, self.tokenizer_)
         of_training = symbols[: starts[trained]]
         self.training_ = np.array(of_training[-COUNTED:])
-        self.seen_: dict[str, Any] = {"lines": seen, "digest": digest(symbols[: starts[seen]])}
+        of_seen = digest(symbols[: starts[seen]])
+        self.seen_: dict[str, Any] = {"lines": seen, "read": len(lines), "digest": of_seen}
         of_checks = symbols[starts[trained] : starts[seen]]
         if not is_size(validation):
-            checked_lines = self.lines(validation, problems, self.options_.limit)
+            checked_lines = self.lines(validation, problems)
             of_checks = stream(checked_lines, self.tokenizer_)[0]
         for note in problems.notes():
             caution(note)
@@ -246,33 +247,33 @@ class LanguageModel(Task):
         data: Any,
         problems: Problems | None = None,
         limit: int | None = None,
-        places: list[tuple[str | None, int]] | None = None,
     ) -> SpooledTexts:
         """The lines of files or of a folder, or the texts of a list, each with its end.
 
         Args:
             problems: what is done with bytes that are not UTF-8; None for what ``fit`` did.
             limit: read only so many lines.
-            places: a list that gets the file and the number of each line.
+
+        Raises:
+            DataError: the data is not valid, or has no text.
         """
-        problems = problems or self.problems()
+        return SpooledTexts(line for line, _, _ in self._numbered(data, problems, limit))
+
+    def _numbered(
+        self, data: Any, problems: Problems | None = None, limit: int | None = None
+    ) -> Iterator[tuple[str, str | None, int]]:
+        """The lines, see :meth:`lines`, each with its file, or None, and its number."""
+        # a call without the option on_error does as fit did
+        problems = problems or Problems(self.options_.on_error, chosen_here=False)
         check_no_music(data)
-
-        def ended() -> Iterator[str]:
-            for line, source, at in numbered_lines_of(data, problems, limit):
-                if places is not None:
-                    places.append((source, at))
-                # a piece of a long line of a file has no end
-                yield line if source is not None or line.endswith("\n") else f"{line}\n"
-
-        found = SpooledTexts(ended())
-        if all(line.isspace() or not line for line in found):
+        nothing = True
+        for line, source, at in numbered_lines_of(data, problems, limit):
+            nothing = nothing and not line.strip()
+            # a piece of a long line of a file has no end
+            ends = source is not None or line.endswith("\n")
+            yield line if ends else f"{line}\n", source, at
+        if nothing:
             raise DataError(f"{_shown(data)} has no text")
-        return found
-
-    def problems(self) -> Problems:
-        """What is done with bytes that are not UTF-8 after ``fit``: the same as in it."""
-        return Problems(self.options_.on_error, chosen_here=False)
 
     def learned_tokenizer(self, lines: Iterator[str]) -> Tokenizer:
         """The tokenizer of the training part."""
@@ -354,8 +355,11 @@ class LanguageModel(Task):
     # ------------------------------------------------------------------------------------ scoring
 
     def unseen(self, lines: SpooledTexts, data: Any) -> SpooledTexts:
-        """The lines of ``data`` without those of the training and validation parts, if it begins with these."""
-        seen = self.seen_["lines"]
+        """The lines of ``data`` without those of the training and validation parts, if it begins with these. Then
+        lines beyond a limit of ``fit`` are not among them, unless it had no test part."""
+        seen, end = self.seen_["lines"], len(lines)
+        if self.limit is not None and self.seen_["read"] > seen:
+            end = min(end, self.seen_["read"])
         if len(lines) < seen:
             return lines
         first = SpooledTexts(lines[k] for k in range(seen))
@@ -365,26 +369,12 @@ class LanguageModel(Task):
             raise DataError(
                 f"the model was trained on all {seen:,} lines of {_shown(data)}: evaluate it on another text"
             )
-        return SpooledTexts(lines[k] for k in range(seen, len(lines)))
+        return SpooledTexts(lines[k] for k in range(seen, end))
 
-    @torch.no_grad()
-    def log_probabilities(
-        self, symbols: Array, device: torch.device, cache: Cache | None = None
-    ) -> Array:
-        """T: the log probability of each symbol of a text, given all before it."""
-        cached = CachedText(cache) if cache is not None and cache.window else None
-        network: Any = self.network_on(device)
-        text = np.concatenate([[first_input(self.tokenizer_)], symbols])
-        ids, state, found = torch.from_numpy(text).long()[None].to(device), None, []
-        for k in range(0, len(symbols), AT_ONCE):
-            part = ids[:, k : k + AT_ONCE + 1]
-            read = network.losses(part[:, :-1], part[:, 1:], state)
-            log_p, state = -read.losses[0], read.state
-            if cached is not None:
-                log_p = cached.log_probabilities(log_p, read.features[0], part[0, 1:])
-            found.append(log_p.cpu())
-        whole: Array = torch.cat(found).double().numpy()
-        return whole
+    def scorer(self, device: torch.device, cache: Cache | None = None) -> Scorer:
+        """What gives the log probability of each symbol of a text."""
+        network = self.network_on(device)
+        return Scorer(network, first_input(self.tokenizer_), device, cache)
 
     def evaluate(
         self,
@@ -394,6 +384,7 @@ class LanguageModel(Task):
         cache_share: ProbabilityBelowOne = 0.1,
         cache_flatness: Positive = 0.3,
         device: Device = "cpu",
+        on_error: OnError | None = None,
     ) -> Evaluation:
         """The scores of the model and of two baselines on a text that the model was not trained on.
 
@@ -406,6 +397,7 @@ class LanguageModel(Task):
             cache_share: the weight of the cache in the mixture.
             cache_flatness: the factor of the products of outputs in the cache; more makes it sharper.
             device: where the network runs: "cpu", "cuda", "cuda:1".
+            on_error: what is done with a line that is not UTF-8: "stop" or "skip"; by default as in ``fit``.
 
         Raises:
             DataError: the model was trained on every line, or the text is empty.
@@ -416,16 +408,19 @@ class LanguageModel(Task):
             number("cache_share", cache_share, "a share from 0 to below 1", least=0, below=1),
             number("cache_flatness", cache_flatness, "a number above 0", above=0),
         )
-        where, problems = device_of("device", device), self.problems()
+        where = device_of("device", device)
+        problems = Problems.of_call(on_error, self.options_.on_error)
         lines = self.unseen(self.lines(data, problems), data)
         return self._evaluation(lines, problems, where, memory)
 
     def evaluate_held_out(self, data: Any, test: Any) -> Evaluation | None:
-        where, problems = data if is_size(test) else test, self.problems()
-        lines = self.lines(where, problems, self.options_.limit)
-        if is_size(test) and len(lines) == self.seen_["lines"]:
+        if not is_size(test):
+            return self.evaluate(test)
+        problems = Problems(self.options_.on_error)
+        lines = self.lines(data, problems, self.options_.limit)
+        if len(lines) == self.seen_["lines"]:
             return None
-        return self._evaluation(self.unseen(lines, where), problems, CPU)
+        return self._evaluation(self.unseen(lines, data), problems, CPU)
 
     def _evaluation(
         self,
@@ -437,7 +432,7 @@ class LanguageModel(Task):
         """The scores on these lines; ``problems`` has what was left out of them."""
         symbols, _ = stream(lines, self.tokenizer_)
         characters = sum(map(len, lines))
-        ours = self.log_probabilities(symbols, device, memory)
+        ours = self.scorer(device, memory).log_probabilities(symbols)
         unknown = float((symbols == UNKNOWN).mean())
         notes = [f"{unknown:.2%} of the symbols are unknown to the model."] if unknown else []
         notes.extend(problems.notes())
@@ -472,11 +467,12 @@ class LanguageModel(Task):
         nll = self.history_.validation[self.history_.best]
         return {"nll": nll, "perplexity": float(np.exp(nll))}
 
-    def predict(self, data: Any, *, device: Device = "cpu") -> Any:
+    def predict(self, data: Any, *, device: Device = "cpu", on_error: OnError | None = None) -> Any:
         """The log probability of each line, given all lines before it.
 
         Args:
             device: where the network runs: "cpu", "cuda", "cuda:1".
+            on_error: what is done with a line that is not UTF-8: "stop" or "skip"; by default as in ``fit``.
 
         Returns:
             A polars table with the columns ``file`` (null for a list of texts), ``line`` (its number in the file or
@@ -485,25 +481,37 @@ class LanguageModel(Task):
         """
         import polars as pl
 
+        return pl.concat(self._tables(data, device, on_error))
+
+    def predict_parts(self, data: Any, **options: Any) -> Iterator[Any]:
+        yield from self._tables(data, **options)
+
+    def _tables(
+        self, data: Any, device: Device = "cpu", on_error: OnError | None = None
+    ) -> Iterator[Any]:
+        """The table of :meth:`predict` for some of the lines at a time."""
+        import polars as pl
+
         self.check_fitted()
-        problems, places = self.problems(), list[tuple[str | None, int]]()
-        lines = self.lines(data, problems, places=places)
+        problems = Problems.of_call(on_error, self.options_.on_error)
+        scorer = self.scorer(device_of("device", device))
+        for some in pieces_of(self._numbered(data, problems), lambda line: len(line[0])):
+            symbols, starts = stream((line for line, _, _ in some), self.tokenizer_)
+            each = scorer.log_probabilities(symbols)
+            sums = np.diff(np.concatenate([[0.0], each.cumsum()])[starts])
+            counts = np.diff(starts)
+            yield pl.DataFrame(
+                {
+                    "file": pl.Series([file for _, file, _ in some], dtype=pl.String),
+                    "line": [number for _, _, number in some],
+                    "text": [line.removesuffix("\n") for line, _, _ in some],
+                    "symbols": counts,
+                    "log_probability": sums,
+                    "perplexity": np.exp(-sums / np.maximum(counts, 1)),
+                }
+            )
         for note in problems.notes():
             caution(note)
-        symbols, starts = stream(lines, self.tokenizer_)
-        each = self.log_probabilities(symbols, device_of("device", device))
-        sums = np.diff(np.concatenate([[0.0], each.cumsum()])[starts])
-        counts = np.diff(starts)
-        return pl.DataFrame(
-            {
-                "file": pl.Series([file for file, _ in places], dtype=pl.String),
-                "line": [number for _, number in places],
-                "text": [line.removesuffix("\n") for line in lines],
-                "symbols": counts,
-                "log_probability": sums,
-                "perplexity": np.exp(-sums / np.maximum(counts, 1)),
-            }
-        )
 
     def inputs(self, data: Any) -> tuple[Tensor]:
         """1×T: the symbols of a text as the network reads them."""
@@ -516,7 +524,7 @@ class LanguageModel(Task):
         begin = min(self.seen_["lines"], len(lines) - 1)
         symbols, starts = stream(lines, self.tokenizer_)
         text = symbols[starts[begin] :][:SHOWN]
-        bits = -self.log_probabilities(text, torch.device("cpu")) / np.log(2)
+        bits = -self.scorer(CPU).log_probabilities(text) / np.log(2)
         return {"What was expected, and what was not": surprise_figure(self.pieces(text), bits)}
 
     def pieces(self, symbols: Array) -> list[str]:
