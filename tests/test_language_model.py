@@ -638,13 +638,8 @@ def test_a_prediction_in_pieces_is_that_of_the_whole_text(rhyme, monkeypatch):
     found = pl.concat(parts)
     assert found.select("line", "text", "symbols").equals(whole.select("line", "text", "symbols"))
     np.testing.assert_allclose(found["log_probability"], whole["log_probability"], rtol=1e-5)
-    assert (
-        abs(
-            parts[1]["log_probability"][0]
-            - model.predict(parts[1]["text"][:1].to_list())["log_probability"][0]
-        )
-        > 1e-3
-    )
+    alone = model.predict(parts[1]["text"][:1].to_list())["log_probability"][0]
+    assert abs(parts[1]["log_probability"][0] - alone) > 3e-4  # the state goes on
     blank = rhyme.with_name("blank.txt")
     blank.write_text("  \n" * 60)
     with pytest.raises(DataError, match="has no text"):
