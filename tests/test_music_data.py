@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import struct
 from dataclasses import replace
 from importlib.resources import files
@@ -114,6 +115,31 @@ def test_a_bar_that_does_not_add_up_is_named(tmp_path, notes, bar, given):
     message = rf"tune.abc, tune 1 \(Test\), bar {bar}: its notes add up to {given}, expected 6/8"
     with pytest.raises(DataError, match=message):
         one(abc(tmp_path, notes))
+
+
+@pytest.mark.parametrize("meter", ["2+3/8", "(2+3)/8", "( 2 + 3 ) / 8 % additive", "5/8"])
+def test_a_metre_may_be_a_sum_of_beats(tmp_path, meter):
+    tune = one(abc(tmp_path, "DF A2f|Z|d2 d3|]", meter=meter))
+    assert (tune.meter, tune.bars) == ((5, 8), (0, 1200, 2400, 3600))
+    with pytest.raises(DataError, match=r"bar 2: its notes add up to 6/8, expected 5/8"):
+        one(abc(tmp_path, "DF A2f|DFA d2e|d2 d3|]", meter=meter))
+    inline = one(abc(tmp_path, f"DF A2f|[M:{meter}]f2 d3|]", meter="5/8"))
+    assert (inline.meter, inline.bars) == ((5, 8), (0, 1200, 2400))
+
+
+@pytest.mark.parametrize(
+    "meter", ["2+/8", "(2+3/8", "C+3/8", "3/4+2/4", "0/4", "3/0", "+/8", "free"]
+)
+def test_a_metre_that_cannot_be_read_is_named(tmp_path, meter):
+    with pytest.raises(
+        DataError, match=rf"\(Test\) has the metre '{re.escape(meter)}', expected one"
+    ):
+        one(abc(tmp_path, "DFA d2e|]", meter=meter))
+
+
+@pytest.mark.parametrize("meter", ["", "none", "None"])
+def test_a_tune_may_have_no_metre(tmp_path, meter):
+    assert one(abc(tmp_path, "DFA d2e|d|]", meter=meter)).meter is None
 
 
 def test_a_skipped_tune_is_counted_and_the_others_are_read(tmp_path):

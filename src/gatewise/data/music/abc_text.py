@@ -1,7 +1,7 @@
-"""The text of ABC files: their tunes, the voices of a tune, and rests in a form that music21 reads.
+"""The text of ABC files: their tunes, the voices of a tune, and rests and metres in a form that music21 reads.
 
-music21's tokens leave out rests of whole bars and invisible rests, do not end at a change of voice, and do not read
-fields within a line. So these are written out before.
+music21's tokens leave out rests of whole bars and invisible rests, do not end at a change of voice, do not read fields
+within a line, and take a metre of 2+3/8 for 23/8. So these are written out before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ _FIELD = re.compile(r"([A-Za-z+]):(?![|:])")  # at the beginning of a line
 _INLINE = re.compile(r"\[([A-Za-z]):([^]]*)\]")
 _PLAIN = r'"[^"]*"|![^!\s]*!|%.*'  # chord symbols and texts, decorations, comments
 _SPECIAL = re.compile(rf"{_PLAIN}|y[\d/]*|([ZX])(\d*)|x|&")
+_METRE = re.compile(r"(?:(\d+(?:\+\d+)*)|\((\d+(?:\+\d+)*)\))/(\d+)")
+_NAMED_METRES = {"C": "4/4", "C|": "2/2"}
 _DEFAULTS = "LMQK"  # the fields of a file's header that hold for tunes without them
 _KEPT = "KLMQV"  # the fields within a line that say how notes are read
 
@@ -89,7 +91,7 @@ def voices_of(name: str, text: str) -> list[tuple[str, str]]:
     if before or not voices:
         voices = {"": before} | voices
     return [
-        (voice, "\n".join(_Rests(name, header).written(body))) for voice, body in voices.items()
+        (voice, "\n".join(_Plain(name, header).written(body))) for voice, body in voices.items()
     ]
 
 
@@ -108,8 +110,9 @@ def _split(line: str) -> Iterator[str]:
     yield line[at:]
 
 
-class _Rests:
-    """Writes rests of whole bars and invisible rests as rests that music21 reads. Spaces (y) are left out."""
+class _Plain:
+    """Writes rests of whole bars and invisible rests as rests that music21 reads, and a metre as one fraction. Spaces
+    (y) are left out."""
 
     def __init__(self, name: str, header: list[str]) -> None:
         self.name, self.header = name, header
@@ -123,16 +126,35 @@ class _Rests:
             if field is None:
                 yield _SPECIAL.sub(self._symbol, line)
                 continue
-            self._field(field[1], line[2:].partition("%")[0].strip())
-            yield line
+            yield self._field(field[1], line)
 
-    def _field(self, field: str, value: str) -> None:
-        numbers = re.fullmatch(r"(\d+) */ *(\d+)", {"C": "4/4", "C|": "2/2"}.get(value, value))
-        length = Fraction(int(numbers[1]), int(numbers[2]) or 1) if numbers else None
-        if field == "L" and length:
-            self.unit = length
-        elif field == "M":
-            self.bar = length
+    def _field(self, field: str, line: str) -> str:
+        """The line of a field in the form that music21 reads."""
+        value = "".join(line[2:].partition("%")[0].split())
+        if field == "M":
+            beats, unit = self._metre(value)
+            self.bar = Fraction(beats, unit) if beats else None
+            return f"M:{beats}/{unit}" if beats else "M:none"
+        length = re.fullmatch(r"(\d+)/(\d+)", value)
+        if field == "L" and length and int(length[1]) and int(length[2]):
+            self.unit = Fraction(int(length[1]), int(length[2]))
+        return line
+
+    def _metre(self, value: str) -> tuple[int, int]:
+        """The sum of a metre's beats and their unit; no beats for a tune without a metre.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if value.lower() in ("", "none"):
+            return 0, 1
+        found = _METRE.fullmatch(_NAMED_METRES.get(value, value))
+        beats = sum(map(int, (found[1] or found[2]).split("+"))) if found else 0
+        if found is None or not beats or not int(found[3]):
+            raise DataError(
+                f"{self.name} has the metre {value!r}, expected one such as 6/8, 2+3/8, (2+3)/8, C, C| or none"
+            )
+        return beats, int(found[3])
 
     def _symbol(self, found: re.Match[str]) -> str:
         symbol = found[0]
