@@ -185,7 +185,8 @@ def test_the_help_of_tasks_loads_no_library_that_only_a_run_needs():
     assert text.count("--device") >= 2
     loaded = set(modules.split())
     assert {"gatewise.tasks.classify", "gatewise.tasks.forecast.forecaster"} < loaded
-    assert not loaded & {"lightning", "polars", "matplotlib", "sklearn.linear_model"}
+    assert not loaded & {"lightning", "polars", "matplotlib", "rich"}
+    assert not loaded & {"sklearn.linear_model", "sklearn.metrics", "sklearn.preprocessing"}
 
 
 def test_a_library_import_registers_the_operators_of_exported_programs():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from gatewise.ink import INK, MUTED
 from gatewise.report.pictures import MODEL, new_figure
@@ -134,6 +133,8 @@ def confusion_figure(results: ClassResults) -> Figure:
 
 def roc_figure(results: ClassResults) -> Figure:
     """The share of a class that was found, by the share of the others that was taken for it."""
+    from sklearn.metrics import roc_curve
+
     return _curves(
         results,
         lambda truth, score: roc_curve(truth, score)[:2],
@@ -144,6 +145,7 @@ def roc_figure(results: ClassResults) -> Figure:
 
 def precision_figure(results: ClassResults) -> Figure:
     """The share of right ones among those taken for a class, by the share of the class that was found."""
+    from sklearn.metrics import precision_recall_curve
 
     def curve(truth: Array, score: Array) -> tuple[Array, Array]:
         precision, recall, _ = precision_recall_curve(truth, score)
