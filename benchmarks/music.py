@@ -96,7 +96,7 @@ def tunes(data: Path) -> dict[str, Any]:
             limit=TUNES,
         )
         read = model.source().read(folder)
-    found["skipped"] = len(read.skipped)
+    found["skipped"] = read.problems.counts.total()
     found["tunes"] = {
         "data": shares(read.tunes),
         "model": shares(model.generate(samples=SAMPLES)),

@@ -145,10 +145,12 @@ def test_a_tune_may_have_no_metre(tmp_path, meter):
 def test_a_skipped_tune_is_counted_and_the_others_are_read(tmp_path):
     abc(tmp_path, "DFA d2e|fed c|d6|]", name="a.abc")
     abc(tmp_path, "DFA d3|]", name="b.abc")
-    with pytest.warns(GatewiseWarning, match=r"1 of 2 tunes were skipped; .* bar 2: .* 4/8"):
+    with pytest.warns(GatewiseWarning, match=r"1 left out: .* bar 2: .* 4/8"):
         read = Music(on_error="skip").read(tmp_path)
     assert [tune.name for tune in read.tunes] == ["b.abc, tune 1 (Test)"]
-    assert len(read.skipped) == 1
+    assert read.problems.counts.total() == 1
+    with pytest.raises(DataError, match="or leave such data out with on_error='skip'"):
+        Music().read(tmp_path)
 
 
 def places(tune: Tune) -> list[tuple[float, float, int, int]]:

@@ -390,18 +390,33 @@ def test_tunes_that_cannot_be_encoded_are_skipped_and_counted():
         small(notes="voices").fit(data, validation=0, test=0, run=quiet())
     model = small(notes="voices", on_error="skip", epochs=1)
     with pytest.warns(
-        GatewiseWarning, match="1 of 7 tunes were skipped; the first: scale 59 None has"
+        GatewiseWarning,
+        match=r"1 left out: tunes that cannot be encoded \(the first: scale 59 None has",
     ):
         model.fit(data, validation=0, test=0, run=quiet())
     assert len(model.names_) == 6
-    with pytest.warns(GatewiseWarning, match="1 of 2 tunes were skipped"):
+    with pytest.warns(GatewiseWarning, match="1 left out: tunes that cannot be encoded"):
         found = model.evaluate([scale(59), scale(65, 2)])
     assert found.n == 8
-    assert found.notes[0].startswith("1 tunes were skipped; the first: scale 59 None has 1 voices")
-    with pytest.warns(GatewiseWarning, match="1 of 2 tunes were skipped"):
+    assert "1 left out: tunes that cannot be encoded (the first: scale 59" in found.notes[0]
+    with pytest.warns(GatewiseWarning, match="1 left out: tunes that cannot be encoded"):
         assert model.predict([scale(59), scale(65, 2)])["tune"].to_list() == ["scale 65 None"]
     with pytest.raises(DataError, match="no tune can be encoded; the first reason: scale 59"):
         model.evaluate([scale(59)])
+    for method in (model.evaluate, model.predict):
+        with pytest.raises(
+            DataError, match=r"scale 59 .* leave such data out with on_error='skip'"
+        ):
+            method([scale(59), scale(65, 2)], on_error="stop")
+
+
+def test_a_limit_is_of_the_data_of_fit_alone():
+    tunes = [scale(60 + k) for k in range(8)]
+    model = small(epochs=1, limit=5, transpose="none").fit(tunes, validation=0, test=2, run=quiet())
+    assert len(model.seen_) == 3
+    assert model.evaluate(tunes).unit == "steps of 2 tunes"
+    assert model.evaluate(tunes[5:]).unit == "steps of 3 tunes"
+    assert len(model.predict(tunes)) == 8
 
 
 def test_notes_that_leave_a_piano_in_the_common_key_are_counted():

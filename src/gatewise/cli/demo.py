@@ -60,7 +60,7 @@ def _text(data: Path, out: Path) -> None:
         dropout=0.5,
         learning_rate=1e-2,
         epochs=16,
-        batch=8,
+        batch=4,
         window=50,
         patience=16,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from gatewise.data.lines import OnError, Problems
 from gatewise.data.music import rolls
 from gatewise.data.music.abc import tunes_of_abc
 from gatewise.data.music.midi import read_midi
@@ -22,6 +24,9 @@ Reading = tuple[
 ]  # the part of the data set, and the function that reads a tune
 
 
+NOT_VALID = "tunes that are not valid"
+
+
 @dataclass(frozen=True)
 class Tunes:
     """The tunes that were read.
@@ -29,12 +34,23 @@ class Tunes:
     Attributes:
         tunes: the tunes in order.
         parts: for each tune "train", "valid" or "test" if its file has these parts, else "".
-        skipped: for each skipped tune the reason.
+        problems: what was left out.
     """
 
     tunes: list[Tune]
     parts: list[str]
-    skipped: tuple[str, ...] = ()
+    problems: Problems = field(default_factory=Problems)
+
+    def first(self, limit: int) -> Tunes:
+        """The first so many tunes of each part."""
+        seen: Counter[str] = Counter()
+        kept = []
+        for k, part in enumerate(self.parts):
+            seen[part] += 1
+            if seen[part] <= limit:
+                kept.append(k)
+        tunes, parts = ([each[k] for k in kept] for each in (self.tunes, self.parts))
+        return Tunes(tunes, parts, self.problems)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -44,11 +60,11 @@ class Music:
     Attributes:
         grid: steps of a quarter note, which say how long a row of an array is.
         on_error: "stop" to raise an error for a tune that is not valid, "skip" to leave it out and count it.
-        limit: the number of tunes to read of each part; None for all.
+        limit: the number of valid tunes to read of each part; None for all.
     """
 
     grid: int = 4
-    on_error: str = "stop"
+    on_error: OnError = "stop"
     limit: int | None = None
     kind: ClassVar[str] = "music"
 
@@ -61,9 +77,9 @@ class Music:
         """
         tunes: list[Tune] = []
         parts: list[str] = []
-        skipped: list[str] = []
+        problems = Problems(self.on_error)
         dropped = 0
-        for part, make in self._guarded(self._readings(data), skipped):
+        for part, make in self._guarded(self._readings(data), problems):
             if self.limit is not None and parts.count(part) >= self.limit:
                 continue
             try:
@@ -73,39 +89,32 @@ class Music:
                 if not kept:
                     raise DataError(f"{tune.name} has no notes within a piano's range")
             except DataError as error:
-                self._skip(error, skipped)
+                problems.add(NOT_VALID, str(error))
                 continue
             tunes.append(replace(tune, notes=tuple(kept)))
             parts.append(part)
-        self._report(tunes, skipped, dropped)
+        self._report(tunes, problems, dropped)
         _check_parts(tunes, parts)
-        return Tunes(tunes, parts, tuple(skipped))
-
-    def _skip(self, error: DataError, skipped: list[str]) -> None:
-        if self.on_error == "stop":
-            raise error
-        skipped.append(str(error))
+        return Tunes(tunes, parts, problems)
 
     def _guarded(
-        self, readings: Iterable[Callable[[], Iterable[Reading]]], skipped: list[str]
+        self, readings: Iterable[Callable[[], Iterable[Reading]]], problems: Problems
     ) -> Iterator[Reading]:
         """The tunes of all files; a file that cannot be opened is an error or is skipped."""
         for opened in readings:
             try:
                 found = list(opened())
             except DataError as error:
-                self._skip(error, skipped)
+                problems.add("files that cannot be read", str(error))
                 continue
             yield from found
 
-    def _report(self, tunes: list[Tune], skipped: list[str], dropped: int) -> None:
+    def _report(self, tunes: list[Tune], problems: Problems, dropped: int) -> None:
         if not tunes:
-            reason = f"; the first reason: {skipped[0]}" if skipped else ""
-            raise DataError(f"there is no tune in the data{reason}")
-        if skipped:
-            caution(
-                f"{len(skipped)} of {len(tunes) + len(skipped)} tunes were skipped; the first: {skipped[0]}"
-            )
+            left = "; ".join(problems.notes())
+            raise DataError(f"there is no tune in the data{f': {left}' if left else ''}")
+        for note in problems.notes():
+            caution(note)
         if dropped:
             caution(
                 f"{dropped} notes outside of a piano's range, {LOWEST} to {HIGHEST}, were left out"

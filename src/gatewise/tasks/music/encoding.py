@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gatewise.data.lines import Problems
 from gatewise.data.music.steps import Encoding
 from gatewise.data.music.tune import HIGHEST, LOWEST, Tune, to_plain_key
 from gatewise.errors import DataError, caution
 from gatewise.report.words import with_unit
 
 Array = np.ndarray
+
+NOT_ENCODED = "tunes that cannot be encoded"
 
 
 class EncodedTune(NamedTuple):
@@ -28,39 +31,37 @@ class Encoded:
     Attributes:
         kept: the indices of the tunes that were encoded.
         tunes: these tunes, encoded.
-        skipped: for each other tune the reason.
     """
 
     kept: list[int]
     tunes: list[EncodedTune]
-    skipped: tuple[str, ...]
 
 
-def encode_tunes(tunes: Sequence[Tune], encoding: Encoding, on_error: str) -> Encoded:
+def encode_tunes(tunes: Sequence[Tune], encoding: Encoding, problems: Problems) -> Encoded:
     """The tunes, encoded.
 
     Args:
-        on_error: "stop" to raise an error for a tune that cannot be encoded, "skip" to leave it out and count it.
+        problems: what is done with a tune that cannot be encoded.
 
     Raises:
         DataError: a tune cannot be encoded, or none of them.
     """
-    kept, found, skipped = [], [], []
+    kept, found = [], []
     for at, tune in enumerate(tunes):
         try:
             steps = encoding.encode(tune)
         except DataError as error:
-            if on_error == "stop":
-                raise
-            skipped.append(str(error))
+            problems.add(NOT_ENCODED, str(error))
         else:
             kept.append(at)
             found.append(EncodedTune(steps, encoding.places_of(tune, steps)))
-    if skipped:
+    if NOT_ENCODED in problems.counts:
+        first = problems.first[NOT_ENCODED]
         if not kept:
-            raise DataError(f"no tune can be encoded; the first reason: {skipped[0]}")
-        caution(f"{len(skipped)} of {len(tunes)} tunes were skipped; the first: {skipped[0]}")
-    return Encoded(kept, found, tuple(skipped))
+            raise DataError(f"no tune can be encoded; the first reason: {first}")
+        left = problems.counts[NOT_ENCODED]
+        caution(f"{left} left out: {NOT_ENCODED} (the first: {first})")
+    return Encoded(kept, found)
 
 
 def in_plain_key(tunes: Sequence[Tune]) -> list[Tune]:

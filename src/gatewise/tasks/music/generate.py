@@ -23,7 +23,7 @@ from gatewise.arguments import (
     integers,
     parse_path,
 )
-from gatewise.data.lines import OnError
+from gatewise.data.lines import OnError, Problems
 from gatewise.data.music.events import Events
 from gatewise.data.music.steps import Encoding, Roll, Voices
 from gatewise.data.music.tune import TICKS, Tune, to_plain_key
@@ -86,7 +86,8 @@ class MusicModel(Task):
         epochs: the largest number of passes over the training part.
         learning_rate: the highest learning rate of AdamW. The rate warms up once, then falls along a cosine.
         patience: training ends after this many epochs without a lower validation loss.
-        limit: the number of tunes to read of each part, for a quick try; all by default.
+        limit: fit to the first so many valid tunes of the data, or of each of its parts, for a quick try. Other data
+            are read whole.
         on_error: what to do about a tune that is not valid, such as one whose bars do not add up: "stop" with
             an error, or "skip" it and count it.
         seed: the seed of the weights, of the split, and of the order of tunes.
@@ -133,13 +134,13 @@ class MusicModel(Task):
 
     # -------------------------------------------------------------------------------------- data
 
-    def source(self) -> Music:
-        """The reader of tunes."""
+    def source(self, on_error: OnError | None = None, limit: int | None = None) -> Music:
+        """The reader of tunes; ``on_error`` is the option of a call after ``fit``."""
         options = self.options_
-        return Music(options.grid, options.on_error, options.limit)
+        return Music(options.grid, Problems.of_call(on_error, options.on_error).on_error, limit)
 
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
-        read = self.source().read(data)
+        read = self.source(limit=self.options_.limit).read(data)
         parts = self._split(read, validation, test)
         if not parts["train"]:
             raise DataError(
@@ -147,8 +148,9 @@ class MusicModel(Task):
                 f"on: give more tunes, or smaller parts"
             )
         self._learn(parts["train"])
-        trained, own = self._encode(Tunes(parts["train"], []))
-        held, checked = self._encode(Tunes(parts["valid"], []))
+        problems = Problems(self.options_.on_error), Problems(self.options_.on_error)
+        trained, own = self._encode(Tunes(parts["train"], [], problems[0]))
+        held, checked = self._encode(Tunes(parts["valid"], [], problems[1]))
         every = own + checked
         self.seen_ = sorted({digest(tune.steps) for tune in every})
         lengths = [len(tune.steps) for tune in own]
@@ -180,10 +182,10 @@ class MusicModel(Task):
 
     def _encode(self, read: Tunes) -> tuple[Tunes, list[EncodedTune]]:
         """The tunes that can be encoded, as they are and encoded."""
-        found = encode_tunes(self._keyed(read.tunes), self.encoding_, self.options_.on_error)
+        found = encode_tunes(self._keyed(read.tunes), self.encoding_, read.problems)
         tunes = [read.tunes[k] for k in found.kept]
         parts = [read.parts[k] for k in found.kept] if read.parts else []
-        return Tunes(tunes, parts, read.skipped + found.skipped), found.tunes
+        return Tunes(tunes, parts, read.problems), found.tunes
 
     def _keyed(self, tunes: list[Tune]) -> list[Tune]:
         """The tunes in the key in which the network reads them."""
@@ -290,15 +292,21 @@ class MusicModel(Task):
         chosen = training_data.validation.sampler.chosen  # type: ignore[attr-defined]
         return {"nll": _mean(self._losses([windows.tunes[k] for k in chosen]))}
 
-    def _encoded(self, data: Any) -> tuple[Tunes, list[EncodedTune]]:
+    def _encoded(
+        self, data: Any, on_error: OnError | None = None
+    ) -> tuple[Tunes, list[EncodedTune]]:
         self.check_fitted()
-        return self._encode(self.source().read(data))
+        return self._encode(self.source(on_error).read(data))
 
-    def predict(self, data: Any) -> Any:
-        """A table with a row for each tune: its name, its steps, and their mean negative log-likelihood in nats."""
+    def predict(self, data: Any, *, on_error: OnError | None = None) -> Any:
+        """A table with a row for each tune: its name, its steps, and their mean negative log-likelihood in nats.
+
+        Args:
+            on_error: what is done with a tune that is not valid: "stop" or "skip"; by default as in ``fit``.
+        """
         import polars as pl
 
-        read, encoded = self._encoded(data)
+        read, encoded = self._encoded(data, on_error)
         return pl.DataFrame(
             {
                 "tune": [tune.name for tune in read.tunes],
@@ -307,17 +315,22 @@ class MusicModel(Task):
             }
         )
 
-    def evaluate(self, data: Any) -> Evaluation:
+    def evaluate(self, data: Any, *, on_error: OnError | None = None) -> Evaluation:
         """The negative log-likelihood in nats of a step, as the mean over all steps of the tunes.
 
         It is that of all notes of a step together, and it includes each tune's first step. The baselines take
         each note (voice, event) on its own, and know none, one or two of its values before the step. Tunes that
-        the model was trained on are left out; of data with a part "test", that part is scored.
+        the model was trained on are left out; of data with a part "test", that part is scored. Of the data of a fit
+        with a limit, only the tunes that it read are.
+
+        Args:
+            on_error: what is done with a tune that is not valid: "stop" or "skip"; by default as in ``fit``.
 
         Raises:
             DataError: the model was trained on all of the tunes.
         """
-        read, encoded = self._encoded(data)
+        self.check_fitted()
+        read, encoded = self._encode(self._limited(self.source(on_error).read(data)))
         notes: tuple[str, ...] = ()
         if "test" in read.parts:
             chosen = [t for t, part in zip(encoded, read.parts, strict=True) if part == "test"]
@@ -331,11 +344,7 @@ class MusicModel(Task):
                 "the model was trained on all of these tunes, so they cannot test it: give other tunes, or fit "
                 "with test="
             )
-        if read.skipped:
-            notes = (
-                *notes,
-                f"{len(read.skipped)} tunes were skipped; the first: {read.skipped[0]}",
-            )
+        notes += read.problems.notes()
         rows = {
             name: {"nll": _mean([self.ngrams_.nll(tune.steps, length) for tune in chosen])}
             for name, length in BASELINES.items()
@@ -344,6 +353,14 @@ class MusicModel(Task):
         count = sum(len(tune.steps) for tune in chosen)
         unit = f"{self.options_.unit}s of {with_unit(len(chosen), 'tune')}"
         return Evaluation(self.name, ours, rows, count, unit, "nll", notes)
+
+    def _limited(self, read: Tunes) -> Tunes:
+        """Of the data of a fit with a limit the tunes that it read; other data as they are."""
+        if self.limit is None:
+            return read
+        first = read.first(self.limit)
+        encoded = self._encode(replace(first, problems=Problems("skip")))[1]
+        return first if {digest(tune.steps) for tune in encoded} >= set(self.seen_) else read
 
     # ---------------------------------------------------------------------------------- generation
 
