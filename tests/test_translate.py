@@ -21,7 +21,7 @@ from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionEr
 from gatewise.models.output import token_losses
 from gatewise.report.alignment import alignment_figure
 from gatewise.report.pictures import svg
-from gatewise.tasks.text import dictionary
+from gatewise.tasks.text import dictionary, translate
 from gatewise.tasks.text.bleu import score_translations, score_with_signatures
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.parallel import Parallel, ParallelReader
@@ -414,6 +414,22 @@ def test_predictions_in_pieces_are_those_of_all_texts_together(fitted, monkeypat
         GatewiseWarning, match=r"1 text of more than 500 symbols \(the first: text 31"
     ):
         fitted.predict([*SOURCE[:30], "one " * 501], beam=1)
+
+
+def test_a_symbol_has_the_same_weight_in_every_process(fitted, monkeypatch):
+    examples = fitted._examples(Parallel(SOURCE[:5], INTO[:5]))
+    whole = examples[np.arange(5)]
+    totals = []
+    monkeypatch.setattr(translate, "sum_of_all", lambda counts: totals.append(counts) or counts)
+    with torch.no_grad():
+        wanted = fitted.loss(fitted.network_, whole, None)[0]
+        monkeypatch.setattr(translate, "sum_of_all", lambda counts: totals[0])
+        shares = [
+            fitted.loss(fitted.network_, examples[np.arange(k, 5, 2)], None)[0] for k in (0, 1)
+        ]
+    torch.testing.assert_close(torch.cat(shares), torch.cat([wanted[::2], wanted[1::2]]))
+    assert len({len(each.split()) for each in INTO[:5]}) > 1
+    assert totals[0].tolist() == [5, sum(len(each.split()) + 1 for each in INTO[:5])]
 
 
 def test_a_dictionary_of_a_large_text_is_learned_from_evenly_spaced_pairs(monkeypatch):

@@ -15,6 +15,15 @@ def rank_and_count() -> tuple[int, int]:
     return 0, 1
 
 
+def sum_of_all(number: torch.Tensor) -> torch.Tensor:
+    """The sum of a number over the processes of a training run. All of them have to call this."""
+    if rank_and_count()[1] == 1:
+        return number
+    found = number.clone()
+    torch.distributed.all_reduce(found)
+    return found
+
+
 def own_share(batch: np.ndarray) -> np.ndarray:
     """The members of a batch that this process takes, at least one."""
     rank, count = rank_and_count()

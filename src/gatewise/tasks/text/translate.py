@@ -55,7 +55,7 @@ from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.pairs import LONGEST, Batch, Examples, split
 from gatewise.tasks.text.parallel import Parallel, ParallelPart, ParallelReader
 from gatewise.train.objective import Carry
-from gatewise.train.processes import SharedBatches, own_share
+from gatewise.train.processes import SharedBatches, own_share, sum_of_all
 from gatewise.train.run import Run
 
 Array = np.ndarray
@@ -294,7 +294,9 @@ class Translator(Task):
             before = self._sampled(network, batch, before)
         smoothing = self.label_smoothing if network.training else 0.0
         losses = self._symbol_losses(network, batch, before, after, smoothing).sum(1)
-        return losses * (len(after) / (after != PAD).sum()), None
+        # a symbol has the same weight in every process's share of a batch
+        pairs, symbols = sum_of_all(torch.stack([(after[:, 0] != PAD).sum(), (after != PAD).sum()]))
+        return losses * (pairs / symbols), None
 
     def _symbol_losses(
         self,
