@@ -12,6 +12,7 @@ from gatewise.bench.shapes import Shape
 from gatewise.bench.shapes import flop as counted_by_the_benchmark
 from gatewise.cells.counts import Count, point_wise, products, weights
 from gatewise.emit.account import describe, listing, parts, record, sheet
+from gatewise.emit.diagram import svg
 from gatewise.emit.equations import latex, text
 from gatewise.emit.page import page, pages, write
 
@@ -256,7 +257,7 @@ def out_of_date(folder):
     """The pages in ``folder`` that are not what the source gives, those that are missing and those of
     cells that are gone."""
     wanted = pages(gw.CELLS.values())
-    found = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    found = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
     return sorted(n for n in wanted | found if wanted.get(n) != found.get(n))
 
 
@@ -272,8 +273,9 @@ def test_a_page_that_differs_is_seen(tmp_path):
     assert out_of_date(folder) == []
     (folder / "gru.md").write_text(page(gw.CELLS["gru"]).replace(r"\odot", r"\cdot", 1), "utf-8")
     (folder / "lem.md").unlink()
+    (folder / "lstm.svg").write_text(svg(gw.CELLS["gru"]), "utf-8")
     (folder / "lstn.md").write_text(page(gw.CELLS["lstm"]), "utf-8")
-    assert out_of_date(folder) == ["gru.md", "lem.md", "lstn.md"]
+    assert out_of_date(folder) == ["gru.md", "lem.md", "lstm.svg", "lstn.md"]
     write(gw.CELLS.values(), folder)
     assert out_of_date(folder) == ["lstn.md"]  # what it did not write it does not take away
 

@@ -90,6 +90,9 @@ def add_equations(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     form = verb.add_mutually_exclusive_group()
     form.add_argument("--text", action="store_true", help="print only the text")
     form.add_argument("--latex", action="store_true", help="print only the LaTeX")
+    form.add_argument(
+        "--diagram", type=PATH, metavar="FILE", help="write the cell as a flow chart, an .svg file"
+    )
 
 
 def _run_equations(given: argparse.Namespace) -> None:
@@ -97,6 +100,9 @@ def _run_equations(given: argparse.Namespace) -> None:
     from gatewise.emit.account import describe, in_words
     from gatewise.emit.equations import latex, text
 
+    if given.diagram is not None:
+        _write_diagram(given)
+        return
     if given.cell is None:
         width = max(map(len, CELLS))
         for cell in CELLS.values():
@@ -107,3 +113,18 @@ def _run_equations(given: argparse.Namespace) -> None:
         print(text(cell) if given.text else latex(cell))
     else:
         print("\n\n".join([*in_words(cell), text(cell), latex(cell)]))
+
+
+def _write_diagram(given: argparse.Namespace) -> None:
+    from gatewise.atomic import write_atomically
+    from gatewise.cells.catalogue import CELLS, find
+    from gatewise.emit.diagram import svg
+
+    if given.cell is None:
+        names = ", ".join(CELLS)
+        raise OptionError(f"--diagram draws one cell, and none is given: name one of {names}")
+    if given.diagram.suffix.lower() != ".svg":
+        raise OptionError(f"--diagram writes an .svg file, not {given.diagram}")
+    content = svg(find(given.cell)).encode()
+    write_atomically(given.diagram.parent, {given.diagram.name: content})
+    print(f"diagram   {given.diagram}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gatewise.cells.language import Cell, Value, topological
 from gatewise.errors import CellError
@@ -95,6 +95,23 @@ def latex(cell: Cell) -> str:
     """The equations as an ``aligned`` block for LaTeX's display mathematics."""
     lines = [f"  {name} &= {formula}" for name, formula in _lines(cell, _LATEX)]
     return "\n".join([r"\begin{aligned}", " \\\\\n".join(lines), r"\end{aligned}"])
+
+
+def formula(cell: Cell, value: Value) -> str:
+    """The formula of any value of the cell, in Unicode text: "i[t] ⊙ g[t]".
+
+    Raises:
+        CellError: the formula is too deep to print.
+    """
+    names = _names(cell)
+    _check_depth(cell, names)
+    return _Printer(cell, _TEXT, names).formula(value)
+
+
+def function_of(cell: Cell, value: Value, variable: Value) -> str:
+    """The formula of ``value`` as a function of one value, which is written a: "1 - a"."""
+    plain = replace(_TEXT, now=lambda name: name)
+    return _Printer(cell, plain, {**_names(cell), variable: "a"}).formula(value)
 
 
 def gate_inputs(cell: Cell, gate: str) -> str:

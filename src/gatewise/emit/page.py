@@ -8,6 +8,7 @@ from pathlib import Path
 from gatewise.cells.counts import weights
 from gatewise.cells.language import Cell, topological
 from gatewise.emit.account import describe, flop, parts, sizes
+from gatewise.emit.diagram import svg
 from gatewise.emit.equations import latex
 from gatewise.errors import CellError
 
@@ -31,7 +32,7 @@ _SYMBOLS: Mapping[str, str] = {
 
 
 def pages(cells: Iterable[Cell]) -> dict[str, str]:
-    """The text of each page by its file's name.
+    """The text of each page and of each diagram, by its file's name.
 
     Raises:
         CellError: a cell's name is not an identifier, so it cannot name a file.
@@ -42,7 +43,9 @@ def pages(cells: Iterable[Cell]) -> dict[str, str]:
             raise CellError(
                 f"a cell with a page must have an identifier as its name, not {cell.name!r}"
             )
-    return {"README.md": _index(cells), **{f"{cell.name}.md": page(cell) for cell in cells}}
+    diagrams = {f"{cell.name}.svg": svg(cell) for cell in cells}
+    texts = {f"{cell.name}.md": page(cell) for cell in cells}
+    return {"README.md": _index(cells), **texts, **diagrams}
 
 
 def write(cells: Iterable[Cell], folder: Path) -> list[Path]:
@@ -68,6 +71,7 @@ def page(cell: Cell) -> str:
         blocks.append(f"Source: {_markdown(description.source)}")
     # a fence and not $$, because between dollars GitHub reads \\ and _ as Markdown first
     blocks += ["## Equations", f"```math\n{latex(cell)}\n```", _symbols(cell)]
+    blocks += ["## Diagram", f"![{cell.name} as a flow chart]({cell.name}.svg)", _LEGEND]
     rows = [(kind, f"`{name}`", what) for kind, name, what in parts(cell)]
     blocks += ["## Parts", _table([("", "name", "meaning"), *rows])]
     blocks.append(f"Traceable values: {', '.join(f'`{name}`' for name in cell.values)}.")
@@ -88,6 +92,13 @@ _COUNTED = (
     "The numbers are for one layer in one direction with I inputs and H units. As in torch each gate has "
     "two biases (one where the cell has no feedback). A step is of one sequence. Every operation counts "
     "as one, σ and tanh included. Training takes three times the products."
+)
+
+
+_LEGEND = (
+    "Yellow boxes have weights: each multiplies the inputs that its lines from below bring. Red ones work "
+    "element by element. A thick line is a state on its way from step to step. "
+    "`gatewise equations CELL --diagram FILE.svg` writes this picture."
 )
 
 
