@@ -1,0 +1,1 @@
+"""A page with the gates of sequences: :func:`gatewise.gates.page.writer.write_page`."""

@@ -1,0 +1,159 @@
+"""Writes a page that shows the gates of sequences: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from html import escape
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from gatewise.atomic import write_atomically
+from gatewise.cells.language import Cell
+from gatewise.emit.diagram import STYLE, svg
+from gatewise.errors import CellError
+from gatewise.gates.page.record import PageData
+from gatewise.gates.page.strips import Strip, numbers
+from gatewise.nn.trace import Trace
+
+# in the order in which they need each other
+_LIBRARIES = (
+    "array",
+    "color",
+    "interpolate",
+    "format",
+    "time",
+    "time-format",
+    "scale",
+    "selection",
+)
+_MODULES = (
+    *("colours", "store", "data", "heat", "strips", "alike", "panels"),
+    *("diagram", "tracks", "controls", "main"),
+)
+
+
+def write_page(
+    path: str | Path,
+    traces: Mapping[str, Trace],
+    *,
+    title: str,
+    strips: Sequence[Strip | None] | None = None,
+    predictions: Sequence[Strip | None] | None = None,
+    labels: Sequence[str] | None = None,
+    step_labels: Sequence[Sequence[str] | None] | None = None,
+    cells: Mapping[str, Cell | None] | None = None,
+    history: Mapping[str, Sequence[float]] | None = None,
+    horizon: Mapping[str, Sequence[float]] | None = None,
+) -> Path:
+    """Writes the page and returns its path.
+
+    Args:
+        path: the HTML file. It is replaced by one rename.
+        traces: for each recurrent module of a model its trace: B sequences. Modules that ran over the same steps
+            can stand in one page.
+        title: the heading.
+        strips: for each sequence what is drawn above its heat maps; see :mod:`gatewise.gates.page.strips`.
+        predictions: for each sequence what is drawn below.
+        labels: a name for each sequence.
+        step_labels: for each sequence the names of its steps, such as dates, or None.
+        cells: for each module its cell, for its diagram and time scales. Traces that know their cell need none.
+        history: the losses "train" and "validation" of each round.
+        horizon: for each layer the size of the gradient of the output with respect to the input k steps before.
+
+    Raises:
+        OptionError: there is no trace, or a sequence without steps.
+        ShapeError: strips, labels or lengths do not fit the sequences.
+        ModelFileError: the file cannot be written.
+    """
+    path = Path(path)
+    page = page_of(
+        PageData(traces, cells or {}), title, strips, predictions, labels, step_labels,
+        history=history, horizon=horizon,
+    )  # fmt: skip
+    write_atomically(path.parent, {path.name: page.encode()})
+    return path
+
+
+def page_of(
+    data: PageData,
+    title: str,
+    strips: Sequence[Strip | None] | None = None,
+    predictions: Sequence[Strip | None] | None = None,
+    labels: Sequence[str] | None = None,
+    step_labels: Sequence[Sequence[str] | None] | None = None,
+    *,
+    history: Mapping[str, Sequence[float]] | None = None,
+    horizon: Mapping[str, Sequence[float]] | None = None,
+) -> str:
+    """The page as HTML; the arguments are those of :func:`write_page`."""
+    count = len(data.lengths)
+    record, block = data.record(
+        strips if strips is not None else [None] * count,
+        predictions if predictions is not None else [None] * count,
+        labels if labels is not None else [f"sequence {k}" for k in range(count)],
+        step_labels if step_labels is not None else [None] * count,
+    )
+    record["history"] = history and {name: numbers(each) for name, each in history.items()}
+    record["horizon"] = horizon and {"lines": [[n, numbers(each)] for n, each in horizon.items()]}
+    digits = "three digits" if record["precision"] == "float16" else "float32"
+    total = f"{count} sequence{'s' if count > 1 else ''}, {sum(data.lengths):,} steps"
+    footer = f"{total}. Numbers are those of the trace ({digits}). Statistics are of the sequences in this page. "
+    return _filled(
+        {
+            "title": escape(title),
+            "version": escape(version("gatewise")),
+            "style": _read("page.css") + STYLE,
+            "footer": escape(f"{footer}Written by gatewise {version('gatewise')}."),
+            "diagrams": "\n".join(_diagram(k, cell) for k, cell in enumerate(data.cells)),
+            "record": json_text(record),
+            "numbers": block,
+            "libraries": _libraries(),
+            "modules": _import_map(),
+        }
+    )
+
+
+def json_text(value: Any) -> str:
+    """JSON that may stand in a script element: no text in it can end the element or begin a comment."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _filled(values: Mapping[str, str]) -> str:
+    """The template with its values. What a value contains is not filled again."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], _read("page.html"))
+
+
+def _diagram(number: int, cell: Cell) -> str:
+    try:
+        drawn = svg(cell, page=True)
+    except CellError:  # too large for a diagram: the page says that there is none
+        return ""
+    return f'<template id="diagram-{number}">{drawn}</template>'
+
+
+@cache
+def _libraries() -> str:
+    sources = (_read(f"vendor/d3-{name}.min.js") for name in _LIBRARIES)
+    return "\n".join(f"<script>{source}</script>" for source in sources)
+
+
+@cache
+def _import_map() -> str:
+    """The page's modules by name. A file has no folder from which they could be imported."""
+    urls = {}
+    for name in _MODULES:
+        source = base64.b64encode(_read(f"{name}.js").encode()).decode("ascii")
+        urls[f"gatewise/{name}"] = f"data:text/javascript;base64,{source}"
+    return json.dumps({"imports": urls})
+
+
+@cache
+def _read(name: str) -> str:
+    return (files("gatewise.gates.page") / name).read_text("utf-8")
