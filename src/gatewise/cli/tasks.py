@@ -1,4 +1,4 @@
-"""The verbs fit, predict, evaluate, generate and tasks. Their flags derive from the library's arguments."""
+"""The verbs fit, predict, evaluate, generate, gates and tasks. Their flags derive from the library's arguments."""
 
 from __future__ import annotations
 
@@ -192,6 +192,14 @@ def add_generate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.set_defaults(run=_run_generate)
 
 
+def add_gates(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.add_argument("model", type=PATH, help="folder that fit wrote")
+    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
+    verb.add_argument("-o", "--out", type=PATH, required=True, help="an .html file")
+    _add_method(verb, "write_gates", argv)
+    verb.set_defaults(run=_run_gates)
+
+
 def _add_method(verb: argparse.ArgumentParser, method: str, argv: list[str]) -> None:
     """Adds flags for the options that ``method`` has in the task of the model in ``argv``, or in any task if
     there is no model."""
@@ -271,6 +279,13 @@ def _run_generate(given: argparse.Namespace) -> None:
     paths = model.write_samples(samples, given.out)
     if paths:
         print(f"written   {some(list(map(str, paths)), 4)} ({with_unit(len(samples), 'sample')})")
+
+
+def _run_gates(given: argparse.Namespace) -> None:
+    model, options = _model_and_options(given)
+    _check_not_read(given.out, {"the data": given.data})
+    path = model.write_gates(given.data, given.out, **options)
+    print(f"page      {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 # ------------------------------------------------------------------------------------------ tasks

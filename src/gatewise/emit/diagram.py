@@ -116,7 +116,11 @@ def retained(cell: Cell) -> dict[str, Any]:
 
 def _factor(value: Value, before: Value | None, state: str, names: dict[Value, str]) -> Any:
     """What an operation multiplies the value by that came before on the road; None if it does more."""
-    on_road = [arg is before or (before is None and arg.op == "state" and arg.name == state) for arg in value.args]  # fmt: skip
+
+    def is_road(arg: Value) -> bool:
+        return arg is before or (before is None and arg.op == "state" and arg.name == state)
+
+    on_road = [is_road(arg) for arg in value.args]
     if sum(on_road) != 1:
         return None
     at = on_road.index(True)

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gatewise.arguments import Option, options_of
+from gatewise.arguments import Count, Option, checked_options, options_of
+from gatewise.cells.language import Cell
 from gatewise.errors import DataError, ModelFileError, OptionError, need
+from gatewise.gates.page.shown import Shown
 from gatewise.memory import check_network
 from gatewise.nn.trace import Trace
 from gatewise.report.scores import Evaluation
@@ -104,6 +106,11 @@ class Task(BaseEstimator):
     def inputs(self, data: Any) -> tuple[Any, ...]:
         """The arguments of the network for a trace of ``data``."""
         raise NotImplementedError
+
+    def shown(self, data: Any, limit: int, steps: int) -> Shown:
+        """The first ``limit`` sequences of ``data``, of at most ``steps`` steps each, for the page of
+        :meth:`write_gates`."""
+        raise OptionError(f"a model of the task {self.name!r} has no page of its gates")
 
     def value_of(self, name: str) -> Any:
         """The value of an option; of one that is None, the default that depends on other options, if it has one."""
@@ -282,12 +289,54 @@ class Task(BaseEstimator):
 
     def traced(self, inputs: tuple[Any, ...], device: torch.device = CPU) -> Trace:
         """The trace of the network for these arguments."""
+        return self.traced_outputs(inputs, device)[1]
+
+    def traced_outputs(
+        self, inputs: tuple[Any, ...], device: torch.device = CPU
+    ) -> tuple[Any, Trace]:
+        """The network's outputs for these arguments, and its trace."""
         from lightning.fabric.utilities import move_data_to_device
 
         with torch.no_grad():
-            _, trace = self.network_on(device)(*move_data_to_device(inputs, device), trace=True)
-        found: Trace = trace
-        return found
+            outputs, trace = self.network_on(device)(
+                *move_data_to_device(inputs, device), trace=True
+            )
+        return outputs, trace
+
+    def write_gates(
+        self, data: Any, out: str | Path, *, limit: Count = 8, steps: Count = 1000
+    ) -> Path:
+        """Writes a page with the gates over the first sequences of ``data``, one HTML file, and returns its path.
+
+        Args:
+            data: as ``predict`` takes it.
+            out: the .html file.
+            limit: the most sequences on the page.
+            steps: the most steps of a sequence.
+
+        Raises:
+            OptionError: the task has no such page, or ``out`` is not an .html file.
+        """
+        from gatewise.gates.page.writer import write_page
+
+        self.check_fitted()
+        options = checked_options(type(self).write_gates, dict(limit=limit, steps=steps))
+        out = Path(out)
+        if out.suffix.lower() not in (".html", ".htm"):
+            raise OptionError(f"the page of gates is an .html file, not {out}")
+        shown = self.shown(data, options.limit, options.steps)
+        history = {"train": self.history_.train, "validation": self.history_.validation}
+        return write_page(
+            out,
+            {"model": shown.trace},
+            title=f"Gates of {self.name}: {data_name(data)}",
+            strips=shown.strips,
+            predictions=shown.predictions,
+            labels=shown.labels,
+            step_labels=shown.step_labels,
+            cells={"model": cell_of(self.network_)},
+            history=history,
+        )
 
     def network_on(self, device: torch.device) -> nn.Module:
         """The network on ``device``; a copy unless the device is the CPU."""
@@ -350,6 +399,24 @@ def _restored(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         raise invalid_entry(name, "a text, a number or a list of these", value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def cell_of(network: nn.Module) -> Cell | None:
+    """The cell of the first recurrent layer of a network."""
+    layers = (getattr(module, "config", None) for module in network.modules())
+    cells = (getattr(config, "cell", None) for config in layers)
+    return next((cell for cell in cells if isinstance(cell, Cell)), None)
+
+
+def data_name(data: Any) -> str:
+    """A name for data in a heading: a file's own, else what kind of object it is."""
+    return (
+        data.name
+        if isinstance(data, Path)
+        else Path(data).name
+        if isinstance(data, str)
+        else type(data).__name__
+    )
 
 
 __all__ = ["Recipe", "Record", "Run", "Task", "TrainingData", "digest"]  # what a task's file needs

@@ -14,6 +14,7 @@ from torch import Tensor
 from gatewise.data.output import table_like
 from gatewise.data.sources.series import SeriesTable
 from gatewise.errors import DataError, OptionError
+from gatewise.gates.page.strips import Strip, bars
 from gatewise.report.classes import ClassResults
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import with_unit
@@ -120,6 +121,11 @@ class Classifier(ClassifierMixin, SequenceTask):
 
     def scores_of(self, target: Array, outputs: Array) -> dict[str, float]:
         return of_classes(target, softmax(outputs))
+
+    def prediction_strips(self, outputs: Array) -> list[Strip]:
+        names = list(map(str, self.classes_.tolist()))
+        rows = softmax(outputs)
+        return [bars("probability", dict(zip(names, row, strict=True))) for row in rows]
 
     def predict_proba(self, X: Any, *, device: Device = "cpu") -> Array:
         """N×classes: the probability of each class, in the order of ``classes_``."""

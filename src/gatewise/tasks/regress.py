@@ -14,6 +14,7 @@ from gatewise.data.output import table_like
 from gatewise.data.sequences import Scale
 from gatewise.data.sources.series import SeriesTable
 from gatewise.errors import OptionError
+from gatewise.gates.page.strips import Strip, bars
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.kinds import Columns, Device
 from gatewise.tasks.sequences import baselines
@@ -83,6 +84,11 @@ class Regressor(RegressorMixin, SequenceTask):
         """Numbers in the units of the targets."""
         found: Array = numbers * self.target_scale_.spread + self.target_scale_.location
         return found
+
+    def prediction_strips(self, outputs: Array) -> list[Strip]:
+        names = self.options_.target or tuple(f"target {k}" for k in range(outputs.shape[1]))
+        rows = self._unscaled(outputs)
+        return [bars("prediction", dict(zip(names, row, strict=True))) for row in rows]
 
     def scores_of(self, target: Array, outputs: Array) -> dict[str, float]:
         return of_numbers(self._unscaled(target), self._unscaled(outputs))

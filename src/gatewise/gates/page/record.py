@@ -114,7 +114,7 @@ class PageData:
 
     def _parts(self) -> Iterator[dict[str, Any]]:
         for part in self.parts:
-            module, layer, direction = part
+            module, _, direction = part
             cell = self.cell_of[module]
             each = [self.values(part, k) for k in range(len(self.lengths))]
             joined = {name: np.concatenate([values[name] for values in each]) for name in each[0]}
@@ -172,8 +172,8 @@ def _lengths(traces: Mapping[str, Trace]) -> list[int]:
     found: dict[str, list[int]] = {}
     for name, trace in traces.items():
         batch, steps = trace[trace.names[0]][0][0].shape[:2]
-        lengths = trace.lengths
-        found[name] = [steps] * batch if lengths is None else [int(n) for n in lengths]
+        given = trace.lengths
+        found[name] = [steps] * batch if given is None else [int(n) for n in given]
     first = next(iter(found))
     for name, lengths in found.items():
         if lengths != found[first]:

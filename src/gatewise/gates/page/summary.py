@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,17 @@ def _evaluated(formula: Any, values: Mapping[str, Array]) -> Array | None:
     op, *args = formula
     if op == "now":
         return values[args[0]].astype(np.float64) if args[0] in values else None
-    each = [_evaluated(arg, values) for arg in args]
-    operations = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
-    if op not in operations or any(value is None for value in each):
+    if len(args) != 2:
         return None
-    result: Array = operations[op](*each)
-    return result
+    left, right = (_evaluated(arg, values) for arg in args)
+    operations: dict[str, Callable[[Array, Array], Array]] = {
+        "add": np.add,
+        "sub": np.subtract,
+        "mul": np.multiply,
+    }
+    if op not in operations or left is None or right is None:
+        return None
+    return operations[op](left, right)
 
 
 def _sorted(key: Array) -> Array:

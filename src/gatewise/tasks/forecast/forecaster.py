@@ -22,12 +22,13 @@ from gatewise.data.table import Frame, load
 from gatewise.data.windows import Batch, Windows, least_observed
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
+from gatewise.gates.page.shown import Shown
 from gatewise.models.forecaster import ForecasterShape, PatchLSTM
 from gatewise.options import integer
 from gatewise.report.scores import Evaluation
 from gatewise.tasks.base import Task
 from gatewise.tasks.entry_checks import Check
-from gatewise.tasks.forecast import output, report, sizes, state
+from gatewise.tasks.forecast import gates, output, report, sizes, state
 from gatewise.tasks.forecast.backtest import Backtest
 from gatewise.tasks.forecast.forecasting import Forecasting, calibrated_offsets, observed_by_step
 from gatewise.tasks.forecast.intervals import check_enough
@@ -469,6 +470,17 @@ class Forecaster(Task):
             options.minimum,
             options.maximum,
         )
+
+    def shown(self, data: Any, limit: int, steps: int) -> Shown:
+        """The last window of each series whose following values are known, and its forecast."""
+        panel = self._panel(data, fitted=True)
+        rows, (context, horizon) = panel.lengths, (self.shape_.context, self.shape_.horizon)
+        origin = np.where(rows - horizon >= least_observed(context), rows - horizon, rows)
+        windows = self._windows(panel, origin, origin)
+        chosen = np.arange(min(limit, len(windows)))
+        trace = self.traced((windows[chosen],))
+        forecast = self._forecasting("cpu").forecast(windows, chosen)
+        return gates.shown(windows, chosen, trace, forecast, self, steps)
 
     def report(self, data: Any, evaluation: Evaluation | None, folder: Path) -> Path:
         panel = self._panel(data, fitted=True)

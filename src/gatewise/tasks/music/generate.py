@@ -30,6 +30,8 @@ from gatewise.data.music.tune import TICKS, Tune, to_plain_key
 from gatewise.data.music.writing import in_words, write_tunes
 from gatewise.data.sources.music import Music, Tunes
 from gatewise.errors import DataError, OptionError, caution
+from gatewise.gates.page.shown import Shown, first_steps
+from gatewise.gates.page.strips import lines
 from gatewise.gates.picture import gate_map
 from gatewise.models.music import MusicNetwork, MusicShape
 from gatewise.report.rolls import roll_figure
@@ -38,7 +40,7 @@ from gatewise.report.words import with_unit
 from gatewise.tasks.base import Recipe, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import Check
 from gatewise.tasks.kinds import is_size, members_in
-from gatewise.tasks.music import state
+from gatewise.tasks.music import gates, state
 from gatewise.tasks.music.baselines import NGrams
 from gatewise.tasks.music.beginnings import beginning, frame, melody_of, with_bars
 from gatewise.tasks.music.encoding import EncodedTune, encode_tunes, in_plain_key
@@ -494,6 +496,26 @@ class MusicModel(Task):
         windows = Windows(encoded[:1], self.encoding_, len(encoded[0].steps))
         batch = windows[next(iter(TuneBatches(windows, np.arange(1), 1, None, False)))]
         return batch.before, batch.places, batch.lengths
+
+    def shown(self, data: Any, limit: int, steps: int) -> Shown:
+        read, encoded = self._encoded(data)
+        encoded = encoded[:limit]
+        longest = max(len(each.steps) for each in encoded)
+        windows = Windows(encoded, self.encoding_, longest)
+        every = np.arange(len(encoded))
+        batch = windows[next(iter(TuneBatches(windows, every, len(every), None, False)))]
+        trace = self.traced((batch.before, batch.places, batch.lengths))
+        order = batch.tunes.tolist()
+        losses = self._losses(encoded)
+        return Shown(
+            first_steps(trace, steps),
+            [read.tunes[k].name[-48:] for k in order],
+            [gates.steps_strip(self.encoding_, encoded[k].steps[:steps]) for k in order],
+            [
+                lines("surprise at the next step, in nats", {"nll": losses[k][:steps]})
+                for k in order
+            ],
+        )
 
     def figures(self, data: Any) -> dict[str, Any]:
         first = self.source().read(data).tunes[0]

@@ -25,6 +25,8 @@ from gatewise.data.sequences import Scale, Sequences, masked, padded
 from gatewise.data.sources.series import Series, SeriesTable, digests
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
+from gatewise.gates.page.shown import Shown, first_steps
+from gatewise.gates.page.strips import Strip, lines
 from gatewise.gates.picture import gate_map
 from gatewise.models.sequence import SequenceEnsemble, SequenceShape
 from gatewise.report.scores import Evaluation
@@ -420,6 +422,28 @@ class SequenceTask(Task):
         first = self._fitted_table(data, learned=False).chosen(np.array([0]))
         trace = self.traced(self._padded(first.sequences))
         return {f"Gates over series {str(first.labels[0])[:48]}": gate_map(trace)}
+
+    def shown(self, data: Any, limit: int, steps: int) -> Shown:
+        if self.series is None:
+            sequences = self._fitted(data)
+            labels = [f"sample {k}" for k in range(len(sequences))]
+        else:
+            found = self._fitted_table(data, learned=False)
+            sequences, labels = found.sequences, list(map(str, found.labels))
+        count = min(limit, len(sequences))
+        part = sequences.chosen(np.arange(count))
+        trace = self.traced(self._padded(part))
+        predictions = self.prediction_strips(self._outputs(part, "cpu"))
+        names = sequences.names or tuple(f"feature {k}" for k in range(sequences.inputs))
+        strips = [
+            lines("input", dict(zip(names, part.values[part.rows(k)][:steps].T, strict=True)))
+            for k in range(count)
+        ]
+        return Shown(first_steps(trace, steps), labels[:count], strips, predictions)
+
+    def prediction_strips(self, outputs: Array) -> list[Strip]:
+        """What a page of gates shows of the network's outputs for each sequence."""
+        raise NotImplementedError
 
     # ---------------------------------------------------------------------------------- evaluation
 

@@ -26,6 +26,8 @@ from gatewise.data.spool import SpooledTexts
 from gatewise.data.tokens import Tokenizer
 from gatewise.data.vectors import read_vectors, width_of
 from gatewise.errors import DataError, OptionError, caution, some
+from gatewise.gates.page.shown import Shown, first_steps
+from gatewise.gates.page.strips import bars, words
 from gatewise.gates.picture import gate_map
 from gatewise.models.text import TextNetwork, TextShape
 from gatewise.report.classes import ClassResults, Example
@@ -543,6 +545,20 @@ class TextClassifier(ClassifierMixin, Task):
         words = ["", *self.tokenizer_.pieces(first)[: self.options_.longest], ""]
         trace = self.traced(encoded.padded(np.arange(1)))
         return {f"Gates over the text {shortened(first)}": gate_map(trace, step_labels=words)}
+
+    def shown(self, data: Any, limit: int, steps: int) -> Shown:
+        texts = list(self._texts(data, learned=False).texts[:limit])
+        encoded = self._encoded(texts)
+        trace = self.traced(encoded.padded(np.arange(len(texts))))
+        outputs, weights = self._outputs(encoded, "cpu", weighted=True)
+        names = list(map(str, self.classes_.tolist()))
+        strips, predictions = [], []
+        for text, row, each in zip(texts, softmax(outputs), weights, strict=True):
+            pieces = ["⊢", *self.tokenizer_.pieces(text)[: self.options_.longest], "⊣"][:steps]
+            attention = [0.0, *each, 0.0][:steps]
+            strips.append(words("text, with the weights of attention", pieces, attention))
+            predictions.append(bars("probability", dict(zip(names, row, strict=True))))
+        return Shown(first_steps(trace, steps), list(map(shortened, texts)), strips, predictions)
 
     # ---------------------------------------------------------------------------------- evaluation
 

@@ -35,6 +35,8 @@ from gatewise.data.sources.text import numbered_lines_of, pieces_of
 from gatewise.data.spool import SpooledTexts
 from gatewise.data.tokens import END, UNKNOWN, Tokenizer, Unit, smallest_size
 from gatewise.errors import DataError, ModelFileError, OptionError, caution
+from gatewise.gates.page.shown import Shown, in_parts
+from gatewise.gates.page.strips import words
 from gatewise.models.cache import Cache
 from gatewise.models.language import Dropouts, LanguageNetwork
 from gatewise.models.ngrams import KneserNey, unigram_log_probabilities
@@ -526,6 +528,23 @@ class LanguageModel(Task):
         text = symbols[starts[begin] :][:SHOWN]
         bits = -self.scorer(CPU).log_probabilities(text) / np.log(2)
         return {"What was expected, and what was not": surprise_figure(self.pieces(text), bits)}
+
+    def shown(self, data: Any, limit: int, steps: int) -> Shown:
+        """Consecutive parts of the text. The state is carried from each to the next."""
+        lines = self.lines(data, limit=limit * steps)
+        symbols = stream(lines, self.tokenizer_)[0][: limit * steps]
+        text = np.concatenate([[first_input(self.tokenizer_)], symbols[:-1]])
+        logits, trace = self.traced_outputs((torch.from_numpy(text).long()[None],))
+        surest, following = logits[0].softmax(-1).max(-1)
+        read, next_ = self.pieces(text), self.pieces(following.numpy())
+        strips, predictions, labels = [], [], []
+        for first in range(0, len(text), steps):
+            part = slice(first, first + steps)
+            labels.append(f"{self.unit}s {first + 1:,} to {min(first + steps, len(text)):,}")
+            strips.append(words("text", read[part]))
+            surest_next = words("most probable next", next_[part], surest[part].tolist())
+            predictions.append(surest_next.with_note("the bar is its probability"))
+        return Shown(in_parts(trace, steps), labels, strips, predictions)
 
     def pieces(self, symbols: Array) -> list[str]:
         """The text of each symbol; "\\n" for the end of a line."""
