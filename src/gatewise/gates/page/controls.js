@@ -28,16 +28,17 @@ export class Controls {
     byId("part").value = part;
     byId("order").value = order;
     for (const id of ["step", "step-slider", "range-first", "range-last"]) byId(id).max = last;
-    byId("step").value = byId("step-slider").value = step;
+    byId("step-slider").value = step;
+    put("step", step);
     byId("step-slider").setAttribute("aria-valuetext", this.#label(step));
     byId("unit").max = this.part.hidden - 1;
-    byId("unit").value = unit;
+    put("unit", unit);
   }
 
   #showRange() {
     const { range } = this.store.state;
-    byId("range-first").value = range?.[0] ?? "";
-    byId("range-last").value = range?.[1] ?? "";
+    put("range-first", range?.[0] ?? "");
+    put("range-last", range?.[1] ?? "");
   }
 
   #label(step) {
@@ -95,9 +96,15 @@ export class Controls {
     byId("play").addEventListener("click", () => this.play(!store.state.playing));
     byId("back").addEventListener("click", () => this.choose(store.state.step - 1));
     byId("on").addEventListener("click", () => this.choose(store.state.step + 1));
-    byId("step").addEventListener("change", (event) => this.choose(Number(event.target.value)));
+    byId("step").addEventListener("change", ({ target }) => {
+      this.choose(Number(target.value));
+      target.value = store.state.step;
+    });
     byId("step-slider").addEventListener("input", (event) => this.choose(Number(event.target.value)));
-    byId("unit").addEventListener("change", (event) => this.choose(store.state.step, Number(event.target.value)));
+    byId("unit").addEventListener("change", ({ target }) => {
+      this.choose(store.state.step, Number(target.value));
+      target.value = store.state.unit;
+    });
   }
 
   play(playing) {
@@ -187,6 +194,11 @@ export class Controls {
 
 export function byId(id) {
   return document.getElementById(id);
+}
+
+/** Shows a number in an input, unless somebody is typing there. */
+function put(id, value) {
+  if (byId(id) !== document.activeElement) byId(id).value = value;
 }
 
 /** Fills a select. Texts are set as text, never as HTML. */

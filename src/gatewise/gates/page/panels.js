@@ -10,9 +10,13 @@ function frame(title, description, { x, y, xName, yName, yTicks = 5 }) {
   const svg = figure.append("svg").attr("viewBox", `0 0 ${WIDE} ${TALL}`)
     .attr("role", "img").attr("aria-label", description);
   const bottom = TALL - MARGIN.bottom;
-  const ticks = (scale, count) => scale.ticks(count).map((t) => [t, scale.tickFormat(count, scale.base && "~g")(t)])
-    .filter(([, text]) => text);
-  const whole = x.domain()[1] > 2; // steps, units and rounds are counted
+  const ticks = (scale, count) => {
+    const [low, high] = scale.domain();
+    if (scale.base && high / low < 30) return d3.ticks(low, high, count).filter((t) => t > 0).map((t) => [t, String(t)]);
+    const format = scale.tickFormat(count, scale.base && "~g");
+    return scale.ticks(count).map((t) => [t, format(t)]).filter(([, text]) => text);
+  };
+  const whole = x.domain()[1] >= 2; // steps, units and rounds are counted
   for (const [t, text] of ticks(x, 5).filter(([t]) => !whole || Number.isInteger(t))) {
     svg.append("line").attr("class", "rule").attr("x1", x(t)).attr("x2", x(t)).attr("y1", MARGIN.top).attr("y2", bottom);
     svg.append("text").attr("x", x(t)).attr("y", bottom + 13).attr("text-anchor", "middle").text(text);
@@ -80,9 +84,9 @@ export function timeScales(part, store) {
 /** Lines over a common x: memory horizon, training losses. */
 export function curves(title, description, lines, { xName, yName, first = 0, log = false }) {
   const every = lines.flatMap(([, values]) => values).filter((v) => v !== null && (!log || v > 0));
-  if (!every.length) return null;
   const longest = Math.max(...lines.map(([, values]) => values.length));
-  const x = d3.scaleLinear([first, first + Math.max(1, longest - 1)], across);
+  if (!every.length || longest < 2) return null;
+  const x = d3.scaleLinear([first, first + longest - 1], across);
   const [low, high] = d3.extent(every);
   const y = log ? d3.scaleLog([low, high], up).nice() : d3.scaleLinear([low, high], up).nice();
   const { figure, svg } = frame(title, description, { x, y, xName, yName, yTicks: 4 });

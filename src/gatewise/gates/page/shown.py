@@ -39,6 +39,15 @@ def first_steps(trace: Trace, steps: int) -> Trace:
     return Trace(values, None if trace.lengths is None else trace.lengths.clamp(max=steps))
 
 
+def in_order(trace: Trace, order: Sequence[int]) -> Trace:
+    """The sequences ``order`` of a trace."""
+    which = torch.tensor(order)
+    values = {
+        name: [[each[which] for each in both] for both in trace[name]] for name in trace.names
+    }
+    return Trace(values, None if trace.lengths is None else trace.lengths[which])
+
+
 def in_parts(trace: Trace, steps: int) -> Trace:
     """The trace of one long sequence as that of consecutive parts of so many steps; the last may be shorter."""
     whole = trace[trace.names[0]][0][0].shape[1]

@@ -53,12 +53,12 @@ export class StripView {
     context.strokeStyle = this.colour("--rule");
     context.fillStyle = this.colour("--soft");
     context.lineWidth = 1;
-    for (const tick of y.ticks(3)) {
+    for (const tick of y.ticks(2)) {
       context.beginPath();
       context.moveTo(0, y(tick));
       context.lineTo(this.wide, y(tick));
       context.stroke();
-      context.fillText(y.tickFormat(3)(tick), 2, y(tick) - 2);
+      context.fillText(y.tickFormat(2)(tick), 2, y(tick) - 2);
     }
     values.forEach((line, k) => {
       context.strokeStyle = this.colour(LINE_COLOURS[k % LINE_COLOURS.length]);
@@ -193,7 +193,7 @@ export function described(strip, step, format) {
   if (strip.kind === "bars" || strip.axis === "own") return "";
   const at = Math.floor((step + 0.5) * (strip.per_step ?? 1));
   return strip.names.slice(0, 4)
-    .map((name, k) => `${name} ${format(strip.values[k][at] ?? NaN)}`).join(", ");
+    .map((name, k) => `${name === strip.title ? "" : name} ${format(strip.values[k][at] ?? NaN)}`).join(", ");
 }
 
 function pitchName(pitch) {

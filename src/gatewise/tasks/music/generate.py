@@ -30,7 +30,7 @@ from gatewise.data.music.tune import TICKS, Tune, to_plain_key
 from gatewise.data.music.writing import in_words, write_tunes
 from gatewise.data.sources.music import Music, Tunes
 from gatewise.errors import DataError, OptionError, caution
-from gatewise.gates.page.shown import Shown, first_steps
+from gatewise.gates.page.shown import Shown, first_steps, in_order
 from gatewise.gates.page.strips import lines
 from gatewise.gates.picture import gate_map
 from gatewise.models.music import MusicNetwork, MusicShape
@@ -504,17 +504,14 @@ class MusicModel(Task):
         windows = Windows(encoded, self.encoding_, longest)
         every = np.arange(len(encoded))
         batch = windows[next(iter(TuneBatches(windows, every, len(every), None, False)))]
-        trace = self.traced((batch.before, batch.places, batch.lengths))
-        order = batch.tunes.tolist()
+        order = batch.tunes.argsort().tolist()  # a batch has its tunes in another order
+        trace = in_order(self.traced((batch.before, batch.places, batch.lengths)), order)
         losses = self._losses(encoded)
         return Shown(
             first_steps(trace, steps),
-            [read.tunes[k].name[-48:] for k in order],
-            [gates.steps_strip(self.encoding_, encoded[k].steps[:steps]) for k in order],
-            [
-                lines("surprise at the next step, in nats", {"nll": losses[k][:steps]})
-                for k in order
-            ],
+            [tune.name[-48:] for tune in read.tunes[: len(encoded)]],
+            [gates.steps_strip(self.encoding_, each.steps[:steps]) for each in encoded],
+            [lines("surprise at the next step, in nats", {"nll": n[:steps]}) for n in losses],
         )
 
     def figures(self, data: Any) -> dict[str, Any]:
