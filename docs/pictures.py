@@ -33,7 +33,30 @@ def forecast(run: Path) -> None:
 def text(run: Path) -> None:
     with as_file(files("gatewise.data") / "examples" / "sonnets.txt") as data:
         figure = next(iter(gw.load(run).figures(data).values()))
+        page = gw.load(run).write_gates(data, run / "gates.html", limit=4, steps=500)
     figure.savefig(IMAGES / "text.png", dpi=120)
+    gates_page(page)
+
+
+def gates_page(page: Path) -> None:
+    """A picture of the page of gates, taken in Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        tab = browser.new_page(viewport={"width": 1440, "height": 900}, device_scale_factor=1)
+        tab.goto(page.resolve().as_uri())
+        tab.wait_for_selector("html[data-ready=yes]")
+        tab.select_option("#order", "similarity")
+        for field, value in {"step": 150, "unit": 7, "range-first": 146, "range-last": 152}.items():
+            tab.fill(f"#{field}", str(value))
+            tab.press(f"#{field}", "Enter")
+        for _ in range(3):
+            tab.click("#closer")
+        tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+        tab.wait_for_timeout(500)
+        tab.screenshot(path=IMAGES / "gates-page.png")
+        browser.close()
 
 
 def main(runs: list[Path]) -> None:

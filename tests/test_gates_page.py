@@ -19,6 +19,7 @@ from gatewise.gates.page.strips import bars, lines, roll, words
 from gatewise.gates.page.summary import summary
 from gatewise.gates.page.writer import json_text, write_page
 from gatewise.nn.trace import Trace
+from pages import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -251,3 +252,9 @@ def test_parts_first_steps_and_orders_of_a_trace():
     turned = in_order(whole, [2, 0, 1])
     assert turned.lengths.tolist() == [2, 2, 1]
     assert turned.c[0][0][0].tolist() == whole.c[0][0][2].tolist()
+
+
+def test_the_documented_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("gates/page.md")
+    check_numbers(tmp_path / "gates.html", {"model": names["trace"]}, [120])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from gatewise.cli.parsing import PATH
 from gatewise.cli.tasks import finish
@@ -46,6 +47,7 @@ def _forecast(data: Path, out: Path) -> None:
     finish(forecaster, data, None, out)
     write_table(forecaster.predict(data), out / "forecast.csv")
     print(f"\nforecast  {out / 'forecast.csv'}\ngates     {out / 'gates.png'}")
+    _write_gates(forecaster, data, out)
 
 
 def _text(data: Path, out: Path) -> None:
@@ -68,6 +70,7 @@ def _text(data: Path, out: Path) -> None:
     finish(model, data, None, out)
     samples = model.generate(prompt="Shall I compare ", length=600, temperature=0.7)
     model.write_samples(samples, out / "samples.txt")
+    _write_gates(model, data, out)
     print(f"samples   {out / 'samples.txt'}\n")
     model.write_samples(samples, None)
 
@@ -83,12 +86,18 @@ def _music(data: Path, out: Path) -> None:
     finish(model, data, 4, out)
     tunes = model.generate(samples=8, shortest=60, temperature=0.7)
     model.write_samples(tunes, out / "tune.mid")
-    print(f"\nsamples   {out / 'tune-1.mid'} to tune-{len(tunes)}.mid")
+    print()
+    _write_gates(model, data, out)
+    print(f"samples   {out / 'tune-1.mid'} to tune-{len(tunes)}.mid")
     own, given = shares(tunes), shares(model.source().read(data).tunes)
     print(f"notes in the key: {own['notes_in_key']:.0%} (in the data {given['notes_in_key']:.0%})")
     print(
         f"bars that add up: {own['bars_that_add_up']:.0%} (in the data {given['bars_that_add_up']:.0%})"
     )
+
+
+def _write_gates(model: Any, data: Path, out: Path) -> None:
+    print(f"page      {model.write_gates(data, out / 'gates.html', limit=4, steps=500)}")
 
 
 # Each demo: its file in data/examples, and what is done with it.

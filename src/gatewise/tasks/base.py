@@ -303,9 +303,7 @@ class Task(BaseEstimator):
             )
         return outputs, trace
 
-    def write_gates(
-        self, data: Any, out: str | Path, *, limit: Count = 8, steps: Count = 1000
-    ) -> Path:
+    def write_gates(self, data: Any, out: Any, *, limit: Count = 8, steps: Count = 1000) -> Path:
         """Writes a page with the gates over the first sequences of ``data``, one HTML file, and returns its path.
 
         Args:
@@ -329,7 +327,7 @@ class Task(BaseEstimator):
         return write_page(
             out,
             {"model": shown.trace},
-            title=f"Gates of {self.name}: {data_name(data)}",
+            title=f"The gates over {data_name(data)}",
             strips=shown.strips,
             predictions=shown.predictions,
             labels=shown.labels,

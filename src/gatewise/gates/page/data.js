@@ -110,7 +110,7 @@ export function formatter(precision, most = 4) {
     if (Number.isNaN(value)) return "–";
     if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
     const size = Math.abs(value);
-    const text = size && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : value.toPrecision(digits);
-    return text.replace("-", "−");
+    const text = size && (size < 1e-3 || size >= 1e5) ? value.toExponential(digits - 2) : value.toPrecision(digits);
+    return text.replaceAll("-", "−");
   };
 }

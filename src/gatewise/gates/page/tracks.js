@@ -265,10 +265,18 @@ export class Tracks {
     this.store.set({ window: [first, first + wide] });
   }
 
-  zoom(factor, at = 0.5) {
+  /** Zooms around a place in the window, by default around the chosen step. */
+  zoom(factor, at = this.#chosen()) {
     const [start, end] = this.store.state.window;
     const fixed = start + at * (end - start);
     this.look(fixed - (fixed - start) * factor, fixed + (end - fixed) * factor);
+  }
+
+  /** The place of the chosen step in the window, from 0 to 1; the middle if it is not in it. */
+  #chosen() {
+    const { window: [start, end], step } = this.store.state;
+    const at = (step + 0.5 - start) / (end - start);
+    return at >= 0 && at <= 1 ? at : 0.5;
   }
 
   /** Moves the window so that a step is in it. */
