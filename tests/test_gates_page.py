@@ -51,7 +51,7 @@ def check_numbers(path, traces, lengths):
             trace = traces[module]
             assert list(places) == list(trace.names)
             for name, start in places.items():
-                wanted = trace[name][layer][direction][at, : sequence["steps"]].numpy()
+                wanted = trace[name][layer][direction][at, : sequence["steps"]].detach().numpy()
                 found = numbers[start : start + wanted.size].reshape(wanted.shape)
                 np.testing.assert_array_equal(found, wanted)
 

@@ -93,10 +93,10 @@ function findAlike(data, store, controls) {
     const { units, ranges } = alike(data, store.state);
     const many = units.length > 24 ? ` and ${units.length - 24} more` : "";
     byId("units-on").textContent = units.length
-      ? `${units.length} units on throughout: ${units.slice(0, 24).join(", ")}${many}`
+      ? `${units.length} ${units.length > 1 ? "units" : "unit"} on throughout: ${units.slice(0, 24).join(", ")}${many}`
       : "No unit is on throughout. Choose a lower threshold or fewer steps.";
     const others = share === 1 ? "the same units are on" : `at least ${100 * share} % of them are on`;
-    byId("ranges-on").textContent = units.length ? `${ranges.length} other ranges where ${others}:` : "";
+    byId("ranges-on").textContent = units.length ? `${ranges.length} other ${ranges.length === 1 ? "range" : "ranges"} where ${others}:` : "";
     list.replaceChildren(...ranges.slice(0, MOST_RANGES).map(({ sequence, first, last }) => {
       const item = document.createElement("li");
       const button = document.createElement("button");

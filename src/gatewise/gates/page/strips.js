@@ -121,7 +121,7 @@ export class StripView {
       context.fillStyle = this.colour("--rule");
       context.fillRect(0, y(pitch), this.wide, 1);
       context.fillStyle = this.colour("--soft");
-      context.fillText(`C${pitch / 12 - 1}`, 2, y(pitch) - 2);
+      context.fillText(`C${pitch / 12 - 1}`, 2, Math.max(10, y(pitch) - 2));
     }
     const tall = Math.max(2, y(0) - y(1) - 1);
     for (const [start, length, pitch, voice] of this.strip.notes) {
