@@ -353,3 +353,36 @@ def test_on_a_phone_and_in_the_dark(made, browser):
     assert (page.input_value("#step"), page.input_value("#unit")) == (str(STEPS // 2), "0")
     assert phone.messages == []
     page.close()
+
+
+SERVED = """
+const changes = [];
+const app = await start({ async trace(change) {
+  changes.push(change);
+  const { units } = app.data.parts[0];
+  const numbers = app.data.parts.map((part) => Object.fromEntries(Object.entries(part.units).map(
+    ([name, size]) => [name, new Float32Array(60 * size).fill(name === "f" ? 1 : 0.5)])));
+  return { numbers, prediction: { kind: "bars", title: "probability", names: ["yes"], numbers: [0.125] } };
+} });
+globalThis.served = { app, changes };
+"""
+
+
+def test_a_served_page_shows_what_its_backend_answers(made, browser, tmp_path):
+    """The place where a live server, or a model in WebAssembly, is put into the page."""
+    path = tmp_path / "served.html"
+    path.write_text(made.path.read_text("utf-8").replace("\nstart();", SERVED), "utf-8")
+    served = Opened(path, made.trace, made.lengths)
+    page = served.visit(browser)
+    assert page.locator("#what-if").get_attribute("hidden") is None
+    choose(page, 7, 2)
+    assert not close(page.inner_text("#value-f"), 1)
+    page.evaluate("served.app.edit({clamp: {name: 'f', value: 1}})")
+    settle(page)
+    assert page.inner_text("#value-f") == "1.000"
+    assert page.inner_text("#value-c") == "0.5000"
+    assert page.locator("#prediction td").first.inner_text() == "0.1250"
+    asked = page.evaluate("served.changes")
+    assert asked == [{"sequence": 0, "clamp": {"name": "f", "value": 1}}]
+    assert served.messages == []
+    page.close()
