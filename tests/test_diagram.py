@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -55,6 +56,12 @@ CELLS = {
 EVERY_CELL = pytest.mark.parametrize("name", CELLS)
 
 
+@cache
+def placed(name):
+    flow = flow_of(CELLS[name])
+    return flow, layout_of(flow)
+
+
 def labels(cell):
     return {box.name or f"{box.label}:{box.equation}": box.label for box in flow_of(cell).boxes}
 
@@ -98,9 +105,8 @@ def test_peepholes_and_functions_of_one_variable_are_one_box():
 @EVERY_CELL
 def test_every_value_is_a_box_and_every_argument_a_wire(name):
     cell = CELLS[name]
-    flow = flow_of(cell)
+    flow, layout = placed(name)
     assert {box.name for box in flow.boxes} >= set(cell.values) - {""}
-    layout = layout_of(flow)
     ends = {path.points[-1] for path in layout.paths if path.arrow}
     wanted = sum(len(box.wires) for box in flow.boxes)
     taps = sum(
@@ -117,7 +123,7 @@ def test_every_value_is_a_box_and_every_argument_a_wire(name):
 
 @EVERY_CELL
 def test_wires_cross_and_never_share_a_segment_nor_run_through_a_box(name):
-    layout = layout_of(flow_of(CELLS[name]))
+    _, layout = placed(name)
     areas = {}
     for box, (x, y) in layout.centres.items():
         side = layout.side(box)
