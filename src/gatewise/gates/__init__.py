@@ -1,4 +1,4 @@
-"""What gates do: pictures, interventions and attributions. A name is imported at its first use."""
+"""What gates do: pages and pictures, interventions and attributions. A name is imported at its first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gatewise.gates.decomposition import contextual_contributions, contextual_decomposition
     from gatewise.gates.explained import Attribution
     from gatewise.gates.interventions import ablate, clamp, patch
+    from gatewise.gates.page.writer import write_page
     from gatewise.gates.picture import gate_map
     from gatewise.gates.relevance import layerwise_relevance
 
@@ -21,6 +22,7 @@ _EXPORTS = {
     "decomposition": "contextual_contributions contextual_decomposition",
     "explained": "Attribution",
     "interventions": "ablate clamp patch",
+    "page.writer": "write_page",
     "picture": "gate_map",
     "relevance": "layerwise_relevance",
 }
@@ -51,4 +53,5 @@ __all__ = [
     "layerwise_relevance",
     "occlusion",
     "patch",
+    "write_page",
 ]
