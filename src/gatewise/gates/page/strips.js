@@ -58,7 +58,7 @@ export class StripView {
       context.moveTo(0, y(tick));
       context.lineTo(this.wide, y(tick));
       context.stroke();
-      context.fillText(y.tickFormat(2)(tick), 2, y(tick) - 2);
+      context.fillText(y.tickFormat(2)(tick), 2, Math.max(10, y(tick) - 2));
     }
     values.forEach((line, k) => {
       context.strokeStyle = this.colour(LINE_COLOURS[k % LINE_COLOURS.length]);
