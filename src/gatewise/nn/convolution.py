@@ -173,7 +173,7 @@ class ConvRecurrent(nn.Module):
         elif self.batch_first:
             output = output.transpose(0, 1)
         hn = final if len(final) > 1 else final[0]
-        return (output, hn, Trace(found.traced, given)) if trace else (output, hn)
+        return (output, hn, Trace(found.traced, given, self.cell)) if trace else (output, hn)
 
     def extra_repr(self) -> str:
         shown = [f"{self.input_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}"]

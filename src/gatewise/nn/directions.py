@@ -269,7 +269,7 @@ def _reordered(trace: Trace, order: Tensor, lengths: Tensor | None) -> Trace:
         ]
         for name in trace
     }
-    return Trace(values, lengths)
+    return Trace(values, lengths, trace.cell)
 
 
 def _both_directions(one: Trace, other: Trace) -> Trace:
@@ -279,4 +279,4 @@ def _both_directions(one: Trace, other: Trace) -> Trace:
         for name in one
         if name in other.names
     }
-    return Trace(values, one.lengths)
+    return Trace(values, one.lengths, one.cell if one.cell == other.cell else None)

@@ -293,7 +293,7 @@ class Recurrent(RecurrentCore):
         result = _as_given(found.output, packed, given, batched, time_major)
         final = tuple([stacked(each, batched) for each in zip(*found.final, strict=True)])
         hn = final if len(final) > 1 else final[0]
-        return (result, hn, Trace(found.traced, given)) if trace else (result, hn)
+        return (result, hn, Trace(found.traced, given, self.config.cell)) if trace else (result, hn)
 
     if TYPE_CHECKING:
         __call__ = forward  # torch declares that a call returns Any

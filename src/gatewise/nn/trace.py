@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
+from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, near
 
 
@@ -14,12 +15,19 @@ class Trace:
 
     ``trace.f[layer][direction]`` (or ``trace["f"][layer][direction]``) is B×T×H, also for a layer that is
     not ``batch_first``. Padding is zero. ``trace.names`` has the names. ``trace.lengths`` has the lengths
-    of the sequences, or is None if none were given.
+    of the sequences, or is None if none were given. ``trace.cell`` is the layer's cell, or None if the layer
+    is not made of one, as the mLSTM.
     """
 
-    def __init__(self, values: Mapping[str, list[list[Tensor]]], lengths: Tensor | None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, list[list[Tensor]]],
+        lengths: Tensor | None,
+        cell: Cell | None = None,
+    ) -> None:
         self._values = dict(values)
         self.lengths = lengths
+        self.cell = cell
 
     @property
     def names(self) -> tuple[str, ...]:
