@@ -40,7 +40,7 @@ def gates_of(cell: Cell) -> tuple[str, ...]:
     return tuple(
         name
         for name, value in cell.values.items()
-        if (value.op != "constant" and 0 <= ranges[value][0] and ranges[value][1] <= 1)
+        if (value.op != "constant" and ranges[value][0] >= 0 and ranges[value][1] <= 1)
         or (value in kept and value.op != "constant")
     )
 
