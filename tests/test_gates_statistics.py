@@ -193,7 +193,7 @@ def test_bad_input_gives_no_number():
     assert repr(known) == "<statistics of no steps>"
     first = gate_statistics(traced(layer, x[:1]))
     with pytest.raises(
-        OptionError, match="model, layer 0 had the units .* statistics are those of one"
+        OptionError, match=r"model, layer 0 had the units .* statistics are those of one"
     ):
         first.update(traced(gw.LSTM(2, 4, batch_first=True), x[:1]))
     with pytest.raises(OptionError, match=r"expected traces, as gw.trace\(model, x\).* not Tensor"):
