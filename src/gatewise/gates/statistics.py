@@ -22,7 +22,9 @@ from gatewise.nn.trace import Trace
 Array = np.ndarray
 Traces = Trace | Mapping[str, Trace]
 
-DEAD = 0.01  # a unit is dead if its output stays below this size
+DEAD = (
+    0.01  # a unit is dead if its output stays below this share of the median unit's greatest output
+)
 
 
 @dataclass
@@ -78,11 +80,17 @@ class LayerStatistics:
         """
         return self.scatter.effective_rank()
 
+    def saturated(self, name: str) -> float:
+        """The share of all steps and units at which a value is in the lowest or the highest tenth of its range."""
+        total = self._saturated(name, "low").sum() + self._saturated(name, "high").sum()
+        return float(total / max(self.steps * self.values[name].units, 1))
+
     @property
     def dead(self) -> Array:
-        """H booleans: the units whose output stays below ``DEAD`` in size."""
+        """H booleans: the units whose output is always 0, or always below 1 % of the median unit's greatest."""
         output = self.values[self.output]
-        return np.maximum(abs(output.least), abs(output.greatest)) < DEAD
+        greatest = np.maximum(abs(output.least), abs(output.greatest))
+        return (greatest == 0) | (greatest < DEAD * np.median(greatest))
 
     def closed(self, gate: str) -> Array:
         """H booleans: the units whose gate is in the lowest tenth of its range at every step."""

@@ -1,0 +1,219 @@
+"""The memory horizon and time scales from gradients: against whole Jacobians, and on networks that copy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import gatewise as gw
+from gatewise.errors import DataError, OptionError
+from gatewise.gates.directions import Place
+from gatewise.gates.horizon import memory_horizon
+from gatewise.gates.time_scale import gradient_time_scale
+
+STEPS, LENGTHS = 7, torch.tensor([7, 4, 1])
+
+
+def layer(name="lstm", **options):
+    torch.manual_seed(0)
+    return gw.Recurrent(name, 3, 4, batch_first=True, dtype=torch.float64, **options)
+
+
+def by_jacobian(module, x, lengths, *states):
+    """‖∂h_t/∂x_{t-k}‖ of each layer and direction by autograd, one row of the Jacobian after the other."""
+    squares, number = {}, np.zeros(STEPS)
+    for b, length in enumerate(lengths.tolist()):
+        number[:length] += 1
+        own = x[b : b + 1, :length].detach().requires_grad_()
+        state = tuple(s[:, b : b + 1].contiguous() for s in states) or None
+        trace = module(own, state, trace=True)[2]
+        for layer, of_layer in enumerate(trace["h"]):
+            for direction, h in enumerate(of_layer):
+                t = 0 if direction else length - 1
+                of_place = squares.setdefault((layer, direction), np.zeros(STEPS))
+                for unit in h[0, t]:
+                    row = torch.autograd.grad(unit, own, retain_graph=True)[0][0]
+                    lags = (
+                        row.square().sum(1)[: t + 1].flip(0)
+                        if not direction
+                        else row.square().sum(1)
+                    )
+                    of_place[:length] += lags.numpy()
+    return {place: np.sqrt(each / number) for place, each in squares.items()}, number
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lstm", dict(num_layers=2, bidirectional=True)),
+        ("gru_2014", dict(num_layers=2)),
+        ("lstm", dict(num_layers=2, proj_size=2, layer_norm=True, learn_initial=True)),
+        ("lem", dict(bidirectional=True, zoneout=0.2)),
+    ],
+)
+def test_norms_are_those_of_the_whole_jacobian(name, options):
+    module = layer(name, **options)
+    x = torch.randn(3, STEPS, 3, dtype=torch.float64)
+    module.eval()
+    found = memory_horizon(module, x, lengths=LENGTHS)
+    expected, number = by_jacobian(module, x, LENGTHS)
+    assert [place[1:] for place in found] == list(expected)
+    for place, horizon in found.items():
+        assert horizon.norm == pytest.approx(expected[place[1:]], rel=1e-9), place
+        assert horizon.sequences.tolist() == number.tolist() == [3, 2, 2, 2, 1, 1, 1]
+        assert horizon.exact
+    sampled = memory_horizon(module, x, lengths=LENGTHS, samples=400)[Place("model", 0, 0)]
+    assert not sampled.exact
+    assert sampled.norm == pytest.approx(found[Place("model", 0, 0)].norm, rel=0.15)
+
+
+class Reader(nn.Module):
+    """Symbols → embedding → a recurrent layer that gets a PackedSequence or a state → a head."""
+
+    def __init__(self, rnn):
+        super().__init__()
+        self.embed, self.rnn, self.head = nn.Embedding(9, 3).double(), rnn, nn.Linear(4, 2).double()
+
+    def forward(self, x, lengths=None, state=None):
+        x = self.embed(x)
+        if lengths is not None:
+            x = pack_padded_sequence(x.transpose(0, 1), lengths)
+        h = self.rnn(x, state)[1][0]
+        return self.head(h[-1])
+
+
+def test_the_layers_of_a_model_of_torchs_on_the_inputs_that_they_get():
+    torch.manual_seed(1)
+    x = torch.randint(9, (3, STEPS))
+    packed = Reader(nn.LSTM(3, 4, dtype=torch.float64, dropout=0.5, num_layers=2)).train()
+    own = gw.convert(packed.rnn).eval()
+    own.batch_first = True
+    embedded = packed.embed(x).detach()
+    found = memory_horizon(packed, x, lengths=LENGTHS)
+    expected = by_jacobian(own, embedded, LENGTHS)[0]
+    for place, horizon in found.items():
+        assert horizon.norm == pytest.approx(expected[place[1:]], rel=1e-9)
+    assert list(found) == [Place("rnn", 0, 0), Place("rnn", 1, 0)]
+    assert packed.training
+    assert packed.rnn.training
+    assert all(weight.grad is None and weight.requires_grad for weight in packed.parameters())
+
+    given = Reader(layer(num_layers=1))
+    state = tuple(torch.randn(1, 3, 4, dtype=torch.float64) for _ in range(2))
+    whole = torch.full((3,), STEPS)
+    (found,) = memory_horizon(given, x, state=state).values()
+    expected = by_jacobian(given.rnn, given.embed(x), whole, *state)[0]
+    assert found.norm == pytest.approx(expected[0, 0], rel=1e-9)
+
+
+def test_a_shift_register_reaches_exactly_to_its_end():
+    """Unit j holds the input of j steps ago: with N + 1 units the horizon is N."""
+    register = gw.Recurrent("rnn_relu", 1, 6, batch_first=True)
+    with torch.no_grad():
+        for weight in register.parameters():
+            weight.zero_()
+        register.weight_ih_l0[0] = 1
+        register.weight_hh_l0[range(1, 6), range(5)] = 1
+    (found,) = memory_horizon(register, torch.rand(2, 15, 1)).values()
+    assert found.norm.tolist() == [1] * 6 + [0] * 9
+    assert found.reach() == found.reach(0.01) == 5
+    assert found.mean_lag == 2.5
+    assert found.table()["lag"].tolist() == list(range(15))
+    assert repr(found).startswith("<horizon of 5 steps")
+
+
+@pytest.mark.parametrize(("name", "delay"), [("lstm", 5), ("gru", 3)])
+def test_a_network_that_was_trained_to_copy_has_the_horizon_of_its_delay(name, delay):
+    torch.manual_seed(0)
+    rnn, head = gw.Recurrent(name, 1, 24, batch_first=True), nn.Linear(24, 1)
+    weights = [*rnn.parameters(), *head.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=1e-2)
+    for _ in range(350):
+        x = torch.randn(16, 25, 1).sign()
+        loss = ((head(rnn(x)[0]) - torch.roll(x, delay, 1))[:, delay:] ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+    assert loss < 0.05
+    (found,) = memory_horizon(rnn, torch.randn(64, 25, 1).sign()).values()
+    assert abs(found.reach() - delay) <= 1
+    (before,) = memory_horizon(layer(name).float(), torch.randn(64, 25, 3)).values()
+    assert before.reach() < delay - 1
+
+
+def test_planted_units_have_their_time_scales_from_gradients():
+    """f = .5, .9, .99 without recurrence, and what passes on to another unit counts."""
+    module = gw.LSTM(2, 3, batch_first=True, bidirectional=True)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.zero_()
+        held = torch.tensor([0.5, 0.9, 0.99])
+        for suffix in ("", "_reverse"):
+            getattr(module, f"bias_ih_l0{suffix}")[3:6] = torch.log(held / (1 - held))
+    x, lengths = torch.randn(2, 150, 2), torch.tensor([150, 90])
+    for scales in gradient_time_scale(module, x, lengths=lengths).values():
+        assert scales["c"] == pytest.approx([1.4427, 9.4912, 99.4992], rel=1e-3)
+    with torch.no_grad():
+        module.weight_hh_l0[8, 0] = 8.0  # unit 2 reads unit 0
+    found = gradient_time_scale(module, x, lengths=lengths)
+    assert found[Place("model", 0, 0)]["c"][0] > 3
+    assert found[Place("model", 0, 1)]["c"][0] == pytest.approx(1.4427, rel=1e-3)
+
+
+def test_time_scales_are_those_of_a_loop_over_a_step_cell():
+    """∂c_t/∂c_{t-k} of the upper layer's reverse direction, in double precision."""
+    torch.manual_seed(0)
+    module = gw.LSTM(3, 4, 2, batch_first=True, bidirectional=True, dtype=torch.float64)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(2)
+    x = torch.randn(1, 6, 3, dtype=torch.float64)
+    trace = module(x, trace=True)[2]
+    below = torch.cat(trace["h"][0], 2).detach()[0].flip(0)
+    cell = nn.LSTMCell(8, 4, dtype=torch.float64)
+    for name, weight in cell.named_parameters():
+        weight.data = getattr(module, f"{name}_l1_reverse").detach()
+    state, states = None, []
+    for step in below:
+        state = cell(step[None], state)
+        states.append(state[1])
+    rows = [torch.autograd.grad(states[-1][0, j], states[0], retain_graph=True) for j in range(4)]
+    norm = torch.stack([row[0][0] for row in rows]).square().sum(0).sqrt()
+    found = gradient_time_scale(module, x)[Place("model", 1, 1)]["c"]
+    assert found == pytest.approx((-5 / norm.log()).numpy(), rel=1e-9)
+    sampled = gradient_time_scale(module, x, samples=500)[Place("model", 1, 1)]["c"]
+    assert sampled == pytest.approx(found, rel=0.1)
+
+
+def test_bad_input_gives_no_number():
+    module, x = layer().float(), torch.randn(2, 5, 3)
+    with pytest.raises(OptionError, match="this Linear has no recurrent layer"):
+        memory_horizon(nn.Linear(3, 3), x)
+    with pytest.raises(OptionError, match=r"no recurrent layer 'modl' .did you mean 'model'"):
+        memory_horizon(module, x, modules="modl")
+    with pytest.raises(OptionError, match=r"expected a torch.nn.Module, not int"):
+        memory_horizon(3, x)
+    with pytest.raises(OptionError, match="samples must be a positive integer, not 0"):
+        memory_horizon(module, x, samples=0)
+    with pytest.raises(DataError, match="have no steps"):
+        memory_horizon(module, x, lengths=[0, 0])
+    with pytest.raises(DataError, match="fewer than two steps"):
+        gradient_time_scale(module, x[:, :1])
+    idle = nn.ModuleDict({"used": module, "idle": layer()})
+    idle.forward = lambda x: module(x)
+    with pytest.raises(OptionError, match="did not call idle: leave it out with modules="):
+        memory_horizon(idle, x)
+    assert list(memory_horizon(idle, x, modules="used")) == [Place("used", 0, 0)]
+    x[0, 2] = math.inf
+    with pytest.raises(
+        DataError, match=r"gradient of the output of model, layer 0 .* is not finite"
+    ):
+        memory_horizon(module, x)
+    with torch.no_grad():
+        module.weight_ih_l0.zero_()
+    with pytest.raises(DataError, match="with respect to its input is zero: look at the weights"):
+        memory_horizon(module, torch.randn(2, 5, 3))
