@@ -98,9 +98,7 @@ def memory_horizon(
         call = calls[place.module]
         width = call.layer.config.state_sizes[0]
         vectors, exact = vectors_of(width, samples, seed, call.x)
-        norm, sequences = _norms(call, place, vectors)
-        if not exact:
-            norm = norm / np.sqrt(len(vectors))
+        norm, sequences = norms_by_lag(call, place, vectors, exact)
         if not norm.any() or not np.isfinite(norm).all():
             what = "is zero" if np.isfinite(norm).all() else "is not finite"
             raise DataError(
@@ -110,27 +108,35 @@ def memory_horizon(
     return found
 
 
-def gradient_norms(call: Call, place: Place, vectors: Tensor) -> Tensor:
-    """B×T: the root of the sum over the vectors v of ‖v ∂h_t/∂x_{t-k}‖², for k = 0, 1, …; t is the last step that
-    is read. It is zero for lags beyond the sequence."""
-    x = call.x.clone().requires_grad_()
-    with torch.enable_grad():
-        output = call.output(x, place.layer + 1)
-        width = vectors.shape[1]
-        own = output[..., place.direction * width : (place.direction + 1) * width]
-        last = last_read(own, call.lengths, place.direction)
-        squares = torch.zeros_like(x[..., 0], dtype=torch.float64)
-        for vector in vectors:
-            gradient = torch.autograd.grad((last * vector).sum(), x, retain_graph=True)[0]
-            squares += gradient.double().square().sum(2)
-    return by_lag(squares.sqrt(), call.lengths, place.direction)
+def norms_by_lag(call: Call, place: Place, vectors: Tensor, exact: bool) -> tuple[Array, Array]:
+    """The root mean square over the sequences of ‖∂h_t/∂x_{t-k}‖ for each k, and the numbers of sequences.
 
+    Args:
+        vectors: unit vectors for all units, or random signs.
+        exact: which of both they are.
 
-def _norms(call: Call, place: Place, vectors: Tensor) -> tuple[Array, Array]:
-    """The root mean square over the sequences by lag, and their numbers."""
+    Raises:
+        DataError: all sequences are empty.
+    """
     steps = int(call.lengths.max()) if len(call.lengths) else 0
     if not steps:
         raise DataError(f"the sequences of {place} have no steps: give one that is not empty")
-    squares = gradient_norms(call, place, vectors).square().cpu().numpy()[:, :steps]
+    squares = _squares(call, place, vectors)[:, :steps].cpu().numpy()
     number = (np.arange(steps) < call.lengths.numpy()[:, None]).sum(0)
-    return np.sqrt(squares.sum(0) / number), number
+    return np.sqrt(squares.sum(0) / (number if exact else number * len(vectors))), number
+
+
+def _squares(call: Call, place: Place, vectors: Tensor) -> Tensor:
+    """B×T: the sum over the vectors v of ‖v ∂h_t/∂x_{t-k}‖² for k = 0, 1, …, where t is the last step that is
+    read. It is zero for lags beyond the sequence."""
+    x = call.x.clone().requires_grad_()
+    width = vectors.shape[1]
+    squares = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
+    with torch.enable_grad():
+        output = call.output(x, place.layer + 1)
+        own = output[..., place.direction * width : (place.direction + 1) * width]
+        last = last_read(own, call.lengths, place.direction)
+        for vector in vectors:
+            gradient = torch.autograd.grad((last * vector).sum(), x, retain_graph=True)[0]
+            squares += gradient.double().square().sum(2)
+    return by_lag(squares, call.lengths, place.direction)

@@ -18,6 +18,7 @@ from gatewise.nn.convert import convert
 from gatewise.nn.parameters import learned_states
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.states import initial_states, states_of_runs
+from gatewise.nn.trace import Trace
 
 State = Any  # a tensor or a tuple of tensors, L·D×B×H each; or None
 
@@ -50,6 +51,12 @@ class Call:
         hx = _each(self.hx, lambda state: state[: depth * self._directions])
         found: Tensor = layers(x, hx, lengths=self.lengths)[0]
         return found
+
+    def trace(self) -> Trace:
+        """The trace of the call, without dropout."""
+        layers = first_layers(self.layer, self.layer.config.num_layers)
+        with torch.no_grad():
+            return layers(self.x, self.hx, lengths=self.lengths, trace=True)[2]
 
     def input_of(self, layer: int) -> Tensor:
         """B×T×…: the input of one of the stacked layers."""
@@ -134,17 +141,20 @@ def recurrent_layers(
 
 
 @contextmanager
-def recording(layers: dict[str, nn.Module], lengths: Any = None) -> Iterator[dict[str, Call]]:
+def recording(
+    layers: dict[str, nn.Module], lengths: Any = None, *, in_training: bool = False
+) -> Iterator[dict[str, Call]]:
     """A block in which the first call of each layer is recorded, in the dictionary that the block gets.
 
     Args:
         lengths: of the sequences, for layers that are called without lengths.
+        in_training: whether only calls with gradients are recorded.
     """
     calls: dict[str, Call] = {}
 
     def watch(name: str) -> Any:
         def before(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if name not in calls:
+            if name not in calls and (torch.is_grad_enabled() or not in_training):
                 calls[name] = _call(module, args, named, lengths)
 
         return before
