@@ -3,7 +3,11 @@
 Warnings fail a test, so a run without an expected warning is silent.
 """
 
+from functools import partial
+
 import lightning
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import nn
@@ -14,6 +18,7 @@ from gatewise.errors import GatewiseWarning, OptionError
 from gatewise.gates import monitor as module_of_monitor
 from gatewise.gates.callback import MonitorCallback
 from gatewise.gates.monitor import Limits, Monitor
+from gatewise.train.run import Run
 
 STEPS = 40
 
@@ -226,6 +231,23 @@ def test_as_a_callback_of_lightning():
         trainer.fit(module, batches)
     assert len(watcher.monitor.looks) == 4
     assert not any(m._forward_pre_hooks for m in module.modules())
+
+
+def test_as_an_option_of_a_fit(tmp_path, monkeypatch):
+    """The warnings stand in the history of the model, also of a saved one; reports show them."""
+    monkeypatch.setattr("gatewise.gates.callback.Monitor", partial(Monitor, every=1))
+    steps = np.arange(200)
+    data = pl.DataFrame({"date": steps, "load": np.sin(steps / 5)})
+    options = dict(horizon=2, target="load", time="date", hidden=12, steps=24, learning_rate=50.0)
+    model = gw.Forecaster(**options, layers=2)
+    with pytest.warns(GatewiseWarning) as given:
+        model.fit(data, validation=0.2, test=0, run=Run(quiet=True, monitor=True))
+    warned = [str(each.message) for each in given]
+    assert model.history_.warnings == warned
+    assert len(warned) > 0
+    assert all(each.startswith("network.lstm, layer ") for each in warned)
+    model.save(tmp_path / "model")
+    assert gw.load(tmp_path / "model").history_.warnings == warned
 
 
 def test_what_cannot_be_monitored():

@@ -114,8 +114,12 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone_and_escapes_names():
-    page = report(*made(names=(HOSTILE, "東京"), targets=(HOSTILE, "$\\frac{")))
+    forecaster, *others = made(names=(HOSTILE, "東京"), targets=(HOSTILE, "$\\frac{"))
+    forecaster.history_.warnings = [f"lstm: {HOSTILE}"]
+    page = report(forecaster, *others)
     read = Page(page)
+    assert "Warnings of the training monitor" in read.text
+    assert f"lstm: {HOSTILE}" in read.text
     assert not read.outside
     assert "://" not in page
     assert "@import" not in page

@@ -514,9 +514,10 @@ def test_ranges_that_cannot_be_searched_are_refused_by_name(search, message, tmp
         (dict(metric="mase"), "metric must be one of 'accuracy', .* not 'mase'"),
         (dict(validation=0), "trials are compared on the validation part, and there is none"),
         (dict(run=Run(devices=2)), "a search trains on one device"),
+        (dict(run=Run(monitor=True)), "monitor: a search has no report"),
     ],
     ids=["between", "none", "kind", "set", "twice", "form", "single", "trials", "seconds", "typo",
-         "coverage", "mase", "validation", "devices"],
+         "coverage", "mase", "validation", "devices", "monitor"],
 )  # fmt: skip
 def test_arguments_that_cannot_be_used_are_refused(options, message):
     with pytest.raises(OptionError, match=message):

@@ -17,7 +17,7 @@ from gatewise.errors import OptionError
 from gatewise.tasks.registry import task_of
 
 # Where a fit runs that a search does not.
-_NOT_OF_A_SEARCH = ("devices", "nodes", "tensorboard")
+_NOT_OF_A_SEARCH = ("devices", "nodes", "tensorboard", "monitor")
 
 
 def add_tune(verb: argparse.ArgumentParser, argv: list[str]) -> None:

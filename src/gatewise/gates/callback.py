@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
-
+from gatewise.errors import missing
 from gatewise.gates.monitor import Monitor
+
+try:
+    from lightning.pytorch.callbacks import Callback
+except ModuleNotFoundError as error:
+    raise missing(error, "tasks") from error
 
 
 class MonitorCallback(Callback):
@@ -26,6 +30,11 @@ class MonitorCallback(Callback):
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.monitor: Monitor | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """The monitor's warnings, as sentences."""
+        return [] if self.monitor is None else self.monitor.warnings
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero:

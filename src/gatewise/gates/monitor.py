@@ -272,8 +272,8 @@ def _complaints(look: Look, call: Call, limits: Limits) -> Iterator[tuple[str, s
     if look.dead >= limits.dead:
         yield (
             "dead",
-            f"{look.dead:.0%} of the units are dead: their output is 0, or below 1 % of the median unit's. Fewer "
-            f"units, or a lower learning rate help",
+            f"{look.dead:.0%} of the units are dead: their output is 0, or below 1% of the median unit's. Fewer "
+            f"units or a lower learning rate help",
         )
 
 

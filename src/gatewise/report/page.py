@@ -63,6 +63,7 @@ def write(
         headline=_headline_scores(evaluation) | headline,
         model=_facts(options) | _versions(history),
         training=svg(losses_figure(history), "Training"),
+        warnings=history.warnings,
         examples=[] if results is None else results.examples,
         pictures={name: svg(figure, name) for name, figure in figures.items()},
         **({} if evaluation is None else _score_table(evaluation)),

@@ -110,7 +110,8 @@ HISTORY = object_with(
         "validation": list_of(any_number),
         "best": count,
         "seconds": lambda name, value: number(name, value, "seconds", least=0),
-    }
+    },
+    {"warnings": list_of(text)},
 )
 
 

@@ -12,12 +12,14 @@ from gatewise.train.recipe import Recipe
 
 @dataclass
 class History:
-    """The losses of each round, the index of the round whose weights were kept, and the time of the fit."""
+    """The losses of each round, the index of the round whose weights were kept, the time of the fit, and the
+    warnings of the monitor."""
 
     train: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
     best: int = 0
     seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
 
 def best_round(history: History, validated: bool) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -51,7 +51,8 @@ def train(objective: Objective, training_data: TrainingData, run: Run) -> tuple[
         run.prepared(training_data)
     module = Training(objective, training_data.recipe)
     rounds = _Rounds(training_data, run)
-    trainer = _trainer(training_data.recipe, run, rounds)
+    watchers = _watchers(run)
+    trainer = _trainer(training_data.recipe, run, [rounds, *watchers])
     with ExitStack() as end:
         # only the first process of a training run locks the folder
         if run.path is not None and trainer.is_global_zero:
@@ -65,6 +66,7 @@ def train(objective: Objective, training_data: TrainingData, run: Run) -> tuple[
             _fit(module, training_data, trainer, rounds, resumed=checkpoint is not None)
     module.load_state_dict(rounds.weights)
     module.history.best = best_round(module.history, rounds.validated)
+    module.history.warnings = [warning for each in watchers for warning in each.warnings]
     return module.network.cpu().eval(), module.history
 
 
@@ -167,7 +169,16 @@ def _note(stopped: KeyboardInterrupt, rounds: _Rounds, trainer: lightning.Traine
         )
 
 
-def _trainer(recipe: Recipe, run: Run, rounds: Checkpoint) -> lightning.Trainer:
+def _watchers(run: Run) -> list[Any]:
+    """The callback of the training monitor, if the run has one."""
+    if not run.monitor:
+        return []
+    from gatewise.gates.callback import MonitorCallback  # few runs have one
+
+    return [MonitorCallback()]
+
+
+def _trainer(recipe: Recipe, run: Run, callbacks: list[Callback]) -> lightning.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no banners
     logger: Any = False
     if run.tensorboard:
@@ -191,7 +202,7 @@ def _trainer(recipe: Recipe, run: Run, rounds: Checkpoint) -> lightning.Trainer:
             strategy="ddp" if many else "auto",
             precision=run.precision,
             gradient_clip_val=recipe.clip,
-            callbacks=[rounds],
+            callbacks=callbacks,
             logger=logger,
             log_every_n_steps=1,
             plugins=[SafeCheckpoints()],

@@ -59,6 +59,8 @@ class Run:
         accelerator: "auto", "cpu", "gpu" or another accelerator of Lightning.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         tensorboard: write TensorBoard logs to ``out``.
+        monitor: watch the gates while training. Vanishing and exploding gradients, saturated gates and dead
+            units are warned of, and named in the report.
         quiet: hide the progress bar.
         lock: a lock on the folder ``out``, for a caller that also writes there after the training. ``fit``
             acquires it and the caller releases it. Without it ``fit`` uses a lock of its own.
@@ -75,6 +77,7 @@ class Run:
     accelerator: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     tensorboard: bool = False
+    monitor: bool = False
     quiet: bool = False
     lock: FolderLock | None = None
     prepared: Callable[[Any], None] | None = None

@@ -118,6 +118,8 @@ def _check_run(run: Run) -> None:
         )
     if run.tensorboard:
         raise OptionError("tensorboard: a search writes no logs; leave it out")
+    if run.monitor:
+        raise OptionError("monitor: a search has no report of a single training; leave it out")
 
 
 def _direction(metric: str | None) -> str:

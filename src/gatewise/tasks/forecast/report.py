@@ -107,6 +107,7 @@ def report(
         under=" · ".join(part for part in under if part),
         verdict=_verdict(backtest),
         won=backtest is not None and backtest.beats_naive,
+        warnings=forecaster.history_.warnings,
         headline=_headline(forecaster, backtest),
         split=_split_text(summary),
         gates=f"The gates and states of the LSTM's first layer while it read the last window of the first "
