@@ -198,3 +198,23 @@ def test_bad_input_gives_no_number():
         first.update(traced(gw.LSTM(2, 4, batch_first=True), x[:1]))
     with pytest.raises(OptionError, match=r"expected traces, as gw.trace\(model, x\).* not Tensor"):
         Statistics().update(x)
+
+
+def test_a_large_trace_is_read_in_parts_with_the_same_result(monkeypatch):
+    torch.manual_seed(0)
+    x, lengths = torch.randn(7, 9, 2), torch.tensor([9, 3, 0, 5, 9, 1, 2])
+    trace = traced(planted(bidirectional=True), x, lengths)
+    whole = gate_statistics(trace)
+    monkeypatch.setattr("gatewise.gates.directions._MOST", 2 * 9 * 3)
+    parts = gate_statistics(trace)
+    for place, layer in whole.layers.items():
+        assert parts.layers[place].steps == layer.steps
+        for name, value in layer.values.items():
+            assert (parts.layers[place].values[name].histogram == value.histogram).all()
+            assert parts.layers[place].values[name].std == pytest.approx(value.std)
+        assert parts.layers[place].drift["c"] == pytest.approx(layer.drift["c"])
+    trace.f[0][1][4, 2, 1] = math.nan
+    with pytest.raises(
+        DataError, match=r"'f' of model, layer 0, reverse .* at step 2 of sequence 4"
+    ):
+        gate_statistics(trace)

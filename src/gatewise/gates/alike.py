@@ -9,13 +9,13 @@ The index has one bit for each step and unit. A search combines whole rows of bi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from gatewise.errors import DataError, OptionError
-from gatewise.gates.directions import Place, one_direction
+from gatewise.gates.directions import DirectionTrace, Place, one_direction
 from gatewise.nn.trace import Trace
 
 Array = np.ndarray
@@ -108,7 +108,7 @@ class OnIndex:
         self._where = dict(module=module, layer=layer, direction=direction)
         lengths: list[Array] = []
         packed: list[Array] = []
-        for each in [traces] if isinstance(traces, Trace | Mapping) else traces:
+        for each in self._parts(traces):
             bits, of_each = self._packed(each)
             if packed and bits and len(bits[0]) != len(packed[0]):
                 raise OptionError(
@@ -126,15 +126,16 @@ class OnIndex:
         self._rows = np.zeros((self.units, -(-int(self._first[-1]) // 8)), np.uint64)
         np.concatenate(packed, 1, out=self._rows.view(np.uint8)[:, : self._first[-1]])
 
-    def _packed(self, traces: Traces) -> tuple[list[Array], Array]:
+    def _parts(self, traces: Traces | Iterable[Traces]) -> Iterator[DirectionTrace]:
+        for each in [traces] if isinstance(traces, Trace | Mapping) else traces:
+            yield from one_direction(each, **self._where).parts()  # type: ignore[arg-type]
+
+    def _packed(self, trace: DirectionTrace) -> tuple[list[Array], Array]:
         """The bits of each sequence, H×(its bytes), and the lengths."""
-        trace = one_direction(traces, **self._where)  # type: ignore[arg-type]
         self.place = self.place or trace.place
         self.value = self.value or trace.output
-        if self.value not in trace.values:
-            raise OptionError(f"no '{self.value}' in this trace; it has: {', '.join(trace.values)}")
         trace.steps(self.value)  # checks that all are finite
-        on = (trace.values[self.value] > self.above) & trace.valid[..., None]
+        on = (trace.value(self.value) > self.above) & trace.valid[..., None]
         lengths = trace.valid.sum(1).cpu().numpy()
         bits = np.packbits(on.transpose(1, 2).cpu().numpy(), axis=2, bitorder="little")
         bits = np.pad(bits, ((0, 0), (0, 0), (0, 1)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,7 @@ from gatewise.cells.language import Cell
 from gatewise.errors import DataError, OptionError, unknown
 from gatewise.nn.trace import Trace
 
+_MOST = 1 << 24
 BARE = "model"  # the name of a recurrent layer that is the whole model
 
 
@@ -29,24 +32,56 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class DirectionTrace:
-    """The trace of one direction of one layer.
+    """The trace of one direction of one layer, for some of the sequences.
 
     Attributes:
-        place: which one it is.
-        cell: its cell, or None if it has none.
-        values: B×T×H by name. The dimensions behind T of an image are one, H.
-        valid: B×T booleans: the steps that are not padding.
+        trace: the trace of the module.
+        place: the layer and the direction.
+        rows: the sequences.
     """
 
+    trace: Trace
     place: Place
-    cell: Cell | None
-    values: Mapping[str, Tensor]
-    valid: Tensor
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def cell(self) -> Cell | None:
+        return self.trace.cell
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.trace.names
 
     @property
     def output(self) -> str:
         """The name of the output: the cell's first state."""
         return self.cell.state[0] if self.cell is not None else "h"
+
+    def value(self, name: str) -> Tensor:
+        """B×T×H: a traced value, with its padding. The dimensions of an image are one, H.
+
+        Raises:
+            OptionError: there is no such value.
+        """
+        # a trace in a store reads the rows here
+        return _of_place(self.trace[name], self.place)[self.rows].detach().flatten(2)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """B×T booleans: the steps that are not padding."""
+        value = _of_place(self.trace[self.names[0]], self.place)
+        batch, steps = value.shape[:2]
+        valid = torch.ones(batch, steps, dtype=torch.bool)
+        if self.trace.lengths is not None:
+            valid = torch.arange(steps) < torch.as_tensor(self.trace.lengths).cpu()[:, None]
+        return valid[self.rows].to(getattr(value, "device", "cpu"))
+
+    def parts(self) -> Iterator[DirectionTrace]:
+        """The same trace in parts that have at most ``_MOST`` numbers of each value, if a sequence has not more."""
+        batch, *rest = _of_place(self.trace[self.names[0]], self.place).shape
+        size = max(1, _MOST // max(1, math.prod(rest)))
+        for k in range(0, max(batch, 1), size):
+            yield replace(self, rows=slice(k, k + size))
 
     def steps(self, name: str) -> Tensor:
         """N×H: the value at all steps that are not padding, one sequence after the other.
@@ -54,12 +89,13 @@ class DirectionTrace:
         Raises:
             DataError: it is infinite or NaN somewhere.
         """
-        value = self.values[name]
+        value = self.value(name)
         found = value if bool(self.valid.all()) else value[self.valid]
         found = found.reshape(-1, value.shape[2])
         if not bool(torch.isfinite(found.sum())) and not bool(torch.isfinite(found).all()):
             wrong = (~torch.isfinite(value)).any(2) & self.valid
             sequence, step = (int(k) for k in wrong.nonzero()[0])
+            sequence += self.rows.start or 0
             raise DataError(
                 f"'{name}' of {self.place} is infinite or NaN at step {step} of sequence {sequence} of the "
                 f"batch: check the input there, and the weights"
@@ -83,16 +119,15 @@ def as_mapping(traces: object) -> Mapping[str, Trace]:
 
 
 def directions(traces: object) -> Iterator[DirectionTrace]:
-    """Every direction of every layer of every module.
+    """Every direction of every layer of every module, in parts of some sequences if they are large.
 
     Raises:
         OptionError: ``traces`` are no traces.
     """
     for module, trace in as_mapping(traces).items():
-        first = trace[trace.names[0]]
-        for layer, of_layer in enumerate(first):
+        for layer, of_layer in enumerate(trace[trace.names[0]]):
             for direction in range(len(of_layer)):
-                yield _direction(trace, Place(module, layer, direction))
+                yield from DirectionTrace(trace, Place(module, layer, direction)).parts()
 
 
 def one_direction(
@@ -122,15 +157,8 @@ def one_direction(
         if not -size <= given < size:
             raise OptionError(f"{name}={given} does not exist: {module} has {size}")
     place = Place(module, layer % len(first), direction % len(first[0]))
-    return _direction(known[module], place)
+    return DirectionTrace(known[module], place)
 
 
-def _direction(trace: Trace, place: Place) -> DirectionTrace:
-    values = {name: trace[name][place.layer][place.direction].detach() for name in trace}
-    values = {name: value.flatten(2) for name, value in values.items()}
-    batch, steps = next(iter(values.values())).shape[:2]
-    valid = torch.ones(batch, steps, dtype=torch.bool)
-    if trace.lengths is not None:
-        valid = torch.arange(steps) < torch.as_tensor(trace.lengths).cpu()[:, None]
-    device = next(iter(values.values())).device
-    return DirectionTrace(place, trace.cell, values, valid.to(device))
+def _of_place(value: list[list[Tensor]], place: Place) -> Tensor:
+    return value[place.layer][place.direction]

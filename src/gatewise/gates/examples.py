@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gatewise.errors import DataError, OptionError, ShapeError, near
+from gatewise.errors import DataError, ShapeError
 from gatewise.gates.directions import DirectionTrace
 
 Array = np.ndarray
@@ -56,12 +56,8 @@ def examples_of(trace: DirectionTrace, value: str, labels: Any) -> Examples:
         ShapeError: the labels do not fit the trace.
         DataError: a value or label is infinite or NaN.
     """
-    if value not in trace.values:
-        raise OptionError(
-            f"no '{value}' in this trace{near(value, trace.values)}; it has: {', '.join(trace.values)}"
-        )
     trace.steps(value)  # checks that all are finite
-    states = trace.values[value].double().cpu().numpy()
+    states = trace.value(value).double().cpu().numpy()
     given = (
         labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     )

@@ -143,8 +143,10 @@ class Statistics:
             DataError: a traced value is infinite or NaN. Nothing of the batch is counted then.
             OptionError: a layer has other values or units than before.
         """
-        new = Statistics({each.place: _of_batch(each) for each in directions(traces)})
-        self.layers = (self + new).layers
+        total = Statistics(self.layers)
+        for each in directions(traces):
+            total = total + Statistics({each.place: _of_batch(each)})
+        self.layers = total.layers
         return self
 
     def __add__(self, other: Statistics) -> Statistics:
@@ -207,7 +209,7 @@ def _of_batch(trace: DirectionTrace) -> LayerStatistics:
     ranges = {} if cell is None else bounds(cell.values.values())
     range_of = {} if cell is None else {name: ranges[v] for name, v in cell.values.items()}
     range_of |= dict.fromkeys(gates, (0.0, 1.0))
-    steps = {name: trace.steps(name) for name in trace.values}
+    steps = {name: trace.steps(name) for name in trace.names}
     kept = {} if cell is None else retained(cell, steps)
     lengths = valid.sum(1)
     there = lengths > 0
@@ -231,7 +233,7 @@ def _moved(trace: DirectionTrace, lengths: Any) -> dict[str, Array]:
     there = (lengths > 0).nonzero()[:, 0]
     found = {}
     for name in () if trace.cell is None else trace.cell.state:
-        value = trace.values[name].double()
+        value = trace.value(name).double()
         change = value[there, lengths[there] - 1] - value[there, 0]
         found[name] = (change.sum(0) * (-1 if trace.place.direction else 1)).cpu().numpy()
     return found
