@@ -111,7 +111,7 @@ class Monitor:
         model: nn.Module,
         *,
         every: int | None = None,
-        overhead: float = 0.03,
+        overhead: float = 0.02,
         sequences: int = 4,
         steps: int = 256,
         limits: Limits | None = None,
