@@ -27,6 +27,7 @@ RUN = (
     "translation.md",
     "gates/attribution.md",
     "gates/interventions.md",
+    "gates/statistics.md",
 )
 SHOWN = {
     "../README.md": 0,
@@ -42,6 +43,7 @@ SHOWN = {
     "translation.md": 0,
     "gates/attribution.md": 5,
     "gates/interventions.md": 5,
+    "gates/statistics.md": 9,
 }
 
 

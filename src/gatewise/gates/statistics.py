@@ -32,7 +32,7 @@ class LayerStatistics:
     """The statistics of one layer in one direction.
 
     Attributes:
-        gates: the names of the gates.
+        gates: the names of the gates: values between 0 and 1, and those that multiply a state's old value.
         output: the name of the output, usually ``h``.
         steps: the number of steps, without padding.
         sequences: the number of sequences; a sequence that is given in several pieces counts as several.
