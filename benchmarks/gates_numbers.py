@@ -166,7 +166,7 @@ def copying(cell: str, delay: int, seed: int) -> tuple[nn.Module, float]:
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-    return rnn, float(loss)
+    return rnn, float(loss.detach())
 
 
 def horizon() -> dict[str, Any]:

@@ -189,6 +189,18 @@ def test_time_scales_are_those_of_a_loop_over_a_step_cell():
     assert sampled == pytest.approx(found, rel=0.1)
 
 
+@pytest.mark.parametrize("name", gw.CELLS)
+def test_every_cell_has_a_horizon_and_time_scales(name):
+    cell, module = gw.CELLS[name], layer(name).float()
+    x = torch.randn(2, 4, 3)
+    (horizon,) = memory_horizon(module, x).values()
+    assert horizon.norm[0] > 0
+    (scales,) = gradient_time_scale(module, x).values()
+    stopped = {"y", "y_i", "y_o"} if name == "lstm_1997_truncated" else set()
+    assert set(scales) == set(cell.state) - stopped
+    assert not any(np.isnan(scale).any() for scale in scales.values())
+
+
 def test_bad_input_gives_no_number():
     module, x = layer().float(), torch.randn(2, 5, 3)
     with pytest.raises(OptionError, match="this Linear has no recurrent layer"):

@@ -11,6 +11,7 @@ from gatewise.cells.bounds import bounds, gates_of
 from gatewise.cells.retention import retention
 from gatewise.errors import DataError, OptionError
 from gatewise.gates.directions import Place
+from gatewise.gates.moments import Scatter, statistics_of
 from gatewise.gates.statistics import Statistics, gate_statistics
 
 HELD = (0.5, 0.9, 0.99)
@@ -97,6 +98,31 @@ def test_counts_are_those_of_numpy_over_the_real_steps(name):
             assert drift == pytest.approx((1, -1)[d] * sum(ends) / 21, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("range_of", [(0.0, 1.0), (-2.0, 2.0), (-math.inf, math.inf)])
+def test_values_at_the_edges_of_a_histogram_are_in_the_upper_bin(range_of, dtype):
+    edges = torch.from_numpy(statistics_of(torch.zeros(1, 1), range_of).edges[1:-1]).to(dtype)
+    up, down = (edges.nextafter(torch.tensor(end, dtype=dtype)) for end in (9.0, -9.0))
+    x = torch.cat([edges, up, down, torch.tensor([-300.0, 300.0], dtype=dtype)])[:, None]
+    found = statistics_of(x, range_of).histogram[0]
+    expected = torch.bucketize(x[:, 0], edges, right=True).bincount(minlength=20)
+    assert found.tolist() == expected.tolist()
+
+
+def test_scatter_of_parts_with_other_means_is_that_of_the_whole():
+    torch.manual_seed(0)
+    x = torch.randn(30, 4) * torch.tensor([1.0, 2.0, 0.5, 1.0])
+    x[:10] += 3
+    whole, merged = Scatter.of(x), Scatter.of(x[:10]).merged(Scatter.of(x[10:]))
+    assert merged.matrix == pytest.approx(whole.matrix)
+    assert merged.mean == pytest.approx(whole.mean)
+    singular = np.linalg.svd((x - x.mean(0)).numpy(), compute_uv=False)
+    share = singular / singular.sum()
+    assert merged.effective_rank() == pytest.approx(
+        np.exp(-(share * np.log(share)).sum()), rel=1e-4
+    )
+
+
 def test_closed_open_and_dead_units_are_found():
     layer = planted((0.05, 0.5, 0.97))
     with torch.no_grad():
@@ -157,7 +183,7 @@ def test_a_cell_of_the_users_own_has_its_time_scale():
     @gw.cell(gates="k n", state="h c")
     def leaky(a, s):
         k, n = gw.sigmoid(a.k), gw.tanh(a.n)
-        c = s.c - (k * s.c - k * n) - 0.1 * s.c
+        c = k * n - (k * s.c - s.c) - 0.1 * s.c
         return dict(k=k, n=n, c=c, h=gw.tanh(c))
 
     layer = gw.Recurrent(leaky, 1, 2, batch_first=True, backend="reference")

@@ -50,7 +50,7 @@ def gradient_time_scale(
     longer.
 
     Returns:
-        For each place and state H numbers of steps.
+        For each place and state H numbers of steps. A state whose gradient the cell stops has no entry.
     """
     calls = run_recorded(model, inputs, named_inputs, lengths, modules)
     found = {}
@@ -60,17 +60,20 @@ def gradient_time_scale(
             raise DataError(
                 f"the sequences of {place} have fewer than two steps: give a longer one"
             )
-        found[place] = {
+        scales = {
             state: _time_scale(call, place, k, samples, seed)
             for k, state in enumerate(call.layer.config.cell.state)
         }
+        found[place] = {state: scale for state, scale in scales.items() if scale is not None}
     return found
 
 
-def _time_scale(call: Call, place: Place, k: int, samples: int | None, seed: int) -> Array:
+def _time_scale(call: Call, place: Place, k: int, samples: int | None, seed: int) -> Array | None:
     width = call.layer.config.state_sizes[k]
     vectors, exact = vectors_of(width, samples, seed, call.x)
-    norms = _state_norms(call, place, k, vectors)  # B×T×H
+    norms = _state_norms(call, place, k, vectors)
+    if norms is None:
+        return None
     norms = norms if exact else norms / np.sqrt(len(vectors))
     steps = int(call.lengths.max())
     norms = norms[:, :steps]
@@ -84,8 +87,9 @@ def _time_scale(call: Call, place: Place, k: int, samples: int | None, seed: int
     return np.where(np.isinf(found), np.inf, found)
 
 
-def _state_norms(call: Call, place: Place, k: int, vectors: Tensor) -> Array:
-    """B×T×H: for each unit of the k-th state the root of the sum over v of (v ∂s_t/∂s_{t-lag})², by lag."""
+def _state_norms(call: Call, place: Place, k: int, vectors: Tensor) -> Array | None:
+    """B×T×H: for each unit of the k-th state the root of the sum over v of (v ∂s_t/∂s_{t-lag})², by lag; None if
+    the cell stops the state's gradient."""
     x = call.input_of(place.layer)
     if place.direction:
         x = by_lag(x, call.lengths, 0)  # the last step first: in the order of reading
@@ -95,6 +99,8 @@ def _state_norms(call: Call, place: Place, k: int, vectors: Tensor) -> Array:
     at_once = max(1, _MOST // max(1, batch * steps * width))
     for some in vectors.split(at_once):
         states = _states(call, place, k, x.repeat(len(some), 1, 1), len(some))
+        if not states[-1].requires_grad:
+            return None
         with torch.enable_grad():
             values = torch.stack(states, 1)
             last = last_read(values, call.lengths.repeat(len(some)), 0)
