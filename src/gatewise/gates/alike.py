@@ -82,7 +82,9 @@ class OnIndex:
             over all of them, from 0.
         value: the name of the traced value; by default the output, usually ``h``.
         above: the threshold.
-        module, layer, direction: the layer; by default the last one of the only module.
+        module: the name of the module; not needed if there is one only.
+        layer: the index of the layer; -1 is the last one.
+        direction: 0, or 1 for the reverse direction.
 
     Attributes:
         lengths: the number of steps of each sequence.
@@ -172,7 +174,8 @@ class OnIndex:
 
         Args:
             sequence: the index of the sequence.
-            start, stop: the range of steps, from ``start`` to ``stop`` - 1.
+            start: the first step of the range.
+            stop: the step behind its last one.
             least: the least number of steps of a range.
             switched: as for :meth:`on`.
 

@@ -81,7 +81,8 @@ def memory_horizon(
 
     Args:
         model: a module with recurrent layers of gatewise or ``torch.nn``.
-        inputs, named_inputs: the arguments of the model.
+        inputs: the arguments of the model.
+        named_inputs: its arguments by name.
         lengths: B integers, the lengths of the sequences. The model gets them if its ``forward`` has the
             argument ``lengths``; otherwise its recurrent layers use them here.
         modules: the name of a recurrent module, or several; the default is all.

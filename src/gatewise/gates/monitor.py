@@ -94,7 +94,8 @@ class Monitor:
         every: the number of training steps between two looks. By default as often as takes at most the
             share ``overhead`` of the time.
         overhead: the greatest share of the time that is spent on looking.
-        sequences, steps: the number of sequences of a batch, and of their first steps, that are looked at.
+        sequences: the number of sequences of a batch that are looked at.
+        steps: the number of their first steps that are looked at.
         limits: when to warn.
 
     Attributes:

@@ -101,7 +101,9 @@ def probe(
         labels: B labels, one for each sequence, which are read from its last step; or B×T, one for each step.
             Labels in the padding are not used.
         value: the name of the traced value; by default the cell's second state (``c``), or its only one.
-        module, layer, direction: the layer; by default the last one of the only module.
+        module: the name of the module; not needed if there is one only.
+        layer: the index of the layer; -1 is the last one.
+        direction: 0, or 1 for the reverse direction.
         untrained: the traces of an untrained network of the same shape for the same sequences.
         held_out: the share of the sequences that is scored.
         shuffles: the number of shuffled controls, at least 1.
