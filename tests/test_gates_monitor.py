@@ -139,6 +139,17 @@ def watch(model, monitor, steps):
         monitor.step()
 
 
+def test_looks_that_find_it_must_follow_each_other():
+    model = Sums(rnn := layer(), 12)
+    monitor = Monitor(model, every=1)
+    for bias in (30.0, 30.0, 0.0, 30.0, 30.0):
+        with torch.no_grad():
+            rnn.bias_ih_l0[36:] = bias
+        watch(model, monitor, 1)
+    assert [look.saturated["o"] > 0.95 for look in monitor.looks] == [True, True, False, True, True]
+    assert monitor.warnings == []
+
+
 def test_values_that_are_not_finite_are_named_at_once():
     model = Sums(layer(), 12)
     monitor = Monitor(model, every=1)
