@@ -1,30 +1,40 @@
-"""What gates do: pages and pictures, interventions and attributions. A name is imported at its first use."""
+"""What gates do: pages, pictures, statistics, memory, interventions and attributions. A name is imported at its first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gatewise.gates.attribution import (
-        gradient_times_input,
-        integrated_gradients,
-        occlusion,
-    )
+    from gatewise.gates.alike import Alike, OnIndex
+    from gatewise.gates.attribution import gradient_times_input, integrated_gradients, occlusion
+    from gatewise.gates.callback import MonitorCallback
     from gatewise.gates.decomposition import contextual_contributions, contextual_decomposition
     from gatewise.gates.explained import Attribution
+    from gatewise.gates.horizon import Horizon, memory_horizon
     from gatewise.gates.interventions import ablate, clamp, patch
+    from gatewise.gates.monitor import Limits, Monitor
     from gatewise.gates.page.writer import write_page
     from gatewise.gates.picture import gate_map
+    from gatewise.gates.probes import Probe, probe
     from gatewise.gates.relevance import layerwise_relevance
+    from gatewise.gates.statistics import Statistics, gate_statistics
+    from gatewise.gates.time_scale import gradient_time_scale
 
 # The exported names of each module.
 _EXPORTS = {
+    "alike": "Alike OnIndex",
     "attribution": "gradient_times_input integrated_gradients occlusion",
+    "callback": "MonitorCallback",
     "decomposition": "contextual_contributions contextual_decomposition",
     "explained": "Attribution",
+    "horizon": "Horizon memory_horizon",
     "interventions": "ablate clamp patch",
+    "monitor": "Limits Monitor",
     "page.writer": "write_page",
     "picture": "gate_map",
+    "probes": "Probe probe",
     "relevance": "layerwise_relevance",
+    "statistics": "Statistics gate_statistics",
+    "time_scale": "gradient_time_scale",
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
@@ -42,16 +52,28 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Alike",
     "Attribution",
+    "Horizon",
+    "Limits",
+    "Monitor",
+    "MonitorCallback",
+    "OnIndex",
+    "Probe",
+    "Statistics",
     "ablate",
     "clamp",
     "contextual_contributions",
     "contextual_decomposition",
     "gate_map",
+    "gate_statistics",
+    "gradient_time_scale",
     "gradient_times_input",
     "integrated_gradients",
     "layerwise_relevance",
+    "memory_horizon",
     "occlusion",
     "patch",
+    "probe",
     "write_page",
 ]
