@@ -1,4 +1,4 @@
-"""What gates do: pages, pictures, statistics, memory, interventions and attributions. A name is imported at its first use."""
+"""What gates do: pages, statistics, memory, interventions, attributions. A name is imported at its first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
