@@ -200,7 +200,8 @@ def updates(name: str, contender: str, pipe: Any) -> None:
     data = model.prepare(TABLES / f"{table}.parquet", given["validation"], given["test"], Run())
     network: Any = model.build()
     if contender != "gatewise":
-        network.encoder.first = TorchLayer(network.encoder.first, "packed" in contender)
+        (encoder,) = network.encoders
+        encoder.first = TorchLayer(encoder.first, "packed" in contender)
     optimizer, schedule = model.optimizer(network, data.recipe)
     batches: Any = data.training
     if "any order" in contender:

@@ -20,10 +20,9 @@ from gatewise.cli import main
 from gatewise.data.tokens import PAD, UNKNOWN, Tokenizer
 from gatewise.data.vectors import read_vectors
 from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
-from gatewise.models.text import PretrainingNetwork, TextNetwork, TextShape
+from gatewise.models.text import TextNetwork, TextShape
 from gatewise.tasks.text.baseline import BagOfWords
 from gatewise.tasks.text.examples import Encoded
-from gatewise.train.recipe import Recipe
 from sentences import BAD, GOOD, sentences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -353,94 +352,7 @@ def test_the_report_has_its_parts(of_table, table, tmp_path):
     assert sum(word in GOOD + BAD for word in deepest) >= len(deepest) / 2 > 2
 
 
-# ---------------------------------------------------------------------------- pretraining and vectors
-
-
-def test_pretraining_learns_words_before_their_classes():
-    # a word at the end, by which good and bad words differ without labels
-    pairs = zip(*sentences(1500, seed=5), strict=True)
-    unlabelled = [f"{text} {'hooray' if label == 'pos' else 'alas'}" for text, label in pairs]
-    options = QUICK | dict(batch=8, learning_rate=0.1)
-    model = gw.TextClassifier(pretrain=unlabelled, pretrain_epochs=6, **options)
-    model.fit(TEXTS[:200], LABELS[:200])
-    losses = model.pretraining_.validation
-    assert len(losses) == 6
-    assert losses[-1] < min(losses[0] - 0.1, np.log(24) - 0.2)  # of 22 words alike and two ends
-    assert model.evaluate(TEXTS[200:], LABELS[200:]).scores["accuracy"] > 0.9
-
-
-def test_unlabelled_text_that_is_not_there(tmp_path):
-    (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(DataError, match="pretrain= has no text"):
-        gw.TextClassifier(pretrain=tmp_path / "empty.txt", **ONCE).fit(TEXTS, LABELS)
-    with pytest.raises(DataError, match=r"no file .*more.txt"):
-        gw.TextClassifier(pretrain=[tmp_path / "more.txt"], **ONCE).fit(TEXTS, LABELS)
-    with pytest.raises(OptionError, match=r"pretrain must be a path, a list of pathlib.Path or a"):
-        gw.TextClassifier(pretrain=3, **ONCE).fit(TEXTS, LABELS)
-    with pytest.raises(OptionError, match=r"is the name of a file: give files as pathlib.Path"):
-        gw.TextClassifier(pretrain=[str(tmp_path / "empty.txt")], **ONCE).fit(TEXTS, LABELS)
-
-
-def shape(**changes):
-    sizes = dict(symbols=50, outputs=3, embedding=6, hidden=5, layers=1)
-    return TextShape(**sizes | dict(dropout=0.0, embedding_dropout=0.0, word_dropout=0.0) | changes)
-
-
-def test_a_sample_of_all_symbols_is_the_whole_softmax():
-    torch.manual_seed(0)
-    network = PretrainingNetwork("lstm", shape(), torch.rand(50) + 0.5)
-    x, lengths = torch.randint(4, 50, (6, 9)), torch.tensor([9, 8, 5, 2, 9, 3])
-    whole = network(x, lengths)
-    network.sampled = 49
-    estimates = torch.stack([network(x, lengths) for _ in range(50)])
-    assert abs(estimates.mean() - whole.mean()) < 0.02
-    assert (estimates[0] != whole).any()
-
-
-def test_the_whole_softmax_is_the_same_in_parts(monkeypatch):
-    torch.manual_seed(0)
-    network = PretrainingNetwork("lstm", shape(), torch.ones(50)).eval()
-    x, lengths = torch.randint(4, 50, (6, 9)), torch.tensor([9, 8, 5, 2, 9, 3])
-    whole = network(x, lengths)
-    monkeypatch.setattr("gatewise.models.text._TOGETHER", 7)
-    torch.testing.assert_close(network(x, lengths), whole)
-
-
-def test_the_two_language_models_see_only_their_side():
-    torch.manual_seed(0)
-    network = PretrainingNetwork("lstm", shape(), torch.ones(50)).eval()
-    x = torch.randint(4, 50, (1, 7))
-    other = x.clone()
-    other[0, 3] = (x[0, 3] + 1 - 4) % 46 + 4
-
-    def parts(symbols):
-        states = network.encoder.first(network.encoder.embedded(symbols))[0]
-        return states.chunk(2, -1)
-
-    (before, after), (changed_before, changed_after) = parts(x), parts(other)
-    assert torch.equal(before[:, :3], changed_before[:, :3])
-    assert not torch.equal(before[:, 3], changed_before[:, 3])
-    assert torch.equal(after[:, 4:], changed_after[:, 4:])
-
-
-def test_layers_begin_to_learn_one_round_after_the_other():
-    from gatewise.tasks.text.pretraining import unfreezing
-
-    network = TextNetwork("lstm", shape())
-    optimizer, schedule = unfreezing(network, Recipe(steps=40, rounds=4, learning_rate=1.0))
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(
-        list(network.parameters())
-    )
-    rates = []
-    for _ in range(40):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        schedule.step()
-    rates = np.array(rates)
-    assert (rates > 0).argmax(0).tolist() == [0, 10, 20]
-    np.testing.assert_allclose(rates[25] / rates[25, 0], [1, 1 / 2.6, 1 / 2.6**2])
-    assert rates[:, 0].argmax() in (3, 4)
-    assert rates[-1, 0] < 0.05
+# ------------------------------------------------------------------------------------ vectors of words
 
 
 def test_vectors_of_words(tmp_path):
@@ -458,7 +370,7 @@ def test_vectors_of_words(tmp_path):
     options = ONCE | dict(embedding=None, learning_rate=1e-6)
     model = gw.TextClassifier(vectors=glove, **options).fit(TEXTS, LABELS)
     assert model.shape_.embedding == 5
-    row = model.network_.encoder.embedding.weight[model.tokenizer_.index["superb"]]
+    row = model.network_.encoders[0].embedding.weight[model.tokenizer_.index["superb"]]
     np.testing.assert_allclose(row.detach(), numbers[words.index("superb")], atol=1e-4)
     assert "of the vocabulary has a vector in" in model.notes_[-1]
     with pytest.raises(OptionError, match=r"embedding=7, but the vectors of .* have 5 numbers"):
@@ -488,6 +400,11 @@ def test_vectors_that_are_not_valid(tmp_path, line, message):
 # ------------------------------------------------------------------------------------------- network
 
 
+def shape(**changes):
+    sizes = dict(symbols=50, outputs=3, embedding=6, hidden=5, layers=1)
+    return TextShape(**sizes | dict(dropout=0.0, embedding_dropout=0.0, word_dropout=0.0) | changes)
+
+
 def test_dropped_words_are_unknown_ones():
     torch.manual_seed(0)
     network = TextNetwork("lstm", shape(word_dropout=1.0))
@@ -507,7 +424,7 @@ def test_dropped_words_are_unknown_ones():
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_two_layers_of_any_cell(cell):
     found = gw.TextClassifier(cell, layers=2, **ONCE).fit(TEXTS, LABELS)
-    assert found.network_.encoder.upper.num_layers == 1
+    assert found.network_.encoders[0].upper.num_layers == 1
     longest = max(len(text.split()) for text in TEXTS[:2])
     assert found.trace(TEXTS[:2]).h[0][1].shape == (2, longest + 2, 12)
 

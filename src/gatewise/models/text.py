@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ class TextShape:
     dropout: float
     embedding_dropout: float
     word_dropout: float
+    members: int = 1
 
 
 class TextEncoder(nn.Module):
@@ -112,6 +113,33 @@ class TextNetwork(nn.Module):
         after = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
         largest = states.masked_fill(after[..., None], -torch.inf).amax(1)
         return self.head(self.dropout(torch.cat([pooled, largest], 1))), weights
+
+
+class TextEnsemble(nn.Module):
+    """Networks that differ in their initial weights. The output is the mean of theirs."""
+
+    def __init__(self, cell: Cell | str, shape: TextShape) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(TextNetwork(cell, shape) for _ in range(shape.members))
+
+    @property
+    def encoders(self) -> list[TextEncoder]:
+        """The members' encoders."""
+        return [cast(TextNetwork, each).encoder for each in self.members]
+
+    def forward(self, symbols: Tensor, lengths: Tensor, trace: bool = False) -> Any:
+        """B×outputs for B×T symbols. With ``trace`` a tuple of these and the trace of the first member's first
+        layer."""
+        first, *others = self.members
+        outputs, *traced = first(symbols, lengths, True) if trace else (first(symbols, lengths),)
+        mean = torch.stack([outputs, *[each(symbols, lengths) for each in others]]).mean(0)
+        return (mean, *traced) if trace else mean
+
+    def with_weights(self, symbols: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """B×outputs, and B×T, the mean of the members' attention weights; a text's weights sum to 1."""
+        found = [each.with_weights(symbols, lengths) for each in self.members]
+        outputs, weights = zip(*found, strict=True)
+        return torch.stack(outputs).mean(0), torch.stack(weights).mean(0)
 
 
 class PretrainingNetwork(nn.Module):

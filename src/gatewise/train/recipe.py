@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -42,15 +43,24 @@ class Recipe:
 
 
 def one_cycle(
-    network: nn.Module, recipe: Recipe, fused: bool = False
+    network: nn.Module,
+    recipe: Recipe,
+    fused: bool = False,
+    slower: Iterable[nn.Parameter] = (),
+    ratio: float = 1.0,
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW with a one-cycle schedule: the learning rate warms up, then falls along a cosine.
 
     Args:
         fused: whether an update is one call for each weight, which is faster where weights are many.
+        slower: weights that learn at ``ratio`` times the rate of the others.
     """
+    apart = list(slower)
+    taken = {id(weight) for weight in apart}
+    others = [weight for weight in network.parameters() if id(weight) not in taken]
+    rates = [recipe.learning_rate] + [recipe.learning_rate * ratio] * bool(apart)
     optimizer = torch.optim.AdamW(
-        network.parameters(),
+        [dict(params=group) for group in (others, apart) if group],
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         fused=fused,
@@ -58,7 +68,7 @@ def one_cycle(
     total = max(2, recipe.steps_per_round * recipe.rounds)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
-        max_lr=recipe.learning_rate,
+        max_lr=rates,
         total_steps=total,
         # torch divides by the number of warm-up steps minus one, and by that of the other steps
         pct_start=max(0.1, 2 / total) if total > 2 else 0.1,

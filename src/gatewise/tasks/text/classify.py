@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gatewise.arguments import Count, Layers, Positive, Probability, Seed
+from gatewise.arguments import Count, Layers, NonNegativeCount, Positive, Probability, Seed
 from gatewise.data.buckets import sorted_batches
 from gatewise.data.lines import OnError, Problems
 from gatewise.data.output import joined, table_like
@@ -29,7 +29,7 @@ from gatewise.errors import DataError, OptionError, caution, some
 from gatewise.gates.page.shown import Shown, first_steps
 from gatewise.gates.page.strips import bars, words
 from gatewise.gates.picture import gate_map
-from gatewise.models.text import TextNetwork, TextShape
+from gatewise.models.text import TextEncoder, TextEnsemble, TextShape
 from gatewise.report.classes import ClassResults, Example
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import percent, shortened, with_unit
@@ -98,10 +98,13 @@ class TextClassifier(ClassifierMixin, Task):
         longest: words of a text that are read; the rest of a longer text is left out, and such texts counted.
         embedding: the width of the embedding. The default is 100, or the width of ``vectors``.
         vectors: a text file of word vectors (GloVe, fastText or word2vec), from which the embedding starts.
-        pretrain: files or folders of unlabelled text, with a text on each line. The embedding and the first
-            recurrent layer first learn to predict the next word and the word before; then the layers learn the
-            classes one after the other (Howard & Ruder 2018). In Python also a list of texts.
-        pretrain_epochs: passes over the unlabelled text.
+        pretrain: files or folders of unlabelled text, with a text on each line. The embedding starts from how
+            often words stand near each other in this text and in the training part (Levy et al. 2015), and then
+            learns at a fifth of the learning rate. In Python also a list of texts.
+        pretrain_epochs: passes over the unlabelled text in which the embedding and the first recurrent layer also
+            learn to predict the next word and the word before, before they learn the classes.
+        members: the number of networks that are trained from different initial weights. The output is the mean of
+            theirs. Where texts are few, three score better than one.
         dropout: dropout probability between layers and before the output.
         embedding_dropout: probability that an entry of the embedding is 0 for a whole text in training.
         word_dropout: probability that a word is replaced by the unknown word in training.
@@ -157,7 +160,8 @@ class TextClassifier(ClassifierMixin, Task):
     embedding: Count | None = None
     vectors: TextFile | None = None
     pretrain: Unlabelled | None = None
-    pretrain_epochs: Count = 6
+    pretrain_epochs: NonNegativeCount = 0
+    members: Count = 1
     dropout: Probability = 0.5
     embedding_dropout: Probability = 0.3
     word_dropout: Probability = 0.1
@@ -175,6 +179,15 @@ class TextClassifier(ClassifierMixin, Task):
         if options.vectors is not None and options.unit != "word":
             raise OptionError(
                 f"vectors= are those of words, but unit={options.unit!r}: leave one of them out"
+            )
+        if (
+            options.vectors is not None
+            and options.pretrain is not None
+            and not options.pretrain_epochs
+        ):
+            raise OptionError(
+                "vectors= and pretrain= both say what the embedding starts from: leave one of them out, or give "
+                "pretrain_epochs= to train the vectors on the unlabelled text"
             )
         if options.text is not None and options.label is None:
             raise OptionError("a table needs a column of classes: name it with label= (--label)")
@@ -355,11 +368,12 @@ class TextClassifier(ClassifierMixin, Task):
         self._unlabelled: SpooledTexts | None = None
         if options.pretrain is not None:
             lines = lines_of(options.pretrain, problems=problems)
-            self._unlabelled = SpooledTexts(line for line in lines if line.strip())
-            if not self._unlabelled:
+            found = SpooledTexts(line for line in lines if line.strip())
+            if not found:
                 raise DataError("pretrain= has no text: give files with a text on each line")
+            texts = self._unlabelled = SpooledTexts(chain(texts, found))
         self.tokenizer_ = Tokenizer.learn(
-            chain(texts, self._unlabelled or ()),
+            texts,
             options.unit,
             options.vocabulary,
             options.min_count,
@@ -384,6 +398,7 @@ class TextClassifier(ClassifierMixin, Task):
             dropout=options.dropout,
             embedding_dropout=options.embedding_dropout,
             word_dropout=options.word_dropout,
+            members=options.members,
         )
 
     def learn(self, training_data: TrainingData, run: Run) -> None:
@@ -394,7 +409,7 @@ class TextClassifier(ClassifierMixin, Task):
             found = read_vectors(options.vectors, self.tokenizer_.index)
             share = percent(len(found) / len(self.tokenizer_))
             self.notes_ += (f"{share} of the vocabulary has a vector in {options.vectors}",)
-            weight = TextNetwork(self.cell, self.shape_).encoder.embedding.weight.detach().clone()
+            weight = TextEncoder(self.cell, self.shape_).embedding.weight.detach().clone()
             for at, vector in found.items():
                 weight[at] = torch.from_numpy(vector)
             self._start = {"embedding.weight": weight}
@@ -407,22 +422,33 @@ class TextClassifier(ClassifierMixin, Task):
         del self._start, self._unlabelled
 
     def build(self) -> nn.Module:
-        network = TextNetwork(self.cell, self.shape_)
+        network = TextEnsemble(self.cell, self.shape_)
         start = getattr(self, "_start", {})
-        if start and not network.head.weight.is_meta:
-            network.encoder.load_state_dict(start, strict=False)
+        if start and not next(network.parameters()).is_meta:
+            for encoder in network.encoders:
+                encoder.load_state_dict(start, strict=False)
         return network
 
     def optimizer(self, network: Any, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
         if self.options_.pretrain is None:
             return one_cycle(network, recipe, fused=True)
-        return pretraining.unfreezing(network, recipe)
+        embeddings = [encoder.embedding.weight for encoder in network.encoders]
+        return one_cycle(network, recipe, True, embeddings, pretraining.EMBEDDING_RATE)
 
-    def loss(self, network: nn.Module, batch: TextBatch, carry: Carry) -> tuple[Tensor, Carry]:
-        outputs = network(batch.symbols, batch.lengths)
+    def loss(self, network: Any, batch: TextBatch, carry: Carry) -> tuple[Tensor, Carry]:
+        # in training each member has a loss of its own, so that they differ; otherwise it is that of their mean
+        parts = network.members if network.training else [network]
         smoothing = self.options_.smoothing if network.training else 0.0
-        each = F.cross_entropy(outputs, batch.target, reduction="none", label_smoothing=smoothing)
-        return each * batch.weight, None
+        losses = [
+            F.cross_entropy(
+                part(batch.symbols, batch.lengths),
+                batch.target,
+                reduction="none",
+                label_smoothing=smoothing,
+            )
+            for part in parts
+        ]
+        return torch.stack(losses).mean(0) * batch.weight, None
 
     def describe_member(self, batch: TextBatch, at: int) -> str:
         return f"text {int(batch.sample[at]) + 1}"

@@ -1,4 +1,4 @@
-"""Pretraining of a text encoder: a forward and a backward language model of unlabelled text."""
+"""Pretraining of a text encoder on unlabelled text: vectors from counts, then language models in both directions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from gatewise.models.text import PretrainingNetwork, TextNetwork, TextShape
+from gatewise.models.text import PretrainingNetwork, TextShape
+from gatewise.tasks.text.cooccurrence import vectors_from_counts
 from gatewise.tasks.text.examples import Encoded, loaders
 from gatewise.train.history import History
 from gatewise.train.objective import Carry, TrainingData
@@ -26,14 +27,14 @@ Array = np.ndarray
 
 LONGEST = 100  # symbols of a text; a longer one is read in parts
 FOLDER = "pretraining"  # in the folder of the run, with the checkpoint
+EMBEDDING_RATE = (
+    0.2  # of the learning rate: words of the training part stay near those that it does not have
+)
 _BATCH = 128
 _LEARNING_RATE = 8e-3
 _HELD_OUT = 0.03  # the share of texts for validation
 _MOST_HELD_OUT = 500
 _DROPOUT = 0.2
-# Howard & Ruder 2018: each group of layers learns at a rate that is so many times lower than the one above
-_RATE_RATIO = 2.6
-_WARM_UP = 0.1  # of all steps
 
 
 class _Texts(Dataset):
@@ -86,9 +87,31 @@ def pretrained(
     texts: Encoded,
     options: SimpleNamespace,
     run: Run,
-    start: Mapping[str, Tensor],
+    start: dict[str, Tensor],
+) -> tuple[dict[str, Tensor], History | None]:
+    """The weights that an encoder has learned from ``texts``, and the losses of its language models, or None.
+
+    Args:
+        start: weights that the encoder starts from. Without an embedding among them, the embedding starts from
+            counts of ``texts``.
+    """
+    if "embedding.weight" not in start:
+        vectors = vectors_from_counts(texts, shape.symbols, shape.embedding, options.seed)
+        start = start | {"embedding.weight": torch.from_numpy(vectors)}
+    if not options.pretrain_epochs:
+        return start, None
+    return _language_models(cell, shape, texts, options, run, start)
+
+
+def _language_models(
+    cell: Any,
+    shape: TextShape,
+    texts: Encoded,
+    options: SimpleNamespace,
+    run: Run,
+    start: dict[str, Tensor],
 ) -> tuple[dict[str, Tensor], History]:
-    """The weights of an encoder that was trained as a language model of ``texts``, and its losses."""
+    """The weights of an encoder that was trained as language models of ``texts``, and its losses."""
     from gatewise.train.loop import train
 
     symbols = torch.from_numpy(texts.values.astype(np.int64))
@@ -111,34 +134,3 @@ def pretrained(
     own = replace(run, out=out, lock=None, prepared=None, after_round=None, tensorboard=False)
     network, history = train(objective, data, own)
     return network.encoder.state_dict(), history
-
-
-def unfreezing(network: TextNetwork, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
-    """AdamW with a lower rate for lower layers, which begin to learn one round after the other.
-
-    Howard & Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", sections 3.2 and 3.3:
-    discriminative rates, slanted triangular rates and gradual unfreezing. The head begins in the first round,
-    the recurrent layer in the second, the embedding in the third.
-    """
-    encoder = network.encoder
-    lower = [list(encoder.first.parameters()), list(encoder.embedding.parameters())]
-    taken = {id(weight) for group in lower for weight in group}
-    groups = [[weight for weight in network.parameters() if id(weight) not in taken], *lower]
-    rates = [recipe.learning_rate / _RATE_RATIO**k for k in range(len(groups))]
-    optimizer = AdamW(
-        [dict(params=group, lr=rate) for group, rate in zip(groups, rates, strict=True)],
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    total, warm_up = max(2, recipe.steps), max(1, round(_WARM_UP * recipe.steps))
-
-    def slanted(begin: int) -> Any:
-        def factor(step: int) -> float:
-            if step < begin:
-                return 0.0
-            return min((step + 1) / warm_up, max(0.0, (total - step) / (total - warm_up)))
-
-        return factor
-
-    begins = [min(k, recipe.rounds - 1) * recipe.steps_per_round for k in range(len(groups))]
-    return optimizer, LambdaLR(optimizer, [slanted(begin) for begin in begins])

@@ -43,6 +43,7 @@ def learned_checks(saved: Saved) -> dict[str, Check]:
         dropout=probability,
         embedding_dropout=probability,
         word_dropout=probability,
+        members=integer_from(1, len(saved.stored)),
     )
     return dict(
         shape=object_with(shape),
@@ -74,6 +75,7 @@ def restore_learned(model: Any, learned: dict[str, Any]) -> None:
             ("the number of classes", len(model.classes_), model.shape_.outputs),
             ("the number of units", model.hidden, model.shape_.hidden),
             ("the number of layers", model.layers, model.shape_.layers),
+            ("the number of members", model.members, model.shape_.members),
         ]
     )
 
