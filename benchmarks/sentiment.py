@@ -7,8 +7,9 @@
 The data are in the folder GATEWISE_DATA, those of Kim 2014 in ``sentiment_sentences`` and the trees of Socher et al.
 2013 in ``sst_trees``. Splits: SST has its own; TREC has a test part, of its training part a tenth is for
 validation; of MR a tenth is for validation and a tenth is the test part, both drawn with the seed 0. Where a name
-ends in "phrases", the labelled phrases of the training trees are training texts too, each once. "unlabelled" has
-the sentences of SST, MR, SUBJ, CR, MPQA and TREC's training part without their labels, those of the test parts too.
+ends in "phrases", the labelled phrases of the training trees are training texts too, each once. The unlabelled text
+is that of SST's training part, MR, SUBJ, CR and MPQA. As SST and most of SUBJ's reviews are sentences of MR, a
+sentence that shares six words in a row with one of the validation or test part is left out.
 """
 
 from __future__ import annotations
@@ -32,28 +33,42 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewise as gw
 from gatewise.bench.machine import describe
+from gatewise.tasks.sequences.training import held_for_test, held_for_validation
 from gatewise.train.run import Run
 
 OUT = Path("benchmarks/results/sentiment.json")
 
 DATA = Path(os.environ.get("GATEWISE_DATA", Path.home() / ".cache/gatewise/data"))
 SENTENCES, TREES, TABLES = DATA / "sentiment_sentences", DATA / "sst_trees", DATA / "sentiment"
-UNLABELLED = ("stsa.fine.train", "stsa.fine.dev", "stsa.fine.test", "rt-polarity.all", "subj.all",
-              "custrev.all", "mpqa.all", "TREC.train.all")  # fmt: skip
+UNLABELLED = ("stsa.fine.train", "rt-polarity.all", "subj.all", "custrev.all", "mpqa.all")
+IN_A_ROW = 6  # words that two sentences share where one is a part of the other
 
 PHRASES = dict(batch=128, learning_rate=3e-3, epochs=3)
 # The sentences are split into words already, by spaces.
 OPTIONS = dict(text="text", label="label", punctuation=False)
-PRETRAIN = dict(pretrain=[TABLES / "unlabelled.txt"], pretrain_epochs=3, min_count=2)
+FEW = dict(
+    batch=64, learning_rate=3e-3, epochs=6, embedding_dropout=0.5, word_dropout=0.2, members=3
+)
+
+
+def pretrain(table: str) -> dict[str, object]:
+    """The options of a run that starts from unlabelled text."""
+    return FEW | dict(pretrain=[TABLES / f"{table}-unlabelled.txt"], min_count=2)
+
 
 # For each run its table, and options beside OPTIONS. The test and validation parts are files where there are any.
 RUNS: dict[str, tuple[str, dict[str, object]]] = {
-    "trec": ("trec", dict(embedding=250, smoothing=0.1, dropout=0.6, batch=48, epochs=7)),
+    "trec": (
+        "trec",
+        dict(embedding=250, smoothing=0.1, dropout=0.6, batch=48, epochs=7, filters=100, members=3),
+    ),
     "sst2": ("sst2", dict(epochs=6)),
     "sst2_phrases": ("sst2_phrases", PHRASES),
-    "sst2_pretrained": ("sst2", PRETRAIN | dict(epochs=6, learning_rate=4e-3)),
+    "sst2_three": ("sst2", FEW),
+    "sst2_pretrained": ("sst2", pretrain("sst2")),
     "mr": ("mr", dict(epochs=6)),
-    "mr_pretrained": ("mr", PRETRAIN | dict(epochs=6, learning_rate=4e-3)),
+    "mr_three": ("mr", FEW),
+    "mr_pretrained": ("mr", pretrain("mr")),
     "sst5_phrases": ("sst5_phrases", PHRASES),
 }
 
@@ -109,9 +124,44 @@ def write_tables() -> None:
             write(f"{name}-{part}", *sst(part, two, phrases=False))
     write("trec", *labelled("TREC.train.all"))
     write("trec-test", *labelled("TREC.test.all"))
-    write("mr", *labelled("rt-polarity.all"))
-    texts = [text for name in UNLABELLED for text in labelled(name)[0]]
-    (TABLES / "unlabelled.txt").write_text("\n".join(dict.fromkeys(texts)) + "\n")
+    write_parts("mr", *labelled("rt-polarity.all"))
+    for name in ("sst2", "mr"):
+        write_unlabelled(name)
+
+
+def write_parts(name: str, texts: list[str], labels: list[int]) -> None:
+    """Writes the training, validation and test part that ``--validation 0.1 --test 0.1`` would draw."""
+    target, weight = np.array(labels), np.ones(len(labels))
+    test = held_for_test(target, 0.1, 0, "texts")
+    weight[test] = 0
+    held = held_for_validation(target, weight, 0.1, 0)
+    trained = np.setdiff1d(np.arange(len(labels)), np.union1d(test, held))
+    for part, rows in ((name, trained), (f"{name}-dev", held), (f"{name}-test", test)):
+        write(part, [texts[k] for k in rows], target[rows].tolist())
+
+
+def in_a_row(text: str) -> set[tuple[str, ...]]:
+    """All runs of IN_A_ROW words of a text, or the whole of a shorter one."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"-[lr]rb-", " ", text.lower()))
+    return {tuple(words[k : k + IN_A_ROW]) for k in range(max(1, len(words) - IN_A_ROW + 1))}
+
+
+def write_unlabelled(name: str) -> None:
+    """Writes the unlabelled text for a table: nothing of its validation and test part, nor its training texts, which
+    the pretraining reads anyway."""
+    held, known = set(), set()
+    for part in ("dev", "test"):
+        for text in pl.read_parquet(TABLES / f"{name}-{part}.parquet")["text"]:
+            held |= in_a_row(text)
+    for text in pl.read_parquet(TABLES / f"{name}.parquet")["text"]:
+        known.add(frozenset(in_a_row(text)))
+    kept = []
+    for text in (text for file in UNLABELLED for text in labelled(file)[0]):
+        own = frozenset(in_a_row(text))
+        if not own & held and own not in known:
+            known.add(own)
+            kept.append(text)
+    (TABLES / f"{name}-unlabelled.txt").write_text("\n".join(kept) + "\n")
 
 
 def parts(table: str) -> dict[str, Path | float]:

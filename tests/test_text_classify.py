@@ -11,6 +11,7 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -20,9 +21,9 @@ from gatewise.cli import main
 from gatewise.data.tokens import PAD, UNKNOWN, Tokenizer
 from gatewise.data.vectors import read_vectors
 from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionError
-from gatewise.models.text import TextNetwork, TextShape
+from gatewise.models.text import PhraseFilters, TextEnsemble, TextNetwork, TextShape
 from gatewise.tasks.text.baseline import BagOfWords
-from gatewise.tasks.text.examples import Encoded
+from gatewise.tasks.text.examples import Encoded, TextBatch
 from sentences import BAD, GOOD, sentences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -419,6 +420,67 @@ def test_dropped_words_are_unknown_ones():
     ratio = network.encoder.embedded(x[1:]) / network.encoder.embedding.weight[x[1:]]
     assert set(ratio.detach().round().flatten().tolist()) == {0.0, 2.0}
     assert (ratio[0, 0] == ratio[0, 1]).all()
+
+
+def test_the_largest_output_of_each_filter():
+    filters = PhraseFilters(1, 1)
+    two, three = filters.of_width
+    with torch.no_grad():
+        for each, weight in ((two, [1.0, -1.0]), (three, [1.0, 2.0, 3.0])):
+            each.weight[:] = torch.tensor(weight)
+            each.bias[:] = 0.5
+    x = torch.tensor([5.0, 1.0, 2.0, 9.0, 9.0])[None, :, None]
+    after = torch.tensor([False, False, False, True, True])[None, :, None]
+    # of two: -5, 5 - 1, 1 - 2; of three: 2·5 + 3, 5 + 2 + 3·2, 1 + 2·2; nothing of the steps behind the end
+    torch.testing.assert_close(filters(x, after), torch.tensor([[4.5, 13.5]]))
+
+
+def test_members_and_filters_in_a_batch_and_alone():
+    torch.manual_seed(0)
+    network = TextEnsemble("lstm", shape(members=2, filters=4)).eval()
+    x, lengths = torch.randint(4, 50, (3, 9)), torch.tensor([9, 4, 2])
+    x[torch.arange(9) >= lengths[:, None]] = PAD
+    outputs, weights = network.with_weights(x, lengths)
+    torch.testing.assert_close(outputs, network(x, lengths))
+    torch.testing.assert_close(network(x, lengths, trace=True)[0], outputs)
+    torch.testing.assert_close(weights.sum(1), torch.ones(3))
+    one, other = (member(x, lengths) for member in network.members)
+    assert (one - other).abs().min() > 1e-4
+    torch.testing.assert_close(outputs, (one + other) / 2)
+    for k, length in enumerate(lengths):
+        alone = network(x[k : k + 1, :length], lengths[k : k + 1])
+        torch.testing.assert_close(alone, outputs[k : k + 1])
+    network.members[0].phrases.of_width[0].bias.data += 1  # the filters lead to the outputs
+    assert (network(x, lengths) - outputs).abs().max() > 1e-3
+
+
+def test_each_member_has_its_own_loss_in_training():
+    model = gw.TextClassifier(members=2, filters=3, smoothing=0.1, **ONCE | dict(dropout=0.0))
+    options = dict(embedding_dropout=0.0, word_dropout=0.0)
+    model.set_params(**options).fit(TEXTS, LABELS)
+    texts = model._encoded(TEXTS[:5])
+    target = torch.tensor([0, 1, 1, 0, 1])
+    batch = TextBatch(*texts.padded(np.arange(5)), target, torch.arange(5.0), torch.arange(5))
+    network = model.network_
+    outputs = [each(batch.symbols, batch.lengths) for each in network.members]
+    mean = F.cross_entropy(sum(outputs) / 2, target, reduction="none")
+    torch.testing.assert_close(model.loss(network.eval(), batch, None)[0], mean * batch.weight)
+    each = [F.cross_entropy(o, target, reduction="none", label_smoothing=0.1) for o in outputs]
+    own = model.loss(network.train(), batch, None)[0]
+    network.eval()
+    torch.testing.assert_close(own, sum(each) / 2 * batch.weight)
+
+
+def test_members_and_filters_are_saved(tmp_path):
+    model = gw.TextClassifier(members=2, filters=3, **ONCE).fit(TEXTS, LABELS)
+    again = gw.load(model.save(tmp_path / "m"))
+    np.testing.assert_array_equal(again.predict_proba(TEXTS[:9]), model.predict_proba(TEXTS[:9]))
+    for option in ("members", "filters"):
+        kept = getattr(model, option)
+        setattr(model, option, kept + 1)
+        with pytest.raises(ModelFileError, match=r"was changed|in one place"):
+            model.save(tmp_path / "other")
+        setattr(model, option, kept)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from gatewise.nn.recurrent import Recurrent
 
 PADDING = 0
 UNKNOWN = 1
+_WIDTHS = (2, 3)  # neighbouring symbols that a filter covers
 _TOGETHER = 1024  # predictions whose outputs of all symbols are in memory at once
 
 
@@ -32,6 +34,7 @@ class TextShape:
     embedding_dropout: float
     word_dropout: float
     members: int = 1
+    filters: int = 0
 
 
 class TextEncoder(nn.Module):
@@ -68,9 +71,10 @@ class TextEncoder(nn.Module):
             x = x * (kept / (1 - self.embedding_dropout))
         return x
 
-    def forward(self, symbols: Tensor, lengths: Tensor, trace: bool = False) -> Any:
-        """B×T×2H outputs of the last layer. With ``trace`` a tuple of these and the first layer's trace."""
-        result = self.first(self.embedded(symbols), lengths=lengths, trace=trace)
+    def states(self, embedded: Tensor, lengths: Tensor, trace: bool = False) -> Any:
+        """B×T×2H outputs of the last layer for B×T×E embedded symbols. With ``trace`` a tuple of these and the
+        first layer's trace."""
+        result = self.first(embedded, lengths=lengths, trace=trace)
         output = result[0]
         if hasattr(self, "upper"):
             output = self.upper(self.dropout(output), lengths=lengths)[0]
@@ -88,31 +92,70 @@ def _recurrent(
     return Recurrent(cell, inputs, hidden, layers, **options)
 
 
+class PhraseFilters(nn.Module):
+    """Filters over the embeddings of two and of three neighbouring symbols, each with a rectifier (Kim 2014).
+
+    Args:
+        inputs: E, the width of the embedding.
+        filters: how many filters there are of each width.
+    """
+
+    def __init__(self, inputs: int, filters: int) -> None:
+        super().__init__()
+        self.of_width = nn.ModuleList(
+            nn.Conv1d(inputs, filters, width, padding=width // 2) for width in _WIDTHS
+        )
+
+    def forward(self, x: Tensor, after: Tensor) -> Tensor:
+        """B×F: the largest output of each of the F filters over the steps of a text.
+
+        ``x`` is B×T×E; ``after``, B×T×1, says which steps are behind a text's end.
+        """
+        steps = x.masked_fill(after, 0).transpose(1, 2)
+        behind = after.transpose(1, 2)
+        found = [
+            torch.relu(each(steps)[..., : x.shape[1]]).masked_fill(behind, 0).amax(2)
+            for each in self.of_width
+        ]
+        return torch.cat(found, 1)
+
+
 class TextNetwork(nn.Module):
-    """The encoder, attention pooling of its outputs beside their maximum over the steps, and a linear head."""
+    """The encoder, attention pooling of its outputs beside their maximum over the steps, and a linear head.
+
+    With ``filters`` the head also reads the largest outputs of filters over neighbouring symbols.
+    """
 
     def __init__(self, cell: Cell | str, shape: TextShape) -> None:
         super().__init__()
         self.encoder = TextEncoder(cell, shape)
         self.attention = AttentionPooling(2 * shape.hidden, batch_first=True)
         self.dropout = nn.Dropout(shape.dropout)
-        self.head = nn.Linear(4 * shape.hidden, shape.outputs)
+        pooled = 4 * shape.hidden
+        if shape.filters:
+            self.phrases = PhraseFilters(shape.embedding, shape.filters)
+            pooled += len(_WIDTHS) * shape.filters
+        self.head = nn.Linear(pooled, shape.outputs)
 
     def forward(self, symbols: Tensor, lengths: Tensor, trace: bool = False) -> Any:
         """B×outputs for B×T symbols. With ``trace`` a tuple of these and the trace of the first layer."""
-        result = self.encoder(symbols, lengths, trace)
-        outputs = self._head(result[0] if trace else result, lengths)[0]
+        embedded = self.encoder.embedded(symbols)
+        result = self.encoder.states(embedded, lengths, trace)
+        outputs = self._head(embedded, result[0] if trace else result, lengths)[0]
         return (outputs, result[1]) if trace else outputs
 
     def with_weights(self, symbols: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """B×outputs, and B×T, the weight of each symbol in the attention pooling; a text's weights sum to 1."""
-        return self._head(self.encoder(symbols, lengths), lengths)
+        embedded = self.encoder.embedded(symbols)
+        return self._head(embedded, self.encoder.states(embedded, lengths), lengths)
 
-    def _head(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _head(self, embedded: Tensor, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         pooled, weights = self.attention(states, lengths=lengths, trace=True)
-        after = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]
-        largest = states.masked_fill(after[..., None], -torch.inf).amax(1)
-        return self.head(self.dropout(torch.cat([pooled, largest], 1))), weights
+        after = (torch.arange(states.shape[1], device=states.device) >= lengths[:, None])[..., None]
+        parts = [pooled, states.masked_fill(after, -torch.inf).amax(1)]
+        if hasattr(self, "phrases"):
+            parts.append(self.phrases(embedded, after))
+        return self.head(self.dropout(torch.cat(parts, 1))), weights
 
 
 class TextEnsemble(nn.Module):
@@ -125,7 +168,7 @@ class TextEnsemble(nn.Module):
     @property
     def encoders(self) -> list[TextEncoder]:
         """The members' encoders."""
-        return [cast(TextNetwork, each).encoder for each in self.members]
+        return [each.encoder for each in cast(Iterable[TextNetwork], self.members)]
 
     def forward(self, symbols: Tensor, lengths: Tensor, trace: bool = False) -> Any:
         """B×outputs for B×T symbols. With ``trace`` a tuple of these and the trace of the first member's first
@@ -137,8 +180,10 @@ class TextEnsemble(nn.Module):
 
     def with_weights(self, symbols: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """B×outputs, and B×T, the mean of the members' attention weights; a text's weights sum to 1."""
-        found = [each.with_weights(symbols, lengths) for each in self.members]
-        outputs, weights = zip(*found, strict=True)
+        members = cast(Iterable[TextNetwork], self.members)
+        outputs, weights = zip(
+            *(each.with_weights(symbols, lengths) for each in members), strict=True
+        )
         return torch.stack(outputs).mean(0), torch.stack(weights).mean(0)
 
 

@@ -100,9 +100,11 @@ class TextClassifier(ClassifierMixin, Task):
         vectors: a text file of word vectors (GloVe, fastText or word2vec), from which the embedding starts.
         pretrain: files or folders of unlabelled text, with a text on each line. The embedding starts from how
             often words stand near each other in this text and in the training part (Levy et al. 2015), and then
-            learns at a fifth of the learning rate. In Python also a list of texts.
+            learns at 0.3 times the learning rate. In Python also a list of texts.
         pretrain_epochs: passes over the unlabelled text in which the embedding and the first recurrent layer also
             learn to predict the next word and the word before, before they learn the classes.
+        filters: filters over two and over three neighbouring words, so many of each, whose largest outputs lead
+            to the class beside the pooled states (Kim 2014). They help where a few words decide, as in questions.
         members: the number of networks that are trained from different initial weights. The output is the mean of
             theirs. Where texts are few, three score better than one.
         dropout: dropout probability between layers and before the output.
@@ -161,6 +163,7 @@ class TextClassifier(ClassifierMixin, Task):
     vectors: TextFile | None = None
     pretrain: Unlabelled | None = None
     pretrain_epochs: NonNegativeCount = 0
+    filters: NonNegativeCount = 0
     members: Count = 1
     dropout: Probability = 0.5
     embedding_dropout: Probability = 0.3
@@ -399,6 +402,7 @@ class TextClassifier(ClassifierMixin, Task):
             embedding_dropout=options.embedding_dropout,
             word_dropout=options.word_dropout,
             members=options.members,
+            filters=options.filters,
         )
 
     def learn(self, training_data: TrainingData, run: Run) -> None:

@@ -27,9 +27,8 @@ Array = np.ndarray
 
 LONGEST = 100  # symbols of a text; a longer one is read in parts
 FOLDER = "pretraining"  # in the folder of the run, with the checkpoint
-EMBEDDING_RATE = (
-    0.2  # of the learning rate: words of the training part stay near those that it does not have
-)
+# Of the learning rate. So words of the training part stay near the words that it does not have.
+EMBEDDING_RATE = 0.3
 _BATCH = 128
 _LEARNING_RATE = 8e-3
 _HELD_OUT = 0.03  # the share of texts for validation

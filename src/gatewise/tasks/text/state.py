@@ -44,6 +44,7 @@ def learned_checks(saved: Saved) -> dict[str, Check]:
         embedding_dropout=probability,
         word_dropout=probability,
         members=integer_from(1, len(saved.stored)),
+        filters=integer_from(0, saved.most),
     )
     return dict(
         shape=object_with(shape),
@@ -75,6 +76,7 @@ def restore_learned(model: Any, learned: dict[str, Any]) -> None:
             ("the number of classes", len(model.classes_), model.shape_.outputs),
             ("the number of units", model.hidden, model.shape_.hidden),
             ("the number of layers", model.layers, model.shape_.layers),
+            ("the number of filters", model.filters, model.shape_.filters),
             ("the number of members", model.members, model.shape_.members),
         ]
     )
