@@ -43,10 +43,10 @@ SENTENCES, TREES, TABLES = DATA / "sentiment_sentences", DATA / "sst_trees", DAT
 UNLABELLED = ("stsa.fine.train", "rt-polarity.all", "subj.all", "custrev.all", "mpqa.all")
 IN_A_ROW = 6  # words that two sentences share where one is a part of the other
 
-PHRASES = dict(batch=128, learning_rate=3e-3, epochs=3)
+PHRASES: dict[str, object] = dict(batch=128, learning_rate=3e-3, epochs=3)
 # The sentences are split into words already, by spaces.
 OPTIONS = dict(text="text", label="label", punctuation=False)
-FEW = dict(
+FEW: dict[str, object] = dict(
     batch=64, learning_rate=3e-3, epochs=6, embedding_dropout=0.5, word_dropout=0.2, members=3
 )
 
@@ -250,8 +250,8 @@ def updates(name: str, contender: str, pipe: Any) -> None:
     data = model.prepare(TABLES / f"{table}.parquet", given["validation"], given["test"], Run())
     network: Any = model.build()
     if contender != "gatewise":
-        (encoder,) = network.encoders
-        encoder.first = TorchLayer(encoder.first, "packed" in contender)
+        for encoder in network.encoders:
+            encoder.first = TorchLayer(encoder.first, "packed" in contender)
     optimizer, schedule = model.optimizer(network, data.recipe)
     batches: Any = data.training
     if "any order" in contender:
