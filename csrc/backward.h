@@ -147,7 +147,7 @@ private:
 
         // Returns false where the team is dissolved and this is not its first member.
         bool step(int64_t t, int64_t rows) {
-            add_output_gradient(t, rows);
+            add_given_gradients(t, rows);
             hold_old(t, rows);
             if (p.projection) project_back(t, rows);
             step_back(t, rows);
@@ -164,14 +164,35 @@ private:
             return true;
         }
 
-        void add_output_gradient(int64_t t, int64_t rows) {
-            if (p.grad_output.base == nullptr) return;
-            const Units units = within(p.output_size());
-            for (int64_t r = 0; r < rows; ++r) {
-                const int64_t row = share.first + r;
-                const S* from = static_cast<const S*>(p.grad_output.base) + t * p.grad_output.step + b.plan.order[row] * p.grad_output.row;
-                update_row<T>(carried(0, row) + units.first, units.last - units.first, [](auto x, auto y) { return x + y; }, from + units.first);
+        // Adds the gradients that were given for the states after the step. Then the gradients are whole.
+        void add_given_gradients(int64_t t, int64_t rows) {
+            for (int k = 0; k < cell.states; ++k) {
+                const Steps &given = k == 0 ? p.grad_output : p.grad_history[k], &wanted = p.grad_after[k];
+                if (given.base == nullptr && wanted.base == nullptr) continue;
+                const Units units = within(p.state_size(k));
+                const int64_t n = units.last - units.first;
+                for (int64_t r = 0; r < rows; ++r) {
+                    const int64_t row = share.first + r;
+                    T* to = carried(k, row) + units.first;
+                    if (given.base)
+                        update_row<T>(to, n, [](auto x, auto y) { return x + y; },
+                                      static_cast<const S*>(given.base) + t * given.step + b.plan.order[row] * given.row + units.first);
+                    if (wanted.base)
+                        copy_row(static_cast<S*>(wanted.base) + t * wanted.step + b.plan.order[row] * wanted.row + units.first, to, n);
+                }
             }
+        }
+
+        // Adds the gradients that were given for `count` accumulators from `first` on.
+        void add_to_pre_activations(int64_t t, int64_t rows, int first, int count) {
+            if (p.grad_pre_activations == nullptr) return;
+            const Units units = within(p.units);
+            for (int a = first; a < first + count; ++a)
+                for (int64_t r = 0; r < rows; ++r) {
+                    const T* from = static_cast<const T*>(p.grad_pre_activations) + ((a * p.steps + t) * p.batch + b.plan.order[share.first + r]) * p.units;
+                    T* to = b.pre_activations + (kept_row(t) + r) * size.pre_activations + a * size.units;
+                    update_row<T>(to + units.first, units.last - units.first, [](auto x, auto y) { return x + y; }, from + units.first);
+                }
         }
 
         // Zoneout: the gradient of the share that bypassed the cell.
@@ -236,9 +257,11 @@ private:
             if (rows == 0) return;
             if (cell.second_stage) {
                 table<T>(cell).second_stage_backward(args);
+                add_to_pre_activations(t, rows, cell.accumulators - cell.second_stage, cell.second_stage);
                 args.second_stage_gradient = through_second_stage(args);
             }
-            table<T>(cell).backward(args);
+            table<T>(cell).backward(args);  // it computes those of the second stage again
+            add_to_pre_activations(t, rows, 0, cell.accumulators);
         }
 
         // The gradient of the second stage's recurrent input, through its product.

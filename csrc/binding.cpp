@@ -429,6 +429,16 @@ void set_steps(Call& call, const StepsGiven& given) {
     call.problem.*field = steps(given);
 }
 
+template <Steps (Problem::*field)[max_states]>
+void set_steps(Call& call, const std::vector<StepsGiven>& given) {
+    for (size_t k = 0; k < given.size(); ++k) (call.problem.*field)[k] = steps(given[k]);
+}
+
+template <void* Problem::*field>
+void set_address(Call& call, uintptr_t given) {
+    call.problem.*field = pointer(given);
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -490,16 +500,18 @@ NB_MODULE(_core, m) {
         .def("grad_final", set_rows<&Problem::grad_final>)
         .def("grad_state", set_rows<&Problem::grad_state>)
         .def("recurrent_factor", [](Call& call, const RowsGiven& given) { call.problem.recurrent_factor = rows(given); })
-        .def("zoneout",
-             [](Call& call, const std::vector<StepsGiven>& given) {
-                 for (size_t k = 0; k < given.size(); ++k) call.problem.zoneout[k] = steps(given[k]);
-             })
+        .def("zoneout", set_steps<&Problem::zoneout>)
+        .def("history", set_steps<&Problem::history>)
+        .def("grad_history", set_steps<&Problem::grad_history>)
+        .def("grad_after", set_steps<&Problem::grad_after>)
+        .def("pre_activations", set_address<&Problem::pre_activations>)
+        .def("grad_pre_activations", set_address<&Problem::grad_pre_activations>)
         .def("weights", [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.weights, given.data(), given.size()); })
         .def("grad_weights",
              [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.grad_weights, given.data(), given.size()); })
         .def("lengths", [](Call& call, uintptr_t lengths) { call.problem.lengths = pointer<const int64_t>(lengths); })
-        .def("trace", [](Call& call, uintptr_t trace) { call.problem.trace = pointer(trace); })
-        .def("activations", [](Call& call, uintptr_t activations) { call.problem.activations = pointer(activations); })
+        .def("trace", set_address<&Problem::trace>)
+        .def("activations", set_address<&Problem::activations>)
         .def("activations_size",
              [](const Call& call) {
                  return std::tuple(kernels->activations_row(call.problem, call.storage), kernels->activations_extra(call.storage));

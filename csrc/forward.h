@@ -259,6 +259,8 @@ private:
             if (p.projection) project(t, rows);
             apply_zoneout(t, rows);
             write_output(t, rows);
+            write_history(t, rows);
+            if (p.pre_activations) write_pre_activations(t, rows, at);
         }
 
         void multiply_both(int64_t t, int64_t rows, T* at) {
@@ -383,6 +385,27 @@ private:
                     copy_row(from + units.first, to + units.first, units.last - units.first);
                 }
             }
+        }
+
+        void write_history(int64_t t, int64_t rows) {
+            for (int k = 1; k < cell.states; ++k) {
+                if (p.history[k].base == nullptr) continue;
+                const Units units = within(p.units);
+                for (int64_t r = 0; r < rows; ++r) {
+                    const int64_t row = share.first + r;
+                    S* to = static_cast<S*>(p.history[k].base) + t * p.history[k].step + f.plan.order[row] * p.history[k].row;
+                    copy_row(to + units.first, activations.state[k].at(after(t), row) + units.first, units.last - units.first);
+                }
+            }
+        }
+
+        void write_pre_activations(int64_t t, int64_t rows, const T* at) {
+            const Units units = within(p.units);
+            for (int a = 0; a < cell.accumulators; ++a)
+                for (int64_t r = 0; r < rows; ++r) {
+                    T* to = static_cast<T*>(p.pre_activations) + ((a * p.steps + t) * p.batch + f.plan.order[share.first + r]) * p.units;
+                    copy_row(to + units.first, at + r * size.pre_activations + a * size.units + units.first, units.last - units.first);
+                }
         }
 
         // Prepares the step after `done` steps: ends finished sequences, starts new ones, applies resets, and

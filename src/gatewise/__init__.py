@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         softplus,
         tanh,
     )
+    from gatewise.gates.capture import Traces, trace
     from gatewise.nn import init
     from gatewise.nn.attention import AdditiveAttention, AttentionPooling, MultiplicativeAttention
     from gatewise.nn.convert import convert
@@ -81,6 +82,7 @@ def __dir__() -> list[str]:
 _EXPORTS = {
     "gatewise.cells.catalogue": "CELLS",
     "gatewise.cells.language": "Cell cell detach exp greater log maximum minimum relu sigmoid softplus tanh",
+    "gatewise.gates.capture": "Traces trace",
     "gatewise.nn.init": "init",
     "gatewise.nn.attention": "AdditiveAttention AttentionPooling MultiplicativeAttention",
     "gatewise.nn.convert": "convert",
@@ -150,6 +152,7 @@ __all__ = [
     "Stack",
     "TextClassifier",
     "Trace",
+    "Traces",
     "Translator",
     "cell",
     "convert",
@@ -168,5 +171,6 @@ __all__ = [
     "sigmoid",
     "softplus",
     "tanh",
+    "trace",
     "tune",
 ]

@@ -46,6 +46,7 @@ class Spec:
         transformed: whether a transform of torch.func (vmap, jvp, grad, …) is active.
         recorded: the tool that records torch's operators (see tracing.py), or "".
         single: whether the call is that of a RecurrentCell, which has one step.
+        in_graph: whether torch's dispatcher must see the operations of a traced call (see ``recorded``).
     """
 
     cell: Cell
@@ -64,6 +65,7 @@ class Spec:
     transformed: bool = False
     recorded: str = ""
     single: bool = False
+    in_graph: bool = False
 
     @property
     def output_size(self) -> int:
@@ -179,6 +181,17 @@ class Masks(NamedTuple):
         return cls(lengths, reset, recurrent, tuple(zoneout) or None)  # type: ignore[arg-type]
 
 
+class Adjoints(Protocol):
+    """The gradients of a number with respect to the traced values at every step, along all paths that lead
+    from them to the number, those through later steps too. Only a trace that is differentiable has them."""
+
+    def inputs(self) -> list[Tensor]:
+        """The tensors that ``torch.autograd.grad`` gets as its inputs."""
+
+    def gradients(self, found: Sequence[Tensor | None]) -> dict[str, Tensor]:
+        """The gradients by name, T×B×H, from those of ``inputs``."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The results of a backend.
@@ -189,11 +202,13 @@ class Outcome:
             sequence's first step.
         trace: the traced values by name, T×B×H, zero in the padding. A traced state is the state that the
             next step reads: projected (T×B×P) and after zoneout.
+        adjoints: of the traced values, if they are differentiable.
     """
 
     output: Tensor
     state: tuple[Tensor, ...]
     trace: Mapping[str, Tensor] = field(default_factory=dict)
+    adjoints: Adjoints | None = None
 
 
 class Backend(Protocol):

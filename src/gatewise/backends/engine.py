@@ -47,9 +47,18 @@ def unfit(spec: Spec) -> str | None:
         return "has no operator that torch.jit.trace or ONNX can record"
     if not spec.input_size or not spec.hidden_size:
         return "needs at least one input and one unit"
-    if spec.trace and spec.differentiated:
-        return "cannot trace a call that needs a gradient"
+    if spec.trace and spec.differentiated and (reason := _undifferentiable(spec)):
+        return f"cannot trace a call that needs a gradient {reason}"
     return unnormalised(spec.cell) if spec.layer_norm else None
+
+
+def _undifferentiable(spec: Spec) -> str | None:
+    """Why no engine can trace a call that needs a gradient, as the end of a sentence, or None."""
+    if spec.device.type != "cpu":
+        return f"on '{spec.device.type}'"
+    if spec.dtype not in (torch.float32, torch.float64):
+        return f"in {spec.dtype}"
+    return "in a graph of torch.compile or another tracer" if spec.in_graph else None
 
 
 def unnormalised(cell: Cell) -> str | None:

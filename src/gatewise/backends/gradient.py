@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,21 +38,21 @@ class Run(torch.autograd.Function):
             saved[len(wanted)],
             saved[len(wanted) + 1 :],
         )
-        given = _arguments(ctx.cell, ctx.reverse, tensors, Masks.from_list(rest))
-        if torch.is_grad_enabled() or _batched(grads):  # create_graph or vmap
-            found = _reference_gradients(given, grads, wanted)
+        given = arguments_of(ctx.cell, ctx.reverse, tensors, Masks.from_list(rest))
+        if torch.is_grad_enabled() or batched(grads):  # create_graph or vmap
+            found = gradients_of(_by_reference, given, grads, wanted)
         else:
             plain = [None if g is None else g.resolve_neg() for g in grads]
             found = ctx.engine.backward(given, activations, plain, wanted)
         return None, None, *found
 
 
-def _batched(grads: Sequence[Tensor | None]) -> bool:
+def batched(grads: Sequence[Tensor | None]) -> bool:
     """Whether a gradient is a batch of gradients (``is_grads_batched``), or a zero without memory."""
     return any(is_batched_or_zero(g) for g in grads if g is not None)
 
 
-def _arguments(
+def arguments_of(
     cell: Cell, reverse: bool, tensors: Sequence[Tensor | None], masks: Masks
 ) -> Arguments:
     """The arguments from the result of ``Arguments.tensors``."""
@@ -61,16 +61,19 @@ def _arguments(
     return Arguments(cell, reverse, tensors[0], tuple(tensors[1:first]), weights, masks)  # type: ignore[arg-type]
 
 
-def _reference_gradients(
-    given: Arguments, grads: Sequence[Tensor | None], wanted: Sequence[bool]
+def gradients_of(
+    results: Callable[[Arguments], Sequence[Tensor]],
+    given: Arguments,
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients by the reference, which can be differentiated again and work under vmap."""
+    """The gradients of ``results``, which are torch operations: they can be differentiated again and work
+    under vmap."""
     with torch.enable_grad():
         # views, so that a tensor that is given twice has two gradients
         views = [None if t is None else t.view_as(t) for t in given.tensors()]
-        _, _, x, state, weights, masks = _arguments(given.cell, given.reverse, views, given.masks)
-        outcome = reference.forward(_spec(given), x, state, weights, masks)
-    each = zip((outcome.output, *outcome.state), grads, strict=True)
+        outcome = results(arguments_of(given.cell, given.reverse, views, given.masks))
+    each = zip(outcome, grads, strict=True)
     # a state behind detach requires no gradient
     pairs = [(o, g) for o, g in each if g is not None and o.requires_grad]
     places = [k for k, want in enumerate(wanted) if want]
@@ -88,13 +91,21 @@ def _reference_gradients(
     return found
 
 
-def _spec(given: Arguments) -> Spec:
+def _by_reference(given: Arguments) -> list[Tensor]:
+    _, _, x, state, weights, masks = given
+    outcome = reference.forward(spec_of(given), x, state, weights, masks)
+    return [outcome.output, *outcome.state]
+
+
+def spec_of(given: Arguments, trace: bool = False) -> Spec:
+    """The Spec of a call of the reference with these arguments."""
     return Spec(
         cell=given.cell,
         input_size=given.x.shape[2],
         hidden_size=given.hidden_size,
         proj_size=given.proj_size,
         reverse=given.reverse,
+        trace=trace,
         dtype=given.x.dtype,
         device=given.x.device,
     )

@@ -13,6 +13,7 @@ from gatewise.backends import operators
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights, differentiated, recorded
 from gatewise.backends.engine import Arguments, Engine
 from gatewise.backends.gradient import Run
+from gatewise.backends.history import traced_differentiably
 
 
 def run(
@@ -23,11 +24,13 @@ def run(
     weights: Weights,
     masks: Masks,
 ) -> Outcome:
-    """The outcome. It is differentiable unless ``spec.trace`` is true."""
+    """The outcome. It is differentiable."""
     given = Arguments(spec.cell, spec.reverse, x, state, weights, masks)
     tensors = given.tensors()
     in_graph = recorded(tensors)
     if spec.trace:
+        if not in_graph and spec.differentiated and differentiated(tensors):
+            return traced_differentiably(engine, given)
         return _traced(engine, spec, given, in_graph)
     if in_graph:
         output, *final = torch.ops.gatewise.run(*operators.operands(given))

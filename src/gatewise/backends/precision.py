@@ -42,7 +42,8 @@ def widened(forward: Forward) -> Forward:
             ),
         )
         trace = {name: value.float() for name, value in found.trace.items()}
-        return Outcome(found.output.float(), tuple([s.float() for s in found.state]), trace)
+        state = tuple([s.float() for s in found.state])
+        return Outcome(found.output.float(), state, trace, found.adjoints)
 
     return run
 

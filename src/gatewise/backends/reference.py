@@ -104,7 +104,36 @@ def through_time(
         name: _sequence([values[name] for values in of_steps], valid, x, shapes[name])
         for name in names
     }
-    return Outcome(sequences[output_name], state, sequences if trace else {})
+    output = sequences[output_name]
+    if not trace:
+        return Outcome(output, state)
+    needed = torch.is_grad_enabled() and any(s.requires_grad for s in sequences.values())
+    return Outcome(output, state, sequences, _Adjoints(of_steps, sequences) if needed else None)
+
+
+class _Adjoints:
+    """See ``contract.Adjoints``. ``of_steps`` are the named values of each step, ``like`` those of all steps."""
+
+    def __init__(
+        self, of_steps: Sequence[Mapping[str, Tensor]], like: Mapping[str, Tensor]
+    ) -> None:
+        self._of_steps, self._like = of_steps, like
+        self._places = [
+            (t, name)
+            for t, named in enumerate(of_steps)
+            for name, value in named.items()
+            if value.requires_grad
+        ]
+
+    def inputs(self) -> list[Tensor]:
+        return [self._of_steps[t][name] for t, name in self._places]
+
+    def gradients(self, found: Sequence[Tensor | None]) -> dict[str, Tensor]:
+        whole = {name: torch.zeros_like(value) for name, value in self._like.items()}
+        for (t, name), gradient in zip(self._places, found, strict=True):
+            if gradient is not None:
+                whole[name][t] = gradient
+        return whole
 
 
 def step_order(steps: int, reverse: bool) -> Sequence[int]:

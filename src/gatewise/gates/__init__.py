@@ -1,4 +1,4 @@
-"""What gates do: pages, statistics, memory, interventions, attributions. A name is imported at its first use."""
+"""What gates do: traces, pages, statistics, memory, interventions, attributions. A name is imported at its first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from gatewise.gates.alike import Alike, OnIndex
     from gatewise.gates.attribution import gradient_times_input, integrated_gradients, occlusion
     from gatewise.gates.callback import MonitorCallback
+    from gatewise.gates.capture import Traces, trace
     from gatewise.gates.decomposition import contextual_contributions, contextual_decomposition
     from gatewise.gates.explained import Attribution
     from gatewise.gates.horizon import Horizon, memory_horizon
@@ -24,6 +25,7 @@ _EXPORTS = {
     "alike": "Alike OnIndex",
     "attribution": "gradient_times_input integrated_gradients occlusion",
     "callback": "MonitorCallback",
+    "capture": "Traces trace",
     "decomposition": "contextual_contributions contextual_decomposition",
     "explained": "Attribution",
     "horizon": "Horizon memory_horizon",
@@ -61,6 +63,7 @@ __all__ = [
     "OnIndex",
     "Probe",
     "Statistics",
+    "Traces",
     "ablate",
     "clamp",
     "contextual_contributions",
@@ -75,5 +78,6 @@ __all__ = [
     "occlusion",
     "patch",
     "probe",
+    "trace",
     "write_page",
 ]

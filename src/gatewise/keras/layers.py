@@ -18,9 +18,11 @@ from gatewise.backends.contract import Masks, Outcome, Weights, differentiated
 from gatewise.backends.registry import choose, run
 from gatewise.backends.tracing import recorded_by, unrecorded
 from gatewise.cells.language import Cell
+from gatewise.errors import OptionError
 from gatewise.keras.activations import name_of
 from gatewise.keras.cells import cell_of
 from gatewise.keras.steps import Steps, steps_of
+from gatewise.nn.trace import Trace
 
 # Dropout factors B×n, drawn once for all steps: one tensor for all gates, or a list with one for each gate.
 Factors = Tensor | list[Tensor] | None
@@ -69,6 +71,36 @@ class _GatewiseLoop:
             return super().inner_loop(  # type: ignore[misc]
                 sequences, initial_state, mask=mask, training=training
             )
+        steps, outcome, _ = self._run(sequences, initial_state, mask, training, False)
+        zero = self.zero_output_for_mask  # type: ignore[attr-defined]
+        last = steps.last(outcome.state[0], zero)
+        outputs = last
+        if self.return_sequences:  # type: ignore[attr-defined]
+            outputs = steps.outputs(outcome.output, zero).transpose(0, 1)
+        return last, outputs, list(outcome.state[: len(initial_state)])
+
+    def traced(
+        self, sequences: Tensor, initial_state: Any, mask: Any, training: bool | None = False
+    ) -> tuple[Tensor, Trace]:
+        """The last output of ``inner_loop``, and the trace of its steps in the order of the input, with the
+        dropout masks that the layer's cell has drawn. Masked steps are zero.
+
+        Raises:
+            OptionError: gatewise has no equations for the layer.
+        """
+        if reason := self._unsupported(training):
+            raise OptionError(
+                f"the Keras layer '{self.name}' has {reason}; leave it out with modules="  # type: ignore[attr-defined]
+            )
+        steps, outcome, cell = self._run(sequences, initial_state, mask, training, True)
+        values = {name: [[steps.in_time(v).transpose(0, 1)]] for name, v in outcome.trace.items()}
+        last = steps.last(outcome.state[0], self.zero_output_for_mask)  # type: ignore[attr-defined]
+        return last, Trace(values, None if steps.moved else steps.lengths, cell)
+
+    def _run(
+        self, sequences: Tensor, initial_state: Any, mask: Any, training: bool | None, trace: bool
+    ) -> tuple[Steps, Outcome, Cell]:
+        """The steps that are run, their outcome, and the cell."""
         if isinstance(mask, (list, tuple)):
             mask = mask[0]
         of_input, of_state = self._factors(sequences, initial_state, training)
@@ -78,15 +110,8 @@ class _GatewiseLoop:
         steps = steps_of(mask, self.go_backwards)  # type: ignore[attr-defined]
         state = self._state(initial_state, x, separate_gates)
         factor = torch.cat(of_state, -1) if isinstance(of_state, list) else of_state
-        outcome = _run(
-            self._equations(separate_gates), steps, steps.taken(x), state, weights, factor
-        )
-        zero = self.zero_output_for_mask  # type: ignore[attr-defined]
-        last = steps.last(outcome.state[0], zero)
-        outputs = last
-        if self.return_sequences:  # type: ignore[attr-defined]
-            outputs = steps.outputs(outcome.output, zero).transpose(0, 1)
-        return last, outputs, list(outcome.state[: len(initial_state)])
+        cell = self._equations(separate_gates)
+        return steps, _run(cell, steps, steps.taken(x), state, weights, factor, trace), cell
 
     def _check_recordable(self, reason: str | None) -> None:
         """Raises BackendError where torch.jit.trace or an exporter would record a graph that is valid for
@@ -167,12 +192,14 @@ def _run(
     state: tuple[Tensor, ...],
     weights: Weights,
     factor: Tensor | None,
+    trace: bool,
 ) -> Outcome:
     choice = choose(
         cell=cell,
         input_size=x.shape[2],
         hidden_size=state[0].shape[1],
         reverse=steps.reverse,
+        trace=trace,
         dtype=x.dtype,
         device=x.device,
         masks=() if factor is None else ("recurrent",),

@@ -42,12 +42,14 @@ class Steps:
         lengths: B, the numbers of unmasked steps; None without a mask.
         front: T×B, the step that is moved to each place; None where no step moves.
         reverse: whether the steps are run backward.
+        backwards: whether Keras's order of the steps is from the last to the first.
     """
 
     mask: Tensor | None = None
     lengths: Tensor | None = None
     front: Tensor | None = None
     reverse: bool = False
+    backwards: bool = False
 
     def taken(self, x: Tensor) -> Tensor:
         """The part of an input B×T×I that is run, T×B×I."""
@@ -72,6 +74,18 @@ class Steps:
         y = F.embedding(rows, y.flatten(0, 1))
         return torch.where((self.mask if zero else count > 0)[..., None], y, 0)
 
+    @property
+    def moved(self) -> bool:
+        """Whether unmasked steps were moved to the front, so that they have other places than in the input."""
+        return self.front is not None
+
+    def in_time(self, y: Tensor) -> Tensor:
+        """The values of the steps of the input, T×B×…, from those of the steps that were run; zero where masked."""
+        if self.front is None:
+            return y
+        in_order = self.outputs(y, zero=True)
+        return in_order.flip(0) if self.backwards else in_order
+
     def last(self, h: Tensor, zero: bool) -> Tensor:
         """The output of Keras's last step; ``h``, B×H, is the state after it."""
         if self.mask is None:
@@ -95,7 +109,8 @@ def steps_of(mask: Tensor | None, backwards: bool) -> Steps:
         if torch.equal(counts, valid_steps(steps, lengths)):
             return Steps(taken, lengths, reverse=backwards)
     front = _counted_first(taken, lengths)
-    return Steps(taken, lengths, steps - 1 - front if backwards else front)
+    place = steps - 1 - front if backwards else front
+    return Steps(taken, lengths, place, backwards=backwards)
 
 
 def _counted_first(taken: Tensor, lengths: Tensor) -> Tensor:

@@ -178,6 +178,13 @@ def _check_finite(name: str, module: nn.Module) -> None:
         )
 
 
+def counterpart(theirs: nn.Module, backend: str = "auto") -> nn.Module | None:
+    """gatewise's module for one of torch's recurrent modules, or of a class derived from one, with the same
+    parameters; None for any other module."""
+    kind = next((each for each in _OURS if isinstance(theirs, each)), None)
+    return None if kind is None else _replacement(theirs, kind, backend)
+
+
 def _replacement(theirs: nn.Module, kind: type[nn.Module], backend: str) -> nn.Module:
     first = next(theirs.parameters(), None)
     ours = _OURS[kind](

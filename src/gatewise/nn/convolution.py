@@ -31,7 +31,7 @@ from gatewise.nn.runs import LayerRun, Runner
 from gatewise.nn.sequences import State, reset_reversed, stacked
 from gatewise.nn.states import states_given
 from gatewise.nn.structure import structure
-from gatewise.nn.trace import Trace
+from gatewise.nn.trace import Trace, adjoints_of
 from gatewise.options import flag, integer, short_repr
 
 if TYPE_CHECKING:
@@ -173,7 +173,11 @@ class ConvRecurrent(nn.Module):
         elif self.batch_first:
             output = output.transpose(0, 1)
         hn = final if len(final) > 1 else final[0]
-        return (output, hn, Trace(found.traced, given, self.cell)) if trace else (output, hn)
+        if not trace:
+            return output, hn
+        cell = self.cell
+        adjoints = adjoints_of(found.adjoints, given, cell)
+        return output, hn, Trace(found.traced, given, cell, adjoints)
 
     def extra_repr(self) -> str:
         shown = [f"{self.input_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}"]

@@ -269,7 +269,10 @@ def _reordered(trace: Trace, order: Tensor, lengths: Tensor | None) -> Trace:
         ]
         for name in trace
     }
-    return Trace(values, lengths, trace.cell)
+    adjoints = None
+    if trace.differentiable:
+        adjoints = lambda of: _reordered(trace.gradients(of), order, lengths)  # noqa: E731
+    return Trace(values, lengths, trace.cell, adjoints)
 
 
 def _both_directions(one: Trace, other: Trace) -> Trace:
@@ -279,4 +282,7 @@ def _both_directions(one: Trace, other: Trace) -> Trace:
         for name in one
         if name in other.names
     }
-    return Trace(values, one.lengths, one.cell if one.cell == other.cell else None)
+    adjoints = None
+    if one.differentiable and other.differentiable:
+        adjoints = lambda of: _both_directions(one.gradients(of), other.gradients(of))  # noqa: E731
+    return Trace(values, one.lengths, one.cell if one.cell == other.cell else None, adjoints)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Outcome
+from gatewise.backends.contract import Adjoints, Outcome
 
 # Runs one layer in one direction. Arguments: the layer's index, whether the direction is reversed, the
 # suffix of the parameters' names, the input T×B×… and the initial states, each B×….
@@ -25,12 +25,13 @@ class LayersOutcome(NamedTuple):
 
     output: the output of the last layer. final: the final states of each layer and direction; the
     directions of a layer follow each other. traced: the traced values by name, for each layer and
-    direction, B×T×….
+    direction, B×T×…. adjoints: those of each layer and direction; None for a trace without.
     """
 
     output: Tensor
     final: list[tuple[Tensor, ...]]
     traced: dict[str, list[list[Tensor]]]
+    adjoints: list[list[Adjoints]] | None = None
 
 
 def run_layers(
@@ -57,17 +58,21 @@ def run_layers(
     """
     final: list[tuple[Tensor, ...]] = []
     values: dict[str, list[list[Tensor]]] = {name: [] for name in traced}
+    adjoints: list[list[Adjoints | None]] = []
     for layer, of_layer in enumerate(suffixes):
         read = between(x) if layer else x
         outputs = []
         for of_name in values.values():
             of_name.append([])
+        adjoints.append([])
         for direction, suffix in enumerate(of_layer):
             outcome = run_one(layer, direction == 1, suffix, read, states[len(final)])
             outputs.append(outcome.output)
             final.append(outcome.state)
+            adjoints[layer].append(outcome.adjoints)
             for name, of_name in values.items():
                 of_name[layer].append(outcome.trace[name].transpose(0, 1))
         output = torch.cat(outputs, channels) if len(outputs) > 1 else outputs[0]
         x = output if connect is None else connect(layer, output, x)
-    return LayersOutcome(x, final, values)
+    whole = all(each is not None for of_layer in adjoints for each in of_layer)
+    return LayersOutcome(x, final, values, adjoints if whole else None)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ from gatewise.nn.sequences import (
 )
 from gatewise.nn.states import states_given
 from gatewise.nn.stream import Stream
-from gatewise.nn.trace import Trace
+from gatewise.nn.trace import Trace, adjoints_of
 from gatewise.nn.traced import is_torchs, run_recorded
 from gatewise.options import flag, probability
 
@@ -293,7 +293,11 @@ class Recurrent(RecurrentCore):
         result = _as_given(found.output, packed, given, batched, time_major)
         final = tuple([stacked(each, batched) for each in zip(*found.final, strict=True)])
         hn = final if len(final) > 1 else final[0]
-        return (result, hn, Trace(found.traced, given, self.config.cell)) if trace else (result, hn)
+        if not trace:
+            return result, hn
+        cell = self.config.cell
+        adjoints = adjoints_of(found.adjoints, given, cell)
+        return result, hn, Trace(found.traced, given, cell, adjoints)
 
     if TYPE_CHECKING:
         __call__ = forward  # torch declares that a call returns Any

@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.backends.contract import Choice, Masks, Outcome, Weights, differentiated
+from gatewise.backends.contract import (
+    Choice,
+    Masks,
+    Outcome,
+    Weights,
+    differentiated,
+    recorded,
+)
 from gatewise.backends.registry import choose, run
 from gatewise.backends.tracing import recorded_by
 from gatewise.nn.checks import check_input
@@ -132,6 +139,7 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
             differentiated=differentiated((x, *state, *weights.listed(config.cell))),
             steps=steps,
             batch=batch,
+            in_graph=trace and recorded((x, *state, *weights.listed(config.cell))),
         )
 
     def _run_layers(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from gatewise.backends.contract import Adjoints
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, near
 
@@ -14,20 +17,28 @@ class Trace:
     """The named values of a cell, by layer and direction.
 
     ``trace.f[layer][direction]`` (or ``trace["f"][layer][direction]``) is B×T×H, also for a layer that is
-    not ``batch_first``. Padding is zero. ``trace.names`` has the names. ``trace.lengths`` has the lengths
-    of the sequences, or is None if none were given. ``trace.cell`` is the layer's cell, or None if the layer
-    is not made of one, as the mLSTM.
+    not ``batch_first``. Padding is zero.
+
+    Attributes:
+        names: the names of the values.
+        lengths: B integers, the lengths of the sequences, or None if none were given.
+        cell: the :class:`gatewise.Cell`, or None for a layer that has none (an mLSTM).
+        calls: the number of steps of each call of the module, if :func:`gatewise.trace` joined several.
     """
 
     def __init__(
         self,
-        values: Mapping[str, list[list[Tensor]]],
+        values: Mapping[str, Any],
         lengths: Tensor | None,
         cell: Cell | None = None,
+        adjoints: Callable[[Tensor], Trace] | None = None,
+        calls: Sequence[int] = (),
     ) -> None:
         self._values = dict(values)
         self.lengths = lengths
         self.cell = cell
+        self.calls = tuple(calls)
+        self._adjoints = adjoints
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,6 +59,37 @@ class Trace:
             raise AttributeError(f"this trace has no '{name}'; it has: {', '.join(self._values)}")
         return self._values[name]
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether :meth:`gradients` has an answer."""
+        return self._adjoints is not None
+
+    def gradients(self, of: Tensor) -> Trace:
+        """The gradient of a number with respect to each traced value at each step, as a trace.
+
+        It is the whole derivative: of a step's value along every path to the number, also through all later
+        steps. The number must have been computed from the layer's output or from the trace, in a call that
+        was differentiable. The graph is kept, so that it can be used again.
+
+        Args:
+            of: a tensor with one number, such as a logit or a loss.
+
+        Raises:
+            OptionError: the trace has no gradient, or ``of`` is not one number that depends on parameters.
+        """
+        if self._adjoints is None:
+            raise OptionError(
+                "this trace has no gradient: trace a recurrent layer with gradients enabled, by "
+                "gatewise.trace(…, differentiable=True)"
+            )
+        if not isinstance(of, Tensor) or of.numel() != 1 or not of.requires_grad:
+            shown = tuple(of.shape) if isinstance(of, Tensor) else type(of).__name__
+            raise OptionError(
+                f"gradients takes a tensor with one number that was computed with gradients enabled, not "
+                f"{shown}; sum it, or take one of its numbers"
+            )
+        return self._adjoints(of)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
@@ -55,3 +97,30 @@ class Trace:
         layers = next(iter(self._values.values()))
         shape = "×".join(map(str, layers[0][0].shape))
         return f"<trace of {', '.join(self._values)}: layers {len(layers)}, directions {len(layers[0])}, {shape}>"
+
+
+def adjoints_of(
+    each: Sequence[Sequence[Adjoints]] | None, lengths: Tensor | None, cell: Cell
+) -> Callable[[Tensor], Trace] | None:
+    """The argument ``adjoints`` of a Trace, from those of each layer and direction."""
+    if each is None:
+        return None
+
+    def gradients(of: Tensor) -> Trace:
+        runs = [adjoints for of_layer in each for adjoints in of_layer]
+        inputs = [adjoints.inputs() for adjoints in runs]
+        flat = [tensor for given in inputs for tensor in given]
+        found = iter(torch.autograd.grad(of, flat, retain_graph=True, allow_unused=True))
+        named = [
+            run.gradients([next(found) for _ in given])
+            for run, given in zip(runs, inputs, strict=True)
+        ]
+        ahead = iter(named)
+        by_layer = [[next(ahead) for _ in of_layer] for of_layer in each]
+        values = {
+            name: [[one[name].transpose(0, 1) for one in of_layer] for of_layer in by_layer]
+            for name in named[0]
+        }
+        return Trace(values, lengths, cell)
+
+    return gradients

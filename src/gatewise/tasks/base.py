@@ -112,6 +112,10 @@ class Task(BaseEstimator):
         :meth:`write_gates`."""
         raise OptionError(f"a model of the task {self.name!r} has no page of its gates")
 
+    def run_inputs(self, network: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        """What the network returns for the result of :meth:`inputs`, for :func:`gatewise.trace`."""
+        return network(*inputs)
+
     def value_of(self, name: str) -> Any:
         """The value of an option; of one that is None, the default that depends on other options, if it has one."""
         return getattr(self, name)

@@ -64,6 +64,9 @@ def _steps(tensor: Tensor) -> tuple[int, int, int]:
     return tensor.data_ptr(), step, row
 
 
+_NOTHING = (0, 0, 0)  # in place of the result of _steps
+
+
 def _rows(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.stride(0)
 
@@ -185,6 +188,24 @@ def forward_saving(given: Arguments) -> list[Any]:
     return [*_run(given, call), activations]
 
 
+def forward_saving_history(given: Arguments) -> list[Any]:
+    """The output, the final states, the saved activations, the history of the states and the pre-activations.
+
+    The history has each state but the first after each step, T×B×H; the first state is the output. The
+    pre-activations are those that the equations read, in the order of ``layout``: accumulators×T×B×H. All
+    are zero in the padding.
+    """
+    call, (steps, batch, _), units = _Call(given), given.x.shape, given.hidden_size
+    make = given.x.new_empty if given.masks.lengths is None else given.x.new_zeros
+    history = [make(steps, batch, units) for _ in given.state[1:]]
+    pre_activations = make(len(layout(given.cell).accumulators), steps, batch, units)
+    activations = _kept_activations(call)
+    call.native.activations(activations.data_ptr())
+    call.native.history([_NOTHING, *map(_steps, history)])
+    call.native.pre_activations(pre_activations.data_ptr())
+    return [*_run(given, call), activations, *history, pre_activations]
+
+
 def _run(given: Arguments, call: _Call) -> list[Tensor]:
     x, state = given.x, given.state
     output = x.new_empty(*x.shape[:2], state[0].shape[1])
@@ -231,7 +252,43 @@ def backward(
 
     ``grads`` are the gradients of the output and the final states.
     """
-    filled = _Call(given)
+    return _backward(_Call(given), given, activations, grads, wanted)
+
+
+def backward_of_history(
+    given: Arguments,
+    activations: Any,
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    after: bool,
+) -> tuple[list[Tensor | None], list[Tensor]]:
+    """The gradients as from ``backward``; and, with ``after``, the whole gradient of each state after each
+    step, T×B×H, zero in the padding.
+
+    ``grads`` are the gradients of the results of ``forward_saving_history`` without the saved activations.
+    """
+    call, of_states, (steps, batch, _) = _Call(given), len(given.state), given.x.shape
+    plain, history, pre_activations = grads[: 1 + of_states], grads[1 + of_states : -1], grads[-1]
+    kept = [None if g is None else _dense(g) for g in history]
+    call.native.grad_history([_NOTHING, *(_NOTHING if g is None else _steps(g) for g in kept)])
+    if pre_activations is not None:
+        pre_activations = pre_activations.contiguous()
+        call.native.grad_pre_activations(pre_activations.data_ptr())
+    found: list[Tensor] = []
+    if after:
+        make = given.x.new_empty if given.masks.lengths is None else given.x.new_zeros
+        found = [make(steps, batch, state.shape[1]) for state in given.state]
+        call.native.grad_after([_steps(g) for g in found])
+    return _backward(call, given, activations, plain, wanted), found
+
+
+def _backward(
+    filled: _Call,
+    given: Arguments,
+    activations: Any,
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
     call = filled.native
     call.activations(activations.data_ptr())
     kept = [None if g is None else _dense(g) for g in grads]

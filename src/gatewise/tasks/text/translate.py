@@ -536,6 +536,12 @@ class Translator(Task):
         ids = flat(np.array([*each, END]) for each in self.source_tokenizer_.encoded(texts))
         return padded_ids(*ids, np.arange(len(ids[1]) - 1), PAD)
 
+    def run_inputs(self, network: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        """What the encoder returns: a trace has no target text for the decoder to read."""
+        assert isinstance(network, TranslationNetwork)
+        source, lengths = inputs
+        return network.encoder(network.source_embedding(source), lengths=lengths)
+
     def traced(self, inputs: tuple[Any, ...], device: torch.device = CPU) -> Trace:
         """The trace of the encoder."""
         network = self.network_on(device)

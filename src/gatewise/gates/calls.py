@@ -1,0 +1,331 @@
+"""The calls of a recurrent module while a model runs, and their traces.
+
+A module with a whole sequence in a call is traced at once. The calls of a step cell, one step each, are
+traced together when the model has run: the state before each step is known then, so all steps are rows of
+one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from gatewise.backends.contract import Masks, differentiated, valid_steps
+from gatewise.backends.registry import choose, run
+from gatewise.errors import BackendError, OptionError
+from gatewise.nn.autocast import autocast_dtype, cast, cast_states
+from gatewise.nn.convert import counterpart
+from gatewise.nn.convolution import ConvRecurrent
+from gatewise.nn.directions import Bidirectional, Reversed
+from gatewise.nn.lengths import checked_lengths
+from gatewise.nn.mlstm import MLSTM
+from gatewise.nn.parameters import step_parameters, weights_of
+from gatewise.nn.recurrent import Recurrent
+from gatewise.nn.states import states_given
+from gatewise.nn.step import RecurrentCell
+from gatewise.nn.trace import Trace
+
+# gatewise's modules that return a trace of their own.
+LAYERS = (Recurrent, ConvRecurrent, MLSTM, Reversed, Bidirectional)
+
+# What a recomputed output may differ from the module's, as a share of its largest number, by dtype.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+_COARSE = 0.1  # of dtypes with fewer digits
+
+
+class Sink(Protocol):
+    """Where the traces of a module's calls go."""
+
+    # whether each call is traced as a whole, and its trace kept in memory
+    whole: bool
+
+    def check(self, name: str, layer: nn.Module, arguments: dict[str, Any]) -> None:
+        """Raises TooLargeError if the trace of the call would not fit."""
+
+    def put(self, name: str, trace: Trace | Sequence[Any]) -> None:
+        """Takes the trace of a whole call."""
+
+    def run(self, name: str, layer: nn.Module, arguments: dict[str, Any]) -> None:
+        """Traces a call in pieces."""
+
+
+Handle = Any  # of a registered hook
+
+
+def watcher(module: nn.Module) -> Callable[..., Any] | None:
+    """The class below that traces the calls of ``module``; None for a module that is not recurrent."""
+    if isinstance(module, LAYERS):
+        return LayerCalls
+    if isinstance(module, RecurrentCell | nn.RNNCellBase):
+        return StepCalls
+    return TorchCalls if isinstance(module, nn.RNNBase) else None
+
+
+class LayerCalls:
+    """The calls of one of gatewise's layers. Where the same backend runs a call with and without a trace, the
+    call itself returns the trace. Otherwise the call is run a second time."""
+
+    def __init__(
+        self, name: str, module: nn.Module, sink: Sink, lengths: Any, differentiable: bool
+    ) -> None:
+        self.name, self.module, self.sink, self.lengths = name, module, sink, lengths
+        self.differentiable = differentiable
+        self._one_pass, self._random_state = False, torch.empty(0)
+        self.finish = lambda: None
+
+    def attach(self) -> list[Handle]:
+        before = self.module.register_forward_pre_hook(self._before, with_kwargs=True)
+        after = self.module.register_forward_hook(self._after, with_kwargs=True, prepend=True)
+        return [before, after]
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments = _named(args, kwargs)
+        own = arguments.get("trace", False)
+        self._random_state = torch.get_rng_state() if module.training else torch.empty(0)
+        self.sink.check(self.name, module, self._with_lengths(arguments))
+        added = "lengths" in self._with_lengths(arguments) and arguments.get("lengths") is None
+        self._one_pass = self.sink.whole and not own and not added and _alike(module, arguments)
+        return (args, {**kwargs, "trace": True}) if self._one_pass else None
+
+    def _after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> Any:
+        arguments = _named(args, kwargs)
+        if self._one_pass:
+            self.sink.put(self.name, result[2])
+            return result[:2]
+        if arguments.pop("trace", False) and self.sink.whole and self.lengths is None:
+            self.sink.put(self.name, result[2])
+            return None
+        arguments = self._with_lengths(arguments)
+        with replayed(self._random_state):
+            if self.sink.whole:
+                self.sink.put(self.name, module.forward(**arguments, trace=True)[2])
+            else:
+                self.sink.run(self.name, module, arguments)
+        return None
+
+    def _with_lengths(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        packed = isinstance(arguments["input"], PackedSequence)
+        if self.lengths is None or packed or arguments.get("lengths") is not None:
+            return arguments
+        return {**arguments, "lengths": self.lengths}
+
+
+class TorchCalls(LayerCalls):
+    """The calls of one of torch's layers. Each is run a second time, by gatewise's layer with the same
+    parameters and dropout masks. Its output must agree with the module's."""
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._random_state = torch.get_rng_state() if module.training else torch.empty(0)
+        return None
+
+    def _after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> Any:
+        layer: Any = counterpart(module)
+        arguments = self._with_lengths(_named(args, kwargs))
+        self.sink.check(self.name, layer, arguments)
+        with replayed(self._random_state):
+            if not self.sink.whole:
+                self.sink.run(self.name, layer, arguments)
+                return None
+            output, state, trace = layer.forward(**arguments, trace=True)
+        self.sink.put(self.name, trace)
+        if arguments.get("lengths") is None:
+            _check_agreement(self.name, module, output, result[0])
+            if self.differentiable:
+                return _valued(output, result[0]), _valued(state, result[1])
+        return None
+
+
+class StepCalls:
+    """The calls of a step cell, of gatewise or of torch."""
+
+    def __init__(
+        self, name: str, module: nn.Module, sink: Sink, lengths: Any, differentiable: bool
+    ) -> None:
+        self.name, self.module, self.sink, self.lengths = name, module, sink, lengths
+        self.cell: Any = module if isinstance(module, RecurrentCell) else counterpart(module)
+        self.inputs: list[Tensor] = []
+        self.states: list[tuple[Tensor, ...]] = []
+        self.last: Any = None
+        self.dtype: torch.dtype | None = None
+
+    def attach(self) -> list[Handle]:
+        return [self.module.register_forward_hook(self._after, with_kwargs=True, prepend=True)]
+
+    def _after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        arguments = _named(args, kwargs)
+        x, hx = arguments["input"], arguments.get("hx")
+        self.dtype = dtype = autocast_dtype(x)
+        x, hx = (x, hx) if dtype is None else (cast(x, dtype), cast_states(hx, dtype))
+        config = self.cell.config
+        if hx is None:
+            hx = (x.new_zeros(*x.shape[:-1], config.hidden_size),) * len(config.cell.state)
+        state = states_given(config.cell, hx, single=True)
+        batched = x.dim() == 2
+        self.inputs.append(x if batched else x[None])
+        self.states.append(tuple(s if batched else s[None] for s in state))
+        if self.inputs[0].shape != self.inputs[-1].shape:
+            raise _other_batch(self.name, len(self.inputs[0]), len(self.inputs[-1]))
+        self.last = result
+
+    def finish(self) -> None:
+        """Traces all calls: T calls with B sequences are one step of T·B sequences."""
+        if not self.inputs:
+            return
+        steps, batch = len(self.inputs), len(self.inputs[0])
+        config = self.cell.config
+        stored = step_parameters(self.cell, config, "")
+        weights = weights_of(config, "", stored, self.dtype)
+        x = torch.cat(self.inputs)[None]
+        state = tuple(torch.cat(each) for each in zip(*self.states, strict=True))
+        choice = choose(
+            self.cell.backend,
+            cell=config.cell,
+            input_size=config.input_size,
+            hidden_size=config.hidden_size,
+            dtype=x.dtype,
+            device=x.device,
+            layer_norm=config.layer_norm,
+            trace=True,
+            differentiated=differentiated((x, *state, *weights.listed(config.cell))),
+        )
+        found = run(choice, x, state, weights, Masks())
+        last = self.last[0] if isinstance(self.last, tuple) else self.last
+        _check_agreement(self.name, self.module, found.state[0][-batch:], last.view(batch, -1))
+        like = x.new_empty(steps, batch, 0)
+        lengths = checked_lengths(self.lengths, like)
+        valid = None if lengths is None else valid_steps(steps, lengths)[..., None]
+        values = {}
+        for name, value in found.trace.items():
+            by_step = value[0].unflatten(0, (steps, batch))
+            by_step = by_step if valid is None else torch.where(valid, by_step, 0)
+            values[name] = [[by_step.transpose(0, 1)]]
+        self.sink.put(self.name, Trace(values, lengths, config.cell, calls=(1,) * steps))
+
+
+class replayed:  # noqa: N801  it is used as a function
+    """A block that draws the random numbers that were drawn from ``state`` on, and leaves the generator as it
+    is. Without a state it does nothing."""
+
+    def __init__(self, state: Tensor) -> None:
+        self._state = state
+
+    def __enter__(self) -> None:
+        if len(self._state):
+            self._now = torch.get_rng_state()
+            torch.set_rng_state(self._state)
+
+    def __exit__(self, *_: object) -> None:
+        if len(self._state):
+            torch.set_rng_state(self._now)
+
+
+class _Valued(torch.autograd.Function):
+    """The numbers of ``theirs`` with the gradient of ``ours``."""
+
+    @staticmethod
+    def forward(ctx: Any, ours: Tensor, theirs: Tensor) -> Tensor:
+        return theirs.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return grads[0], None
+
+
+def _valued(ours: Any, theirs: Any) -> Any:
+    if isinstance(theirs, PackedSequence):
+        return theirs._replace(data=_valued(ours.data, theirs.data))
+    if isinstance(theirs, tuple):
+        return tuple(_valued(a, b) for a, b in zip(ours, theirs, strict=True))
+    return _Valued.apply(ours, theirs)
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a recurrent module's call by name."""
+    return dict(zip(("input", "hx", "lengths", "reset", "trace"), args, strict=False)) | kwargs
+
+
+def _alike(module: nn.Module, arguments: dict[str, Any]) -> bool:
+    """Whether the same backend runs the call with and without a trace, so that both have the same bits."""
+    given = arguments["input"]
+    x = given.data if isinstance(given, PackedSequence) else given
+    reset = arguments.get("reset")
+    for layer in module.modules():
+        if isinstance(layer, Recurrent):
+            like = x.new_empty(1, 1, layer.input_size)
+            one, other = (
+                layer.choose_backend(like, reset=reset, trace=trace).backend
+                for trace in (False, True)
+            )
+            if one != other or one not in ("cpu", "reference"):
+                return False
+    return True
+
+
+def _check_agreement(name: str, module: nn.Module, ours: Any, theirs: Any) -> None:
+    """Raises BackendError unless gatewise's output agrees with the module's."""
+    if isinstance(theirs, PackedSequence):
+        ours, theirs = ours.data, theirs.data
+    ours, theirs = ours.detach(), theirs.detach()
+    if not theirs.numel() or theirs.is_meta:
+        return
+    off = (ours.to(theirs.dtype) - theirs).abs().max()
+    bound = _TOLERANCE.get(theirs.dtype, _COARSE) * theirs.abs().max().clamp(min=1)
+    if off > bound:
+        raise BackendError(
+            f"'{name}' is a {type(module).__name__} whose output differs by {float(off):.2g} from that of torch's "
+            f"equations with its weights, so it computes something else; leave it out with modules="
+        )
+
+
+def joined(name: str, traces: Sequence[Trace]) -> Trace:
+    """The traces of a module's calls as one, the steps of a call after those of the call before. Padding
+    between two calls is removed."""
+    if len(traces) == 1:
+        return traces[0]
+    first = traces[0]
+    batches = {len(trace[trace.names[0]][0][0]) for trace in traces}
+    if len(batches) > 1 or any(trace.names != first.names for trace in traces):
+        raise _other_batch(name, *sorted(batches)[:2])
+    calls = [trace[trace.names[0]][0][0].shape[1] for trace in traces]
+    values = {
+        value: [
+            [torch.cat(each, 1) for each in zip(*of_layer, strict=True)]
+            for of_layer in zip(*[trace[value] for trace in traces], strict=True)
+        ]
+        for value in first.names
+    }
+    if all(trace.lengths is None for trace in traces):
+        return Trace(values, None, first.cell, calls=calls)
+    parts = []
+    for trace, steps in zip(traces, calls, strict=True):
+        like = first[first.names[0]][0][0]
+        lengths = like.new_full((len(like),), steps, dtype=torch.long)
+        lengths = lengths if trace.lengths is None else trace.lengths
+        parts.append(valid_steps(steps, lengths).T)
+    valid = torch.cat(parts, 1)
+    order = torch.sort((~valid).int(), dim=1, stable=True).indices
+
+    def moved(value: Tensor) -> Tensor:
+        index = order[(..., *[None] * (value.dim() - 2))].expand_as(value)
+        return value.gather(1, index)
+
+    values = {n: [[moved(v) for v in each] for each in of] for n, of in values.items()}
+    return Trace(values, valid.sum(1), first.cell, calls=calls)
+
+
+def _other_batch(name: str, *batches: int) -> OptionError:
+    found = " and ".join(str(batch) for batch in batches)
+    return OptionError(
+        f"'{name}' is called several times, with {found} sequences; the calls are joined along time, so they "
+        f"must have the same sequences: leave it out with modules="
+    )

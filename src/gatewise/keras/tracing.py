@@ -1,0 +1,98 @@
+"""Traces of Keras models: the calls of Keras's LSTM, GRU and SimpleRNN, run a second time by gatewise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import torch
+from torch import Tensor
+
+from gatewise.errors import BackendError, OptionError, near, some
+from gatewise.keras.layers import GRU, LSTM, SimpleRNN
+
+# Keras's layers, and gatewise's of the same equations.
+_OURS = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN}
+_TOLERANCE = 1e-3
+
+
+def watchers_of(
+    model: Any, chosen: list[str] | None, sink: Any, lengths: Any, differentiable: bool
+) -> list[KerasCalls]:
+    """A watcher for each recurrent layer that is chosen, by its path in the model."""
+    found = dict(_recurrent_layers(model))
+    if not found:
+        raise OptionError(
+            f"the Keras model '{model.name}' has no LSTM, GRU or SimpleRNN: a trace is of these layers"
+        )
+    for name in chosen or ():
+        if name not in found:
+            raise OptionError(
+                f"no recurrent layer '{name}' in the Keras model{near(name, found)}; there are: {some(found, 20)}"
+            )
+    return [
+        KerasCalls(name, layer, sink, lengths)
+        for name, layer in found.items()
+        if chosen is None or name in chosen
+    ]
+
+
+def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        if isinstance(layer, tuple(_OURS)):
+            yield layer.path.removeprefix(f"{model.path}/"), layer
+
+
+class KerasCalls:
+    """The calls of a Keras layer. While a model is traced, the layer's ``inner_loop`` is wrapped."""
+
+    def __init__(self, name: str, layer: Any, sink: Any, lengths: Any) -> None:
+        self.name, self._layer, self._sink, self._lengths = name, layer, sink, lengths
+        ours = next(ours for theirs, ours in _OURS.items() if isinstance(layer, theirs))
+        # the same layer, with the methods of gatewise's
+        self._twin: Any = object.__new__(ours)
+        self._twin.__dict__ = layer.__dict__
+
+    def attach(self) -> list[KerasCalls]:
+        own = self._layer.inner_loop
+
+        def inner_loop(
+            sequences: Any, initial_state: Any, mask: Any, training: bool | None = False
+        ) -> Any:
+            given = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
+            result = own(sequences, initial_state, mask=mask, training=training)
+            if not sequences.is_meta:  # Keras asks for the shapes of a new model
+                self._trace(sequences, given, mask, training, result[0])
+            return result
+
+        self._layer.__dict__["inner_loop"] = inner_loop
+        return [self]
+
+    def remove(self) -> None:
+        """Unwraps the layer."""
+        self._layer.__dict__.pop("inner_loop", None)
+
+    def finish(self) -> None:
+        """All calls are traced already."""
+
+    def _trace(
+        self, sequences: Tensor, state: Any, mask: Any, training: bool | None, last: Tensor
+    ) -> None:
+        if mask is None and self._lengths is not None:
+            lengths = torch.as_tensor(self._lengths)
+            if lengths.shape != sequences.shape[:1]:
+                raise OptionError(
+                    f"lengths has {tuple(lengths.shape)} numbers, and '{self.name}' gets {len(sequences)} sequences"
+                )
+            mask = torch.arange(sequences.shape[1]) < lengths[:, None]
+            last = last.new_empty(0)
+        found, trace = self._twin.traced(sequences, state, mask, training)
+        if last.numel():
+            off = (found.detach() - last.detach()).abs().max()
+            if off > _TOLERANCE * last.detach().abs().max().clamp(min=1):
+                raise BackendError(
+                    f"the output of '{self.name}' differs by {float(off):.2g} from that of Keras's equations with its "
+                    f"weights, so it computes something else; leave it out with modules="
+                )
+        self._sink.put(self.name, trace)

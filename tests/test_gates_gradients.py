@@ -1,0 +1,125 @@
+"""The gradient of a trace: the kernels' against the reference's, for every cell and option."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import gatewise as gw
+from cases import case, uses_every_part
+from gatewise.backends import cpu, reference
+
+OPTIONS = {
+    "plain": {},
+    "reverse, lengths": dict(reverse=True, lengths=[2, 4, 0]),
+    "reset, zoneout, dropout": dict(
+        reset=True, zoneout=True, recurrent_dropout=True, lengths=[4, 1, 3]
+    ),
+    "reverse, reset": dict(reverse=True, reset=True, lengths=[4, 3, 4]),
+    "more units than a vector": dict(H=19, T=3, B=2),
+}
+
+
+def traced(given):
+    return replace(given, spec=replace(given.spec, trace=True, differentiated=True))
+
+
+def seeds_for(values):
+    generator = torch.Generator().manual_seed(11)
+    return [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in values]
+
+
+def run(backend, given, create_graph=False):
+    """All results of a traced call, and the gradients for one fixed gradient of each."""
+    leaves = given.leaves()
+    outcome = backend.forward(given.spec, *given.arguments(*leaves))
+    names = [*given.spec.cell.values]
+    results = [outcome.output, *outcome.state, *[outcome.trace[n] for n in names]]
+    pairs = [
+        (r, s) for r, s in zip(results, seeds_for(results), strict=True) if r.requires_grad
+    ]
+    ends, seeds = zip(*pairs, strict=True)
+    found = torch.autograd.grad(
+        ends,
+        leaves,
+        seeds,
+        allow_unused=True,
+        materialize_grads=True,
+        create_graph=create_graph,
+    )
+    return outcome, leaves, results, dict(zip(given.tensors, found, strict=True))
+
+
+def same(found, expected, what):
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10, msg=lambda m: f"{what}: {m}")
+
+
+def check(given):
+    given = traced(given)
+    assert cpu.supports(given.spec) is None
+    ours, _, results, gradients = run(cpu, given)
+    theirs, _, expected, others = run(reference, given)
+    assert "RunHistory" in type(ours.output.grad_fn).__name__
+    for k, (one, other) in enumerate(zip(results, expected, strict=True)):
+        same(one, other, f"result {k}")
+    for name, gradient in gradients.items():
+        same(gradient, others[name], f"gradient of {name}")
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("cell", gw.CELLS.values(), ids=gw.CELLS)
+def test_the_gradient_of_a_trace_is_the_references(cell, options):
+    check(case(cell, **options))
+
+
+@pytest.mark.parametrize("cell", [c for c in gw.CELLS.values() if uses_every_part(c)][:4])
+@pytest.mark.parametrize("lengths", [None, [1, 4, 0]])
+def test_with_layer_normalisation(cell, lengths):
+    if not cell.second_stage:
+        check(case(cell, layer_norm=True, lengths=lengths, H=5, reset=lengths is not None))
+
+
+@pytest.mark.parametrize("options", [{}, dict(zoneout=True, lengths=[4, 2, 3], reverse=True)])
+def test_with_a_projection(options):
+    check(case(gw.CELLS["lstm"], P=2, **options))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_divided_among_threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check(case(gw.CELLS["lstm"], T=6, B=1, H=130, inputs=3))
+        check(case(gw.CELLS["lstm"], T=6, B=9, H=40, inputs=3, lengths=[6, 5, 0, 3, 6, 1, 2, 4, 6]))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_v1", "peephole"])
+def test_the_gradient_of_a_gradient(name):
+    given = traced(case(gw.CELLS[name], lengths=[4, 2, 0], reset=True))
+    second = []
+    for backend in (cpu, reference):
+        _, leaves, _, first = run(backend, given, create_graph=True)
+        total = sum((g * g).sum() for g in first.values())
+        second.append(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
+    for name, one, other in zip(given.tensors, *second, strict=True):
+        same(one, other, f"second gradient of {name}")
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS["reverse, lengths"], dict(reset=True, zoneout=True)])
+@pytest.mark.parametrize("cell", gw.CELLS.values(), ids=gw.CELLS)
+def test_the_whole_gradient_of_a_traced_value_is_the_references(cell, options):
+    """In the reference each step's value is a node of its own in the graph."""
+    given = traced(case(cell, **options))
+    found = []
+    for backend in (cpu, reference):
+        outcome = backend.forward(given.spec, *given.arguments(*given.leaves()))
+        end = sum((r * s).sum() for r, s in zip(outcome.state, seeds_for(outcome.state), strict=True))
+        end = end + (outcome.output * seeds_for([outcome.output])[0]).sum()
+        inputs = outcome.adjoints.inputs()
+        each = torch.autograd.grad(end, inputs, retain_graph=True, allow_unused=True)
+        found.append(outcome.adjoints.gradients(each))
+    for name, of_states in found[1].items():
+        if name in cell.state or found[0][name].abs().max() or of_states.abs().max():
+            same(found[0][name], of_states, f"gradient of the value {name}")
