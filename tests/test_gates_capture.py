@@ -79,6 +79,7 @@ LSTMS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's
 @pytest.mark.parametrize("lengths", [None, [3, 6, 1]], ids=["whole", "packed"])
 @pytest.mark.parametrize("options", LSTMS.values(), ids=LSTMS)
 @torch.no_grad()
@@ -103,13 +104,13 @@ MODELS = {
     "highway": lambda: gw.Recurrent("gru", 3, 4, num_layers=2, connect="highway", zoneout=0.1),
     "blocks": lambda: gw.Recurrent("slstm", 3, 6, recurrent_blocks=2, learn_initial=True),
     "MLSTM": lambda: gw.MLSTM(3, 4, heads=2),
-    "Stack": lambda: gw.Stack([gw.MLSTM(3, 4), gw.LSTM(4, 5)]),
+    "Stack": lambda: gw.Stack(gw.MLSTM(3, 4), gw.LSTM(4, 5)),
     "Bidirectional": lambda: gw.Bidirectional(gw.LSTM(3, 4)),
     "both ways a stack": lambda: gw.Bidirectional(
-        gw.Stack([gw.LSTM(3, 4)]), gw.Stack([gw.Recurrent("gru", 3, 4)])
+        gw.Stack(gw.LSTM(3, 4)), gw.Stack(gw.Recurrent("gru", 3, 4))
     ),
     "Reversed": lambda: gw.Reversed(gw.Recurrent("mingru", 3, 4)),
-    "hybrid": lambda: gw.HybridBlock(gw.LSTM(4, 4), heads=2),
+    "hybrid": lambda: gw.HybridBlock(4, 2, gw.LSTM(4, 4)),
     "torch.GRU": lambda: nn.GRU(3, 4, num_layers=2, bidirectional=True),
     "torch.RNN": lambda: nn.RNN(3, 4, nonlinearity="relu"),
     "dropout": lambda: nn.LSTM(3, 4, num_layers=3, dropout=0.5),
@@ -316,8 +317,8 @@ def test_a_trace_larger_than_the_memory_says_how_large():
     x = torch.randn(64, 8, 3)
     size = 64 * 8 * 6 * 32 * 4 / 2**20
     with pytest.raises(TooLargeError, match=rf"take {size:.1f} MiB up to this call of 'model'.*store="):
-        gw.trace(gw.LSTM(3, 32), x, memory=2**20)
-    assert gw.trace(gw.LSTM(3, 32), x, memory=2**22)["model"].f[0][0].shape == (8, 64, 32)
+        gw.trace(gw.LSTM(3, 32), x, memory=2**18)
+    assert gw.trace(gw.LSTM(3, 32), x, memory=2**19)["model"].f[0][0].shape == (8, 64, 32)
 
 
 def loss_of_gates(traces):
@@ -374,16 +375,9 @@ def test_the_gradient_of_a_number_with_respect_to_the_cell_state(make):
             by = torch.zeros(4, dtype=torch.float64)
             by[unit] = 1e-6
             slope = (last(t, by) - last(t, -by)) / 2e-6
-            # found.c counts c's own way on, and that through h of its step
-            torch.testing.assert_close(found.c[0][0][0, t, unit] + through_h(found, traces, t, unit), slope, rtol=1e-5, atol=1e-9)
+            torch.testing.assert_close(found.c[0][0][0, t, unit], slope, rtol=1e-5, atol=1e-9)
     with pytest.raises(OptionError, match="takes a tensor with one number"):
         traces.gradients(traces.output[0])
-
-
-def through_h(found, traces, t, unit):
-    trace = traces["model"]
-    o, c = trace.o[0][0][0, t, unit], trace.c[0][0][0, t, unit]
-    return (found.h[0][0][0, t, unit] * o * (1 - c.tanh() ** 2)).detach()
 
 
 def test_gradients_of_both_directions_and_of_layers():

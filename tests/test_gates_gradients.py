@@ -95,7 +95,7 @@ def test_divided_among_threads(threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru_v1", "peephole"])
+@pytest.mark.parametrize("name", ["lstm", "gru_2014", "peephole"])
 def test_the_gradient_of_a_gradient(name):
     given = traced(case(gw.CELLS[name], lengths=[4, 2, 0], reset=True))
     second = []

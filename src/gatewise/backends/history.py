@@ -202,7 +202,9 @@ class _Adjoints:
             if gradient is not None:
                 valid = self._valid
                 whole[name] = gradient if valid is None else torch.where(valid, gradient, 0)
-        return whole | dict(zip(state, after, strict=True))
+        # a traced state after zoneout or projection is read by the next step only
+        changed = len(state) if given.masks.zoneout is not None else 1 if given.proj_size else 0
+        return whole | dict(zip(state[:changed], after, strict=False))
 
     def _through_second_stage(self, ends: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The gradient of the second stage's recurrent input."""
