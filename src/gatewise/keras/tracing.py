@@ -39,9 +39,16 @@ def watchers_of(
 
 
 def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    for layer in model._flatten_layers(include_self=True, recursive=True):
+    """The recurrent layers with their paths. Keras's own list of all layers has another order."""
+    ahead, seen = [model], set()
+    while ahead:
+        layer = ahead.pop(0)
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
         if isinstance(layer, tuple(_OURS)):
             yield layer.path.removeprefix(f"{model.path}/"), layer
+        ahead = [*getattr(layer, "_layers", ()), *ahead]
 
 
 class KerasCalls:
