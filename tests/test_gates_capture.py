@@ -277,7 +277,7 @@ def test_some_modules_of_several():
     with pytest.raises(OptionError, match=r"no recurrent module 'decodr'.*did you mean 'decoder'"):
         gw.trace(model, x, modules=["decodr"])
     traces = gw.trace(model, x, modules=["encoder"])
-    with pytest.raises(OptionError, match="no module 'encodr' in these traces.*'encoder'"):
+    with pytest.raises(OptionError, match=r"no module 'encodr' in these traces.*'encoder'"):
         traces["encodr"]
     assert "decoder" not in traces
     assert traces.get("decoder") is None
@@ -316,7 +316,9 @@ def test_a_module_that_is_never_called():
 def test_a_trace_larger_than_the_memory_says_how_large():
     x = torch.randn(64, 8, 3)
     size = 64 * 8 * 6 * 32 * 4 / 2**20
-    with pytest.raises(TooLargeError, match=rf"take {size:.1f} MiB up to this call of 'model'.*store="):
+    with pytest.raises(
+        TooLargeError, match=rf"take {size:.1f} MiB up to this call of 'model'.*store="
+    ):
         gw.trace(gw.LSTM(3, 32), x, memory=2**18)
     assert gw.trace(gw.LSTM(3, 32), x, memory=2**19)["model"].f[0][0].shape == (8, 64, 32)
 

@@ -35,9 +35,7 @@ def run(backend, given, create_graph=False):
     outcome = backend.forward(given.spec, *given.arguments(*leaves))
     names = [*given.spec.cell.values]
     results = [outcome.output, *outcome.state, *[outcome.trace[n] for n in names]]
-    pairs = [
-        (r, s) for r, s in zip(results, seeds_for(results), strict=True) if r.requires_grad
-    ]
+    pairs = [(r, s) for r, s in zip(results, seeds_for(results), strict=True) if r.requires_grad]
     ends, seeds = zip(*pairs, strict=True)
     found = torch.autograd.grad(
         ends,
@@ -58,7 +56,7 @@ def check(given):
     given = traced(given)
     assert cpu.supports(given.spec) is None
     ours, _, results, gradients = run(cpu, given)
-    theirs, _, expected, others = run(reference, given)
+    _, _, expected, others = run(reference, given)
     assert "RunHistory" in type(ours.output.grad_fn).__name__
     for k, (one, other) in enumerate(zip(results, expected, strict=True)):
         same(one, other, f"result {k}")
@@ -107,7 +105,9 @@ def test_the_gradient_of_a_gradient(name):
         same(one, other, f"second gradient of {name}")
 
 
-@pytest.mark.parametrize("options", [{}, OPTIONS["reverse, lengths"], dict(reset=True, zoneout=True)])
+@pytest.mark.parametrize(
+    "options", [{}, OPTIONS["reverse, lengths"], dict(reset=True, zoneout=True)]
+)
 @pytest.mark.parametrize("cell", gw.CELLS.values(), ids=gw.CELLS)
 def test_the_whole_gradient_of_a_traced_value_is_the_references(cell, options):
     """In the reference each step's value is a node of its own in the graph."""
@@ -115,7 +115,9 @@ def test_the_whole_gradient_of_a_traced_value_is_the_references(cell, options):
     found = []
     for backend in (cpu, reference):
         outcome = backend.forward(given.spec, *given.arguments(*given.leaves()))
-        end = sum((r * s).sum() for r, s in zip(outcome.state, seeds_for(outcome.state), strict=True))
+        end = sum(
+            (r * s).sum() for r, s in zip(outcome.state, seeds_for(outcome.state), strict=True)
+        )
         end = end + (outcome.output * seeds_for([outcome.output])[0]).sum()
         inputs = outcome.adjoints.inputs()
         each = torch.autograd.grad(end, inputs, retain_graph=True, allow_unused=True)
@@ -123,3 +125,13 @@ def test_the_whole_gradient_of_a_traced_value_is_the_references(cell, options):
     for name, of_states in found[1].items():
         if name in cell.state or found[0][name].abs().max() or of_states.abs().max():
             same(found[0][name], of_states, f"gradient of the value {name}")
+
+
+def test_where_the_kernels_leave_it_to_the_reference():
+    given = traced(case(gw.CELLS["lstm"])).spec
+    half = replace(given, dtype=torch.bfloat16)
+    assert cpu.supports(half) == "cannot trace a call that needs a gradient in torch.bfloat16"
+    assert "in a graph of torch.compile" in cpu.supports(replace(given, in_graph=True))
+    layer, x = gw.LSTM(3, 4, dtype=torch.bfloat16), torch.randn(5, 2, 3, dtype=torch.bfloat16)
+    output, _, trace = layer(x, trace=True)
+    assert trace.gradients(output.float().sum()).c[0][0].abs().max() > 0

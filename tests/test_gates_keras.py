@@ -126,7 +126,7 @@ def test_what_cannot_be_traced_in_keras():
     model = keras.Sequential(
         [keras.Input((6, 3)), L.LSTM(2, name="rnn", activation=lambda y: y * 0.5)]
     )
-    with pytest.raises(OptionError, match="'rnn' has the activation .* no equation"):
+    with pytest.raises(OptionError, match=r"'rnn' has the activation .* no equation"):
         gw.trace(model, x)
     with pytest.raises(OptionError, match=r"no recurrent layer 'rmn'.*did you mean 'rnn'"):
         gw.trace(model, x, modules="rmn")

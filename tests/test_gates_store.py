@@ -59,7 +59,9 @@ def test_a_stored_value_is_read_in_parts_and_used_as_a_tensor(tmp_path):
     torch.testing.assert_close(torch.sigmoid(value), torch.sigmoid(whole), rtol=0, atol=1e-7)
     assert torch.equal(value > 0.5, whole > 0.5)
     assert torch.equal(1 - value, 1 - whole)
-    assert torch.equal(torch.stack([value, value]).mean((1, 2)), torch.stack([whole, whole]).mean((1, 2)))
+    assert torch.equal(
+        torch.stack([value, value]).mean((1, 2)), torch.stack([whole, whole]).mean((1, 2))
+    )
     assert value.mean() == whole.mean()
     assert repr(value).startswith("<model/f/0/0, 2×9×5, in ")
 
@@ -110,7 +112,10 @@ def flip(file):
 
 
 DAMAGES = {
-    "a part is gone": (lambda s: shutil.rmtree(s / "model/f/0/0/c"), "1 of 1 parts of model/f/0/0 are"),
+    "a part is gone": (
+        lambda s: shutil.rmtree(s / "model/f/0/0/c"),
+        "1 of 1 parts of model/f/0/0 are",
+    ),
     "a value is gone": (lambda s: shutil.rmtree(s / "model/f"), "is damaged"),
     "a part is cut": (lambda s: cut(part(s)), "is damaged: model/f"),
     "a bit is flipped": (lambda s: flip(part(s)), "is damaged: model/f"),
@@ -145,7 +150,7 @@ def test_a_store_that_cannot_be_written_or_read(store, tmp_path):
     with pytest.raises(TooLargeError, match="one step of it takes 120 bytes"):
         gw.trace(model, x, store=tmp_path / "u.zarr", memory=100)
     both = gw.LSTM(3, 5, bidirectional=True)
-    with pytest.raises(TooLargeError, match="reads backward too.*takes 2160 bytes"):
+    with pytest.raises(TooLargeError, match=r"reads backward too.*takes 2160 bytes"):
         gw.trace(both, x, store=tmp_path / "u.zarr", memory=1000)
     dropping = gw.LSTM(3, 5, num_layers=2, dropout=0.5)
     with pytest.raises(OptionError, match=r"other dropout masks .* model.eval\(\)"):

@@ -144,9 +144,7 @@ def _leaves(
     return leaves
 
 
-def _evaluated(
-    given: Arguments, leaves: Mapping[tuple[str, str], Tensor]
-) -> dict[Value, Tensor]:
+def _evaluated(given: Arguments, leaves: Mapping[tuple[str, str], Tensor]) -> dict[Value, Tensor]:
     program = topological(given.cell.values.values())
     return reference.evaluate(
         program, dict(leaves), {"recurrent": lambda value, _: leaves["recurrent", value.name]}
@@ -185,7 +183,10 @@ class _Adjoints:
         state, (steps, batch, _), units = given.cell.state, given.x.shape, given.hidden_size
         whole = {name: given.x.new_zeros(steps, batch, units) for name in self._nodes}
         if not after:  # the number does not depend on this layer
-            whole |= {s: given.x.new_zeros(steps, *of.shape) for s, of in zip(state, given.state, strict=True)}
+            whole |= {
+                s: given.x.new_zeros(steps, *of.shape)
+                for s, of in zip(state, given.state, strict=True)
+            }
             return whole
         seeds = list(after)
         if given.masks.zoneout is not None:

@@ -155,7 +155,9 @@ def trace(
 def _runner(model: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, Any]:
     """A function that runs the model, and the model: for a task its network."""
     if isinstance(model, nn.Module):
-        compiled = getattr(model, "_orig_mod", None)  # torch.compile's: its graphs would run no hook
+        compiled = getattr(
+            model, "_orig_mod", None
+        )  # torch.compile's: its graphs would run no hook
         model = model if compiled is None else compiled
         return partial(model, *inputs, **named), model
     if hasattr(model, "run_inputs") and hasattr(model, "check_fitted"):

@@ -135,7 +135,11 @@ class _Call:
                 yield at, 0, self._traced(at, slice(0, self.steps), self._state(at))[1]
             return
         steps = memory // per_step
-        if steps == 0 or isinstance(self._layer, Reversed | Bidirectional) or _both_ways(self._layer):
+        if (
+            steps == 0
+            or isinstance(self._layer, Reversed | Bidirectional)
+            or _both_ways(self._layer)
+        ):
             least = per_step * (1 if steps == 0 else self.steps)
             raise TooLargeError(
                 f"memory={memory} is too small for '{self._name}': "
@@ -161,9 +165,7 @@ class _Call:
         if lengths is not None:
             lengths = (lengths[rows] - steps.start).clamp(0, steps.stop - steps.start)
         reset = None if self._reset is None else self._reset[both]
-        found = self._layer.forward(
-            self._x[both], state, lengths=lengths, reset=reset, trace=True
-        )
+        found = self._layer.forward(self._x[both], state, lengths=lengths, reset=reset, trace=True)
         if not isinstance(found[2], Trace):
             raise OptionError(
                 f"'{self._name}' has several traces, which a store cannot take; leave store= out"

@@ -22,7 +22,10 @@ from gatewise.nn.trace import Trace
 
 _FORMAT = 1
 _CHUNK = 4 << 20  # bytes, about
-_OPERATORS = "add radd sub rsub mul rmul truediv rtruediv neg abs pow gt ge lt le matmul".split()
+_OPERATORS = (
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul"),
+    *("neg", "abs", "pow", "gt", "ge", "lt", "le"),
+)
 
 
 class Writer:
@@ -31,7 +34,9 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self._zarr = need("zarr", "gates")
         if path.exists():
-            raise OptionError(f"store={str(path)!r} exists already: remove it, or give another name")
+            raise OptionError(
+                f"store={str(path)!r} exists already: remove it, or give another name"
+            )
         if not path.parent.is_dir():
             raise OptionError(f"store={str(path)!r}: there is no folder {str(path.parent)!r}")
         self._path, self._part = path, path.with_name(f".{uuid.uuid4().hex}.part")
@@ -135,7 +140,9 @@ def read_store(path: Path) -> dict[str, Trace]:
     """
     zarr = need("zarr", "gates")
     if not path.is_dir():
-        raise DataError(f"there is no store {str(path)!r}: give the folder that gatewise.trace wrote")
+        raise DataError(
+            f"there is no store {str(path)!r}: give the folder that gatewise.trace wrote"
+        )
     try:
         root = zarr.open_group(str(path), mode="r", zarr_format=3)
         about = root.attrs["gatewise"]
@@ -194,7 +201,9 @@ class StoredValues:
             raise
         except Exception as error:  # zarr raises many kinds for a file that is damaged
             raise _damaged(self._path, f"{self._key}: {error}") from error
-        return torch.from_numpy(found) if found.ndim else torch.tensor(found.item(), dtype=self.dtype)
+        return (
+            torch.from_numpy(found) if found.ndim else torch.tensor(found.item(), dtype=self.dtype)
+        )
 
     def tensor(self) -> Tensor:
         """The whole value."""

@@ -93,6 +93,10 @@ class Trace:
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the values and no gradients, which belong to a graph."""
+        return {**self.__dict__, "_adjoints": None}
+
     def __repr__(self) -> str:
         layers = next(iter(self._values.values()))
         shape = "×".join(map(str, layers[0][0].shape))
