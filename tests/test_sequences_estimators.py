@@ -669,6 +669,8 @@ def test_the_trace_has_every_gate_of_every_step():
     z = (X[2][0] - model.input_scale_.location) / model.input_scale_.spread
     a = weights["weight_ih_l0"] @ z + weights["bias_ih_l0"] + weights["bias_hh_l0"]
     np.testing.assert_allclose(trace.i[0][0][2, 0], 1 / (1 + np.exp(-a[:6])), rtol=1e-4)
+    again = gw.trace(model, X[:5])["members.0.recurrent"]
+    assert all(torch.equal(again[name][0][0], trace[name][0][0]) for name in trace)
 
 
 def test_before_fit_it_says_so(tmp_path):

@@ -559,6 +559,8 @@ def test_the_report_draws_texts_of_the_test_part():
 def test_the_trace_is_that_of_the_encoder(fitted):
     trace = fitted.trace(["one two", "three"])
     assert trace.f[0][0].shape == (2, 3, 16)
+    again = gw.trace(fitted, ["one two", "three"])
+    assert torch.equal(again["encoder"].f[0][0], trace.f[0][0])
 
 
 @pytest.mark.usefixtures("each_round_saved")

@@ -40,7 +40,8 @@ def watchers_of(
 
 def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
     """The recurrent layers with their paths. Keras's own list of all layers has another order."""
-    ahead, seen = [model], set()
+    ahead: list[Any] = [model]
+    seen: set[int] = set()
     while ahead:
         layer = ahead.pop(0)
         if id(layer) in seen:
