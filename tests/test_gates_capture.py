@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewise as gw
-from gatewise.errors import BackendError, GatewiseError, OptionError, ShapeError, TooLargeError
+from gatewise.errors import BackendError, OptionError, ShapeError, TooLargeError
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +121,16 @@ NAMES = {
     "both ways a stack": ["model.0"],
     "hybrid": ["recurrent"],
 }
+
+
+@pytest.mark.parametrize("cell", gw.CELLS)
+def test_the_output_of_a_layer_of_every_cell_is_unchanged_to_the_bit(cell):
+    layer = gw.Recurrent(cell, 3, 19, num_layers=2, bidirectional=True)
+    for x in (torch.randn(7, 1, 3), torch.randn(5, 9, 3), torch.randn(0, 2, 3)):
+        with torch.no_grad():
+            plain = layer(x)[0]
+        for differentiable in (False, True):
+            assert torch.equal(gw.trace(layer, x, differentiable=differentiable).output[0], plain)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
@@ -249,6 +259,36 @@ def test_a_weight_that_a_hook_makes():
     assert torch.equal(gw.trace(model, x).output[0], plain)
 
 
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, gw.LSTM, gw.GRU])
+@torch.no_grad()
+def test_under_autocast(make):
+    """torch's GRU stays in float32 there, and so does its trace."""
+    model, x = make(3, 4), torch.randn(6, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = model(x)[0]
+        traces = gw.trace(model, x)
+    assert torch.equal(traces.output[0], plain)
+    assert traces["model"].h[0][0].dtype == plain.dtype
+    torch.testing.assert_close(traces["model"].h[0][0].transpose(0, 1), plain, rtol=0, atol=0.02)
+
+
+@pytest.mark.slow
+def test_a_compiled_model():
+    model, x = nn.Sequential(gw.LSTM(3, 4)), torch.randn(6, 2, 3)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(gw.trace(compiled, x)["0"].f[0][0], gw.trace(model, x)["0"].f[0][0])
+
+
+@pytest.mark.parametrize("make", [nn.GRU, gw.GRU])
+def test_a_frozen_model_has_gradients_of_its_gates(make):
+    model, x = make(3, 4).requires_grad_(False).eval(), torch.randn(6, 2, 3)
+    traces = gw.trace(model, x, differentiable=True)
+    found = traces.gradients(traces.output[0][-1].sum())["model"]
+    assert found.z[0][0].abs().max() > 0
+    torch.testing.assert_close(found.h[0][0][:, -1], torch.ones(2, 4))
+    assert not x.requires_grad
+
+
 class Doubled(nn.LSTM):
     def forward(self, input, hx=None):
         output, state = super().forward(2 * input, hx)
@@ -288,16 +328,33 @@ def test_some_modules_of_several():
     [
         (nn.Linear(3, 4), OptionError, "this Linear has no recurrent module"),
         ("a path", OptionError, "takes a torch.nn.Module, a Keras model .* not str"),
-        (nn.LSTM(8, 4), GatewiseError, None),
+        (nn.LSTM(8, 4), RuntimeError, "must be equal to input_size"),
+        (gw.LSTM(8, 4), ShapeError, "its last dimension must be input_size=8"),
     ],
 )
 def test_what_cannot_be_traced(model, error, message):
-    if message is None:  # torch's own message
-        with pytest.raises(RuntimeError, match="must be equal to input_size"):
-            gw.trace(model, torch.randn(5, 2, 3))
-    else:
-        with pytest.raises(error, match=message):
-            gw.trace(model, torch.randn(5, 2, 3))
+    with pytest.raises(error, match=message):
+        gw.trace(model, torch.randn(5, 2, 3))
+
+
+def test_what_is_no_input():
+    with pytest.raises(ShapeError, match="input is a list, expected a tensor"):
+        gw.trace(gw.LSTM(3, 4), [1.0, 2.0])
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        gw.trace(gw.LSTM(3, 4))
+    with pytest.raises(OptionError, match="modules is empty"):
+        gw.trace(gw.LSTM(3, 4), torch.randn(5, 2, 3), modules=[])
+    with pytest.raises(OptionError, match="'rnn' is called several times, with 1 and 2 sequences"):
+        gw.trace(Ragged(), torch.randn(5, 2, 3))
+
+
+class Ragged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 4)
+
+    def forward(self, x):
+        return self.rnn(x)[0], self.rnn(x[:, :1])[0]
 
 
 def test_a_module_that_is_never_called():

@@ -187,7 +187,12 @@ def _is_keras(model: object) -> bool:
 
 
 def _chosen(modules: str | Sequence[str] | None) -> list[str] | None:
-    return [modules] if isinstance(modules, str) else None if modules is None else list(modules)
+    if modules is None:
+        return None
+    names = [modules] if isinstance(modules, str) else list(modules)
+    if not names:
+        raise OptionError("modules is empty: give the name of a recurrent module, or leave it out")
+    return names
 
 
 def _watchers(

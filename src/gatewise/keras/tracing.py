@@ -40,6 +40,7 @@ def watchers_of(
 
 def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
     """The recurrent layers with their paths. Keras's own list of all layers has another order."""
+    layer: Any
     ahead: list[Any] = [model]
     seen: set[int] = set()
     while ahead:
