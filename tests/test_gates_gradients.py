@@ -7,21 +7,28 @@ import torch
 
 import gatewise as gw
 from cases import case, uses_every_part
+from cells import both_fed_back, whole_and_parts
 from gatewise.backends import cpu, reference
+from gatewise.backends.contract import valid_steps
 
 OPTIONS = {
-    "plain": {},
-    "reverse, lengths": dict(reverse=True, lengths=[2, 4, 0]),
+    "more units than a vector": dict(H=19, T=3, B=2),
+    "reverse, lengths, reset": dict(reverse=True, lengths=[2, 4, 0], reset=True),
     "reset, zoneout, dropout": dict(
         reset=True, zoneout=True, recurrent_dropout=True, lengths=[4, 1, 3]
     ),
-    "reverse, reset": dict(reverse=True, reset=True, lengths=[4, 3, 4]),
-    "more units than a vector": dict(H=19, T=3, B=2),
 }
 
 
 def traced(given):
-    return replace(given, spec=replace(given.spec, trace=True, differentiated=True))
+    """The case as a traced call, with NaN in the padding of the input."""
+    tensors, lengths = dict(given.tensors), given.masks.lengths
+    if lengths is not None:
+        valid = valid_steps(len(tensors["x"]), lengths)[..., None]
+        tensors["x"] = torch.where(valid, tensors["x"], torch.nan)
+    return replace(
+        given, spec=replace(given.spec, trace=True, differentiated=True), tensors=tensors
+    )
 
 
 def seeds_for(values):
@@ -70,6 +77,11 @@ def test_the_gradient_of_a_trace_is_the_references(cell, options):
     check(case(cell, **options))
 
 
+@pytest.mark.parametrize("own", [whole_and_parts, both_fed_back], ids=lambda c: c.name)
+def test_of_a_cell_of_ones_own(own):
+    check(case(own, reverse=True, lengths=[2, 4, 0], recurrent_dropout=True))
+
+
 @pytest.mark.parametrize("cell", [c for c in gw.CELLS.values() if uses_every_part(c)][:4])
 @pytest.mark.parametrize("lengths", [None, [1, 4, 0]])
 def test_with_layer_normalisation(cell, lengths):
@@ -106,7 +118,7 @@ def test_the_gradient_of_a_gradient(name):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, OPTIONS["reverse, lengths"], dict(reset=True, zoneout=True)]
+    "options", [{}, dict(reverse=True, lengths=[2, 4, 0], reset=True, zoneout=True)]
 )
 @pytest.mark.parametrize("cell", gw.CELLS.values(), ids=gw.CELLS)
 def test_the_whole_gradient_of_a_traced_value_is_the_references(cell, options):

@@ -230,16 +230,14 @@ def _pulled(ends: Sequence[tuple[Tensor, Tensor]], to: Sequence[Tensor]) -> list
 
 def _by_reference(given: Arguments) -> list[Tensor]:
     """The results of ``RunHistory`` in torch operations."""
-    cell, masks = given.cell, given.masks
-    outcome = reference.forward(
-        spec_of(given, trace=True), given.x, given.state, given.weights, masks
-    )
-    states = [outcome.trace[name] for name in cell.state]
-    pre_activations = _pre_activations(given, states)
-    if masks.lengths is not None:
-        valid = valid_steps(len(given.x), masks.lengths)[..., None]
-        pre_activations = torch.where(valid, pre_activations, 0)
-    return [outcome.output, *outcome.state, *states[1:], pre_activations]
+    lengths = given.masks.lengths
+    if lengths is not None:  # a NaN in the padding would reach the weights' gradient
+        valid = valid_steps(len(given.x), lengths)[..., None]
+        given = given._replace(x=torch.where(valid, given.x, 0))
+    _, _, x, state, weights, masks = given
+    outcome = reference.forward(spec_of(given, trace=True), x, state, weights, masks)
+    states = [outcome.trace[name] for name in given.cell.state]
+    return [outcome.output, *outcome.state, *states[1:], _pre_activations(given, states)]
 
 
 def _pre_activations(given: Arguments, states: Sequence[Tensor]) -> Tensor:

@@ -40,7 +40,6 @@ def watchers_of(
 
 def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
     """The recurrent layers with their paths. Keras's own list of all layers has another order."""
-    layer: Any
     ahead: list[Any] = [model]
     seen: set[int] = set()
     while ahead:
@@ -48,7 +47,7 @@ def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
         if id(layer) in seen:
             continue
         seen.add(id(layer))
-        if isinstance(layer, tuple(_OURS)):
+        if any(isinstance(layer, theirs) for theirs in _OURS):
             yield layer.path.removeprefix(f"{model.path}/"), layer
         ahead = [*getattr(layer, "_layers", ()), *ahead]
 
