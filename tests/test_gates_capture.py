@@ -104,6 +104,7 @@ MODELS = {
     "highway": lambda: gw.Recurrent("gru", 3, 4, num_layers=2, connect="highway", zoneout=0.1),
     "blocks": lambda: gw.Recurrent("slstm", 3, 6, recurrent_blocks=2, learn_initial=True),
     "MLSTM": lambda: gw.MLSTM(3, 4, heads=2),
+    "a backend without gates": lambda: gw.LSTM(3, 4, num_layers=2, dropout=0.5, backend="aten"),
     "Stack": lambda: gw.Stack(gw.MLSTM(3, 4), gw.LSTM(4, 5)),
     "Bidirectional": lambda: gw.Bidirectional(gw.LSTM(3, 4)),
     "both ways a stack": lambda: gw.Bidirectional(

@@ -66,6 +66,13 @@ def test_a_stored_value_is_read_in_parts_and_used_as_a_tensor(tmp_path):
     assert repr(value).startswith("<model/f/0/0, 2×9×5, in ")
 
 
+def test_values_that_are_all_zero_are_stored_too(tmp_path):
+    model = nn.RNN(3, 4, nonlinearity="relu")
+    nn.init.constant_(model.bias_hh_l0, -100.0)
+    stored = gw.trace(model, torch.rand(9, 2, 3), store=tmp_path / "t.zarr")
+    assert torch.equal(stored["model"].h[0][0][:], torch.zeros(2, 9, 4))
+
+
 def test_a_decoders_calls_are_stored_one_after_the_other(tmp_path):
     class Loop(nn.Module):
         def __init__(self):

@@ -7,8 +7,8 @@ one batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from gatewise.backends.contract import Masks, differentiated, valid_steps
 from gatewise.backends.registry import choose, run
 from gatewise.errors import BackendError, OptionError
+from gatewise.gates.joining import other_batch
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.convert import counterpart
 from gatewise.nn.convolution import ConvRecurrent
@@ -32,6 +33,8 @@ from gatewise.nn.trace import Trace
 
 # gatewise's modules that return a trace of their own.
 LAYERS = (Recurrent, ConvRecurrent, MLSTM, Reversed, Bidirectional)
+
+_WITHOUT_GATES = ("aten",)  # backends that cannot trace
 
 # What a recomputed output may differ from the module's, as a share of its largest number, by dtype.
 _TOLERANCE = {
@@ -123,7 +126,7 @@ class LayerCalls:
             self.sink.put(self.name, result[2])
             return None
         arguments = self._with_lengths(arguments)
-        with replayed(self._random_state):
+        with replayed(self._random_state), _with_gates(module):
             if self.sink.whole:
                 self.sink.put(self.name, module.forward(**arguments, trace=True)[2])
             else:
@@ -207,7 +210,7 @@ class StepCalls:
         self.inputs.append(x if batched else x[None])
         self.states.append(tuple(s if batched else s[None] for s in state))
         if self.inputs[0].shape != self.inputs[-1].shape:
-            raise _other_batch(self.name, len(self.inputs[0]), len(self.inputs[-1]))
+            raise other_batch(self.name, len(self.inputs[0]), len(self.inputs[-1]))
         self.last = first
 
     def finish(self) -> None:
@@ -321,6 +324,8 @@ def _alike(module: nn.Module, arguments: dict[str, Any]) -> bool:
     reset = arguments.get("reset")
     for layer in module.modules():
         if isinstance(layer, Recurrent):
+            if layer.backend in _WITHOUT_GATES:
+                return False
             like = x.new_empty(1, 1, layer.input_size)
             one, other = (
                 layer.choose_backend(like, reset=reset, trace=trace).backend
@@ -329,6 +334,23 @@ def _alike(module: nn.Module, arguments: dict[str, Any]) -> bool:
             if one != other or one not in ("cpu", "reference"):
                 return False
     return True
+
+
+@contextmanager
+def _with_gates(module: nn.Module) -> Iterator[None]:
+    """A block in which layers whose backend was chosen by name, and returns no gates, run on another."""
+    changed = [
+        (layer, layer.backend)
+        for layer in module.modules()
+        if isinstance(layer, Recurrent) and layer.backend in _WITHOUT_GATES
+    ]
+    for layer, _ in changed:
+        layer.backend = "auto"
+    try:
+        yield
+    finally:
+        for layer, backend in changed:
+            layer.backend = backend
 
 
 def _check_agreement(name: str, module: nn.Module, ours: Any, theirs: Any) -> None:
@@ -345,47 +367,3 @@ def _check_agreement(name: str, module: nn.Module, ours: Any, theirs: Any) -> No
             f"'{name}' is a {type(module).__name__} whose output differs by {float(off):.2g} from that of torch's "
             f"equations with its weights, so it computes something else; leave it out with modules="
         )
-
-
-def joined(name: str, traces: Sequence[Trace]) -> Trace:
-    """The traces of a module's calls as one, the steps of a call after those of the call before. Padding
-    between two calls is removed."""
-    if len(traces) == 1:
-        return traces[0]
-    first = traces[0]
-    batches = {len(trace[trace.names[0]][0][0]) for trace in traces}
-    if len(batches) > 1 or any(trace.names != first.names for trace in traces):
-        raise _other_batch(name, *sorted(batches)[:2])
-    calls = [trace[trace.names[0]][0][0].shape[1] for trace in traces]
-    values = {
-        value: [
-            [torch.cat(each, 1) for each in zip(*of_layer, strict=True)]
-            for of_layer in zip(*[trace[value] for trace in traces], strict=True)
-        ]
-        for value in first.names
-    }
-    if all(trace.lengths is None for trace in traces):
-        return Trace(values, None, first.cell, calls=calls)
-    parts = []
-    for trace, steps in zip(traces, calls, strict=True):
-        like = first[first.names[0]][0][0]
-        lengths = like.new_full((len(like),), steps, dtype=torch.long)
-        lengths = lengths if trace.lengths is None else trace.lengths
-        parts.append(valid_steps(steps, lengths).T)
-    valid = torch.cat(parts, 1)
-    order = torch.sort((~valid).int(), dim=1, stable=True).indices
-
-    def moved(value: Tensor) -> Tensor:
-        index = order[(..., *[None] * (value.dim() - 2))].expand_as(value)
-        return value.gather(1, index)
-
-    values = {n: [[moved(v) for v in each] for each in of] for n, of in values.items()}
-    return Trace(values, valid.sum(1), first.cell, calls=calls)
-
-
-def _other_batch(name: str, *batches: int) -> OptionError:
-    found = " and ".join(str(batch) for batch in batches)
-    return OptionError(
-        f"'{name}' is called several times, with {found} sequences; the calls are joined along time, so they "
-        f"must have the same sequences: leave it out with modules="
-    )

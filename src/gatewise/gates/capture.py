@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.errors import OptionError, near, some
-from gatewise.gates.calls import LAYERS, joined, watcher
+from gatewise.gates.calls import LAYERS, watcher
+from gatewise.gates.joining import joined
 from gatewise.gates.pieces import InMemory, InStore
 from gatewise.gates.store import read_store
 from gatewise.nn.trace import Trace
