@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gatewise.errors import DataError, OptionError, need
+from gatewise.gates.joining import other_batch
 from gatewise.nn.trace import Trace
 
 _FORMAT = 1
@@ -99,10 +100,7 @@ class Writer:
             array.resize((array.shape[0], self._steps[name], *array.shape[2:]))
         many = len(range(*rows.indices(array.shape[0])))
         if many != len(tensor):
-            raise OptionError(
-                f"'{name}' is called several times, with {array.shape[0]} and {len(tensor)} sequences; the calls "
-                f"are joined along time, so they must have the same sequences: leave it out with modules="
-            )
+            raise other_batch(name, array.shape[0], len(tensor))
         wide = tensor.detach().cpu()
         wide = wide if wide.dtype == torch.float64 else wide.float()
         if tensor.numel():
