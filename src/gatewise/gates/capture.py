@@ -94,7 +94,7 @@ def trace(
 
     Args:
         model: the model; a task such as a fitted :class:`gatewise.Forecaster`.
-        inputs, named_inputs: the arguments of the model; for a task the data, as ``predict`` takes them.
+        *inputs: the arguments of the model; for a task the data, as ``predict`` takes them.
         lengths: B integers, the length of each sequence. The model gets them if its ``forward`` has the argument
             ``lengths``. Otherwise they are the lengths of the recurrent modules' inputs in the trace, and the
             model's output is unchanged.
@@ -105,6 +105,8 @@ def trace(
             ``store`` the number of bytes that are computed at once, by default 256 MiB.
         store: a new folder for the traces, a Zarr v3 store. They are written in parts, and read when they are
             used. This needs the extra ``gatewise[gates]``.
+
+        **named_inputs: the keyword arguments of the model.
 
     Returns:
         A mapping from the names of modules to :class:`gatewise.Trace`, and as ``.output`` the model's output.
