@@ -20,7 +20,7 @@ from gatewise.backends.registry import choose, run
 from gatewise.errors import BackendError, OptionError
 from gatewise.gates.joining import other_batch
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
-from gatewise.nn.convert import counterpart
+from gatewise.nn.convert import twin
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.nn.lengths import checked_lengths
@@ -146,9 +146,7 @@ class TorchCalls(LayerCalls):
 
     @property
     def _layer(self) -> nn.Module:
-        layer = counterpart(self.module)
-        assert layer is not None
-        return layer
+        return _ours(self.module)
 
     def _runs_alike(self, arguments: dict[str, Any]) -> bool:
         return False
@@ -165,7 +163,7 @@ class TorchCalls(LayerCalls):
             )
         # torch leaves a GRU and some LSTMs in float32 under autocast
         kept = torch.autocast(x.device.type, enabled=False) if x.dtype == y.dtype else nullcontext()
-        with replayed(self._random_state), kept:
+        with replayed(self._random_state), kept, _with_gates(layer):
             if not self.sink.whole:
                 self.sink.run(self.name, layer, arguments)
                 return None
@@ -185,7 +183,7 @@ class StepCalls:
         self, name: str, module: nn.Module, sink: Sink, lengths: Any, differentiable: bool
     ) -> None:
         self.name, self.module, self.sink, self.lengths = name, module, sink, lengths
-        self.cell: Any = module if isinstance(module, RecurrentCell) else counterpart(module)
+        self.cell: Any = module if isinstance(module, RecurrentCell) else _ours(module)
         self.inputs: list[Tensor] = []
         self.states: list[tuple[Tensor, ...]] = []
         self.last = torch.empty(0)
@@ -294,6 +292,11 @@ def _valued(ours: Any, theirs: Any) -> Any:
     if isinstance(theirs, tuple):
         return tuple(_valued(a, b) for a, b in zip(ours, theirs, strict=True))
     return _Valued.apply(ours, theirs)
+
+
+def _ours(module: nn.Module) -> Any:
+    """gatewise's module for one of torch's: within an intervention the one that runs in its place."""
+    return getattr(module.__dict__.get("forward"), "ours", None) or twin(module, derived=True)
 
 
 def _data(given: Any) -> Tensor:

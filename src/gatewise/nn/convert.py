@@ -69,10 +69,12 @@ def convert(
     return _replaced(model, replacement)
 
 
-def twin(module: nn.Module, backend: str = "auto") -> nn.Module | None:
+def twin(module: nn.Module, backend: str = "auto", derived: bool = False) -> nn.Module | None:
     """gatewise's module with the weights, hooks and attributes of one of torch's six recurrent modules, which it
-    shares; None for any other module."""
+    shares; None for any other module, also for one of a derived class unless ``derived``."""
     kind = _kind(module)
+    if kind is None and derived:
+        kind = next((each for each in _OURS if isinstance(module, each)), None)
     return None if kind is None else _replacement(module, kind, backend)
 
 
@@ -176,13 +178,6 @@ def _check_finite(name: str, module: nn.Module) -> None:
             f"{'.'.join(filter(None, (name, own)))} has {bad} of {weight.numel()} numbers that are not "
             f"finite (NaN or infinity); give a model with finite weights"
         )
-
-
-def counterpart(theirs: nn.Module, backend: str = "auto") -> nn.Module | None:
-    """gatewise's module for one of torch's recurrent modules, or of a class derived from one, with the same
-    parameters; None for any other module."""
-    kind = next((each for each in _OURS if isinstance(theirs, each)), None)
-    return None if kind is None else _replacement(theirs, kind, backend)
 
 
 def _replacement(theirs: nn.Module, kind: type[nn.Module], backend: str) -> nn.Module:
