@@ -459,3 +459,14 @@ def test_gradients_of_both_directions_and_of_layers():
 def test_no_gradient_without_asking():
     with pytest.raises(OptionError, match="differentiable=True"):
         gw.trace(gw.LSTM(3, 4), torch.randn(5, 2, 3))["model"].gradients(torch.ones(()))
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, gw.LSTM])
+def test_a_trace_within_an_intervention(make):
+    model, x = make(3, 4), torch.randn(5, 2, 3)
+    with gw.gates.clamp(model, "model", "f", to=0.25), torch.no_grad():
+        plain = model(x)[0]
+        traces = gw.trace(model, x)
+    assert torch.equal(traces.output[0], plain)
+    assert (traces["model"].f[0][0] == 0.25).all()
+    torch.testing.assert_close(traces["model"].h[0][0].transpose(0, 1), plain)
