@@ -1,4 +1,4 @@
-"""What gates do: traces, pages, statistics, memory, interventions, attributions. A name is imported at its first use."""
+"""What gates do: traces, pages, statistics, memory, interventions, attributions. Names are imported at first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
