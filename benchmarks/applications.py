@@ -95,6 +95,16 @@ def torch_losses(
 
 LANGUAGE = {"gatewise.models.language.token_losses": torch_losses}
 
+# gatewise's linear layers and dropout, as torch's own
+TORCHS_OWN: dict[str, Callable[..., Any]] = {
+    "gatewise.nn.linear.Linear.forward": nn.Linear.forward,
+    "gatewise.nn.dropout.Dropout.forward": nn.Dropout.forward,
+    "gatewise.nn.attention.linear": F.linear,
+    "gatewise.models.chords.linear": F.linear,
+    "gatewise.models.translation.linear": F.linear,
+    "gatewise.models.language.dropout": F.dropout,
+}
+
 
 def penn_treebank(about: str, **options: Any) -> Application:
     texts = [DATA / "ptb" / f"ptb.{part}.txt" for part in ("train", "valid", "test")]
@@ -223,16 +233,16 @@ LACKING = {"locked_dropout": False, "weight_drop": 0.0}
 
 
 class TorchLayer(nn.Module):
-    """A layer of torch's that takes ``lengths`` as gatewise's do: it packs the sequences."""
+    """A layer of torch's that takes ``lengths`` as gatewise's do: it packs the sequences, or reads the padding too."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, packs: bool = True) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.packs = layer, packs
 
     def forward(
         self, x: Tensor, state: Any = None, lengths: Tensor | None = None, trace: bool = False
     ) -> Any:
-        if lengths is None:
+        if lengths is None or not self.packs:
             return self.layer(x, state)
         first = self.layer.batch_first
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=first, enforce_sorted=False)
@@ -241,14 +251,14 @@ class TorchLayer(nn.Module):
         return pad_packed_sequence(output, batch_first=first, total_length=total)[0], state
 
 
-def on_torch(network: nn.Module) -> nn.Module:
+def on_torch(network: nn.Module, packs: bool = True) -> nn.Module:
     """The network with torch's layers in place of gatewise's, and the same weights."""
     names = [name for name, module in network.named_modules() if isinstance(module, Recurrent)]
     network = gw.convert(network, inplace=True, back=True)
     for name in names:
         parent, _, own = name.rpartition(".")
         owner = network.get_submodule(parent)
-        setattr(owner, own, TorchLayer(getattr(owner, own)))
+        setattr(owner, own, TorchLayer(getattr(owner, own), packs))
     return network
 
 
@@ -276,7 +286,7 @@ def updates(name: str, threads: int, precision: str, torchs: bool, pipe: Any) ->
     batches, carry = iter(data.training), None
     weights = sum(weight.numel() for weight in network.parameters())
     pipe.send({"weights": weights, "updates_an_epoch": len(data.training)})
-    with patched(application.patches if torchs else {}):
+    with patched(TORCHS_OWN | application.patches if torchs else {}):
         while number := pipe.recv():
             times = []
             for _ in range(number):

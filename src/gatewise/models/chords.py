@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gatewise.nn.linear import Linear, linear
+
 UNKNOWN = -1  # a value of a step that is to be drawn
 
 
@@ -76,7 +78,7 @@ class NadeNotes(Output):
     def __init__(self, hidden: int, notes: int, units: int) -> None:
         super().__init__()
         self.inputs = notes
-        self.units = nn.Linear(hidden, units)
+        self.units = Linear(hidden, units)
         self.logits = _mostly_silent(hidden, notes)
         self.sounding = nn.Parameter(torch.randn(notes, units) / units**0.5)  # W
         self.weights = nn.Parameter(torch.randn(notes, units) / units**0.5)  # V
@@ -94,8 +96,8 @@ class NadeNotes(Output):
             torch.arange(len(step), device=steps.device) - first[step]
         )  # the notes above a vector
         sounding = (steps == 1)[step] & (above.short()[step] < level.short()[:, None])
-        added = sounding.to(hidden.dtype) @ self.sounding
-        every = torch.sigmoid(self.units(hidden).index_select(0, step) + added) @ self.weights.mT
+        added = linear(sounding.to(hidden.dtype), self.sounding.t())
+        every = linear(torch.sigmoid(self.units(hidden).index_select(0, step) + added), self.weights)
         own = every.gather(0, first[:, None] + above)
         target = steps.to(own.dtype)
         logits = own + self.logits(hidden)
@@ -135,9 +137,9 @@ class ChainedVoices(Output):
         super().__init__()
         self.voices, self.symbols = voices, symbols
         self.inputs = voices * symbols
-        self.units = nn.Linear(hidden, voices * units)
+        self.units = Linear(hidden, voices * units)
         self.before = nn.Parameter(torch.randn(voices, voices, symbols, units) / units**0.5)
-        self.logits = nn.ModuleList(nn.Linear(units, symbols) for _ in range(voices))
+        self.logits = nn.ModuleList(Linear(units, symbols) for _ in range(voices))
 
     def encoded(self, steps: Tensor) -> Tensor:
         ones = F.one_hot(steps.clamp(0), self.symbols) * (steps >= 0)[..., None]
@@ -179,7 +181,7 @@ class Symbols(Output):
         super().__init__()
         self.inputs = units
         self.embedding = nn.Embedding(symbols, units)
-        self.logits = nn.Linear(hidden, symbols)
+        self.logits = Linear(hidden, symbols)
 
     def encoded(self, steps: Tensor) -> Tensor:
         embedded: Tensor = self.embedding(steps[..., 0].clamp(0))
@@ -196,9 +198,9 @@ class Symbols(Output):
         return chosen[:, None], found
 
 
-def _mostly_silent(hidden: int, notes: int) -> nn.Linear:
+def _mostly_silent(hidden: int, notes: int) -> Linear:
     """The logits of notes. At first each sounds in one of twenty steps, as in most music."""
-    logits = nn.Linear(hidden, notes)
+    logits = Linear(hidden, notes)
     nn.init.constant_(logits.bias, -3.0)
     return logits
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from gatewise.cells.language import Cell
 from gatewise.models.output import token_losses
+from gatewise.nn.dropout import dropout
 from gatewise.nn.layers import LSTM
+from gatewise.nn.linear import Linear, linear
 from gatewise.nn.recurrent import Recurrent
 
 
@@ -89,7 +91,7 @@ class LanguageNetwork(nn.Module):
             if cell == "lstm"
             else Recurrent(cell, *sizes, **options)
         )
-        self.narrow = nn.Linear(hidden, width, bias=False) if tied and width != hidden else None
+        self.narrow = Linear(hidden, width, bias=False) if tied and width != hidden else None
         self.head_weight = None if tied else nn.Parameter(torch.empty(symbols, hidden))
         self.head_bias = nn.Parameter(torch.zeros(symbols))
         self.draw_weights(0.1)
@@ -114,7 +116,7 @@ class LanguageNetwork(nn.Module):
         """
         options: dict[str, Any] = {"trace": True} if trace else {}
         found = self.recurrent(self._embedded(x), state, **options)
-        return F.linear(self.features(found[0]), self.output_weight, self.head_bias), found[-1]
+        return linear(self.features(found[0]), self.output_weight, self.head_bias), found[-1]
 
     def losses(self, x: Tensor, target: Tensor, state: Any = None) -> Reading:
         """The losses of B×T targets after B×T symbols, and what they come from."""
@@ -139,6 +141,6 @@ class LanguageNetwork(nn.Module):
         """x, B×T×F, with dropout; for all steps alike if it is locked."""
         p = self.dropouts.units
         if not self.dropouts.locked or not self.training or not p:
-            return F.dropout(x, p, self.training)
+            return dropout(x, p, self.training)
         mask = torch.empty(len(x), 1, x.shape[-1], device=x.device, dtype=x.dtype)
         return x * mask.bernoulli_(1 - p).div_(1 - p)

@@ -16,6 +16,7 @@ from gatewise.models.chords import (
     Output,
     Symbols,
 )
+from gatewise.nn.dropout import Dropout
 from gatewise.nn.layers import LSTM
 
 
@@ -74,7 +75,7 @@ class MusicNetwork(nn.Module):
             forget_bias=1.0,
             weight_drop=shape.weight_drop,
         )
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def with_place(self, values: Tensor, places: Tensor) -> Tensor:
         """Values …×I with the places …×P as ones and zeros behind them, …×(I + the sum of their sizes)."""

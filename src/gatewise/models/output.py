@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gatewise.backends.torch_private import fast_linear
+from gatewise.nn.linear import few_sizes, weight_gradient
 
 # Logits that are normalised at once, so that they stay in the processor's cache.
 _AT_ONCE = 2**18
@@ -46,7 +48,10 @@ def token_losses(
     if ignore is None:
         return _losses(flat, weight, bias, symbols, smoothing).view(target.shape)
     kept = (symbols != ignore).nonzero()[:, 0]
-    found = _losses(flat[kept], weight, bias, symbols[kept], smoothing)
+    # rows that are computed and not used make up one of few numbers, see gatewise.nn.linear
+    computed = F.pad(kept, (0, few_sizes(len(kept)) - len(kept)))
+    some = flat.index_select(0, computed)
+    found = _losses(some, weight, bias, symbols[computed], smoothing)[: len(kept)]
     return found.new_zeros(symbols.shape).index_put((kept,), found).view(target.shape)
 
 
@@ -81,7 +86,7 @@ class _CrossEntropy(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         return (
             fast_linear(slope, weight.t()) if wanted[0] else None,
-            fast_linear(x.t(), slope.t()).t() if wanted[1] else None,
+            weight_gradient(x, slope) if wanted[1] else None,
             slope.sum(0) if wanted[2] else None,
             None,
             None,

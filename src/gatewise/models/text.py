@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from gatewise.cells.language import Cell
 from gatewise.nn.attention import AttentionPooling
+from gatewise.nn.dropout import Dropout
 from gatewise.nn.layers import LSTM
+from gatewise.nn.linear import Linear
 from gatewise.nn.recurrent import Recurrent
 
 PADDING = 0
@@ -54,7 +56,7 @@ class TextEncoder(nn.Module):
         with torch.no_grad():
             self.embedding.weight.normal_(std=0.1)[PADDING] = 0
         self.first = _recurrent(cell, shape.embedding, shape.hidden, 1)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         if shape.layers > 1:
             self.upper = _recurrent(
                 cell, 2 * shape.hidden, shape.hidden, shape.layers - 1, shape.dropout
@@ -130,7 +132,7 @@ class TextNetwork(nn.Module):
         super().__init__()
         self.encoder = TextEncoder(cell, shape)
         self.attention = AttentionPooling(2 * shape.hidden, batch_first=True)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         pooled = 4 * shape.hidden
         if shape.filters:
             self.phrases = PhraseFilters(shape.embedding, shape.filters)
@@ -206,8 +208,8 @@ class PretrainingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = TextEncoder(cell, shape)
-        self.dropout = nn.Dropout(shape.dropout)
-        self.outputs = nn.ModuleList(nn.Linear(shape.hidden, shape.embedding) for _ in range(2))
+        self.dropout = Dropout(shape.dropout)
+        self.outputs = nn.ModuleList(Linear(shape.hidden, shape.embedding) for _ in range(2))
         self.bias = nn.Parameter(torch.zeros(shape.symbols))
         self.register_buffer("counts", counts, persistent=False)
         self.sampled = sampled

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.nn.attention import MultiplicativeAttention
+from gatewise.nn.dropout import Dropout
 from gatewise.nn.layers import LSTM
+from gatewise.nn.linear import Linear, linear
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class TranslationNetwork(nn.Module):
         self.decoder = LSTM(embedding, hidden, **options)
         self.attention = MultiplicativeAttention(hidden, hidden)
         self.second = LSTM(2 * hidden, hidden, **options)
-        self.combine = nn.Linear(2 * hidden, embedding)
+        self.combine = Linear(2 * hidden, embedding)
         self.bias = nn.Parameter(torch.zeros(shape.target_symbols))
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def encode(self, source: Tensor, lengths: Tensor | None) -> Memory:
         """The memory of source symbols B×T."""
@@ -115,7 +117,7 @@ class TranslationNetwork(nn.Module):
     def log_probabilities(self, vectors: Tensor) -> Tensor:
         """…×V for the vectors …×E."""
         weight = self.target_embedding.weight
-        return nn.functional.linear(vectors, weight, self.bias).log_softmax(-1)
+        return linear(vectors, weight, self.bias).log_softmax(-1)
 
 
 class StepDecoder:

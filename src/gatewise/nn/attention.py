@@ -14,6 +14,7 @@ from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.autocast import autocast_dtype
 from gatewise.nn.checks import not_a_tensor, shape_of
 from gatewise.nn.lengths import checked_lengths
+from gatewise.nn.linear import Linear, linear
 from gatewise.options import choice, flag, integer
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class MultiplicativeAttention(nn.Module):
         """
         sizes = (self.query_size, self.key_size)
         given = _checked(query, keys, values, lengths, mask, sizes, self.weight)
-        projected = given.query if self.weight is None else given.query @ self.weight
+        projected = given.query if self.weight is None else linear(given.query, self.weight.t())
         if need_weights:
             return _context_and_weights(given, projected @ given.keys.transpose(1, 2), query)
         context = _context(projected, given)
@@ -201,7 +202,7 @@ class AttentionPooling(nn.Module):
         self.batch_first = flag("batch_first", batch_first)
         units = self.size if units is None else integer("units", units)
         made: dict[str, Any] = dict(device=device, dtype=dtype)
-        self.project = nn.Linear(self.size, units, **made)
+        self.project = Linear(self.size, units, **made)
         self.score_weight = nn.Parameter(torch.empty(units, **made))
         self.reset_parameters()
 

@@ -45,14 +45,12 @@ class Recipe:
 def one_cycle(
     network: nn.Module,
     recipe: Recipe,
-    fused: bool = False,
     slower: Iterable[nn.Parameter] = (),
     ratio: float = 1.0,
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW with a one-cycle schedule: the learning rate warms up, then falls along a cosine.
 
     Args:
-        fused: whether an update is one call for each weight, which is faster where weights are many.
         slower: weights that learn at ``ratio`` times the rate of the others.
     """
     apart = list(slower)
@@ -63,7 +61,7 @@ def one_cycle(
         [dict(params=group) for group in (others, apart) if group],
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
-        fused=fused,
+        fused=True,
     )
     total = max(2, recipe.steps_per_round * recipe.rounds)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -435,9 +435,9 @@ class TextClassifier(ClassifierMixin, Task):
 
     def optimizer(self, network: Any, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
         if self.options_.pretrain is None:
-            return one_cycle(network, recipe, fused=True)
+            return one_cycle(network, recipe)
         embeddings = [encoder.embedding.weight for encoder in network.encoders]
-        return one_cycle(network, recipe, True, embeddings, pretraining.EMBEDDING_RATE)
+        return one_cycle(network, recipe, embeddings, pretraining.EMBEDDING_RATE)
 
     def loss(self, network: Any, batch: TextBatch, carry: Carry) -> tuple[Tensor, Carry]:
         # in training each member has a loss of its own, so that they differ; otherwise it is that of their mean

@@ -77,7 +77,7 @@ class Pretraining:
         return f"text {at} of a batch of unlabelled text"
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> tuple[Optimizer, LRScheduler]:
-        return one_cycle(network, recipe, fused=True)
+        return one_cycle(network, recipe)
 
 
 def pretrained(
