@@ -87,6 +87,14 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return torch.nn.functional.linear(x, weight, bias)
 
 
+def expect_unscaled_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Makes a fused optimizer leave the scaling of its gradients in mixed precision to the caller.
+
+    Lightning clips no gradients of an optimizer that may unscale them itself, not even in bfloat16, where nothing is
+    scaled."""
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+
+
 # A context that calls operators below autograd. An operator's autograd function calls the operator in it.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.nn.linear import Linear, linear
+from gatewise.nn.linear import Linear, few_sizes, linear
 
 UNKNOWN = -1  # a value of a step that is to be drawn
 
@@ -92,12 +92,16 @@ class NadeNotes(Output):
         vectors = steps.sum(-1) + 1
         first = vectors.cumsum(0) - vectors  # the first vector of each step
         step = torch.arange(len(steps), device=steps.device).repeat_interleave(vectors)
+        # vectors that no note reads make up one of few numbers, see gatewise.nn.linear
+        step = F.pad(step, (0, few_sizes(len(step)) - len(step)))
         level = (
             torch.arange(len(step), device=steps.device) - first[step]
         )  # the notes above a vector
         sounding = (steps == 1)[step] & (above.short()[step] < level.short()[:, None])
         added = linear(sounding.to(hidden.dtype), self.sounding.t())
-        every = linear(torch.sigmoid(self.units(hidden).index_select(0, step) + added), self.weights)
+        every = linear(
+            torch.sigmoid(self.units(hidden).index_select(0, step) + added), self.weights
+        )
         own = every.gather(0, first[:, None] + above)
         target = steps.to(own.dtype)
         logits = own + self.logits(hidden)

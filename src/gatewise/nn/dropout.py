@@ -39,4 +39,5 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     words.random_(-(2**63), None)  # all 64 bits
     drawn = words.view(torch.int16)[: x.numel()].view(x.shape)
     mask = (drawn >= dropped - 2 ** (_BITS - 1)).to(x.dtype)
-    return x * mask.mul_(2**_BITS / (2**_BITS - dropped))
+    # the result is as contiguous as the first factor, so that it can be reshaped without a copy
+    return mask.mul_(2**_BITS / (2**_BITS - dropped)) * x
