@@ -5,8 +5,11 @@
 
 The speed of an application is that of its training: updates of gatewise and of the same network on torch's layers
 take turns, each in a process of its own, which has its own peak of memory. ``torch`` is the network as one
-writes it with torch: torch.nn.LSTM, linear and cross_entropy, and packed sequences where lengths differ.
-``seconds_an_epoch`` is the median time of an update times the updates of an epoch. Scores are read from the
+writes it with torch: torch.nn.LSTM, linear, dropout and cross_entropy, and packed sequences where lengths differ;
+``torch, padded`` does not pack them, so that its layers read the padding as steps. All read the same batches, and have
+the same optimizer.
+``seconds_an_epoch`` is the median time of an update times the updates of an epoch; where lengths differ,
+``mean_cpu_ms`` is the better measure of an epoch. Scores are read from the
 folder of a run, RUNS/NAME: of a saved model, those of the test part, scored once; of a run that has not ended, the
 losses of its rounds.
 
@@ -228,6 +231,8 @@ APPLICATIONS: dict[str, Callable[[], Application]] = {
 
 # ------------------------------------------------------------------------------------------- speed
 
+WARM_UP = 4  # turns; oneDNN compiles its kernels for each new size
+
 # Options of tasks that torch's layers do not have, as its network has them.
 LACKING = {"locked_dropout": False, "weight_drop": 0.0}
 
@@ -270,10 +275,10 @@ def patched(functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
         yield
 
 
-def updates(name: str, threads: int, precision: str, torchs: bool, pipe: Any) -> None:
+def updates(name: str, threads: int, precision: str, kind: str, pipe: Any) -> None:
     """Trains as many updates as the pipe asks for; answers with their seconds, at the end with the memory."""
     torch.set_num_threads(threads)
-    application = APPLICATIONS[name]()
+    application, torchs = APPLICATIONS[name](), kind != "gatewise"
     task = application.task()
     if torchs:
         task.set_params(**{name: off for name, off in LACKING.items() if hasattr(task, name)})
@@ -281,11 +286,12 @@ def updates(name: str, threads: int, precision: str, torchs: bool, pipe: Any) ->
     data = task.prepare(application.data, application.validation, application.test, Run())
     torch.manual_seed(0)
     network = task.build()
-    network = on_torch(network) if torchs else network
+    network = on_torch(network, packs=kind == "torch") if torchs else network
     optimizer, schedule = task.optimizer(network, data.recipe)
     batches, carry = iter(data.training), None
     weights = sum(weight.numel() for weight in network.parameters())
-    pipe.send({"weights": weights, "updates_an_epoch": len(data.training)})
+    found = {"weights": weights, "updates_an_epoch": len(data.training)}
+    pipe.send(found | {"lengths": hasattr(next(iter(data.training)), "lengths")})
     with patched(TORCHS_OWN | application.patches if torchs else {}):
         while number := pipe.recv():
             times = []
@@ -309,22 +315,23 @@ def speed(name: str, threads: int, precision: str, turns: int, number: int) -> d
     """The time of an update and of an epoch, and the peak of memory, of gatewise and of torch's layers."""
     context = multiprocessing.get_context("spawn")
     found: dict[str, Any] = {}
-    workers = {}
-    for kind in ("gatewise", "torch"):
+    workers, lengths = {}, False
+    for kind in ("gatewise", "torch", "torch, padded"):
+        if kind == "torch, padded" and not lengths:
+            continue
         mine, theirs = context.Pipe()
-        process = context.Process(
-            target=updates, args=(name, threads, precision, kind == "torch", theirs)
-        )
+        process = context.Process(target=updates, args=(name, threads, precision, kind, theirs))
         process.start()
         workers[kind] = mine, process
         found[kind] = mine.recv()
+        lengths = found[kind].pop("lengths")
     times: dict[str, list[Any]] = {kind: [] for kind in workers}
     for turn in range(turns + 1):
         for kind, (pipe, _) in workers.items():
-            pipe.send(number)
+            pipe.send(number if turn else WARM_UP * number)
             answer = pipe.recv()
             found[kind]["loss"] = answer["loss"]
-            times[kind] += answer["times"] if turn else []  # the first turn warms up
+            times[kind] += answer["times"] if turn else []
     for kind, (pipe, process) in workers.items():
         pipe.send(0)
         wall, cpu = zip(*times[kind], strict=True)
@@ -332,15 +339,17 @@ def speed(name: str, threads: int, precision: str, turns: int, number: int) -> d
         found[kind] |= {
             "update_ms": median * 1e3,
             "update_cpu_ms": statistics.median(cpu) * 1e3,
+            "mean_cpu_ms": statistics.mean(cpu) * 1e3,
             "seconds_an_epoch": median * found[kind]["updates_an_epoch"],
             "peak_bytes": pipe.recv(),
         }
         process.join()
-    ratio = {
-        unit: found["torch"][unit] / found["gatewise"][unit]
-        for unit in ("update_ms", "update_cpu_ms")
-    }
-    return found | {"torch / gatewise": ratio, "threads": threads, "updates": turns * number}
+    for kind in list(workers)[1:]:
+        found[f"{kind} / gatewise"] = {
+            unit: found[kind][unit] / found["gatewise"][unit]
+            for unit in ("update_ms", "update_cpu_ms", "mean_cpu_ms")
+        }
+    return found | {"threads": threads, "updates": turns * number}
 
 
 # -------------------------------------------------------------------------------------- generation
