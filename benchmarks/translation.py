@@ -1,7 +1,7 @@
 """Beam search of a translator beside the same loop over torch.nn.LSTM.
 
 The model is a saved one, so that both search with the same weights and find the same translations. The search is one
-loop for both; what differs is the encoder, and the step of the decoder's layers. Both are in float32. The speed of
+loop for both; what differs is the encoder, the step of the decoder's layers, and linear layers. Both are in float32. The speed of
 training is measured by applications.py.
 
 Other programs may share the machine, so that times are CPU seconds of the process; contenders take turns.
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
-from applications import TorchLayer, on_torch
+from applications import TORCHS_OWN, TorchLayer, on_torch, patched
 from gatewise.bench.machine import describe
 from gatewise.tasks.text.parallel import ParallelReader
 from gatewise.tasks.text.translate import Translator
@@ -73,7 +73,8 @@ def searching(model: Translator, texts: list[str]) -> dict[str, Any]:
         for _ in range(ROUNDS):
             for name, each in models.items():
                 begun = time.process_time()
-                said = [t.text for group in groups for t in each.translate(group, beam=BEAM)]
+                with patched(TORCHS_OWN if name == "torch" else {}):
+                    said = [t.text for group in groups for t in each.translate(group, beam=BEAM)]
                 seconds[name].append(time.process_time() - begun)
                 translations[name] = said
         least = {name: min(times) for name, times in seconds.items()}
