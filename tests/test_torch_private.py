@@ -181,3 +181,14 @@ def test_a_large_product():
     torch.testing.assert_close(turned, x.t() @ expected)
     wide = torch_private.fast_linear(x.double(), weight.double())
     torch.testing.assert_close(wide, x.double() @ weight.double().t())
+
+
+def test_a_fused_optimizer_whose_gradients_the_caller_unscales():
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    assert optimizer._step_supports_amp_scaling
+    torch_private.expect_unscaled_gradients(optimizer)
+    assert not optimizer._step_supports_amp_scaling
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    assert (weight < 1).all()

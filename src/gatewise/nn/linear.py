@@ -60,12 +60,8 @@ def few_sizes(rows: int) -> int:
 def _padded(x: Tensor) -> Tensor:
     """…×K as N×K, with rows of zeros to one of a few numbers."""
     rows = x.reshape(-1, x.shape[-1])
-    count = few_sizes(len(rows))
-    if count == len(rows):
-        return rows
-    found = rows.new_empty(count, rows.shape[1])
-    found[: len(rows)], found[len(rows) :] = rows, 0
-    return found
+    more = few_sizes(len(rows)) - len(rows)
+    return F.pad(rows, (0, 0, 0, more)) if more else rows
 
 
 def _shaped(found: Tensor, x: Tensor) -> Tensor:
