@@ -1,8 +1,8 @@
 """Beam search of a translator beside the same loop over torch.nn.LSTM.
 
 The model is a saved one, so that both search with the same weights and find the same translations. The search is one
-loop for both; what differs is the encoder, the step of the decoder's layers, and linear layers. Both are in float32. The speed of
-training is measured by applications.py.
+loop for both; what differs is the encoder, the step of the decoder's layers, and linear layers. Both are in float32.
+The speed of training is measured by applications.py.
 
 Other programs may share the machine, so that times are CPU seconds of the process; contenders take turns.
 

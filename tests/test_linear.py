@@ -11,8 +11,8 @@ from gatewise.nn.dropout import Dropout, dropout
 from gatewise.nn.linear import Linear, few_sizes, linear
 
 SHAPES = [
-    (61, 150, 130),
-    (7, 9, 150, 130),
+    (67, 150, 130),
+    (7, 11, 150, 130),
     (64, 130, 150),
 ]  # rows that are padded, with two dimensions, not padded
 
