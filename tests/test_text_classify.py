@@ -54,7 +54,7 @@ def of_table(table):
 
 
 def test_it_learns_which_words_matter(model):
-    assert model.evaluate(TEXTS[200:], LABELS[200:]).scores["accuracy"] > 0.95
+    assert model.evaluate(TEXTS[200:], LABELS[200:]).scores["accuracy"] > 0.9
     assert model.classes_.tolist() == ["neg", "pos"]
     (pairs,) = model.attention(["the story is superb and it was a film"])
     assert [word for word, _ in pairs] == [
