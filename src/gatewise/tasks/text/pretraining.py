@@ -19,7 +19,7 @@ from gatewise.tasks.text.cooccurrence import vectors_from_counts
 from gatewise.tasks.text.examples import Encoded, loaders
 from gatewise.train.history import History
 from gatewise.train.objective import Carry, TrainingData
-from gatewise.train.recipe import Recipe, adamw, one_cycle
+from gatewise.train.recipe import Recipe, one_cycle
 from gatewise.train.record import Record, digest
 from gatewise.train.run import Run
 
