@@ -175,7 +175,7 @@ def test_cells_for_machines(capsys):
 def test_pages_are_written(tmp_path, capsys):
     folder = tmp_path / "docs" / "cells"
     assert main(["cells", "--docs", str(folder)]) == 0
-    assert capsys.readouterr().out == f"pages     {folder} ({len(gw.CELLS) + 1} files)\n"
+    assert capsys.readouterr().out == f"pages     {folder} ({2 * len(gw.CELLS) + 1} files)\n"
     assert {p.name: p.read_text("utf-8") for p in folder.iterdir()} == pages(gw.CELLS.values())
     (tmp_path / "file").touch()
     assert main(["cells", "--docs", str(tmp_path / "file" / "cells")]) == 2

@@ -257,7 +257,7 @@ def test_windows_that_cannot_be_scored_are_counted():
     test = model.backtest(gap, windows=50, stride=1)
     assert test.left_out == 10
     assert len(test.actual) == 40
-    assert "left out: 10 windows with too few" in test.table()
+    assert "Left out: 10 windows with too few" in test.table()
 
 
 def test_a_short_series_does_not_shorten_the_others_context():

@@ -392,7 +392,8 @@ def test_auto_takes_it_where_there_are_no_kernels():
     assert chosen(elsewhere) == "scan"
     assert chosen(replace(elsewhere, cell=CELLS["lstm"])) == "aten"
     assert chosen(replace(elsewhere, cell=stabilised)) == "reference"
-    assert chosen(replace(spec, trace=True, differentiated=True)) == "scan"
+    assert chosen(replace(spec, trace=True, differentiated=True)) == "cpu"
+    assert chosen(replace(elsewhere, trace=True, differentiated=True)) == "scan"
 
 
 @pytest.mark.parametrize("options", [{}, dict(layer_norm=True, zoneout=0.3)], ids=["plain", "more"])

@@ -226,7 +226,7 @@ def test_evaluate_scores_the_series_that_were_held_out(fitted):
     data = table()
     found = fitted.evaluate(data)
     assert found.n == 6
-    assert "left out of the scores: 34 sequences" in found.notes[0]
+    assert "Left out of the scores: 34 sequences" in found.notes[0]
     assert found.notes[1] == "the scores rest on 6 sequences only"
     predictions = fitted.predict(data).set_index("id")
     read = SeriesTable("id", "t", "way", (), ("a", "b")).read(data)
@@ -391,7 +391,7 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
     assert main(["fit", task, str(csv), *LINE, *learned, "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "Test part, 6 sequences" in said.out
-    assert "the scores rest on 6 sequences only" in said.out
+    assert "The scores rest on 6 sequences only" in said.out
     assert "\nchannels  a, b\n" in said.out
     assert "The model " in said.out
     assert main(["fit", task, str(csv), *LINE, *learned, "--out", str(out), "--resume"]) == 0
@@ -406,7 +406,7 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
     assert said.out.count("\n") == 1
     assert (found["task"], found["n"], set(found["scores"])) == (task, 6, scores)
     assert all(set(row) == scores for row in found["baseline"].values())
-    assert "left out of the scores: 34 sequences" in said.err
+    assert "Left out of the scores: 34 sequences" in said.err
     assert main(["predict", str(out), str(csv), "-o", str(tmp_path / "p.csv")]) == 0
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert (lines[0], len(lines)) == (columns, 41)

@@ -23,7 +23,6 @@ from gatewise.backends.registry import choose, run
 from gatewise.backends.tracing import recorded_by
 from gatewise.nn.checks import check_input
 from gatewise.nn.config import HIGHWAY_BIAS, Configured
-from gatewise.nn.dropout import dropout
 from gatewise.nn.layer_loop import LayersOutcome, run_layers
 from gatewise.nn.masks import make_masks, mask_kinds
 from gatewise.nn.parameters import learned_states, other_parameter, step_parameters, weights_of
@@ -193,7 +192,7 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
         """A layer's output after dropout, as the next layer's cells read it."""
         if self.locked_dropout and self.training:
             return x * F.dropout(x.new_ones(1, *x.shape[1:]), self.dropout)
-        return dropout(x, self.dropout, self.training)
+        return F.dropout(x, self.dropout, self.training)  # with the draws of torch's layers
 
     def _connected(
         self, layer: int, output: Tensor, below: Tensor, *, dtype: torch.dtype | None

@@ -169,11 +169,11 @@ def is_size(part: Any) -> bool:
 def members_in(part: Any, total: int) -> int:
     """The number of members of ``total`` that a part takes; 0 for a part that is data of its own.
 
-    A share above 0 is rounded to one member or more, but never to all of them."""
+    A share above 0 is rounded, to one member or more."""
     if not is_size(part):
         return 0
     if isinstance(part, float) and part:
-        return min(max(1, round(part * total)), max(total - 1, 0))
+        return min(total, max(1, round(part * total)))
     return min(int(part), total)
 
 
