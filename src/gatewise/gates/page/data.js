@@ -39,6 +39,19 @@ class Values {
   }
 }
 
+/** The number of values of a sequence, over all parts and names. */
+export function lengthOf({ parts, sequences }, sequence) {
+  const units = parts.flatMap((part) => Object.values(part.units));
+  return sequences[sequence].steps * units.reduce((sum, each) => sum + each, 0);
+}
+
+/** The difference of two values of the same size, and its largest number. */
+export function difference(now, before) {
+  const numbers = now.numbers.map((value, k) => value - before.numbers[k]);
+  const bound = numbers.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  return { values: new Values(numbers, now.steps, now.units), bound: bound || 1 };
+}
+
 /** The record and its numbers. A part is one layer of a module in one direction. */
 export class Data {
   constructor(record, numbers) {
@@ -46,6 +59,7 @@ export class Data {
     this.parts = record.parts;
     this.sequences = record.sequences;
     this.numbers = numbers;
+    this.originals = new Map(); // by sequence, what it was before its edits
   }
 
   /** The values with this name, of one part and one sequence. */
@@ -56,16 +70,45 @@ export class Data {
     return new Values(this.numbers.subarray(start, start + steps * units), steps, units);
   }
 
-  /** Replaces the numbers of a sequence, as a backend computes them after an edit. */
-  replace(sequence, numbers, prediction) {
+  /** The values before the edits of the sequence; null if it has none. */
+  before(part, sequence, name) {
+    const kept = this.originals.get(sequence);
+    if (!kept) return null;
+    const { steps, places } = this.sequences[sequence];
+    const units = this.parts[part].units[name];
+    const start = places[part][name] - kept.start;
+    return new Values(kept.numbers.subarray(start, start + steps * units), steps, units);
+  }
+
+  /** For each part and name the number of values of a sequence. */
+  sizes(sequence) {
     const { places, steps } = this.sequences[sequence];
-    places.forEach((names, part) => {
-      for (const [name, start] of Object.entries(names)) {
-        const size = steps * this.parts[part].units[name];
-        this.numbers.set(numbers[part][name].subarray(0, size), start);
-      }
+    return places.map((names, part) => Object.fromEntries(
+      Object.keys(names).map((name) => [name, steps * this.parts[part].units[name]])));
+  }
+
+  /** Replaces the numbers of a sequence and what stands around them, as a backend computes them with edits. */
+  replace(sequence, { numbers, strip, prediction }) {
+    const shown = this.sequences[sequence];
+    if (!this.originals.has(sequence)) {
+      const start = Math.min(...shown.places.flatMap((names) => Object.values(names)));
+      const kept = this.numbers.slice(start, start + lengthOf(this.record, sequence));
+      this.originals.set(sequence, { start, numbers: kept, strip: shown.strip, prediction: shown.prediction });
+    }
+    shown.places.forEach((names, part) => {
+      for (const [name, start] of Object.entries(names)) this.numbers.set(numbers[part][name], start);
     });
-    if (prediction) this.sequences[sequence].prediction = prediction;
+    if (strip) shown.strip = strip;
+    if (prediction) shown.prediction = prediction;
+  }
+
+  /** Makes a sequence what it was before its edits. */
+  restore(sequence) {
+    const kept = this.originals.get(sequence);
+    if (!kept) return;
+    this.originals.delete(sequence);
+    this.numbers.set(kept.numbers, kept.start);
+    Object.assign(this.sequences[sequence], { strip: kept.strip, prediction: kept.prediction });
   }
 
   /** The result of a formula of the cell for one unit and step; NaN where it needs what is not traced. */

@@ -1,30 +1,36 @@
 // Starts the page.
 import { alike } from "gatewise/alike";
 import { Controls, byId } from "gatewise/controls";
-import { Data, formatter, unpack } from "gatewise/data";
+import { Data, formatter, lengthOf, unpack } from "gatewise/data";
 import { Diagram } from "gatewise/diagram";
 import { curves, saturationPlane, timeScales } from "gatewise/panels";
 import { Store } from "gatewise/store";
 import { described } from "gatewise/strips";
 import { Tracks } from "gatewise/tracks";
+import { WhatIf } from "gatewise/what-if";
 
 const MOST_RANGES = 40; // ranges that are listed
 
 /**
  * Starts the page on the data that stand in it.
  *
- * A served page passes a `backend`, whose `trace(edit)` returns a promise of
- * `{numbers, prediction}`: for each part and name the values of the edited sequence. Without one,
- * as in a file, there are no controls for edits. The result has what such controls need.
+ * A served page passes a `backend`. Its `trace({sequence, edits}, sizes)` returns a promise of
+ * `{numbers, strip, prediction}`: for each part and name the values of the sequence with the edits, and what
+ * stands above and below then. It may have the numbers of the page too, see live.js. Without a backend, as in
+ * a file, there are no controls for edits.
  */
 export async function start(backend = null) {
   const record = JSON.parse(byId("record").textContent);
-  const data = new Data(record, await unpack(byId("numbers").textContent, record.precision));
+  const arrived = () => store.set({ edits: store.state.edits + 1 });
+  const numbers = backend?.numbers
+    ? await backend.numbers(record.count, lengthOf(record, 0), arrived)
+    : await unpack(byId("numbers").textContent, record.precision);
+  const data = new Data(record, numbers);
   const format = formatter(record.precision);
   const store = new Store({
     sequence: 0, part: 0, unit: 0, step: 0, order: "index", hover: null, range: null, playing: false,
     window: [0, data.sequences[0].steps], theme: document.documentElement.dataset.theme,
-    shown: data.parts[0].shown, threshold: 0.3, share: 1, edits: 0, prediction: 0,
+    shown: data.parts[0].shown, threshold: 0.3, share: 1, edits: 0, prediction: 0, difference: false,
   });
   const tracks = new Tracks(byId("tracks"), data, store, format);
   const controls = new Controls(data, store, tracks);
@@ -33,16 +39,16 @@ export async function start(backend = null) {
   findAlike(data, store, controls);
   statistics(data, store);
   byId("what-if").hidden = backend === null;
+  const whatIf = backend && new WhatIf(byId("what-if"), data, store, format, edit);
   document.documentElement.dataset.ready = "yes";
 
-  /** Asks the backend for the present sequence with an edit, and shows the answer. */
-  async function edit(change) {
-    const { sequence } = store.state;
-    const { numbers, prediction } = await backend.trace({ sequence, ...change });
-    data.replace(sequence, numbers, prediction);
+  /** Shows a sequence with the edits, as the backend computes it; without any, as it was at first. */
+  async function edit(sequence, edits) {
+    if (edits.length) data.replace(sequence, await backend.trace({ sequence, edits }, data.sizes(sequence)));
+    else data.restore(sequence);
     store.set({ edits: store.state.edits + 1, prediction: store.state.prediction + 1 });
   }
-  return { data, store, tracks, controls, edit };
+  return { data, store, tracks, controls, whatIf };
 }
 
 /** The values of the chosen unit and step, as a table and for screen readers. */
@@ -68,6 +74,14 @@ function readout(data, store, format) {
       body.textContent = value;
       body.id = `value-${name}`;
       cell.append(head, body);
+      const before = data.before(part, sequence, name);
+      const was = before && unit < before.units ? format(before.at(step, unit)) : value;
+      if (was !== value) {
+        const old = document.createElement("span");
+        old.className = "was";
+        old.textContent = `was ${was}`;
+        cell.append(old);
+      }
       return cell;
     }));
     if (!playing) byId("live").textContent = [...there, ...rows.map((row) => row.join(" "))].join(", ");

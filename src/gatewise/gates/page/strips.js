@@ -164,19 +164,40 @@ export function legend(strip) {
 export function bars(strip, format) {
   const table = document.createElement("table");
   table.className = "bars";
+  if (strip.before) {
+    const heads = table.createTHead().insertRow();
+    for (const text of ["", "now", "before the changes", ""]) heads.append(Object.assign(document.createElement("th"), { textContent: text }));
+  }
+  const body = table.createTBody();
   strip.names.forEach((name, k) => {
-    const row = table.insertRow();
+    const row = body.insertRow();
     const head = document.createElement("th");
     head.scope = "row";
     head.textContent = name;
     row.append(head);
     row.insertCell().textContent = format(strip.numbers[k] ?? NaN);
+    if (strip.before) row.insertCell().textContent = format(strip.before[k] ?? NaN);
     const bar = document.createElement("span");
     const most = Math.max(...strip.numbers.map((number) => Math.abs(number ?? 0))) || 1;
     bar.style.width = `${(100 * Math.abs(strip.numbers[k] ?? 0)) / most}%`;
     row.insertCell().append(bar);
   });
   return table;
+}
+
+/** The strips that show a prediction, and beside it that before the edits. */
+export function withBefore(strip, before) {
+  if (!before || before.kind !== strip.kind) return [strip];
+  if (strip.kind === "bars") return [{ ...strip, before: before.numbers }];
+  if (strip.kind === "lines") {
+    const at = Math.min(1, strip.names.length);
+    return [{
+      ...strip,
+      names: strip.names.toSpliced(at, 0, `${before.names[0]} before the changes`),
+      values: strip.values.toSpliced(at, 0, before.values[0]),
+    }];
+  }
+  return [strip, { ...before, title: `${before.title}, before the changes` }];
 }
 
 /** What a strip has at a step, as text. */

@@ -1,6 +1,7 @@
 // The strips and heat maps over one axis of steps: pan, zoom, hover, choose, and select a range.
+import { difference } from "gatewise/data";
 import { HeatMap } from "gatewise/heat";
-import { StripView, bars, legend } from "gatewise/strips";
+import { StripView, bars, legend, withBefore } from "gatewise/strips";
 
 const NARROWEST = 6; // steps in view
 
@@ -9,7 +10,7 @@ export class Tracks {
     Object.assign(this, { place, data, store, format, strips: [], maps: [] });
     this.axis = place.querySelector("#axis");
     this.tip = place.querySelector("#tip");
-    store.on(["part", "sequence", "prediction"], () => this.fill());
+    store.on(["part", "sequence", "prediction", "difference"], () => this.fill());
     store.on(["order", "theme", "edits"], () => this.colour());
     store.on(["window", "step", "unit", "hover", "range"], () => this.draw());
     new ResizeObserver(() => this.resize()).observe(place);
@@ -44,7 +45,9 @@ export class Tracks {
     this.strips = [];
     this.maps = [];
     above.replaceChildren(...(strip ? [this.#stripTrack(strip, true)] : []));
-    below.replaceChildren(...(prediction ? [this.#stripTrack(prediction, false)] : []));
+    const kept = this.data.originals.get(sequence)?.prediction;
+    const predictions = prediction ? withBefore(prediction, kept) : [];
+    below.replaceChildren(...predictions.map((each) => this.#stripTrack(each, false)));
     maps.replaceChildren(...names.map((name) => this.#mapTrack(name)));
     this.place.classList.toggle("no-strip", !strip);
     this.colour();
@@ -90,7 +93,7 @@ export class Tracks {
     const equation = this.data.record.cells[part.cell]?.equations[name] ?? "";
     const { track, head } = this.#track(name, equation);
     track.id = `map-${name}`;
-    const { bound, signed } = part.ranges[name];
+    const { bound, signed } = this.#range(name);
     head.append(this.#scaleKey(bound, signed));
     const canvas = document.createElement("canvas");
     canvas.className = "map";
@@ -101,6 +104,19 @@ export class Tracks {
     this.maps.push({ name, map, bound, signed });
     this.#listen(canvas, "pan", name);
     return track;
+  }
+
+  /** The range of a map's colours: that of the value, or of its difference from before the edits. */
+  #range(name) {
+    const change = this.#change(name);
+    return change ? { bound: change.bound, signed: true } : this.data.parts[this.store.state.part].ranges[name];
+  }
+
+  /** The difference that a map shows; null if it shows the value itself. */
+  #change(name) {
+    const { part, sequence, difference: asked } = this.store.state;
+    const before = asked ? this.data.before(part, sequence, name) : null;
+    return before && difference(this.data.values(part, sequence, name), before);
   }
 
   #scaleKey(bound, signed) {
@@ -120,7 +136,7 @@ export class Tracks {
   colour() {
     const { part, sequence, theme } = this.store.state;
     for (const { name, map, bound, signed } of this.maps) {
-      const values = this.data.values(part, sequence, name);
+      const values = this.#change(name)?.values ?? this.data.values(part, sequence, name);
       const ordered = this.order?.length === values.units ? this.order : null;
       map.colour(values, ordered, bound, signed, theme);
     }
@@ -245,7 +261,9 @@ export class Tracks {
     const parts = [`step ${label}`];
     if (unit !== null) {
       const value = this.data.values(part, sequence, name).at(step, unit);
-      parts.push(`unit ${unit}`, `${name} = ${this.format(value)}`);
+      const was = this.data.before(part, sequence, name)?.at(step, unit) ?? value;
+      const before = was === value ? "" : ` (was ${this.format(was)})`;
+      parts.push(`unit ${unit}`, `${name} = ${this.format(value)}${before}`);
     }
     this.tip.textContent = parts.join(" · ");
     this.tip.hidden = false;
