@@ -173,6 +173,7 @@ _PLAIN: dict[Any, Kind] = {str: TEXT, bool: FLAG}
 
 Count = Annotated[int, integers(1)]
 NonNegativeCount = Annotated[int, integers(0)]
+Port = Annotated[int, integers(0, 65535)]
 Layers = Annotated[int, integers(1, MOST_LAYERS)]
 Seed = Annotated[int, integers(0, MOST_SEED)]
 Number = Annotated[float, numbers("a finite number or None")]

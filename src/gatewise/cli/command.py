@@ -33,6 +33,7 @@ VERBS = {
     "evaluate": Verb("score a model on data and compare it with simple baselines", "tasks"),
     "generate": Verb("write new samples with a model", "tasks"),
     "gates": Verb("write a page that shows the gates of a model over data", "tasks"),
+    "view": Verb("serve that page on this machine, and compute what changes of it do", "tasks"),
     "tasks": Verb("list the tasks and the kinds of data that each accepts", "tasks"),
     "demo": Verb("try a task on data that comes with the package", "demo"),
     "cells": Verb("describe the built-in cells: gates, weights, operations, source", "cells"),

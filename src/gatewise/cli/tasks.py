@@ -1,9 +1,10 @@
-"""The verbs fit, predict, evaluate, generate, gates and tasks. Their flags derive from the library's arguments."""
+"""The verbs fit, predict, evaluate, generate, gates, view, tasks. Their flags derive from the library's arguments."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -200,6 +201,13 @@ def add_gates(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.set_defaults(run=_run_gates)
 
 
+def add_view(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    verb.add_argument("model", type=PATH, help="folder that fit wrote")
+    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
+    _add_method(verb, "view", argv)
+    verb.set_defaults(run=_run_view)
+
+
 def _add_method(verb: argparse.ArgumentParser, method: str, argv: list[str]) -> None:
     """Adds flags for the options that ``method`` has in the task of the model in ``argv``, or in any task if
     there is no model."""
@@ -286,6 +294,16 @@ def _run_gates(given: argparse.Namespace) -> None:
     _check_not_read(given.out, {"the data": given.data})
     path = model.write_gates(given.data, given.out, **options)
     print(f"page      {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _run_view(given: argparse.Namespace) -> None:
+    model, options = _model_and_options(given)
+    try:
+        model.view(given.data, **options)
+    except KeyboardInterrupt as stopped:
+        if getattr(stopped, "number", signal.SIGINT) != signal.SIGINT:
+            raise
+        print("\nstopped")
 
 
 # ------------------------------------------------------------------------------------------ tasks

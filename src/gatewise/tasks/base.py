@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gatewise.arguments import Count, Option, checked_options, options_of
-from gatewise.cells.language import Cell
+from gatewise.arguments import Count, Option, Port, checked_options, options_of
 from gatewise.errors import DataError, ModelFileError, OptionError, need
+from gatewise.gates.capture import Traces, trace
 from gatewise.gates.page.shown import Shown
 from gatewise.memory import check_network
 from gatewise.nn.trace import Trace
@@ -307,6 +307,10 @@ class Task(BaseEstimator):
             )
         return outputs, trace
 
+    def traces(self, inputs: tuple[Any, ...], modules: str | Sequence[str] | None = None) -> Traces:
+        """The traces of all recurrent modules, or of those named, for these arguments of the network."""
+        return trace(self.network_, *inputs, modules=modules)
+
     def write_gates(self, data: Any, out: Any, *, limit: Count = 8, steps: Count = 1000) -> Path:
         """Writes a page with the gates over the first sequences of ``data``, one HTML file, and returns its path.
 
@@ -327,18 +331,53 @@ class Task(BaseEstimator):
         if out.suffix.lower() not in (".html", ".htm"):
             raise OptionError(f"the page of gates is an .html file, not {out}")
         shown = self.shown(data, options.limit, options.steps)
-        history = {"train": self.history_.train, "validation": self.history_.validation}
         return write_page(
             out,
-            {"model": shown.trace},
-            title=f"The gates over {data_name(data)}",
+            shown.traces,
             strips=shown.strips,
             predictions=shown.predictions,
             labels=shown.labels,
             step_labels=shown.step_labels,
-            cells={"model": cell_of(self.network_)},
-            history=history,
+            **self._page_options(data),
         )
+
+    def view(
+        self,
+        data: Any,
+        *,
+        limit: Count = 8,
+        steps: Count = 1000,
+        port: Port = 0,
+        browser: bool = True,
+    ) -> None:
+        """Serves the page of :meth:`write_gates` on this machine, until it is interrupted (Ctrl-C).
+
+        On this page the input can be changed, and units and gates can be held at a value: the network runs again.
+        The page's address is printed. Only this machine can open it, and only with the token in the address.
+
+        Args:
+            data: as ``predict`` takes it.
+            limit: the most sequences on the page.
+            steps: the most steps of a sequence.
+            port: the port; 0 is any that is free.
+            browser: open the page in the browser.
+
+        Raises:
+            OptionError: the task has no such page, or the port is in use.
+        """
+        from gatewise.gates.live import LivePage
+        from gatewise.gates.view import serve
+
+        given = dict(limit=limit, steps=steps, port=port, browser=browser)
+        options = checked_options(type(self).view, given)
+        self.check_fitted()
+        shown = self.shown(data, options.limit, options.steps)
+        page = LivePage(self.network_, shown, **self._page_options(data))
+        serve(page, port=options.port, browser=options.browser)
+
+    def _page_options(self, data: Any) -> dict[str, Any]:
+        history = {"train": self.history_.train, "validation": self.history_.validation}
+        return dict(title=f"The gates over {data_name(data)}", history=history)
 
     def network_on(self, device: torch.device) -> nn.Module:
         """The network on ``device``; a copy unless the device is the CPU."""
@@ -401,13 +440,6 @@ def _restored(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         raise invalid_entry(name, "a text, a number or a list of these", value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def cell_of(network: nn.Module) -> Cell | None:
-    """The cell of the first recurrent layer of a network."""
-    layers = (getattr(module, "config", None) for module in network.modules())
-    cells = (getattr(config, "cell", None) for config in layers)
-    return next((cell for cell in cells if isinstance(cell, Cell)), None)
 
 
 def data_name(data: Any) -> str:

@@ -2,6 +2,8 @@
 
 const PIECE = 4 << 20; // bytes of one request
 
+let complete = Promise.resolve(); // when all numbers are there
+
 /** The backend for the server that this page came from. */
 export const live = {
   /**
@@ -26,12 +28,14 @@ export const live = {
         arrived();
       }
     };
-    setTimeout(() => rest().catch((error) => console.warn(error.message)));
+    complete = rest();
+    complete.catch((error) => console.warn(error.message)); // what is missing stays a dash
     return found;
   },
 
   /** The values of a sequence with edits: see `start` in main.js. */
   async trace(change, sizes) {
+    await complete;
     const answer = await fetch("edit", {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(change),
     }).catch(() => {

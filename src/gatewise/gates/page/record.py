@@ -68,8 +68,8 @@ class PageData:
         predictions: Sequence[Strip | None],
         labels: Sequence[str],
         step_labels: Sequence[Sequence[str] | None],
-    ) -> tuple[dict[str, Any], str]:
-        """The record, and the block of numbers as base64 of gzip."""
+    ) -> tuple[dict[str, Any], Array]:
+        """The record, and the numbers."""
         given = dict(strips=strips, predictions=predictions, labels=labels, step_labels=step_labels)
         for what, each in given.items():
             if len(each) != len(self.lengths):
@@ -103,14 +103,14 @@ class PageData:
                 }
             )
         every = np.concatenate(blocks)
-        half = len(every) > _MOST_EXACT and bool((np.abs(every) < _MOST_HALF).all())
         record = {
-            "precision": "float16" if half else "float32",
+            "precision": "float32",
+            "count": len(every),
             "cells": [_cell(cell) for cell in self.cells],
             "parts": list(self._parts()),
             "sequences": sequences,
         }
-        return record, packed(every, half)
+        return record, every
 
     def _parts(self) -> Iterator[dict[str, Any]]:
         for part in self.parts:
@@ -138,10 +138,13 @@ class PageData:
         return ", ".join(words)
 
 
-def packed(numbers: Array, half: bool) -> str:
-    """Numbers as text: base64 of gzip, in the order of bytes of the processors that browsers run on."""
+def packed(numbers: Array) -> tuple[str, str]:
+    """Numbers as text, base64 of gzip, in the order of bytes of the processors that browsers run on; and their
+    precision, "float32", or "float16" where there are many."""
+    half = len(numbers) > _MOST_EXACT and bool((np.abs(numbers) < _MOST_HALF).all())
     raw = numbers.astype("<f2" if half else "<f4").tobytes()
-    return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
+    text = base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
+    return text, "float16" if half else "float32"
 
 
 def own_cell(trace: Trace) -> Cell | None:

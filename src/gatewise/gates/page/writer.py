@@ -13,14 +13,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gatewise.atomic import write_atomically
 from gatewise.cells.language import Cell
 from gatewise.emit.diagram import STYLE, svg
 from gatewise.errors import CellError
-from gatewise.gates.page.record import PageData
+from gatewise.gates.page.record import PageData, packed
 from gatewise.gates.page.strips import Strip, numbers
 from gatewise.nn.trace import Trace
 
+# What the page may load: nothing from elsewhere.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src data:"
+)
 # in the order in which they need each other
 _LIBRARIES = (
     "array",
@@ -34,7 +40,7 @@ _LIBRARIES = (
 )
 _MODULES = (
     *("colours", "store", "data", "heat", "strips", "alike", "panels"),
-    *("diagram", "tracks", "controls", "main"),
+    *("diagram", "tracks", "controls", "what-if", "live", "main"),
 )
 
 
@@ -80,9 +86,28 @@ def write_page(
     return path
 
 
-def page_of(
+def page_of(data: PageData, title: str, *around: Any, **curves: Any) -> str:
+    """The page as HTML with its numbers; the arguments are those of :func:`write_page`."""
+    record, every = recorded(data, *around, **curves)
+    block, record["precision"] = packed(every)
+    digits = "three digits" if record["precision"] == "float16" else "float32"
+    begin = 'import { start } from "gatewise/main";\nstart();'
+    return _document(data, title, record, block, digits, _POLICY, begin)
+
+
+def served_page_of(
+    data: PageData, title: str, *around: Any, **curves: Any
+) -> tuple[str, np.ndarray]:
+    """The page as HTML without its numbers, and the numbers, which it requests from its server. The arguments
+    are those of :func:`write_page`."""
+    record, every = recorded(data, *around, **curves)
+    begin = 'import { start } from "gatewise/main";\nimport { live } from "gatewise/live";\nstart(live);'
+    policy = f"{_POLICY}; connect-src 'self'"
+    return _document(data, title, record, "", "float32", policy, begin), every
+
+
+def recorded(
     data: PageData,
-    title: str,
     strips: Sequence[Strip | None] | None = None,
     predictions: Sequence[Strip | None] | None = None,
     labels: Sequence[str] | None = None,
@@ -90,10 +115,10 @@ def page_of(
     *,
     history: Mapping[str, Sequence[float]] | None = None,
     horizon: Mapping[str, Sequence[float]] | None = None,
-) -> str:
-    """The page as HTML; the arguments are those of :func:`write_page`."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The record of a page, and its numbers; the arguments are those of :func:`write_page`."""
     count = len(data.lengths)
-    record, block = data.record(
+    record, every = data.record(
         strips if strips is not None else [None] * count,
         predictions if predictions is not None else [None] * count,
         labels if labels is not None else [f"sequence {k}" for k in range(count)],
@@ -101,12 +126,26 @@ def page_of(
     )
     record["history"] = history and {name: numbers(each) for name, each in history.items()}
     record["horizon"] = horizon and {"lines": [[n, numbers(each)] for n, each in horizon.items()]}
-    digits = "three digits" if record["precision"] == "float16" else "float32"
+    return record, every
+
+
+def _document(
+    data: PageData,
+    title: str,
+    record: dict[str, Any],
+    block: str,
+    digits: str,
+    policy: str,
+    begin: str,
+) -> str:
+    count = len(data.lengths)
     total = f"{count} sequence{'s' if count > 1 else ''}, {sum(data.lengths):,} steps"
     footer = f"{total}. Numbers are those of the trace ({digits}). Statistics are of the sequences in this page. "
     return _filled(
         {
             "title": escape(title),
+            "policy": policy,
+            "begin": begin,
             "version": escape(version("gatewise")),
             "style": _read("page.css") + STYLE,
             "footer": escape(f"{footer}Written by gatewise {version('gatewise')}."),
@@ -149,7 +188,7 @@ def _import_map() -> str:
     """The page's modules by name. A file has no folder from which they could be imported."""
     urls = {}
     for name in _MODULES:
-        source = base64.b64encode(_read(f"{name}.js").encode()).decode("ascii")
+        source = base64.b64encode(_read(f"{name.replace('-', '_')}.js").encode()).decode("ascii")
         urls[f"gatewise/{name}"] = f"data:text/javascript;base64,{source}"
     return json.dumps({"imports": urls})
 

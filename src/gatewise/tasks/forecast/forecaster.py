@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from gatewise.data.table import Frame, load
 from gatewise.data.windows import Batch, Windows, least_observed
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
-from gatewise.gates.page.shown import Shown
+from gatewise.gates.page.shown import InputEdit, Shown
 from gatewise.models.forecaster import ForecasterShape, PatchLSTM
 from gatewise.options import integer
 from gatewise.report.scores import Evaluation
@@ -477,10 +477,18 @@ class Forecaster(Task):
         rows, (context, horizon) = panel.lengths, (self.shape_.context, self.shape_.horizon)
         origin = np.where(rows - horizon >= least_observed(context), rows - horizon, rows)
         windows = self._windows(panel, origin, origin)
-        chosen = np.arange(min(limit, len(windows)))
-        trace = self.traced((windows[chosen],))
+        count = min(limit, len(windows))
+
+        def edited(k: int, edits: Sequence[InputEdit]) -> Shown:
+            panel = gates.with_values(windows, k, edits, self.shape_, steps)
+            return self._shown(self._windows(panel, origin, origin), np.array([k]), steps)
+
+        return self._shown(windows, np.arange(count), steps).with_edits(edited)
+
+    def _shown(self, windows: Windows, chosen: Array, steps: int) -> Shown:
+        traces = self.traces((windows[chosen],))
         forecast = self._forecasting("cpu").forecast(windows, chosen)
-        return gates.shown(windows, chosen, trace, forecast, self, steps)
+        return gates.shown(windows, chosen, traces, forecast, self, steps)
 
     def report(self, data: Any, evaluation: Evaluation | None, folder: Path) -> Path:
         panel = self._panel(data, fitted=True)

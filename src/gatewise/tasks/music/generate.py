@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from gatewise.data.music.tune import TICKS, Tune, to_plain_key
 from gatewise.data.music.writing import in_words, write_tunes
 from gatewise.data.sources.music import Music, Tunes
 from gatewise.errors import DataError, OptionError, caution
-from gatewise.gates.page.shown import Shown, first_steps, in_order
+from gatewise.gates.page.shown import InputEdit, Shown, first_steps, in_order
 from gatewise.gates.page.strips import lines
 from gatewise.gates.picture import gate_map
 from gatewise.models.music import MusicNetwork, MusicShape
@@ -500,18 +501,32 @@ class MusicModel(Task):
     def shown(self, data: Any, limit: int, steps: int) -> Shown:
         read, encoded = self._encoded(data)
         encoded = encoded[:limit]
+        names = [tune.name[-48:] for tune in read.tunes[: len(encoded)]]
+
+        def edited(k: int, edits: Sequence[InputEdit]) -> Shown:
+            changed = gates.with_events(self.encoding_, encoded[k].steps, edits)
+            return self._shown([encoded[k]._replace(steps=changed)], [names[k]], steps)
+
+        return self._shown(encoded, names, steps).with_edits(edited)
+
+    def _shown(self, encoded: list[EncodedTune], names: list[str], steps: int) -> Shown:
+        """What is shown of tunes: the network reads each as a whole."""
         longest = max(len(each.steps) for each in encoded)
         windows = Windows(encoded, self.encoding_, longest)
         every = np.arange(len(encoded))
         batch = windows[next(iter(TuneBatches(windows, every, len(every), None, False)))]
         order = batch.tunes.argsort().tolist()  # a batch has its tunes in another order
-        trace = in_order(self.traced((batch.before, batch.places, batch.lengths)), order)
-        losses = self._losses(encoded)
+        traces = self.traces((batch.before, batch.places, batch.lengths))
+        with torch.no_grad():
+            losses = self.loss(self.network_, batch, None)[0].split(batch.lengths.tolist())
         return Shown(
-            first_steps(trace, steps),
-            [tune.name[-48:] for tune in read.tunes[: len(encoded)]],
+            {name: first_steps(in_order(trace, order), steps) for name, trace in traces.items()},
+            names,
             [gates.steps_strip(self.encoding_, each.steps[:steps]) for each in encoded],
-            [lines("surprise at the next step, in nats", {"nll": n[:steps]}) for n in losses],
+            [
+                lines("surprise at the next step, in nats", {"nll": losses[k][:steps]})
+                for k in order
+            ],
         )
 
     def figures(self, data: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
@@ -25,7 +26,7 @@ from gatewise.data.sequences import Scale, Sequences, masked, padded
 from gatewise.data.sources.series import Series, SeriesTable, digests
 from gatewise.errors import DataError, OptionError
 from gatewise.forks import keep_torch_from_waiting
-from gatewise.gates.page.shown import Shown, first_steps
+from gatewise.gates.page.shown import InputEdit, Shown, first_steps, with_numbers
 from gatewise.gates.page.strips import Strip, lines
 from gatewise.gates.picture import gate_map
 from gatewise.models.sequence import SequenceEnsemble, SequenceShape
@@ -431,15 +432,29 @@ class SequenceTask(Task):
             found = self._fitted_table(data, learned=False)
             sequences, labels = found.sequences, list(map(str, found.labels))
         count = min(limit, len(sequences))
-        part = sequences.chosen(np.arange(count))
-        trace = self.traced(self._padded(part))
-        predictions = self.prediction_strips(self._outputs(part, "cpu"))
+        part, labels = sequences.chosen(np.arange(count)), labels[:count]
+
+        def edited(k: int, edits: Sequence[InputEdit]) -> Shown:
+            values = with_numbers(part.values[part.rows(k)], edits)
+            one = Sequences(values, np.array([0, len(values)]), part.names)
+            return self._shown(one, [labels[k]], steps)
+
+        return self._shown(part, labels, steps).with_edits(edited)
+
+    def _shown(self, sequences: Sequences, labels: list[str], steps: int) -> Shown:
+        """What is shown of sequences: the gates of the first member of the ensemble."""
+        traces = self.traces(self._padded(sequences), modules="members.0.recurrent")
+        predictions = self.prediction_strips(self._outputs(sequences, "cpu"))
         names = sequences.names or tuple(f"feature {k}" for k in range(sequences.inputs))
         strips = [
-            lines("input", dict(zip(names, part.values[part.rows(k)][:steps].T, strict=True)))
-            for k in range(count)
+            lines(
+                "input",
+                dict(zip(names, sequences.values[sequences.rows(k)][:steps].T, strict=True)),
+            )
+            for k in range(len(sequences))
         ]
-        return Shown(first_steps(trace, steps), labels[:count], strips, predictions)
+        first = {name: first_steps(trace, steps) for name, trace in traces.items()}
+        return Shown(first, labels, strips, predictions)
 
     def prediction_strips(self, outputs: Array) -> list[Strip]:
         """What a page of gates shows of the network's outputs for each sequence."""

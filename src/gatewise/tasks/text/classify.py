@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from itertools import chain
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from gatewise.data.spool import SpooledTexts
 from gatewise.data.tokens import Tokenizer
 from gatewise.data.vectors import read_vectors, width_of
 from gatewise.errors import DataError, OptionError, caution, some
-from gatewise.gates.page.shown import Shown, first_steps
+from gatewise.gates.page.shown import InputEdit, Shown, first_steps, with_words
 from gatewise.gates.page.strips import bars, words
 from gatewise.gates.picture import gate_map
 from gatewise.models.text import TextEncoder, TextEnsemble, TextShape
@@ -578,17 +578,35 @@ class TextClassifier(ClassifierMixin, Task):
 
     def shown(self, data: Any, limit: int, steps: int) -> Shown:
         texts = list(self._texts(data, learned=False).texts[:limit])
-        encoded = self._encoded(texts)
-        trace = self.traced(encoded.padded(np.arange(len(texts))))
+        encoded, labels = self._encoded(texts), list(map(shortened, texts))
+        read = [self.tokenizer_.pieces(text)[: self.options_.longest] for text in texts]
+        pieces = [["⊢", *each, "⊣"] for each in read]
+
+        def edited(k: int, edits: Sequence[InputEdit]) -> Shown:
+            known = self.tokenizer_.index
+            symbols = with_words(encoded.chosen(np.array([k])).values, edits, known)
+            one = Encoded(symbols, np.array([0, len(symbols)]))
+            changed = list(pieces[k])
+            for edit in edits:
+                changed[edit.at] = str(edit.to)
+            return self._shown(one, [labels[k]], [changed], steps)
+
+        return self._shown(encoded, labels, pieces, steps).with_edits(edited)
+
+    def _shown(
+        self, encoded: Encoded, labels: list[str], pieces: list[list[str]], steps: int
+    ) -> Shown:
+        """What is shown of texts with these symbols, whose texts are ``pieces``."""
+        traces = self.traces(encoded.padded(np.arange(len(encoded))))
         outputs, weights = self._outputs(encoded, "cpu", weighted=True)
         names = list(map(str, self.classes_.tolist()))
         strips, predictions = [], []
-        for text, row, each in zip(texts, softmax(outputs), weights, strict=True):
-            pieces = ["⊢", *self.tokenizer_.pieces(text)[: self.options_.longest], "⊣"][:steps]
-            attention = [0.0, *each, 0.0][:steps]
-            strips.append(words("text, with the weights of attention", pieces, attention))
+        for each, row, weight in zip(pieces, softmax(outputs), weights, strict=True):
+            attention = [0.0, *weight, 0.0][:steps]
+            strips.append(words("text, with the weights of attention", each[:steps], attention))
             predictions.append(bars("probability", dict(zip(names, row, strict=True))))
-        return Shown(first_steps(trace, steps), list(map(shortened, texts)), strips, predictions)
+        first = {name: first_steps(trace, steps) for name, trace in traces.items()}
+        return Shown(first, labels, strips, predictions)
 
     # ---------------------------------------------------------------------------------- evaluation
 

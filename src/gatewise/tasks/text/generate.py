@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self
@@ -35,7 +35,7 @@ from gatewise.data.sources.text import numbered_lines_of, pieces_of
 from gatewise.data.spool import SpooledTexts
 from gatewise.data.tokens import END, UNKNOWN, Tokenizer, Unit, smallest_size
 from gatewise.errors import DataError, ModelFileError, OptionError, caution
-from gatewise.gates.page.shown import Shown, in_parts
+from gatewise.gates.page.shown import InputEdit, Shown, in_parts, with_words
 from gatewise.gates.page.strips import words
 from gatewise.models.cache import Cache
 from gatewise.models.language import Dropouts, LanguageNetwork
@@ -534,8 +534,25 @@ class LanguageModel(Task):
         lines = self.lines(data, limit=limit * steps)
         symbols = stream(lines, self.tokenizer_)[0][: limit * steps]
         text = np.concatenate([[first_input(self.tokenizer_)], symbols[:-1]])
-        logits, trace = self.traced_outputs((torch.from_numpy(text).long()[None],))
-        surest, following = logits[0].softmax(-1).max(-1)
+
+        def edited(k: int, edits: Sequence[InputEdit]) -> Shown:
+            begin = k * steps
+            moved = [replace(edit, at=begin + edit.at) for edit in edits]
+            changed = with_words(text[: begin + steps], moved, self._by_piece())
+            return self._shown(changed, steps).only(k)
+
+        return self._shown(text, steps).with_edits(edited)
+
+    def _by_piece(self) -> dict[str, int]:
+        """The symbol of each text that :meth:`pieces` gives, also without its space at the end."""
+        pieces = self.pieces(np.arange(len(self.tokenizer_.symbols)))
+        stripped = {piece.rstrip(" "): k for k, piece in enumerate(pieces) if piece.strip(" ")}
+        return stripped | {piece: k for k, piece in enumerate(pieces)}
+
+    def _shown(self, text: Array, steps: int) -> Shown:
+        """What is shown of a text of symbols, in parts of so many steps."""
+        traces = self.traces((torch.from_numpy(text).long()[None],))
+        surest, following = traces.output[0][0].softmax(-1).max(-1)
         read, next_ = self.pieces(text), self.pieces(following.numpy())
         strips, predictions, labels = [], [], []
         for first in range(0, len(text), steps):
@@ -544,7 +561,8 @@ class LanguageModel(Task):
             strips.append(words("text", read[part]))
             surest_next = words("most probable next", next_[part], surest[part].tolist())
             predictions.append(surest_next.with_note("the bar is its probability"))
-        return Shown(in_parts(trace, steps), labels, strips, predictions)
+        parts = {name: in_parts(trace, steps) for name, trace in traces.items()}
+        return Shown(parts, labels, strips, predictions, begins=range(0, len(text), steps))
 
     def pieces(self, symbols: Array) -> list[str]:
         """The text of each symbol; "\\n" for the end of a line."""
