@@ -377,12 +377,13 @@ def test_a_served_page_shows_what_its_backend_answers(made, browser, tmp_path):
     assert page.locator("#what-if").get_attribute("hidden") is None
     choose(page, 7, 2)
     assert not close(page.inner_text("#value-f"), 1)
-    page.evaluate("served.app.edit({clamp: {name: 'f', value: 1}})")
+    edit = dict(kind="clamp", part=0, name="f", unit=None, first=0, last=59, value=1)
+    page.evaluate("edit => served.app.whatIf.add(edit)", edit)
     settle(page)
     assert page.inner_text("#value-f") == "1.000"
     assert page.inner_text("#value-c") == "0.5000"
     assert page.locator("#prediction td").first.inner_text() == "0.1250"
     asked = page.evaluate("served.changes")
-    assert asked == [{"sequence": 0, "clamp": {"name": "f", "value": 1}}]
+    assert asked == [{"sequence": 0, "edits": [edit]}]
     assert served.messages == []
     page.close()

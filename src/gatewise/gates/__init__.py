@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gatewise.gates.horizon import Horizon, memory_horizon
     from gatewise.gates.interventions import ablate, clamp, patch
     from gatewise.gates.monitor import Limits, Monitor
+    from gatewise.gates.notebook import notebook_page
     from gatewise.gates.page.writer import write_page
     from gatewise.gates.picture import gate_map
     from gatewise.gates.probes import Probe, probe
@@ -31,6 +32,7 @@ _EXPORTS = {
     "horizon": "Horizon memory_horizon",
     "interventions": "ablate clamp patch",
     "monitor": "Limits Monitor",
+    "notebook": "notebook_page",
     "page.writer": "write_page",
     "picture": "gate_map",
     "probes": "Probe probe",
@@ -75,6 +77,7 @@ __all__ = [
     "integrated_gradients",
     "layerwise_relevance",
     "memory_horizon",
+    "notebook_page",
     "occlusion",
     "patch",
     "probe",

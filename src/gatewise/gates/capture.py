@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gatewise.errors import OptionError, near, some
 from gatewise.gates.calls import LAYERS, watcher
 from gatewise.gates.joining import joined
+from gatewise.gates.notebook import PageView, notebook_page
 from gatewise.gates.pieces import InMemory, InStore
 from gatewise.gates.store import read_store
 from gatewise.nn.trace import Trace
@@ -44,6 +45,10 @@ class Traces(Mapping[str, Trace]):
     def gradients(self, of: Tensor) -> Traces:
         """The gradients of a number with respect to all traced values: see :meth:`gatewise.Trace.gradients`."""
         return Traces({name: trace.gradients(of) for name, trace in self.items()})
+
+    def view(self, **options: Any) -> PageView:
+        """The page of all these modules in a notebook: see :meth:`gatewise.Trace.view`."""
+        return notebook_page(self, **options)
 
     def __getitem__(self, name: str) -> Trace:
         if name not in self._traces:

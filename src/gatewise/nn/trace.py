@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -90,6 +91,24 @@ class Trace:
             )
         return self._adjoints(of)
 
+    def plot(self, **options: Any) -> Any:
+        """A figure of matplotlib with a heat map, units × steps, of each value of one sequence.
+
+        Args:
+            **options: ``layer``, ``direction``, ``sequence`` and the other arguments of
+                :func:`gatewise.gates.gate_map`.
+        """
+        return _drawing("picture", "gate_map")(self, **options)
+
+    def view(self, **options: Any) -> Any:
+        """The page of these gates, for the last line of a notebook's cell.
+
+        Args:
+            **options: ``title``, ``strips``, ``predictions``, ``height`` and the other arguments of
+                :func:`gatewise.gates.notebook_page`.
+        """
+        return _drawing("notebook", "notebook_page")(self, **options)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
@@ -101,6 +120,12 @@ class Trace:
         layers = next(iter(self._values.values()))
         shape = "×".join(map(str, layers[0][0].shape))
         return f"<trace of {', '.join(self._values)}: layers {len(layers)}, directions {len(layers[0])}, {shape}>"
+
+
+def _drawing(module: str, function: str) -> Callable[..., Any]:
+    """A function that draws traces. It stands in a room above this one, and is imported at its first use."""
+    found: Callable[..., Any] = getattr(import_module(f"gatewise.gates.{module}"), function)
+    return found
 
 
 def adjoints_of(

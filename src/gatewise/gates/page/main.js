@@ -39,7 +39,7 @@ export async function start(backend = null) {
   findAlike(data, store, controls);
   statistics(data, store);
   byId("what-if").hidden = backend === null;
-  const whatIf = backend && new WhatIf(byId("what-if"), data, store, format, edit);
+  const whatIf = backend && new WhatIf(byId("what-if"), data, store, tracks, format, edit);
   document.documentElement.dataset.ready = "yes";
 
   /** Shows a sequence with the edits, as the backend computes it; without any, as it was at first. */

@@ -31,6 +31,7 @@ export class StripView {
     context.clearRect(0, 0, this.wide, this.tall);
     const own = this.strip.axis === "own";
     const [from, to] = own ? [0, this.strip.values[0].length] : [start, end];
+    Object.assign(this, { from, to });
     this.x = (at) => ((at - from) / (to - from)) * this.wide;
     if (!own) {
       if (range) this.#band(range[0], range[1] + 1, "--range");
@@ -78,6 +79,23 @@ export class StripView {
       }
       context.stroke();
     });
+    if (this.dragged) {
+      context.fillStyle = this.colour("--accent");
+      context.beginPath();
+      context.arc(this.x((this.dragged.at + 0.5) / perStep), y(this.dragged.value), 4, 0, 2 * Math.PI);
+      context.fill();
+    }
+  }
+
+  /** Of lines, the place under a pointer, and the value at its height, with four digits. */
+  under(event) {
+    const { per_step: perStep = 1, values } = this.strip;
+    const box = this.canvas.getBoundingClientRect();
+    const [low, high] = this.range;
+    const across = this.from + ((event.clientX - box.left) / box.width) * (this.to - this.from);
+    const value = high - ((event.clientY - box.top - 6) / (box.height - 12)) * (high - low);
+    const at = Math.max(0, Math.min(values[0].length - 1, Math.floor(across * perStep)));
+    return { at, value: Number(value.toPrecision(4)) };
   }
 
   words(from, to) {

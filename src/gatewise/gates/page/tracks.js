@@ -7,7 +7,7 @@ const NARROWEST = 6; // steps in view
 
 export class Tracks {
   constructor(place, data, store, format) {
-    Object.assign(this, { place, data, store, format, strips: [], maps: [] });
+    Object.assign(this, { place, data, store, format, strips: [], maps: [], drag: null });
     this.axis = place.querySelector("#axis");
     this.tip = place.querySelector("#tip");
     store.on(["part", "sequence", "prediction", "difference"], () => this.fill());
@@ -84,8 +84,27 @@ export class Tracks {
     const view = new StripView(canvas);
     view.show(strip);
     this.strips.push(view);
+    if (selects && strip.kind === "lines") this.#dragValues(view);
     if (strip.axis !== "own") this.#listen(canvas, selects ? "select" : "pan", null);
     return track;
+  }
+
+  /** While there is a function `drag`, a pointer on the lines of the input moves a value and selects no steps. */
+  #dragValues(view) {
+    let at = null;
+    const moved = (event) => {
+      if (event.type === "pointerdown" && this.drag) {
+        at = view.under(event).at;
+        view.canvas.setPointerCapture(event.pointerId);
+      }
+      if (at === null) return;
+      event.stopImmediatePropagation();
+      view.dragged = { at, value: view.under(event).value };
+      if (event.type === "pointerup") this.drag?.(view.dragged);
+      if (event.type === "pointerup" || event.type === "pointercancel") at = view.dragged = null;
+      this.draw();
+    };
+    for (const type of ["pointerdown", "pointermove", "pointerup", "pointercancel"]) view.canvas.addEventListener(type, moved);
   }
 
   #mapTrack(name) {

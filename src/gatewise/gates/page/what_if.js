@@ -3,8 +3,8 @@ import { byId } from "gatewise/controls";
 
 /** The controls for edits. `apply(edits)` computes the sequence with them and shows the result. */
 export class WhatIf {
-  constructor(place, data, store, format, apply) {
-    Object.assign(this, { place, data, store, format, apply, edits: new Map(), busy: Promise.resolve() });
+  constructor(place, data, store, tracks, format, apply) {
+    Object.assign(this, { place, data, store, tracks, format, apply, edits: new Map(), busy: Promise.resolve() });
     place.replaceChildren(...this.#form());
     store.on(["part", "sequence", "step", "unit", "range", "edits"], () => this.show());
     this.#names();
@@ -135,6 +135,10 @@ export class WhatIf {
     on("edit-clamp", () => this.#clamp());
     template.getElementById("edit-which").addEventListener("change", () => this.show());
     template.getElementById("edit-place").addEventListener("change", () => this.show());
+    template.getElementById("drag-values").addEventListener("change", ({ target }) => {
+      const line = () => Number(byId("edit-which").value);
+      this.tracks.drag = target.checked ? ({ at, value }) => this.add({ kind: "value", line: line(), at, value }) : null;
+    });
     template.getElementById("undo-all").addEventListener("click", () => this.#change(() => []));
     template.getElementById("difference").addEventListener("change", ({ target }) => {
       this.store.set({ difference: target.checked });
