@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from gatewise.arguments import Count, Option, Port, checked_options, options_of
 from gatewise.errors import DataError, ModelFileError, OptionError, need
 from gatewise.gates.capture import Traces, trace
+from gatewise.gates.page.reach import horizon_of
 from gatewise.gates.page.shown import Shown
 from gatewise.memory import check_network
 from gatewise.nn.trace import Trace
@@ -338,7 +339,7 @@ class Task(BaseEstimator):
             predictions=shown.predictions,
             labels=shown.labels,
             step_labels=shown.step_labels,
-            **self._page_options(data),
+            **self._page_options(data, shown),
         )
 
     def view(
@@ -372,12 +373,13 @@ class Task(BaseEstimator):
         options = checked_options(type(self).view, given)
         self.check_fitted()
         shown = self.shown(data, options.limit, options.steps)
-        page = LivePage(self.network_, shown, **self._page_options(data))
+        page = LivePage(self.network_, shown, **self._page_options(data, shown))
         serve(page, port=options.port, browser=options.browser)
 
-    def _page_options(self, data: Any) -> dict[str, Any]:
+    def _page_options(self, data: Any, shown: Shown) -> dict[str, Any]:
         history = {"train": self.history_.train, "validation": self.history_.validation}
-        return dict(title=f"The gates over {data_name(data)}", history=history)
+        horizon = horizon_of(self.network_, shown)
+        return dict(title=f"The gates over {data_name(data)}", history=history, horizon=horizon)
 
     def network_on(self, device: torch.device) -> nn.Module:
         """The network on ``device``; a copy unless the device is the CPU."""

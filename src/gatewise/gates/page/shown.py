@@ -38,6 +38,7 @@ class Shown:
         labels: a name for each sequence.
         strips: what is drawn above the heat maps of each.
         predictions: what is drawn below.
+        inputs: the arguments of the network that gave the traces; none if the memory horizon is not shown.
         step_labels: for each sequence the names of its steps, or None.
         begins: for each sequence the network's step at its first step; 0 if not given.
         edited: takes the number of a sequence and edits of its input. It runs the network again, and returns
@@ -48,6 +49,7 @@ class Shown:
     labels: Sequence[str]
     strips: Sequence[Strip | None]
     predictions: Sequence[Strip | None]
+    inputs: tuple[Any, ...] = ()
     step_labels: Sequence[Sequence[str] | None] | None = None
     begins: Sequence[int] = ()
     edited: Callable[[int, Sequence[InputEdit]], Shown] | None = None
@@ -62,8 +64,8 @@ class Shown:
             [self.labels[sequence]],
             [self.strips[sequence]],
             [self.predictions[sequence]],
-            None if self.step_labels is None else [self.step_labels[sequence]],
-            [self.begins[sequence]] if self.begins else (),
+            step_labels=None if self.step_labels is None else [self.step_labels[sequence]],
+            begins=[self.begins[sequence]] if self.begins else (),
         )
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from gatewise.cells.language import Cell
 from gatewise.emit.diagram import retained
+from gatewise.errors import DataError
 from gatewise.gates.page.strips import numbers
+from gatewise.gates.statistics import LayerStatistics, gate_statistics
+from gatewise.nn.trace import Trace
 
 Array = np.ndarray
 
-OPEN, CLOSED = 0.9, 0.1  # a gate is saturated above and below
 _MOST_STEPS = 20_000  # steps from which similarity is computed
 
 
@@ -25,8 +28,8 @@ def summary(cell: Cell | None, values: Mapping[str, Array]) -> dict[str, Any]:
         values: for each name the values of all sequences, N×H.
     """
     state = main_state(cell, values)
-    gates = [name for name in values if is_gate(cell, name, values[name])]
-    scales = time_scales(cell, values)
+    counted = _counted(cell, values)
+    scales = {} if counted is None else counted.time_scale
     orders = {
         "activity": _sorted(-np.abs(values[state]).mean(0)),
         "similarity": _similar(values[state]),
@@ -37,13 +40,7 @@ def summary(cell: Cell | None, values: Mapping[str, Array]) -> dict[str, Any]:
     return {
         "shown": state,
         "orders": {name: order.tolist() for name, order in orders.items()},
-        "saturation": {
-            name: {
-                "open": numbers((values[name] > OPEN).mean(0)),
-                "closed": numbers((values[name] < CLOSED).mean(0)),
-            }
-            for name in gates
-        },
+        "saturation": {} if counted is None else _saturation(counted),
         "time_scales": {name: numbers(scale) for name, scale in scales.items()},
         "ranges": {name: _range(cell, name, value) for name, value in values.items()},
     }
@@ -59,45 +56,29 @@ def main_state(cell: Cell | None, values: Mapping[str, Array]) -> str:
     return "c" if "c" in values else list(values)[-1]
 
 
-def is_gate(cell: Cell | None, name: str, value: Array) -> bool:
-    """Whether a value is a gate: the result of a sigmoid. A cell's state is none, whatever its range."""
-    if cell is not None and name in cell.values:
-        return cell.values[name].op == "sigmoid"
-    return name not in ("c", "h", "n") and bool(((value >= 0) & (value <= 1)).all())
-
-
-def time_scales(cell: Cell | None, values: Mapping[str, Array]) -> dict[str, Array]:
-    """For each state that the cell carries, and each unit, T = -1 / mean(ln f) in steps, where f is what
-    multiplies the state at a step: infinite where it keeps everything, 0 where a step clears it. States that
-    nothing multiplies are left out."""
-    found = {}
-    for state, factor in retained(cell).items() if cell is not None else ():
-        if not isinstance(factor, list) or (kept := _evaluated(factor, values)) is None:
-            continue
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = -1 / np.log(np.abs(kept)).mean(0)
-        found[state] = np.where(scale == 0, 0.0, scale)  # and not -0
+def _counted(cell: Cell | None, values: Mapping[str, Array]) -> LayerStatistics | None:
+    """The statistics of all steps, as if they were one sequence; None if a value is not finite, or where no
+    cell says what a gate is."""
+    if cell is None:
+        return None
+    steps = {name: [[torch.from_numpy(value)[None]]] for name, value in values.items()}
+    try:
+        (found,) = gate_statistics(Trace(steps, None, cell)).layers.values()
+    except DataError:
+        return None
     return found
 
 
-def _evaluated(formula: Any, values: Mapping[str, Array]) -> Array | None:
-    """The value of a formula of ``retained``, N×H, or None where it needs what is not traced."""
-    if not isinstance(formula, list):
-        return None if formula is None else np.asarray(formula)
-    op, *args = formula
-    if op == "now":
-        return values[args[0]].astype(np.float64) if args[0] in values else None
-    if len(args) != 2:
-        return None
-    left, right = (_evaluated(arg, values) for arg in args)
-    operations: dict[str, Callable[[Array, Array], Array]] = {
-        "add": np.add,
-        "sub": np.subtract,
-        "mul": np.multiply,
-    }
-    if op not in operations or left is None or right is None:
-        return None
-    return operations[op](left, right)
+def _saturation(counted: LayerStatistics) -> dict[str, dict[str, list[float | None]]]:
+    """For each gate and unit the share of steps at which it is open (above .9) and closed (below .1)."""
+    found = {}
+    for gate in counted.gates:
+        value = counted.values[gate]
+        ends = {"open": value.high, "closed": value.low}
+        found[gate] = {
+            name: numbers(end / counted.steps) for name, end in ends.items() if end is not None
+        }
+    return found
 
 
 def _sorted(key: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
@@ -486,9 +486,10 @@ class Forecaster(Task):
         return self._shown(windows, np.arange(count), steps).with_edits(edited)
 
     def _shown(self, windows: Windows, chosen: Array, steps: int) -> Shown:
-        traces = self.traces((windows[chosen],))
+        inputs = (windows[chosen],)
         forecast = self._forecasting("cpu").forecast(windows, chosen)
-        return gates.shown(windows, chosen, traces, forecast, self, steps)
+        shown = gates.shown(windows, chosen, self.traces(inputs), forecast, self, steps)
+        return replace(shown, inputs=inputs)
 
     def report(self, data: Any, evaluation: Evaluation | None, folder: Path) -> Path:
         panel = self._panel(data, fitted=True)

@@ -51,7 +51,8 @@ def shown(
         predictions.append(_forecast(forecast[k], futures[k], forecaster.quantiles_))
         names.append(stamps(np.asarray(panel.timeline.times(places[k]))))
     shown = {name: steps_from(trace, first) for name, trace in traces.items()}
-    return Shown(shown, labels, strips, predictions, names, begins=[first] * len(chosen))
+    begins = [first] * len(chosen)
+    return Shown(shown, labels, strips, predictions, step_labels=names, begins=begins)
 
 
 def first_shown(shape: ForecasterShape, steps: int) -> int:

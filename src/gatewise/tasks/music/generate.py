@@ -516,7 +516,8 @@ class MusicModel(Task):
         every = np.arange(len(encoded))
         batch = windows[next(iter(TuneBatches(windows, every, len(every), None, False)))]
         order = batch.tunes.argsort().tolist()  # a batch has its tunes in another order
-        traces = self.traces((batch.before, batch.places, batch.lengths))
+        inputs = (batch.before, batch.places, batch.lengths)
+        traces = self.traces(inputs)
         with torch.no_grad():
             losses = self.loss(self.network_, batch, None)[0].split(batch.lengths.tolist())
         return Shown(
@@ -527,6 +528,7 @@ class MusicModel(Task):
                 lines("surprise at the next step, in nats", {"nll": losses[k][:steps]})
                 for k in order
             ],
+            inputs,
         )
 
     def figures(self, data: Any) -> dict[str, Any]:

@@ -443,7 +443,8 @@ class SequenceTask(Task):
 
     def _shown(self, sequences: Sequences, labels: list[str], steps: int) -> Shown:
         """What is shown of sequences: the gates of the first member of the ensemble."""
-        traces = self.traces(self._padded(sequences), modules="members.0.recurrent")
+        inputs = self._padded(sequences)
+        traces = self.traces(inputs, modules="members.0.recurrent")
         predictions = self.prediction_strips(self._outputs(sequences, "cpu"))
         names = sequences.names or tuple(f"feature {k}" for k in range(sequences.inputs))
         strips = [
@@ -454,7 +455,7 @@ class SequenceTask(Task):
             for k in range(len(sequences))
         ]
         first = {name: first_steps(trace, steps) for name, trace in traces.items()}
-        return Shown(first, labels, strips, predictions)
+        return Shown(first, labels, strips, predictions, inputs)
 
     def prediction_strips(self, outputs: Array) -> list[Strip]:
         """What a page of gates shows of the network's outputs for each sequence."""

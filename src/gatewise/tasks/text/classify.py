@@ -597,7 +597,8 @@ class TextClassifier(ClassifierMixin, Task):
         self, encoded: Encoded, labels: list[str], pieces: list[list[str]], steps: int
     ) -> Shown:
         """What is shown of texts with these symbols, whose texts are ``pieces``."""
-        traces = self.traces(encoded.padded(np.arange(len(encoded))))
+        inputs = encoded.padded(np.arange(len(encoded)))
+        traces = self.traces(inputs)
         outputs, weights = self._outputs(encoded, "cpu", weighted=True)
         names = list(map(str, self.classes_.tolist()))
         strips, predictions = [], []
@@ -606,7 +607,7 @@ class TextClassifier(ClassifierMixin, Task):
             strips.append(words("text, with the weights of attention", each[:steps], attention))
             predictions.append(bars("probability", dict(zip(names, row, strict=True))))
         first = {name: first_steps(trace, steps) for name, trace in traces.items()}
-        return Shown(first, labels, strips, predictions)
+        return Shown(first, labels, strips, predictions, inputs)
 
     # ---------------------------------------------------------------------------------- evaluation
 

@@ -551,7 +551,8 @@ class LanguageModel(Task):
 
     def _shown(self, text: Array, steps: int) -> Shown:
         """What is shown of a text of symbols, in parts of so many steps."""
-        traces = self.traces((torch.from_numpy(text).long()[None],))
+        inputs = (torch.from_numpy(text).long()[None],)
+        traces = self.traces(inputs)
         surest, following = traces.output[0][0].softmax(-1).max(-1)
         read, next_ = self.pieces(text), self.pieces(following.numpy())
         strips, predictions, labels = [], [], []
@@ -562,7 +563,7 @@ class LanguageModel(Task):
             surest_next = words("most probable next", next_[part], surest[part].tolist())
             predictions.append(surest_next.with_note("the bar is its probability"))
         parts = {name: in_parts(trace, steps) for name, trace in traces.items()}
-        return Shown(parts, labels, strips, predictions, begins=range(0, len(text), steps))
+        return Shown(parts, labels, strips, predictions, inputs, begins=range(0, len(text), steps))
 
     def pieces(self, symbols: Array) -> list[str]:
         """The text of each symbol; "\\n" for the end of a line."""
