@@ -16,19 +16,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import gatewise as gw
 from gatewise.train.run import Run
 
 DEEPEST = 4
 UNITS = 32
+SHOWN = 130  # characters of the picture
 STEPS = 1000
 
 
 def bracketed(lines: int, seed: int = 0) -> list[str]:
     """Lines of 4 to 9 words with brackets; every bracket that is open at the end is closed behind the ";"."""
     sonnets = (files("gatewise.data") / "examples" / "sonnets.txt").read_text("utf-8")
-    words = re.findall("[a-z]{1,5}", sonnets.lower())
+    words = re.findall(r"\b[a-z]{1,5}\b", sonnets.lower())
     draw = np.random.default_rng(seed)
     found = []
     for _ in range(lines):
@@ -79,6 +81,25 @@ def share_right(model: gw.LanguageModel, lines: list[str]) -> float:
     return float(((logits[:, index[")"]] > logits[:, index["\n"]]).numpy() == bracket).mean())
 
 
+def picture(model: gw.LanguageModel, lines: list[str], unit: int, path: Path) -> None:
+    """Draws the unit's cell state over a text, and the number of open brackets."""
+    text = "".join(lines)[:SHOWN]
+    state = gw.trace(model, lines)["recurrent"].c[0][0][0, 1 : SHOWN + 1, unit]
+    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    axis = figure.subplots()
+    axis.step(range(SHOWN), depths(text), where="mid", color="#c2700c", label="open brackets")
+    axis.set_ylabel("open brackets")
+    axis.set_yticks(range(depths(text).max() + 1))
+    axis.set_xticks(range(SHOWN), ["⏎" if c == "\n" else c for c in text], fontsize=7)
+    axis.tick_params(axis="x", length=0)
+    beside = axis.twinx()
+    beside.plot(range(SHOWN), state, color="#155e75", label=f"cell state of unit {unit}")
+    beside.set_ylabel(f"c of unit {unit}")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    axis.margins(x=0.005)
+    figure.savefig(path, dpi=110)
+
+
 def main(folder: Path) -> None:
     lines = bracketed(2500)
     training, choosing, testing = lines[:2100], lines[2100:2300], lines[2300:]
@@ -86,7 +107,7 @@ def main(folder: Path) -> None:
         "char",
         hidden=UNITS,
         layers=1,
-        epochs=12,
+        epochs=20,
         batch=16,
         window=100,
         learning_rate=1e-2,
@@ -122,9 +143,10 @@ def main(folder: Path) -> None:
     print(
         f"  {np.median(others):.1%}  with another unit at its mean: the median; the least is {others.min():.1%}"
     )
-    print(
-        f"page      {model.write_gates(folder / 'text.txt', folder / 'gates.html', limit=4, steps=STEPS)}"
-    )
+    picture(model, testing, unit, folder / "unit.png")
+    print(f"picture   {folder / 'unit.png'}")
+    page = model.write_gates(folder / "text.txt", folder / "gates.html", limit=4, steps=STEPS)
+    print(f"page      {page}")
 
 
 if __name__ == "__main__":
