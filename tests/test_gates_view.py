@@ -320,7 +320,8 @@ def test_words_are_replaced_and_all_layers_are_there():
     )
     model.fit(texts, [k % 2 for k in range(24)])
     page = LivePage(model.network_, model.shown(texts, 2, 100), title="t")
-    assert [part[0] for part in page._data.parts] == ["encoder.first"] * 2 + ["encoder.upper"] * 2
+    names = [part[0] for part in page._data.parts]
+    assert names == ["members.0.encoder.first"] * 2 + ["members.0.encoder.upper"] * 2
     found, values = edited(page, [dict(kind="word", at=2, word="bad")])
     other = model.shown(["a bad film 0"], 1, 100)
     assert found["strip"] == recorded(other.strips[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gatewise.arguments import Count, Option, Port, checked_options, options_of
 from gatewise.errors import DataError, ModelFileError, OptionError, need
+from gatewise.gates.attach import recurrent_modules
 from gatewise.gates.capture import Traces, trace
 from gatewise.gates.page.reach import horizon_of
 from gatewise.gates.page.shown import Shown
@@ -308,8 +309,13 @@ class Task(BaseEstimator):
             )
         return outputs, trace
 
-    def traces(self, inputs: tuple[Any, ...], modules: str | Sequence[str] | None = None) -> Traces:
-        """The traces of all recurrent modules, or of those named, for these arguments of the network."""
+    def traces(self, inputs: tuple[Any, ...]) -> Traces:
+        """The traces of all recurrent modules for these arguments of the network; of an ensemble, those of its
+        first member."""
+        modules = None
+        if hasattr(self.network_, "members"):
+            every = recurrent_modules(self.network_)
+            modules = [name for name in every if name.startswith("members.0.")]
         return trace(self.network_, *inputs, modules=modules)
 
     def write_gates(self, data: Any, out: Any, *, limit: Count = 8, steps: Count = 1000) -> Path:

@@ -444,7 +444,7 @@ class SequenceTask(Task):
     def _shown(self, sequences: Sequences, labels: list[str], steps: int) -> Shown:
         """What is shown of sequences: the gates of the first member of the ensemble."""
         inputs = self._padded(sequences)
-        traces = self.traces(inputs, modules="members.0.recurrent")
+        traces = self.traces(inputs)
         predictions = self.prediction_strips(self._outputs(sequences, "cpu"))
         names = sequences.names or tuple(f"feature {k}" for k in range(sequences.inputs))
         strips = [
