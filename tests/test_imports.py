@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,8 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in ROOT.rglob("*.py")}
 
 
-def imported(module: str) -> set[str]:
+@cache
+def imported(module: str) -> frozenset[str]:
     """The modules of gatewise that ``module`` imports anywhere in its text."""
     found: set[str] = set()
     package = module if MODULES[module].stem == "__init__" else module.rpartition(".")[0]
@@ -78,7 +80,7 @@ def imported(module: str) -> set[str]:
             up = package.split(".")[: len(package.split(".")) - node.level + 1]
             base = ".".join([*(up if node.level else []), *([node.module] if node.module else [])])
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] == "gatewise"}
+    return frozenset(name for name in found if name.split(".")[0] == "gatewise")
 
 
 def reached(module: str) -> set[str]:

@@ -780,32 +780,44 @@ def broken(**weights):
     return layer
 
 
-@pytest.mark.parametrize(
-    ("layer", "given", "message"),
-    [
-        (gw.LSTM(3, 6), (X, (ZERO.double(), ZERO)), "the initial state h is torch.float64, the input is torch.float32"),
-        (gw.LSTM(3, 6), (X, (ZERO, ZERO.bfloat16())), "state c is torch.bfloat16, the input is torch.float32"),
-        (gw.LSTM(3, 6), (X, (ZERO, ZERO.to(META))), "the initial state c is on 'meta', the input is on 'cpu'"),
-        (gw.LSTM(3, 6), (X.to(META),), "input is on 'meta', the layer's weights are on 'cpu'"),
-        (gw.LSTM(3, 6, device="meta"), (X,), "input is on 'cpu', the layer's weights are on 'meta'"),
-        (gw.LSTM(3, 6).double(), (X,), "input is torch.float32, the layer's weights are torch.float64"),
-        (gw.LSTM(3, 6), (X.long(),), "input is torch.int64, the layer's weights are torch.float32"),
-        (broken(weight_hh_l0=torch.zeros(24, 5)), (X,), "weight_hh_l0 has the shape (24, 5), expected (24, 6)"),
-        (broken(weight_ih_l0=torch.zeros(3, 24)), (X,), "weight_ih_l0 has the shape (3, 24), expected (24, 3)"),
-        (broken(bias_hh_l0=torch.zeros(24).double()), (X,), "hh_l0 is torch.float64, weight_ih_l0 is torch.float32"),
-        (broken(bias_hh_l0=torch.zeros(24, device=META)), (X,), "bias_hh_l0 is on 'meta', weight_ih_l0 is on 'cpu'"),
-        (broken(bias_hh_l0=None), (X,), "bias_hh_l0 is None, expected a tensor of shape (24,)"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("backend", ["cpu", "aten", "reference"])
+UNFIT = [
+    (gw.LSTM(3, 6), (X, (ZERO.double(), ZERO)), "the initial state h is torch.float64, the input is torch.float32"),
+    (gw.LSTM(3, 6), (X, (ZERO, ZERO.bfloat16())), "state c is torch.bfloat16, the input is torch.float32"),
+    (gw.LSTM(3, 6), (X, (ZERO, ZERO.to(META))), "the initial state c is on 'meta', the input is on 'cpu'"),
+    (gw.LSTM(3, 6), (X.to(META),), "input is on 'meta', the layer's weights are on 'cpu'"),
+    (gw.LSTM(3, 6, device="meta"), (X,), "input is on 'cpu', the layer's weights are on 'meta'"),
+    (gw.LSTM(3, 6).double(), (X,), "input is torch.float32, the layer's weights are torch.float64"),
+    (gw.LSTM(3, 6), (X.long(),), "input is torch.int64, the layer's weights are torch.float32"),
+    (broken(weight_hh_l0=torch.zeros(24, 5)), (X,), "weight_hh_l0 has the shape (24, 5), expected (24, 6)"),
+    (broken(weight_ih_l0=torch.zeros(3, 24)), (X,), "weight_ih_l0 has the shape (3, 24), expected (24, 3)"),
+    (broken(bias_hh_l0=torch.zeros(24).double()), (X,), "hh_l0 is torch.float64, weight_ih_l0 is torch.float32"),
+    (broken(bias_hh_l0=torch.zeros(24, device=META)), (X,), "bias_hh_l0 is on 'meta', weight_ih_l0 is on 'cpu'"),
+    (broken(bias_hh_l0=None), (X,), "bias_hh_l0 is None, expected a tensor of shape (24,)"),
+]  # fmt: skip
+BACKENDS = ("cpu", "aten", "reference")
+
+
+@pytest.mark.parametrize(("layer", "given", "message"), UNFIT)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_what_does_not_fit_reaches_no_backend(layer, given, message, backend):
     layer.backend = backend
     for mode in (torch.no_grad, torch.enable_grad):
         with mode(), pytest.raises(ShapeError, match=re.escape(message)):
             layer(*given)
-    compiled = torch.compile(layer, backend="eager")
+
+
+@pytest.mark.parametrize(
+    ("layer", "given", "message", "backend"),
+    [
+        pytest.param(*unfit, backend, marks=() if n % 3 == k else pytest.mark.slow)
+        for n, unfit in enumerate(UNFIT)
+        for k, backend in enumerate(BACKENDS)
+    ],
+)
+def test_what_does_not_fit_reaches_no_backend_of_a_compiled_layer(layer, given, message, backend):
+    layer.backend = backend
     with pytest.raises(ShapeError, match=re.escape(message)):
-        compiled(*given)
+        torch.compile(layer, backend="eager")(*given)
 
 
 def test_a_weight_of_a_wrong_shape_in_a_call():
