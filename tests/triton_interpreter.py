@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+import time
 
 import numpy as np
 from triton.runtime import interpreter
@@ -15,6 +16,7 @@ from triton.runtime import interpreter
 _local = threading.local()
 _rewriting = threading.Lock()  # CPython 3.11 cannot parse in two threads at once
 _SECONDS = 120  # more than any test takes: what still runs then waits for what never comes
+_PAUSE = 1e-4  # of a program that may be waiting, so that it leaves the processor to those that are not
 
 
 def install():
@@ -34,6 +36,7 @@ def install():
     def create_atomic_rmw(self, *given):
         if getattr(_local, "failures", None):  # of the programs that this one may be waiting for
             raise RuntimeError("another program failed")
+        time.sleep(_PAUSE)
         return rmw(self, *given)
 
     rewrite = interpreter.InterpretedFunction.rewrite
