@@ -15,6 +15,7 @@ from triton.runtime import interpreter
 
 _local = threading.local()
 _rewriting = threading.Lock()  # CPython 3.11 cannot parse in two threads at once
+_patched: set[tuple[bool, ...]] = set()  # in this launch
 _SECONDS = 120  # more than any test takes: what still runs then waits for what never comes
 _PAUSE = 1e-4  # of a program that may be waiting, so that it leaves the processor to those that are not
 
@@ -45,7 +46,21 @@ def install():
         with _rewriting:
             return rewrite(function)
 
+    patch_lang = interpreter._patch_lang
+
+    def patch_once(function):
+        """Triton does so at each call of a function, which takes a quarter of a launch's time."""
+        languages = (interpreter.tl, interpreter.tl.core)
+        values = {id(value) for value in function.__globals__.values()}
+        seen = tuple(id(each) in values for each in languages)
+        if seen in _patched:
+            return None
+        scope = patch_lang(function)
+        _patched.add(seen)
+        return scope
+
     interpreter.InterpretedFunction.rewrite = rewrite_alone
+    interpreter._patch_lang = patch_once
     interpreter._patch_lang_tensor = patch_tensors
     builder.create_atomic_rmw = create_atomic_rmw
 
@@ -70,6 +85,7 @@ def _launch(executor, *given, **named):
     known = inspect.getfullargspec(executor.fn).args
     named = {name: value for name, value in named.items() if name in known}
     given_here, named_here = executor._init_args_hst(given, named)
+    _patched.clear()
     scope = interpreter._patch_lang(executor.fn)
     failures: list[BaseException] = []
     try:
