@@ -374,8 +374,20 @@ OPTION_SETS = {
 }
 
 
-@pytest.mark.parametrize("differentiable", [False, True])
-@pytest.mark.parametrize(("cell", "options"), OPTION_SETS.values(), ids=OPTION_SETS)
+@pytest.mark.parametrize(
+    ("cell", "options", "differentiable"),
+    [
+        pytest.param(
+            *OPTION_SETS[name],
+            differentiable,
+            # an LSTM like the first, of another type
+            marks=pytest.mark.slow if name == "float32" and differentiable else (),
+            id=f"{name}-{differentiable}",
+        )
+        for name in OPTION_SETS
+        for differentiable in (False, True)
+    ],
+)
 def test_opcheck(cell, options, differentiable):
     given = operators_arguments(case(cell, **options), differentiable)
     torch.library.opcheck(torch.ops.gatewise.run.default, given)

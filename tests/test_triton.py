@@ -325,7 +325,8 @@ def test_a_second_derivative():
     torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dynamic", [None, True])
+# the second size of None is compiled for any
+@pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=pytest.mark.slow)])
 def test_compiled(monkeypatch, dynamic):
     """With the loops in the place of the CPU's kernels; torch.compile is the first to see the cell."""
 

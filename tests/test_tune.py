@@ -262,13 +262,18 @@ def test_the_command_that_fits_the_best_forecaster_again(hourly, tmp_path, capsy
 # ---------------------------------------------------------------------------------------- resumed
 
 
-def test_a_study_that_is_resumed_goes_on_as_one_that_was_not_stopped(tmp_path):
-    whole = searched(tmp_path / "whole", trials=6)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study of five trials that nothing stopped."""
+    return searched(tmp_path_factory.mktemp("whole"), trials=5)
+
+
+def test_a_study_that_is_resumed_goes_on_as_one_that_was_not_stopped(whole, tmp_path):
     searched(tmp_path / "parts", trials=2)
-    searched(tmp_path / "parts", trials=4, resume=True)
-    parts = searched(tmp_path / "parts", trials=6, resume=True)
+    searched(tmp_path / "parts", trials=3, resume=True)
+    parts = searched(tmp_path / "parts", trials=5, resume=True)
     assert tried(parts) == tried(whole)
-    assert len({str(options) for options, _, _ in tried(parts)}) == 6
+    assert len({str(options) for options, _, _ in tried(parts)}) == 5
     assert same_weights(parts.model, whole.model)
 
 
@@ -296,7 +301,9 @@ test_tune.searched(test_tune.Path(sys.argv[1]), trials=5)
 """
 
 
-def test_a_study_that_was_killed_goes_on_with_the_trial_that_it_was_in(tmp_path, monkeypatch):
+def test_a_study_that_was_killed_goes_on_with_the_trial_that_it_was_in(
+    whole, tmp_path, monkeypatch
+):
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "killed")],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
@@ -304,7 +311,6 @@ def test_a_study_that_was_killed_goes_on_with_the_trial_that_it_was_in(tmp_path,
         text=True,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    whole = searched(tmp_path / "whole", trials=5)
     begun = []
     original = Training.on_train_epoch_start
 
@@ -346,7 +352,7 @@ def test_a_keyboard_interrupt_says_how_to_go_on(tmp_path):
 
 
 def test_a_new_search_takes_the_place_of_an_earlier_one(tmp_path):
-    searched(tmp_path, trials=3)
+    searched(tmp_path, trials=2)
     (tmp_path / "trials" / "notes").mkdir()
     assert len(searched(tmp_path, trials=1).trials) == 1
     assert (tmp_path / "trials" / "notes").is_dir()  # it was none of ours
@@ -451,11 +457,11 @@ def test_a_search_ends_where_all_combinations_are_tried():
     assert tuned.best in fresh
 
 
-def test_a_search_stops_when_its_time_is_over(tmp_path):
+def test_a_search_stops_when_its_time_is_over(whole, tmp_path):
     tuned = searched(tmp_path, seconds=1e-6)
     assert [each.state for each in tuned.trials] == ["complete"]  # one is trained in any case
-    more = searched(tmp_path, resume=True)
-    assert tried(more) == tried(searched())
+    more = searched(tmp_path, trials=5, resume=True)
+    assert tried(more) == tried(whole)
 
 
 # --------------------------------------------------------------------------------- what is refused
