@@ -17,9 +17,7 @@ _local = threading.local()
 _rewriting = threading.Lock()  # CPython 3.11 cannot parse in two threads at once
 _patched: set[tuple[bool, ...]] = set()  # in this launch
 _SECONDS = 120  # more than any test takes: what still runs then waits for what never comes
-_PAUSE = (
-    1e-4  # of a program that may be waiting, so that it leaves the processor to those that are not
-)
+_PAUSE = 1e-4  # of a program that may be waiting: the processor is for those that are not
 
 
 def install():
