@@ -121,9 +121,16 @@ def test_of_a_layer_and_any_value():
         OnIndex([])
     with pytest.raises(OptionError, match="a batch has 3 units of 'h', and those before it have 5"):
         OnIndex([*made(LENGTHS, 5, 0), *made(LENGTHS, 3, 0)])
-    for given in ((3, 0, 1), (0, 4, 4), (0, 5, 12), (-1, 0, 1)):
+    with pytest.raises(OptionError, match="above must be a finite number, not nan"):
+        OnIndex(trace, above=float("nan"))
+    for given in ((3, 0, 1), (0, 4, 4), (0, 5, 12)):
         with pytest.raises(OptionError, match=r"does not exist|is not valid"):
             index.alike(*given)
-    for units in ([], [4], [-1]):
+    for given in ((-1, 0, 1), (0, 1.5, 3), ("a", 0, 1), (0, -2, 3)):
+        with pytest.raises(
+            OptionError, match=r"(sequence|start) must be .*, not (-1|1\.5|'a'|-2)$"
+        ):
+            index.alike(*given)
+    for units in ([], [4], [-1], [1.5], 2, "12"):
         with pytest.raises(OptionError, match="indices from 0 to 3"):
             index.where(units)

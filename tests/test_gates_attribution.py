@@ -1,5 +1,6 @@
 """Attributions: they add up, are those of the papers' own recursions, and find a planted cue; in every cell."""
 
+import copy
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewise as gw
-from gatewise.errors import GatewiseWarning, OptionError, ShapeError
+from gatewise.errors import DataError, GatewiseWarning, OptionError, ShapeError
 from gatewise.gates import (
     clamp,
     contextual_contributions,
@@ -455,5 +456,34 @@ def test_options_that_are_not_there():
         contextual_decomposition(READER, x, phrase=5)
     with pytest.raises(OptionError, match="k must be from 1 to 5"):
         gradient_times_input(READER, x).top(6)
+    with pytest.raises(OptionError, match="k must be from 1 to 5"):
+        gradient_times_input(READER, x).top(1.5)
+    with pytest.raises(OptionError, match="baseline must be a number or a tensor, not 'mean'"):
+        occlusion(READER, x, baseline="mean")
+    with pytest.raises(OptionError, match="target= must be an index, a tuple of indices"):
+        gradient_times_input(READER, x, target="yes")
     with pytest.raises(ShapeError, match="3 outputs are explained"):
         gradient_times_input(READER, x, target=lambda y: y.sum() * torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        gradient_times_input,
+        integrated_gradients,
+        occlusion,
+        layerwise_relevance,
+        contextual_contributions,
+    ],
+)
+def test_input_that_is_not_finite_gives_no_contributions(method):
+    x = torch.randn(3, 5, 3)
+    x[1, 2, 0] = float("nan")
+    with pytest.raises(
+        DataError, match="output of sequence 1 is infinite or NaN; its input is at step 2"
+    ):
+        method(READER, x)
+    broken = copy.deepcopy(READER)
+    next(broken.parameters()).data.fill_(float("nan"))
+    with pytest.raises(DataError, match="sequence 0 is infinite or NaN; look at the weights"):
+        method(broken, torch.randn(3, 5, 3))

@@ -211,6 +211,9 @@ def test_bad_input_gives_no_number():
         memory_horizon(3, x)
     with pytest.raises(OptionError, match="samples must be a positive integer, not 0"):
         memory_horizon(module, x, samples=0)
+    for share in (0, 1.5, float("nan"), "half"):
+        with pytest.raises(OptionError, match="share must be a number above 0 and at most 1"):
+            memory_horizon(module, x)["model", 0, 0].reach(share)
     with pytest.raises(DataError, match="have no steps"):
         memory_horizon(module, x, lengths=[0, 0])
     with pytest.raises(DataError, match="fewer than two steps"):

@@ -17,6 +17,7 @@ import numpy as np
 from gatewise.errors import DataError, OptionError
 from gatewise.gates.directions import DirectionTrace, Place, one_direction
 from gatewise.nn.trace import Trace
+from gatewise.options import integer, number, short_repr
 
 Array = np.ndarray
 Traces = Trace | Mapping[str, Trace]
@@ -91,7 +92,8 @@ class OnIndex:
         units: the number of units.
 
     Raises:
-        OptionError: there is no such module, layer, direction or value, or a batch has other units.
+        OptionError: there is no such module, layer, direction or value, a batch has other units, or the
+            threshold is not a number.
         DataError: a value is infinite or NaN, or there are no sequences.
     """
 
@@ -105,7 +107,7 @@ class OnIndex:
         layer: int = -1,
         direction: int = 0,
     ) -> None:
-        self.value, self.above = value, float(above)
+        self.value, self.above = value, number("above", above)
         self.place: Place | None = None
         self._where = dict(module=module, layer=layer, direction=direction)
         lengths: list[Array] = []
@@ -200,11 +202,16 @@ class OnIndex:
         Raises:
             OptionError: there is no such unit, or none is given.
         """
-        chosen = np.unique(np.fromiter(units, np.int64))
-        if not len(chosen) or chosen[0] < 0 or chosen[-1] >= self.units:
+        least = integer("least", least)
+        given = list(units) if isinstance(units, Iterable) else units
+        try:
+            if not isinstance(given, list) or not given:
+                raise OptionError("no list of units")
+            chosen = np.unique([integer("a unit", unit, 0, self.units - 1) for unit in given])
+        except OptionError as error:
             raise OptionError(
-                f"units={chosen.tolist()} must be one or more indices from 0 to {self.units - 1}"
-            )
+                f"units={short_repr(given)} must be one or more indices from 0 to {self.units - 1}"
+            ) from error
         found = Alike(chosen, *self._runs(self._all_on(chosen)))
         return found.only(found.stops - found.starts >= least)
 
@@ -237,7 +244,9 @@ class OnIndex:
         return sequences, starts - offset, stops - offset
 
     def _check(self, sequence: int, start: int, stop: int) -> None:
-        if not 0 <= sequence < len(self.lengths):
+        for name, value in (("sequence", sequence), ("start", start), ("stop", stop)):
+            integer(name, value, 0)
+        if not sequence < len(self.lengths):
             raise OptionError(
                 f"sequence={sequence} does not exist: the index has {len(self.lengths)}, from 0 on"
             )

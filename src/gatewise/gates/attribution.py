@@ -41,6 +41,7 @@ def gradient_times_input(
     Raises:
         OptionError: the model, its input or the target cannot be explained.
         ShapeError: the outputs do not fit the sequences.
+        DataError: the explained output is infinite or NaN.
     """
     explained = Explained(model, inputs, options, target)
     gradient = _gradient(explained, explained.x)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.errors import OptionError, ShapeError
+from gatewise.errors import DataError, OptionError, ShapeError
 from gatewise.gates.tracked import mapped
 
 Target = int | tuple[int, ...] | Tensor | Sequence[int] | Callable[[Any], Tensor] | None
@@ -58,7 +58,7 @@ class Attribution:
             OptionError: there are fewer than ``k`` steps.
         """
         steps = self.steps.abs()
-        if not 1 <= k <= steps.shape[1]:
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= steps.shape[1]:
             raise OptionError(
                 f"k must be from 1 to {steps.shape[1]}, the number of steps, not {k!r}"
             )
@@ -86,6 +86,7 @@ class Explained:
 
     Raises:
         OptionError: the model, its input or the target cannot be explained.
+        DataError: the explained output is infinite or NaN.
     """
 
     def __init__(
@@ -120,6 +121,22 @@ class Explained:
                 f"expected one for each sequence. Give target= as a function that returns one number for "
                 f"each, and batches of sequences"
             )
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Raises DataError if an explained output is infinite or NaN."""
+        wrong = (~self.output.isfinite()).nonzero()
+        if len(wrong):
+            sequence = int(wrong[0, 0])
+            x = self.x.select(self._batch, sequence).flatten(1)
+            steps = (~x.isfinite()).any(1).nonzero()
+            of_input = self._embedding is None
+            cause = (
+                f"its input is at step {int(steps[0, 0])}: fill it"
+                if len(steps) and of_input
+                else "look at the weights"
+            )
+            raise DataError(f"the output of sequence {sequence} is infinite or NaN; {cause}")
 
     def in_double(self) -> Explained:
         """The same call of a copy of the model in double precision.
@@ -238,7 +255,12 @@ def _resolved(target: Target, output: Any) -> Target:
             raise OptionError(f"target={target}: the outputs of a sequence have the shape {sizes}")
         return target
     if target is not None:
-        chosen = torch.as_tensor(target)
+        try:
+            chosen = torch.as_tensor(target)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise OptionError(
+                f"target= must be an index, a tuple of indices, B indices or a function, not {target!r}"
+            ) from error
         if output.dim() != 2 or chosen.shape != output.shape[:1] or chosen.is_floating_point():
             raise OptionError(
                 f"target= has the shape {tuple(chosen.shape)}, expected an index for each sequence of the outputs "
@@ -281,9 +303,15 @@ def checked_baseline(baseline: float | Tensor | None, x: Tensor) -> Tensor:
     """The baseline in the shape of the input; zeros for None.
 
     Raises:
+        OptionError: it is neither a number nor a tensor.
         ShapeError: it does not broadcast to the input, or is not finite.
     """
-    found = torch.as_tensor(0.0 if baseline is None else baseline, dtype=x.dtype, device=x.device)
+    try:
+        found = torch.as_tensor(
+            0.0 if baseline is None else baseline, dtype=x.dtype, device=x.device
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"baseline must be a number or a tensor, not {baseline!r}") from error
     try:
         found = found.expand_as(x)
     except RuntimeError:

@@ -20,6 +20,7 @@ from gatewise.errors import DataError
 from gatewise.gates.directions import Place
 from gatewise.gates.lags import by_lag, last_read, places_of, vectors_of
 from gatewise.gates.recorded import Call, run_recorded
+from gatewise.options import number
 
 Array = np.ndarray
 
@@ -44,7 +45,11 @@ class Horizon:
 
         With half, a network that was trained to repeat its input N steps later has the horizon N, or one more
         or less.
+
+        Raises:
+            OptionError: the share is not above 0 and at most 1.
         """
+        share = number("share", share, "a number above 0 and at most 1", above=0, most=1)
         return int(np.flatnonzero(self.norm >= share * self.norm.max())[-1])
 
     @property
