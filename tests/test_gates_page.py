@@ -12,11 +12,10 @@ import pytest
 import torch
 
 import gatewise as gw
-from gatewise.emit.diagram import retained
 from gatewise.errors import OptionError, ShapeError
 from gatewise.gates.page.shown import first_steps, in_order, in_parts
 from gatewise.gates.page.strips import bars, lines, roll, words
-from gatewise.gates.page.summary import summary
+from gatewise.gates.page.summary import main_state, summary
 from gatewise.gates.page.writer import json_text, write_page
 from gatewise.nn.trace import Trace
 from pages import run
@@ -123,20 +122,25 @@ def test_planted_time_scales():
     assert found["orders"]["time scale"] in ([3, 2, 1, 0, 4], [2, 1, 0, 4, 3])
 
 
-def test_what_multiplies_the_state_is_read_from_the_cell():
-    assert retained(LSTM) == {"c": ["now", "f"]}
-    assert retained(gw.CELLS["gru"]) == {"h": ["now", "z"]}
-    assert retained(gw.CELLS["mingru"]) == {"h": ["sub", 1.0, ["now", "z"]]}
-    assert retained(gw.CELLS["lstm_1997"]) == {"c": 1.0}
-    assert retained(gw.CELLS["slstm"]) == {"c": ["now", "f"], "n": ["now", "f"]}
-    assert retained(gw.CELLS["rnn_tanh"]) == {}
+def test_what_a_cell_keeps_is_read_from_its_equations():
+    """Also where the state's old value stands twice: h + d (n - h) keeps 1 - d."""
 
-    @gw.cell(gates="a", state="h q", params="p")
-    def leaky(a, s, p):
-        q = 0.5 * (s.q * gw.sigmoid(a.a)) + gw.tanh(s.h)
-        return dict(q=q, h=gw.tanh(q))
+    @gw.cell(gates="d n")
+    def blend(a, s):
+        d = gw.sigmoid(a.d)
+        n = gw.tanh(a.n)
+        return dict(d=d, n=n, h=s.h + d * (n - s.h))
 
-    assert retained(leaky) == {}  # the gate has no name, so it cannot be traced
+    layer = gw.Recurrent(blend, 3, 4, batch_first=True)
+    trace = layer(torch.randn(2, 9, 3), trace=True)[2]
+    values = {name: trace[name][0][0].detach().flatten(0, 1).numpy() for name in trace.names}
+    keep = 1 - values["d"].astype(float)
+    found = summary(layer.cell, values)["time_scales"]["h"]
+    np.testing.assert_allclose(found, -1 / np.log(keep).mean(0), rtol=1e-5)
+    of = {"lstm": "c", "lstm_1997": "c", "slstm": "c", "lem": "z", "gru": "h", "rnn_tanh": "h"}
+    for name, state in of.items():
+        cell = gw.CELLS[name]
+        assert main_state(cell, dict.fromkeys(cell.values, keep)) == state
 
 
 def test_saturation_is_counted_for_gates_alone():

@@ -90,46 +90,6 @@ def boxes(cell: Cell) -> list[dict[str, Any]]:
     ]
 
 
-def retained(cell: Cell) -> dict[str, Any]:
-    """For each state that the cell carries from step to step, what multiplies it at a step, as a formula like
-    those of :func:`boxes`: ``["now", "f"]`` for the cell state of an LSTM, 1 where nothing does.
-
-    Ways through gates are not counted. A state whose way has other operations is left out.
-    """
-    flow = flow_of(cell)
-    names = {value: name for name, value in reversed(list(cell.values.items()))}
-    found = {}
-    for state, road in flow.roads.items():
-        factor: Any = 1.0
-        before: Value | None = None
-        for box in road:
-            own = _factor(box.value, before, state, names)
-            before = box.value
-            if own is None or own == 1.0:
-                factor = factor if own else None
-            elif factor is not None:
-                factor = own if factor == 1.0 else ["mul", factor, own]
-        if factor is not None:
-            found[state] = factor
-    return found
-
-
-def _factor(value: Value, before: Value | None, state: str, names: dict[Value, str]) -> Any:
-    """What an operation multiplies the value by that came before on the road; None if it does more."""
-
-    def is_road(arg: Value) -> bool:
-        return arg is before or (before is None and arg.op == "state" and arg.name == state)
-
-    on_road = [is_road(arg) for arg in value.args]
-    if sum(on_road) != 1:
-        return None
-    at = on_road.index(True)
-    if value.op == "mul":
-        return _expression(value.args[1 - at], names)
-    kept = value.op in ("add", "detach") or (value.op == "sub" and at == 0)
-    return 1.0 if kept else None
-
-
 @lru_cache(maxsize=64)
 def _drawn(cell: Cell) -> tuple[Flow, Layout]:
     flow = flow_of(cell)

@@ -20,7 +20,7 @@ def retained(cell: Cell, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for state, factor in retention(cell).items():
         value = None if factor is None else _evaluated(cell, factor, values)
-        if value is not None:
+        if value is not None and state in values:
             found[state] = value.expand(values[state].shape)
     return found
 

@@ -60,7 +60,8 @@ class LayerStatistics:
 
         f is what multiplies the state's old value in the cell's equations: 1 - d for a state
         (1 - d) s + d n. T is infinite where f is always 1, and negative where the
-        state grows, f > 1 in the mean. A state without such a factor has no entry.
+        state grows, f > 1 in the mean. A state without such a factor has no entry, nor has one whose factor
+        is not a function of traced values: a cell with a parameter in it must return a value that has it.
         """
         with np.errstate(divide="ignore"):
             scales = {name: self.steps / -total for name, total in self.log_kept.items()}

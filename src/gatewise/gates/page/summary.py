@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gatewise.cells.language import Cell
-from gatewise.emit.diagram import retained
+from gatewise.cells.retention import retention
 from gatewise.errors import DataError
 from gatewise.gates.page.strips import numbers
 from gatewise.gates.statistics import LayerStatistics, gate_statistics
@@ -49,7 +49,8 @@ def summary(cell: Cell | None, values: Mapping[str, Array]) -> dict[str, Any]:
 def main_state(cell: Cell | None, values: Mapping[str, Array]) -> str:
     """The state by which units are compared: the one that a cell carries, else the last value."""
     if cell is not None:
-        carried = [name for name in retained(cell) if name in values]
+        kept = retention(cell)
+        carried = [name for name in cell.state if kept[name] is not None and name in values]
         first = [name for name in carried if name != cell.state[0]] or carried
         if first or cell.state[0] in values:
             return (first or [cell.state[0]])[0]
