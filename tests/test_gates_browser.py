@@ -96,7 +96,10 @@ def made(tmp_path_factory):
                 lines("input", {"a": np.arange(STEPS), "b": -np.arange(STEPS)}),
                 words("text", (letters * 3)[:30]),
             ],
-            predictions=[bars("probability", {"yes": 0.75, "no": 0.25}), words("next", ["x"] * 30)],
+            predictions=[
+                bars("probability", {"yes": 0.5, "no": -0.25}, full=1.0),
+                words("next", ["x"] * 30),
+            ],
             history={"train": [3.0, 2.0], "validation": [3.5, 2.5]},
             horizon={"layer 0": [1.0, 0.1, 0.01]},
         ),
@@ -386,4 +389,46 @@ def test_a_served_page_shows_what_its_backend_answers(made, browser, tmp_path):
     asked = page.evaluate("served.changes")
     assert asked == [{"sequence": 0, "edits": [edit]}]
     assert served.messages == []
+    page.close()
+
+
+def test_a_bar_is_as_long_as_its_number(page):
+    lengths = page.evaluate("""[...document.querySelectorAll(".bars span")].map((bar) => [
+        bar.offsetWidth / bar.parentElement.clientWidth, getComputedStyle(bar).backgroundColor])""")
+    assert [round(share, 2) for share, _ in lengths] == [0.5, 0.25]
+    assert lengths[0][1] != lengths[1][1]  # the second number is negative
+
+
+def test_a_strip_says_what_it_does_not_show(tmp_path, browser):
+    """Letters that do not fit, and the values of a step that has several."""
+    layer = gw.LSTM(1, 2, batch_first=True)
+    with torch.no_grad():
+        trace = layer(torch.zeros(2, 400, 1), trace=True)[2]
+    path = write_page(
+        tmp_path / "gates.html",
+        {"model": trace},
+        title="Strips",
+        strips=[
+            words("text", "abcd" * 100),
+            lines("load", {"load": np.arange(1200)}, per_step=3).with_note("a step has 3 values"),
+        ],
+    )
+    of_letters = Opened(path, trace, None)
+    page = of_letters.visit(browser, viewport={"width": 1280, "height": 720})
+    settle(page)
+    note = page.locator("#input .note")
+    fit = re.fullmatch(
+        r"drag to select steps · (\d+) of 400 fit: zoom in with \+ to read all", note.inner_text()
+    )
+    assert fit
+    assert 40 < int(fit[1]) < 400
+    for _ in range(6):
+        page.click("#closer")
+    settle(page)
+    assert note.inner_text() == "drag to select steps"
+    page.select_option("#sequence", "1")
+    choose(page, 5, 0)
+    assert note.inner_text() == "drag to select steps · a step has 3 values"
+    assert "load 15.00 … 17.00" in re.sub(" +", " ", page.inner_text("#where"))
+    assert of_letters.messages == []
     page.close()

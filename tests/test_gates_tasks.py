@@ -44,6 +44,7 @@ def test_classify_and_regress(tmp_path):
         np.testing.assert_allclose(values(path, "f", k), trace.f[0][0][k, :6], atol=1e-6)
         np.testing.assert_allclose(strip["values"], X[k, :6].T, rtol=1e-5)
         assert prediction["names"] == ["0", "1"]
+        assert prediction["full"] == 1  # a bar is as long as its probability
         np.testing.assert_allclose(
             prediction["numbers"], classifier.predict_proba(X[:5])[k], rtol=1e-4
         )
@@ -79,6 +80,7 @@ def test_forecast_by_the_command_line(tmp_path, capsys):
     # the window ends a horizon before the last day, so that the forecast stands beside what came
     assert first["step_labels"] == ["2020-02-09", "2020-02-16"]
     assert first["strip"]["per_step"] == 7
+    assert first["strip"]["note"] == "a step of the network reads 7 values"
     assert first["strip"]["values"] == [[float(k % 7 + 10) for k in range(39, 53)]]
     assert first["prediction"]["names"][:2] == ["forecast", "actual"]
     assert first["prediction"]["values"][1] == [float(k % 7 + 10) for k in range(53, 60)]

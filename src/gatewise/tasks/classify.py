@@ -125,7 +125,7 @@ class Classifier(ClassifierMixin, SequenceTask):
     def prediction_strips(self, outputs: Array) -> list[Strip]:
         names = list(map(str, self.classes_.tolist()))
         rows = softmax(outputs)
-        return [bars("probability", dict(zip(names, row, strict=True))) for row in rows]
+        return [bars("probability", dict(zip(names, row, strict=True)), full=1.0) for row in rows]
 
     def predict_proba(self, X: Any, *, device: Device = "cpu") -> Array:
         """N×classes: the probability of each class, in the order of ``classes_``."""

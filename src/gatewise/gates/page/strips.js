@@ -4,8 +4,10 @@ const LINE_COLOURS = ["--line-1", "--line-2", "--line-3", "--line-4", "--line-5"
 
 /** A picture of a strip on a canvas: lines, words or a piano roll. Texts are drawn, never parsed. */
 export class StripView {
-  constructor(canvas) {
+  /** `remark` is called with what a reader should know of the picture, after each drawing of words. */
+  constructor(canvas, remark = () => {}) {
     this.canvas = canvas;
+    this.remark = remark;
     this.context = canvas.getContext("2d");
   }
 
@@ -110,8 +112,8 @@ export class StripView {
     const first = Math.max(0, Math.floor(from));
     const last = Math.min(words.length, Math.ceil(to));
     let free = -Infinity; // the end of the last word that was drawn
+    let drawn = 0;
     for (let at = first; at < last; at++) {
-      const middle = this.x(at + 0.5);
       if (weights) {
         context.fillStyle = this.colour("--line-1");
         const tall = weights[at] * (this.tall - 20);
@@ -119,11 +121,15 @@ export class StripView {
       }
       const word = words[at] === " " ? "␣" : words[at].replaceAll("\n", "⏎");
       const room = context.measureText(word).width;
+      const middle = Math.max(room / 2, Math.min(this.wide - room / 2, this.x(at + 0.5)));
       if (middle - room / 2 < free) continue;
       context.fillStyle = this.colour("--ink");
       context.fillText(word, middle, weights ? 9 : this.tall / 2);
       free = middle + room / 2 + (letters > 1 ? 5 : 0);
+      drawn++;
     }
+    const visible = last - first;
+    this.remark(drawn < visible ? `${drawn} of ${visible} fit: zoom in with + to read all` : "");
     context.textAlign = "start";
     context.textBaseline = "alphabetic";
   }
@@ -182,6 +188,8 @@ export function legend(strip) {
 export function bars(strip, format) {
   const table = document.createElement("table");
   table.className = "bars";
+  const most = Math.max(...strip.numbers.map((number) => Math.abs(number ?? 0)));
+  const full = (strip.full ?? most) || 1;
   if (strip.before) {
     const heads = table.createTHead().insertRow();
     for (const text of ["", "now", "before the changes", ""]) heads.append(Object.assign(document.createElement("th"), { textContent: text }));
@@ -196,8 +204,8 @@ export function bars(strip, format) {
     row.insertCell().textContent = format(strip.numbers[k] ?? NaN);
     if (strip.before) row.insertCell().textContent = format(strip.before[k] ?? NaN);
     const bar = document.createElement("span");
-    const most = Math.max(...strip.numbers.map((number) => Math.abs(number ?? 0))) || 1;
-    bar.style.width = `${(100 * Math.abs(strip.numbers[k] ?? 0)) / most}%`;
+    bar.style.width = `${(100 * Math.abs(strip.numbers[k] ?? 0)) / full}%`;
+    bar.classList.toggle("negative", strip.numbers[k] < 0);
     row.insertCell().append(bar);
   });
   return table;
@@ -230,9 +238,13 @@ export function described(strip, step, format) {
     return here.map((note) => pitchName(note[2])).join(" ") || "rest";
   }
   if (strip.kind === "bars" || strip.axis === "own") return "";
-  const at = Math.floor((step + 0.5) * (strip.per_step ?? 1));
-  return strip.names.slice(0, 4)
-    .map((name, k) => `${name === strip.title ? "" : name} ${format(strip.values[k][at] ?? NaN)}`).join(", ");
+  const perStep = strip.per_step ?? 1;
+  const first = Math.floor(step * perStep);
+  const last = Math.max(first, Math.ceil((step + 1) * perStep) - 1);
+  return strip.names.slice(0, 4).map((name, k) => {
+    const ends = (first === last ? [first] : [first, last]).map((at) => format(strip.values[k][at] ?? NaN));
+    return `${name === strip.title ? "" : name} ${ends.join(" … ")}`;
+  }).join(", ");
 }
 
 function pitchName(pitch) {

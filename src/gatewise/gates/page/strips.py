@@ -28,6 +28,7 @@ class Strip:
         notes: of ROLL, (start, length, pitch, voice) of each note, in steps, and the pitch as in MIDI.
         over_steps: whether it shares the axis of the heat maps. A forecast of what follows does not.
         note: a remark for the reader.
+        full: of BARS, the number whose bar has the full length; if there is none, the greatest absolute value.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Strip:
     notes: tuple[tuple[float, float, int, int], ...] = ()
     over_steps: bool = True
     note: str = ""
+    full: float | None = None
 
     def check(self, steps: int) -> None:
         """Raises ShapeError unless the strip fits a sequence of this many steps."""
@@ -80,6 +82,8 @@ class Strip:
             found["notes"] = self.notes
         else:
             found |= {"names": self.names, "numbers": numbers([value[0] for value in self.values])}
+            if self.full is not None:
+                found["full"] = self.full
         return found
 
 
@@ -108,10 +112,16 @@ def roll(title: str, notes: Iterable[tuple[float, float, int, int]]) -> Strip:
     return Strip(ROLL, title, notes=each)
 
 
-def bars(title: str, values: Mapping[str, float]) -> Strip:
-    """Numbers with names, such as the probability of each class."""
+def bars(title: str, values: Mapping[str, float], *, full: float | None = None) -> Strip:
+    """Numbers with names, such as the probability of each class.
+
+    Args:
+        values: for each name its number. Bars of negative numbers have another colour.
+        full: the number whose bar has the full length: 1 for probabilities. The default is the greatest
+            absolute value.
+    """
     arrays = tuple(np.asarray([value], dtype=np.float64) for value in values.values())
-    return Strip(BARS, title, tuple(map(str, values)), arrays, over_steps=False)
+    return Strip(BARS, title, tuple(map(str, values)), arrays, over_steps=False, full=full)
 
 
 def numbers(values: Sequence[float] | np.ndarray, digits: int = 6) -> list[float | None]:

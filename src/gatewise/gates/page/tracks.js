@@ -66,11 +66,16 @@ export class Tracks {
     small.textContent = note;
     head.append(strong, small);
     track.append(head);
-    return { track, head };
+    return { track, head, small };
   }
 
   #stripTrack(strip, selects) {
-    const { track, head } = this.#track(strip.title, selects ? "drag to select steps" : strip.note ?? "");
+    const { track, head, small } = this.#track(strip.title, "");
+    small.classList.add("remark");
+    const remark = (more) => {
+      small.textContent = [selects && "drag to select steps", strip.note, more].filter(Boolean).join(" · ");
+    };
+    remark("");
     head.append(legend(strip));
     if (strip.kind === "bars") {
       track.append(bars(strip, this.format));
@@ -81,7 +86,7 @@ export class Tracks {
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${strip.title}, over the steps`);
     track.append(canvas);
-    const view = new StripView(canvas);
+    const view = new StripView(canvas, remark);
     view.show(strip);
     this.strips.push(view);
     if (selects && strip.kind === "lines") this.#dragValues(view);

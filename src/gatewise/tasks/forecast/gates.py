@@ -47,7 +47,10 @@ def shown(
         target = targets[channel[k]]
         words = [] if panel.series is None else [str(panel.labels[series[k]])[:48]]
         labels.append(" · ".join(words + ([target] if len(targets) > 1 or not words else [])))
-        strips.append(lines(target, {target: context[k]}, per_step=shape.patch))
+        strip = lines(target, {target: context[k]}, per_step=shape.patch)
+        if shape.patch > 1:
+            strip = strip.with_note(f"a step of the network reads {shape.patch} values")
+        strips.append(strip)
         predictions.append(_forecast(forecast[k], futures[k], forecaster.quantiles_))
         names.append(stamps(np.asarray(panel.timeline.times(places[k]))))
     shown = {name: steps_from(trace, first) for name, trace in traces.items()}

@@ -605,7 +605,7 @@ class TextClassifier(ClassifierMixin, Task):
         for each, row, weight in zip(pieces, softmax(outputs), weights, strict=True):
             attention = [0.0, *weight, 0.0][:steps]
             strips.append(words("text, with the weights of attention", each[:steps], attention))
-            predictions.append(bars("probability", dict(zip(names, row, strict=True))))
+            predictions.append(bars("probability", dict(zip(names, row, strict=True)), full=1.0))
         first = {name: first_steps(trace, steps) for name, trace in traces.items()}
         return Shown(first, labels, strips, predictions, inputs)
 
