@@ -470,3 +470,18 @@ def test_a_trace_within_an_intervention(make):
     assert torch.equal(traces.output[0], plain)
     assert (traces["model"].f[0][0] == 0.25).all()
     torch.testing.assert_close(traces["model"].h[0][0].transpose(0, 1), plain)
+
+
+@pytest.mark.parametrize("lengths", [[3, 6, 2], [6, 6, 6]])
+def test_dropout_of_a_packed_sequence(lengths):
+    """torch draws masks of the packed values: they are those of the padded ones if no length differs."""
+    model = nn.GRU(3, 4, 2, bidirectional=True, batch_first=True, dropout=0.5)
+    x = pack_padded_sequence(torch.randn(3, 6, 3), lengths, True, False)
+    if lengths[0] == 3:
+        with pytest.raises(OptionError, match=r"cannot be drawn again: call model.eval\(\) first"):
+            gw.trace(model, x)
+        model.eval()
+    traces = gw.trace(model, x)
+    last = pad_packed_sequence(traces.output[0], batch_first=True)[0]
+    h = traces["model"].h[1]
+    torch.testing.assert_close(torch.cat([h[0][0], h[1][0]], -1), last[0])

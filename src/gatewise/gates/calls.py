@@ -161,6 +161,16 @@ class TorchCalls(LayerCalls):
             raise OptionError(
                 f"'{self.name}' drops values in cuDNN, whose masks cannot be drawn again: call model.eval() first"
             )
+        if (
+            module.training
+            and module.dropout
+            and layer.num_layers > 1
+            and _is_ragged(arguments["input"])
+        ):
+            raise OptionError(
+                f"'{self.name}' drops values of a PackedSequence with different lengths, whose masks cannot be drawn "
+                f"again: call model.eval() first"
+            )
         # torch leaves a GRU and some LSTMs in float32 under autocast
         kept = torch.autocast(x.device.type, enabled=False) if x.dtype == y.dtype else nullcontext()
         with replayed(self._random_state), kept, _with_gates(layer):
@@ -337,6 +347,11 @@ def _alike(module: nn.Module, arguments: dict[str, Any]) -> bool:
             if one != other or one not in ("cpu", "reference"):
                 return False
     return True
+
+
+def _is_ragged(x: Any) -> bool:
+    """Whether it is a PackedSequence of sequences with different lengths."""
+    return isinstance(x, PackedSequence) and bool((x.batch_sizes != x.batch_sizes[0]).any())
 
 
 @contextmanager
