@@ -262,3 +262,10 @@ def test_the_documented_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run("gates/page.md")
     check_numbers(tmp_path / "gates.html", {"model": names["trace"]}, [120])
+
+
+def test_a_page_takes_the_trace_of_a_layer(tmp_path):
+    trace = Trace({"h": [[torch.zeros(1, 3, 2)]]}, None)
+    assert read(write_page(tmp_path / "g.html", trace, title="t"))[0]["parts"]
+    with pytest.raises(OptionError, match=r"expected traces, as gw.trace.*, not Tensor"):
+        write_page(tmp_path / "x.html", trace.h[0][0], title="t")

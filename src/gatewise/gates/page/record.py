@@ -14,6 +14,7 @@ from gatewise.cells.language import Cell
 from gatewise.emit.diagram import boxes
 from gatewise.emit.equations import formula
 from gatewise.errors import OptionError, ShapeError
+from gatewise.gates.directions import as_mapping
 from gatewise.gates.page.strips import Strip
 from gatewise.gates.page.summary import summary
 from gatewise.nn.trace import Trace
@@ -33,7 +34,10 @@ class PageData:
         lengths: the steps of each sequence.
     """
 
-    def __init__(self, traces: Mapping[str, Trace], cells: Mapping[str, Cell | None]) -> None:
+    def __init__(
+        self, given: Trace | Mapping[str, Trace], cells: Mapping[str, Cell | None]
+    ) -> None:
+        traces = as_mapping(given)
         if not traces:
             raise OptionError(
                 "there are no traces: the model has no recurrent layer whose gates could be shown"

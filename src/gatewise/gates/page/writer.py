@@ -46,7 +46,7 @@ _MODULES = (
 
 def write_page(
     path: str | Path,
-    traces: Mapping[str, Trace],
+    traces: Trace | Mapping[str, Trace],
     *,
     title: str,
     strips: Sequence[Strip | None] | None = None,
@@ -61,8 +61,8 @@ def write_page(
 
     Args:
         path: the HTML file. It is replaced by one rename.
-        traces: for each recurrent module of a model its trace: B sequences. Modules that ran over the same steps
-            can stand in one page.
+        traces: for each recurrent module of a model its trace, or the trace of one layer: B sequences.
+            Modules that ran over the same steps can stand in one page.
         title: the heading.
         strips: for each sequence what is drawn above its heat maps; see :mod:`gatewise.gates.page.strips`.
         predictions: for each sequence what is drawn below.
