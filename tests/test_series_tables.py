@@ -226,7 +226,7 @@ def test_evaluate_scores_the_series_that_were_held_out(fitted):
     data = table()
     found = fitted.evaluate(data)
     assert found.n == 6
-    assert "Left out of the scores: 34 sequences" in found.notes[0]
+    assert "left out of the scores: 34 sequences" in found.notes[0]
     assert found.notes[1] == "the scores rest on 6 sequences only"
     predictions = fitted.predict(data).set_index("id")
     read = SeriesTable("id", "t", "way", (), ("a", "b")).read(data)

@@ -210,9 +210,9 @@ class LanguageModel(Task):
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
         problems = Problems(self.options_.on_error)
         lines = self.lines(data, problems, self.options_.limit)
-        held = members_in(test, len(lines))
+        held = _lines_in(test, len(lines))
         seen = len(lines) - held
-        checked = members_in(validation, seen)
+        checked = _lines_in(validation, seen)
         trained = seen - checked
         if trained < 1:
             raise DataError(
@@ -663,6 +663,11 @@ def check_no_music(data: Any) -> None:
             raise DataError(
                 f"{path} is music: give unit='event' or unit='step' for a model of music"
             )
+
+
+def _lines_in(part: Any, total: int) -> int:
+    """The number of lines of a part. A share of a single line is none."""
+    return 0 if total == 1 and isinstance(part, float) else members_in(part, total)
 
 
 def _shown(data: Any) -> str:
