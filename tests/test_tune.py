@@ -133,7 +133,7 @@ def test_what_every_trial_warns_of_is_said_once(monkeypatch):
     monkeypatch.setattr(gw.Classifier, "build", build)
     with pytest.warns(GatewiseWarning, match="noise") as said:
         searched(trials=2)
-    assert len(said) == 1
+    assert len([each for each in said if each.category is GatewiseWarning]) == 1
 
 
 def test_an_option_that_was_given_is_not_searched():
@@ -424,7 +424,7 @@ def test_trials_that_diverge_or_are_too_large_fail_and_are_said():
         tuned = searched(trials=12, search=search)
     failed = [each for each in tuned.trials if each.state == "failed"]
     assert {each.options["hidden"] for each in failed} == {4, 10**7}
-    assert len(said) == len(failed)
+    assert len([each for each in said if each.category is GatewiseWarning]) == len(failed)
     assert any("the loss became" in each.error for each in failed)
     assert any("GiB of memory" in each.error for each in failed)
     assert tuned.best.options == {"hidden": 4, "learning_rate": 4e-3}
