@@ -166,17 +166,20 @@ def _print(evaluation: Any) -> None:
 # ------------------------------------------------------------------------------ predict, evaluate
 
 
-def add_predict(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+def _add_model_and_data(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", type=PATH, help="folder that fit wrote")
     verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
+
+
+def add_predict(verb: argparse.ArgumentParser, argv: list[str]) -> None:
+    _add_model_and_data(verb)
     verb.add_argument("-o", "--out", type=PATH, required=True, help="a .csv or .parquet file")
     _add_method(verb, "predict", argv)
     verb.set_defaults(run=_run_predict)
 
 
 def add_evaluate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
-    verb.add_argument("model", type=PATH, help="folder that fit wrote")
-    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
+    _add_model_and_data(verb)
     verb.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
     )
@@ -194,16 +197,14 @@ def add_generate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 
 
 def add_gates(verb: argparse.ArgumentParser, argv: list[str]) -> None:
-    verb.add_argument("model", type=PATH, help="folder that fit wrote")
-    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
+    _add_model_and_data(verb)
     verb.add_argument("-o", "--out", type=PATH, required=True, help="an .html file")
     _add_method(verb, "write_gates", argv)
     verb.set_defaults(run=_run_gates)
 
 
 def add_view(verb: argparse.ArgumentParser, argv: list[str]) -> None:
-    verb.add_argument("model", type=PATH, help="folder that fit wrote")
-    verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
+    _add_model_and_data(verb)
     _add_method(verb, "view", argv)
     verb.set_defaults(run=_run_view)
 
