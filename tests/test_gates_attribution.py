@@ -330,6 +330,21 @@ def test_a_layer_of_images():
     assert check_sums(drawn(Images()), torch.randn(2, 4, 1, 5, 5)).steps.shape == (2, 4)
 
 
+def test_batch_normalisation_with_stored_statistics():
+    class Normalised(Reader):
+        def __init__(self):
+            super().__init__(gw.LSTM(3, 4, batch_first=True), 4)
+            self.norm = nn.BatchNorm1d(4)
+            self.norm.running_mean.uniform_(-1, 1)
+            self.norm.running_var.uniform_(0.5, 2)
+
+        def forward(self, x):
+            return self.head(self.norm(self.rnn(x)[0].mT).mT.mean(1))
+
+    found = check_sums(drawn(Normalised()).eval(), torch.randn(2, 4, 3))
+    assert (found.apart["norm"] != 0).all()
+
+
 def test_a_stack_of_different_layers():
     stack = gw.Stack(
         gw.LSTM(3, 3, batch_first=True),

@@ -18,6 +18,7 @@ from gatewise.gates.tracked import (
     Walk,
     all_tracked,
     as_operand,
+    batch_norm_line,
     first_tracked,
     mapped,
     plain,
@@ -274,14 +275,9 @@ def _batch_norm(
 ) -> Parts:
     if training:
         raise x.walk.no_rule("batch_norm with the statistics of the batch")
-
-    def spread(value: Tensor) -> Tensor:
-        return value.view(1, -1, *[1] * (x.plain.dim() - 2))
-
-    scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
-    shift = -mean * scale + (0 if bias is None else bias)
-    found = _scaled(x, lambda part: part * spread(scale))
-    return Parts.of(found.beta, found.gamma, found.bias + spread(shift), x.walk)
+    scale, shift = batch_norm_line(x.plain.dim(), mean, variance, weight, bias, eps)
+    found = _scaled(x, lambda part: part * scale)
+    return Parts.of(found.beta, found.gamma, found.bias + shift, x.walk)
 
 
 def _softmax(x: Parts, *args: Any, **kwargs: Any) -> Parts:

@@ -26,6 +26,7 @@ from gatewise.gates.tracked import (
     Tracked,
     Walk,
     all_tracked,
+    batch_norm_line,
     first_tracked,
     mapped,
     plain,
@@ -291,13 +292,9 @@ def _batch_norm(
 ) -> Signal:
     if training:
         raise x.walk.no_rule("batch_norm with the statistics of the batch")
-
-    def spread(value: Tensor) -> Tensor:
-        return value.detach().view(1, -1, *[1] * (x.plain.dim() - 2))
-
-    scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
-    shift = -mean * scale + (0 if bias is None else bias)
-    return Signal.of(x.plain * spread(scale) + x.walk.apart(spread(shift), x.plain), x.walk)
+    line = batch_norm_line(x.plain.dim(), mean, variance, weight, bias, eps)
+    scale, shift = (each.detach() for each in line)
+    return Signal.of(x.plain * scale + x.walk.apart(shift, x.plain), x.walk)
 
 
 def _softmax(x: Signal, *args: Any, **kwargs: Any) -> Signal:

@@ -74,6 +74,22 @@ UNARY: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], float]] = {
 GATES = frozenset({"sigmoid", "exp", "softmax"})
 
 
+def batch_norm_line(
+    dimensions: int,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The factor and the constant of batch normalisation with stored statistics, for an input B×C×… of so many
+    dimensions."""
+    scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
+    shift = -mean * scale + (0 if bias is None else bias)
+    shape = (1, -1, *[1] * (dimensions - 2))
+    return scale.view(shape), shift.view(shape)
+
+
 class Walk:
     """One pass of a model over tracked tensors: the method, and the module that runs."""
 
