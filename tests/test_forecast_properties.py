@@ -100,7 +100,8 @@ CASES = st.builds(
     shift=st.sampled_from((0.0, 0.0, 1e5, -7.0)),
     covariate=st.booleans(),
     seed=st.integers(0, 5),
-)
+    # near 1e5 float32 has steps of .008, so that a series of .005 would be constant
+).filter(lambda case: (case.dtype, case.factor, case.shift) != ("float32", 1e-6, 1e5))
 
 
 def containers(frame: pd.DataFrame, folder: Path) -> dict[str, Callable[[], Any]]:
