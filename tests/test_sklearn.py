@@ -55,7 +55,7 @@ QUICK_ONLY = {"check_regressors_train": "ten epochs learn too little"}
     [
         (
             Classifier,
-            dict(hidden=8, epochs=10, learning_rate=0.05, members=1, filters=0),
+            dict(hidden=8, epochs=5, learning_rate=0.1, members=1, filters=0),
             EQUIVALENCE,
         ),
         pytest.param(

@@ -17,7 +17,7 @@ _local = threading.local()
 _rewriting = threading.Lock()  # CPython 3.11 cannot parse in two threads at once
 _patched: set[tuple[bool, ...]] = set()  # in this launch
 _SECONDS = 120  # more than any test takes: what still runs then waits for what never comes
-_PAUSE = 1e-4  # of a program that may be waiting: the processor is for those that are not
+_PAUSE = 1e-3  # of a program that may be waiting: the processor is for those that are not
 
 
 def install():
@@ -118,7 +118,7 @@ def _run(programs):
         program(index)
         return
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # a program that waits gives way soon
+    sys.setswitchinterval(1e-3)  # a program that waits gives way soon
     try:
         threads = [threading.Thread(target=p, args=(i,), daemon=True) for p, i in programs]
         for thread in threads:
