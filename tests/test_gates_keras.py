@@ -128,5 +128,5 @@ def test_what_cannot_be_traced_in_keras():
     )
     with pytest.raises(OptionError, match=r"'rnn' has the activation .* no equation"):
         gw.trace(model, x)
-    with pytest.raises(OptionError, match=r"no recurrent layer 'rmn'.*did you mean 'rnn'"):
+    with pytest.raises(OptionError, match=r"no recurrent module 'rmn'.*did you mean 'rnn'"):
         gw.trace(model, x, modules="rmn")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.errors import DataError, OptionError, ShapeError
+from gatewise.gates.find import evaluating
 from gatewise.gates.tracked import mapped
 
 Target = int | tuple[int, ...] | Tensor | Sequence[int] | Callable[[Any], Tensor] | None
@@ -277,18 +278,6 @@ def _resolved(target: Target, output: Any) -> Target:
         f"the model returns {tuple(output.shape)}: give target= as the indices of one number of a sequence, such as "
         f"(step, class), or as a function"
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block, the model is in evaluation mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _differentiable(model: nn.Module, x: Tensor) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import torch
 from torch import Tensor
 
-from gatewise.errors import BackendError, OptionError, near, some
+from gatewise.errors import BackendError, OptionError
+from gatewise.gates.find import chosen_of
 from gatewise.keras.layers import GRU, LSTM, SimpleRNN
 
 # Keras's layers, and gatewise's of the same equations.
@@ -18,7 +19,11 @@ _TOLERANCE = 1e-3
 
 
 def watchers_of(
-    model: Any, chosen: list[str] | None, sink: Any, lengths: Any, differentiable: bool
+    model: Any,
+    modules: str | Sequence[str] | None,
+    sink: Any,
+    lengths: Any,
+    differentiable: bool,
 ) -> list[KerasCalls]:
     """A watcher for each recurrent layer that is chosen, by its path in the model."""
     found = dict(_recurrent_layers(model))
@@ -26,15 +31,9 @@ def watchers_of(
         raise OptionError(
             f"the Keras model '{model.name}' has no LSTM, GRU or SimpleRNN: a trace is of these layers"
         )
-    for name in chosen or ():
-        if name not in found:
-            raise OptionError(
-                f"no recurrent layer '{name}' in the Keras model{near(name, found)}; there are: {some(found, 20)}"
-            )
     return [
         KerasCalls(name, layer, sink, lengths)
-        for name, layer in found.items()
-        if chosen is None or name in chosen
+        for name, layer in chosen_of(found, modules, "the Keras model").items()
     ]
 
 
