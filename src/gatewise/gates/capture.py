@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gatewise.errors import OptionError, near, some
 from gatewise.gates.calls import watcher
-from gatewise.gates.find import find_modules
+from gatewise.gates.find import find_modules, is_keras
 from gatewise.gates.joining import joined
 from gatewise.gates.notebook import PageView, notebook_page
 from gatewise.gates.pieces import InMemory, InStore
@@ -125,7 +125,7 @@ def trace(
         BackendError: a module computes something else than torch's equations.
     """
     run, model = _runner(model, inputs, named_inputs)
-    if type(model).__module__.partition(".")[0] == "keras" or _is_keras(model):
+    if is_keras(model):
         from gatewise.keras.tracing import watchers_of  # it loads Keras
     else:
         watchers_of = _watchers
@@ -189,10 +189,6 @@ def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(model.forward).parameters
     except (TypeError, ValueError):
         return {}
-
-
-def _is_keras(model: object) -> bool:
-    return any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__)
 
 
 def _watchers(

@@ -64,6 +64,20 @@ def chosen_of(
     return {name: module for name, module in found.items() if name in names}
 
 
+def is_keras(model: object) -> bool:
+    """Whether it is a Keras model or layer."""
+    return any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__)
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The model as "", and all modules in it by name; for a Keras model its layers by path."""
+    if is_keras(model):
+        from gatewise.keras.model import named_layers  # it loads Keras
+
+        return named_layers(model)
+    return model.named_modules()
+
+
 def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import torch
 from torch import Tensor
 
 from gatewise.errors import BackendError, OptionError
 from gatewise.gates.find import chosen_of
-from gatewise.keras.layers import GRU, LSTM, SimpleRNN
+from gatewise.keras.model import recurrent_layers, twin
 
-# Keras's layers, and gatewise's of the same equations.
-_OURS = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN}
 _TOLERANCE = 1e-3
 
 
@@ -26,7 +23,7 @@ def watchers_of(
     differentiable: bool,
 ) -> list[KerasCalls]:
     """A watcher for each recurrent layer that is chosen, by its path in the model."""
-    found = dict(_recurrent_layers(model))
+    found = recurrent_layers(model)
     if not found:
         raise OptionError(
             f"the Keras model '{model.name}' has no LSTM, GRU or SimpleRNN: a trace is of these layers"
@@ -37,29 +34,12 @@ def watchers_of(
     ]
 
 
-def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """The recurrent layers with their paths. Keras's own list of all layers has another order."""
-    ahead: list[Any] = [model]
-    seen: set[int] = set()
-    while ahead:
-        layer = ahead.pop(0)
-        if id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        if any(isinstance(layer, theirs) for theirs in _OURS):
-            yield layer.path.removeprefix(f"{model.path}/"), layer
-        ahead = [*getattr(layer, "_layers", ()), *ahead]
-
-
 class KerasCalls:
     """The calls of a Keras layer. While a model is traced, the layer's ``inner_loop`` is wrapped."""
 
     def __init__(self, name: str, layer: Any, sink: Any, lengths: Any) -> None:
         self.name, self._layer, self._sink, self._lengths = name, layer, sink, lengths
-        ours = next(ours for theirs, ours in _OURS.items() if isinstance(layer, theirs))
-        # the same layer, with the methods of gatewise's
-        self._twin: Any = object.__new__(ours)
-        self._twin.__dict__ = layer.__dict__
+        self._twin = twin(layer)
 
     def attach(self) -> list[KerasCalls]:
         own = self._layer.inner_loop
