@@ -13,11 +13,14 @@ import gatewise as gw  # noqa: E402
 import gatewise.keras as gk  # noqa: E402
 from gatewise.errors import OptionError  # noqa: E402
 from gatewise.gates import (  # noqa: E402
+    Monitor,
     contextual_contributions,
     contextual_decomposition,
+    gradient_time_scale,
     gradient_times_input,
     integrated_gradients,
     layerwise_relevance,
+    memory_horizon,
     occlusion,
 )
 
@@ -261,6 +264,50 @@ def test_masked_steps_of_numbers_have_no_part():
     assert [bool(found.values[:, t].any()) for t in range(6)] == [t not in (0, 3) for t in range(6)]
 
 
+def measured(model, x, **options):
+    """The norms of a horizon and the time scales of all states, of each layer."""
+    horizons = memory_horizon(model, x, **options)
+    scales = gradient_time_scale(model, x, **options)
+    return {place: [of.norm, *scales[place].values()] for place, of in horizons.items()}
+
+
+def same(found, expected):
+    return all(np.allclose(a, b, rtol=1e-4, atol=0) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("make", [L.LSTM, L.GRU, L.SimpleRNN], ids=lambda of: of.__name__)
+def test_horizon_and_time_scales_of_keras_layers_are_those_of_gatewises(make):
+    options = dict(bias_initializer="random_normal", return_sequences=True)
+    ahead = make(4, name="ahead", **options)
+    back = make(4, name="back", go_backwards=True, **options)
+    inputs = keras.Input((6, 3))
+    model = keras.Model(inputs, L.Concatenate()([ahead(inputs), back(inputs)]))
+    x = np.random.normal(0, 1, (2, 6, 3)).astype("float32")
+    for lengths in (None, [6, 3]):
+        found = measured(model, x, lengths=lengths)
+        assert [place.module for place in found] == list(gw.trace(model, x)) == ["ahead", "back"]
+        for layer, of_place in zip((ahead, back), found.values(), strict=True):
+            ours = as_torch(layer)
+            ours = gw.Reversed(ours) if layer is back else ours
+            (expected,) = measured(ours, torch.as_tensor(x), lengths=lengths).values()
+            assert same(of_place, expected)
+    assert not {"inner_loop", "runner"} & vars(ahead).keys()
+
+
+def test_masked_steps_of_keras_models_are_no_steps_of_a_horizon():
+    model = keras.Sequential([keras.Input((None,)), L.Embedding(9, 3, mask_zero=True), L.GRU(4)])
+    (alone,) = measured(model, np.array([[3, 2, 5, 7]])).values()
+    for words in ([0, 0, 3, 2, 5, 7], [3, 0, 2, 5, 7, 0]):
+        (found,) = measured(model, np.array([words])).values()
+        assert same(found, alone)
+    with pytest.raises(OptionError, match="no recurrent module 'gruu'"):
+        memory_horizon(model, np.array([[3]]), modules="gruu")
+    with pytest.raises(OptionError, match="this Sequential has no recurrent module: no LSTM, GRU"):
+        memory_horizon(keras.Sequential([keras.Input((2, 3)), L.Dense(2)]), np.zeros((1, 2, 3)))
+    with pytest.raises(OptionError, match="watches a training by PyTorch"):
+        Monitor(model)
+
+
 @keras.saving.register_keras_serializable(package="tests")
 def halved(y):
     return y * 0.5
@@ -286,8 +333,11 @@ def test_what_cannot_be_explained_in_keras(method):
     x = np.random.normal(0, 1, (2, 6, 3)).astype("float32")
     model = reader(L.LSTM(2, name="rnn", activation=halved))
     assert gradient_times_input(model, x).values.shape == (2, 6, 3)
-    with pytest.raises(OptionError, match=r"'rnn' has the activation .* gatewise has no equation"):
+    message = r"'rnn' has the activation .* gatewise has no equation for; "
+    with pytest.raises(OptionError, match=f"{message}use gradient_times_input"):
         method(model, x)
+    with pytest.raises(OptionError, match=f"{message}leave it out with modules="):
+        memory_horizon(model, x)
     model = reader(L.LSTM(2, return_sequences=True), Sums(name="sums"))
     message = r"^(relevance|contextual decomposition) has no rule for 'cumsum'.* 'sums' \(Sums\)"
     with pytest.raises(OptionError, match=message):
@@ -309,7 +359,7 @@ def test_lengths_are_those_of_the_trace():
 
 def test_what_cannot_be_traced_in_keras():
     x = np.zeros((2, 6, 3), "float32")
-    with pytest.raises(OptionError, match="has no LSTM, GRU or SimpleRNN"):
+    with pytest.raises(OptionError, match="no LSTM, GRU or SimpleRNN"):
         gw.trace(keras.Sequential([keras.Input((6, 3)), L.Dense(2)]), x)
     model = keras.Sequential(
         [keras.Input((6, 3)), L.LSTM(2, name="rnn", activation=lambda y: y * 0.5)]

@@ -105,9 +105,10 @@ def runners(model: nn.Module, of: Callable[[str], Runner]) -> Iterator[None]:
         OptionError: a module has a runner already.
     """
     if is_keras(model):
-        from gatewise.keras.model import run_by  # it loads Keras
+        from gatewise.keras.model import recurrent_layers, run_by  # it loads Keras
 
-        with run_by(model, of):
+        advice = "use gradient_times_input, integrated_gradients or occlusion, which need none"
+        with run_by(recurrent_layers(model), of, advice):
             yield
         return
     found = modules_or_none(model)

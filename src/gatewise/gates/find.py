@@ -29,28 +29,23 @@ def find_modules(
 ) -> dict[str, nn.Module]:
     """The outermost recurrent modules of a model, or those of these names; a model that is itself one is "model".
 
+    Those of a Keras model are its LSTM, GRU and SimpleRNN layers, by path.
+
     Raises:
-        OptionError: there is none, or one of ``modules`` is not one of them.
+        OptionError: there is none, or ``modules`` is empty or names something else.
     """
     if not isinstance(model, nn.Module):
         raise OptionError(f"expected a torch.nn.Module, not {type(model).__name__}")
-    found = dict(_outermost(model))
+    kinds = "neither a layer or step cell of gatewise, nor torch.nn.LSTM, GRU, RNN, LSTMCell, GRUCell or RNNCell"
+    if is_keras(model):
+        from gatewise.keras.model import recurrent_layers  # it loads Keras
+
+        found, kinds = recurrent_layers(model), "no LSTM, GRU or SimpleRNN"
+    else:
+        found = dict(_outermost(model))
+    called = f"this {type(model).__name__}"
     if not found:
-        raise OptionError(
-            f"this {type(model).__name__} has no recurrent module: neither a layer or step cell of gatewise, nor "
-            f"torch.nn.LSTM, GRU, RNN, LSTMCell, GRUCell or RNNCell"
-        )
-    return chosen_of(found, modules, f"this {type(model).__name__}")
-
-
-def chosen_of(
-    found: dict[str, Any], modules: Sequence[str] | str | None, model: str
-) -> dict[str, Any]:
-    """Those of the recurrent modules ``found`` in ``model`` that ``modules`` names; all for None.
-
-    Raises:
-        OptionError: ``modules`` is empty, or names something else.
-    """
+        raise OptionError(f"{called} has no recurrent module: {kinds}")
     if modules is None:
         return found
     names = [modules] if isinstance(modules, str) else list(modules)
@@ -59,7 +54,7 @@ def chosen_of(
     for name in names:
         if name not in found:
             raise OptionError(
-                f"no recurrent module '{name}' in {model}{near(name, found)}; there are: {some(found, 20)}"
+                f"no recurrent module '{name}' in {called}{near(name, found)}; there are: {some(found, 20)}"
             )
     return {name: module for name, module in found.items() if name in names}
 

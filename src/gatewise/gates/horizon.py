@@ -86,8 +86,9 @@ def memory_horizon(
     is run as a layer from its first call on, and must pass the cell's state on as it is.
 
     Args:
-        model: a module with recurrent layers or step cells of gatewise or ``torch.nn``. The units of a convolutional
-            layer are its channels at each pixel.
+        model: a module with recurrent layers or step cells of gatewise or ``torch.nn``, or a Keras model on the torch
+            backend, whose masked steps do not count. The units of a convolutional layer are its channels at each
+            pixel.
         inputs: the arguments of the model.
         named_inputs: its arguments by name.
         lengths: B integers, the lengths of the sequences. The model gets them if its ``forward`` has the

@@ -20,7 +20,7 @@ from gatewise.cells.language import Cell
 from gatewise.cells.retention import retention
 from gatewise.errors import DataError, OptionError, caution
 from gatewise.gates.directions import Place
-from gatewise.gates.find import find_modules
+from gatewise.gates.find import find_modules, is_keras
 from gatewise.gates.horizon import horizon_of_direction
 from gatewise.gates.recorded import Call, DirectionCall, directions_of, recording
 from gatewise.gates.statistics import LayerStatistics, gate_statistics
@@ -105,7 +105,7 @@ class Monitor:
         seconds: the time that was spent on looking.
 
     Raises:
-        OptionError: the model has no recurrent module, or an option is not valid.
+        OptionError: the model has no recurrent module or is Keras's, or an option is not valid.
     """
 
     def __init__(
@@ -118,6 +118,8 @@ class Monitor:
         steps: int = 256,
         limits: Limits | None = None,
     ) -> None:
+        if is_keras(model):
+            raise OptionError("the monitor watches a training by PyTorch, and not by Keras")
         if not 0 < overhead < 1:
             raise OptionError(f"overhead={overhead} must be a share between 0 and 1")
         self.every = None if every is None else integer("every", every)

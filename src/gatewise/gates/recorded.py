@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,11 +27,13 @@ from gatewise.gates.find import (
     batched,
     evaluating,
     find_modules,
+    is_keras,
     named_arguments,
     of_states,
     ours,
     with_lengths,
 )
+from gatewise.gates.lags import by_lag
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.nn.mlstm import MLSTM
@@ -439,12 +441,69 @@ def run_recorded(
     Raises:
         OptionError: the model has no recurrent module, or did not call one of them.
     """
+    if is_keras(model):
+        return _of_keras(model, inputs, named, lengths, modules)
     found = find_modules(model, modules)
     if lengths is not None and "lengths" in inspect.signature(model.forward).parameters:
         named = {**named, "lengths": lengths}
     with evaluating(model), torch.no_grad(), recording(found, lengths) as calls:
         model(*inputs, **named)
-    missing = [name for name in found if name not in calls]
+    _check_all_called(found, calls)
+    return calls
+
+
+def _check_all_called(modules: Iterable[str], calls: Calls) -> None:
+    missing = [name for name in modules if name not in calls]
     if missing:
         raise OptionError(f"the model did not call {some(missing, 5)}: leave it out with modules=")
+
+
+def _of_keras(
+    model: Any,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    lengths: Any,
+    modules: Sequence[str] | str | None,
+) -> dict[str, list[Call]]:
+    """The first calls of a Keras model's recurrent layers, with their unmasked steps only."""
+    from gatewise.keras.model import run_by  # it loads Keras
+
+    layers = find_modules(model, modules)
+    runs: dict[str, LayerRun] = {}
+
+    def runner(name: str) -> Callable[[LayerRun], Outcome]:
+        def run(given: LayerRun) -> Outcome:
+            runs.setdefault(name, given)
+            return given.execute(given.x, given.state, given.masks, given.trace)
+
+        return run
+
+    with torch.no_grad(), run_by(layers, runner, "leave it out with modules="):
+        model(*inputs, **named)
+    calls = {name: [_call_of_run(name, runs[name], lengths)] for name in layers if name in runs}
+    _check_all_called(layers, calls)
     return calls
+
+
+def _call_of_run(name: str, given: LayerRun, lengths: Any) -> Call:
+    """The call of a layer that does what a run of one layer in one direction did."""
+    weights, x = given.weights, given.x.transpose(0, 1)
+    batch, steps, width = x.shape
+    lengths = lengths if given.masks.lengths is None else given.masks.lengths
+    lengths = torch.full((batch,), steps) if lengths is None else torch.as_tensor(lengths).cpu()
+    if given.reverse:
+        x = by_lag(x, lengths, 0)  # the last step first: in the order of reading
+    with torch.device("meta"):
+        layer = Recurrent(
+            given.cell,
+            width,
+            given.state[0].shape[1],
+            bias=weights.input_bias is not None,
+            batch_first=True,
+        )
+    parts = (weights.input, weights.recurrent, weights.input_bias, weights.recurrent_bias)
+    for part, kind in zip(parts, ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), strict=True):
+        if part is not None:
+            setattr(layer, f"{kind}_l0", nn.Parameter(part.detach(), requires_grad=False))
+    states = [state.detach()[None] for state in given.state]
+    return Call(name, layer.eval(), x, lengths, tuple(states) if len(states) > 1 else states[0])

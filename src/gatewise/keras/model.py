@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -56,15 +56,15 @@ def twin(layer: Any) -> Any:
 
 
 @contextmanager
-def run_by(model: Any, runner: Callable[[str], Runner]) -> Iterator[None]:
-    """Within the block, each recurrent layer is run by the runner for its path.
+def run_by(
+    layers: Mapping[str, Any], runner: Callable[[str], Runner], advice: str
+) -> Iterator[None]:
+    """Within the block, each of these recurrent layers is run by the runner for its path.
 
     Raises:
-        OptionError: gatewise has no equations for a layer.
+        OptionError: gatewise has no equations for a layer; the message ends with ``advice``.
     """
-    layers = recurrent_layers(model)
     for layer in layers.values():
-        advice = "use gradient_times_input, integrated_gradients or occlusion, which need none"
         twin(layer).check_equations(False, advice)
     filtering = keras.config.is_traceback_filtering_enabled()
     keras.config.disable_traceback_filtering()  # Keras would put its own words around a runner's errors

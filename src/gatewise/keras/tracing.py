@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gatewise.errors import BackendError, OptionError
-from gatewise.gates.find import chosen_of
-from gatewise.keras.model import recurrent_layers, twin
+from gatewise.gates.find import find_modules
+from gatewise.keras.model import twin
 
 _TOLERANCE = 1e-3
 
@@ -23,14 +23,9 @@ def watchers_of(
     differentiable: bool,
 ) -> list[KerasCalls]:
     """A watcher for each recurrent layer that is chosen, by its path in the model."""
-    found = recurrent_layers(model)
-    if not found:
-        raise OptionError(
-            f"the Keras model '{model.name}' has no LSTM, GRU or SimpleRNN: a trace is of these layers"
-        )
     return [
         KerasCalls(name, layer, sink, lengths)
-        for name, layer in chosen_of(found, modules, "the Keras model").items()
+        for name, layer in find_modules(model, modules).items()
     ]
 
 
