@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import gatewise as gw
-from gatewise.errors import DataError, OptionError
+from gatewise.errors import BackendError, DataError, OptionError
 from gatewise.gates.directions import Place, directions
 from gatewise.gates.horizon import memory_horizon
 from gatewise.gates.time_scale import gradient_time_scale
@@ -339,6 +339,34 @@ def test_a_step_cell_whose_state_is_changed_has_no_memory_to_follow():
     (found,) = memory_horizon(Twice(cell, None), x).values()
     (expected,) = memory_horizon(Loop(cell, None), x[:, :3]).values()
     assert found.norm.tolist() == expected.norm.tolist()
+
+
+class Doubled(nn.LSTM):
+    def forward(self, input, hx=None):
+        output, state = super().forward(2 * input, hx)
+        return 2 * output, state
+
+
+class DoubledCell(nn.LSTMCell):
+    def forward(self, input, hx=None):
+        return super().forward(2 * input, hx)
+
+
+class Named(nn.LSTM):
+    pass
+
+
+def test_a_class_that_computes_something_else_has_no_horizon():
+    x = torch.randn(2, 5, 3)
+    for model, name in (
+        (Doubled(3, 4, batch_first=True), "model"),
+        (Loop(DoubledCell(3, 4), None), "cell"),
+    ):
+        with pytest.raises(BackendError, match=f"'{name}' is a Doubled.* computes something else"):
+            memory_horizon(model, x)
+    named = Named(3, 4, batch_first=True, num_layers=2, dropout=0.5).train()
+    assert len(memory_horizon(named, x)) == 2
+    assert named.training
 
 
 def test_a_shift_register_reaches_exactly_to_its_end():

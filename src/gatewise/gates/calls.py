@@ -157,7 +157,7 @@ class TorchCalls(LayerCalls):
             output, state, trace = layer.forward(**arguments, trace=True)
         self.sink.put(self.name, trace)
         if arguments.get("lengths") is None:
-            _check_agreement(self.name, module, output, result[0])
+            check_agreement(self.name, module, output, result[0])
             if self.differentiable:
                 return _valued(output, result[0]), _valued(state, result[1])
         return None
@@ -253,7 +253,7 @@ class StepCalls(StepInputs):
             differentiated=differentiated((x, *state, *weights.listed(config.cell))),
         )
         found = run(choice, x, state, weights, Masks())
-        _check_agreement(self.name, self.module, found.state[0][-batch:], self.last)
+        check_agreement(self.name, self.module, found.state[0][-batch:], self.last)
         like = x.new_empty(steps, batch, 0)
         lengths = checked_lengths(self.lengths, like)
         valid = None if lengths is None else valid_steps(steps, lengths)[..., None]
@@ -370,7 +370,7 @@ def _with_gates(module: nn.Module) -> Iterator[None]:
             layer.backend = backend
 
 
-def _check_agreement(name: str, module: nn.Module, ours: Any, theirs: Any) -> None:
+def check_agreement(name: str, module: nn.Module, ours: Any, theirs: Any) -> None:
     """Raises BackendError unless gatewise's output agrees with the module's."""
     ours, theirs = _data(ours).detach(), _data(theirs).detach()
     if not theirs.numel() or theirs.is_meta:

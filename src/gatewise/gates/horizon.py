@@ -100,6 +100,7 @@ def memory_horizon(
     Raises:
         OptionError: the model has no recurrent module, does not call it, or has no module of that name; the state
             of a step cell is changed between its calls.
+        BackendError: a module computes something else than torch's equations.
         DataError: all sequences are empty, or the output does not depend on the input.
     """
     calls = run_recorded(model, inputs, named_inputs, lengths, modules)

@@ -192,7 +192,7 @@ class Monitor:
     def _listen(self) -> None:
         if self._open is None:
             self._open = ExitStack()
-            block = recording(self._modules, in_training=True, whole=False)
+            block = recording(self._modules, in_training=True, checked=False)
             self._calls = self._open.enter_context(block)
 
     def _look(self, call: Call) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gatewise.backends.contract import Outcome
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, some
-from gatewise.gates.calls import StepInputs
+from gatewise.gates.calls import StepInputs, check_agreement
 from gatewise.gates.directions import Place
 from gatewise.gates.find import (
     LAYERS,
@@ -244,26 +244,37 @@ class _LayerRecorder:
     ) -> None:
         self.name, self.module, self.lengths = name, module, lengths
         self._counts = counts
-        self._arguments: dict[str, Any] | None = None
+        self._arguments: dict[str, Any] = {}
+        self._output: Any = None
 
     def attach(self) -> list[Any]:
-        return [self.module.register_forward_pre_hook(self._before, with_kwargs=True)]
+        return [self.module.register_forward_hook(self._after, with_kwargs=True, prepend=True)]
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._arguments is None and self._counts():
-            self._arguments = with_lengths(named_arguments(args, kwargs), self.lengths)
+    def _after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        if not self._arguments and self._counts():
+            self._arguments, self._output = named_arguments(args, kwargs), result[0]
+
+    def check(self) -> None:
+        """Raises BackendError if a module of torch, in evaluation mode, does not compute torch's equations."""
+        layer = ours(self.module)
+        if self._arguments and layer is not self.module:
+            with evaluating(layer), torch.no_grad():
+                output = layer.forward(**self._arguments)[0]
+            check_agreement(self.name, self.module, output, self._output)
 
     def finish(self) -> list[Call]:
         """The calls of the layers, one after the other."""
-        if self._arguments is None:
+        if not self._arguments:
             return []
-        module = ours(self.module)
+        module, arguments = ours(self.module), with_lengths(self._arguments, self.lengths)
         if isinstance(module, Reversed | Bidirectional):
-            return _inner_calls(self.name, module, self._arguments)
-        return [_call(self.name, module, batched(module, self._arguments))]
+            return _inner_calls(self.name, module, arguments)
+        return [_call(self.name, module, batched(module, arguments))]
 
 
-def _call(name: str, module: Any, given: Mapping[str, Any], first_direction: int = 0) -> Call:
+def _call(name: str, module: Any, given: Mapping[str, Any]) -> Call:
     """The call of a layer with the arguments that ``batched`` returns."""
     x, hx, lengths, reset = (given[each] for each in ("input", "hx", "lengths", "reset"))
     if not module.batch_first:
@@ -273,7 +284,7 @@ def _call(name: str, module: Any, given: Mapping[str, Any], first_direction: int
     else:
         x, hx = (of_states(part, lambda s: s.detach().to(module.weight_ih_l0)) for part in (x, hx))
     lengths = torch.full((len(x),), x.shape[1]) if lengths is None else lengths.cpu()
-    return Call(name, frozen(module), x, lengths, hx, reset, first_direction)
+    return Call(name, frozen(module), x, lengths, hx, reset)
 
 
 def _inner_calls(name: str, module: nn.Module, arguments: dict[str, Any]) -> list[Call]:
@@ -326,7 +337,7 @@ class _StepRecorder(StepInputs):
         super().__init__(name, module)
         self._lengths = None if lengths is None else torch.as_tensor(lengths)
         self._counts = counts
-        self._after_last: tuple[Tensor, ...] = ()
+        self._returned: tuple[Tensor, ...] = ()  # by the last call
         self._ended = False
         self.changed_at: int | None = None  # the first call with a state of another origin
 
@@ -343,23 +354,46 @@ class _StepRecorder(StepInputs):
             self._ended = True
             return
         super().take(x.detach(), tuple(s.detach() for s in state), new, dtype)
-        self._after_last = tuple(s.detach() for s in new)
+        self._returned = new
 
     def _goes_on(self, x: Tensor, state: tuple[Tensor, ...]) -> bool:
         """Whether the call goes on from the last one's state."""
         if x.shape != self.inputs[0].shape:
             return False
+        if all(s is last for s, last in zip(state, self._returned, strict=True)):
+            return True
         count = len(self.inputs)
         there = torch.ones(len(x), dtype=torch.bool)
         if self._lengths is not None and self._lengths.shape == there.shape:
             there = count < self._lengths
         there = there.to(x.device)
-        if _equal(state, self._after_last, there):
+        if _equal(state, self._returned, there):
             return True
         zero = tuple(torch.zeros_like(s) for s in state)
         if not (_equal(state, zero, there) or _equal(state, self.states[0], there)):
             self.changed_at = count
         return False
+
+    def check(self) -> None:
+        """Raises an error if the calls are not those of a layer.
+
+        Raises:
+            OptionError: a call got a state that the one before did not return.
+            BackendError: the cell does not compute the equations of its class.
+        """
+        if self.changed_at is not None:
+            raise OptionError(
+                f"'{self.name}' is a step cell, and its call {self.changed_at + 1} gets a state that call "
+                f"{self.changed_at} did not return: its calls are no sequence whose memory could be followed; leave "
+                f"it out with modules="
+            )
+        if self.inputs and self.cell is not self.module:
+            hx = self.states[-1] if len(self.states[-1]) > 1 else self.states[-1][0]
+            with torch.no_grad():
+                new = self.cell.forward(self.inputs[-1], hx)
+            check_agreement(
+                self.name, self.module, new[0] if isinstance(new, tuple) else new, self._returned[0]
+            )
 
     def finish(self) -> list[Call]:
         """The call of a layer that is the loop."""
@@ -388,7 +422,7 @@ def recording(
     lengths: Any = None,
     *,
     in_training: bool = False,
-    whole: bool = True,
+    checked: bool = True,
 ) -> Iterator[dict[str, list[Call]]]:
     """A block in which the first call of each module is recorded. The block gets a dictionary, which has the calls
     by the modules' names when it has ended.
@@ -396,10 +430,12 @@ def recording(
     Args:
         lengths: of the sequences, for modules that are called without lengths.
         in_training: whether only calls with gradients are recorded.
-        whole: whether a loop over a step cell must be recorded up to its end.
+        checked: whether calls that a layer of gatewise cannot repeat are an error. The model must be in evaluation
+            mode then.
 
     Raises:
-        OptionError: with ``whole``, a step cell gets a state that another call did not return.
+        OptionError: with ``checked``, a step cell gets a state that the call before did not return.
+        BackendError: with ``checked``, a module of torch does not compute torch's equations.
     """
 
     def counts() -> bool:
@@ -419,12 +455,8 @@ def recording(
         for handle in handles:
             handle.remove()
     for each in recorders:
-        if whole and isinstance(each, _StepRecorder) and each.changed_at is not None:
-            raise OptionError(
-                f"'{each.name}' is a step cell, and its call {each.changed_at + 1} gets a state that call "
-                f"{each.changed_at} did not return: its calls are no sequence whose memory could be followed; leave "
-                f"it out with modules="
-            )
+        if checked:
+            each.check()
         if found := each.finish():
             calls[each.name] = found
 
