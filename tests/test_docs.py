@@ -43,7 +43,7 @@ SHOWN = {
     "tune.md": 0,
     "sentiment.md": 0,
     "translation.md": 0,
-    "gates/attribution.md": 5,
+    "gates/attribution.md": 6,
     "gates/interventions.md": 5,
     "gates/statistics.md": 9,
 }

@@ -147,7 +147,8 @@ def test_relevance_is_that_of_the_papers_recursion():
     np.testing.assert_allclose(found.values[0], expected[::-1], atol=1e-12)
 
 
-def test_decomposition_is_that_of_the_papers_recursion():
+@pytest.mark.parametrize("features", [None, [0, 2]], ids=["steps", "features"])
+def test_decomposition_is_that_of_the_papers_recursion(features):
     """Murdoch et al. 2018, equations 9 to 26; the product of biases as in the authors' program."""
     model = drawn(Last(gw.LSTM(3, 5, batch_first=True), 5)).double()
     x = torch.randn(1, 7, 3, dtype=torch.float64)
@@ -163,23 +164,23 @@ def test_decomposition_is_that_of_the_papers_recursion():
 
     h, rest_h, c, rest_c = np.zeros((4, 5))
     for t, (row, step) in enumerate(zip(x[0].numpy(), steps, strict=True)):
-        inside = t in (2, 3)
+        inside = (t in (2, 3)) * np.isin(range(3), range(3) if features is None else features)
         gates = []
         for k, f in enumerate((sigmoid, sigmoid, np.tanh)):
             rel, rest = (
-                U[k] @ h + inside * (W[k] @ row),
-                U[k] @ rest_h + (not inside) * (W[k] @ row),
+                U[k] @ h + W[k] @ (inside * row),
+                U[k] @ rest_h + W[k] @ (~inside * row),
             )
             gates.append(three(f, rel, rest, b[k]))
         (i, rest_i, bias_i), (f, rest_f, bias_f), (g, rest_g, bias_g) = gates
-        new = i * (g + bias_g) + bias_i * g + inside * bias_i * bias_g
+        new = i * (g + bias_g) + bias_i * g + inside.all() * bias_i * bias_g
         rest = rest_i * (g + rest_g + bias_g) + (i + bias_i) * rest_g
-        rest += (not inside) * bias_i * bias_g
+        rest += (not inside.all()) * bias_i * bias_g
         rest += (f + rest_f + bias_f) * rest_c + rest_f * c
         c, rest_c = new + (f + bias_f) * c, rest
         of_c, of_rest, _ = three(np.tanh, c, rest_c, 0)
         h, rest_h = step["o"] * of_c, step["o"] * of_rest
-    found = contextual_decomposition(model, x, phrase=[2, 3], target=0)
+    found = contextual_decomposition(model, x, phrase=[2, 3], features=features, target=0)
     weight, bias = model.head.weight[0].detach().numpy(), model.head.bias[0].item()
     np.testing.assert_allclose(found.beta, [weight @ h], atol=1e-12)
     np.testing.assert_allclose(found.gamma, [weight @ rest_h + bias], atol=1e-12)
@@ -387,6 +388,70 @@ def test_a_loop_over_a_cell_of_one_step(make):
         for one, other in zip(layer.parameters(), loop.parameters(), strict=True):
             one.copy_(other)
     torch.testing.assert_close(layerwise_relevance(layer, x).values, found.values)
+    for phrase in ([0], [1, 3]):
+        ours, theirs = (contextual_decomposition(m, x, phrase=phrase) for m in (loop, layer))
+        torch.testing.assert_close(ours.beta, theirs.beta)
+
+
+def test_in_a_phrase_of_the_only_step_the_biases_of_all_layers_are_its_part():
+    model = drawn(Reader(gw.LSTM(3, 4, 2, batch_first=True, bidirectional=True), 8))
+    found = contextual_decomposition(model, torch.randn(2, 1, 3), phrase=0, target=1)
+    torch.testing.assert_close(found.gamma, model.head.bias[1].detach().double().expand(2))
+
+
+def test_changes_in_place():
+    class Changing(Reader):
+        def forward(self, x):
+            y = 2 * self.rnn(x)[0]
+            y.mul_(1.5).add_(0.25).sub_(0.5)
+            y.div_(2)
+            return self.head(y[:, -1])
+
+    class Plain(Reader):
+        def forward(self, x):
+            return self.head(((2 * self.rnn(x)[0]) * 1.5 + 0.25 - 0.5)[:, -1] / 2)
+
+    changing, x = drawn(Changing(gw.GRU(3, 4, batch_first=True), 4)), torch.randn(2, 5, 3)
+    plain = Plain(changing.rnn, 4)
+    plain.head = changing.head
+    found = check_sums(changing, x)
+    torch.testing.assert_close(found.values, layerwise_relevance(plain, x).values)
+
+    class OfView(Reader):
+        def forward(self, x):
+            y = self.rnn(x)[0]
+            y[:, -1].mul_(2)
+            return self.head(y[:, -1])
+
+    for method in (layerwise_relevance, contextual_contributions):
+        with pytest.raises(OptionError, match="no rule for 'mul_'"):
+            method(OfView(changing.rnn, 4), x)
+
+
+def test_parts_of_features():
+    model = drawn(Reader(gw.LSTM(3, 4, batch_first=True), 4))
+    x = torch.randn(2, 5, 3)
+    whole = contextual_decomposition(model, x, phrase=[1, 3], features=[2, 0, 1])
+    torch.testing.assert_close(whole.beta, contextual_decomposition(model, x, phrase=[1, 3]).beta)
+    some = contextual_decomposition(model, x, phrase=[1, 3], features=[0, 2])
+    assert some.gap.abs().max() < 1e-5
+    assert (some.beta - whole.beta).abs().min() > 1e-4
+    # a feature that is always 0 has no part; the phrase of the others has all but the product of biases
+    x[..., 1] = 0
+    assert (contextual_decomposition(model, x, phrase=[1], features=1).beta == 0).all()
+
+    each = contextual_contributions(model, x, features=True)
+    assert each.values.shape == (2, 5, 3)
+    assert each.values[..., 1].abs().max() == 0
+    for t, k in ((0, 0), (4, 2)):
+        parts = contextual_decomposition(model, x, phrase=t, features=k)
+        torch.testing.assert_close(each.values[:, t, k], parts.beta)
+        assert parts.gap.abs().max() < 1e-5
+    time_major = drawn(gw.GRU(3, 2))
+    options = dict(target=lambda found: found[0][-1, :, 0], features=True)
+    found = contextual_contributions(time_major, x.transpose(0, 1), **options)
+    assert found.values.shape == (5, 2, 3)
+    assert found.steps.shape == (2, 5)
 
 
 def test_steps_come_first_where_the_model_has_them_first():
@@ -467,8 +532,16 @@ def test_options_that_are_not_there():
         occlusion(READER, x, window=6)
     with pytest.raises(OptionError, match="tolerance must be"):
         integrated_gradients(READER, x, tolerance=0)
-    with pytest.raises(OptionError, match="the input has 5 steps"):
+    with pytest.raises(OptionError, match="no step 5 for phrase: the input has 5 steps"):
         contextual_decomposition(READER, x, phrase=5)
+    with pytest.raises(OptionError, match="no feature 3 for features: the input has 3 features"):
+        contextual_decomposition(READER, x, phrase=1, features=[0, 3])
+    with pytest.raises(OptionError, match="features has no feature; give at least one"):
+        contextual_decomposition(READER, x, phrase=1, features=[])
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(5, 1))
+    for method in (contextual_contributions, occlusion):
+        with pytest.raises(OptionError, match="features=True needs an input of 3 dimensions"):
+            method(flat, x[..., 0], features=True)
     with pytest.raises(OptionError, match="k must be from 1 to 5"):
         gradient_times_input(READER, x).top(6)
     with pytest.raises(OptionError, match="k must be from 1 to 5"):

@@ -12,6 +12,17 @@ keras = pytest.importorskip("keras")
 import gatewise as gw  # noqa: E402
 import gatewise.keras as gk  # noqa: E402
 from gatewise.errors import OptionError  # noqa: E402
+from gatewise.gates import (  # noqa: E402
+    Monitor,
+    contextual_contributions,
+    contextual_decomposition,
+    gradient_time_scale,
+    gradient_times_input,
+    integrated_gradients,
+    layerwise_relevance,
+    memory_horizon,
+    occlusion,
+)
 
 L = keras.layers
 # Keras's, on NumPy 2
@@ -109,6 +120,233 @@ def test_a_loss_on_the_gates_of_a_keras_model():
     assert kernel.grad[:, 5:10].abs().max() > 0
 
 
+METHODS = (
+    layerwise_relevance,
+    contextual_contributions,
+    gradient_times_input,
+    integrated_gradients,
+    occlusion,
+)
+
+
+def with_cue(count):
+    """Noise with a cue in the first feature of one step: inputs, cues, and the cues' steps."""
+    random = np.random.default_rng(count)
+    x = random.normal(0, 0.5, (count, 8, 3)).astype("float32")
+    x[..., 0] = 0
+    cue = random.uniform(0.5, 1.5, count) * random.choice([-1, 1], count)
+    at = random.integers(0, 8, count)
+    x[np.arange(count), at, 0] = cue
+    return x, cue.astype("float32"), at
+
+
+def test_attributions_of_a_fitted_keras_model_find_a_planted_cue():
+    model = keras.Sequential([keras.Input((8, 3)), L.LSTM(8, name="rnn"), L.Dense(1, name="head")])
+    model.compile(keras.optimizers.Adam(0.02), "mse")
+    x, cue, _ = with_cue(1024)
+    model.fit(x, cue, batch_size=32, epochs=6, verbose=0)
+    x, cue, at = with_cue(100)
+    plain = array(model(x))
+    assert np.mean((plain[:, 0] - cue) ** 2) < 0.05, "the cue was not learned"
+    for method in METHODS:
+        found = method(model, x)
+        assert np.mean(array(found.top()[:, 0]) == at) >= 0.95, method.__name__
+        np.testing.assert_allclose(array(found.output), plain[:, 0], rtol=0, atol=1e-6)
+        if method in (layerwise_relevance, integrated_gradients):
+            assert found.gap.abs().max() < (1e-5 if method is layerwise_relevance else 1e-3)
+    assert contextual_decomposition(model, x, phrase=[2, 3]).gap.abs().max() < 1e-5
+    assert set(layerwise_relevance(model, x).apart) == {"rnn: initial state", "rnn", "head"}
+    of_cue = layerwise_relevance(model, x).values.abs()[range(100), at]
+    assert (of_cue.argmax(1) == 0).all()
+    assert not {"inner_loop", "runner"} & vars(model.layers[0]).keys()
+
+
+def as_torch(layer):
+    """gatewise's layer with the weights of a Keras layer."""
+    columns = {L.LSTM: [0, 1, 2, 3], L.GRU: [1, 0, 2], L.SimpleRNN: [0]}[type(layer)]
+    cell = {L.LSTM: "lstm", L.GRU: "gru", L.SimpleRNN: "rnn_tanh"}[type(layer)]
+    kernel, recurrent, *biases = map(np.asarray, layer.get_weights())
+    biases = biases[0] if biases[0].ndim == 2 else [biases[0], 0 * biases[0]]
+    made = gw.Recurrent(cell, len(kernel), layer.units, batch_first=True)
+    with torch.no_grad():
+        for weight, given in zip(made.parameters(), [kernel.T, recurrent.T, *biases], strict=True):
+            rows = np.split(given, len(columns))
+            weight.copy_(torch.as_tensor(np.concatenate([rows[k] for k in columns])))
+    return made
+
+
+@pytest.mark.parametrize("make", [L.LSTM, L.GRU, L.SimpleRNN], ids=lambda of: of.__name__)
+def test_rules_of_keras_layers_are_those_of_gatewises(make):
+    layer = make(4, bias_initializer="random_normal", return_sequences=True)
+    model = keras.Sequential([keras.Input((6, 3)), layer, L.GlobalAveragePooling1D()])
+    x = torch.randn(2, 6, 3)
+    ours = as_torch(layer)
+
+    def mean(found):
+        return found[0].mean(1)[:, 2]
+
+    for method, options in (
+        (layerwise_relevance, {}),
+        (contextual_contributions, {}),
+        (contextual_contributions, dict(features=True)),
+    ):
+        found = method(model, x, target=2, **options)
+        expected = method(ours, x, target=mean, **options)
+        torch.testing.assert_close(found.values, expected.values, rtol=1e-5, atol=1e-7)
+        assert found.values.abs().max() > 1e-3
+
+
+def reader(*layers):
+    return keras.Sequential([keras.Input((6, 3)), *layers, L.Dense(2, name="head")])
+
+
+def joined():
+    x = keras.Input((6, 3))
+    h = L.BatchNormalization(name="norm")(L.Conv1D(4, 3, padding="same", name="conv")(x))
+    both = [L.LSTM(3, name="rnn")(h), L.GlobalAveragePooling1D()(x)]
+    return keras.Model(x, L.Dense(2, name="head")(L.Concatenate()(both)))
+
+
+MODELS = {
+    "gatewise's": lambda: reader(
+        gk.LSTM(5, return_sequences=True), gk.SimpleRNN(4, go_backwards=True)
+    ),
+    "both directions": lambda: reader(L.Bidirectional(L.GRU(4, reset_after=False), name="both")),
+    "normalised": lambda: reader(L.LayerNormalization(), L.LSTM(4), L.Dense(3, "relu")),
+    "pooled": lambda: reader(
+        L.GRU(4, return_sequences=True), L.Dropout(0.5), L.GlobalMaxPooling1D()
+    ),
+    "functional": joined,
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_keras_models_that_have_rules(make):
+    model = make()
+    for layer in model.layers:
+        if layer.name == "norm":
+            layer.set_weights([np.random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    x = np.random.normal(0, 1, (2, 6, 3)).astype("float32")
+    found = layerwise_relevance(model, x)
+    assert found.gap.abs().max() < 1e-5
+    assert found.values.abs().max() > 1e-3
+    parts = contextual_decomposition(model, x, phrase=[1, 2])
+    assert parts.gap.abs().max() < 1e-5
+    assert parts.beta.abs().max() > 1e-4
+    if "both" in [layer.name for layer in model.layers]:
+        names = list(gw.trace(model, x))
+        assert [f"{name}: initial state" in found.apart for name in names] == [True, True]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_words_of_keras_models_count_the_same_behind_padding(turned):
+    """Keras pads at the front by default."""
+    words = L.Embedding(9, 3, mask_zero=True, embeddings_initializer="random_normal")
+    rnn = L.LSTM(4, go_backwards=turned, bias_initializer="random_normal")
+    model = keras.Sequential([keras.Input((None,)), words, rnn, L.Dense(1)])
+    alone, padded = np.array([[3, 2, 5, 7]]), np.array([[0, 0, 0, 3, 2, 5, 7]])
+    for method in METHODS:
+        expected, found = method(model, alone), method(model, padded)
+        assert method is contextual_contributions or expected.values.shape[:2] == (1, 4)
+        torch.testing.assert_close(found.steps[:, 3:], expected.steps, rtol=1e-4, atol=1e-7)
+        assert not found.steps[:, :3].any()
+    for phrase in ([0], [1, 3]):
+        one = contextual_decomposition(model, alone, phrase=phrase)
+        other = contextual_decomposition(model, padded, phrase=[t + 3 for t in phrase])
+        torch.testing.assert_close(one.beta, other.beta, rtol=1e-5, atol=1e-9)
+
+
+def test_masked_steps_of_numbers_have_no_part():
+    x = np.random.normal(0, 1, (2, 6, 3)).astype("float32")
+    x[:, [0, 3]] = 0
+    found = layerwise_relevance(reader(L.Masking(), L.GRU(4)), x)
+    assert found.gap.abs().max() < 1e-5
+    assert [bool(found.values[:, t].any()) for t in range(6)] == [t not in (0, 3) for t in range(6)]
+
+
+def measured(model, x, **options):
+    """The norms of a horizon and the time scales of all states, of each layer."""
+    horizons = memory_horizon(model, x, **options)
+    scales = gradient_time_scale(model, x, **options)
+    return {place: [of.norm, *scales[place].values()] for place, of in horizons.items()}
+
+
+def same(found, expected):
+    return all(np.allclose(a, b, rtol=1e-4, atol=0) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("make", [L.LSTM, L.GRU, L.SimpleRNN], ids=lambda of: of.__name__)
+def test_horizon_and_time_scales_of_keras_layers_are_those_of_gatewises(make):
+    options = dict(bias_initializer="random_normal", return_sequences=True)
+    ahead = make(4, name="ahead", **options)
+    back = make(4, name="back", go_backwards=True, **options)
+    inputs = keras.Input((6, 3))
+    model = keras.Model(inputs, L.Concatenate()([ahead(inputs), back(inputs)]))
+    x = np.random.normal(0, 1, (2, 6, 3)).astype("float32")
+    for lengths in (None, [6, 3]):
+        found = measured(model, x, lengths=lengths)
+        assert [place.module for place in found] == list(gw.trace(model, x)) == ["ahead", "back"]
+        for layer, of_place in zip((ahead, back), found.values(), strict=True):
+            ours = as_torch(layer)
+            ours = gw.Reversed(ours) if layer is back else ours
+            (expected,) = measured(ours, torch.as_tensor(x), lengths=lengths).values()
+            assert same(of_place, expected)
+    assert not {"inner_loop", "runner"} & vars(ahead).keys()
+
+
+def test_masked_steps_of_keras_models_are_no_steps_of_a_horizon():
+    model = keras.Sequential([keras.Input((None,)), L.Embedding(9, 3, mask_zero=True), L.GRU(4)])
+    (alone,) = measured(model, np.array([[3, 2, 5, 7]])).values()
+    for words in ([0, 0, 3, 2, 5, 7], [3, 0, 2, 5, 7, 0]):
+        (found,) = measured(model, np.array([words])).values()
+        assert same(found, alone)
+    with pytest.raises(OptionError, match="no recurrent module 'gruu'"):
+        memory_horizon(model, np.array([[3]]), modules="gruu")
+    with pytest.raises(OptionError, match="this Sequential has no recurrent module: no LSTM, GRU"):
+        memory_horizon(keras.Sequential([keras.Input((2, 3)), L.Dense(2)]), np.zeros((1, 2, 3)))
+    with pytest.raises(OptionError, match="watches a training by PyTorch"):
+        Monitor(model)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def halved(y):
+    return y * 0.5
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Sums(L.Layer):
+    def call(self, y):
+        return torch.cumsum(y, 1)
+
+
+class Own(keras.Model):
+    def __init__(self, size):
+        super().__init__()
+        self.rnn = L.LSTM(size)
+
+    def call(self, x):
+        return self.rnn(x)
+
+
+@pytest.mark.parametrize("method", [layerwise_relevance, contextual_contributions])
+def test_what_cannot_be_explained_in_keras(method):
+    x = np.random.normal(0, 1, (2, 6, 3)).astype("float32")
+    model = reader(L.LSTM(2, name="rnn", activation=halved))
+    assert gradient_times_input(model, x).values.shape == (2, 6, 3)
+    message = r"'rnn' has the activation .* gatewise has no equation for; "
+    with pytest.raises(OptionError, match=f"{message}use gradient_times_input"):
+        method(model, x)
+    with pytest.raises(OptionError, match=f"{message}leave it out with modules="):
+        memory_horizon(model, x)
+    model = reader(L.LSTM(2, return_sequences=True), Sums(name="sums"))
+    message = r"^(relevance|contextual decomposition) has no rule for 'cumsum'.* 'sums' \(Sums\)"
+    with pytest.raises(OptionError, match=message):
+        method(model, x, target=(0, 1))
+    assert keras.config.is_traceback_filtering_enabled()
+    with pytest.raises(OptionError, match="this Own cannot be copied: "):
+        method(Own(2), x)
+
+
 def test_lengths_are_those_of_the_trace():
     model = keras.Sequential([keras.Input((6, 3)), L.LSTM(5, name="rnn")])
     x = np.random.uniform(-1, 1, (2, 6, 3)).astype("float32")
@@ -121,12 +359,12 @@ def test_lengths_are_those_of_the_trace():
 
 def test_what_cannot_be_traced_in_keras():
     x = np.zeros((2, 6, 3), "float32")
-    with pytest.raises(OptionError, match="has no LSTM, GRU or SimpleRNN"):
+    with pytest.raises(OptionError, match="no LSTM, GRU or SimpleRNN"):
         gw.trace(keras.Sequential([keras.Input((6, 3)), L.Dense(2)]), x)
     model = keras.Sequential(
         [keras.Input((6, 3)), L.LSTM(2, name="rnn", activation=lambda y: y * 0.5)]
     )
     with pytest.raises(OptionError, match=r"'rnn' has the activation .* no equation"):
         gw.trace(model, x)
-    with pytest.raises(OptionError, match=r"no recurrent layer 'rmn'.*did you mean 'rnn'"):
+    with pytest.raises(OptionError, match=r"no recurrent module 'rmn'.*did you mean 'rnn'"):
         gw.trace(model, x, modules="rmn")

@@ -132,6 +132,85 @@ def test_a_planted_fault_is_named_once(name, plant, message):
     assert monitor.warnings == []
 
 
+class Steps(nn.Module):
+    """A loop over a step cell, as a layer."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x):
+        state, outputs = None, []
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(outputs, 1), state
+
+
+class Pixels(nn.Module):
+    """A layer of images over numbers, each number an image of one pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.images = gw.ConvLSTM(2, 12, 1, batch_first=True)
+
+    def forward(self, x):
+        return self.images(x[..., None, None])[0][..., 0, 0], None
+
+
+OTHERS = {
+    "cell": ("rnn.cell", lambda: Steps(nn.LSTMCell(2, 12))),
+    "images": ("rnn.images", Pixels),
+    "matrix": ("rnn", lambda: gw.MLSTM(2, 12, 2, batch_first=True)),
+    "reversed": ("rnn", lambda: gw.Reversed(layer())),
+}
+
+
+@pytest.mark.parametrize(("place", "make"), OTHERS.values(), ids=OTHERS)
+def test_step_cells_images_matrix_memories_and_pairs_are_looked_at_too(place, make):
+    torch.manual_seed(0)
+    model = Sums(make(), 12)
+    monitor = Monitor(model, every=3)
+    train(model, monitor)
+    assert monitor.warnings == []
+    assert [(look.place.module, look.step) for look in monitor.looks] == [
+        (place, k) for k in range(0, 18, 3)
+    ]
+    assert all(len(look.norms) == STEPS and look.norms[5] > 0 for look in monitor.looks)
+    monitor = Monitor(model, every=1)
+    with torch.no_grad():  # all units are dead
+        for weight in model.rnn.parameters():
+            weight.zero_()
+    with pytest.warns(GatewiseWarning) as given:
+        watch(model, monitor, 3)
+    said = [str(each.message) for each in given]
+    assert said == monitor.warnings
+    assert all(each.startswith(f"{place}, layer 0, training step 2: ") for each in said)
+    assert any("100% of the units are dead" in each for each in said)
+    assert any("gradients vanish over time" in each for each in said)
+
+
+def test_a_loop_is_looked_at_up_to_a_call_whose_state_is_changed():
+    class Dropped(Steps):
+        def forward(self, x):
+            state = None
+            for t, step in enumerate(x.unbind(1)):
+                state = self.cell(step, None if state is None else state * (t != 7) + 1e-3)
+            return state, state
+
+    class Whole(Steps):
+        def forward(self, x):
+            first = super().forward(x)[0]
+            return first + super().forward(-x)[0], None
+
+    for kind, steps in ((Dropped, 1), (Whole, STEPS)):
+        model = Sums(kind(nn.GRUCell(2, 12)), 12)
+        monitor = Monitor(model, every=1)
+        watch(model, monitor, 1)
+        (look,) = monitor.looks
+        assert len(look.norms) == steps
+
+
 def watch(model, monitor, steps):
     """Passes without updates."""
     for _ in range(steps):
@@ -262,7 +341,7 @@ def test_as_an_option_of_a_fit(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_monitored():
-    with pytest.raises(OptionError, match="this Linear has no recurrent layer"):
+    with pytest.raises(OptionError, match="this Linear has no recurrent module"):
         Monitor(nn.Linear(2, 2))
     with pytest.raises(OptionError, match="overhead=1 must be a share between 0 and 1"):
         Monitor(layer(), overhead=1)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -80,7 +81,19 @@ def imported(module: str) -> frozenset[str]:
             up = package.split(".")[: len(package.split(".")) - node.level + 1]
             base = ".".join([*(up if node.level else []), *([node.module] if node.module else [])])
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call):
+            found |= set(imported_by_name(node))
     return frozenset(name for name in found if name.split(".")[0] == "gatewise")
+
+
+def imported_by_name(call: ast.Call) -> Iterator[str]:
+    """What a call of import_module with a name in the text imports; of a name that ends in a variable, what is
+    before it."""
+    function = getattr(call.func, "attr", getattr(call.func, "id", None))
+    if function == "import_module" and call.args:
+        for part in ast.walk(call.args[0]):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                yield part.value.rstrip(".")
 
 
 def reached(module: str) -> set[str]:
@@ -118,6 +131,7 @@ def rooms(names: set[str]) -> set[str]:
 
 def test_the_graph_sees_what_there_is():
     assert "gatewise.cells.language" in imported("gatewise.cells.catalogue")
+    assert "gatewise.backends" in imported("gatewise.backends.registry")  # by import_module
     assert {"cells", "backends", "errors"} <= rooms(reached("gatewise.nn.layers"))
 
 
@@ -197,6 +211,25 @@ def test_a_library_import_registers_the_operators_of_exported_programs():
     line = [sys.executable, "-c", code, *modules]
     run = subprocess.run(line, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True", "True"]
+
+
+def test_a_trace_can_be_drawn_however_its_layer_was_imported():
+    code = (
+        "import torch; from gatewise.nn.layers import LSTM; "
+        "trace = LSTM(2, 3)(torch.randn(4, 1, 2), trace=True)[2]; "
+        "print(type(trace.view()).__name__, type(trace.plot()).__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["PageView", "Figure"]
+
+
+def test_a_trace_says_what_draws_it(monkeypatch):
+    from gatewise.errors import OptionError
+    from gatewise.nn import trace
+
+    monkeypatch.setattr(trace, "DRAWINGS", {})
+    with pytest.raises(OptionError, match=r"plot\(\) draws a trace in gatewise.gates: import"):
+        trace.Trace({}, None).plot()
 
 
 def test_everything_exported_is_there_and_documented():

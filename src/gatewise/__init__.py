@@ -117,8 +117,8 @@ def _is_command() -> bool:
 
 
 if not _is_command():
-    # torch finds the operators of an exported program by name, so they must be registered
-    for _module in ("gatewise.backends.operators", "gatewise.nn.lengths"):
+    # torch finds the operators of an exported program by name, and a trace its drawings: they must be registered
+    for _module in ("gatewise.backends.operators", "gatewise.nn.lengths", "gatewise.gates"):
         import_module(_module)
 
 __all__ = [

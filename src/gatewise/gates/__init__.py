@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gatewise.gates import drawings  # noqa: F401  it registers Trace.plot and Trace.view
+
 if TYPE_CHECKING:
     from gatewise.gates.alike import Alike, OnIndex
     from gatewise.gates.attribution import gradient_times_input, integrated_gradients, occlusion

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from gatewise.errors import OptionError, unknown
+from gatewise.gates.find import is_keras
 from gatewise.nn.convert import twin
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.recurrent import Recurrent
@@ -96,22 +97,30 @@ def set_runner(model: nn.Module, name: str, ours: Recurring, runner: Runner | No
 
 
 @contextmanager
-def runners(model: nn.Module, of: Mapping[str, Runner]) -> Iterator[None]:
-    """Within the block, each recurrent module named in ``of`` is run by its runner.
+def runners(model: nn.Module, of: Callable[[str], Runner]) -> Iterator[None]:
+    """Within the block, each recurrent module of a model, or layer of a Keras model, is run by the runner for its
+    name.
 
     Raises:
         OptionError: a module has a runner already.
     """
+    if is_keras(model):
+        from gatewise.keras.model import recurrent_layers, run_by  # it loads Keras
+
+        advice = "use gradient_times_input, integrated_gradients or occlusion, which need none"
+        with run_by(recurrent_layers(model), of, advice):
+            yield
+        return
     found = modules_or_none(model)
-    for name in of:
-        if found[name].runner is not None:
+    for name, module in found.items():
+        if module.runner is not None:
             raise OptionError(
                 f"'{name}' has an intervention; leave its with block before this call"
             )
     given = []
     try:
-        for name, runner in of.items():
-            set_runner(model, name, found[name], runner)
+        for name, module in found.items():
+            set_runner(model, name, module, of(name))
             given.append(name)
         yield
     finally:

@@ -28,10 +28,10 @@ def gradient_times_input(
     output, and ``.gap`` says what they lack. The model runs in evaluation mode.
 
     Args:
-        model: any module.
-        inputs: its positional arguments. The first is attributed: B×T×… (T×B×… if the model has an
-            attribute ``batch_first`` that is false). Integers are indices of an nn.Embedding, and
-            contributions are those of the embedding's outputs, B×T×E.
+        model: any module, or a Keras model on the torch backend.
+        inputs: its positional arguments; for a Keras model they may be arrays of NumPy. The first is attributed:
+            B×T×… (T×B×… if the model has an attribute ``batch_first`` that is false). Integers are indices of an
+            embedding, and contributions are those of the embedding's outputs, B×T×E.
         target: the explained output. An index of the model's outputs, B×C; a tuple of indices, such as
             (step, class), where a sequence has more dimensions of outputs; B indices; or a function that
             takes what the model returns and returns B numbers. The default is the only output, or else
@@ -155,9 +155,9 @@ def occlusion(
     ):
         raise OptionError(f"window must be from 1 to {explained.steps} steps, not {window!r}")
     x, from_ = explained.x, checked_baseline(baseline, explained.x)
-    per_feature = inputs[0].is_floating_point() if features is None else features
-    if per_feature and x.dim() != 3:
-        raise OptionError(f"features=True needs an input of 3 dimensions, not {tuple(x.shape)}")
+    per_feature = explained.of_numbers if features is None else features
+    if per_feature:
+        explained.check_features("features=True")
     found = torch.zeros_like(x)
     order = torch.arange(explained.steps, device=x.device)
     with torch.no_grad():

@@ -18,21 +18,14 @@ from torch.nn.utils.rnn import PackedSequence
 from gatewise.backends.contract import Masks, differentiated, valid_steps
 from gatewise.backends.registry import choose, run
 from gatewise.errors import BackendError, OptionError
+from gatewise.gates.find import LAYERS, STEP_CELLS, named_arguments, ours, with_lengths
 from gatewise.gates.joining import other_batch
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
-from gatewise.nn.convert import twin
-from gatewise.nn.convolution import ConvRecurrent
-from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.nn.lengths import checked_lengths
-from gatewise.nn.mlstm import MLSTM
 from gatewise.nn.parameters import step_parameters, weights_of
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.states import states_given
-from gatewise.nn.step import RecurrentCell
 from gatewise.nn.trace import Trace
-
-# gatewise's modules that return a trace of their own.
-LAYERS = (Recurrent, ConvRecurrent, MLSTM, Reversed, Bidirectional)
 
 _WITHOUT_GATES = ("aten",)  # backends that cannot trace
 
@@ -63,13 +56,11 @@ class Sink(Protocol):
 Handle = Any  # of a registered hook
 
 
-def watcher(module: nn.Module) -> Callable[..., Any] | None:
-    """The class below that traces the calls of ``module``; None for a module that is not recurrent."""
+def watcher(module: nn.Module) -> Callable[..., Any]:
+    """The class below that traces the calls of a recurrent module."""
     if isinstance(module, LAYERS):
         return LayerCalls
-    if isinstance(module, RecurrentCell | nn.RNNCellBase):
-        return StepCalls
-    return TorchCalls if isinstance(module, nn.RNNBase) else None
+    return StepCalls if isinstance(module, STEP_CELLS) else TorchCalls
 
 
 class LayerCalls:
@@ -94,23 +85,19 @@ class LayerCalls:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._random_state = random_state() if module.training else []
-        arguments = _named(args, kwargs)
+        arguments = named_arguments(args, kwargs)
         x = arguments.get("input")
         if not isinstance(x, Tensor | PackedSequence):  # the module raises its own error
             self._one_pass = False
             return None
         if self.differentiable:
             arguments = {**arguments, "input": _leading_to_gradients(x, module)}
-        self.sink.check(self.name, self._layer, self._with_lengths(arguments))
+        completed = with_lengths(arguments, self.lengths)
+        self.sink.check(self.name, ours(module), completed)
         own = arguments.get("trace", False)
-        added = self._with_lengths(arguments) is not arguments
+        added = completed is not arguments
         self._one_pass = self.sink.whole and not own and not added and self._runs_alike(arguments)
         return (), {**arguments, "trace": True} if self._one_pass else arguments
-
-    @property
-    def _layer(self) -> nn.Module:
-        """The layer that computes the trace."""
-        return self.module
 
     def _runs_alike(self, arguments: dict[str, Any]) -> bool:
         return _alike(self.module, arguments)
@@ -118,14 +105,14 @@ class LayerCalls:
     def _after(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> Any:
-        arguments = _named(args, kwargs)
+        arguments = named_arguments(args, kwargs)
         if self._one_pass:
             self.sink.put(self.name, result[2])
             return result[:2]
         if arguments.pop("trace", False) and self.sink.whole and self.lengths is None:
             self.sink.put(self.name, result[2])
             return None
-        arguments = self._with_lengths(arguments)
+        arguments = with_lengths(arguments, self.lengths)
         with replayed(self._random_state), _with_gates(module):
             if self.sink.whole:
                 self.sink.put(self.name, module.forward(**arguments, trace=True)[2])
@@ -133,20 +120,10 @@ class LayerCalls:
                 self.sink.run(self.name, module, arguments)
         return None
 
-    def _with_lengths(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        packed = isinstance(arguments["input"], PackedSequence)
-        if self.lengths is None or packed or arguments.get("lengths") is not None:
-            return arguments
-        return {**arguments, "lengths": self.lengths}
-
 
 class TorchCalls(LayerCalls):
     """The calls of one of torch's layers. Each is run a second time, by gatewise's layer with the same
     parameters and dropout masks. Its output must agree with the module's."""
-
-    @property
-    def _layer(self) -> nn.Module:
-        return _ours(self.module)
 
     def _runs_alike(self, arguments: dict[str, Any]) -> bool:
         return False
@@ -154,8 +131,8 @@ class TorchCalls(LayerCalls):
     def _after(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> Any:
-        layer: Any = self._layer
-        arguments = self._with_lengths(_named(args, kwargs))
+        layer = ours(module)
+        arguments = with_lengths(named_arguments(args, kwargs), self.lengths)
         x, y = (_data(each) for each in (arguments["input"], result[0]))
         if x.is_cuda and module.training and module.dropout:
             raise OptionError(
@@ -180,24 +157,20 @@ class TorchCalls(LayerCalls):
             output, state, trace = layer.forward(**arguments, trace=True)
         self.sink.put(self.name, trace)
         if arguments.get("lengths") is None:
-            _check_agreement(self.name, module, output, result[0])
+            check_agreement(self.name, module, output, result[0])
             if self.differentiable:
                 return _valued(output, result[0]), _valued(state, result[1])
         return None
 
 
-class StepCalls:
-    """The calls of a step cell, of gatewise or of torch."""
+class StepInputs:
+    """What a step cell, of gatewise or of torch, gets in its calls: B×I each, and the states before the step."""
 
-    def __init__(
-        self, name: str, module: nn.Module, sink: Sink, lengths: Any, differentiable: bool
-    ) -> None:
-        self.name, self.module, self.sink, self.lengths = name, module, sink, lengths
-        self.cell: Any = module if isinstance(module, RecurrentCell) else _ours(module)
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module = name, module
+        self.cell: Any = ours(module)
         self.inputs: list[Tensor] = []
         self.states: list[tuple[Tensor, ...]] = []
-        self.last = torch.empty(0)
-        self.dtype: torch.dtype | None = None
 
     def attach(self) -> list[Handle]:
         return [self.module.register_forward_hook(self._after, with_kwargs=True, prepend=True)]
@@ -205,21 +178,58 @@ class StepCalls:
     def _after(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
-        arguments = _named(args, kwargs)
+        arguments = named_arguments(args, kwargs)
         x, hx = arguments["input"], arguments.get("hx")
-        first = result[0] if isinstance(result, tuple) else result
-        self.dtype = dtype = None if first.dtype == x.dtype else autocast_dtype(x)
+        new = states_given(self.cell.cell, result, single=True)
+        dtype = None if new[0].dtype == x.dtype else autocast_dtype(x)
         x, hx = (x, hx) if dtype is None else (cast(x, dtype), cast_states(hx, dtype))
         config = self.cell.config
         if hx is None:
             hx = (x.new_zeros(*x.shape[:-1], config.hidden_size),) * len(config.cell.state)
         state = states_given(config.cell, hx, single=True)
-        batched = x.dim() == 2
-        self.inputs.append(x if batched else x[None])
-        self.states.append(tuple(s if batched else s[None] for s in state))
-        if self.inputs[0].shape != self.inputs[-1].shape:
-            raise other_batch(self.name, len(self.inputs[0]), len(self.inputs[-1]))
-        self.last = first
+        if x.dim() == 1:
+            x, state, new = x[None], tuple(s[None] for s in state), tuple(s[None] for s in new)
+        self.take(x, state, new, dtype)
+
+    def take(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        new: tuple[Tensor, ...],
+        dtype: torch.dtype | None,
+    ) -> None:
+        """Takes a call.
+
+        Args:
+            state, new: the states before and after the step, B×H each.
+            dtype: that of autocast, or None.
+        """
+        self.inputs.append(x)
+        self.states.append(state)
+
+
+class StepCalls(StepInputs):
+    """The calls of a step cell, which are traced together."""
+
+    def __init__(
+        self, name: str, module: nn.Module, sink: Sink, lengths: Any, differentiable: bool
+    ) -> None:
+        super().__init__(name, module)
+        self.sink, self.lengths = sink, lengths
+        self.last = torch.empty(0)
+        self.dtype: torch.dtype | None = None
+
+    def take(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        new: tuple[Tensor, ...],
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().take(x, state, new, dtype)
+        if self.inputs[0].shape != x.shape:
+            raise other_batch(self.name, len(self.inputs[0]), len(x))
+        self.last, self.dtype = new[0], dtype
 
     def finish(self) -> None:
         """Traces all calls: T calls with B sequences are one step of T·B sequences."""
@@ -243,8 +253,7 @@ class StepCalls:
             differentiated=differentiated((x, *state, *weights.listed(config.cell))),
         )
         found = run(choice, x, state, weights, Masks())
-        last = self.last
-        _check_agreement(self.name, self.module, found.state[0][-batch:], last.view(batch, -1))
+        check_agreement(self.name, self.module, found.state[0][-batch:], self.last)
         like = x.new_empty(steps, batch, 0)
         lengths = checked_lengths(self.lengths, like)
         valid = None if lengths is None else valid_steps(steps, lengths)[..., None]
@@ -304,11 +313,6 @@ def _valued(ours: Any, theirs: Any) -> Any:
     return _Valued.apply(ours, theirs)
 
 
-def _ours(module: nn.Module) -> Any:
-    """gatewise's module for one of torch's: within an intervention the one that runs in its place."""
-    return getattr(module.__dict__.get("forward"), "ours", None) or twin(module, derived=True)
-
-
 def _data(given: Any) -> Tensor:
     """The tensor of an input or output, which may be packed."""
     return given.data if isinstance(given, PackedSequence) else given
@@ -324,11 +328,6 @@ def _leading_to_gradients(x: Any, module: nn.Module) -> Any:
         return x
     leaf = data.detach().requires_grad_()
     return x._replace(data=leaf) if isinstance(x, PackedSequence) else leaf
-
-
-def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a recurrent module's call by name."""
-    return dict(zip(("input", "hx", "lengths", "reset", "trace"), args, strict=False)) | kwargs
 
 
 def _alike(module: nn.Module, arguments: dict[str, Any]) -> bool:
@@ -371,7 +370,7 @@ def _with_gates(module: nn.Module) -> Iterator[None]:
             layer.backend = backend
 
 
-def _check_agreement(name: str, module: nn.Module, ours: Any, theirs: Any) -> None:
+def check_agreement(name: str, module: nn.Module, ours: Any, theirs: Any) -> None:
     """Raises BackendError unless gatewise's output agrees with the module's."""
     ours, theirs = _data(ours).detach(), _data(theirs).detach()
     if not theirs.numel() or theirs.is_meta:

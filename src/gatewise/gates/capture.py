@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.errors import OptionError, near, some
-from gatewise.gates.calls import LAYERS, watcher
+from gatewise.gates.calls import watcher
+from gatewise.gates.find import find_modules, is_keras
 from gatewise.gates.joining import joined
 from gatewise.gates.notebook import PageView, notebook_page
 from gatewise.gates.pieces import InMemory, InStore
@@ -124,7 +125,7 @@ def trace(
         BackendError: a module computes something else than torch's equations.
     """
     run, model = _runner(model, inputs, named_inputs)
-    if type(model).__module__.partition(".")[0] == "keras" or _is_keras(model):
+    if is_keras(model):
         from gatewise.keras.tracing import watchers_of  # it loads Keras
     else:
         watchers_of = _watchers
@@ -136,7 +137,7 @@ def trace(
     if lengths is not None and "lengths" in _parameters(model):
         run, lengths = partial(run, lengths=lengths), None
     sink: Any = InMemory(memory) if store is None else InStore(Path(store), memory)
-    watchers = watchers_of(model, _chosen(modules), sink, lengths, differentiable)
+    watchers = watchers_of(model, modules, sink, lengths, differentiable)
     handles: list[Any] = []
     try:
         for each in watchers:
@@ -190,48 +191,15 @@ def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
-def _is_keras(model: object) -> bool:
-    return any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__)
-
-
-def _chosen(modules: str | Sequence[str] | None) -> list[str] | None:
-    if modules is None:
-        return None
-    names = [modules] if isinstance(modules, str) else list(modules)
-    if not names:
-        raise OptionError("modules is empty: give the name of a recurrent module, or leave it out")
-    return names
-
-
 def _watchers(
-    model: nn.Module, chosen: list[str] | None, sink: Any, lengths: Any, differentiable: bool
+    model: nn.Module,
+    modules: str | Sequence[str] | None,
+    sink: Any,
+    lengths: Any,
+    differentiable: bool,
 ) -> list[Any]:
     """A watcher for each recurrent module that is chosen."""
-    found = dict(_recurrent_modules(model))
-    if not found:
-        raise OptionError(
-            f"this {type(model).__name__} has no recurrent module: a trace is of gatewise's layers, and of "
-            f"torch.nn.LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell"
-        )
-    for name in chosen or ():
-        if name not in found:
-            raise OptionError(
-                f"no recurrent module '{name}' in this {type(model).__name__}{near(name, found)}; there are: "
-                f"{some(found, 20)}"
-            )
     return [
-        watcher(module)(name, module, sink, lengths, differentiable)  # type: ignore[misc]
-        for name, module in found.items()
-        if chosen is None or name in chosen
+        watcher(module)(name, module, sink, lengths, differentiable)
+        for name, module in find_modules(model, modules).items()
     ]
-
-
-def _recurrent_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost recurrent modules with their names."""
-    inside: set[nn.Module] = set()
-    for name, module in model.named_modules():
-        if module in inside or watcher(module) is None:
-            continue
-        yield name or "model", module
-        if isinstance(module, LAYERS):
-            inside |= set(module.modules())

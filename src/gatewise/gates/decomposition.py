@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.errors import OptionError
-from gatewise.gates.attach import modules_or_none, runners
+from gatewise.gates.attach import runners
 from gatewise.gates.explained import Attribution, Explained, Target
 from gatewise.gates.parts import Parts, PartsWalk
 from gatewise.gates.tracked import watching
+from gatewise.options import flag
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def contextual_decomposition(
     model: nn.Module,
     *inputs: Any,
     phrase: int | Iterable[int],
+    features: int | Iterable[int] | None = None,
     target: Target = None,
     **options: Any,
 ) -> Decomposition:
@@ -54,74 +56,103 @@ def contextual_decomposition(
     mean over the orders in which they are added, the biases first. Of a product, β gets what needs no part of
     γ. A gate that multiplies a function of the new state, such as the output gate, is not split; nor are
     exponential gates, divisors, deviations and attention weights. The product of two biases is the phrase's in
-    the phrase's steps, as a recurrent layer counts them (in a cell of one step, it is γ's).
+    the phrase's steps, as a recurrent layer counts them and a cell of one step counts its calls, and γ's where the
+    phrase has some features only.
 
     Args:
         phrase: one or more steps of the input, counted from 0; for all sequences.
+        features: the features of these steps that are the phrase's, counted from 0; all if not given.
 
     The other arguments are those of :func:`gatewise.gates.gradient_times_input`; the models are those of
     :func:`gatewise.gates.layerwise_relevance`. The model runs in evaluation mode.
 
     Raises:
-        OptionError: a module applies a function that has no rule; the message names both. Or a step is not
-            there.
+        OptionError: a module applies a function that has no rule; the message names both. Or a step or feature
+            is not there.
         ShapeError: the outputs do not fit the sequences.
     """
     explained = Explained(model, inputs, options, target)
-    beta, gamma = _parts_of(explained.in_double(), _checked_phrase(phrase, explained.steps))
+    steps = _checked_indices("phrase", "step", phrase, explained.steps)
+    if features is not None:
+        explained.check_features("features=")
+        features = _checked_indices("features", "feature", features, explained.x.shape[2])
+    beta, gamma = _parts_of(explained.in_double(), steps, features)
     return Decomposition(beta, gamma, explained.output)
 
 
 def contextual_contributions(
-    model: nn.Module, *inputs: Any, target: Target = None, **options: Any
+    model: nn.Module,
+    *inputs: Any,
+    target: Target = None,
+    features: bool = False,
+    **options: Any,
 ) -> Attribution:
     """The contribution β of each step on its own, by :func:`contextual_decomposition` with T phrases.
 
     ``.values`` is B×T. The contributions need not add up to the output, because steps act together.
+
+    Args:
+        features: whether each feature of a step is a phrase on its own. ``.values`` is B×T×I then, from T·I
+            phrases.
+
+    The other arguments and errors are those of :func:`contextual_decomposition`.
     """
     explained = Explained(model, inputs, options, target)
     exact = explained.in_double()
-    each = [_parts_of(exact, [t])[0] for t in range(explained.steps)]
-    values = torch.stack(each, 1 if explained.batch_first else 0)
-    start = torch.zeros_like(explained.output)
+    time = 1 if explained.batch_first else 0
+    if flag("features", features):
+        explained.check_features("features=True")
+        width = explained.x.shape[2]
+        each = [
+            torch.stack([_parts_of(exact, [t], [k])[0] for k in range(width)], -1)
+            for t in range(explained.steps)
+        ]
+    else:
+        each = [_parts_of(exact, [t])[0] for t in range(explained.steps)]
     return Attribution(
-        values,
+        torch.stack(each, time),
         explained.output,
-        start,
+        torch.zeros_like(explained.output),
         "contextual decomposition",
         batch_first=explained.batch_first,
     )
 
 
 @torch.no_grad()
-def _parts_of(exact: Explained, phrase: list[int]) -> tuple[Tensor, Tensor]:
+def _parts_of(
+    exact: Explained, phrase: list[int], features: list[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """β and γ of the explained output, B each."""
     model, x = exact.model, exact.x
-    walk = PartsWalk(frozenset(phrase))
-    inside = torch.zeros(exact.steps, dtype=torch.bool, device=x.device)
-    inside[phrase] = True
-    inside = exact.at_steps(inside)
+    steps = torch.zeros(exact.steps, dtype=torch.bool, device=x.device)
+    steps[phrase] = True
+    inside = exact.at_steps(steps)
+    if features is not None:
+        chosen = torch.zeros(x.shape[2], dtype=torch.bool, device=x.device)
+        chosen[features] = True
+        inside = inside & chosen
+        steps = steps & chosen.all()
+    walk = PartsWalk(steps)
     parts = Parts.of(
         torch.where(inside, x, 0), torch.where(inside, 0, x), torch.zeros_like(x), walk
     )
-    of = dict.fromkeys(modules_or_none(model), walk.run)
-    with watching(walk, model), runners(model, of):
+    with watching(walk, model), runners(model, walk.runner):
         found = exact(parts)
     if not isinstance(found, Parts):
         raise walk.no_rule("a conversion to an ordinary tensor")
     return found.beta, found.gamma + found.bias
 
 
-def _checked_phrase(phrase: int | Iterable[int], steps: int) -> list[int]:
-    each = [phrase] if isinstance(phrase, int) else phrase
+def _checked_indices(name: str, kind: str, given: int | Iterable[int], count: int) -> list[int]:
+    each = [given] if isinstance(given, int) else given
     if isinstance(each, str) or not isinstance(each, Iterable):
-        raise OptionError(f"phrase must be one or more steps, not {phrase!r}")
+        raise OptionError(f"{name} must be one or more {kind}s, not {given!r}")
     found = list(each)
     if not found:
-        raise OptionError("the phrase has no step; give at least one")
-    for step in found:
-        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < steps:
+        raise OptionError(f"{name} has no {kind}; give at least one")
+    for index in found:
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
             raise OptionError(
-                f"no step {step!r} for the phrase: the input has {steps} steps, from 0"
+                f"no {kind} {index!r} for {name}: the input has {count} {kind}s, from 0"
             )
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.errors import DataError, OptionError, ShapeError
+from gatewise.gates.find import evaluating, is_keras, named_modules
 from gatewise.gates.tracked import mapped
 
 Target = int | tuple[int, ...] | Tensor | Sequence[int] | Callable[[Any], Tensor] | None
@@ -98,12 +99,16 @@ class Explained:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise OptionError(f"expected a torch.nn.Module, not {type(model).__name__}")
+        self.model, self.target = model, target
+        if is_keras(model):
+            from gatewise.keras.model import as_tensor  # it loads Keras
+
+            inputs = tuple(map(as_tensor, inputs))
         if not inputs or not isinstance(inputs[0], Tensor):
             given = type(inputs[0]).__name__ if inputs else "nothing"
             raise OptionError(
                 f"the model's first input must be a tensor to attribute to, not {given}"
             )
-        self.model, self.target = model, target
         self._inputs, self._options = inputs, dict(options)
         self.batch_first = bool(getattr(model, "batch_first", True))
         self._embedding: nn.Module | None = None
@@ -130,10 +135,9 @@ class Explained:
             sequence = int(wrong[0, 0])
             x = self.x.select(self._batch, sequence).flatten(1)
             steps = (~x.isfinite()).any(1).nonzero()
-            of_input = self._embedding is None
             cause = (
                 f"its input is at step {int(steps[0, 0])}: fill it"
-                if len(steps) and of_input
+                if len(steps) and self.of_numbers
                 else "look at the weights"
             )
             raise DataError(f"the output of sequence {sequence} is infinite or NaN; {cause}")
@@ -145,8 +149,9 @@ class Explained:
             OptionError: the model cannot be copied.
         """
         try:
-            model = copy.deepcopy(self.model).double()
-        except RuntimeError as error:
+            model = _in_double(self.model)
+        # Keras's copies are made by the classes' own methods
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             raise OptionError(
                 f"this {type(self.model).__name__} cannot be copied: {error}"
             ) from error
@@ -159,12 +164,22 @@ class Explained:
         return Explained(model, inputs, options, self.target)
 
     @property
+    def of_numbers(self) -> bool:
+        """Whether the model's own input is attributed, and not the output of its embedding."""
+        return self._embedding is None
+
+    @property
     def _batch(self) -> int:
         return 0 if self.batch_first else 1
 
     @property
     def steps(self) -> int:
         return self.x.shape[1 - self._batch]
+
+    def check_features(self, option: str) -> None:
+        """Raises OptionError unless the input has features of its own at each step."""
+        if self.x.dim() != 3:
+            raise OptionError(f"{option} needs an input of 3 dimensions, not {tuple(self.x.shape)}")
 
     def at_steps(self, chosen: Tensor) -> Tensor:
         """``chosen``, T, in a shape that broadcasts to the input."""
@@ -195,8 +210,8 @@ class Explained:
             module.register_forward_hook(
                 lambda module, args, out, name=name: calls.append((name, module, out))
             )
-            for name, module in self.model.named_modules()
-            if isinstance(module, nn.Embedding)
+            for name, module in named_modules(self.model)
+            if isinstance(module, _embeddings(self.model))
         ]
         try:
             with evaluating(self.model):
@@ -207,7 +222,7 @@ class Explained:
         if len(calls) != 1:
             names = ", ".join(dict.fromkeys(name for name, _, _ in calls)) or "none"
             raise OptionError(
-                f"the input is {self._inputs[0].dtype}, so contributions are those of the outputs of an nn.Embedding "
+                f"the input is {self._inputs[0].dtype}, so contributions are those of the outputs of an embedding "
                 f"that the model calls once; it has {len(calls)} such calls ({names}). Give a "
                 f"module that takes the embedded input"
             )
@@ -216,6 +231,25 @@ class Explained:
     def select(self, output: Any) -> Tensor:
         """B: the explained output, from all that the model returns."""
         return selected(output, self.target)
+
+
+def _in_double(model: nn.Module) -> nn.Module:
+    """A copy of the model in double precision."""
+    if is_keras(model):
+        from gatewise.keras.model import in_double  # it loads Keras
+
+        found: nn.Module = in_double(model)
+        return found
+    return copy.deepcopy(model).double()
+
+
+def _embeddings(model: nn.Module) -> tuple[type, ...]:
+    """The classes of embeddings that the model may have."""
+    if not is_keras(model):
+        return (nn.Embedding,)
+    from gatewise.keras.model import EMBEDDING  # it loads Keras
+
+    return (nn.Embedding, EMBEDDING)
 
 
 def selected(output: Any, target: Target) -> Any:
@@ -277,18 +311,6 @@ def _resolved(target: Target, output: Any) -> Target:
         f"the model returns {tuple(output.shape)}: give target= as the indices of one number of a sequence, such as "
         f"(step, class), or as a function"
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block, the model is in evaluation mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _differentiable(model: nn.Module, x: Tensor) -> Any:

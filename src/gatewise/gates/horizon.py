@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from gatewise.errors import DataError
 from gatewise.gates.directions import Place
-from gatewise.gates.lags import by_lag, last_read, places_of, vectors_of
-from gatewise.gates.recorded import Call, run_recorded
+from gatewise.gates.lags import by_lag, last_read, vectors_of
+from gatewise.gates.recorded import DirectionCall, directions_of, run_recorded
 from gatewise.options import number
 
 Array = np.ndarray
@@ -82,10 +82,13 @@ def memory_horizon(
 
     The model runs once, in evaluation mode. Then each recurrent module runs alone on the inputs that it got, so
     that a module's horizon does not depend on the modules before it. A layer's output is that behind its
-    projection and its residual connection.
+    projection and its residual connection. The names are those of :func:`gatewise.trace`. A loop over a step cell
+    is run as a layer from its first call on, and must pass the cell's state on as it is.
 
     Args:
-        model: a module with recurrent layers of gatewise or ``torch.nn``.
+        model: a module with recurrent layers or step cells of gatewise or ``torch.nn``, or a Keras model on the torch
+            backend, whose masked steps do not count. The units of a convolutional layer are its channels at each
+            pixel.
         inputs: the arguments of the model.
         named_inputs: its arguments by name.
         lengths: B integers, the lengths of the sequences. The model gets them if its ``forward`` has the
@@ -95,54 +98,50 @@ def memory_horizon(
         seed: of the random vectors.
 
     Raises:
-        OptionError: the model has no recurrent layer, does not call it, or has no module of that name.
+        OptionError: the model has no recurrent module, does not call it, or has no module of that name; the state
+            of a step cell is changed between its calls.
+        BackendError: a module computes something else than torch's equations.
         DataError: all sequences are empty, or the output does not depend on the input.
     """
     calls = run_recorded(model, inputs, named_inputs, lengths, modules)
     found = {}
-    for place in places_of(calls):
-        call = calls[place.module]
-        width = call.layer.config.state_sizes[0]
-        vectors, exact = vectors_of(width, samples, seed, call.x)
-        norm, sequences = norms_by_lag(call, place, vectors, exact)
-        if not norm.any() or not np.isfinite(norm).all():
-            what = "is zero" if np.isfinite(norm).all() else "is not finite"
+    for each in directions_of(calls):
+        horizon = horizon_of_direction(each, samples, seed)
+        if not horizon.norm.any() or not np.isfinite(horizon.norm).all():
+            what = "is zero" if np.isfinite(horizon.norm).all() else "is not finite"
             raise DataError(
-                f"the gradient of the output of {place} with respect to its input {what}: look at the weights"
+                f"the gradient of the output of {each.place} with respect to its input {what}: look at the weights"
             )
-        found[place] = Horizon(norm, sequences, exact)
+        found[each.place] = horizon
     return found
 
 
-def norms_by_lag(call: Call, place: Place, vectors: Tensor, exact: bool) -> tuple[Array, Array]:
-    """The root mean square over the sequences of ‖∂h_t/∂x_{t-k}‖ for each k, and the numbers of sequences.
-
-    Args:
-        vectors: unit vectors for all units, or random signs.
-        exact: which of both they are.
+def horizon_of_direction(each: DirectionCall, samples: int | None, seed: int) -> Horizon:
+    """The horizon of one direction of one layer. Its norms may be zero, or not finite.
 
     Raises:
         DataError: all sequences are empty.
     """
+    call = each.call
     steps = int(call.lengths.max()) if len(call.lengths) else 0
     if not steps:
-        raise DataError(f"the sequences of {place} have no steps: give one that is not empty")
-    squares = _squares(call, place, vectors)[:, :steps].cpu().numpy()
-    number = (np.arange(steps) < call.lengths.numpy()[:, None]).sum(0)
-    return np.sqrt(squares.sum(0) / (number if exact else number * len(vectors))), number
-
-
-def _squares(call: Call, place: Place, vectors: Tensor) -> Tensor:
-    """B×T: the sum over the vectors v of ‖v ∂h_t/∂x_{t-k}‖² for k = 0, 1, …, where t is the last step that is
-    read. It is zero for lags beyond the sequence."""
+        raise DataError(f"the sequences of {each.place} have no steps: give one that is not empty")
     x = call.x.clone().requires_grad_()
-    width = vectors.shape[1]
-    squares = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
     with torch.enable_grad():
-        output = call.output(x, place.layer + 1)
-        own = output[..., place.direction * width : (place.direction + 1) * width]
-        last = last_read(own, call.lengths, place.direction)
-        for vector in vectors:
-            gradient = torch.autograd.grad((last * vector).sum(), x, retain_graph=True)[0]
-            squares += gradient.double().square().sum(2)
-    return by_lag(squares, call.lengths, place.direction)
+        output = each.output(x).flatten(2)
+        last = last_read(output, call.lengths, each.direction)
+        vectors, exact = vectors_of(last.shape[1], samples, seed, last)
+        squares = _squares(last, x, vectors)
+    squares = by_lag(squares, call.lengths, each.direction)[:, :steps].cpu()
+    number = (np.arange(steps) < call.lengths.numpy()[:, None]).sum(0)
+    mean = squares.numpy().sum(0) / (number if exact else number * len(vectors))
+    return Horizon(np.sqrt(mean), number, exact)
+
+
+def _squares(output: Tensor, x: Tensor, vectors: Tensor) -> Tensor:
+    """B×T: the sum over the vectors v of ‖v ∂output/∂x_t‖², where the output is B×H."""
+    squares = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
+    for vector in vectors:
+        gradient = torch.autograd.grad((output * vector).sum(), x, retain_graph=True)[0]
+        squares += gradient.double().square().flatten(2).sum(2)
+    return squares

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 import torch
 from torch import Tensor
 
-from gatewise.gates.directions import Place
-from gatewise.gates.recorded import Call
 from gatewise.options import integer
 
 EXACT = 64  # units up to which all of them are taken
 SAMPLES = 32  # vectors where there are more units
-
-
-def places_of(calls: Mapping[str, Call]) -> Iterator[Place]:
-    """All directions of all layers."""
-    for name, call in calls.items():
-        for layer, suffixes in enumerate(call.layer.config.suffixes):
-            for direction in range(len(suffixes)):
-                yield Place(name, layer, direction)
 
 
 def vectors_of(width: int, samples: int | None, seed: int, like: Tensor) -> tuple[Tensor, bool]:
@@ -36,7 +24,8 @@ def last_read(values: Tensor, lengths: Tensor, direction: int) -> Tensor:
     """B×…: the values at the step that is read last; zeros for an empty sequence, which has no gradient."""
     at = torch.zeros_like(lengths) if direction else (lengths - 1).clamp(min=0)
     found = values[torch.arange(len(values)), at.to(values.device)]
-    return found * (lengths > 0).to(found)[:, None]
+    there = (lengths > 0).to(found)
+    return found * there[(..., *[None] * (found.dim() - 1))]
 
 
 def by_lag(values: Tensor, lengths: Tensor, direction: int) -> Tensor:

@@ -20,9 +20,9 @@ from gatewise.cells.language import Cell
 from gatewise.cells.retention import retention
 from gatewise.errors import DataError, OptionError, caution
 from gatewise.gates.directions import Place
-from gatewise.gates.horizon import norms_by_lag
-from gatewise.gates.lags import places_of, vectors_of
-from gatewise.gates.recorded import Call, recording, recurrent_layers
+from gatewise.gates.find import find_modules, is_keras
+from gatewise.gates.horizon import horizon_of_direction
+from gatewise.gates.recorded import Call, DirectionCall, directions_of, recording
 from gatewise.gates.statistics import LayerStatistics, gate_statistics
 from gatewise.options import integer
 
@@ -90,7 +90,8 @@ class Monitor:
     A warning names the layer, what was found and what helps. Each is given once.
 
     Args:
-        model: a module with recurrent layers of gatewise or ``torch.nn``.
+        model: a module with recurrent layers or step cells of gatewise or ``torch.nn``. A loop over a step cell is
+            looked at from its first call to the first that gets another state than the one before returned.
         every: the number of training steps between two looks. By default as often as takes at most the
             share ``overhead`` of the time.
         overhead: the greatest share of the time that is spent on looking.
@@ -104,7 +105,7 @@ class Monitor:
         seconds: the time that was spent on looking.
 
     Raises:
-        OptionError: the model has no recurrent layer, or an option is not valid.
+        OptionError: the model has no recurrent module or is Keras's, or an option is not valid.
     """
 
     def __init__(
@@ -117,6 +118,8 @@ class Monitor:
         steps: int = 256,
         limits: Limits | None = None,
     ) -> None:
+        if is_keras(model):
+            raise OptionError("the monitor watches a training by PyTorch, and not by Keras")
         if not 0 < overhead < 1:
             raise OptionError(f"overhead={overhead} must be a share between 0 and 1")
         self.every = None if every is None else integer("every", every)
@@ -126,12 +129,12 @@ class Monitor:
         self.looks: list[Look] = []
         self.warnings: list[str] = []
         self.seconds = 0.0
-        self._layers = recurrent_layers(model)
+        self._modules = find_modules(model)
         self._count = 0
         self._in_a_row: Counter[tuple[Place, str]] = Counter()
         self._said: set[tuple[Place, str]] = set()
         self._open: ExitStack | None = None
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, list[Call]] = {}
         self._begun = time.perf_counter()
         if self.every is not None:
             self._listen()
@@ -141,8 +144,8 @@ class Monitor:
         if self._open is not None:
             begun = time.perf_counter()
             self.close()
-            for name, call in self._calls.items():
-                self._look(name, call.few(self.sequences, self.steps))
+            for call in (call for of_module in self._calls.values() for call in of_module):
+                self._look(call.few(self.sequences, self.steps))
             self._calls = {}
             self.seconds += time.perf_counter() - begun
         self._count += 1
@@ -176,7 +179,7 @@ class Monitor:
         )
 
     def __repr__(self) -> str:
-        heading = f"{len(self.looks)} looks at {len(self._layers)} recurrent modules in {self._count} steps"
+        heading = f"{len(self.looks)} looks at {len(self._modules)} recurrent modules in {self._count} steps"
         return "\n".join([heading, *(self.warnings or ["nothing to warn of"])])
 
     def _due(self) -> bool:
@@ -189,20 +192,22 @@ class Monitor:
     def _listen(self) -> None:
         if self._open is None:
             self._open = ExitStack()
-            self._calls = self._open.enter_context(recording(self._layers, in_training=True))
+            block = recording(self._modules, in_training=True, checked=False)
+            self._calls = self._open.enter_context(block)
 
-    def _look(self, name: str, call: Call) -> None:
+    def _look(self, call: Call) -> None:
         if not len(call.lengths) or not int(call.lengths.max()):
             return
-        places = list(places_of({name: call}))
+        each = list(directions_of({call.name: [call]}))
         with torch.autocast(call.x.device.type, enabled=False):
             try:
-                statistics = gate_statistics({name: call.trace()}).layers
+                statistics = gate_statistics({call.name: call.trace()}).layers
             except DataError as error:
-                self._warn(places[0], "not finite", str(error))
+                self._warn(each[0].place, "not finite", str(error))
                 return
-            for place in places:
-                look = _seen(self._count, call, place, statistics[place])
+            for one in each:
+                of_call = statistics[Place(call.name, one.layer, one.direction)]
+                look = _seen(self._count, one, of_call)
                 self.looks.append(look)
                 self._judge(look, call)
 
@@ -223,16 +228,15 @@ class Monitor:
             caution(self.warnings[-1])
 
 
-def _seen(step: int, call: Call, place: Place, layer: LayerStatistics) -> Look:
+def _seen(step: int, each: DirectionCall, layer: LayerStatistics) -> Look:
     saturated = {
         name: layer.saturated(name) for name, value in layer.values.items() if value.bounded
     }
     norms = np.zeros(0)
-    if place.layer == call.layer.config.num_layers - 1:
-        vectors, exact = vectors_of(call.layer.config.state_sizes[0], _VECTORS, step, call.x)
-        norms = norms_by_lag(call, place, vectors, exact)[0]
-        norms = norms / max(float(call.layer.weight_ih_l0.detach().norm()), _TINY)
-    return Look(step, place, saturated, float(layer.dead.mean()), norms)
+    if each.is_last:
+        norms = horizon_of_direction(each, _VECTORS, step).norm
+        norms = norms / max(float(each.call.input_weight.norm()), _TINY)
+    return Look(step, each.place, saturated, float(layer.dead.mean()), norms)
 
 
 def _reach(norms: Array, share: float) -> int:
@@ -261,7 +265,7 @@ def _complaints(look: Look, call: Call, limits: Limits) -> Iterator[tuple[str, s
                 f"gradients explode over time: ‖∂h_t/∂x_(t-k)‖ grows to {gain:.3g} times the norm of the input "
                 f"weights within {steps} steps. Smaller recurrent weights or a lower learning rate help",
             )
-    keeping = _keeping(call.layer.config.cell)
+    keeping = set() if call.cell is None else _keeping(call.cell)
     for name, share in look.saturated.items():
         # a gate that keeps the state may stay open: that is memory, and its gradient is judged above
         if share >= limits.saturated and name not in keeping:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,34 +29,62 @@ from gatewise.nn.runs import LayerRun
 
 
 class PartsWalk(Walk):
-    """A pass with parts. ``moment`` counts the steps of layers that have run."""
+    """A pass with parts. ``moment`` counts the steps of layers that have run.
 
-    def __init__(self, phrase: frozenset[int]) -> None:
+    Args:
+        inside: T booleans, the steps of the input that are the phrase's as a whole.
+    """
+
+    def __init__(self, inside: Tensor) -> None:
         super().__init__("contextual decomposition")
-        self.phrase, self.moment = phrase, 0
+        self.inside, self.moment = inside, 0
 
-    def run(self, given: LayerRun) -> Outcome:
+    def runner(self, name: str) -> Callable[[LayerRun], Outcome]:
         """The runner of a recurrent module: the reference on parts."""
+        calls: Counter[tuple[int, bool]] = Counter()
 
-        def changes(t: int) -> Mapping[str, Callable[[Tensor], Tensor]]:
-            self.moment += 1
-            return dict.fromkeys(
-                given.cell.state, lambda value: self.merged(value, t in self.phrase)
+        def run(given: LayerRun) -> Outcome:
+            direction = given.layer, given.reverse
+            of_steps = self._inside(given, calls[direction])
+            calls[direction] += 1
+
+            def changes(t: int) -> Mapping[str, Callable[[Tensor], Tensor]]:
+                self.moment += 1
+                return dict.fromkeys(
+                    given.cell.state, lambda value: self.merged(value, of_steps[t])
+                )
+
+            x = given.x
+            state = tuple(s if isinstance(s, Parts) else _constant(s, self) for s in given.state)
+            arguments = (given.cell, x, state, given.weights, given.masks, given.product)
+            return through_time(
+                *arguments, reverse=given.reverse, trace=given.trace, changes=changes
             )
 
-        x = given.x
-        state = tuple(s if isinstance(s, Parts) else _constant(s, self) for s in given.state)
-        arguments = (given.cell, x, state, given.weights, given.masks, given.product)
-        return through_time(*arguments, reverse=given.reverse, trace=given.trace, changes=changes)
+        return run
 
-    def merged(self, value: Tensor, in_phrase: bool) -> Tensor:
-        """A new state: its part of the biases is β's in the phrase's steps, else γ's."""
+    def _inside(self, given: LayerRun, call: int) -> Tensor:
+        """T×B, or T×1: whether each step of a run is the phrase's. A run of one step is the step of its call."""
+        if given.places is not None:
+            return self.inside[given.places]
+        steps = len(given.x)
+        first = call if steps == 1 else 0
+        more = max(first + steps - len(self.inside), 0)
+        return F.pad(self.inside, (0, more))[first : first + steps, None]
+
+    def merged(self, value: Tensor, in_phrase: Tensor) -> Tensor:
+        """A new state: its part of the biases is β's in the phrase's steps, else γ's.
+
+        Args:
+            in_phrase: B booleans, or one.
+        """
         if not isinstance(value, Parts):
             return value
         nothing = torch.zeros_like(value.bias)
-        of = value.beta + value.bias if in_phrase else value.beta
-        rest = value.gamma if in_phrase else value.gamma + value.bias
-        return Parts.of(of, rest, nothing, self, value.is_gate, self.moment)
+        of_phrase = in_phrase[(..., *[None] * (value.dim() - 1))]
+        added = torch.where(of_phrase, value.bias, 0)
+        parts = (value.beta + added, value.gamma + (value.bias - added), nothing)
+        return Parts.of(*parts, self, value.is_gate, self.moment)
 
 
 class Parts(Tracked):

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from gatewise.errors import OptionError, TooLargeError
+from gatewise.gates.find import batched, of_states
 from gatewise.gates.store import Writer
 from gatewise.memory import available
 from gatewise.nn.convolution import ConvRecurrent
@@ -105,19 +105,11 @@ class _Call:
 
     def __init__(self, name: str, layer: Any, arguments: dict[str, Any]) -> None:
         self._name, self._layer = name, layer
-        x, hx = arguments["input"], arguments.get("hx")
-        lengths, reset = arguments.get("lengths"), arguments.get("reset")
-        first = bool(layer.batch_first)
-        if isinstance(x, PackedSequence):
-            x, lengths = pad_packed_sequence(x, batch_first=first)
-        elif x.dim() == (4 if isinstance(layer, ConvRecurrent) else 2):
-            x, place = x.unsqueeze(0 if first else 1), 0 if isinstance(layer, MLSTM) else 1
-            hx = _of_each(hx, lambda s: s.unsqueeze(place))
-            reset = None if reset is None else reset.unsqueeze(0 if first else 1)
-        self._first, self._x, self._hx = first, x, hx
-        self._reset = reset
-        self.batch, self.steps = x.shape[:2] if first else x.shape[:2][::-1]
-        self.lengths = None if lengths is None else torch.as_tensor(lengths).long()
+        given = batched(layer, arguments)
+        self._x, self._hx = given["input"], given["hx"]
+        self.lengths, self._reset = given["lengths"], given["reset"]
+        self._first = bool(layer.batch_first)
+        self.batch, self.steps = self._x.shape[:2] if self._first else self._x.shape[:2][::-1]
 
     def pieces(self, memory: int) -> Iterator[tuple[slice, int, Trace]]:
         """The rows of the batch, the first step, and the trace, for each piece."""
@@ -175,14 +167,8 @@ class _Call:
     def _state(self, rows: slice) -> Any:
         layer = self._layer
         if isinstance(layer, MLSTM):
-            return _of_each(self._hx, lambda s: s[rows])
-        return _of_each(self._hx, lambda s: s[:, rows])
-
-
-def _of_each(hx: Any, function: Any) -> Any:
-    if hx is None or isinstance(hx, Tensor):
-        return hx if hx is None else function(hx)
-    return tuple(_of_each(state, function) for state in hx)
+            return of_states(self._hx, lambda s: s[rows])
+        return of_states(self._hx, lambda s: s[:, rows])
 
 
 def _is_random(layer: nn.Module) -> bool:

@@ -1,26 +1,50 @@
-"""The inputs that recurrent layers get while a model runs, to run single layers again on them."""
+"""The calls of a model's recurrent modules, to run single layers again on what they got.
+
+The modules are found and named as by :func:`gatewise.trace`. Each is run again by a frozen layer of gatewise
+with the same parameters: a loop over a step cell as one layer, and a bidirectional pair as two.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from gatewise.errors import OptionError, near, some
-from gatewise.gates.directions import BARE
-from gatewise.nn.convert import convert
-from gatewise.nn.parameters import learned_states
+from gatewise.backends.contract import Outcome
+from gatewise.cells.language import Cell
+from gatewise.errors import OptionError, some
+from gatewise.gates.calls import StepInputs, check_agreement
+from gatewise.gates.directions import Place
+from gatewise.gates.find import (
+    LAYERS,
+    STEP_CELLS,
+    batched,
+    evaluating,
+    find_modules,
+    is_keras,
+    named_arguments,
+    of_states,
+    ours,
+    with_lengths,
+)
+from gatewise.gates.lags import by_lag
+from gatewise.nn.convolution import ConvRecurrent
+from gatewise.nn.directions import Bidirectional, Reversed
+from gatewise.nn.mlstm import MLSTM
 from gatewise.nn.recurrent import Recurrent
-from gatewise.nn.states import initial_states, states_of_runs
+from gatewise.nn.runs import LayerRun
+from gatewise.nn.stack import Stack
 from gatewise.nn.trace import Trace
 
-State = Any  # a tensor or a tuple of tensors, L·D×B×H each; or None
+State = Any  # a tensor or a tuple of tensors; or None
+Layer = Recurrent | ConvRecurrent | MLSTM
+Calls = Mapping[str, Sequence["Call"]]  # by the name of the module
 
 
 @dataclass(frozen=True)
@@ -28,164 +52,413 @@ class Call:
     """A call of a recurrent layer.
 
     Attributes:
-        layer: the layer; one of torch's as gatewise's, with the same parameters.
-        x: B×T×I.
+        name: the module's name in traces.
+        layer: the layer, batch-first, frozen, in evaluation mode, with the parameters of the model's.
+        x: B×T×I, or B×T×C×h×w.
         lengths: B integers, at least 0.
         hx: the initial states, or None.
+        reset: B×T booleans, or None.
+        first_direction: of the trace that has the name, the direction of the layer's first one.
     """
 
-    layer: Recurrent
+    name: str
+    layer: Layer
     x: Tensor
     lengths: Tensor
     hx: State = None
+    reset: Tensor | None = None
+    first_direction: int = 0
 
     def few(self, sequences: int, steps: int) -> Call:
         """The beginnings of the first sequences."""
         x = self.x[:sequences, :steps]
-        hx = _each(self.hx, lambda state: state[:, :sequences])
-        return replace(self, x=x, lengths=self.lengths[:sequences].clamp(max=steps), hx=hx)
+        batch = (
+            slice(sequences) if isinstance(self.layer, MLSTM) else (slice(None), slice(sequences))
+        )
+        reset = None if self.reset is None else self.reset[:sequences, :steps]
+        lengths = self.lengths[:sequences].clamp(max=steps)
+        hx = of_states(self.hx, lambda state: state[batch])
+        return replace(self, x=x, lengths=lengths, hx=hx, reset=reset)
 
-    def output(self, x: Tensor, depth: int) -> Tensor:
-        """B×T×D·P: the output of the first ``depth`` layers for another input, without dropout."""
-        layers = first_layers(self.layer, depth)
-        hx = _each(self.hx, lambda state: state[: depth * self._directions])
-        found: Tensor = layers(x, hx, lengths=self.lengths)[0]
-        return found
+    def run(self, layer: Layer | None = None, x: Tensor | None = None, trace: bool = False) -> Any:
+        """What the layer, or some of its lowest layers, return for the call, or for another input."""
+        layer, hx = layer or self.layer, self.hx
+        if not isinstance(layer, MLSTM):
+            runs = layer.num_layers * _directions(layer)
+            hx = of_states(hx, lambda state: state[:runs])
+        x = self.x if x is None else x
+        return layer(x, hx, lengths=self.lengths, reset=self.reset, trace=trace)
 
     def trace(self) -> Trace:
-        """The trace of the call, without dropout."""
-        layers = first_layers(self.layer, self.layer.config.num_layers)
+        """The trace of the call."""
         with torch.no_grad():
-            return layers(self.x, self.hx, lengths=self.lengths, trace=True)[2]
-
-    def input_of(self, layer: int) -> Tensor:
-        """B×T×…: the input of one of the stacked layers."""
-        return self.x if layer == 0 else self.output(self.x, layer)
-
-    def initial_states(self, layer: int, direction: int) -> tuple[Tensor, ...]:
-        """B×H for each state: the initial states of one direction of one layer."""
-        config, x = self.layer.config, self.x.transpose(0, 1)
-        learned = learned_states(self.layer, config, x) if config.learn_initial else None
-        weight = self.layer.weight_ih_l0
-        states = initial_states(config, self.hx, x, True, weight, learned=learned)
-        found = states_of_runs(config, states)[layer * self._directions + direction]
-        return tuple(state.detach() for state in found)
+            found: Trace = self.run(trace=True)[2]
+        return found
 
     @property
-    def _directions(self) -> int:
-        return 1 + self.layer.config.bidirectional
+    def cell(self) -> Cell | None:
+        """The cell; None for an mLSTM."""
+        return getattr(self.layer, "cell", None)
+
+    @property
+    def input_weight(self) -> Tensor:
+        """The weight of the lowest layer's input."""
+        return self.layer.weight if isinstance(self.layer, MLSTM) else self.layer.weight_ih_l0
 
 
-def _each(hx: State, function: Any) -> State:
-    if hx is None:
-        return None
-    return tuple(map(function, hx)) if isinstance(hx, tuple | list) else function(hx)
+@dataclass(frozen=True)
+class DirectionCall:
+    """One direction of one layer in a call.
+
+    Attributes:
+        call: the call of all layers and directions.
+        layer, direction: the indices in the call; direction 1 reads from the last step to the first.
+    """
+
+    call: Call
+    layer: int
+    direction: int
+
+    @property
+    def place(self) -> Place:
+        """The place in a trace of the model."""
+        return Place(self.call.name, self.layer, self.call.first_direction + self.direction)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is of the call's last layer."""
+        return self.layer == _depth(self.call.layer) - 1
+
+    def output(self, x: Tensor) -> Tensor:
+        """B×T×…: the output for another input of the call, behind projection and residual connection."""
+        layer = self.call.layer
+        if not isinstance(layer, Recurrent):
+            trace = self.call.run(x=x, trace=True)[2]
+            name = "h" if self.call.cell is None else self.call.cell.state[0]
+            of_place: Tensor = trace[name][self.layer][self.direction]
+            return of_place
+        found = self.call.run(frozen(layer, self.layer + 1), x)[0]
+        return found.chunk(_directions(layer), 2)[self.direction]
+
+    def given(self) -> LayerRun:
+        """The input, initial states, weights and masks with which the cell runs. An mLSTM has no cell."""
+        layer: Any = frozen(self.call.layer, self.layer + 1)
+        runs: list[LayerRun] = []
+
+        def runner(run: LayerRun) -> Outcome:
+            runs.append(run)
+            return run.execute(run.x, run.state, run.masks, run.trace)
+
+        layer.runner = runner
+        with torch.no_grad():
+            self.call.run(layer)
+        return runs[self.layer * _directions(layer) + self.direction]
 
 
-def first_layers(layer: Recurrent, depth: int) -> Recurrent:
-    """The first layers of a stack, with the same parameters, frozen and in evaluation mode."""
-    config = layer.config
+def directions_of(calls: Calls) -> Iterator[DirectionCall]:
+    """All directions of all layers."""
+    for of_module in calls.values():
+        for call in of_module:
+            for layer in range(_depth(call.layer)):
+                for direction in range(_directions(call.layer)):
+                    yield DirectionCall(call, layer, direction)
+
+
+def _depth(layer: Layer) -> int:
+    return getattr(layer, "num_layers", 1)
+
+
+def _directions(layer: Layer) -> int:
+    return 1 + getattr(layer, "bidirectional", False)
+
+
+def frozen(module: Any, depth: int | None = None) -> Layer:
+    """A batch-first layer of gatewise with the parameters of ``module``, frozen and in evaluation mode.
+
+    Args:
+        module: a layer or a step cell of gatewise.
+        depth: the number of its lowest layers; the default is all.
+    """
+    depth = _depth(module) if depth is None else depth
+    suffix = "_l0" if isinstance(module, STEP_CELLS) else ""
     with torch.device("meta"):  # no numbers are drawn for parameters that are replaced
-        new = Recurrent(
-            config.cell,
-            config.input_size,
-            config.hidden_size,
-            depth,
-            config.bias,
-            batch_first=True,
-            bidirectional=config.bidirectional,
-            proj_size=config.proj_size,
-            backend=layer.backend,
-            layer_norm=config.layer_norm,
-            zoneout=layer.zoneout,
-            connect=config.connect if depth > 1 else "plain",
-            learn_initial=config.learn_initial,
-            block_size=config.block_size,
-            recurrent_blocks=config.recurrent_blocks,
-        )
+        new = _same_options(module, depth)
     for name, _ in list(new.named_parameters()):
-        given = getattr(layer, name).detach()
+        given = getattr(module, name.removesuffix(suffix)).detach()
         setattr(new, name, nn.Parameter(given, requires_grad=False))
     return new.eval()
 
 
-def recurrent_layers(
-    model: nn.Module, modules: Sequence[str] | str | None = None
-) -> dict[str, nn.Module]:
-    """The model's recurrent layers over whole sequences by name; a model that is itself one is "model".
-
-    Raises:
-        OptionError: there is none, or one of ``modules`` is not one of them.
-    """
-    if not isinstance(model, nn.Module):
-        raise OptionError(f"expected a torch.nn.Module, not {type(model).__name__}")
-    found: dict[str, nn.Module] = {
-        name or BARE: module
-        for name, module in model.named_modules()
-        if isinstance(module, Recurrent | nn.LSTM | nn.GRU | nn.RNN)
-    }
-    if not found:
-        raise OptionError(
-            f"this {type(model).__name__} has no recurrent layer: neither gatewise's LSTM, GRU, RNN or Recurrent, "
-            f"nor torch.nn.LSTM, GRU or RNN"
+def _same_options(module: Any, depth: int) -> Layer:
+    if isinstance(module, MLSTM):
+        return MLSTM(
+            module.input_size,
+            module.hidden_size,
+            module.heads,
+            batch_first=True,
+            chunk=module.chunk,
+            bias=module.bias is not None,
+            forget=module.forget,
         )
-    if modules is None:
-        return found
-    chosen = [modules] if isinstance(modules, str) else list(modules)
-    for name in chosen:
-        if name not in found:
+    if isinstance(module, ConvRecurrent):
+        return ConvRecurrent(
+            module.cell,
+            module.input_channels,
+            module.hidden_channels,
+            module.kernel_size,
+            depth,
+            module.bias,
+            batch_first=True,
+            bidirectional=module.bidirectional,
+            size=module.size,
+        )
+    config = module.config
+    return Recurrent(
+        config.cell,
+        config.input_size,
+        config.hidden_size,
+        depth,
+        config.bias,
+        batch_first=True,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        backend=module.backend,
+        layer_norm=config.layer_norm,
+        zoneout=getattr(module, "zoneout", 0.0),
+        connect=config.connect if depth > 1 else "plain",
+        learn_initial=config.learn_initial,
+        block_size=config.block_size,
+        recurrent_blocks=config.recurrent_blocks,
+    )
+
+
+class _LayerRecorder:
+    """Records the first call of a layer.
+
+    Args:
+        counts: whether a call that happens now counts.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, lengths: Any, counts: Callable[[], bool]
+    ) -> None:
+        self.name, self.module, self.lengths = name, module, lengths
+        self._counts = counts
+        self._arguments: dict[str, Any] = {}
+        self._output: Any = None
+
+    def attach(self) -> list[Any]:
+        return [self.module.register_forward_hook(self._after, with_kwargs=True, prepend=True)]
+
+    def _after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        if not self._arguments and self._counts():
+            self._arguments, self._output = named_arguments(args, kwargs), result[0]
+
+    def check(self) -> None:
+        """Raises BackendError if a module of torch, in evaluation mode, does not compute torch's equations."""
+        layer = ours(self.module)
+        if self._arguments and layer is not self.module:
+            with evaluating(layer), torch.no_grad():
+                output = layer.forward(**self._arguments)[0]
+            check_agreement(self.name, self.module, output, self._output)
+
+    def finish(self) -> list[Call]:
+        """The calls of the layers, one after the other."""
+        if not self._arguments:
+            return []
+        module, arguments = ours(self.module), with_lengths(self._arguments, self.lengths)
+        if isinstance(module, Reversed | Bidirectional):
+            return _inner_calls(self.name, module, arguments)
+        return [_call(self.name, module, batched(module, arguments))]
+
+
+def _call(name: str, module: Any, given: Mapping[str, Any]) -> Call:
+    """The call of a layer with the arguments that ``batched`` returns."""
+    x, hx, lengths, reset = (given[each] for each in ("input", "hx", "lengths", "reset"))
+    if not module.batch_first:
+        x, reset = x.transpose(0, 1), None if reset is None else reset.T
+    if isinstance(module, MLSTM):  # its states may have more digits than its weights
+        x, hx = x.detach().to(module.weight), of_states(hx, Tensor.detach)
+    else:
+        x, hx = (of_states(part, lambda s: s.detach().to(module.weight_ih_l0)) for part in (x, hx))
+    lengths = torch.full((len(x),), x.shape[1]) if lengths is None else lengths.cpu()
+    return Call(name, frozen(module), x, lengths, hx, reset)
+
+
+def _inner_calls(name: str, module: nn.Module, arguments: dict[str, Any]) -> list[Call]:
+    """The calls of the layers in a Reversed or Bidirectional: each gets its sequences in its order of reading."""
+    parts = list(_parts(name, module))
+    recorders = [_LayerRecorder(part, layer, None, lambda: True) for part, layer in parts]
+    handles = [handle for each in recorders for handle in each.attach()]
+    try:
+        with evaluating(module), torch.no_grad():
+            module.forward(**arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    before: Counter[str] = Counter()
+    found = []
+    for each in recorders:
+        for call in each.finish():
+            found.append(replace(call, first_direction=before[call.name]))
+            before[call.name] += _directions(call.layer)
+    return found
+
+
+def _parts(name: str, module: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The layers in a layer with the names of their traces, in the order of the traces' directions."""
+    match module:
+        case Reversed():
+            yield from _parts(name, module.layer)
+        case Bidirectional():
+            yield from _parts(name, module.forward_layer)
+            yield from _parts(name, module.backward_layer)
+        case Stack():
+            for k, layer in enumerate(module.layers):
+                yield from _parts(f"{name}.{k}", layer)
+        case _ if isinstance(module, LAYERS):
+            yield name, module
+        case _:
+            yield from ((name, layer) for layer in find_modules(module).values())
+
+
+class _StepRecorder(StepInputs):
+    """Records a loop over a step cell as the call of a layer.
+
+    The loop ends before a call that starts anew: with another number of sequences, from zero, or from the
+    state from which the loop started.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, lengths: Any, counts: Callable[[], bool]
+    ) -> None:
+        super().__init__(name, module)
+        self._lengths = None if lengths is None else torch.as_tensor(lengths)
+        self._counts = counts
+        self._returned: tuple[Tensor, ...] = ()  # by the last call
+        self._ended = False
+        self.changed_at: int | None = None  # the first call with a state of another origin
+
+    def take(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        new: tuple[Tensor, ...],
+        dtype: torch.dtype | None,
+    ) -> None:
+        if self._ended or not self._counts():
+            return
+        if self.inputs and not self._goes_on(x, state):
+            self._ended = True
+            return
+        super().take(x.detach(), tuple(s.detach() for s in state), new, dtype)
+        self._returned = new
+
+    def _goes_on(self, x: Tensor, state: tuple[Tensor, ...]) -> bool:
+        """Whether the call goes on from the last one's state."""
+        if x.shape != self.inputs[0].shape:
+            return False
+        if all(s is last for s, last in zip(state, self._returned, strict=True)):
+            return True
+        count = len(self.inputs)
+        there = torch.ones(len(x), dtype=torch.bool)
+        if self._lengths is not None and self._lengths.shape == there.shape:
+            there = count < self._lengths
+        there = there.to(x.device)
+        if _equal(state, self._returned, there):
+            return True
+        zero = tuple(torch.zeros_like(s) for s in state)
+        if not (_equal(state, zero, there) or _equal(state, self.states[0], there)):
+            self.changed_at = count
+        return False
+
+    def check(self) -> None:
+        """Raises an error if the calls are not those of a layer.
+
+        Raises:
+            OptionError: a call got a state that the one before did not return.
+            BackendError: the cell does not compute the equations of its class.
+        """
+        if self.changed_at is not None:
             raise OptionError(
-                f"no recurrent layer '{name}'{near(name, found)}; there are: {some(found, 10)}"
+                f"'{self.name}' is a step cell, and its call {self.changed_at + 1} gets a state that call "
+                f"{self.changed_at} did not return: its calls are no sequence whose memory could be followed; leave "
+                f"it out with modules="
             )
-    return {name: found[name] for name in chosen}
+        if self.inputs and self.cell is not self.module:
+            hx = self.states[-1] if len(self.states[-1]) > 1 else self.states[-1][0]
+            with torch.no_grad():
+                new = self.cell.forward(self.inputs[-1], hx)
+            check_agreement(
+                self.name, self.module, new[0] if isinstance(new, tuple) else new, self._returned[0]
+            )
+
+    def finish(self) -> list[Call]:
+        """The call of a layer that is the loop."""
+        if not self.inputs:
+            return []
+        layer: Any = frozen(self.cell)
+        x = torch.stack(self.inputs, 1).to(layer.weight_ih_l0)
+        states = [s[None].to(x) for s in self.states[0]]
+        hx = tuple(states) if len(states) > 1 else states[0]
+        lengths = torch.full((len(x),), x.shape[1]) if self._lengths is None else self._lengths
+        return [Call(self.name, layer, x, lengths.cpu().clamp(max=x.shape[1]), hx)]
+
+
+def _equal(some: Sequence[Tensor], others: Sequence[Tensor], rows: Tensor) -> bool:
+    """Whether those rows of all states are equal."""
+    for one, other in zip(some, others, strict=True):
+        same = (one == other) | (one.isnan() & other.isnan())
+        if not bool((same.all(1) | ~rows).all()):
+            return False
+    return True
 
 
 @contextmanager
 def recording(
-    layers: dict[str, nn.Module], lengths: Any = None, *, in_training: bool = False
-) -> Iterator[dict[str, Call]]:
-    """A block in which the first call of each layer is recorded, in the dictionary that the block gets.
+    modules: Mapping[str, nn.Module],
+    lengths: Any = None,
+    *,
+    in_training: bool = False,
+    checked: bool = True,
+) -> Iterator[dict[str, list[Call]]]:
+    """A block in which the first call of each module is recorded. The block gets a dictionary, which has the calls
+    by the modules' names when it has ended.
 
     Args:
-        lengths: of the sequences, for layers that are called without lengths.
+        lengths: of the sequences, for modules that are called without lengths.
         in_training: whether only calls with gradients are recorded.
+        checked: whether calls that a layer of gatewise cannot repeat are an error. The model must be in evaluation
+            mode then.
+
+    Raises:
+        OptionError: with ``checked``, a step cell gets a state that the call before did not return.
+        BackendError: with ``checked``, a module of torch does not compute torch's equations.
     """
-    calls: dict[str, Call] = {}
 
-    def watch(name: str) -> Any:
-        def before(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if name not in calls and (torch.is_grad_enabled() or not in_training):
-                calls[name] = _call(module, args, named, lengths)
+    def counts() -> bool:
+        return torch.is_grad_enabled() or not in_training
 
-        return before
-
-    handles = [
-        layer.register_forward_pre_hook(watch(name), with_kwargs=True)
-        for name, layer in layers.items()
+    recorders = [
+        (_StepRecorder if isinstance(module, STEP_CELLS) else _LayerRecorder)(
+            name, module, lengths, counts
+        )
+        for name, module in modules.items()
     ]
+    handles = [handle for each in recorders for handle in each.attach()]
+    calls: dict[str, list[Call]] = {}
     try:
         yield calls
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _call(module: Any, args: tuple[Any, ...], named: dict[str, Any], lengths: Any) -> Call:
-    given = dict(zip(("input", "hx", "lengths"), args, strict=False)) | named
-    x, hx, time_major = given["input"], given.get("hx"), not module.batch_first
-    lengths = lengths if given.get("lengths") is None else given["lengths"]
-    if isinstance(x, PackedSequence):
-        x, lengths = pad_packed_sequence(x)
-        time_major = True
-    if x.dim() == 2:
-        x, hx = x.unsqueeze(1 if time_major else 0), _each(hx, lambda state: state.unsqueeze(1))
-    x = x.transpose(0, 1) if time_major else x
-    weight = module.weight_ih_l0
-    x, hx = (_each(part, lambda part: part.detach().to(weight)) for part in (x, hx))
-    if lengths is None:
-        lengths = torch.full((len(x),), x.shape[1])
-    layer = module if isinstance(module, Recurrent) else convert(module, inplace=True)
-    return Call(layer, x, torch.as_tensor(lengths).cpu(), hx)
+    for each in recorders:
+        if checked:
+            each.check()
+        if found := each.finish():
+            calls[each.name] = found
 
 
 def run_recorded(
@@ -194,25 +467,75 @@ def run_recorded(
     named: dict[str, Any],
     lengths: Any,
     modules: Sequence[str] | str | None,
-) -> dict[str, Call]:
-    """The calls of the model's recurrent layers for these inputs, in evaluation mode and without gradients.
+) -> dict[str, list[Call]]:
+    """The calls of the model's recurrent modules for these inputs, in evaluation mode and without gradients.
 
     Raises:
-        OptionError: the model has no recurrent layer, or did not call one of them.
+        OptionError: the model has no recurrent module, or did not call one of them.
     """
-    layers = recurrent_layers(model, modules)
-    takes_lengths = "lengths" in inspect.signature(model.forward).parameters
-    if lengths is not None and takes_lengths:
+    if is_keras(model):
+        return _of_keras(model, inputs, named, lengths, modules)
+    found = find_modules(model, modules)
+    if lengths is not None and "lengths" in inspect.signature(model.forward).parameters:
         named = {**named, "lengths": lengths}
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad(), recording(layers, lengths) as calls:
-            model(*inputs, **named)
-    finally:
-        for module in training:
-            module.training = True
-    missing = [name for name in layers if name not in calls]
+    with evaluating(model), torch.no_grad(), recording(found, lengths) as calls:
+        model(*inputs, **named)
+    _check_all_called(found, calls)
+    return calls
+
+
+def _check_all_called(modules: Iterable[str], calls: Calls) -> None:
+    missing = [name for name in modules if name not in calls]
     if missing:
         raise OptionError(f"the model did not call {some(missing, 5)}: leave it out with modules=")
+
+
+def _of_keras(
+    model: Any,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    lengths: Any,
+    modules: Sequence[str] | str | None,
+) -> dict[str, list[Call]]:
+    """The first calls of a Keras model's recurrent layers, with their unmasked steps only."""
+    from gatewise.keras.model import run_by  # it loads Keras
+
+    layers = find_modules(model, modules)
+    runs: dict[str, LayerRun] = {}
+
+    def runner(name: str) -> Callable[[LayerRun], Outcome]:
+        def run(given: LayerRun) -> Outcome:
+            runs.setdefault(name, given)
+            return given.execute(given.x, given.state, given.masks, given.trace)
+
+        return run
+
+    with torch.no_grad(), run_by(layers, runner, "leave it out with modules="):
+        model(*inputs, **named)
+    calls = {name: [_call_of_run(name, runs[name], lengths)] for name in layers if name in runs}
+    _check_all_called(layers, calls)
     return calls
+
+
+def _call_of_run(name: str, given: LayerRun, lengths: Any) -> Call:
+    """The call of a layer that does what a run of one layer in one direction did."""
+    weights, x = given.weights, given.x.transpose(0, 1)
+    batch, steps, width = x.shape
+    lengths = lengths if given.masks.lengths is None else given.masks.lengths
+    lengths = torch.full((batch,), steps) if lengths is None else torch.as_tensor(lengths).cpu()
+    if given.reverse:
+        x = by_lag(x, lengths, 0)  # the last step first: in the order of reading
+    with torch.device("meta"):
+        layer = Recurrent(
+            given.cell,
+            width,
+            given.state[0].shape[1],
+            bias=weights.input_bias is not None,
+            batch_first=True,
+        )
+    parts = (weights.input, weights.recurrent, weights.input_bias, weights.recurrent_bias)
+    for part, kind in zip(parts, ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), strict=True):
+        if part is not None:
+            setattr(layer, f"{kind}_l0", nn.Parameter(part.detach(), requires_grad=False))
+    states = [state.detach()[None] for state in given.state]
+    return Call(name, layer.eval(), x, lengths, tuple(states) if len(states) > 1 else states[0])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gatewise.backends.contract import Outcome
 from gatewise.backends.reference import through_time
-from gatewise.gates.attach import modules_or_none, runners
+from gatewise.gates.attach import runners
 from gatewise.gates.explained import Attribution, Explained, Target
 from gatewise.gates.tracked import (
     GATES,
@@ -50,7 +50,7 @@ def layerwise_relevance(
     gets all. Two signals get one half each. A divisor, the deviation of a layer normalisation and the weights
     of an attention get none. The greater of two values gets all.
 
-    The model may have recurrent layers and stacks of any cell (of torch.nn too), linear layers, convolutions,
+    The model may have recurrent layers and stacks of any cell (of torch.nn and Keras too), linear layers, convolutions,
     pooling, attention pooling, residual and highway connections.
 
     The arguments are those of :func:`gatewise.gates.gradient_times_input`. The model runs in evaluation mode.
@@ -62,8 +62,7 @@ def layerwise_relevance(
     explained = Explained(model, inputs, options, target)
     exact = explained.in_double()
     walk = RelevanceWalk()
-    of = {name: walk.runner(name) for name in modules_or_none(exact.model)}
-    with torch.enable_grad(), watching(walk, exact.model), runners(exact.model, of):
+    with torch.enable_grad(), watching(walk, exact.model), runners(exact.model, walk.runner):
         leaf = exact.x.requires_grad_()
         found = exact(Signal.of(leaf, walk))
         if not isinstance(found, Signal):

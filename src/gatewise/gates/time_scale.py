@@ -6,7 +6,7 @@ other units.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from gatewise.backends.reference import through_time
 from gatewise.errors import DataError
 from gatewise.gates.directions import Place
-from gatewise.gates.lags import by_lag, last_read, places_of, vectors_of
-from gatewise.gates.recorded import Call, run_recorded
-from gatewise.nn.masks import make_masks, mask_kinds
-from gatewise.nn.parameters import step_parameters, weights_of
+from gatewise.gates.lags import by_lag, last_read, vectors_of
+from gatewise.gates.recorded import DirectionCall, directions_of, run_recorded
+from gatewise.nn.mlstm import MLSTM
+from gatewise.nn.runs import LayerRun
 
 Array = np.ndarray
 
@@ -50,86 +50,101 @@ def gradient_time_scale(
     longer.
 
     Returns:
-        For each place and state H numbers of steps. A state whose gradient the cell stops has no entry.
+        For each place and state H numbers of steps. A state whose gradient the cell stops has no entry. The memory
+        ``C`` and the normaliser ``n`` of an mLSTM have a number for each head.
     """
     calls = run_recorded(model, inputs, named_inputs, lengths, modules)
     found = {}
-    for place in places_of(calls):
-        call = calls[place.module]
-        if not len(call.lengths) or int(call.lengths.max()) < 2:
+    for each in directions_of(calls):
+        lengths = each.call.lengths
+        if not len(lengths) or int(lengths.max()) < 2:
             raise DataError(
-                f"the sequences of {place} have fewer than two steps: give a longer one"
+                f"the sequences of {each.place} have fewer than two steps: give a longer one"
             )
-        scales = {
-            state: _time_scale(call, place, k, samples, seed)
-            for k, state in enumerate(call.layer.config.cell.state)
+        found[each.place] = {
+            state: _time_scale(norms[:, : int(lengths.max())].cpu().numpy(), lengths.numpy())
+            for state, norms in _norms(each, samples, seed).items()
         }
-        found[place] = {state: scale for state, scale in scales.items() if scale is not None}
     return found
 
 
-def _time_scale(call: Call, place: Place, k: int, samples: int | None, seed: int) -> Array | None:
-    width = call.layer.config.state_sizes[k]
-    vectors, exact = vectors_of(width, samples, seed, call.x)
-    norms = _state_norms(call, place, k, vectors)
-    if norms is None:
-        return None
-    norms = norms if exact else norms / np.sqrt(len(vectors))
-    steps = int(call.lengths.max())
-    norms = norms[:, :steps]
-    there = np.arange(steps) < call.lengths.numpy()[:, None]
+def _time_scale(norms: Array, lengths: Array) -> Array:
+    """T of each unit, from the norms by lag, B×T×H."""
+    steps = norms.shape[1]
+    there = np.arange(steps) < lengths[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(there[..., None], np.log(norms), 0.0).sum(0) / there.sum(0)[:, None]
         left = logs[1:] > np.log(_LEAST)
         # the lags before the first at which too little is left, and at least 1
         lag = np.where(left.all(0), steps - 1, np.maximum(left.argmin(0), 1))
-        found: Array = -lag / logs[lag, np.arange(width)] + 0.0
+        found: Array = -lag / logs[lag, np.arange(norms.shape[2])] + 0.0
     return np.where(np.isinf(found), np.inf, found)
 
 
-def _state_norms(call: Call, place: Place, k: int, vectors: Tensor) -> Array | None:
-    """B×T×H: for each unit of the k-th state the root of the sum over v of (v ∂s_t/∂s_{t-lag})², by lag; None if
-    the cell stops the state's gradient."""
-    x = call.input_of(place.layer)
-    if place.direction:
-        x = by_lag(x, call.lengths, 0)  # the last step first: in the order of reading
-    batch, steps = x.shape[:2]
-    width = call.layer.config.state_sizes[k]
-    squares = torch.zeros(batch, steps, width, dtype=torch.float64)
-    at_once = max(1, _MOST // max(1, batch * steps * width))
-    for some in vectors.split(at_once):
-        states = _states(call, place, k, x.repeat(len(some), 1, 1), len(some))
+def _norms(each: DirectionCall, samples: int | None, seed: int) -> dict[str, Tensor]:
+    """For each state whose gradient the cell does not stop B×T×H: for each unit ‖∂s_t/∂s_{t-lag}‖, by lag."""
+    if isinstance(each.call.layer, MLSTM):
+        kept = _kept_by_heads(each)
+        return {"C": kept, "n": kept}
+    given = each.given()
+    norms = {name: _state_norms(given, name, each, samples, seed) for name in given.cell.state}
+    return {name: found for name, found in norms.items() if found is not None}
+
+
+def _kept_by_heads(each: DirectionCall) -> Tensor:
+    """B×T×heads: what an mLSTM's memory keeps, by lag. It is a product of forget gates, the same for all numbers
+    of the memory of a head, because there are no recurrent weights."""
+    logs = each.call.trace()["f"][0][0].double().log()
+    by_step = by_lag(logs, each.call.lengths, each.direction)
+    return (by_step.cumsum(1) - by_step).exp()
+
+
+def _state_norms(
+    given: LayerRun, name: str, each: DirectionCall, samples: int | None, seed: int
+) -> Tensor | None:
+    """B×T×H, of a state; None if the cell stops the state's gradient.
+
+    It is the root of the sum over the vectors v of (v ∂s_t/∂s_{t-lag})², for random vectors of their mean.
+    """
+    state = given.state[given.cell.state.index(name)]
+    width, (steps, batch) = state[0].numel(), given.x.shape[:2]
+    vectors, exact = vectors_of(width, samples, seed, state)
+    squares = torch.zeros(batch, steps, width, dtype=torch.float64, device=state.device)
+    for some in vectors.split(max(1, _MOST // max(1, batch * steps * width))):
+        states = _states(given, name, len(some))
         if not states[-1].requires_grad:
             return None
         with torch.enable_grad():
-            values = torch.stack(states, 1)
-            last = last_read(values, call.lengths.repeat(len(some)), 0)
+            values = torch.stack(states, 1).flatten(2)
+            last = last_read(values, each.call.lengths.repeat(len(some)), each.direction)
             number = (last * some.repeat_interleave(batch, 0)).sum()
-        each = torch.autograd.grad(number, states, allow_unused=True)
-        gradients = torch.stack([torch.zeros_like(last) if g is None else g for g in each], 1)
-        squares += gradients.double().square().unflatten(0, (len(some), batch)).sum(0).cpu()
-    return by_lag(squares.sqrt(), call.lengths, 0).numpy()
+        found = torch.autograd.grad(number, states, allow_unused=True, materialize_grads=True)
+        gradients = torch.stack(found, 1).flatten(2)
+        squares += gradients.double().square().unflatten(0, (len(some), batch)).sum(0)
+    norms = by_lag(squares.sqrt(), each.call.lengths, each.direction)
+    return norms if exact else norms / len(vectors) ** 0.5
 
 
-def _states(call: Call, place: Place, k: int, x: Tensor, times: int) -> list[Tensor]:
-    """The k-th state after each step of ``x``, B×T×I, as nodes of one graph.
+def _states(given: LayerRun, name: str, times: int) -> list[Tensor]:
+    """A state after each step, as nodes of one graph, where each sequence stands so often in the batch."""
+    states: list[Tensor] = [given.x.new_empty(0)] * len(given.x)
 
-    Args:
-        times: how often each sequence stands in ``x``.
-    """
-    layer, config = call.layer, call.layer.config
-    suffix = config.suffixes[place.layer][place.direction]
-    weights = weights_of(config, suffix, step_parameters(layer, config, suffix))
-    kinds = mask_kinds(None, 0, layer.zoneout)
-    masks = make_masks(
-        *(kinds, config, x[:1].transpose(0, 1), None, None),
-        **dict(reverse=False, recurrent_dropout=0.0, zoneout=layer.zoneout, training=False),  # type: ignore[arg-type]
+    def changes(t: int) -> dict[str, Callable[[Tensor], Tensor]]:
+        def keep(value: Tensor) -> Tensor:
+            states[t] = value
+            return value
+
+        return {name: keep}
+
+    lengths, reset = given.masks.lengths, given.masks.reset
+    masks = given.masks._replace(
+        lengths=None if lengths is None else lengths.repeat(times),
+        reset=None if reset is None else reset.repeat(1, times),
     )
-    state = tuple(s.repeat(times, 1) for s in call.initial_states(place.layer, place.direction))
-    states = []
+    state = tuple(torch.cat([s] * times) for s in given.state)
     with torch.enable_grad():
         # a gradient is wanted in a frozen model too
-        for step in x.transpose(0, 1).detach().requires_grad_().unbind(0):
-            state = through_time(config.cell, step[None], state, weights, masks).state
-            states.append(state[k])
+        x = torch.cat([given.x.detach()] * times, 1).requires_grad_()
+        arguments = (given.cell, x, state, given.weights, masks, given.product)
+        through_time(*arguments, reverse=given.reverse, changes=changes)
     return states

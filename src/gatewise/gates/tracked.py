@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 
 from gatewise.errors import OptionError
+from gatewise.gates.find import named_modules
 
 # Linear functions of one tensor, and functions that choose among its values by their order. They keep the
 # decomposition of each value: they are applied to each part.
@@ -48,12 +49,19 @@ JOINING = frozenset(
 _INFORMATIVE = """
     argmax argmin argsort allclose any all bool data_ptr dim eq equal ge get_device greater gt
     isfinite is_complex is_contiguous is_floating_point is_neg is_conj isinf isnan item le less
-    long lt ndimension ne nelement new_empty new_full new_ones new_tensor new_zeros numel
+    long lt ndimension ne nelement not_equal new_empty new_full new_ones new_tensor new_zeros numel
     ones_like empty_like full_like zeros_like int shape size stride storage_offset tolist
     untyped_storage __len__ __repr__ __bool__ __format__ __hash__ __index__ __int__ __float__
     element_size register_hook
 """
 INFORMATIVE = frozenset(_INFORMATIVE.split())
+# Functions that change their first argument, and those without this effect.
+IN_PLACE: dict[str, Callable[..., Any]] = {
+    "add_": torch.add,
+    "sub_": torch.sub,
+    "mul_": torch.mul,
+    "div_": torch.div,
+}
 # Functions of one value, with f(x) - f(0), accurate near zero, and f(0).
 UNARY: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], float]] = {
     "tanh": (torch.tanh, torch.tanh, 0.0),
@@ -116,7 +124,7 @@ def watching(walk: Walk, model: nn.Module) -> Iterator[None]:
     """Within the block, ``walk`` knows which module of the model runs."""
 
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        for name, module in named_modules(model):
             entry = (name or "model", type(module).__name__)
 
             def before(*_: Any, entry: tuple[str, str] = entry) -> None:
@@ -141,6 +149,7 @@ class Tracked(Tensor):
     plain: Tensor
     walk: Any  # of the method's own kind
     is_gate: bool
+    may_be_view: bool = False  # of another tensor, which a change in place would reach
     rules: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     @classmethod
@@ -169,7 +178,14 @@ class Tracked(Tensor):
         if name in ("detach", "float"):  # the value goes on, in double precision
             return args[0]
         if name in STRUCTURAL:
-            return cls.structural(func, args, kwargs)
+            found = cls.structural(func, args, kwargs)
+            for each in all_tracked(found):
+                each.may_be_view = True
+            return found
+        if name in IN_PLACE and isinstance(args[0], Tracked) and not args[0].may_be_view:
+            found = cls.__torch_function__(IN_PLACE[name], types, args, kwargs)
+            args[0].__dict__.update(found.__dict__)
+            return args[0]
         if name in ("rsub", "__rsub__"):
             name, func, args = "sub", torch.sub, (args[1], args[0], *args[2:])
         if name == "sub" and not kwargs:  # a - b as a + (-b)

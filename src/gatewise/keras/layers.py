@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ from gatewise.errors import OptionError
 from gatewise.keras.activations import name_of
 from gatewise.keras.cells import cell_of
 from gatewise.keras.steps import Steps, steps_of
+from gatewise.nn.runs import LayerRun, Runner
 from gatewise.nn.trace import Trace
 
 # Dropout factors B×n, drawn once for all steps: one tensor for all gates, or a list with one for each gate.
@@ -36,6 +38,9 @@ class _GatewiseLoop:
 
     order: Sequence[int]
     cell: Any
+
+    # runs the steps in place of a backend: see nn/runs.py
+    runner: Runner | None = None
 
     def _equations(self, separate_gates: bool) -> Cell:
         """The cell; with ``separate_gates`` each gate has its own recurrent dropout."""
@@ -88,14 +93,16 @@ class _GatewiseLoop:
         Raises:
             OptionError: gatewise has no equations for the layer.
         """
-        if reason := self._unsupported(training):
-            raise OptionError(
-                f"the Keras layer '{self.name}' has {reason}; leave it out with modules="  # type: ignore[attr-defined]
-            )
+        self.check_equations(training, "leave it out with modules=")
         steps, outcome, cell = self._run(sequences, initial_state, mask, training, True)
         values = {name: [[steps.in_time(v).transpose(0, 1)]] for name, v in outcome.trace.items()}
         last = steps.last(outcome.state[0], self.zero_output_for_mask)  # type: ignore[attr-defined]
         return last, Trace(values, None if steps.moved else steps.lengths, cell)
+
+    def check_equations(self, training: bool | None, advice: str) -> None:
+        """Raises OptionError, which ends with the advice, if gatewise has no equations for the layer."""
+        if reason := self._unsupported(training):
+            raise OptionError(f"the Keras layer '{self.name}' has {reason}; {advice}")  # type: ignore[attr-defined]
 
     def _run(
         self, sequences: Tensor, initial_state: Any, mask: Any, training: bool | None, trace: bool
@@ -111,7 +118,12 @@ class _GatewiseLoop:
         state = self._state(initial_state, x, separate_gates)
         factor = torch.cat(of_state, -1) if isinstance(of_state, list) else of_state
         cell = self._equations(separate_gates)
-        return steps, _run(cell, steps, steps.taken(x), state, weights, factor, trace), cell
+        masks = Masks(lengths=steps.lengths, recurrent=factor)
+        execute = partial(_execute, cell, steps.reverse, weights)
+        if self.runner is None:
+            return steps, execute(steps.taken(x), state, masks, trace), cell
+        of_all = (cell, 0, steps.reverse, steps.taken(x), state, weights, masks, trace)
+        return steps, self.runner(LayerRun(*of_all, execute, places=steps.front)), cell
 
     def _check_recordable(self, reason: str | None) -> None:
         """Raises BackendError where torch.jit.trace or an exporter would record a graph that is valid for
@@ -185,27 +197,27 @@ def _dropped(x: Tensor, factors: Factors) -> Tensor:
     return torch.cat([x * factor[:, None] for factor in each], -1)
 
 
-def _run(
+def _execute(
     cell: Cell,
-    steps: Steps,
+    reverse: bool,
+    weights: Weights,
     x: Tensor,
     state: tuple[Tensor, ...],
-    weights: Weights,
-    factor: Tensor | None,
+    masks: Masks,
     trace: bool,
+    any_backend: bool = False,  # there is no option that names one
 ) -> Outcome:
     choice = choose(
         cell=cell,
         input_size=x.shape[2],
         hidden_size=state[0].shape[1],
-        reverse=steps.reverse,
+        reverse=reverse,
         trace=trace,
         dtype=x.dtype,
         device=x.device,
-        masks=() if factor is None else ("recurrent",),
+        masks=() if masks.recurrent is None else ("recurrent",),
         differentiated=differentiated((x, *state, *weights.listed(cell))),
     )
-    masks = Masks(lengths=steps.lengths, recurrent=factor)
     return run(choice, x, state, weights, masks)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import has_torch_function_unary
 
 from gatewise.backends.contract import valid_steps
 from gatewise.backends.tracing import recorded_by
@@ -57,7 +58,8 @@ class Steps:
             return x.transpose(0, 1)
         batch, steps = x.shape[:2]
         order = (self.front + steps * torch.arange(batch, device=x.device)).flatten()
-        if recorded_by():
+        # the values of an attribution have rules for torch's own functions only
+        if recorded_by() or has_torch_function_unary(x):
             return x.flatten(0, 1).index_select(0, order).view(steps, batch, -1)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(order.shape[0], device=x.device)
@@ -71,7 +73,8 @@ class Steps:
         batch = y.shape[1]
         count = self.mask.long().cumsum(0)
         rows = (count - 1).clamp(min=0) * batch + torch.arange(batch, device=y.device)
-        y = F.embedding(rows, y.flatten(0, 1))
+        each = y.flatten(0, 1)
+        y = each[rows] if has_torch_function_unary(y) else F.embedding(rows, each)
         return torch.where((self.mask if zero else count > 0)[..., None], y, 0)
 
     @property

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import torch
 from torch import Tensor
 
-from gatewise.errors import BackendError, OptionError, near, some
-from gatewise.keras.layers import GRU, LSTM, SimpleRNN
+from gatewise.errors import BackendError, OptionError
+from gatewise.gates.find import find_modules
+from gatewise.keras.model import twin
 
-# Keras's layers, and gatewise's of the same equations.
-_OURS = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN}
 _TOLERANCE = 1e-3
 
 
 def watchers_of(
-    model: Any, chosen: list[str] | None, sink: Any, lengths: Any, differentiable: bool
+    model: Any,
+    modules: str | Sequence[str] | None,
+    sink: Any,
+    lengths: Any,
+    differentiable: bool,
 ) -> list[KerasCalls]:
     """A watcher for each recurrent layer that is chosen, by its path in the model."""
-    found = dict(_recurrent_layers(model))
-    if not found:
-        raise OptionError(
-            f"the Keras model '{model.name}' has no LSTM, GRU or SimpleRNN: a trace is of these layers"
-        )
-    for name in chosen or ():
-        if name not in found:
-            raise OptionError(
-                f"no recurrent layer '{name}' in the Keras model{near(name, found)}; there are: {some(found, 20)}"
-            )
     return [
         KerasCalls(name, layer, sink, lengths)
-        for name, layer in found.items()
-        if chosen is None or name in chosen
+        for name, layer in find_modules(model, modules).items()
     ]
-
-
-def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """The recurrent layers with their paths. Keras's own list of all layers has another order."""
-    ahead: list[Any] = [model]
-    seen: set[int] = set()
-    while ahead:
-        layer = ahead.pop(0)
-        if id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        if any(isinstance(layer, theirs) for theirs in _OURS):
-            yield layer.path.removeprefix(f"{model.path}/"), layer
-        ahead = [*getattr(layer, "_layers", ()), *ahead]
 
 
 class KerasCalls:
@@ -57,10 +34,7 @@ class KerasCalls:
 
     def __init__(self, name: str, layer: Any, sink: Any, lengths: Any) -> None:
         self.name, self._layer, self._sink, self._lengths = name, layer, sink, lengths
-        ours = next(ours for theirs, ours in _OURS.items() if isinstance(layer, theirs))
-        # the same layer, with the methods of gatewise's
-        self._twin: Any = object.__new__(ours)
-        self._twin.__dict__ = layer.__dict__
+        self._twin = twin(layer)
 
     def attach(self) -> list[KerasCalls]:
         own = self._layer.inner_loop

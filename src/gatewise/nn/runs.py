@@ -41,6 +41,7 @@ class LayerRun:
         trace: whether the outcome must have a trace.
         execute: runs the layer by a backend.
         product: the product of values and a weight, ``linear`` or a convolution.
+        places: T×B, the step of the module's input that each step is; None where they are the same.
     """
 
     cell: Cell
@@ -53,6 +54,7 @@ class LayerRun:
     trace: bool
     execute: Execute
     product: Product = linear
+    places: Tensor | None = None
 
 
 Runner = Callable[[LayerRun], Outcome]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,6 +11,9 @@ from torch import Tensor
 from gatewise.backends.contract import Adjoints
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, near
+
+# What draws a trace, by the name of the method. A room above this one registers it.
+DRAWINGS: dict[str, Callable[..., Any]] = {}
 
 
 class Trace:
@@ -98,7 +100,7 @@ class Trace:
             **options: ``layer``, ``direction``, ``sequence`` and the other arguments of
                 :func:`gatewise.gates.gate_map`.
         """
-        return _drawing("picture", "gate_map")(self, **options)
+        return self._drawn("plot", options)
 
     def view(self, **options: Any) -> Any:
         """The page of these gates, for the last line of a notebook's cell.
@@ -107,7 +109,14 @@ class Trace:
             **options: ``title``, ``strips``, ``predictions``, ``height`` and the other arguments of
                 :func:`gatewise.gates.notebook_page`.
         """
-        return _drawing("notebook", "notebook_page")(self, **options)
+        return self._drawn("view", options)
+
+    def _drawn(self, kind: str, options: Mapping[str, Any]) -> Any:
+        if kind not in DRAWINGS:
+            raise OptionError(
+                f"{kind}() draws a trace in gatewise.gates: import gatewise.gates first"
+            )
+        return DRAWINGS[kind](self, **options)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -120,12 +129,6 @@ class Trace:
         layers = next(iter(self._values.values()))
         shape = "×".join(map(str, layers[0][0].shape))
         return f"<trace of {', '.join(self._values)}: layers {len(layers)}, directions {len(layers[0])}, {shape}>"
-
-
-def _drawing(module: str, function: str) -> Callable[..., Any]:
-    """A function that draws traces. It stands in a room above this one, and is imported at its first use."""
-    found: Callable[..., Any] = getattr(import_module(f"gatewise.gates.{module}"), function)
-    return found
 
 
 def adjoints_of(
