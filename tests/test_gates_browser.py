@@ -392,6 +392,44 @@ def test_a_served_page_shows_what_its_backend_answers(made, browser, tmp_path):
     page.close()
 
 
+def test_a_sequence_has_the_layers_that_read_it(tmp_path, browser):
+    torch.manual_seed(3)
+    encoder, decoder = gw.LSTM(2, 5, batch_first=True), gw.GRU(2, 3, batch_first=True)
+    with torch.no_grad():
+        traces = {
+            "encoder": encoder(torch.randn(2, 9, 2), trace=True)[2],
+            "decoder": decoder(torch.randn(2, 4, 2), trace=True)[2],
+        }
+    places = [(("encoder",), 0), (("decoder",), 0), (("encoder",), 1), (("decoder",), 1)]
+    path = write_page(tmp_path / "p.html", traces, title="two", places=places)
+    both = Opened(path, traces["encoder"], None)
+    page = both.visit(browser)
+
+    def layers():
+        return page.evaluate("[...document.getElementById('part').options].map((o) => o.text)")
+
+    choose(page, 8, 4)
+    assert layers() == ["encoder"]
+    page.select_option("#sequence", "3")
+    settle(page)
+    assert layers() == ["decoder"]
+    assert (page.input_value("#step"), page.input_value("#unit")) == ("3", "2")
+    assert close(page.inner_text("#value-h"), float(traces["decoder"].h[0][0][1, 3, 2]))
+    page.evaluate("document.getElementById('threshold').value = -1")
+    page.dispatch_event("#threshold", "input")
+    page.fill("#range-first", "0")
+    page.fill("#range-last", "3")
+    page.press("#range-last", "Enter")
+    settle(page)
+    found = page.locator("#alike-list button").all_inner_texts()
+    assert found == ["sequence 1: 0–3"]  # the encoder's sequences have no such units
+    page.select_option("#sequence", "2")
+    settle(page)
+    assert close(page.inner_text("#value-c"), float(traces["encoder"].c[0][0][1, 3, 2]))
+    assert both.messages == []
+    page.close()
+
+
 def test_a_bar_is_as_long_as_its_number(page):
     lengths = page.evaluate("""[...document.querySelectorAll(".bars span")].map((bar) => [
         bar.offsetWidth / bar.parentElement.clientWidth, getComputedStyle(bar).backgroundColor])""")

@@ -8,7 +8,8 @@ import torch
 
 import gatewise as gw
 from gatewise.cli import main
-from gatewise.errors import OptionError
+from gatewise.data.tokens import BEGIN, END, PAD
+from gatewise.errors import DataError, GatewiseWarning, OptionError
 from gatewise.train.run import Run
 from test_gates_page import read
 
@@ -18,11 +19,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 QUIET = Run(quiet=True)
 
 
-def values(path, name, sequence=0):
+def values(path, name, sequence=0, part=0):
     """T×H of a value in the page."""
     record, numbers = read(path)
-    shown, part = record["sequences"][sequence], record["parts"][0]
-    units, start = part["units"][name], shown["places"][0][name]
+    shown, units = record["sequences"][sequence], record["parts"][part]["units"][name]
+    start = shown["places"][part][name]
     return numbers[start : start + shown["steps"] * units].reshape(-1, units)
 
 
@@ -152,6 +153,66 @@ def test_tunes(tmp_path, unit):
         else:
             assert strip["notes"][0][:3] == [1.0, 1.0 if strip["notes"][1][2] == 62 else 2.0, 60]
     np.testing.assert_allclose(values(page, "c"), model.trace(str(path)).c[0][0][0], atol=1e-6)
+
+
+NUMBERS = ["one two", "two three one", "three", "two two one"]
+DIGITS = ["1 2", "2 3 1", "3", "2 2 1"]
+
+
+@pytest.fixture(scope="module")
+def translator():
+    torch.set_num_threads(1)
+    small = dict(unit="word", embedding=8, hidden=8, epochs=1, bleu_words="none")
+    return gw.Translator(**small).fit(
+        (NUMBERS * 6, DIGITS * 6), validation=0, test=0, run=Run(quiet=True)
+    )
+
+
+def test_a_translation(tmp_path, translator):
+    with pytest.warns(GatewiseWarning, match="1 text without any word left out"):
+        path = translator.write_gates(["", *NUMBERS], tmp_path / "t.html", limit=3, steps=3)
+    record, _ = read(path)
+    assert [part["label"] for part in record["parts"]] == [
+        *("encoder, forward", "encoder, backward", "decoder", "second")
+    ]
+    there = [[k for k, names in enumerate(each["places"]) if names] for each in record["sequences"]]
+    assert there == [[0, 1], [2, 3]] * 3  # the encoder reads the text, the others the translation
+    network, into = translator.network_, translator.into_tokenizer_
+    for k, found in enumerate(translator.translate(NUMBERS[:3])):
+        symbols = [BEGIN, *into.encode(found.text)]
+        source = [*translator.source_tokenizer_.encode(NUMBERS[k]), END]
+        with torch.no_grad():
+            traces = gw.trace(network, torch.tensor([source]), None, torch.tensor([symbols]))
+            vectors, attention = traces.output
+            log_p = network.log_probabilities(vectors)[0]
+        log_p[:, [PAD, BEGIN]] = -torch.inf  # a translation never has them
+        next_ = log_p.argmax(1).tolist()
+        (text, under), (read_, following) = strips(path)[2 * k : 2 * k + 2]
+        assert text["words"] == [*found.source, "⊣"][:3]
+        assert read_["words"] == ["⊢", *found.pieces][:3]
+        assert following["words"] == ["⊣" if n == END else into.decode([n]) for n in next_[:3]]
+        np.testing.assert_allclose(under["weights"], attention[0].amax(0)[:3], rtol=1e-4)
+        most = attention[0].argmax(1).tolist()
+        written = " ".join(p for p, at in zip([*found.pieces, "⊣"], most, strict=True) if at == 0)
+        assert under["words"][0] == written
+        assert under["note"].endswith(f"attention · {found.text}")
+        np.testing.assert_allclose(
+            values(path, "f", 2 * k), traces["encoder"].f[0][0][0, :3], atol=1e-6
+        )
+        np.testing.assert_allclose(
+            values(path, "c", 2 * k + 1, 3), traces["second"].c[0][0][0, :3], atol=1e-6
+        )
+    with pytest.raises(DataError, match="list has no text to show: 2 texts without any word left"):
+        translator.write_gates(["", " "], tmp_path / "t.html")
+
+
+def test_a_text_without_words_is_said(tmp_path):
+    texts = [f"a {word} film {k}" for k in range(12) for word in ("good", "bad")]
+    model = gw.TextClassifier(hidden=4, embedding=4, epochs=1, unit="word", min_count=1)
+    model.fit(texts, [k % 2 for k in range(24)])
+    with pytest.warns(GatewiseWarning, match="^1 text without any word$"):
+        path = model.write_gates(["", *texts[:2]], tmp_path / "t.html")
+    assert strips(path)[0][0]["words"] == ["⊢", "⊣"]
 
 
 def test_a_task_without_a_page_says_so():

@@ -334,6 +334,31 @@ def test_words_are_replaced_and_all_layers_are_there():
     assert held["prediction"]["numbers"] != before  # in the copy in float64 too
 
 
+def test_words_of_a_text_and_of_its_translation_are_replaced():
+    texts, into = ["one two", "two three one", "three"] * 8, ["1 2", "2 3 1", "3"] * 8
+    model = gw.Translator(unit="word", embedding=8, hidden=8, epochs=1, bleu_words="none")
+    model.fit((texts, into), validation=0, test=0, run=Run(quiet=True))
+    page = LivePage(model.network_, model.shown(texts, 2, 100), title="t")
+    found, values = edited(page, [dict(kind="word", at=1, word="three")])
+    other = model.shown(["one three"], 1, 100)
+    assert found == {
+        "strip": recorded(other.strips[0]),
+        "prediction": recorded(other.predictions[0]),
+    }
+    np.testing.assert_allclose(values[1]["c"], other.traces["encoder"].c[0][1][0], atol=1e-6)
+    assert values[2] == values[3] == {}  # the decoder does not read the text
+    symbols = page._data.lengths[1]
+    found, values = edited(page, [dict(kind="word", at=symbols - 1, word=" 3 ")], 1)
+    assert found["strip"]["words"][-1] == "3"
+    before = PageData(page._shown.traces, {}, page._shown.places).values(("decoder", 0, 0), 1)
+    assert np.abs(values[2]["c"][:-1] - before["c"][:-1]).max(initial=0) < 1e-6
+    assert values[0] == values[1] == {}
+    _, values = edited(page, [clamped(part=3, last=0, value=0.25)], 1)
+    assert (values[3]["f"][0] == 0.25).all()
+    with pytest.raises(OptionError, match="the layer 'second' does not read this sequence"):
+        edited(page, [clamped(part=3, last=0)])
+
+
 def test_a_day_of_a_forecast_is_changed():
     days = np.datetime64("2020-01-01") + np.arange(60)
     sales = np.arange(60) % 7 + 10.0

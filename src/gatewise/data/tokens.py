@@ -23,6 +23,7 @@ PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 """The names of the symbols 0 to 3: padding, an unknown symbol, the beginning and the end of a text."""
 
+_SPACE = "Ġ"  # as the names of subwords have it
 _BYTES = 256  # the smallest alphabet of subwords, with which every text can be written
 _TOGETHER = 4096  # texts that are encoded in one call, at most
 _CHARACTERS = 1 << 20  # of the texts that are encoded in one call, but for the last of them
@@ -142,6 +143,17 @@ class Tokenizer:
     def index(self) -> dict[str, int]:
         """The index of each symbol by its name."""
         return {symbol: k for k, symbol in enumerate(self.symbols)}
+
+    @cached_property
+    def by_text(self) -> dict[str, int]:
+        """The symbol that each text stands for. Of two subwords with the same text it is the one that begins a word."""
+        inside = [k for k, name in enumerate(self.symbols) if not self._begins_word(name)]
+        begins = [k for k, name in enumerate(self.symbols) if self._begins_word(name)]
+        found = {self.decode([k]): k for k in (*inside, *begins) if k not in (PAD, BEGIN, END)}
+        return found
+
+    def _begins_word(self, name: str) -> bool:
+        return self.unit == "subword" and name.startswith(_SPACE)
 
     @cached_property
     def core(self) -> Any:

@@ -35,7 +35,7 @@ class LivePage:
 
     def __init__(self, network: nn.Module, shown: Shown, *, title: str, **curves: Any) -> None:
         self._network, self._shown = network, shown
-        self._data = PageData(shown.traces, {})
+        self._data = PageData(shown.traces, {}, shown.places)
         self.html, numbers = served_page_of(
             self._data, title, shown.strips, shown.predictions, shown.labels, shown.step_labels,
             **curves,
@@ -97,6 +97,8 @@ class LivePage:
 
     def _clamp(self, sequence: int, edit: Record) -> Intervention:
         part = self._data.parts[_index(edit, "part", len(self._data.parts))]
+        if part not in self._data.parts_of(sequence):
+            raise OptionError(f"the layer {part[0]!r} does not read this sequence")
         module, layer, direction = part
         steps = self._data.lengths[sequence]
         first, last = _index(edit, "first", steps), _index(edit, "last", steps)
@@ -114,8 +116,9 @@ class LivePage:
         )
 
     def _packed(self, sequence: int, changed: Shown) -> bytes:
-        data = PageData(changed.traces, {})
-        if data.lengths != [self._data.lengths[sequence]] or data.parts != self._data.parts:
+        data = PageData(changed.traces, {}, changed.places)
+        parts = self._data.parts_of(sequence)
+        if data.lengths != [self._data.lengths[sequence]] or data.parts_of(0) != parts:
             raise ShapeError("the changed sequence has other layers or another number of steps")
         strips = {"strip": changed.strips[0], "prediction": changed.predictions[0]}
         head = json_text({name: strip and strip.record() for name, strip in strips.items()})
@@ -123,7 +126,7 @@ class LivePage:
         text += b" " * (-len(text) % 4)  # the numbers begin at a multiple of 4 bytes
         values = [
             value.astype("<f4", copy=False).tobytes()
-            for part in data.parts
+            for part in parts
             for value in data.values(part, 0).values()
         ]
         return b"".join([struct.pack("<I", len(text)), text, *values])

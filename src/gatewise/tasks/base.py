@@ -345,6 +345,7 @@ class Task(BaseEstimator):
             predictions=shown.predictions,
             labels=shown.labels,
             step_labels=shown.step_labels,
+            places=shown.places,
             **self._page_options(data, shown),
         )
 
@@ -461,4 +462,12 @@ def data_name(data: Any) -> str:
     )
 
 
-__all__ = ["Recipe", "Record", "Run", "Task", "TrainingData", "digest"]  # what a task's file needs
+__all__ = [
+    "Recipe",
+    "Record",
+    "Run",
+    "Task",
+    "TrainingData",
+    "data_name",
+    "digest",
+]  # what a task's file needs

@@ -38,6 +38,7 @@ export function alike(data, { part, sequence, shown, range, threshold, share }) 
   const length = range[1] - range[0] + 1;
   const ranges = [];
   data.sequences.forEach((_, k) => {
+    if (!data.partsOf(k).includes(part)) return;
     for (const [first, last] of rangesOn(data.values(part, k, shown), units, threshold, share)) {
       if (k === sequence && first <= range[1] && last >= range[0]) continue;
       ranges.push({ sequence: k, first, last });

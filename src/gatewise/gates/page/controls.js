@@ -48,24 +48,31 @@ export class Controls {
 
   #choices() {
     options(byId("sequence"), this.data.sequences.map(({ label }, k) => [k, label]));
-    options(byId("part"), this.data.parts.map(({ label }, k) => [k, label]));
-    byId("part").parentElement.hidden = this.data.parts.length < 2;
+    this.#parts();
     byId("sequence").parentElement.hidden = this.data.sequences.length < 2;
     this.#orders();
     byId("sequence").addEventListener("change", (event) => this.open(Number(event.target.value)));
-    byId("part").addEventListener("change", (event) => {
-      const part = Number(event.target.value);
-      const { unit, order } = this.store.state;
-      const next = this.data.parts[part];
-      this.store.set({
-        part,
-        unit: Math.min(unit, next.hidden - 1),
-        order: order in next.orders ? order : "index",
-        shown: next.shown,
-      });
-      this.#orders();
-    });
+    byId("part").addEventListener("change", (event) => this.#choosePart(Number(event.target.value)));
     byId("order").addEventListener("change", (event) => this.store.set({ order: event.target.value }));
+  }
+
+  /** Lists the parts that read the sequence. */
+  #parts() {
+    const own = this.data.partsOf(this.store.state.sequence);
+    options(byId("part"), own.map((part) => [part, this.data.parts[part].label]));
+    byId("part").parentElement.hidden = own.length < 2;
+  }
+
+  #choosePart(part) {
+    const { unit, order } = this.store.state;
+    const next = this.data.parts[part];
+    this.store.set({
+      part,
+      unit: Math.min(unit, next.hidden - 1),
+      order: order in next.orders ? order : "index",
+      shown: next.shown,
+    });
+    this.#orders();
   }
 
   #orders() {
@@ -78,6 +85,9 @@ export class Controls {
     const steps = this.data.sequences[sequence].steps;
     const step = range ? range[0] : Math.min(this.store.state.step, steps - 1);
     this.store.set({ sequence, step, window: [0, steps], range, hover: null });
+    const own = this.data.partsOf(sequence);
+    if (!own.includes(this.store.state.part)) this.#choosePart(own[0]);
+    this.#parts();
     if (range) {
       const room = Math.max(20, 2 * (range[1] - range[0]));
       this.tracks.look(range[0] - room, range[1] + 1 + room);

@@ -39,10 +39,11 @@ class Values {
   }
 }
 
-/** The number of values of a sequence, over all parts and names. */
+/** The number of values of a sequence, over all names of the parts that read it. */
 export function lengthOf({ parts, sequences }, sequence) {
-  const units = parts.flatMap((part) => Object.values(part.units));
-  return sequences[sequence].steps * units.reduce((sum, each) => sum + each, 0);
+  const { steps, places } = sequences[sequence];
+  const units = places.flatMap((names, part) => Object.keys(names).map((name) => parts[part].units[name]));
+  return steps * units.reduce((sum, each) => sum + each, 0);
 }
 
 /** The difference of two values of the same size, and its largest number. */
@@ -60,6 +61,12 @@ export class Data {
     this.sequences = record.sequences;
     this.numbers = numbers;
     this.originals = new Map(); // by sequence, what it was before its edits
+  }
+
+  /** The parts that read a sequence. */
+  partsOf(sequence) {
+    const { places } = this.sequences[sequence];
+    return [...this.parts.keys()].filter((part) => Object.keys(places[part]).length);
   }
 
   /** The values with this name, of one part and one sequence. */

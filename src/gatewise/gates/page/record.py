@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from gatewise.gates.page.summary import summary
 from gatewise.nn.trace import Trace
 
 Array = np.ndarray
+Places = Sequence[
+    tuple[Collection[str], int]
+]  # the modules that read a sequence, its row in their traces
 
 _MOST_EXACT = 1_500_000  # numbers of a page in float32; more are in float16, with three digits
 _MOST_HALF = 65504.0
@@ -32,10 +35,17 @@ class PageData:
         parts: (module, layer, direction) of each layer.
         cells: the different cells.
         lengths: the steps of each sequence.
+
+    Args:
+        places: for each sequence the modules that read it, and its row in their traces. If not given, all
+            modules read all sequences.
     """
 
     def __init__(
-        self, given: Trace | Mapping[str, Trace], cells: Mapping[str, Cell | None]
+        self,
+        given: Trace | Mapping[str, Trace],
+        cells: Mapping[str, Cell | None],
+        places: Places | None = None,
     ) -> None:
         traces = as_mapping(given)
         if not traces:
@@ -51,7 +61,9 @@ class PageData:
             for layer, both in enumerate(trace[trace.names[0]])
             for direction in range(len(both))
         ]
-        self.lengths = _lengths(traces)
+        every = {name: _lengths(trace) for name, trace in traces.items()}
+        self.places = _of_all(every) if places is None else places
+        self.lengths = [every[next(iter(names))][row] for names, row in self.places]
         for k, steps in enumerate(self.lengths):
             if not steps:
                 raise OptionError(
@@ -59,12 +71,17 @@ class PageData:
                 )
 
     def values(self, part: tuple[str, int, int], sequence: int) -> dict[str, Array]:
-        """T×H for each name."""
+        """T×H for each name; nothing if the part does not read this sequence."""
         module, layer, direction = part
         trace, steps = self.traces[module], self.lengths[sequence]
-        return {
-            name: _array(trace[name][layer][direction][sequence, :steps]) for name in trace.names
-        }
+        names, row = self.places[sequence]
+        if module not in names:
+            return {}
+        return {name: _array(trace[name][layer][direction][row, :steps]) for name in trace.names}
+
+    def parts_of(self, sequence: int) -> list[tuple[str, int, int]]:
+        """The parts that read a sequence."""
+        return [part for part in self.parts if part[0] in self.places[sequence][0]]
 
     def record(
         self,
@@ -120,7 +137,7 @@ class PageData:
         for part in self.parts:
             module, _, direction = part
             cell = self.cell_of[module]
-            each = [self.values(part, k) for k in range(len(self.lengths))]
+            each = [found for k in range(len(self.lengths)) if (found := self.values(part, k))]
             joined = {name: np.concatenate([values[name] for values in each]) for name in each[0]}
             units = {name: value.shape[1] for name, value in joined.items()}
             yield {
@@ -170,22 +187,23 @@ def _array(tensor: Tensor) -> Array:
     return np.asarray(tensor.detach().float().cpu().numpy(), dtype=np.float32)
 
 
-def _lengths(traces: Mapping[str, Trace]) -> list[int]:
-    """The steps of each sequence.
+def _lengths(trace: Trace) -> list[int]:
+    """The steps of each sequence of a trace."""
+    batch, steps = trace[trace.names[0]][0][0].shape[:2]
+    return [steps] * batch if trace.lengths is None else [int(n) for n in trace.lengths]
+
+
+def _of_all(lengths: Mapping[str, list[int]]) -> Places:
+    """The places of sequences that all modules read.
 
     Raises:
         ShapeError: two modules have different sequences.
     """
-    found: dict[str, list[int]] = {}
-    for name, trace in traces.items():
-        batch, steps = trace[trace.names[0]][0][0].shape[:2]
-        given = trace.lengths
-        found[name] = [steps] * batch if given is None else [int(n) for n in given]
-    first = next(iter(found))
-    for name, lengths in found.items():
-        if lengths != found[first]:
+    first = next(iter(lengths))
+    for name, each in lengths.items():
+        if each != lengths[first]:
             raise ShapeError(
                 f"the layers {first!r} and {name!r} ran over different steps, so they have no common page: "
                 f"give the traces of one of them"
             )
-    return found[first]
+    return [(tuple(lengths), row) for row in range(len(lengths[first]))]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gatewise.errors import OptionError
+from gatewise.gates.page.record import Places
 from gatewise.gates.page.strips import Strip
 from gatewise.nn.trace import Trace
 
@@ -41,6 +42,8 @@ class Shown:
         inputs: the arguments of the network that gave the traces; none if the memory horizon is not shown.
         step_labels: for each sequence the names of its steps, or None.
         begins: for each sequence the network's step at its first step; 0 if not given.
+        places: for each sequence the modules that read it, and its row in their traces; all modules read all
+            sequences if not given.
         edited: takes the number of a sequence and edits of its input. It runs the network again, and returns
             what is shown of this one sequence then. None if the input cannot be edited.
     """
@@ -52,6 +55,7 @@ class Shown:
     inputs: tuple[Any, ...] = ()
     step_labels: Sequence[Sequence[str] | None] | None = None
     begins: Sequence[int] = ()
+    places: Places | None = None
     edited: Callable[[int, Sequence[InputEdit]], Shown] | None = None
 
     def with_edits(self, edited: Callable[[int, Sequence[InputEdit]], Shown]) -> Shown:
@@ -59,8 +63,9 @@ class Shown:
 
     def only(self, sequence: int) -> Shown:
         """The sequence of this number alone."""
+        names, row = (self.traces, sequence) if self.places is None else self.places[sequence]
         return Shown(
-            {name: in_order(trace, [sequence]) for name, trace in self.traces.items()},
+            {name: in_order(self.traces[name], [row]) for name in names},
             [self.labels[sequence]],
             [self.strips[sequence]],
             [self.predictions[sequence]],
@@ -70,7 +75,8 @@ class Shown:
 
 
 def with_words(symbols: Any, edits: Sequence[InputEdit], known: Mapping[str, int]) -> Any:
-    """A copy of symbols T in which the words of ``edits`` are replaced.
+    """A copy of symbols T in which the words of ``edits`` are replaced. A space around a word does not count, unless a
+    symbol has it.
 
     Raises:
         OptionError: a word is not one that the model knows, or the step is not there.
@@ -79,11 +85,12 @@ def with_words(symbols: Any, edits: Sequence[InputEdit], known: Mapping[str, int
     for edit in edits:
         if not isinstance(edit.to, str) or not 0 <= edit.at < len(symbols):
             raise OptionError(f"there is no text at step {edit.at} that could be replaced")
-        if edit.to not in known:
+        symbol = known.get(edit.to, known.get(edit.to.strip(" ")))
+        if symbol is None:
             raise OptionError(
                 f"the model does not know {edit.to!r}: replace a text by one that stands in its vocabulary"
             )
-        changed[edit.at] = known[edit.to]
+        changed[edit.at] = symbol
     return changed
 
 
@@ -116,10 +123,11 @@ def steps_from(trace: Trace, first: int) -> Trace:
     return _changed(trace, lambda each: each[:, first:], None)
 
 
-def first_steps(trace: Trace, steps: int) -> Trace:
-    """The first so many steps of each sequence."""
-    lengths = None if trace.lengths is None else trace.lengths.clamp(max=steps)
-    return _changed(trace, lambda each: each[:, :steps], lengths)
+def first_steps(trace: Trace, steps: int, lengths: Tensor | None = None) -> Trace:
+    """The first so many steps of each sequence. ``lengths`` are those of the sequences, if the trace has none."""
+    own = trace.lengths if lengths is None else lengths
+    cut = None if own is None else own.clamp(max=steps)
+    return _changed(trace, lambda each: each[:, :steps], cut)
 
 
 def in_order(trace: Trace, order: Sequence[int]) -> Trace:

@@ -19,7 +19,7 @@ from gatewise.atomic import write_atomically
 from gatewise.cells.language import Cell
 from gatewise.emit.diagram import STYLE, svg
 from gatewise.errors import CellError
-from gatewise.gates.page.record import PageData, packed
+from gatewise.gates.page.record import PageData, Places, packed
 from gatewise.gates.page.strips import Strip, numbers
 from gatewise.nn.trace import Trace
 
@@ -56,13 +56,14 @@ def write_page(
     cells: Mapping[str, Cell | None] | None = None,
     history: Mapping[str, Sequence[float]] | None = None,
     horizon: Mapping[str, Sequence[float]] | None = None,
+    places: Places | None = None,
 ) -> Path:
     """Writes the page and returns its path.
 
     Args:
         path: the HTML file. It is replaced by one rename.
         traces: for each recurrent module of a model its trace, or the trace of one layer: B sequences.
-            Modules that ran over the same steps can stand in one page.
+            Modules that ran over different steps need ``places``.
         title: the heading.
         strips: for each sequence what is drawn above its heat maps; see :mod:`gatewise.gates.page.strips`.
         predictions: for each sequence what is drawn below.
@@ -71,6 +72,8 @@ def write_page(
         cells: for each module its cell, for its diagram and time scales. Traces that know their cell need none.
         history: the losses "train" and "validation" of each round.
         horizon: for each layer the size of the gradient of the output with respect to the input k steps before.
+        places: for each sequence the names of the modules that read it, and its row in their traces. If not given,
+            all modules read all sequences.
 
     Raises:
         OptionError: there is no trace, or a sequence without steps.
@@ -79,7 +82,7 @@ def write_page(
     """
     path = Path(path)
     page = page_of(
-        PageData(traces, cells or {}), title, strips, predictions, labels, step_labels,
+        PageData(traces, cells or {}, places), title, strips, predictions, labels, step_labels,
         history=history, horizon=horizon,
     )  # fmt: skip
     write_atomically(path.parent, {path.name: page.encode()})

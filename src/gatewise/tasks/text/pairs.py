@@ -19,6 +19,7 @@ from gatewise.tasks.kinds import members_in
 Array = np.ndarray
 
 LONGEST = 500  # symbols of a text that is trained on
+NEVER_WRITTEN = (PAD, BEGIN)
 
 
 class Batch(NamedTuple):

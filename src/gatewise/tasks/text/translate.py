@@ -28,6 +28,7 @@ from gatewise.data.sources.text import digests, pieces_of, texts_in
 from gatewise.data.spool import flat
 from gatewise.data.tokens import BEGIN, END, PAD, UNKNOWN, Tokenizer, Unit, smallest_size
 from gatewise.errors import DataError, ModelFileError, OptionError, caution
+from gatewise.gates.page.shown import Shown
 from gatewise.models.beam import Hypothesis, beam_search
 from gatewise.models.output import token_losses
 from gatewise.models.translation import StepDecoder, TranslationNetwork, TranslationShape
@@ -36,7 +37,7 @@ from gatewise.options import integer, number
 from gatewise.report.alignment import alignment_figure
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import shortened, with_unit
-from gatewise.tasks.base import CPU, Recipe, Task, TrainingData, digest
+from gatewise.tasks.base import CPU, Recipe, Task, TrainingData, data_name, digest
 from gatewise.tasks.entry_checks import (
     Check,
     check_equal,
@@ -50,9 +51,10 @@ from gatewise.tasks.entry_checks import (
 from gatewise.tasks.kinds import Column, is_size
 from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
+from gatewise.tasks.text import gates
 from gatewise.tasks.text.bleu import BleuWords, score_translations, score_with_signatures
 from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
-from gatewise.tasks.text.pairs import LONGEST, Batch, Examples, split
+from gatewise.tasks.text.pairs import LONGEST, NEVER_WRITTEN, Batch, Examples, split
 from gatewise.tasks.text.parallel import Parallel, ParallelPart, ParallelReader
 from gatewise.train.objective import Carry
 from gatewise.train.processes import SharedBatches, own_share, sum_of_all
@@ -363,22 +365,31 @@ class Translator(Task):
     ) -> list[Translation]:
         pieces = [self.source_tokenizer_.pieces(each) for each in texts]
         found = [Translation("", 0.0, [], [], np.zeros((0, 0), np.float32)) for _ in texts]
-        starts = flat(np.array([*each, END]) for each in ids)
-        some = np.array([k for k, each in enumerate(ids) if each], np.int64)
-        for chosen in _search_batches(np.diff(starts[1]), some, beam):
-            source, lengths = padded_ids(*starts, chosen, PAD)
-            for k, best in zip(
-                chosen, self._searched(source, lengths, beam, normalisation), strict=True
-            ):
-                found[k] = self._translation(pieces[k], best)
+        sources = (np.array([*each, END]) for each in ids)
+        for k, best in self.hypotheses(sources, beam, normalisation):
+            found[k] = self._translation(pieces[k], best)
         return found
+
+    def hypotheses(
+        self, sources: Iterable[Array], beam: int = 5, normalisation: float = 1.0
+    ) -> Iterator[tuple[int, Hypothesis]]:
+        """The number and the best translation of each text that has symbols.
+
+        Args:
+            sources: the symbols of the texts, with the end.
+        """
+        symbols, starts = flat(sources)
+        lengths = np.diff(starts)
+        for chosen in _search_batches(lengths, np.flatnonzero(lengths > 1), beam):
+            batch = padded_ids(symbols, starts, chosen, PAD)
+            yield from zip(chosen, self._searched(*batch, beam, normalisation), strict=True)
 
     @torch.no_grad()
     def _searched(
         self, source: Tensor, lengths: Tensor, beam: int, normalisation: float
     ) -> list[Hypothesis]:
         network = self.network_
-        decoder = StepDecoder(network, network.encode(source, lengths), beam, (PAD, BEGIN))
+        decoder = StepDecoder(network, network.encode(source, lengths), beam, NEVER_WRITTEN)
         return beam_search(decoder, _limits(lengths), BEGIN, END, beam, normalisation)
 
     def _translation(self, source: list[str], found: Hypothesis) -> Translation:
@@ -535,6 +546,26 @@ class Translator(Task):
         texts = self._reader(Problems(self.on_error, chosen_here=False)).read_source(data)
         ids = flat(np.array([*each, END]) for each in self.source_tokenizer_.encoded(texts))
         return padded_ids(*ids, np.arange(len(ids[1]) - 1), PAD)
+
+    def shown(self, data: Any, limit: int, steps: int) -> Shown:
+        """``limit`` texts, each followed by its translation."""
+        problems = Problems(self.on_error, chosen_here=False)
+        texts: list[str] = []
+        empty = 0
+        for each in self._reader(problems).read_source(data):
+            if self.source_tokenizer_.encode(each):
+                texts.append(each)
+            else:
+                empty += 1
+            if len(texts) == limit:
+                break
+        left = f"{with_unit(empty, 'text')} without any {self.unit} left out"
+        if not texts:
+            raise DataError(f"{data_name(data)} has no text to show{f': {left}' if empty else ''}")
+        for note in (*problems.notes(), *([left] if empty else [])):
+            caution(note)
+        _long_texts([len(self.source_tokenizer_.encode(each)) for each in texts], 0)
+        return gates.shown(self, texts, steps)
 
     def run_inputs(self, network: nn.Module, inputs: tuple[Any, ...]) -> Any:
         """What the encoder returns: a trace has no target text for the decoder to read."""
