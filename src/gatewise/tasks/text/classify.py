@@ -579,12 +579,14 @@ class TextClassifier(ClassifierMixin, Task):
     def shown(self, data: Any, limit: int, steps: int) -> Shown:
         texts = list(self._texts(data, learned=False).texts[:limit])
         encoded, labels = self._encoded(texts), list(map(shortened, texts))
+        for note in encoded.cautions(self.unit, self.options_.longest):
+            caution(note)
         read = [self.tokenizer_.pieces(text)[: self.options_.longest] for text in texts]
         pieces = [["⊢", *each, "⊣"] for each in read]
 
         def edited(k: int, edits: Sequence[InputEdit]) -> Shown:
-            known = self.tokenizer_.index
-            symbols = with_words(encoded.chosen(np.array([k])).values, edits, known)
+            own = encoded.chosen(np.array([k])).values
+            symbols = with_words(own, edits, self.tokenizer_.by_text)
             one = Encoded(symbols, np.array([0, len(symbols)]))
             changed = list(pieces[k])
             for edit in edits:

@@ -93,7 +93,12 @@ class Encoded:
 
     def notes(self, unit: str, longest: int) -> tuple[str, ...]:
         """Sentences on unknown symbols, empty texts and texts that were cut."""
-        found = [f"{percent(self.unknown_share)} of the {unit}s are unknown to the model"]
+        share = f"{percent(self.unknown_share)} of the {unit}s are unknown to the model"
+        return (share, *self.cautions(unit, longest))
+
+    def cautions(self, unit: str, longest: int) -> tuple[str, ...]:
+        """Sentences on empty texts and texts that were cut."""
+        found = []
         if self.empty:
             found.append(f"{with_unit(self.empty, 'text')} without any {unit}")
         if self.cut:

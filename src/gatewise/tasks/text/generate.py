@@ -531,23 +531,21 @@ class LanguageModel(Task):
 
     def shown(self, data: Any, limit: int, steps: int) -> Shown:
         """Consecutive parts of the text. The state is carried from each to the next."""
-        lines = self.lines(data, limit=limit * steps)
+        problems = Problems(self.options_.on_error, chosen_here=False)
+        lines = self.lines(data, problems, limit=limit * steps)
+        for note in problems.notes():
+            caution(note)
         symbols = stream(lines, self.tokenizer_)[0][: limit * steps]
         text = np.concatenate([[first_input(self.tokenizer_)], symbols[:-1]])
+        known = self.tokenizer_.by_text | {"\n": END}
 
         def edited(k: int, edits: Sequence[InputEdit]) -> Shown:
             begin = k * steps
             moved = [replace(edit, at=begin + edit.at) for edit in edits]
-            changed = with_words(text[: begin + steps], moved, self._by_piece())
+            changed = with_words(text[: begin + steps], moved, known)
             return self._shown(changed, steps).only(k)
 
         return self._shown(text, steps).with_edits(edited)
-
-    def _by_piece(self) -> dict[str, int]:
-        """The symbol of each text that :meth:`pieces` gives, also without its space at the end."""
-        pieces = self.pieces(np.arange(len(self.tokenizer_.symbols)))
-        stripped = {piece.rstrip(" "): k for k, piece in enumerate(pieces) if piece.strip(" ")}
-        return stripped | {piece: k for k, piece in enumerate(pieces)}
 
     def _shown(self, text: Array, steps: int) -> Shown:
         """What is shown of a text of symbols, in parts of so many steps."""
