@@ -373,11 +373,13 @@ def test_a_module_that_is_never_called():
 
 def test_a_trace_larger_than_the_memory_says_how_large():
     x = torch.randn(64, 8, 3)
-    size = 64 * 8 * 6 * 32 * 4 / 2**20
+    size = 64 * 8 * 6 * 32 * 4 / 2**10
     with pytest.raises(
-        TooLargeError, match=rf"take {size:.1f} MiB up to this call of 'model'.*store="
+        TooLargeError, match=rf"take {size:.1f} KiB up to this call of 'model'.*store="
     ):
         gw.trace(gw.LSTM(3, 32), x, memory=2**18)
+    with pytest.raises(TooLargeError, match="memory= allows 60 bytes: give"):
+        gw.trace(gw.LSTM(3, 32), x, memory=60)
     assert gw.trace(gw.LSTM(3, 32), x, memory=2**19)["model"].f[0][0].shape == (8, 64, 32)
 
 

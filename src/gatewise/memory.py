@@ -24,12 +24,20 @@ def available() -> int:
     return min(limits, default=1 << 63)
 
 
+def byte_size(size: int) -> str:
+    """A number of bytes in the unit in which it is at least 1."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << power:
+            return f"{size / 2**power:,.1f} {unit}"
+    return f"{size} bytes"
+
+
 def check(what: str, size: int) -> None:
     """Raises TooLargeError where ``size`` bytes exceed the memory; ``what`` needs them, for the message."""
     if size > available():
         raise TooLargeError(
-            f"{what} needs {size / 2**30:,.1f} GiB of memory, and this machine has "
-            f"{available() / 2**30:,.1f} GiB: give smaller sizes"
+            f"{what} needs {byte_size(size)} of memory, and this machine has {byte_size(available())}: give "
+            f"smaller sizes"
         )
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from gatewise.errors import OptionError, TooLargeError
 from gatewise.gates.find import batched, of_states
 from gatewise.gates.store import Writer
-from gatewise.memory import available
+from gatewise.memory import available, byte_size
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.nn.mlstm import MLSTM
@@ -39,8 +39,8 @@ class InMemory:
         self._bytes += size
         if self._bytes > self._memory:
             raise TooLargeError(
-                f"the traced values take {_mebibytes(self._bytes)} up to this call of '{name}', and memory= "
-                f"allows {_mebibytes(self._memory)}: give store='traces.zarr' to write them to a file, fewer "
+                f"the traced values take {byte_size(self._bytes)} up to this call of '{name}', and memory= "
+                f"allows {byte_size(self._memory)}: give store='traces.zarr' to write them to a file, fewer "
                 f"sequences, or modules= with fewer modules"
             )
 
@@ -213,7 +213,3 @@ def _step_size(layer: Any, x: Tensor) -> int:
         return sum(_step_size(each, x) for each in getattr(layer, "layers", ()))
     runs = layer.num_layers * (2 if layer.bidirectional else 1)
     return len(layer.cell.values) * runs * numbers * x.element_size()
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
