@@ -1,11 +1,13 @@
 """Probes: a planted label is read, and the controls show none."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 import gatewise as gw
-from gatewise.errors import DataError, OptionError, ShapeError
+from gatewise.errors import DataError, MissingExtraError, OptionError, ShapeError
 from gatewise.gates.probes import probe
 from gatewise.nn.trace import Trace
 
@@ -116,3 +118,11 @@ def test_labels_and_options_that_do_not_fit():
     ):
         with pytest.raises(error, match=message):
             probe(trace, given.pop("labels"), **given)
+
+
+def test_the_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    x, label = sequences(10)
+    wanted = r"package 'scikit-learn', which is not installed: pip install 'gatewise\[tasks\]'"
+    with pytest.raises(MissingExtraError, match=wanted):
+        probe(traced(network(True), x), label)

@@ -174,13 +174,13 @@ def test_a_task_that_cannot_be_imported_is_named(faulty, text, tmp_path, capsys)
 
 def test_a_package_that_a_task_lacks_is_named_with_its_installation(monkeypatch, capsys):
     def without_scikit_learn(module):
-        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+        raise ModuleNotFoundError("No module named 'sklearn.base'", name="sklearn.base")
 
     monkeypatch.setattr("gatewise.tasks.registry.import_module", without_scikit_learn)
     assert main(["fit", "classify", "--help"]) == 2
     assert capsys.readouterr().err == (
         "gatewise: task 'classify' (gatewise.tasks.classify) cannot be imported: this needs the package "
-        "'sklearn', which is not installed: pip install 'gatewise[tasks]'\n"
+        "'scikit-learn', which is not installed: pip install 'gatewise[tasks]'\n"
     )
 
 

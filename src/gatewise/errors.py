@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Collection, Iterable
 from types import ModuleType
 
+_PACKAGES = {"sklearn": "scikit-learn", "google": "protobuf"}  # of modules with another name
+
 
 class GatewiseError(Exception):
     """The base class of gatewise's errors. The command line prints the message and exits with code 2."""
@@ -111,8 +113,9 @@ def need(module: str, extra: str) -> ModuleType:
 
 def missing(error: ModuleNotFoundError, extra: str) -> MissingExtraError:
     """The error for a module of the extra ``gatewise[extra]`` that is not installed."""
+    module = (error.name or "").partition(".")[0]
     return MissingExtraError(
-        f"this needs the package '{error.name}', which is not installed: "
+        f"this needs the package '{_PACKAGES.get(module, module)}', which is not installed: "
         f"pip install 'gatewise[{extra}]'"
     )
 
