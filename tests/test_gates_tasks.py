@@ -89,6 +89,15 @@ def test_forecast_by_the_command_line(tmp_path, capsys):
     predicted = made.predict(before)["forecast"].to_list()
     np.testing.assert_allclose(first["prediction"]["values"][0], predicted[:7], rtol=1e-4)
     assert len(record["history"]["train"]) >= 1
+    for verb, name in (("gates", "a.html"), ("predict", "a.csv")):  # all verbs make the folder
+        new = tmp_path / verb / "new" / name
+        assert main([verb, str(run), str(data), "-o", str(new)]) == 0
+        assert new.is_file()
+        capsys.readouterr()
+        assert main([verb, "--help"]) == 0
+        assert "its folder is made if it does not exist" in " ".join(
+            capsys.readouterr().out.split()
+        )
     assert main(["gates", str(run), str(data), "-o", str(tmp_path / "a.png")]) == 2
     assert "is an .html file, not" in capsys.readouterr().err
 

@@ -171,9 +171,14 @@ def _add_model_and_data(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("data", type=PATH, help="data of the same kind as for fit")
 
 
+def _add_out(verb: argparse.ArgumentParser, what: str, required: bool) -> None:
+    text = f"{what}; its folder is made if it does not exist"
+    verb.add_argument("-o", "--out", type=PATH, required=required, help=text)
+
+
 def add_predict(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     _add_model_and_data(verb)
-    verb.add_argument("-o", "--out", type=PATH, required=True, help="a .csv or .parquet file")
+    _add_out(verb, "a .csv or .parquet file", required=True)
     _add_method(verb, "predict", argv)
     verb.set_defaults(run=_run_predict)
 
@@ -189,16 +194,14 @@ def add_evaluate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
 
 def add_generate(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.add_argument("model", type=PATH, help="folder that fit wrote")
-    verb.add_argument(
-        "-o", "--out", type=PATH, help="a file for the samples (default: they are printed)"
-    )
+    _add_out(verb, "a file for the samples (default: they are printed)", required=False)
     _add_method(verb, "generate", argv)
     verb.set_defaults(run=_run_generate)
 
 
 def add_gates(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     _add_model_and_data(verb)
-    verb.add_argument("-o", "--out", type=PATH, required=True, help="an .html file")
+    _add_out(verb, "an .html file", required=True)
     _add_method(verb, "write_gates", argv)
     verb.set_defaults(run=_run_gates)
 
