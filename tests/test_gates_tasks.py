@@ -104,9 +104,10 @@ def test_forecast_by_the_command_line(tmp_path, capsys):
 
 def test_texts_that_are_classified(tmp_path):
     texts = [f"a {word} film {k}" for k in range(12) for word in ("good", "bad")]
-    model = gw.TextClassifier(hidden=4, embedding=4, epochs=1, unit="word", min_count=1)
+    model = gw.TextClassifier(hidden=4, embedding=4, epochs=1, unit="word", min_count=1, members=2)
     model.fit(texts, [k % 2 for k in range(24)])
     path = model.write_gates(texts, tmp_path / "t.html", limit=2)
+    assert "The gates are those of the first of 2 networks; the prediction" in path.read_text()
     strip, prediction = strips(path)[0]
     assert strip["words"] == ["⊢", "a", "good", "film", "0", "⊣"]
     weights = [weight for _, weight in model.attention(texts[:1])[0]]

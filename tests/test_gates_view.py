@@ -253,9 +253,33 @@ def test_a_gate_that_is_held(page, classifier, data):
     np.testing.assert_array_equal(values[0]["f"], untouched[0]["f"])
 
 
+def test_a_gate_is_held_in_one_network_of_an_ensemble_or_in_all(page, classifier, data):
+    inputs = classifier.inputs(data[:1])
+    first, second = (
+        gw.gates.clamp(
+            *(classifier.network_, f"members.{k}.recurrent", "f"),
+            to=1.0,
+            steps=range(6),
+            direction=0,
+        )
+        for k in (0, 1)
+    )
+    with torch.no_grad(), first:
+        in_one = classifier.network_(*inputs)[0].softmax(-1)
+        with second:
+            in_all = classifier.network_(*inputs)[0].softmax(-1)
+    assert abs(in_one - in_all).max() > 1e-4
+    for given, wanted in (({}, in_one), ({"all_members": True}, in_all)):
+        found, values = edited(page, [clamped(**given)])
+        np.testing.assert_allclose(found["prediction"]["numbers"], wanted, rtol=1e-5)
+        assert (values[0]["f"] == 1).all()
+    assert "first of 2 networks; the prediction is their mean" in page.html
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
+        (clamped(all_members=1), "all_members must be true or false, not 1"),
         (clamped(name="q"), "no value of the cell lstm 'q'"),
         (clamped(part=2), "no part 2: there are 2"),
         (clamped(unit=4), "no unit 4: f of"),

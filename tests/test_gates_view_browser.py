@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +10,8 @@ import gatewise as gw
 from gatewise.gates.live import LivePage
 from gatewise.gates.page.shown import InputEdit, Shown, with_numbers
 from gatewise.gates.page.strips import bars, lines, words
-from gatewise.gates.view import PageServer
 from test_gates_browser import BROWSER, browser, choose, close, settle, until  # noqa: F401
+from test_gates_view import serving
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -71,13 +69,8 @@ class Reader(torch.nn.Module):
 @pytest.fixture(scope="module")
 def served(browser):  # noqa: F811
     reader = Reader()
-    page = LivePage(reader, reader.both(), title=EVIL)
-    with PageServer(page) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
+    with serving(LivePage(reader, reader.both(), title=EVIL)) as server:
         yield reader, server, Visit(server, browser)
-        server.shutdown()
-        thread.join()
 
 
 class Visit:
@@ -190,6 +183,39 @@ def test_a_gate_is_held_and_the_difference_shown(served, page):
     assert page.locator("#map-f .key.signed").count() == 1
     page.uncheck("#difference")
     assert visit.messages == []
+
+
+def test_of_an_ensemble_one_network_is_held_or_all(browser):  # noqa: F811
+    torch.manual_seed(4)
+    network = torch.nn.Module()
+    network.members = torch.nn.ModuleList(gw.LSTM(1, 3, batch_first=True) for _ in range(2))
+    x = torch.randn(1, 5, 1)
+    network.forward = lambda x: sum(each(x)[0] for each in network.members) / 2
+
+    def shown(*_):
+        traces = gw.trace(network, x, modules=["members.0"])
+        mean = {"mean": float(traces.output[0, -1, 0])}
+        return Shown(traces, ["one"], [None], [bars("output", mean)])
+
+    page = LivePage(network, shown().with_edits(shown), title="two")
+    with serving(page) as server:
+        visit = Visit(server, browser)
+        tab = visit.page
+        tab.select_option("#clamp-name", "o")
+        tab.select_option("#clamp-units", "all")
+        tab.select_option("#clamp-steps", "all")
+        for which in ("one", "all"):
+            tab.select_option("#clamp-members", which)
+            changed(tab, lambda: tab.click("#edit-clamp button"))
+            now = tab.locator("#prediction tbody td").first.inner_text()
+            if which == "one":
+                assert close(now, float(network.members[1](x)[0][0, -1, 0].detach()) / 2)
+            else:
+                assert close(now, 0.0)
+        said = tab.locator("#edits li span").all_inner_texts()
+        assert [", all networks" in each for each in said] == [False, True]
+        assert visit.messages == []
+        tab.close()
 
 
 def test_a_letter_is_replaced_and_nothing_in_it_is_run(served, page):

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from gatewise.errors import OptionError, ShapeError
+from gatewise.gates.ensemble import in_each_member, member_count
 from gatewise.gates.interventions import Intervention, clamp
 from gatewise.gates.page.record import PageData
 from gatewise.gates.page.shown import InputEdit, Shown
@@ -38,7 +39,7 @@ class LivePage:
         self._data = PageData(shown.traces, {}, shown.places)
         self.html, numbers = served_page_of(
             self._data, title, shown.strips, shown.predictions, shown.labels, shown.step_labels,
-            **curves,
+            members=member_count(network), **curves,
         )  # fmt: skip
         self.numbers = memoryview(numbers.astype("<f4", copy=False).tobytes())
         self._one_at_a_time = threading.Lock()  # an intervention changes the network for a while
@@ -49,8 +50,8 @@ class LivePage:
         Args:
             request: ``{"sequence": k, "edits": [...]}``, decoded from JSON. An edit is
                 ``{"kind": "value", "line", "at", "value"}``, ``{"kind": "word", "at", "word"}``, or
-                ``{"kind": "clamp", "part", "name", "unit", "first", "last", "value"}``, where a unit of None means
-                all of them.
+                ``{"kind": "clamp", "part", "name", "unit", "first", "last", "value", "all_members"}``, where a unit of
+                None means all of them. With ``all_members`` the other networks of an ensemble have the change too.
 
         Returns:
             4 bytes with the length of what follows: JSON with ``strip`` and ``prediction``. After it the numbers
@@ -81,7 +82,7 @@ class LivePage:
         for edit in edits:
             kind = edit.get("kind")
             if kind == "clamp":
-                clamps.append(self._clamp(sequence, edit))
+                clamps += self._clamps(sequence, edit)
             elif kind == "word":
                 if not isinstance(word := edit.get("word"), str):
                     raise OptionError(f"word must be a text, not {word!r}")
@@ -95,7 +96,7 @@ class LivePage:
                 )
         return inputs, clamps
 
-    def _clamp(self, sequence: int, edit: Record) -> Intervention:
+    def _clamps(self, sequence: int, edit: Record) -> list[Intervention]:
         part = self._data.parts[_index(edit, "part", len(self._data.parts))]
         if part not in self._data.parts_of(sequence):
             raise OptionError(f"the layer {part[0]!r} does not read this sequence")
@@ -104,16 +105,22 @@ class LivePage:
         first, last = _index(edit, "first", steps), _index(edit, "last", steps)
         begin = self._shown.begins[sequence] if self._shown.begins else 0
         unit = None if edit.get("unit") is None else _index(edit, "unit")
-        return clamp(
-            self._network,
-            module,
-            str(edit.get("name")),
-            to=_number(edit, "value"),
-            units=unit,
-            steps=range(begin + first, begin + last + 1),
-            layer=layer,
-            direction=direction,
-        )
+        everywhere = edit.get("all_members", False)
+        if not isinstance(everywhere, bool):
+            raise OptionError(f"all_members must be true or false, not {everywhere!r}")
+        return [
+            clamp(
+                self._network,
+                each,
+                str(edit.get("name")),
+                to=_number(edit, "value"),
+                units=unit,
+                steps=range(begin + first, begin + last + 1),
+                layer=layer,
+                direction=direction,
+            )
+            for each in (in_each_member(self._network, module) if everywhere else [module])
+        ]
 
     def _packed(self, sequence: int, changed: Shown) -> bytes:
         data = PageData(changed.traces, {}, changed.places)

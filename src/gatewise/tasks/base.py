@@ -24,8 +24,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gatewise.arguments import Count, Option, Port, checked_options, options_of
 from gatewise.errors import DataError, ModelFileError, OptionError, need
-from gatewise.gates.attach import recurrent_modules
 from gatewise.gates.capture import Traces, trace
+from gatewise.gates.ensemble import member_count, shown_modules
 from gatewise.gates.page.reach import horizon_of
 from gatewise.gates.page.shown import Shown
 from gatewise.memory import check_network
@@ -312,11 +312,7 @@ class Task(BaseEstimator):
     def traces(self, inputs: tuple[Any, ...]) -> Traces:
         """The traces of all recurrent modules for these arguments of the network; of an ensemble, those of its
         first member."""
-        modules = None
-        if hasattr(self.network_, "members"):
-            every = recurrent_modules(self.network_)
-            modules = [name for name in every if name.startswith("members.0.")]
-        return trace(self.network_, *inputs, modules=modules)
+        return trace(self.network_, *inputs, modules=shown_modules(self.network_))
 
     def write_gates(self, data: Any, out: Any, *, limit: Count = 8, steps: Count = 1000) -> Path:
         """Writes a page with the gates over the first sequences of ``data``, one HTML file, and returns its path.
@@ -346,6 +342,7 @@ class Task(BaseEstimator):
             labels=shown.labels,
             step_labels=shown.step_labels,
             places=shown.places,
+            members=member_count(self.network_),
             **self._page_options(data, shown),
         )
 

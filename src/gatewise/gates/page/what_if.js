@@ -82,6 +82,9 @@ export class WhatIf {
       byId("edit-value").placeholder = this.format(strip.values[Number(line.value)][this.#at()] ?? NaN);
     }
     if (!byId("edit-word").hidden) byId("edit-text").placeholder = JSON.stringify(strip.words[step]).slice(1, -1);
+    const { members } = this.data.record;
+    byId("edit-members").hidden = members < 2;
+    byId("clamp-members").options[1].textContent = `all ${members} networks`;
     byId("clamp-units").options[0].textContent = `unit ${unit}`;
     byId("clamp-steps").options[0].textContent = `step ${step}`;
     byId("clamp-steps").options[1].textContent = `step ${step} and later`;
@@ -119,7 +122,9 @@ export class WhatIf {
     const [first, end] = ends[byId("clamp-steps").value] ?? [step, step];
     const units = byId("clamp-units").value === "all" ? null : unit;
     const value = Number(byId("clamp-value").value);
-    return this.add({ kind: "clamp", part, name: byId("clamp-name").value, unit: units, first, last: end, value });
+    const everywhere = byId("clamp-members").value === "all" ? { all_members: true } : {};
+    const name = byId("clamp-name").value;
+    return this.add({ kind: "clamp", part, name, unit: units, first, last: end, value, ...everywhere });
   }
 
   #form() {
@@ -148,8 +153,8 @@ export class WhatIf {
 }
 
 /** What an edit is of, as text: of two edits of the same, the later one counts. */
-function place({ kind, line, at, part, name, unit, first, last }) {
-  return JSON.stringify(kind === "clamp" ? [kind, part, name, unit, first, last] : [kind, line, at]);
+function place({ kind, line, at, part, name, unit, first, last, all_members: everywhere }) {
+  return JSON.stringify(kind === "clamp" ? [kind, part, name, unit, first, last, everywhere] : [kind, line, at]);
 }
 
 function described(edit, data, strip) {
@@ -161,5 +166,6 @@ function described(edit, data, strip) {
   }
   const where = data.parts.length > 1 ? ` of ${data.parts[edit.part].label}` : "";
   const steps = edit.first === edit.last ? `step ${edit.first}` : `steps ${edit.first}–${edit.last}`;
-  return `${edit.name}${where}, ${edit.unit === null ? "all units" : `unit ${edit.unit}`}, ${steps} = ${edit.value}`;
+  const networks = edit.all_members ? ", all networks" : "";
+  return `${edit.name}${where}, ${edit.unit === null ? "all units" : `unit ${edit.unit}`}${networks}, ${steps} = ${edit.value}`;
 }

@@ -57,6 +57,7 @@ def write_page(
     history: Mapping[str, Sequence[float]] | None = None,
     horizon: Mapping[str, Sequence[float]] | None = None,
     places: Places | None = None,
+    members: int = 1,
 ) -> Path:
     """Writes the page and returns its path.
 
@@ -74,6 +75,7 @@ def write_page(
         horizon: for each layer the size of the gradient of the output with respect to the input k steps before.
         places: for each sequence the names of the modules that read it, and its row in their traces. If not given,
             all modules read all sequences.
+        members: the number of networks of an ensemble, of which the page shows the first.
 
     Raises:
         OptionError: there is no trace, or a sequence without steps.
@@ -83,7 +85,7 @@ def write_page(
     path = Path(path)
     page = page_of(
         PageData(traces, cells or {}, places), title, strips, predictions, labels, step_labels,
-        history=history, horizon=horizon,
+        history=history, horizon=horizon, members=members,
     )  # fmt: skip
     write_atomically(path.parent, {path.name: page.encode()})
     return path
@@ -118,6 +120,7 @@ def recorded(
     *,
     history: Mapping[str, Sequence[float]] | None = None,
     horizon: Mapping[str, Sequence[float]] | None = None,
+    members: int = 1,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The record of a page, and its numbers; the arguments are those of :func:`write_page`."""
     count = len(data.lengths)
@@ -128,6 +131,7 @@ def recorded(
         step_labels if step_labels is not None else [None] * count,
     )
     record["history"] = history and {name: numbers(each) for name, each in history.items()}
+    record["members"] = members
     record["horizon"] = horizon and {"lines": [[n, numbers(each)] for n, each in horizon.items()]}
     return record, every
 
@@ -143,7 +147,11 @@ def _document(
 ) -> str:
     count = len(data.lengths)
     total = f"{count} sequence{'s' if count > 1 else ''}, {sum(data.lengths):,} steps"
-    footer = f"{total}. Numbers are those of the trace ({digits}). Statistics are of the sequences in this page. "
+    ensemble = f"The gates are those of the first of {record['members']} networks; the prediction is their mean. "
+    footer = (
+        f"{total}. {ensemble if record['members'] > 1 else ''}Numbers are those of the trace ({digits}). "
+        f"Statistics are of the sequences in this page. "
+    )
     return _filled(
         {
             "title": escape(title),
