@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import _thread
 import http.client
-import importlib.util
 import json
-import re
 import socket
 import struct
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -430,29 +427,3 @@ def test_an_event_of_a_tune_is_changed(tmp_path):
     assert not differ[: at - 1].any()
     with pytest.raises(OptionError, match="there is no text at step"):
         shown.edited(0, [InputEdit(0, "on:62")])
-
-
-# -------------------------------------------------------------------------------- the worked page
-
-
-def test_the_text_with_brackets_and_what_is_looked_for(language_model):
-    folder = Path(__file__).parents[1] / "examples"
-    spec = importlib.util.spec_from_file_location("brackets", folder / "brackets.py")
-    brackets = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(brackets)
-    lines = brackets.bracketed(200)
-    assert lines == brackets.bracketed(200)
-    for line in lines:
-        depth = brackets.depths(line)
-        assert depth[-1] == 0
-        assert depth.min() >= 0
-        end = re.fullmatch(r"[^;]*;(\)*)\n", line)
-        assert len(end[1]) == brackets.depths(line[: line.index(";")])[-1]
-    assert {len(line) - line.index(";") - 2 for line in lines} >= {0, 1, 2, 3}
-    assert list(brackets.depths("a(b(c))d")) == [0, 1, 1, 2, 2, 1, 0, 0]
-    ended = [line.rstrip("\n") + ";\n" for line in LINES]
-    at, bracket, symbols = brackets.ends_of_lines(language_model, [ended[0], "a(b;)\n"])
-    text = "\n" + ended[0] + "a(b;)\n"
-    assert [text[k] for k in at] == [";", ";", ")"]
-    assert bracket.tolist() == [False, True, False]
-    assert symbols.shape == (1, len(text) - 1)
