@@ -333,6 +333,7 @@ def test_every_control_has_a_name_and_nothing_was_asked_for_or_complained_of(ope
     )
     assert unnamed == []
     assert page.is_hidden("#what-if")
+    assert page.is_hidden("#diagram-wide")  # the diagram fits a screen of this width
     assert opened.messages == []
     assert [url for url in opened.requests if not url.startswith("data:")] == [opened.path.as_uri()]
 
@@ -342,6 +343,13 @@ def test_on_a_phone_and_in_the_dark(made, browser):
     options = dict(viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
     page = phone.visit(browser, **options)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    edges = "[...document.getElementById('diagram').classList].sort()"
+    assert page.evaluate(edges) == ["more-right"]
+    assert page.is_visible("#diagram-wide")
+    page.evaluate("document.getElementById('diagram').scrollLeft = 50")
+    until(lambda: page.evaluate(edges) == ["more-left", "more-right"])
+    page.evaluate("document.getElementById('diagram').scrollLeft = 1000")
+    until(lambda: page.evaluate(edges) == ["more-left"])
     colours = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(colours)
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"

@@ -4,9 +4,20 @@ import { isDark, scale } from "gatewise/colours";
 export class Diagram {
   constructor(place, equation, data, store, format) {
     Object.assign(this, { place, equation, data, store, format, at: null });
+    this.hint = document.getElementById("diagram-wide");
+    place.addEventListener("scroll", () => this.#edges(), { passive: true });
+    new ResizeObserver(() => this.#edges()).observe(place);
     store.on(["part", "theme"], () => this.#fill());
     store.on(["part", "sequence", "step", "unit", "theme", "edits"], () => this.update());
     this.#fill();
+  }
+
+  /** Shows on which sides there is more of a chart that is wider than its place. */
+  #edges() {
+    const { scrollLeft, scrollWidth, clientWidth, classList } = this.place;
+    classList.toggle("more-left", scrollLeft > 1);
+    classList.toggle("more-right", scrollLeft + clientWidth < scrollWidth - 1);
+    this.hint.hidden = this.place.hidden || scrollWidth <= clientWidth + 1;
   }
 
   /** Puts the chart of the part's cell in place. */
@@ -16,14 +27,14 @@ export class Diagram {
     this.place.replaceChildren();
     this.boxes = [];
     this.at = null;
-    this.place.hidden = !template;
+    this.place.hidden = this.hint.hidden = !template;
     this.equation.textContent = template
       ? "Point at a box, or move to it with the Tab key: its equation and its number stand here."
       : "This layer has no diagram.";
     if (!template) return;
     this.place.append(template.content.cloneNode(true));
     const svg = this.place.firstElementChild;
-    svg.style.minWidth = `${Math.round(0.86 * svg.viewBox.baseVal.width)}px`; // else it cannot be read
+    svg.style.minWidth = `${Math.round(0.82 * svg.viewBox.baseVal.width)}px`; // else it cannot be read
     svg.style.maxWidth = `${Math.round(1.3 * svg.viewBox.baseVal.width)}px`;
     const described = this.data.record.cells[part.cell].boxes;
     this.boxes = [...this.place.querySelectorAll(".box")].map((node) => {
@@ -36,6 +47,7 @@ export class Diagram {
       });
       return box;
     });
+    this.#edges();
     this.update();
   }
 
