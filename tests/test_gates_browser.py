@@ -478,3 +478,50 @@ def test_a_strip_says_what_it_does_not_show(tmp_path, browser):
     assert "load 15.00 … 17.00" in re.sub(" +", " ", page.inner_text("#where"))
     assert of_letters.messages == []
     page.close()
+
+
+FRAMES = """
+async (keys) => {
+  const canvas = document.querySelector("#map-f canvas");
+  const { left, top } = canvas.getBoundingClientRect();
+  const frames = [];
+  for (let k = 0, last = performance.now(); k < 120; k++) {
+    const deltaY = k % 60 < 30 ? -60 : 60;
+    const at = { clientX: left + 200, clientY: top + 20, bubbles: true, cancelable: true };
+    canvas.dispatchEvent(new WheelEvent("wheel", { deltaY, ...at, ...keys }));
+    await new Promise(requestAnimationFrame);
+    frames.push(performance.now() - last);
+    last = performance.now();
+  }
+  return frames;
+}
+"""
+
+
+@pytest.mark.slow
+def test_2000_steps_of_256_units(tmp_path, browser):
+    """The page is 5 MB plus its data at most, and goes at 30 frames a second."""
+    torch.manual_seed(0)
+    layer = gw.LSTM(4, 256, batch_first=True)
+    with torch.no_grad():
+        trace = layer(torch.randn(1, 2000, 4).cumsum(1) / 10, trace=True)[2]
+    path = write_page(tmp_path / "large.html", trace, title="large")
+    content = path.read_text("utf-8")
+    data = sum(
+        len(re.search(rf'id="{part}">(.*?)</script>', content, re.S)[1])
+        for part in ("numbers", "record")
+    )
+    assert data > 5e6
+    assert len(content.encode()) - data < 300_000
+    large = Opened(path, trace, None)
+    page = large.visit(browser, viewport={"width": 1280, "height": 720})
+    for keys in ({"ctrlKey": True}, {"shiftKey": True}):  # zoom, pan
+        page.evaluate(FRAMES, keys)
+        assert np.median(page.evaluate(FRAMES, keys)) < 1000 / 30
+    window = "document.querySelector('#axis').textContent"
+    before = page.evaluate(window)
+    page.press("#whole", "+")
+    settle(page)
+    assert page.evaluate(window) != before
+    assert large.messages == []
+    page.close()
