@@ -407,12 +407,17 @@ ABC = (
 )
 
 
-def test_an_event_of_a_tune_is_changed(tmp_path):
+def tunes(folder, **options):
+    """A model of four short tunes, and their file."""
     pytest.importorskip("music21")
-    path = tmp_path / "tunes.abc"
+    path = folder / "tunes.abc"
     path.write_text(ABC + ABC.replace("X:1", "X:3").replace("X:2", "X:4"))
-    model = gw.MusicModel(unit="event", hidden=4, epochs=1, batch=2)
-    model.fit(str(path), run=QUIET, validation=1, test=0)
+    model = gw.MusicModel(hidden=4, epochs=1, batch=2, **options)
+    return model.fit(str(path), run=QUIET, validation=1, test=0), path
+
+
+def test_an_event_of_a_tune_is_changed(tmp_path):
+    model, path = tunes(tmp_path, unit="event")
     shown = model.shown(str(path), 2, 100)
     events = shown.strips[1].words
     at = events.index("on:60")
@@ -427,3 +432,35 @@ def test_an_event_of_a_tune_is_changed(tmp_path):
     assert not differ[: at - 1].any()
     with pytest.raises(OptionError, match="there is no text at step"):
         shown.edited(0, [InputEdit(0, "on:62")])
+
+
+@pytest.mark.parametrize("notes", ["independent", "voices"])
+def test_notes_of_a_tune_are_added_and_taken_away(tmp_path, notes):
+    model, path = tunes(tmp_path, grid=1, notes=notes)
+    page = LivePage(model.network_, model.shown(str(path), 1, 100), title="t")
+    note = dict(kind="note", pitch=60, voice=0, at=1, on=False)
+    before, untouched = edited(page, [])
+    assert before["strip"]["notes"][:3] == [[1, 1, 60, 0], [2, 1, 62, 0], [3, 1, 64, 0]]
+    found, values = edited(page, [note, note | dict(at=2, pitch=65, on=True)])
+    kept = [] if notes == "voices" else [[2, 1, 62, 0]]  # a voice has one note at a time
+    assert sorted(found["strip"]["notes"])[: 1 + len(kept)] == [*kept, [2, 1, 65, 0]]
+    np.testing.assert_array_equal(values[0]["c"][0], untouched[0]["c"][0])
+    assert abs(values[0]["c"] - untouched[0]["c"])[1:].max(1).min() > 0
+    assert found["prediction"] != before["prediction"]
+    # it is what the model makes of a file with these notes
+    line = "z[DF]EF" if notes == "independent" else "zFEF"
+    changed = tmp_path / "changed.abc"
+    changed.write_text(ABC.partition("X:2")[0].replace("CDEF", line))
+    other = model.shown(str(changed), 1, 100)
+    np.testing.assert_allclose(values[0]["c"], other.traces[page._data.parts[0][0]].c[0][0][0])
+    assert found["prediction"] == recorded(other.predictions[0])
+    for wrong, said in (
+        (dict(at=0), "no note is read at step 0: there are notes in the steps 1 to 7"),
+        (dict(at=8), "no note is read at step 8"),
+        (dict(pitch=109), "no pitch 109: a piano has 21 to 108"),
+        (dict(voice=1), "no voice 1: there are 1, counted from 0"),
+        (dict(on=1), "on must be true or false, not 1"),
+        (dict(kind="word", word="C4"), "the input is notes: give one"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            edited(page, [note | wrong])

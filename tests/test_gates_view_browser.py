@@ -11,7 +11,7 @@ from gatewise.gates.live import LivePage
 from gatewise.gates.page.shown import InputEdit, Shown, with_numbers
 from gatewise.gates.page.strips import bars, lines, words
 from test_gates_browser import BROWSER, browser, choose, close, settle, until  # noqa: F401
-from test_gates_view import serving
+from test_gates_view import serving, tunes
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -259,6 +259,40 @@ def test_a_value_is_dragged(served, page):
     assert page.input_value("#range-first") == ""
     page.uncheck("#drag-values")
     assert visit.messages == []
+
+
+def test_notes_are_pressed(browser, tmp_path):  # noqa: F811
+    model, path = tunes(tmp_path, grid=1)
+    with serving(LivePage(model.network_, model.shown(str(path), 1, 100), title="t")) as server:
+        visit = Visit(server, browser)
+        tab = visit.page
+        choose(tab, 2, 0)
+        assert "D4" in tab.inner_text("#where")
+        before = value(tab, "c")
+        tab.select_option("#edit-pitch", "62")
+        settle(tab)
+        assert tab.inner_text("#edit-note button") == "take it away"
+        changed(tab, lambda: tab.click("#edit-note button"))
+        assert tab.inner_text("#edits span") == "step 2: no D4"
+        assert tab.inner_text("#edit-note button") == "add it"
+        assert "rest" in tab.inner_text("#where")
+        assert value(tab, "c") != before
+        changed(tab, lambda: tab.click("#edit-note button"))  # as it was at first
+        assert not tab.is_visible("#undo-all")
+        assert value(tab, "c") == before
+        tab.check("#press-notes")
+        tab.locator("#input canvas").scroll_into_view_if_needed()
+        box = tab.locator("#input canvas").bounding_box()
+        # the notes are C4 to B4, with a row above and one below
+        x, y = box["x"] + box["width"] * 3.5 / 8, box["y"] + box["height"] * (1 - 8.5 / 14)
+        changed(tab, lambda: tab.mouse.click(x, y))
+        assert tab.inner_text("#edits span") == "step 3: G4"
+        choose(tab, 3, 0)
+        assert "G4 E4" in tab.inner_text("#where")
+        assert tab.input_value("#range-first") == ""
+        tab.uncheck("#press-notes")
+        assert visit.messages == []
+        tab.close()
 
 
 def test_a_change_that_the_server_refuses_is_said(served, page):

@@ -432,6 +432,35 @@ def test_voices_tell_a_held_note_from_a_repeated_one():
     assert Voices(2, 1).decode(steps, "back").notes == notes
 
 
+def test_a_note_of_a_voice_is_changed_in_one_step():
+    voices = Voices(1, 2)
+    note = FIRST + 60 - LOWEST
+    steps = np.array([[REST, note], [note, HOLD], [HOLD, HOLD], [HOLD, REST]])
+
+    def changed(*edits):
+        found = steps
+        for edit in edits:
+            found = voices.with_note(found, *edit)
+        assert not np.array_equal(found, steps)
+        return found.T.tolist()
+
+    lower = [note, HOLD, HOLD, REST]
+    taken = (2, 60, 0, False)
+    assert changed(taken) == [[REST, note, REST, note], lower]
+    assert changed((1, 60, 0, False)) == [[REST, REST, note, HOLD], lower]
+    assert changed((2, 64, 0, True)) == [[REST, note, note + 4, note], lower]
+    assert changed((0, 60, 0, True)) == [[note, note, HOLD, HOLD], lower]
+    assert changed((3, 62, 1, True)) == [[REST, note, HOLD, HOLD], [note, HOLD, HOLD, note + 2]]
+    assert changed(taken, taken) == changed(taken)
+    for there in ((2, 60, 0, True), (2, 62, 0, False), (0, 60, 0, False)):
+        np.testing.assert_array_equal(voices.with_note(steps, *there), steps)
+    roll = np.zeros((3, 88), np.int64)
+    once = Roll(1).with_note(roll, 1, 60, 0, True)
+    assert np.argwhere(once).tolist() == [[1, 60 - LOWEST]]
+    assert not Roll(1).with_note(once, 1, 60, 0, False).any()
+    assert not roll.any()
+
+
 def test_voices_refuse_chords_and_other_numbers_of_voices():
     with pytest.raises(DataError, match=r"two voices has 2 voices, expected 4"):
         Voices(4, 4).encode(chord_tune())

@@ -49,7 +49,8 @@ class LivePage:
 
         Args:
             request: ``{"sequence": k, "edits": [...]}``, decoded from JSON. An edit is
-                ``{"kind": "value", "line", "at", "value"}``, ``{"kind": "word", "at", "word"}``, or
+                ``{"kind": "value", "line", "at", "value"}``, ``{"kind": "word", "at", "word"}``,
+                ``{"kind": "note", "at", "pitch", "voice", "on"}``, or
                 ``{"kind": "clamp", "part", "name", "unit", "first", "last", "value", "all_members"}``, where a unit of
                 None means all of them. With ``all_members`` the other networks of an ensemble have the change too.
 
@@ -90,9 +91,12 @@ class LivePage:
             elif kind == "value":
                 value, line = _number(edit, "value"), _index(edit, "line")
                 inputs.append(InputEdit(_index(edit, "at"), value, line))
+            elif kind == "note":
+                at, voice, pitch = (_index(edit, name) for name in ("at", "voice", "pitch"))
+                inputs.append(InputEdit(at, _flag(edit, "on"), voice, pitch))
             else:
                 raise OptionError(
-                    f"an edit has the kind 'value', 'word' or 'clamp', and not {kind!r}"
+                    f"an edit has the kind 'value', 'word', 'note' or 'clamp', and not {kind!r}"
                 )
         return inputs, clamps
 
@@ -105,9 +109,7 @@ class LivePage:
         first, last = _index(edit, "first", steps), _index(edit, "last", steps)
         begin = self._shown.begins[sequence] if self._shown.begins else 0
         unit = None if edit.get("unit") is None else _index(edit, "unit")
-        everywhere = edit.get("all_members", False)
-        if not isinstance(everywhere, bool):
-            raise OptionError(f"all_members must be true or false, not {everywhere!r}")
+        everywhere = "all_members" in edit and _flag(edit, "all_members")
         return [
             clamp(
                 self._network,
@@ -161,6 +163,13 @@ def _number(given: Record, name: str) -> float:
     if not abs(value) <= _LARGEST:  # NaN too
         raise OptionError(f"{name} must be a finite number of float32, not {short_repr(value)}")
     return float(value)
+
+
+def _flag(given: Record, name: str) -> bool:
+    value = given.get(name)
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be true or false, not {value!r}")
+    return value
 
 
 def decoded(body: bytes) -> Any:

@@ -92,6 +92,12 @@ class Roll(_OnGrid):
             return Tune(name, (), len(steps) * (TICKS // self.grid))
         return tune_of(steps, name, TICKS // self.grid)
 
+    def with_note(self, steps: Array, at: int, pitch: int, voice: int, on: bool) -> Array:
+        """The steps, in one of which a pitch sounds or does not. There are no voices."""
+        changed = steps.copy()
+        changed[at, pitch - LOWEST] = on
+        return changed
+
     def transposed(self, steps: Array, semitones: int) -> Array:
         return np.roll(steps, semitones, axis=1)
 
@@ -150,6 +156,21 @@ class Voices(_OnGrid):
                 pitch = int(column[first]) - FIRST + LOWEST
                 notes.append(Note(int(first) * step, length * step, pitch, voice=voice))
         return Tune(name, tuple(notes), len(steps) * step)
+
+    def with_note(self, steps: Array, at: int, pitch: int, voice: int, on: bool) -> Array:
+        """The steps, in one of which a voice has a new note of this pitch, or rests if it has this pitch there. What
+        sounds in the next step does not change: a note that would be held there begins anew."""
+        changed = steps.copy()
+        column = changed[:, voice]
+        before = np.flatnonzero(column[: at + 1] != HOLD)
+        sounding = int(column[before[-1]]) if len(before) else REST
+        new = FIRST + pitch - LOWEST
+        if on == (sounding == new):
+            return changed
+        if at + 1 < len(column) and column[at + 1] == HOLD:
+            column[at + 1] = sounding
+        column[at] = new if on else REST
+        return changed
 
     def transposed(self, steps: Array, semitones: int) -> Array:
         return np.where(steps >= FIRST, steps + semitones, steps)

@@ -21,13 +21,15 @@ class InputEdit:
 
     Attributes:
         at: the step; of lines the place in the line, as the strip has it.
-        to: a number for a line, a text for a word.
-        line: the number of the line.
+        to: a number for a line, a text for a word, for a note whether it sounds.
+        line: the number of the line, or of a note's voice.
+        pitch: of a note, as in MIDI.
     """
 
     at: int
-    to: float | str
+    to: float | str | bool
     line: int = 0
+    pitch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def with_numbers(values: Any, edits: Sequence[InputEdit]) -> Any:
     """
     changed = values.copy()
     for edit in edits:
-        if isinstance(edit.to, str):
+        if isinstance(edit.to, str | bool):
             raise OptionError(f"the input is numbers: give one in place of {edit.to!r}")
         if not (0 <= edit.at < len(values) and 0 <= edit.line < values.shape[1]):
             raise OptionError(f"there is no value {edit.at} of the line {edit.line}")

@@ -134,11 +134,23 @@ export class StripView {
     context.textBaseline = "alphabetic";
   }
 
+  /** Of a roll, the step and the pitch under a pointer. */
+  place(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const [low, high] = this.#pitches();
+    const across = this.from + ((event.clientX - box.left) / box.width) * (this.to - this.from);
+    return { at: Math.floor(across), pitch: Math.floor(high + 1 - ((event.clientY - box.top) / box.height) * (high + 1 - low)) };
+  }
+
+  /** The lowest and the highest pitch of a roll, with one more on each side. */
+  #pitches() {
+    const pitches = this.strip.notes.map((note) => note[2]);
+    return [Math.min(...pitches, 60) - 1, Math.max(...pitches, 60) + 1];
+  }
+
   roll(from, to) {
     const { context } = this;
-    const pitches = this.strip.notes.map((note) => note[2]);
-    const low = Math.min(...pitches, 60) - 1;
-    const high = Math.max(...pitches, 60) + 1;
+    const [low, high] = this.#pitches();
     const y = d3.scaleLinear([low, high + 1], [this.tall, 0]);
     context.font = "10px system-ui, sans-serif";
     for (let pitch = Math.ceil(low / 12) * 12; pitch <= high; pitch += 12) {
@@ -234,8 +246,7 @@ export function described(strip, step, format) {
     return JSON.stringify(word) + weight;
   }
   if (strip.kind === "roll") {
-    const here = strip.notes.filter(([start, length]) => start <= step && step < start + length);
-    return here.map((note) => pitchName(note[2])).join(" ") || "rest";
+    return notesAt(strip, step).map((note) => pitchName(note[2])).join(" ") || "rest";
   }
   if (strip.kind === "bars" || strip.axis === "own") return "";
   const perStep = strip.per_step ?? 1;
@@ -247,7 +258,12 @@ export function described(strip, step, format) {
   }).join(", ");
 }
 
-function pitchName(pitch) {
+/** The notes of a roll that sound at a step. */
+export function notesAt(strip, step) {
+  return strip.notes.filter(([start, length]) => start <= step && step < start + length);
+}
+
+export function pitchName(pitch) {
   const names = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
   return `${names[pitch % 12]}${Math.floor(pitch / 12) - 1}`;
 }

@@ -26,6 +26,7 @@ class Strip:
         words: of WORDS, one text for each step.
         weights: of WORDS, a number from 0 to 1 for each step, such as a probability; or none.
         notes: of ROLL, (start, length, pitch, voice) of each note, in steps, and the pitch as in MIDI.
+        voices: of ROLL, the number of voices.
         over_steps: whether it shares the axis of the heat maps. A forecast of what follows does not.
         note: a remark for the reader.
         full: of BARS, the number whose bar has the full length; if there is none, the greatest absolute value.
@@ -39,6 +40,7 @@ class Strip:
     words: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     notes: tuple[tuple[float, float, int, int], ...] = ()
+    voices: int = 1
     over_steps: bool = True
     note: str = ""
     full: float | None = None
@@ -79,7 +81,7 @@ class Strip:
             if self.weights:
                 found["weights"] = numbers(self.weights)
         elif self.kind == ROLL:
-            found["notes"] = self.notes
+            found |= {"notes": self.notes, "voices": self.voices}
         else:
             found |= {"names": self.names, "numbers": numbers([value[0] for value in self.values])}
             if self.full is not None:
@@ -106,10 +108,10 @@ def words(title: str, each: Iterable[str], weights: Iterable[float] = ()) -> Str
     return Strip(WORDS, title, words=tuple(map(str, each)), weights=tuple(map(float, weights)))
 
 
-def roll(title: str, notes: Iterable[tuple[float, float, int, int]]) -> Strip:
-    """A piano roll: (start, length, pitch, voice) of each note, in steps."""
+def roll(title: str, notes: Iterable[tuple[float, float, int, int]], *, voices: int = 1) -> Strip:
+    """A piano roll: (start, length, pitch, voice) of each note, in steps; voices are counted from 0."""
     each = tuple((float(s), float(n), int(p), int(v)) for s, n, p, v in notes)
-    return Strip(ROLL, title, notes=each)
+    return Strip(ROLL, title, notes=each, voices=voices)
 
 
 def bars(title: str, values: Mapping[str, float], *, full: float | None = None) -> Strip:

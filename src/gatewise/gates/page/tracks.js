@@ -7,7 +7,7 @@ const NARROWEST = 6; // steps in view
 
 export class Tracks {
   constructor(place, data, store, format) {
-    Object.assign(this, { place, data, store, format, strips: [], maps: [], drag: null });
+    Object.assign(this, { place, data, store, format, strips: [], maps: [], drag: null, press: null });
     this.axis = place.querySelector("#axis");
     this.tip = place.querySelector("#tip");
     store.on(["part", "sequence", "prediction", "difference"], () => this.fill());
@@ -90,6 +90,7 @@ export class Tracks {
     view.show(strip);
     this.strips.push(view);
     if (selects && strip.kind === "lines") this.#dragValues(view);
+    if (selects && strip.kind === "roll") this.#pressPlaces(view);
     if (strip.axis !== "own") this.#listen(canvas, selects ? "select" : "pan", null);
     return track;
   }
@@ -110,6 +111,15 @@ export class Tracks {
       this.draw();
     };
     for (const type of ["pointerdown", "pointermove", "pointerup", "pointercancel"]) view.canvas.addEventListener(type, moved);
+  }
+
+  /** While there is a function `press`, a pointer on the roll of the input presses a place and selects no steps. */
+  #pressPlaces(view) {
+    view.canvas.addEventListener("pointerdown", (event) => {
+      if (!this.press) return;
+      event.stopImmediatePropagation();
+      this.press(view.place(event));
+    });
   }
 
   #mapTrack(name) {

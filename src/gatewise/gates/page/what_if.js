@@ -1,5 +1,8 @@
 // What if: edits of the input and of units and gates, the list of them, and the differences that they make.
 import { byId } from "gatewise/controls";
+import { notesAt, pitchName } from "gatewise/strips";
+
+const PIANO = [21, 108]; // its lowest and its highest pitch
 
 /** The controls for edits. `apply(edits)` computes the sequence with them and shows the result. */
 export class WhatIf {
@@ -85,6 +88,14 @@ export class WhatIf {
     const { members } = this.data.record;
     byId("edit-members").hidden = members < 2;
     byId("clamp-members").options[1].textContent = `all ${members} networks`;
+    byId("edit-note").hidden = strip?.kind !== "roll";
+    if (!byId("edit-note").hidden) {
+      const voice = byId("edit-voice");
+      if (voice.length !== strip.voices) voice.replaceChildren(...Array.from({ length: strip.voices }, (_, k) => new Option(k + 1, k)));
+      voice.parentElement.hidden = strip.voices < 2;
+      const sounds = this.#sounds(step, Number(byId("edit-pitch").value), Number(voice.value));
+      byId("edit-note").querySelector("button").textContent = sounds ? "take it away" : "add it";
+    }
     byId("clamp-units").options[0].textContent = `unit ${unit}`;
     byId("clamp-steps").options[0].textContent = `step ${step}`;
     byId("clamp-steps").options[1].textContent = `step ${step} and later`;
@@ -104,10 +115,28 @@ export class WhatIf {
     byId("what-if-after").hidden = !own.length;
   }
 
+  /** Whether a voice has a pitch at a step. */
+  #sounds(at, pitch, voice) {
+    return notesAt(this.strip, at).some((note) => note[2] === pitch && note[3] === voice);
+  }
+
+  /** Adds a note of one step, or takes it away. A change of the same place is undone. */
+  #note(at, pitch, voice) {
+    const edit = { kind: "note", at, pitch, voice, on: !this.#sounds(at, pitch, voice) };
+    const same = this.own.find((other) => place(other) === place(edit));
+    return same ? this.#change((edits) => edits.filter((other) => other !== same)) : this.add(edit);
+  }
+
   /** The place in the line of the chosen step. */
   #at() {
     const { per_step: perStep } = this.strip;
     return this.store.state.step * perStep + Math.min(perStep, Math.max(1, Number(byId("edit-place").value))) - 1;
+  }
+
+  /** A place of the roll is pressed: the note there is taken away, or one of the chosen voice is added. */
+  #press({ at, pitch }) {
+    const there = notesAt(this.strip, at).find((note) => note[2] === pitch);
+    return this.#note(at, pitch, there ? there[3] : Number(byId("edit-voice").value));
   }
 
   #names() {
@@ -137,6 +166,15 @@ export class WhatIf {
       kind: "value", line: Number(byId("edit-which").value), at: this.#at(), value: Number(byId("edit-value").value),
     }));
     on("edit-word", () => this.add({ kind: "word", at: this.store.state.step, word: byId("edit-text").value }));
+    on("edit-note", () => this.#note(this.store.state.step, Number(byId("edit-pitch").value), Number(byId("edit-voice").value)));
+    const [low, high] = PIANO;
+    const names = Array.from({ length: high - low + 1 }, (_, k) => new Option(pitchName(low + k), low + k));
+    template.getElementById("edit-pitch").replaceChildren(...names);
+    template.getElementById("edit-pitch").value = 60;
+    for (const id of ["edit-pitch", "edit-voice"]) template.getElementById(id).addEventListener("change", () => this.show());
+    template.getElementById("press-notes").addEventListener("change", ({ target }) => {
+      this.tracks.press = target.checked ? (there) => this.#press(there) : null;
+    });
     on("edit-clamp", () => this.#clamp());
     template.getElementById("edit-which").addEventListener("change", () => this.show());
     template.getElementById("edit-place").addEventListener("change", () => this.show());
@@ -153,12 +191,16 @@ export class WhatIf {
 }
 
 /** What an edit is of, as text: of two edits of the same, the later one counts. */
-function place({ kind, line, at, part, name, unit, first, last, all_members: everywhere }) {
-  return JSON.stringify(kind === "clamp" ? [kind, part, name, unit, first, last, everywhere] : [kind, line, at]);
+function place({ kind, line, at, pitch, voice, part, name, unit, first, last, all_members: everywhere }) {
+  return JSON.stringify(kind === "clamp" ? [kind, part, name, unit, first, last, everywhere] : [kind, line, at, pitch, voice]);
 }
 
 function described(edit, data, strip) {
   if (edit.kind === "word") return `step ${edit.at}: ${JSON.stringify(edit.word)}`;
+  if (edit.kind === "note") {
+    const of = strip.voices > 1 ? ` of voice ${edit.voice + 1}` : "";
+    return `step ${edit.at}: ${edit.on ? "" : "no "}${pitchName(edit.pitch)}${of}`;
+  }
   if (edit.kind === "value") {
     const step = Math.floor(edit.at / strip.per_step);
     const within = strip.per_step > 1 ? `, value ${edit.at % strip.per_step + 1}` : "";

@@ -9,7 +9,7 @@ import numpy as np
 
 from gatewise.data.music.events import Events
 from gatewise.data.music.steps import Encoding, Roll, Voices
-from gatewise.data.music.tune import TICKS
+from gatewise.data.music.tune import LOWEST, NOTES, TICKS
 from gatewise.errors import OptionError
 from gatewise.gates.page.shown import InputEdit, with_words
 from gatewise.gates.page.strips import Strip, roll, words
@@ -37,19 +37,42 @@ def steps_strip(encoding: Encoding, steps: Array) -> Strip:
         for note in tune.notes
         if note.start / ticks < len(steps) - 1
     ]
-    return roll("steps that are read", notes)
+    voices = encoding.columns if isinstance(encoding, Voices) else 1
+    return roll("steps that are read", notes, voices=voices)
 
 
-def with_events(encoding: Encoding, steps: Array, edits: Sequence[InputEdit]) -> Array:
-    """The steps T×1 of a tune with other events: those of the strip of :func:`steps_strip`.
+def with_changes(encoding: Encoding, steps: Array, edits: Sequence[InputEdit]) -> Array:
+    """The steps T×K of a tune with other notes or events: those of the strip of :func:`steps_strip`.
 
     Raises:
-        OptionError: the steps are not events, an event is not known, or it is the start.
+        OptionError: an event is not known, or there is no such note, voice or step.
     """
     if not edits:
         return steps
-    if not isinstance(encoding, Events):
-        raise OptionError("the notes of this input cannot be changed; hold units or gates instead")
-    moved = [replace(edit, at=edit.at - 1) for edit in edits]  # an event is read one step later
-    index = {name: at for at, name in enumerate(encoding.names)}
-    return with_words(steps[:, 0], moved, index)[:, None]
+    moved = [replace(edit, at=edit.at - 1) for edit in edits]  # a step is read one step later
+    if isinstance(encoding, Events):
+        index = {name: at for at, name in enumerate(encoding.names)}
+        return with_words(steps[:, 0], moved, index)[:, None]
+    assert isinstance(encoding, Roll | Voices)
+    for edit in moved:
+        _check_note(encoding, len(steps), edit)
+        assert isinstance(edit.to, bool)
+        assert edit.pitch is not None
+        steps = encoding.with_note(steps, edit.at, edit.pitch, edit.line, edit.to)
+    return steps
+
+
+def _check_note(encoding: Roll | Voices, steps: int, edit: InputEdit) -> None:
+    if not isinstance(edit.to, bool) or edit.pitch is None:
+        raise OptionError("the input is notes: give one in place of a number or a text")
+    if not 0 <= edit.at < steps - 1:
+        raise OptionError(
+            f"no note is read at step {edit.at + 1}: there are notes in the steps 1 to {steps - 1}"
+        )
+    if not LOWEST <= edit.pitch < LOWEST + NOTES:
+        raise OptionError(
+            f"no pitch {edit.pitch}: a piano has {LOWEST} to {LOWEST + NOTES - 1}, as in MIDI"
+        )
+    voices = encoding.columns if isinstance(encoding, Voices) else 1
+    if edit.line >= voices:
+        raise OptionError(f"no voice {edit.line}: there are {voices}, counted from 0")

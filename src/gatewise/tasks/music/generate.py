@@ -504,7 +504,7 @@ class MusicModel(Task):
         names = [tune.name[-48:] for tune in read.tunes[: len(encoded)]]
 
         def edited(k: int, edits: Sequence[InputEdit]) -> Shown:
-            changed = gates.with_events(self.encoding_, encoded[k].steps, edits)
+            changed = gates.with_changes(self.encoding_, encoded[k].steps, edits)
             return self._shown([encoded[k]._replace(steps=changed)], [names[k]], steps)
 
         return self._shown(encoded, names, steps).with_edits(edited)
