@@ -463,6 +463,9 @@ def test_a_strip_says_what_it_does_not_show(tmp_path, browser):
     page = of_letters.visit(browser, viewport={"width": 1280, "height": 720})
     settle(page)
     note = page.locator("#input .note")
+    assert note.inner_text() == "drag to select steps"  # at first there are as many as can be read
+    page.click("#whole")
+    settle(page)
     fit = re.fullmatch(
         r"drag to select steps · (\d+) of 400 fit: zoom in with \+ to read all", note.inner_text()
     )
@@ -473,8 +476,17 @@ def test_a_strip_says_what_it_does_not_show(tmp_path, browser):
     settle(page)
     assert note.inner_text() == "drag to select steps"
     page.select_option("#sequence", "1")
+    settle(page)
+    assert page.locator("#axis span").last.inner_text() == "350"  # lines are shown whole
     choose(page, 5, 0)
     assert note.inner_text() == "drag to select steps · a step has 3 values"
+    choose(page, 390, 0)
+    page.select_option("#sequence", "0")
+    settle(page)
+    assert int(page.locator("#axis span").last.inner_text()) >= 390  # the chosen step is in view
+    choose(page, 5, 0)
+    page.select_option("#sequence", "1")
+    settle(page)
     assert "load 15.00 … 17.00" in re.sub(" +", " ", page.inner_text("#where"))
     assert of_letters.messages == []
     page.close()

@@ -84,7 +84,8 @@ export class Controls {
   open(sequence, range = null) {
     const steps = this.data.sequences[sequence].steps;
     const step = range ? range[0] : Math.min(this.store.state.step, steps - 1);
-    this.store.set({ sequence, step, window: [0, steps], range, hover: null });
+    this.store.set({ sequence, step, window: this.tracks.first(sequence), range, hover: null });
+    this.tracks.reveal(step);
     const own = this.data.partsOf(sequence);
     if (!own.includes(this.store.state.part)) this.#choosePart(own[0]);
     this.#parts();

@@ -33,6 +33,7 @@ export async function start(backend = null) {
     shown: data.parts[0].shown, threshold: 0.3, share: 1, edits: 0, prediction: 0, difference: false,
   });
   const tracks = new Tracks(byId("tracks"), data, store, format);
+  store.set({ window: tracks.first(0) });
   const controls = new Controls(data, store, tracks);
   new Diagram(byId("diagram"), byId("equation"), data, store, formatter(record.precision, 3));
   readout(data, store, format);

@@ -4,6 +4,7 @@ import { HeatMap } from "gatewise/heat";
 import { StripView, bars, legend, withBefore } from "gatewise/strips";
 
 const NARROWEST = 6; // steps in view
+const LETTER = 7; // pixels of a letter that can be read
 
 export class Tracks {
   constructor(place, data, store, format) {
@@ -308,6 +309,14 @@ export class Tracks {
   }
 
   // ------------------------------------------------------------------------------------ window
+
+  /** The steps that are in view at first: all, or of a text of letters those that can be read. */
+  first(sequence) {
+    const { steps, strip } = this.data.sequences[sequence];
+    const letters = strip?.kind === "words" && strip.words.every((word) => [...word].length < 2);
+    const room = Math.max(NARROWEST, Math.floor(this.place.clientWidth / LETTER));
+    return [0, letters ? Math.min(steps, room) : steps];
+  }
 
   /** Shows the steps from `start` to `end`, as far as there are any. */
   look(start, end) {
