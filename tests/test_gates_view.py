@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import http.client
+import io
 import json
 import socket
 import struct
@@ -21,7 +22,7 @@ from gatewise.errors import OptionError
 from gatewise.gates.live import LivePage
 from gatewise.gates.page.record import PageData
 from gatewise.gates.page.shown import InputEdit
-from gatewise.gates.view import PageServer
+from gatewise.gates.view import PageServer, serve
 from gatewise.train.run import Run
 
 pytest.importorskip("lightning")
@@ -173,6 +174,15 @@ def test_a_port_in_use_is_an_error(page):
         port = taken.getsockname()[1]
         with pytest.raises(OptionError, match=f"the port {port} is in use: give another one"):
             PageServer(page, port)
+
+
+def test_the_address_is_printed_at_once_into_a_pipe_too(page, monkeypatch):
+    raw = io.BytesIO()
+    pipe = io.TextIOWrapper(raw)
+    monkeypatch.setattr("sys.stdout", pipe)
+    monkeypatch.setattr(PageServer, "serve_forever", lambda self: None)
+    serve(page, browser=False)
+    assert raw.getvalue().startswith(b"http://127.0.0.1:")
 
 
 def test_the_command_ends_with_ctrl_c(tmp_path, classifier, data, capsys, monkeypatch):

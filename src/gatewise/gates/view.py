@@ -164,22 +164,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not printed: their addresses have the token."""
 
 
-def serve(
-    page: LivePage,
-    *,
-    port: int = 0,
-    browser: bool = True,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Serves a page until it is interrupted (Ctrl-C).
+def serve(page: LivePage, *, port: int = 0, browser: bool = True) -> None:
+    """Prints the page's address, and serves the page until it is interrupted (Ctrl-C).
 
     Args:
         port: of this machine; 0 is any that is free.
         browser: whether the page is opened in the browser.
-        say: is called with the page's address.
     """
     with PageServer(page, port) as server:
-        say(server.url)
+        print(server.url, flush=True)  # a pipe too gets it at once
         if browser:
             webbrowser.open(server.url)
         server.serve_forever()
