@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -223,6 +224,23 @@ def test_a_text_without_words_is_said(tmp_path):
     with pytest.warns(GatewiseWarning, match="^1 text without any word$"):
         path = model.write_gates(["", *texts[:2]], tmp_path / "t.html")
     assert strips(path)[0][0]["words"] == ["⊢", "⊣"]
+
+
+def test_a_text_or_tune_that_is_not_valid_is_to_be_corrected_as_there_is_no_option(tmp_path):
+    texts = ["a good film", "a bad film"] * 8
+    table = pd.DataFrame(dict(text=texts, label=[k % 2 for k in range(16)]))
+    small = dict(text="text", label="label", hidden=4, embedding=4, epochs=1, min_count=1)
+    model = gw.TextClassifier(**small).fit(table, validation=0, test=0, run=QUIET)
+    table.loc[0, "text"] = None
+    with pytest.raises(DataError, match=r"row 1: .*\. Correct it$"):
+        model.write_gates(table, tmp_path / "t.html")
+    pytest.importorskip("music21")
+    (tmp_path / "tunes.abc").write_text(ABC)
+    music = gw.MusicModel(hidden=4, epochs=1, notes="voices", grid=1)
+    music.fit(str(tmp_path / "tunes.abc"), run=QUIET, validation=0, test=0)
+    (tmp_path / "chords.abc").write_text(ABC.replace("CDEF", "[CE]DEF"))
+    with pytest.raises(DataError, match=r"Correct it$"):
+        music.write_gates(str(tmp_path / "chords.abc"), tmp_path / "m.html")
 
 
 def test_a_task_without_a_page_says_so():

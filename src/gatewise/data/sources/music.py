@@ -61,11 +61,13 @@ class Music:
         grid: steps of a quarter note, which say how long a row of an array is.
         on_error: "stop" to raise an error for a tune that is not valid, "skip" to leave it out and count it.
         limit: the number of valid tunes to read of each part; None for all.
+        chosen_here: whether the caller has an option ``on_error``, which messages may name.
     """
 
     grid: int = 4
     on_error: OnError = "stop"
     limit: int | None = None
+    chosen_here: bool = True
     kind: ClassVar[str] = "music"
 
     def read(self, data: Any) -> Tunes:
@@ -77,7 +79,7 @@ class Music:
         """
         tunes: list[Tune] = []
         parts: list[str] = []
-        problems = Problems(self.on_error)
+        problems = Problems(self.on_error, chosen_here=self.chosen_here)
         dropped = 0
         for part, make in self._guarded(self._readings(data), problems):
             if self.limit is not None and parts.count(part) >= self.limit:

@@ -137,10 +137,13 @@ class MusicModel(Task):
 
     # -------------------------------------------------------------------------------------- data
 
-    def source(self, on_error: OnError | None = None, limit: int | None = None) -> Music:
-        """The reader of tunes; ``on_error`` is the option of a call after ``fit``."""
+    def source(
+        self, on_error: OnError | None = None, limit: int | None = None, chosen_here: bool = True
+    ) -> Music:
+        """The reader of tunes; ``on_error`` is the option of a call after ``fit``, if that has one."""
         options = self.options_
-        return Music(options.grid, Problems.of_call(on_error, options.on_error).on_error, limit)
+        chosen = Problems.of_call(on_error, options.on_error).on_error
+        return Music(options.grid, chosen, limit, chosen_here)
 
     def prepare(self, data: Any, validation: Any, test: Any, run: Run) -> TrainingData:
         read = self.source(limit=self.options_.limit).read(data)
@@ -296,10 +299,10 @@ class MusicModel(Task):
         return {"nll": _mean(self._losses([windows.tunes[k] for k in chosen]))}
 
     def _encoded(
-        self, data: Any, on_error: OnError | None = None
+        self, data: Any, on_error: OnError | None = None, chosen_here: bool = True
     ) -> tuple[Tunes, list[EncodedTune]]:
         self.check_fitted()
-        return self._encode(self.source(on_error).read(data))
+        return self._encode(self.source(on_error, chosen_here=chosen_here).read(data))
 
     def predict(self, data: Any, *, on_error: OnError | None = None) -> Any:
         """A table with a row for each tune: its name, its steps, and their mean negative log-likelihood in nats.
@@ -484,7 +487,7 @@ class MusicModel(Task):
         return tune.transposed(-to_plain_key(sharps)) if sharps else tune
 
     def _read_one(self, given: Any) -> Tune:
-        found = self.source().read(given).tunes
+        found = self.source(chosen_here=False).read(given).tunes
         if len(found) > 1:
             raise DataError(f"{given} has {len(found)} tunes; give a file with one")
         return found[0]
@@ -493,13 +496,13 @@ class MusicModel(Task):
 
     def inputs(self, data: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The step before each step of the first tune, where each stands in its bar, and their number."""
-        _, encoded = self._encoded(data)
+        _, encoded = self._encoded(data, chosen_here=False)
         windows = Windows(encoded[:1], self.encoding_, len(encoded[0].steps))
         batch = windows[next(iter(TuneBatches(windows, np.arange(1), 1, None, False)))]
         return batch.before, batch.places, batch.lengths
 
     def shown(self, data: Any, limit: int, steps: int) -> Shown:
-        read, encoded = self._encoded(data)
+        read, encoded = self._encoded(data, chosen_here=False)
         encoded = encoded[:limit]
         names = [tune.name[-48:] for tune in read.tunes[: len(encoded)]]
 

@@ -577,7 +577,7 @@ class TextClassifier(ClassifierMixin, Task):
         return {f"Gates over the text {shortened(first)}": gate_map(trace, step_labels=words)}
 
     def shown(self, data: Any, limit: int, steps: int) -> Shown:
-        texts = list(self._texts(data, learned=False).texts[:limit])
+        texts = list(self._texts(data, chosen_here=False).texts[:limit])
         encoded, labels = self._encoded(texts), list(map(shortened, texts))
         for note in encoded.cautions(self.unit, self.options_.longest):
             caution(note)
