@@ -224,6 +224,7 @@ def test_a_text_without_words_is_said(tmp_path):
     with pytest.warns(GatewiseWarning, match="^1 text without any word$"):
         path = model.write_gates(["", *texts[:2]], tmp_path / "t.html")
     assert strips(path)[0][0]["words"] == ["⊢", "⊣"]
+    assert [each["label"] for each in read(path)[0]["sequences"]] == ["text 1 (empty)", *texts[:2]]
 
 
 def test_a_text_or_tune_that_is_not_valid_is_to_be_corrected_as_there_is_no_option(tmp_path):

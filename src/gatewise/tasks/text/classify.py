@@ -578,7 +578,8 @@ class TextClassifier(ClassifierMixin, Task):
 
     def shown(self, data: Any, limit: int, steps: int) -> Shown:
         texts = list(self._texts(data, chosen_here=False).texts[:limit])
-        encoded, labels = self._encoded(texts), list(map(shortened, texts))
+        encoded = self._encoded(texts)
+        labels = [shortened(text) or f"text {k} (empty)" for k, text in enumerate(texts, 1)]
         for note in encoded.cautions(self.unit, self.options_.longest):
             caution(note)
         read = [self.tokenizer_.pieces(text)[: self.options_.longest] for text in texts]
