@@ -51,8 +51,6 @@ def gates_page(page: Path) -> None:
         for field, value in {"step": 150, "unit": 7, "range-first": 146, "range-last": 152}.items():
             tab.fill(f"#{field}", str(value))
             tab.press(f"#{field}", "Enter")
-        for _ in range(3):
-            tab.click("#closer")
         tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
         tab.wait_for_timeout(500)
         tab.screenshot(path=IMAGES / "gates-page.png")
