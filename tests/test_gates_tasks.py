@@ -173,7 +173,8 @@ DIGITS = ["1 2", "2 3 1", "3", "2 2 1"]
 @pytest.fixture(scope="module")
 def translator():
     torch.set_num_threads(1)
-    small = dict(unit="word", embedding=8, hidden=8, epochs=1, bleu_words="none")
+    small = dict(unit="word", embedding=8, hidden=16, epochs=20, batch=4, bleu_words="none")
+    small |= dict(learning_rate=0.03, dropout=0.0)
     return gw.Translator(**small).fit(
         (NUMBERS * 6, DIGITS * 6), validation=0, test=0, run=Run(quiet=True)
     )
@@ -213,6 +214,10 @@ def test_a_translation(tmp_path, translator):
         np.testing.assert_allclose(
             values(path, "c", 2 * k + 1, 3), traces["second"].c[0][0][0, :3], atol=1e-6
         )
+    whole = read(translator.write_gates(NUMBERS, tmp_path / "w.html", limit=3))[0]["sequences"]
+    steps = [1 + len(each.pieces) for each in translator.translate(NUMBERS[:3])]
+    assert len(set(steps)) > 1
+    assert [each["steps"] for each in whole[1::2]] == steps
     with pytest.raises(DataError, match="list has no text to show: 2 texts without any word left"):
         translator.write_gates(["", " "], tmp_path / "t.html")
 
