@@ -38,7 +38,7 @@ def test_each_kind_of_failure_is_one(mutants, tmp_path):
     """A reader with every fault, in a worker of its own for each."""
     program = tmp_path / "faulty.py"
     program.write_text(FAULTY.format(benchmarks=str(BENCHMARKS)))
-    found = list(mutants.tried(tmp_path, [("csv", k) for k in range(8)], 1, str(program), 8.0))
+    found = list(mutants.tried(tmp_path, [("csv", k) for k in range(8)], 1, str(program), 30.0))
     outcomes = [each["outcome"] for _, _, each in found]
     assert outcomes == [
         *("refused", "same", "unguarded", "not finite"),
