@@ -391,6 +391,11 @@ public:
         return storage_ == Storage::f64 ? step_as<double>(row) : step_as<float>(row);
     }
 
+    void resize(int64_t batch) {
+        first_.batch = batch;
+        for (void* layer : layers_) kernels->resize_stream(layer, batch);
+    }
+
 private:
     template <class T>
     nb::object step_as(nb::handle row) {
@@ -540,5 +545,6 @@ NB_MODULE(_core, m) {
 
     nb::class_<Stream>(m, "Stream")
         .def(nb::init<const std::vector<const Call*>&>())
-        .def("step", &Stream::step, "row"_a.none(), "The output for one further input, or None if it does not fit.");
+        .def("step", &Stream::step, "row"_a.none(), "The output for one further input, or None if it does not fit.")
+        .def("resize", &Stream::resize, "batch"_a, "The rows of further inputs, at most those of the beginning.");
 }

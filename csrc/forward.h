@@ -71,6 +71,9 @@ public:
         if constexpr (!std::is_same_v<S, P>) converted = arena.take<P>(loops * chunk_rows * size.inputs);
     }
 
+    // Called after the problem's batch has become smaller than at the beginning, or larger again.
+    void resize() { divide(plan, p, useful_threads(p)); }
+
     void run() {
         if (plan.by_units) {
             Pool::get().run_together(p.threads, [this](int member, Team& team) { TimeLoop(*this, 0, member, team).go(); });

@@ -51,6 +51,7 @@ void order(const Problem& p, int64_t* to) {
 struct Stream {
     virtual ~Stream() = default;
     virtual void step(const void* x, void* output) = 0;
+    virtual void resize(int64_t batch) = 0;
 };
 
 template <class S>
@@ -61,6 +62,11 @@ struct StreamOf : Stream {
         problem.x.base = const_cast<void*>(x);
         problem.output.base = output;
         forward.run();
+    }
+
+    void resize(int64_t batch) override {
+        problem.batch = batch;
+        forward.resize();
     }
 
     Problem problem;
@@ -75,6 +81,8 @@ void* open_stream(const Problem& p, Storage storage) {
 
 void step_stream(void* stream, const void* x, void* output) { static_cast<Stream*>(stream)->step(x, output); }
 
+void resize_stream(void* stream, int64_t batch) { static_cast<Stream*>(stream)->resize(batch); }
+
 void close_stream(void* stream) { delete static_cast<Stream*>(stream); }
 
 }  // namespace
@@ -86,4 +94,4 @@ void close_stream(void* stream) { delete static_cast<Stream*>(stream); }
 extern "C" [[gnu::visibility("default")]] const gw::Kernels gw_kernels;
 const gw::Kernels gw_kernels = {
     GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::begin,       gw::activations_row,    gw::activations_extra, gw::forward,
-    gw::backward,        gw::order,        gw::open_stream, gw::step_stream, gw::close_stream};
+    gw::backward,        gw::order,        gw::open_stream, gw::step_stream, gw::resize_stream, gw::close_stream};

@@ -20,9 +20,10 @@ struct Kernels {
     void (*order)(const Problem&, int64_t* order);  // the order of a trace's rows
 
     // A stream: a run of one step at a time, whose weights are packed once. x is B×I, output B×(P or H); the
-    // state stays in the problem's final_state.
+    // state stays in the problem's final_state. Its batch is at most the problem's.
     void* (*open_stream)(const Problem&, Storage);
     void (*step_stream)(void* stream, const void* x, void* output);
+    void (*resize_stream)(void* stream, int64_t batch);
     void (*close_stream)(void* stream);
 };
 

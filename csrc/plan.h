@@ -44,12 +44,17 @@ inline bool units_pay(const Problem& p, int threads) {
     return by_units < by_rows;
 }
 
+// Divides the rows of the batch into shares.
+inline void divide(Plan& plan, const Problem& p, int threads) {
+    plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, threads));
+    for (int s = 0; s < plan.count; ++s) plan.shares[s] = {p.batch * s / plan.count, p.batch * (s + 1) / plan.count};
+}
+
 inline Plan make_plan(const Problem& p, Arena& arena) {
     const int threads = useful_threads(p);
     Plan plan{arena.take<int64_t>(p.batch), arena.take<int64_t>(p.batch), arena.take<Share>(threads), 1, false};
     plan.by_units = units_pay(p, threads);
-    plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, threads));
-    for (int s = 0; s < plan.count; ++s) plan.shares[s] = {p.batch * s / plan.count, p.batch * (s + 1) / plan.count};
+    divide(plan, p, threads);
     if (p.lengths == nullptr) {
         std::iota(plan.order, plan.order + p.batch, 0);
         std::fill_n(plan.length, p.batch, p.steps);

@@ -186,3 +186,50 @@ def test_one_call_changes_no_rule():
         torch.testing.assert_close(vmapped[0], layer(torch.ones(3, 1, 7))[0])
         zoned = make(LAYERS["lstm"], zoneout=1.0).train()
         assert not zoned(torch.ones(3, 2, 7))[0].any()
+
+
+@pytest.mark.parametrize("options", LAYERS.values(), ids=LAYERS)
+def test_sequences_of_a_stream_are_chosen_and_repeated(options):
+    layer = make(options)
+    stream, dtype = layer.stream(5), options.get("dtype")
+    read = torch.zeros(0, 5, 7, dtype=dtype)
+    for rows in ([0, 1, 2, 3, 4], [4, 1], [1, 1, 0, 1], [3], [0, 0, 0, 0, 0], [2, 4]):
+        stream.select(torch.tensor(rows))
+        read = torch.cat([read[:, rows], torch.randn(1, len(rows), 7, dtype=dtype)])
+        with torch.no_grad():
+            expected, state = layer(read)
+        output = stream.step(read[-1])
+        np.testing.assert_allclose(output, expected[-1].numpy(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(stream.state, state, rtol=0, atol=1e-6)
+
+
+def test_a_stream_of_fewer_sequences_is_set_and_reset():
+    layer = make(LAYERS["stacked"])
+    stream, row = layer.stream(4), torch.randn(2, 7)
+    stream.step(torch.randn(4, 7))
+    stream.select(torch.tensor([2, 1]))
+    kept = stream.state
+    again = stream.step(row)
+    stream.state = kept
+    np.testing.assert_array_equal(stream.step(row), again)
+    stream.reset()
+    stream.select(torch.tensor([0, 1, 0, 1]))
+    assert all(not s.any() and s.shape == (3, 4, 19) for s in stream.state)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.tensor([0, 1, 0, 1]), r"1 to 3 indices .* not a tensor of shape \(4,\)"),
+        (torch.zeros(0, dtype=torch.long), r"1 to 3 indices"),
+        (torch.tensor([0.0]), r"dtype torch\.float32"),
+        (torch.tensor([[0]]), r"shape \(1, 1\)"),
+        (torch.tensor([1, 2]), "from 0 to 1, not 2"),
+        (torch.tensor([0, -1]), "from 0 to 1, not -1"),
+    ],
+)
+def test_rows_that_cannot_be_chosen(rows, message):
+    stream = make(LAYERS["lstm"]).stream(3)
+    stream.select(torch.tensor([0, 1]))
+    with pytest.raises(ShapeError, match=message):
+        stream.select(rows)

@@ -272,7 +272,8 @@ class WholeNetworks(Protocol):
     ) -> Any:
         """An object whose ``step(row)`` runs one step of all stacked layers.
 
-        It updates each layer's states in place. It copies the weights, so later changes have no effect."""
+        It updates each layer's states in place. It copies the weights, so later changes have no effect. After
+        ``resize(batch)`` it reads and updates so many rows, the first of all."""
 
 
 NORM_EPSILON = 1e-5  # added to the variance in layer normalisation, as in torch's LayerNorm

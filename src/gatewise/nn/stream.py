@@ -33,6 +33,8 @@ class Stream:
     new NumPy array B×P (or P). P is H without a projection. The results are those of the layer on the
     whole sequence. Later changes of the layer's weights do not change the stream.
 
+    ``select(rows)`` chooses and repeats sequences. The batch is then at most that at the beginning.
+
     Raises:
         OptionError: the layer is bidirectional, or ``batch`` is not a positive integer.
         BackendError: the CPU kernels cannot run the layer's cell, dtype or device.
@@ -58,16 +60,17 @@ class Stream:
             )
         cell, dtype = config.cell, weight.dtype
         self._batch, self._inputs, self._dtype = batch, config.input_size, dtype
+        self._most = batch
         self._wide = config.layer_norm and in_double(cell, config.hidden_size, dtype)
         if self._wide:
             weights, dtype = [each.double() for each in weights], torch.float64
         self._cell, sizes = cell, config.state_sizes
-        self._state = tuple(torch.zeros(config.num_layers, batch, n, dtype=dtype) for n in sizes)
+        self._all = tuple(torch.zeros(config.num_layers, batch, n, dtype=dtype) for n in sizes)
         shares = None
         if any(zoneout):
             pairs = zip(zoneout, sizes, strict=True)
             shares = tuple(torch.full((1, 1, n), p, dtype=dtype) for p, n in pairs)
-        states = [[s[k] for s in self._state] for k in range(config.num_layers)]
+        states = [[s[k] for s in self._all] for k in range(config.num_layers)]
         self._native = streaming(cell).stream(cell, states, weights, shares)
 
     def step(self, row: Row) -> np.ndarray[Any, Any]:
@@ -101,11 +104,39 @@ class Stream:
             f"{found}{f' and dtype {dtype}' if dtype is not None else ''}"
         )
 
+    def select(self, rows: Tensor) -> None:
+        """Replaces the sequences by those with the indices ``rows``, in this order. An index may repeat.
+
+        Raises:
+            ShapeError: the indices do not fit, or are more than the sequences at the beginning.
+        """
+        if rows.dim() != 1 or rows.dtype != torch.int64 or not 1 <= len(rows) <= self._most:
+            raise ShapeError(
+                f"select takes 1 to {self._most} indices of dtype torch.int64, not a tensor of shape "
+                f"{tuple(rows.shape)} and dtype {rows.dtype}"
+            )
+        least, greatest = map(int, rows.aminmax())
+        if least < 0 or greatest >= self._batch:
+            raise ShapeError(
+                f"select takes indices from 0 to {self._batch - 1}, not {least if least < 0 else greatest}"
+            )
+        chosen = [s.index_select(1, rows) for s in self._all]
+        if len(rows) != self._batch:
+            self._batch = len(rows)
+            self._native.resize(self._batch)
+        for ours, new in zip(self._state, chosen, strict=True):
+            ours.copy_(new)
+
+    @property
+    def _state(self) -> tuple[Tensor, ...]:
+        """The states of the present sequences, which are the first rows of memory for the greatest batch."""
+        return tuple(s[:, : self._batch] for s in self._all)
+
     @property
     def state(self) -> Tensor | tuple[Tensor, ...]:
         """A copy of the present state, as a call of the layer returns it: L×B×P for the first state and
         L×B×H for others."""
-        copies = tuple(s.to(self._dtype, copy=True) for s in self._state)
+        copies = tuple(s.to(self._dtype, copy=True).contiguous() for s in self._state)
         return copies if len(copies) > 1 else copies[0]
 
     @state.setter
@@ -122,5 +153,5 @@ class Stream:
 
     def reset(self) -> None:
         """Sets all states to zero."""
-        for state in self._state:
+        for state in self._all:
             state.zero_()

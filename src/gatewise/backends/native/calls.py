@@ -130,7 +130,9 @@ class _Stream:
 
     def __init__(self, calls: Sequence[_Call]) -> None:
         self._calls = calls
-        self.step: Callable[[Any], Any] = core().Stream([one.native for one in calls]).step
+        native = core().Stream([one.native for one in calls])
+        self.step: Callable[[Any], Any] = native.step
+        self.resize: Callable[[int], None] = native.resize
 
 
 def activations_like(given: Arguments) -> Tensor:
