@@ -38,15 +38,18 @@ class StreamedLayer(TorchLayer):
     """torch's layer, which can be called one step at a time as gatewise's."""
 
     def stream(self, batch: int) -> TorchStream:
-        return TorchStream(self.layer)
+        zeros = torch.zeros(1, batch, self.layer.hidden_size)
+        return TorchStream(self.layer, (zeros, zeros))
 
 
 class TorchStream:
     """One step of torch's layer a call."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-        self.state: Any = None
+    def __init__(self, layer: nn.Module, state: tuple[Tensor, ...]) -> None:
+        self.layer, self.state = layer, state
+
+    def select(self, rows: Tensor) -> None:
+        self.state = tuple(each[:, rows] for each in self.state)
 
     def step(self, row: Tensor) -> np.ndarray:
         output, self.state = self.layer(row[:, None], tuple(s.contiguous() for s in self.state))

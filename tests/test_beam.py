@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gatewise.data.tokens import BEGIN, END, PAD
-from gatewise.models.beam import beam_search
+from gatewise.models.beam import beam_search, largest
 from gatewise.models.translation import StepDecoder, TranslationNetwork, TranslationShape
 
 SYMBOLS = (0, 1)  # beside the beginning, 2, and the end, 3
@@ -26,10 +26,12 @@ class Histories:
     """A decoder that remembers all symbols, with an attention that says how many they are."""
 
     def __init__(self, sources: int, rows: int) -> None:
-        self.sources = torch.arange(sources)
-        self.seen = torch.zeros(sources, rows, 0, dtype=torch.long)
+        self.sources, self.most = torch.arange(sources), rows
+        self.seen = torch.zeros(sources, 1, 0, dtype=torch.long)
+        self.asked = 0
 
     def step(self, symbols):
+        self.asked += symbols.numel()
         self.seen = torch.cat([self.seen, symbols[..., None]], -1)
         found = [
             torch.stack([log_p(int(source), tuple(row.tolist())) for row in rows])
@@ -37,11 +39,9 @@ class Histories:
         ]
         return torch.stack(found), self.seen.sum(-1, keepdim=True).float()
 
-    def select(self, rows):
-        self.seen = self.seen.gather(1, rows[..., None].expand(self.seen.shape))
-
-    def keep(self, sources):
-        self.seen, self.sources = self.seen[sources], self.sources[sources]
+    def select(self, sources, rows):
+        assert rows.shape[1] <= self.most
+        self.seen, self.sources = self.seen[sources[:, None], rows], self.sources[sources]
 
 
 def best_of_all(source: int, limit: int, normalisation: float) -> tuple[float, tuple[int, ...]]:
@@ -92,6 +92,27 @@ def test_a_result_does_not_depend_on_the_other_sources():
         assert one.score == other.score
 
 
+def test_finished_sources_are_dropped():
+    limits = torch.tensor([2] * 32 + [6])
+    decoder = Histories(33, 3)
+    beam_search(decoder, limits, 2, 3, 3)
+    assert decoder.asked < 33 + 33 * 3 + 4 * 3 + 1
+
+
+@pytest.mark.parametrize("width", [40, 2560, 2600])
+def test_the_largest_numbers_of_a_row(width):
+    x = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
+    x[0, -3:] = torch.tensor([7.0, 9.0, 8.0])  # the largest in one block, the last
+    x[1] = -torch.inf
+    x[1, 100 % width] = 0.0
+    expected, places = x.topk(8)
+    values, found = largest(x, 8)
+    assert values.equal(expected)
+    assert found[0].equal(places[0])
+    assert found[2:].equal(places[2:])
+    assert x.gather(1, found).equal(values)
+
+
 class LateEnds:
     """A decoder of four symbols, whose sequences end with a probability of 0.97 after three symbols."""
 
@@ -101,12 +122,9 @@ class LateEnds:
         end = 0.01 if self.steps < 3 else 0.97
         self.steps += 1
         log_p = torch.tensor([0.9 * (1 - end), 0.1 * (1 - end), 0, end]).log()
-        return log_p.expand(*symbols.shape, 4), torch.ones(*symbols.shape, 1)
+        return log_p.repeat(*symbols.shape, 1), torch.ones(*symbols.shape, 1)
 
-    def select(self, rows):
-        pass
-
-    def keep(self, sources):
+    def select(self, sources, rows):
         pass
 
 
@@ -130,8 +148,9 @@ def test_steps_give_what_the_network_gives_for_the_whole_target(network):
     lengths = torch.tensor([4, 2])
     target = torch.tensor([[BEGIN, 4, 5], [BEGIN, 6, 7]])
     vectors, weights = network(source, lengths, target)
-    whole = network.log_probabilities(vectors)
+    whole = network.logits(vectors).log_softmax(-1)
     decoder = StepDecoder(network, network.encode(source, lengths), 2)
+    decoder.select(torch.arange(2), torch.zeros(2, 2, dtype=torch.long))
     for k in range(3):
         log_p, found = decoder.step(target[:, k : k + 1].expand(2, 2))
         for row in range(2):
@@ -144,14 +163,14 @@ def test_steps_give_what_the_network_gives_for_the_whole_target(network):
 def test_rows_are_selected_and_sources_kept_with_their_states(network):
     source = torch.tensor([[4, 5, 3], [7, 6, 3]])
     decoder = StepDecoder(network, network.encode(source, None), 2, (PAD, BEGIN))
-    decoder.step(torch.full((2, 2), BEGIN))
+    decoder.step(torch.full((2, 1), BEGIN))
+    decoder.select(torch.arange(2), torch.zeros(2, 2, dtype=torch.long))
     decoder.step(torch.tensor([[4, 5], [6, 7]]))
-    decoder.keep(torch.tensor([1]))
-    decoder.select(torch.tensor([[1, 1]]))
+    decoder.select(torch.tensor([1]), torch.tensor([[1, 1]]))
     log_p, _ = decoder.step(torch.tensor([[4, END]]))
     target = torch.tensor([[BEGIN, 7, 4], [BEGIN, 7, END]])
     vectors, _ = network(source[1:].expand(2, -1), None, target)
-    expected = network.log_probabilities(vectors[:, -1])
+    expected = network.logits(vectors[:, -1]).log_softmax(-1)
     torch.testing.assert_close(log_p[0, :, 3:], expected[:, 3:])
     assert torch.isneginf(log_p[..., [PAD, BEGIN]]).all()
 

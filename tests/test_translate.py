@@ -133,7 +133,7 @@ def test_the_loss_is_the_mean_over_symbols_whatever_the_lengths():
     losses, _ = model.loss(network, batch, None)
     vectors, _ = network(batch.source, batch.lengths, batch.target[:, :-1])
     after = batch.target[:, 1:]
-    log_p = network.log_probabilities(vectors)[after != PAD]
+    log_p = network.logits(vectors).log_softmax(-1)[after != PAD]
     expected = -log_p.gather(1, after[after != PAD][:, None]).mean()
     torch.testing.assert_close(losses.mean(), expected)
 
@@ -147,7 +147,7 @@ def test_scheduled_sampling_reads_predictions_and_keeps_beginning_and_padding():
     before = batch.target[:, :-1]
     found = model._sampled(network, batch, before)
     vectors, _ = network(batch.source, batch.lengths, before)
-    predicted = network.log_probabilities(vectors).argmax(-1)[:, :-1]
+    predicted = network.logits(vectors).argmax(-1)[:, :-1]
     padded = before[:, 1:] == PAD
     assert (found[:, 0] == before[:, 0]).all()
     assert (found[:, 1:][~padded] == predicted[~padded]).all()

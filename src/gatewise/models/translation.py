@@ -114,26 +114,26 @@ class TranslationNetwork(nn.Module):
         """
         return self.decode(self.encode(source, lengths), target, need_weights=True)
 
-    def log_probabilities(self, vectors: Tensor) -> Tensor:
+    def logits(self, vectors: Tensor) -> Tensor:
         """…×V for the vectors …×E."""
-        weight = self.target_embedding.weight
-        return linear(vectors, weight, self.bias).log_softmax(-1)
+        return linear(vectors, self.target_embedding.weight, self.bias)
 
 
 class StepDecoder:
-    """The decoder of a network, one step at a time, with K rows for each of B sources: see
+    """The decoder of a network, one step at a time, with rows for each of B sources: see
     :class:`gatewise.models.beam.Decoder`.
 
     Its layers are streams, which run on the CPU in the network's dtype.
 
     Args:
+        rows: the greatest number of rows of a source.
         never: symbols that are not predicted.
     """
 
     def __init__(
         self, network: TranslationNetwork, memory: Memory, rows: int, never: tuple[int, ...] = ()
     ) -> None:
-        self.network, self.rows, self.never = network, rows, list(never)
+        self.network, self.never, self.rows = network, list(never), 1
         weight = network.attention.weight
         assert weight is not None
         self.keys = memory.keys
@@ -141,16 +141,13 @@ class StepDecoder:
         steps = torch.arange(memory.keys.shape[1])
         lengths = memory.lengths
         self.outside = None if lengths is None else (steps >= lengths[:, None])[:, None]
-        first = tuple(each.repeat_interleave(rows, 1) for each in memory.state)
-        second = tuple(torch.zeros_like(each) for each in first)
-        self._start(first, second)
-
-    def _start(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> None:
-        """New streams with these states."""
-        batch = first[0].shape[1]
-        self.first = self.network.decoder.stream(batch)
-        self.second = self.network.second.stream(batch)
-        self.first.state, self.second.state = first, second
+        sources = torch.arange(len(memory.keys))
+        self.first, self.second = (
+            layer.stream(len(sources) * rows) for layer in (network.decoder, network.second)
+        )
+        for stream in (self.first, self.second):
+            stream.select(sources)
+        self.first.state = memory.state
 
     def step(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         network, shape = self.network, symbols.shape
@@ -163,21 +160,16 @@ class StepDecoder:
         context = weights @ self.keys
         read = torch.cat([queries, context], -1).flatten(0, 1)
         output = torch.from_numpy(self.second.step(read)).view(*shape, -1)
-        log_p = network.log_probabilities(network.combined(output, context))
+        logits = network.logits(network.combined(output, context))
+        log_p = torch.log_softmax(logits, -1, out=logits)
         log_p[..., self.never] = -torch.inf
+        self.rows = symbols.shape[1]
         return log_p, weights
 
-    def select(self, rows: Tensor) -> None:
-        index = (rows + self.rows * torch.arange(len(rows))[:, None]).view(-1)
+    def select(self, sources: Tensor, rows: Tensor) -> None:
+        index = (rows + self.rows * sources[:, None]).flatten()
         for stream in (self.first, self.second):
-            stream.state = tuple(each[:, index] for each in stream.state)
-
-    def keep(self, sources: Tensor) -> None:
-        rows = torch.arange(self.rows) + self.rows * sources[:, None]
-        states = [
-            tuple(each[:, rows.view(-1)] for each in s.state) for s in (self.first, self.second)
-        ]
-        self.keys, self.scored = self.keys[sources], self.scored[sources]
-        self.outside = None if self.outside is None else self.outside[sources]
-        if len(sources):
-            self._start(*states)
+            stream.select(index)
+        if len(sources) < len(self.keys):
+            self.keys, self.scored = self.keys[sources], self.scored[sources]
+            self.outside = None if self.outside is None else self.outside[sources]

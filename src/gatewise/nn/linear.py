@@ -51,9 +51,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _shaped(fast_linear(rows, weight, bias), x)
 
 
-def few_sizes(rows: int) -> int:
-    """The least of a few numbers that is not below ``rows``: those of six significant bits, 3 % apart or less."""
-    unit = 1 << max(0, rows.bit_length() - 6)
+def few_sizes(rows: int, bits: int = 6) -> int:
+    """The least of a few numbers that is not below ``rows``: those of so many significant bits. Of six bits they are
+    3 % apart or less."""
+    unit = 1 << max(0, rows.bit_length() - bits)
     return -(-rows // unit) * unit
 
 

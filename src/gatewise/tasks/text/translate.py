@@ -318,7 +318,7 @@ class Translator(Task):
         (Bengio et al. 2015) in two passes, so that no loop over the steps is needed (Duckworth et al. 2019)."""
         with torch.no_grad():
             vectors, _ = network.decode(network.encode(batch.source, batch.lengths), before)
-            predicted = network.log_probabilities(vectors[:, :-1]).argmax(-1)
+            predicted = network.logits(vectors[:, :-1]).argmax(-1)
         drawn = torch.rand(predicted.shape, device=before.device) < self.scheduled_sampling
         rest = torch.where(drawn & (before[:, 1:] != PAD), predicted, before[:, 1:])
         return torch.cat([before[:, :1], rest], 1)
