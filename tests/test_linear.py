@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gatewise.backends import torch_private
 from gatewise.nn import linear as module
 from gatewise.nn.dropout import Dropout, dropout
 from gatewise.nn.linear import Linear, few_sizes, linear
@@ -19,7 +20,7 @@ SHAPES = [
 
 @pytest.fixture
 def products(monkeypatch):
-    """The shapes of the products that oneDNN has computed."""
+    """The shapes of the products that oneDNN has computed, as on a processor where it is faster."""
     seen = []
 
     def counted(x, weight, bias=None):
@@ -28,6 +29,8 @@ def products(monkeypatch):
 
     fast = module.fast_linear
     monkeypatch.setattr(module, "fast_linear", counted)
+    for each in (module, torch_private):
+        monkeypatch.setattr(each, "onednn_is_faster", lambda: True)
     return seen
 
 
@@ -73,7 +76,7 @@ def test_input_that_is_not_contiguous_and_weights_that_are_frozen(products):
     assert len(products) == 2  # none for the weight's gradient
 
 
-def test_gradients_of_gradients():
+def test_gradients_of_gradients(products):
     given = parameters(*SHAPES[0])
 
     def second(function):
@@ -93,6 +96,13 @@ def test_where_torchs_product_is_called(products):
     torch.testing.assert_close(shared[1], F.linear(x, weight))
     with FakeTensorMode():
         assert linear(torch.empty(67, 150), torch.empty(130, 150)).shape == (67, 130)
+    assert products == []
+
+
+def test_torchs_product_is_called_where_it_is_faster(products, monkeypatch):
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: False)
+    given = parameters(*SHAPES[0])
+    torch.testing.assert_close(linear(*given), F.linear(*given), rtol=0, atol=0)
     assert products == []
 
 

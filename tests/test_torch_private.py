@@ -173,7 +173,19 @@ def test_no_other_file_has_any():
     assert {path: names for path, names in others.items() if names} == {}
 
 
-def test_a_large_product():
+@pytest.mark.parametrize(("name", "faster"), [("Intel Xeon", False), ("AMD EPYC", True)])
+def test_the_processors_on_which_onednn_is_faster(name, faster, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
+    assert torch_private.onednn_is_faster.__wrapped__() == faster
+
+
+def test_this_processor_has_a_name():
+    assert torch.cpu.get_capabilities()["cpu_name"]
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_large_product(faster, monkeypatch):
+    monkeypatch.setattr(torch_private, "onednn_is_faster", lambda: faster)
     x, weight, bias = torch.randn(6, 5), torch.randn(7, 5), torch.randn(7)
     expected = torch.nn.functional.linear(x, weight, bias)
     torch.testing.assert_close(torch_private.fast_linear(x, weight, bias), expected)

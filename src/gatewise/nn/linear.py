@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatewise.backends.contract import differentiated, recorded
-from gatewise.backends.torch_private import any_autocast, fast_linear, tracing_state, transformed
+from gatewise.backends.torch_private import (
+    any_autocast,
+    fast_linear,
+    onednn_is_faster,
+    tracing_state,
+    transformed,
+)
 
 # Products of fewer multiplications take as long with either library, or less with MKL.
 _FEWEST = 2**20
@@ -42,6 +48,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or recorded(tensors)
         or transformed()
         or tracing_state() is not None
+        or not onednn_is_faster()
     ):
         return F.linear(x, weight, bias)
     if differentiated(tensors):
