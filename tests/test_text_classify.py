@@ -424,15 +424,14 @@ def test_dropped_words_are_unknown_ones():
 
 def test_the_largest_output_of_each_filter():
     filters = PhraseFilters(1, 1)
-    two, three = filters.of_width
     with torch.no_grad():
-        for each, weight in ((two, [1.0, -1.0]), (three, [1.0, 2.0, 3.0])):
-            each.weight[:] = torch.tensor(weight)
+        for width, each in zip((3, 4, 5), filters.of_width, strict=True):
+            each.weight[:] = torch.arange(1.0, width + 1)
             each.bias[:] = 0.5
     x = torch.tensor([5.0, 1.0, 2.0, 9.0, 9.0])[None, :, None]
     after = torch.tensor([False, False, False, True, True])[None, :, None]
-    # of two: -5, 5 - 1, 1 - 2; of three: 2·5 + 3, 5 + 2 + 3·2, 1 + 2·2; nothing of the steps behind the end
-    torch.testing.assert_close(filters(x, after), torch.tensor([[4.5, 13.5]]))
+    # of three: 2·5 + 3·1; of four: 2·5 + 3·1 + 4·2; of five: 3·5 + 4·1 + 5·2; nothing of the steps behind the end
+    torch.testing.assert_close(filters(x, after), torch.tensor([[13.5, 21.5, 29.5]]))
 
 
 def test_members_and_filters_in_a_batch_and_alone():
@@ -450,11 +449,23 @@ def test_members_and_filters_in_a_batch_and_alone():
     for k, length in enumerate(lengths):
         alone = network(x[k : k + 1, :length], lengths[k : k + 1])
         torch.testing.assert_close(alone, outputs[k : k + 1])
-    network.members[0].phrases.of_width[0].bias.data += 1  # the filters lead to the outputs
-    assert (network(x, lengths) - outputs).abs().max() > 1e-3
+    states, phrases = network.members[0].parts(x, lengths)
+    network.members[0].phrases.of_width[0].bias.data += 1  # the filters lead to one part alone
+    again, changed = network.members[0].parts(x, lengths)
+    torch.testing.assert_close(again, states, rtol=0, atol=0)
+    assert (changed - phrases).abs().max() > 1e-3
+    torch.testing.assert_close(network.members[0](x, lengths), (states + changed) / 2)
 
 
-def test_each_member_has_its_own_loss_in_training():
+def test_filters_read_whole_embeddings_in_training():
+    network = TextNetwork("lstm", shape(filters=4, embedding_dropout=0.5, embedding=40))
+    x, lengths = torch.randint(4, 50, (3, 9)), torch.tensor([9, 9, 9])
+    once, again = network.parts(x, lengths), network.parts(x, lengths)
+    torch.testing.assert_close(once[1], again[1], rtol=0, atol=0)
+    assert (once[0] - again[0]).abs().max() > 1e-4
+
+
+def test_each_part_of_each_member_has_its_own_loss_in_training():
     model = gw.TextClassifier(members=2, filters=3, smoothing=0.1, **ONCE | dict(dropout=0.0))
     options = dict(embedding_dropout=0.0, word_dropout=0.0)
     model.set_params(**options).fit(TEXTS, LABELS)
@@ -462,13 +473,14 @@ def test_each_member_has_its_own_loss_in_training():
     target = torch.tensor([0, 1, 1, 0, 1])
     batch = TextBatch(*texts.padded(np.arange(5)), target, torch.arange(5.0), torch.arange(5))
     network = model.network_
-    outputs = [each(batch.symbols, batch.lengths) for each in network.members]
-    mean = F.cross_entropy(sum(outputs) / 2, target, reduction="none")
+    outputs = network.parts(batch.symbols, batch.lengths)
+    assert len(outputs) == 4  # the states and the filters of two members
+    mean = F.cross_entropy(sum(outputs) / 4, target, reduction="none")
     torch.testing.assert_close(model.loss(network.eval(), batch, None)[0], mean * batch.weight)
     each = [F.cross_entropy(o, target, reduction="none", label_smoothing=0.1) for o in outputs]
     own = model.loss(network.train(), batch, None)[0]
     network.eval()
-    torch.testing.assert_close(own, sum(each) / 2 * batch.weight)
+    torch.testing.assert_close(own, sum(each) / 4 * batch.weight)
 
 
 def test_members_and_filters_are_saved(tmp_path):

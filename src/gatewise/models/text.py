@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from gatewise.nn.recurrent import Recurrent
 
 PADDING = 0
 UNKNOWN = 1
-_WIDTHS = (2, 3)  # neighbouring symbols that a filter covers
+_WIDTHS = (3, 4, 5)  # neighbouring symbols that a filter covers
 _TOGETHER = 1024  # predictions whose outputs of all symbols are in memory at once
 
 
@@ -64,10 +64,18 @@ class TextEncoder(nn.Module):
 
     def embedded(self, symbols: Tensor) -> Tensor:
         """B×T×E: the inputs of the recurrent layers."""
+        return self.thinned(self.words(symbols))
+
+    def words(self, symbols: Tensor) -> Tensor:
+        """B×T×E: the embedding of B×T symbols, in training with words replaced by the unknown one."""
         if self.training and self.word_dropout:
             dropped = torch.rand(symbols.shape, device=symbols.device) < self.word_dropout
             symbols = symbols.masked_fill(dropped & (symbols != PADDING), UNKNOWN)
-        x: Tensor = self.embedding(symbols)
+        found: Tensor = self.embedding(symbols)
+        return found
+
+    def thinned(self, x: Tensor) -> Tensor:
+        """B×T×E embedded symbols, in training with entries that are zero for a whole text."""
         if self.training and self.embedding_dropout:
             kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.embedding_dropout
             x = x * (kept / (1 - self.embedding_dropout))
@@ -95,7 +103,7 @@ def _recurrent(
 
 
 class PhraseFilters(nn.Module):
-    """Filters over the embeddings of two and of three neighbouring symbols, each with a rectifier (Kim 2014).
+    """Filters over the embeddings of three, four and five neighbouring symbols, each with a rectifier (Kim 2014).
 
     Args:
         inputs: E, the width of the embedding.
@@ -125,7 +133,8 @@ class PhraseFilters(nn.Module):
 class TextNetwork(nn.Module):
     """The encoder, attention pooling of its outputs beside their maximum over the steps, and a linear head.
 
-    With ``filters`` the head also reads the largest outputs of filters over neighbouring symbols.
+    With ``filters`` there is a second part: filters over neighbouring symbols, and a linear head of their own. The
+    output is the mean of both. The filters read the embedding without ``embedding_dropout``.
     """
 
     def __init__(self, cell: Cell | str, shape: TextShape) -> None:
@@ -133,31 +142,45 @@ class TextNetwork(nn.Module):
         self.encoder = TextEncoder(cell, shape)
         self.attention = AttentionPooling(2 * shape.hidden, batch_first=True)
         self.dropout = Dropout(shape.dropout)
-        pooled = 4 * shape.hidden
+        self.head = nn.Linear(4 * shape.hidden, shape.outputs)
         if shape.filters:
             self.phrases = PhraseFilters(shape.embedding, shape.filters)
-            pooled += len(_WIDTHS) * shape.filters
-        self.head = nn.Linear(pooled, shape.outputs)
+            self.phrase_head = nn.Linear(len(_WIDTHS) * shape.filters, shape.outputs)
 
     def forward(self, symbols: Tensor, lengths: Tensor, trace: bool = False) -> Any:
         """B×outputs for B×T symbols. With ``trace`` a tuple of these and the trace of the first layer."""
-        embedded = self.encoder.embedded(symbols)
-        result = self.encoder.states(embedded, lengths, trace)
-        outputs = self._head(embedded, result[0] if trace else result, lengths)[0]
+        words = self.encoder.words(symbols)
+        result = self.encoder.states(self.encoder.thinned(words), lengths, trace)
+        outputs = _mean(self._heads(words, result[0] if trace else result, lengths)[0])
         return (outputs, result[1]) if trace else outputs
+
+    def parts(self, symbols: Tensor, lengths: Tensor) -> list[Tensor]:
+        """B×outputs of each part of the network, whose mean is the output."""
+        return self._parts(symbols, lengths)[0]
 
     def with_weights(self, symbols: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """B×outputs, and B×T, the weight of each symbol in the attention pooling; a text's weights sum to 1."""
-        embedded = self.encoder.embedded(symbols)
-        return self._head(embedded, self.encoder.states(embedded, lengths), lengths)
+        outputs, weights = self._parts(symbols, lengths)
+        return _mean(outputs), weights
 
-    def _head(self, embedded: Tensor, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, symbols: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        words = self.encoder.words(symbols)
+        return self._heads(
+            words, self.encoder.states(self.encoder.thinned(words), lengths), lengths
+        )
+
+    def _heads(self, words: Tensor, states: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
         pooled, weights = self.attention(states, lengths=lengths, trace=True)
         after = (torch.arange(states.shape[1], device=states.device) >= lengths[:, None])[..., None]
-        parts = [pooled, states.masked_fill(after, -torch.inf).amax(1)]
+        highest = states.masked_fill(after, -torch.inf).amax(1)
+        outputs = [self.head(self.dropout(torch.cat([pooled, highest], 1)))]
         if hasattr(self, "phrases"):
-            parts.append(self.phrases(embedded, after))
-        return self.head(self.dropout(torch.cat(parts, 1))), weights
+            outputs.append(self.phrase_head(self.dropout(self.phrases(words, after))))
+        return outputs, weights
+
+
+def _mean(outputs: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(outputs)).mean(0)
 
 
 class TextEnsemble(nn.Module):
@@ -177,8 +200,13 @@ class TextEnsemble(nn.Module):
         layer."""
         first, *others = self.members
         outputs, *traced = first(symbols, lengths, True) if trace else (first(symbols, lengths),)
-        mean = torch.stack([outputs, *[each(symbols, lengths) for each in others]]).mean(0)
+        mean = _mean([outputs, *[each(symbols, lengths) for each in others]])
         return (mean, *traced) if trace else mean
+
+    def parts(self, symbols: Tensor, lengths: Tensor) -> list[Tensor]:
+        """B×outputs of each part of each member, whose mean is the output."""
+        members = cast(Iterable[TextNetwork], self.members)
+        return [part for each in members for part in each.parts(symbols, lengths)]
 
     def with_weights(self, symbols: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """B×outputs, and B×T, the mean of the members' attention weights; a text's weights sum to 1."""
@@ -186,7 +214,7 @@ class TextEnsemble(nn.Module):
         outputs, weights = zip(
             *(each.with_weights(symbols, lengths) for each in members), strict=True
         )
-        return torch.stack(outputs).mean(0), torch.stack(weights).mean(0)
+        return _mean(outputs), _mean(weights)
 
 
 class PretrainingNetwork(nn.Module):

@@ -103,12 +103,14 @@ class TextClassifier(ClassifierMixin, Task):
             learns at 0.3 times the learning rate. In Python also a list of texts.
         pretrain_epochs: passes over the unlabelled text in which the embedding and the first recurrent layer also
             learn to predict the next word and the word before, before they learn the classes.
-        filters: filters over two and over three neighbouring words, so many of each, whose largest outputs lead
-            to the class beside the pooled states (Kim 2014). They help where a few words decide, as in questions.
+        filters: filters over three, four and five neighbouring words, so many of each, whose largest outputs lead
+            to the class (Kim 2014). They learn with a loss of their own; the output is the mean of theirs and of the
+            recurrent layers'. They help where a few words decide, as in questions.
         members: the number of networks that are trained from different initial weights. The output is the mean of
             theirs. Where texts are few, three score better than one.
         dropout: dropout probability between layers and before the output.
-        embedding_dropout: probability that an entry of the embedding is 0 for a whole text in training.
+        embedding_dropout: probability that an entry of the embedding is 0 for a whole text in training. The filters
+            read the whole embedding.
         word_dropout: probability that a word is replaced by the unknown word in training.
         smoothing: the share of the target that all classes have in equal parts in training (label smoothing).
         class_weight: the weights of the classes in the loss: "balanced" for weights inverse to the classes'
@@ -440,17 +442,13 @@ class TextClassifier(ClassifierMixin, Task):
         return one_cycle(network, recipe, embeddings, pretraining.EMBEDDING_RATE)
 
     def loss(self, network: Any, batch: TextBatch, carry: Carry) -> tuple[Tensor, Carry]:
-        # in training each member has a loss of its own, so that they differ; otherwise it is that of their mean
-        parts = network.members if network.training else [network]
+        # in training each part has a loss of its own, so that they differ; otherwise it is that of their mean
+        given = batch.symbols, batch.lengths
+        outputs = network.parts(*given) if network.training else [network(*given)]
         smoothing = self.options_.smoothing if network.training else 0.0
         losses = [
-            F.cross_entropy(
-                part(batch.symbols, batch.lengths),
-                batch.target,
-                reduction="none",
-                label_smoothing=smoothing,
-            )
-            for part in parts
+            F.cross_entropy(each, batch.target, reduction="none", label_smoothing=smoothing)
+            for each in outputs
         ]
         return torch.stack(losses).mean(0) * batch.weight, None
 
