@@ -48,7 +48,7 @@ def gates_page(page: Path) -> None:
         tab.goto(page.resolve().as_uri())
         tab.wait_for_selector("html[data-ready=yes]")
         tab.select_option("#order", "similarity")
-        for field, value in {"step": 150, "unit": 7, "range-first": 146, "range-last": 152}.items():
+        for field, value in {"step": 136, "unit": 7, "range-first": 134, "range-last": 142}.items():
             tab.fill(f"#{field}", str(value))
             tab.press(f"#{field}", "Enter")
         tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
