@@ -244,8 +244,8 @@ def test_a_loss_that_is_no_number_ends_the_run():
     [
         (("2c-50-5",), "no experiment '2c-50-5' .did you mean '2c-50-50'.*there are: 1, 2a"),
         (("4-100", "lstn"), "no cell 'lstn' .did you mean 'lstm'"),
-        (("4-100", "lstm", 0, 0), "most is .* 1 or more; not 0"),
-        (("4-100", "lstm", 0, 1.5), "most is .* 1 or more; not 1.5"),
+        (("4-100", "lstm", 0, 0), "most must be a positive integer, not 0"),
+        (("4-100", "lstm", 0, 1.5), "most must be a positive integer, not 1.5"),
     ],
 )
 def test_what_run_refuses(arguments, message):
@@ -397,7 +397,7 @@ def test_the_gradient_picture_shows_its_lines(tmp_path):
 def test_what_the_pictures_refuse():
     with pytest.raises(OptionError, match="at least one panel"):
         gradient_picture({})
-    with pytest.raises(OptionError, match="each with a line or more"):
+    with pytest.raises(OptionError, match="each needs at least one line"):
         gradient_picture({"a": {}})
     task = TASKS["4"]
     with pytest.raises(OptionError, match="experiments 4 and 5"):

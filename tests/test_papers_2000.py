@@ -341,7 +341,7 @@ def test_rows_are_the_papers():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Design(forget=True, keep=0.9), OptionError, "fixed share that is kept (here 0.9)"),
+        (lambda: Design(forget=True, keep=0.9), OptionError, "keep=0.9 cannot be given with forget=True"),
         (lambda: Networks(Design(), 0, np.random.default_rng(0)), OptionError, "positive integer, not 0"),
         (lambda: Networks(Design(), 2.0, np.random.default_rng(0)), OptionError, "positive integer, not 2.0"),
         (lambda: find("forgets"), OptionError, "no row 'forgets' (did you mean 'forget'?)"),

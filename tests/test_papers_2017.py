@@ -222,8 +222,8 @@ def test_the_file_its_folders_and_its_archive_are_read_alike(file, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"train": [], "test": []}, "has ['train', 'test']; expected the splits train, valid, test"),
-        ([], "has list; expected the splits"),
+        ({"train": [], "test": []}, "has ['train', 'test'], expected the splits train, valid, test"),
+        ([], "has list, expected the splits"),
         (SMALL | {"test": [[[60], [61]], [[60], [20, 61]]]}, "chorale test 1 has the note 20 at step 1, "
             "expected 21 to 108"),
         (SMALL | {"valid": [[[60]]]}, "chorale valid 0 has 1 steps, expected at least 2"),
