@@ -400,7 +400,7 @@ def test_what_the_pictures_refuse():
     with pytest.raises(OptionError, match="each needs at least one line"):
         gradient_picture({"a": {}})
     task = TASKS["4"]
-    with pytest.raises(OptionError, match="experiments 4 and 5"):
+    with pytest.raises(OptionError, match="experiment 4 or 5"):
         memory_picture(model_of(TASKS["6a"]), drawn(TASKS["6a"], 2))
     with pytest.raises(OptionError, match=r"gru has no state c \(h\)"):
         memory_picture(model_of(task, "gru"), drawn(task, 2))

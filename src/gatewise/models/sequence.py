@@ -13,6 +13,7 @@ from gatewise.cells.language import Cell
 from gatewise.nn.attention import AttentionPooling
 from gatewise.nn.layers import LSTM
 from gatewise.nn.recurrent import Recurrent
+from gatewise.train.processes import rank_and_count, sum_of_all
 
 POOLINGS = ("mean_max", "mean", "last", "attention")
 # The steps that a filter covers, as in InceptionTime (Ismail Fawaz et al. 2020).
@@ -35,29 +36,52 @@ class SequenceShape:
 
 
 class StepNorm(nn.BatchNorm1d):
-    """Batch normalisation (Ioffe & Szegedy 2015) over the real steps of all sequences of a batch."""
+    """Batch normalisation (Ioffe & Szegedy 2015) over the real steps of all sequences of a batch, in whichever
+    process of a training run they are."""
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """B×T×F of x, B×T×F. Values after a sequence's end are normalised too, but do not count."""
         if not self.training:
             return super().forward(x.flatten(0, 1)).view_as(x)
         inside = x.flatten(0, 1) if lengths is None else x[_is_inside(x, lengths)]
-        if len(inside) < 2:  # a single step has no variance
+        if rank_and_count()[1] > 1:
+            found = self._in_all_processes(inside)
+        elif len(inside) < 2:  # a single step has no variance
             return x
-        found = super().forward(inside)
+        else:
+            found = super().forward(inside)
         if lengths is None:
             return found.view_as(x)
         return torch.zeros_like(x).masked_scatter(_is_inside(x, lengths)[..., None], found)
 
+    def _in_all_processes(self, x: Tensor) -> Tensor:
+        """N×F of x, N×F, by the mean and the variance of all processes' rows."""
+        total = sum_of_all(
+            torch.cat(
+                [x.sum(0, dtype=self.running_mean.dtype), self.running_mean.new_tensor([len(x)])]
+            )
+        )
+        count = total[-1].detach()
+        if count < 2:
+            return x
+        mean = total[:-1] / count
+        variance = sum_of_all((x - mean).square().sum(0)) / count
+        with torch.no_grad():  # as torch does: the variance that is kept is the unbiased one
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        return ((x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(x.dtype)
+
 
 class Convolutions(nn.Module):
-    """Filters of several widths over the steps, each normalised over the batch and with a rectifier."""
+    """Filters of several widths over the steps, each normalised over the batch and with a rectifier. They have no
+    bias, which the normalisation would subtract."""
 
     def __init__(self, inputs: int, filters: int) -> None:
         super().__init__()
         ends = [filters * k // len(WIDTHS) for k in range(len(WIDTHS) + 1)]
         self.of_width = nn.ModuleList(
-            nn.Conv1d(inputs, last - first, width, padding=width // 2)
+            nn.Conv1d(inputs, last - first, width, padding=width // 2, bias=False)
             for width, (first, last) in zip(WIDTHS, pairwise(ends), strict=True)
             if last > first
         )

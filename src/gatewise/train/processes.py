@@ -15,12 +15,14 @@ def rank_and_count() -> tuple[int, int]:
     return 0, 1
 
 
-def sum_of_all(number: torch.Tensor) -> torch.Tensor:
-    """The sum of a number over the processes of a training run. All of them have to call this."""
+def sum_of_all(x: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over the processes of a training run, of x's shape, with a gradient. All of them
+    have to call this."""
     if rank_and_count()[1] == 1:
-        return number
-    found = number.clone()
-    torch.distributed.all_reduce(found)
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    found: torch.Tensor = all_reduce(x)
     return found
 
 
