@@ -1,0 +1,45 @@
+"""What torch's settings allow products of float32 numbers to multiply: the numbers as they are, the numbers rounded
+to bfloat16, or their two bfloat16 parts.
+
+The nearest setting counts: ``torch.backends.mkldnn.rnn.fp32_precision``, which inherits that of
+``torch.backends.mkldnn``, or else that of matrix products, which ``torch.set_float32_matmul_precision`` writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gatewise.backends.native.library import core
+
+# The values of enum Factors in csrc/problem.h, by torch's name of a precision. All other names mean 0.
+_ALLOWED = {"bf16": 1, "tf32": 2}
+_UNSET = "none"
+_TEXTS = (
+    None,
+    "torch's settings let products of float32 numbers round their factors to bfloat16",
+    "torch's settings let products of float32 numbers be three products of bfloat16 parts",
+)
+
+
+def allowed() -> int:
+    """The value of enum Factors that torch's settings ask for now."""
+    settings: Any = torch.backends.mkldnn
+    precision = settings.rnn.fp32_precision
+    if precision == _UNSET:
+        precision = settings.matmul.fp32_precision
+    return _ALLOWED.get(precision, 0)
+
+
+def factors(dtype: torch.dtype) -> int:
+    """The value of enum Factors for a call now: 0 unless the loaded level has matrix tiles."""
+    return allowed() if dtype == torch.float32 and core().tiles() else 0
+
+
+def described(dtype: torch.dtype) -> str | None:
+    """What torch's settings change of a call now, as a part of a sentence, or None."""
+    text = _TEXTS[allowed()] if dtype == torch.float32 else None
+    if text is None or core().tiles():
+        return text
+    return f"{text}, which is faster at level v4amx alone and not done"
