@@ -23,7 +23,8 @@ auto by_compute_type(Storage storage, const F& f) {
 #endif
 }
 
-// Three products on tiles take as long as a product of this many float rows; see benchmarks/NOTES.md.
+// From this number of rows on, three products on tiles are faster than one of floats: by count of the cycles, see
+// benchmarks/NOTES.md, and not by measurement.
 constexpr int64_t least_rows_of_parts = 8;
 
 // Whether products of floats are on matrix tiles.
