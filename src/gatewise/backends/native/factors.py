@@ -7,11 +7,10 @@ The nearest setting counts: ``torch.backends.mkldnn.rnn.fp32_precision``, which 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from gatewise.backends.native.library import core
+from gatewise.backends.torch_private import fp32_precision
 
 # The values of enum Factors in csrc/problem.h, by torch's name of a precision. All other names mean 0.
 _ALLOWED = {"bf16": 1, "tf32": 2}
@@ -25,10 +24,9 @@ _TEXTS = (
 
 def allowed() -> int:
     """The value of enum Factors that torch's settings ask for now."""
-    settings: Any = torch.backends.mkldnn
-    precision = settings.rnn.fp32_precision
+    precision = fp32_precision("mkldnn", "rnn")
     if precision == _UNSET:
-        precision = settings.matmul.fp32_precision
+        precision = fp32_precision("mkldnn", "matmul")
     return _ALLOWED.get(precision, 0)
 
 
