@@ -145,10 +145,10 @@ def test_the_nearest_setting_counts():
     assert factors.allowed() == 1
 
 
-def layer_results(**options):
+def layer_results(batch=20):
     torch.manual_seed(0)
-    layer = gw.LSTM(9, 33, **options)
-    x = torch.randn(7, 20, 9, requires_grad=True)
+    layer = gw.LSTM(9, 33)
+    x = torch.randn(7, batch, 9, requires_grad=True)
     y, (h, c) = layer(x)
     y.square().sum().backward()
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_without_tiles_no_setting_changes_a_bit(name):
     assert "torch's settings" not in layer.explain_backend(x)
     torch.set_float32_matmul_precision(name)
     assert all(map(torch.equal, before, layer_results()))
-    assert "which is faster at level v4amx alone and not done" in layer.explain_backend(x)
+    assert "; this is done at level v4amx alone" in layer.explain_backend(x)
     assert "torch's settings" not in layer.bfloat16().explain_backend(x.bfloat16())
 
 
@@ -317,12 +317,22 @@ def test_a_layer_rounds_if_torch_allows_it(tiles):
             assert value.dtype == torch.float32
             assert 0 < (value - true).norm() / true.norm() < off, name
         said = gw.LSTM(9, 33).explain_backend(x)
-        assert ("bfloat16 parts" in said, "round their factors" in said) == (
+        assert ("bfloat16 parts, from 8 sequences on" in said, "round their factors" in said) == (
             name == "high",
             name == "medium",
         )
     torch.backends.mkldnn.rnn.fp32_precision = "ieee"
     assert all(map(torch.equal, plain, layer_results()))
+
+
+@standing_in
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("batch", "in_parts"), [(1, False), (7, False), (8, True)])
+def test_parts_are_multiplied_from_8_sequences_on(batch, in_parts, tiles):
+    plain = layer_results(batch)
+    torch.set_float32_matmul_precision("high")
+    same = all(map(torch.equal, plain, layer_results(batch)))
+    assert (same, tiles() > 0) == (not in_parts, in_parts)
 
 
 @standing_in

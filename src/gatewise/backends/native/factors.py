@@ -18,7 +18,7 @@ _UNSET = "none"
 _TEXTS = (
     None,
     "torch's settings let products of float32 numbers round their factors to bfloat16",
-    "torch's settings let products of float32 numbers be three products of bfloat16 parts",
+    "torch's settings let products of float32 numbers be three products of bfloat16 parts, from 8 sequences on",
 )
 
 
@@ -40,4 +40,4 @@ def described(dtype: torch.dtype) -> str | None:
     text = _TEXTS[allowed()] if dtype == torch.float32 else None
     if text is None or core().tiles():
         return text
-    return f"{text}, which is faster at level v4amx alone and not done"
+    return f"{text}; this is done at level v4amx alone"
