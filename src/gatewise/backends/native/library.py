@@ -20,7 +20,7 @@ def core() -> Any:
 
     Raises:
         BackendError: the package was installed without its native core, or no level fits.
-        OptionError: GATEWISE_CPU names a level that does not exist or that this machine lacks.
+        OptionError: GATEWISE_CPU names a level that does not exist or that this process may not use.
     """
     try:
         from gatewise._native import _core
@@ -46,7 +46,7 @@ def level(native: Any) -> str:
             f"{VARIABLE}={asked}: no such level{near(asked, LEVELS)}; there are: {', '.join(LEVELS)}"
         )
     if not native.supports(asked):
-        raise OptionError(f"{VARIABLE}={asked}: this machine has only {', '.join(usable)}")
+        raise OptionError(f"{VARIABLE}={asked}: this process may use only {', '.join(usable)}")
     return asked
 
 
