@@ -145,6 +145,13 @@ def test_the_nearest_setting_counts():
     assert factors.allowed() == 1
 
 
+def test_the_setting_of_all_backends_is_inherited():
+    torch.backends.fp32_precision = "tf32"  # for a GPU, say
+    assert factors.allowed() == ALLOWED["high"]
+    torch.backends.mkldnn.rnn.fp32_precision = "ieee"
+    assert factors.allowed() == ALLOWED["highest"]
+
+
 def layer_results(batch=20):
     torch.manual_seed(0)
     layer = gw.LSTM(9, 33)
@@ -337,7 +344,7 @@ def test_parts_are_multiplied_from_8_sequences_on(batch, in_parts, tiles):
 
 @standing_in
 @pytest.mark.usefixtures("one_thread")
-def test_streams_steps_and_compiled_graphs_round_too(tiles):
+def test_streams_and_steps_round_too(tiles):
     torch.set_float32_matmul_precision("medium")
     torch.manual_seed(0)
     layer, x = gw.LSTM(9, 33).eval(), torch.randn(5, 4, 9)
@@ -354,6 +361,73 @@ def test_streams_steps_and_compiled_graphs_round_too(tiles):
     before = tiles()
     layer.explain_backend(x)
     assert tiles() == before
+
+
+@standing_in
+@pytest.mark.usefixtures("one_thread")
+def test_a_stream_keeps_the_setting_it_was_opened_with(tiles):
+    torch.manual_seed(0)
+    layer, x = gw.LSTM(9, 33).eval(), torch.randn(5, 4, 9)
+
+    def outputs(opened, run):
+        torch.set_float32_matmul_precision(opened)
+        stream = layer.stream(batch=4)
+        torch.set_float32_matmul_precision(run)
+        return np.stack([stream.step(row) for row in x])
+
+    plain, rounded = (outputs(name, name) for name in ("highest", "medium"))
+    assert (plain != rounded).any()
+    np.testing.assert_array_equal(outputs("highest", "medium"), plain)
+    np.testing.assert_array_equal(outputs("medium", "highest"), rounded)
+
+
+@standing_in
+@pytest.mark.usefixtures("one_thread")
+def test_compiled_graphs_and_backward_passes_read_the_setting_anew(tiles):
+    torch.manual_seed(0)
+    layer, x = gw.LSTM(9, 33), torch.randn(5, 8, 9)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+
+    def results(call, forward, backward):
+        torch.set_float32_matmul_precision(forward)
+        before, y = tiles(), call(x)[0]
+        after_forward = tiles()
+        torch.set_float32_matmul_precision(backward)
+        gradients = torch.autograd.grad(y.square().sum(), tuple(layer.parameters()))
+        return y.detach(), gradients, (after_forward > before, tiles() > after_forward)
+
+    def same(a, b):
+        return torch.equal(a[0], b[0]), all(map(torch.equal, a[1], b[1]))
+
+    exact, rounded = (results(layer, name, name) for name in ("highest", "medium"))
+    assert (exact[2], rounded[2]) == ((False, False), (True, True))
+    for call in (layer, compiled):
+        assert same(results(call, "highest", "highest"), exact) == (True, True)
+        assert same(results(call, "medium", "medium"), rounded) == (True, True)
+        mixed = results(call, "highest", "medium")
+        assert mixed[2] == (False, True)
+        assert same(mixed, exact) == (True, False)
+        mixed = results(call, "medium", "highest")
+        assert mixed[2] == (True, False)
+        assert same(mixed, rounded) == (True, False)
+
+
+@standing_in
+@pytest.mark.usefixtures("one_thread", "tiles")
+def test_parts_of_an_infinite_factor_can_give_nan():
+    layer = gw.RNN(1, 3, bias=False)
+    # the second parts are 2⁻⁹, 0 and -2⁻⁹
+    weights = torch.tensor([[1 + 2.0**-9], [1], [1 + 2.0**-7 - 2.0**-9]])
+    with torch.no_grad():
+        layer.weight_ih_l0.copy_(weights)
+    x = torch.zeros(1, 8, 1)
+    x[0, 0] = torch.inf
+    assert layer(x)[0][0, 0].tolist() == [1, 1, 1]
+    torch.set_float32_matmul_precision("high")
+    found = layer(x)[0][0]
+    assert found[0].isnan().tolist() == [False, True, True]
+    assert found[0, 0] == 1
+    assert (found[1:] == 0).all()
 
 
 FORK = """

@@ -1,8 +1,9 @@
 """What torch's settings allow products of float32 numbers to multiply: the numbers as they are, the numbers rounded
 to bfloat16, or their two bfloat16 parts.
 
-The nearest setting counts: ``torch.backends.mkldnn.rnn.fp32_precision``, which inherits that of
-``torch.backends.mkldnn``, or else that of matrix products, which ``torch.set_float32_matmul_precision`` writes.
+The nearest setting counts: ``torch.backends.mkldnn.rnn.fp32_precision``, or, if that is "none", the setting of matrix
+products, which ``torch.set_float32_matmul_precision`` writes. The former inherits ``torch.backends.fp32_precision``,
+which is often "tf32" for a GPU.
 """
 
 from __future__ import annotations
