@@ -58,14 +58,15 @@ lowest:
 	.ci/lowest
 
 # The tests of the CPU backend on a core that checks its own memory accesses and arithmetic; users'
-# cells are compiled likewise. Leaks are not looked for: Python leaves much behind.
+# cells are compiled likewise. Leaks are not looked for: Python leaves much behind. LEVEL=v4amx has the
+# stand-in for matrix tiles and needs AVX512-BF16.
 SANITIZED := build/sanitize
 LEVEL ?= v3
 CHECKS := -fsanitize=address,undefined
 
 sanitize: setup
 	$(BIN)/pip install -q -c constraints.txt nanobind cmake
-	$(BIN)/cmake -S . -B $(SANITIZED) -DGW_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 \
+	$(BIN)/cmake -S . -B $(SANITIZED) -DGW_SANITIZE=address,undefined -DGW_AMX_STAND_IN=$(if $(filter v4amx,$(LEVEL)),ON,OFF) -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 \
 		-DPython_EXECUTABLE=$(abspath $(BIN))/python -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
 	$(BIN)/cmake --build $(SANITIZED) --parallel 2 --target _core kernels_$(LEVEL)
 	ln -sfn $(CURDIR)/csrc $(SANITIZED)/include

@@ -2,11 +2,11 @@
 
     python benchmarks/cpu.py [--only SECTION ...] [--out benchmarks/results/cpu.json] [--quick]
 
-Sections: shapes (ten, in both modes, with every installed peer), bf16 (the larger of them beside fp32),
-cells (other cells' GFLOP/s beside the LSTM's), lengths (sequences of mixed lengths beside padded ones and
-torch's packed), trace (with and without), latency (one step a call), stream (one step of a stream), busy (all
-cores taken by others). Each section is written as soon as it is measured, with its machine, versions and
-commit; those of an older file stay.
+Sections: shapes (ten, in both modes, with every installed peer), bf16 (all of them in bfloat16, and in float32
+with the factors that torch's settings allow), cells (other cells' GFLOP/s beside the LSTM's), lengths (sequences
+of mixed lengths beside padded ones and torch's packed), trace (with and without), latency (one step a call), stream
+(one step of a stream), busy (all cores taken by others). Each section is written as soon as it is measured, with
+its machine, versions and commit; those of an older file stay.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewise as gw
+from gatewise.backends.native.library import loaded_level
 from gatewise.bench.contenders import Contender
 from gatewise.bench.loops import Loop
 from gatewise.bench.machine import cores, describe
@@ -76,18 +78,62 @@ def shapes(given: Settings) -> dict[str, Any]:
 
 
 def bf16(given: Settings) -> dict[str, Any]:
-    """The shapes of 256 units and more in bfloat16 and in float32, in the same rounds."""
-    found: dict[str, Any] = {}
-    for full in (shape for shape in DEFAULT if shape.H >= 256):
-        shape = given.size(full)
-        for mode in MODES:
-            calls = {}
-            for dtype in ("float32", "bfloat16"):
-                problem = draw(LSTM, shape, mode, dtype)
-                for whose, layer in (("gatewise", gatewise_layer), ("torch", torch_layer)):
-                    calls[f"{whose} {dtype}"] = prepared(layer(problem), problem).call
-            found[f"{mode} {shape}"] = _contest(f"bf16, {mode}, {shape}", calls, given.budget)
+    """Every shape in bfloat16, and in float32 with the factors that torch's settings allow, in the same rounds as
+    torch's layers. A float32 row has its distance from float64: ‖y − true‖/‖true‖ of the output and, in
+    training, of the input's gradient."""
+    found: dict[str, Any] = dict(level=loaded_level(), products=_products(given))
+    for cell in (LSTM, CELLS["gru"]):
+        for full in DEFAULT:
+            shape = given.size(full)
+            for mode in MODES:
+                calls, errors = {}, {}
+                for dtype in ("float32", "bfloat16"):
+                    problem = draw(cell, shape, mode, dtype)
+                    calls[f"torch {dtype}"] = prepared(torch_layer(problem), problem).call
+                    calls[f"gatewise {dtype}"] = prepared(gatewise_layer(problem), problem).call
+                problem = draw(cell, shape, mode)
+                for precision in ("high", "medium"):
+                    ours = prepared(gatewise_layer(problem), problem)
+                    calls[f"gatewise {precision}"] = _at(precision, ours.call)
+                    errors[precision] = _distances(_at(precision, ours.results)(), problem)
+                title = f"{cell.name}, {mode}, {shape}"
+                found[title] = _contest(f"bf16, {title}", calls, given.budget)
+                for precision, distances in errors.items():
+                    found[title][f"gatewise {precision}"]["distances"] = distances
     return found
+
+
+def _at(precision: str, call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call with torch's precision of float32 matrix products set."""
+
+    def run() -> Any:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        try:
+            return call()
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return run
+
+
+def _distances(found: Mapping[str, Any], problem: Problem) -> dict[str, float]:
+    """‖y − true‖/‖true‖ of each result, from the reference in float64."""
+    layer = gatewise_layer(problem, "reference").double()
+    true = prepared(layer, replace(problem, dtype="float64")).results()
+    return {
+        name: float(np.linalg.norm(found[name] - value) / np.linalg.norm(value))
+        for name, value in true.items()
+    }
+
+
+def _products(given: Settings) -> dict[str, float]:
+    """GFLOP/s of torch's product of two square matrices, in float32 and bfloat16."""
+    size = 256 if given.quick else 2048
+    factors = {d: torch.randn(size, size).to(getattr(torch, d)) for d in ("float32", "bfloat16")}
+    calls = {dtype: lambda x=x: x @ x for dtype, x in factors.items()}
+    timed = _contest(f"product of {size}×{size} matrices", calls, given.budget)
+    return {dtype: 2 * size**3 / timing["median_ms"] / 1e6 for dtype, timing in timed.items()}
 
 
 def cells(given: Settings) -> dict[str, Any]:

@@ -19,15 +19,15 @@ inline constexpr int64_t gradient_rows = 96;
 // With at most this many steps of all sequences, weight gradients are computed without packing.
 inline constexpr int64_t few_steps = 3;
 
-template <class S>
+// S is the storage type, P the packed type.
+template <class S, class P>
 class Backward {
     using T = compute<S>;
-    using P = packed_as<S>;
     static constexpr int V = width<T>;
 
 public:
     Backward(const Problem& problem, Arena& arena)
-        : p(problem), cell(*problem.cell), size(problem), arena(arena), plan(make_plan(problem, arena)), threads(useful_threads(problem)) {
+        : p(problem), cell(*problem.cell), size(problem), arena(arena), plan(make_plan(problem, arena)), threads(useful_threads(problem)), parts(packed_parts<P>(problem)) {
         activations.place(p, size, p.activations, true);
         layer_norm = p.weights.norm_input != nullptr;
         const int64_t all = p.steps * p.batch;
@@ -73,16 +73,16 @@ private:
         const int first = cell.accumulators - cell.from_state;
         const S** rows = accumulator_rows<S>(p, size.units, first, cell.from_state, p.weights.recurrent, p.recurrent_size(), arena);
         for (int k = 0; k < cell.feedbacks; ++k)
-            recurrent[k] = pack_straight<P>(rows, size.first_stage(), p.recurrent_column(k), p.state_size(cell.feedback[k]), threads, arena);
-        if (cell.second_stage) second_stage = pack_straight<P>(rows + size.first_stage(), size.second_stage, 0, p.units, threads, arena);
+            recurrent[k] = pack_straight<P>(rows, size.first_stage(), parts, p.recurrent_column(k), p.state_size(cell.feedback[k]), threads, arena);
+        if (cell.second_stage) second_stage = pack_straight<P>(rows + size.first_stage(), size.second_stage, parts, 0, p.units, threads, arena);
         if (p.grad_x.base) {
             rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
-            input = pack_straight<P>(rows, size.from_input, 0, p.inputs, threads, arena);
+            input = pack_straight<P>(rows, size.from_input, parts, 0, p.inputs, threads, arena);
         }
         if (p.projection) {
             rows = arena.take<const S*>(p.projection);
             for (int64_t r = 0; r < p.projection; ++r) rows[r] = static_cast<const S*>(p.weights.projection) + r * p.units;
-            projection = pack_straight<P>(rows, p.projection, 0, p.units, threads, arena);
+            projection = pack_straight<P>(rows, p.projection, parts, 0, p.units, threads, arena);
         }
         for (int k = 0; k < cell.params; ++k) {
             params[k] = arena.take<T>(size.units);
@@ -117,6 +117,7 @@ private:
         }
 
         void go() {
+            const AmxScope tiles;
             for (int64_t row = share.first; row < share.last; ++row)
                 if (b.plan.length[row] == 0) begin(row), end(row);
             for (int64_t done = p.steps; done-- > 0;) {
@@ -226,7 +227,7 @@ private:
         void project_back(int64_t t, int64_t rows) {
             T* projected = b.projected + kept_row(t) * size.output;
             for (int64_t r = 0; r < rows; ++r) std::copy_n(carried(0, share.first + r), size.output, projected + r * size.output);
-            product<P>(rows, Strided<T>{projected, size.output}, p.projection, b.projection, 0, size.units / V, {b.zeros, 0},
+            product<P>(rows, Strided<T>{projected, size.output}, p.projection, b.projection, b.parts, 0, size.units / V, {b.zeros, 0},
                        {b.unprojected + share.first * size.units, size.units});
         }
 
@@ -268,7 +269,7 @@ private:
         const T* through_second_stage(const BackwardArgs<T>& args) {
             T* to = b.second_stage_gradient + share.first * size.units;
             const Strided<T> a{args.pre_activations + size.pre_activations - size.second_stage, size.pre_activations};
-            product<P>(args.rows, a, size.second_stage, b.second_stage, 0, size.units / V, {b.zeros, 0}, {to, size.units});
+            product<P>(args.rows, a, size.second_stage, b.second_stage, b.parts, 0, size.units / V, {b.zeros, 0}, {to, size.units});
             for (int64_t r = 0; p.recurrent_factor.base && r < args.rows; ++r)
                 update_row<T>(to + r * size.units, p.units, [](auto x, auto factor) { return x * factor; },
                               static_cast<const S*>(p.recurrent_factor.base) + b.plan.order[share.first + r] * p.recurrent_factor.row);
@@ -298,10 +299,10 @@ private:
                 const int64_t first = together ? own.first / V : 0, last = together ? own.last / V : stride / V;
                 T* to = carried(k, share.first);
                 if (p.recurrent_factor.base == nullptr) {
-                    product<P>(rows, a, size.first_stage(), b.recurrent[f], first, last, {to, stride}, {to, stride});
+                    product<P>(rows, a, size.first_stage(), b.recurrent[f], b.parts, first, last, {to, stride}, {to, stride});
                 } else {
                     T* through = b.through + share.first * std::max(size.output, size.units);
-                    product<P>(rows, a, size.first_stage(), b.recurrent[f], first, last, {b.zeros, 0}, {through, stride});
+                    product<P>(rows, a, size.first_stage(), b.recurrent[f], b.parts, first, last, {b.zeros, 0}, {through, stride});
                     const Units units = within(p.state_size(k));
                     const S* factors = static_cast<const S*>(p.recurrent_factor.base) + p.recurrent_column(f);
                     for (int64_t r = 0; r < rows; ++r) {
@@ -411,6 +412,7 @@ private:
     void input_gradient() {
         const int64_t items = (count + gradient_rows - 1) / gradient_rows;
         Pool::get().run(int(items), threads, [this](int item) {
+            const AmxScope tiles;
             Arena& mine = Arena::mine();
             Arena::Frame frame(mine);
             const int64_t first = item * gradient_rows, n = std::min(gradient_rows, count - first);
@@ -419,7 +421,7 @@ private:
             T* start = mine.take<T>(size.inputs);
             std::fill_n(start, size.inputs, T(0));
             for (int64_t k = 0; k < n; ++k) rows[k] = from_input(steps[first + k].t * p.batch + steps[first + k].row).base;
-            product<P>(n, Gathered<T>{rows}, size.from_input, input, 0, size.inputs / V, {start, 0}, {to, size.inputs});
+            product<P>(n, Gathered<T>{rows}, size.from_input, input, parts, 0, size.inputs / V, {start, 0}, {to, size.inputs});
             for (int64_t k = 0; k < n; ++k) copy_row(x_row(p.grad_x, steps[first + k]), to + k * size.inputs, p.inputs);
         });
         for (int64_t row = 0; row < p.batch; ++row)
@@ -475,19 +477,20 @@ private:
     template <class B>
     const P* pack_side(const Side<B>& side) {
         const int64_t wide = padded<T>(side.columns), stretches = (count + k_block - 1) / k_block;
-        P* packed = arena.take<P>(stretches * k_block * wide);
+        P* packed = arena.take<P>(stretches * k_block * wide * parts);
         Pool::get().run(int(stretches), threads, [&, packed](int stretch) {
             const int64_t at = stretch * k_block, k = std::min(k_block, count - at);
             decltype(side.b(Step{})) rows[k_block];
             for (int64_t j = 0; j < k; ++j) rows[j] = side.b(steps[at + j]);
             for (int64_t c = 0; c < side.columns; c += V)
-                pack_columns<P>(packed + at * wide + c * packed_length<P>(k), rows, k, c, int(std::min<int64_t>(V, side.columns - c)));
+                pack_columns<P>(packed + (at * wide + c * packed_length<P>(k)) * parts, rows, k, parts, c, int(std::min<int64_t>(V, side.columns - c)));
         });
         return packed;
     }
 
     template <class A, class... B>
     void outer_block(int64_t first, int64_t rows, const A& a, const P* const* packed, const Side<B>&... side) {
+        const AmxScope tiles;
         Arena& mine = Arena::mine();
         Arena::Frame frame(mine);
         constexpr int sides = sizeof...(B);
@@ -505,7 +508,7 @@ private:
             for (int64_t j = k; j < k + V; ++j) from[j] = nullptr;
             transpose_rows(transposed, from, k, rows);
             for (int i = 0; i < sides; ++i)
-                product<P>(rows, Strided<T>{transposed, k_block}, k, packed[i] + at * wide[i], 0, wide[i] / V, {sum[i], wide[i]}, {sum[i], wide[i]});
+                product<P>(rows, Strided<T>{transposed, k_block}, k, packed[i] + at * wide[i] * parts, parts, 0, wide[i] / V, {sum[i], wide[i]}, {sum[i], wide[i]});
         }
         int i = 0;
         ((put_rows(first, rows, sum[i], wide[i], side), ++i), ...);
@@ -623,7 +626,7 @@ private:
     Sizes<T> size;
     Arena& arena;
     Plan plan;
-    int threads;
+    int threads, parts;
     Activations<T> activations;
     bool layer_norm;
     T *totals, *pre_activations, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *second_stage_gradient = nullptr, *zeros;

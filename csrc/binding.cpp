@@ -25,6 +25,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "amx_permission.h"
 #include "kernels.h"
 
 namespace nb = nanobind;
@@ -181,12 +182,13 @@ void* data(nb::handle of) { return PyLong_AsVoidPtr(call(of, names().data_ptr).p
 class Network {
 public:
     // names and shapes: of the module's weights, for each layer and direction in the order of set_weights; None for
-    // a missing weight. plain: the tensor types that are plain arrays in memory.
+    // a missing weight. plain: the tensor types that are plain arrays in memory. factors: a function that returns the
+    // Factors of a call now, or None.
     Network(uintptr_t cell, int storage, int64_t inputs, int64_t units, int64_t projection, int layers, bool both_ways,
             const std::vector<nb::object>& names, const std::vector<nb::object>& shapes, nb::object dtype,
-            const std::vector<nb::object>& plain)
+            const std::vector<nb::object>& plain, nb::object factors)
         : storage_(Storage(storage)), layers_(layers), directions_(both_ways ? 2 : 1), names_(names), shapes_(shapes),
-          dtype_(std::move(dtype)), plain_(plain), seen_(names.size()) {
+          dtype_(std::move(dtype)), plain_(plain), factors_(std::move(factors)), seen_(names.size()) {
         problem_.cell = pointer<const Cell>(cell);
         problem_.inputs = inputs;
         problem_.units = units;
@@ -211,6 +213,7 @@ public:
             p.reset = {pointer(base), batch_first ? next : outermost, batch_first ? outermost : next};
         }
         // from here on a failure, such as a failed allocation, is an error
+        if (!factors_.is_none() && p.steps * p.batch > 1) p.factors = Factors(tensor::number(factors_()));
         if (!held.x_in_rows) {
             x = tensor::call(x, ask.contiguous);
             place(x, batch_first, p);
@@ -361,6 +364,7 @@ private:
     std::vector<nb::object> names_, shapes_;
     nb::object dtype_;
     std::vector<nb::object> plain_;
+    nb::object factors_;
     std::vector<uintptr_t> seen_;  // the weights' addresses at the last call
 };
 
@@ -454,6 +458,8 @@ NB_MODULE(_core, m) {
         kernels->begin(forked);
     });
     m.def("level", [] { return std::string(kernels->level); });
+    // Whether products of float32 numbers may read factors rounded to bfloat16.
+    m.def("tiles", [] { return kernels->tiles; });
     m.def("vector_bytes", [] { return kernels->vector_bytes; });
     m.def("cell", [](const std::string& library, const std::string& name) {
         return reinterpret_cast<uintptr_t>(symbol(library, name.c_str()));
@@ -483,7 +489,7 @@ NB_MODULE(_core, m) {
     nb::class_<Call>(m, "Call")
         .def("__init__",
              [](Call* call, uintptr_t cell, int storage, int64_t steps, int64_t batch, int64_t inputs, int64_t units,
-                int64_t projection, bool reverse, int threads) {
+                int64_t projection, bool reverse, int threads, int factors) {
                  new (call) Call{{}, Storage(storage)};
                  Problem& p = call->problem;
                  p.cell = pointer<const Cell>(cell);
@@ -494,6 +500,7 @@ NB_MODULE(_core, m) {
                  p.projection = projection;
                  p.reverse = reverse;
                  p.threads = threads;
+                 p.factors = Factors(factors);
              })
         .def("x", set_steps<&Problem::x>)
         .def("output", set_steps<&Problem::output>)
@@ -537,9 +544,9 @@ NB_MODULE(_core, m) {
 
     nb::class_<Network>(m, "Network")
         .def(nb::init<uintptr_t, int, int64_t, int64_t, int64_t, int, bool, const std::vector<nb::object>&,
-                      const std::vector<nb::object>&, nb::object, const std::vector<nb::object>&>(),
+                      const std::vector<nb::object>&, nb::object, const std::vector<nb::object>&, nb::object>(),
              "cell"_a, "storage"_a, "inputs"_a, "units"_a, "projection"_a, "layers"_a, "both_ways"_a, "names"_a, "shapes"_a, "dtype"_a,
-             "plain"_a)
+             "plain"_a, "factors"_a.none())
         .def("run", &Network::run, "x"_a, "state"_a.none(), "weights"_a, "batch_first"_a, "threads"_a,
              "lengths"_a = 0, "reset"_a.none() = nb::none());
 

@@ -21,10 +21,17 @@ inline constexpr int64_t rows_at_once = 48;
 // A run with at most this many rows in all does not pack its weights.
 inline constexpr int64_t unpacked_rows = 2;
 
-template <class S>
+// The number of parts of each packed number.
+template <class P>
+int packed_parts(const Problem& p) {
+    return std::is_same_v<P, bf16> && p.factors == Factors::bf16_parts ? 2 : 1;
+}
+
+// S is the storage type, P the packed type.
+template <class S, class P>
 class Forward {
     using T = compute<S>;
-    using P = packed_as<S>;
+    using X = std::conditional_t<std::is_same_v<P, T>, P, S>;  // of the input's rows in its product
     static constexpr int V = width<T>;
 
 public:
@@ -33,12 +40,13 @@ public:
         void* block = p.activations;
         if (block == nullptr) block = arena.take<char>(int64_t(activations.place(p, size, nullptr, false)));
         activations.place(p, size, block, p.activations != nullptr);
+        parts = packed_parts<P>(p);
         const int threads = useful_threads(p);
         const int first = cell.accumulators - cell.from_state;
         fused = both_at_once();
         const bool packed = !fused && (many_runs || plan.by_units || p.steps * p.batch > unpacked_rows);
         const auto matrix = [&](const S** rows, int64_t columns, int64_t k) {
-            return Matrix{rows, packed ? pack_transposed<P>(rows, columns, k, threads, arena) : nullptr, k};
+            return Matrix{rows, packed ? pack_transposed<P>(rows, columns, k, parts, threads, arena) : nullptr, parts, k};
         };
         input = matrix(accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena),
                        size.from_input, p.inputs);
@@ -53,22 +61,22 @@ public:
         if constexpr (std::is_same_v<P, T>)
             if (fused) {
                 both = arena.take<P>(size.pre_activations * (p.inputs + recurrent[0].k));
-                pack_transposed(both, input.rows, size.pre_activations, p.inputs, recurrent[0].k, threads);
-                pack_transposed(both + p.inputs * V, recurrent[0].rows, size.pre_activations, recurrent[0].k, p.inputs, threads);
+                pack_transposed(both, input.rows, size.pre_activations, p.inputs, 1, recurrent[0].k, threads);
+                pack_transposed(both + p.inputs * V, recurrent[0].rows, size.pre_activations, recurrent[0].k, 1, p.inputs, threads);
             }
         if (p.projection) {
             const S** rows = arena.take<const S*>(size.output);
             for (int64_t r = 0; r < size.output; ++r)
                 rows[r] = r < p.projection ? static_cast<const S*>(p.weights.projection) + r * p.units : nullptr;
             projection = matrix(rows, size.output, p.units);
-            if (fused) projection.packed = pack_transposed<P>(rows, size.output, p.units, threads, arena);
+            if (fused) projection.packed = pack_transposed<P>(rows, size.output, p.units, parts, threads, arena);
         }
         pack_vectors(arena);
         chunk_rows = std::max(p.batch, rows_at_once);
         pre_activations = arena.take<T>(plan.count * chunk_rows * size.pre_activations);
         const int64_t loops = plan.by_units ? p.threads : plan.count;  // each has its own buffer of input rows
-        inputs = arena.take<const P*>(loops * chunk_rows);
-        if constexpr (!std::is_same_v<S, P>) converted = arena.take<P>(loops * chunk_rows * size.inputs);
+        inputs = arena.take<const X*>(loops * chunk_rows);
+        if constexpr (!std::is_same_v<S, X>) converted = arena.take<X>(loops * chunk_rows * size.inputs);
     }
 
     // Called after the problem's batch has become smaller than at the beginning, or larger again.
@@ -90,13 +98,14 @@ private:
     struct Matrix {
         const S* const* rows;
         const P* packed;
+        int parts;
         int64_t k;
 
         // Columns [first, last), both multiples of V. An unpacked matrix is multiplied as a whole.
         template <class Rows>
         void multiply(int64_t count, const Rows& a, int64_t first, int64_t last, Block<const T> start, Block<T> to) const {
             if (packed)
-                product<P>(count, a, k, packed, first / V, last / V, start, to);
+                product<P>(count, a, k, packed, parts, first / V, last / V, start, to);
             else
                 product_unpacked<T>(count, a, k, rows, last, start, to);
         }
@@ -161,6 +170,7 @@ private:
         }
 
         void go() {
+            const AmxScope tiles;
             for (int64_t row = share.first; row < share.last; ++row)
                 if (f.plan.length[row] == 0) begin(row, 0), end(row, 0);
             prepare(0);
@@ -218,7 +228,7 @@ private:
                 const int64_t t = time(done), n = running(f.plan, share, t);
                 for (int64_t r = 0; r < n; ++r, ++rows) {
                     const S* x = static_cast<const S*>(p.x.base) + t * p.x.step + f.plan.order[share.first + r] * p.x.row;
-                    if constexpr (std::is_same_v<S, P>) {
+                    if constexpr (std::is_same_v<S, X>) {
                         inputs[rows] = x;
                     } else {
                         copy_row(converted + rows * size.inputs, x, p.inputs);
@@ -230,7 +240,7 @@ private:
             if (f.fused) return;
             const bool layer_norm = p.weights.norm_input;
             const Block<const T> start{layer_norm ? f.zeros : f.bias, 0};
-            multiply(rows, Gathered<P>{inputs}, f.input, cell.from_input, start, pre_activations);
+            multiply(rows, Gathered<X>{inputs}, f.input, cell.from_input, start, pre_activations);
             if (layer_norm) normalise_inputs(first, until);
         }
 
@@ -531,8 +541,8 @@ private:
         bool together;
         Units own;
         T* pre_activations;
-        const P** inputs;
-        P* converted;
+        const X** inputs;
+        X* converted;
     };
 
     const Problem& p;
@@ -541,13 +551,14 @@ private:
     Plan plan;
     Activations<T> activations;
     Matrix input, recurrent[max_states], second_stage, projection;
+    int parts;
     bool fused;
     P* both = nullptr;  // the input weights and the recurrent weights, packed for one product
     T *bias, *zeros, *params[max_params], *norm_weight_input = nullptr, *norm_weight_recurrent = nullptr;
     int64_t chunk_rows;
     T* pre_activations;
-    const P** inputs;
-    P* converted = nullptr;
+    const X** inputs;
+    X* converted = nullptr;
 };
 
 }  // namespace gw

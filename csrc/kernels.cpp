@@ -7,39 +7,73 @@
 namespace gw {
 namespace {
 
-// f(a number of the type that is stored)
+// f(a number of the compute type)
 template <class F>
-auto by_storage(Storage storage, const F& f) {
+auto by_compute_type(Storage storage, const F& f) {
+    return storage == Storage::f64 ? f(double()) : f(float());
+}
+
+// Without matrix tiles, a product of bfloat16 pairs is faster than one of floats where it reads each weight for one
+// or two rows. On Intel's processors it is slower for more rows: they multiply half as many pairs as floats at once.
+[[maybe_unused]] bool pairs_pay([[maybe_unused]] const Problem& p) {
+#if defined(__AVX512BF16__) && !GW_AMX
+    return p.batch <= 2 || !__builtin_cpu_is("intel");
+#else
+    return GW_BF16_PAIRS;
+#endif
+}
+
+// From this number of rows on, three products on tiles are faster than one of floats: by count of the cycles, see
+// benchmarks/NOTES.md, and not by measurement.
+constexpr int64_t least_rows_of_parts = 8;
+
+// Whether products of floats are on matrix tiles.
+[[maybe_unused]] bool on_tiles(const Problem& p) {
+    return p.factors == Factors::bf16 || (p.factors == Factors::bf16_parts && p.batch >= least_rows_of_parts);
+}
+
+// f(a number of the type that is stored, one of the packed type)
+template <class F>
+auto by_types(const Problem& p, Storage storage, const F& f) {
     switch (storage) {
-        case Storage::f64: return f(double());
-        case Storage::bf16: return f(bf16());
-        default: return f(float());
+        case Storage::f64: return f(double(), double());
+        case Storage::bf16:
+            if constexpr (GW_AMX)
+                return f(bf16(), bf16());
+            else if constexpr (GW_BF16_PAIRS)
+                return pairs_pay(p) ? f(bf16(), bf16()) : f(bf16(), float());
+            else
+                return f(bf16(), float());
+        default:
+            if constexpr (GW_AMX)
+                if (on_tiles(p)) return f(float(), bf16());
+            return f(float(), float());
     }
 }
 
 void begin(bool forked) { Pool::get(forked); }
 
 int64_t activations_row(const Problem& p, Storage storage) {
-    return by_storage(storage, [&](auto stored) {
-        using T = compute<decltype(stored)>;
+    return by_compute_type(storage, [&](auto number) {
+        using T = decltype(number);
         return Activations<T>::row(p, Sizes<T>(p));
     });
 }
 
 int64_t activations_extra(Storage storage) {
-    return by_storage(storage, [](auto stored) { return Activations<compute<decltype(stored)>>::extra; });
+    return by_compute_type(storage, [](auto number) { return Activations<decltype(number)>::extra; });
 }
 
 void forward(const Problem& p, Storage storage) {
     Arena& arena = Arena::mine();
     Arena::Frame frame(arena);
-    by_storage(storage, [&](auto stored) { Forward<decltype(stored)>(p, arena).run(); });
+    by_types(p, storage, [&](auto stored, auto packed) { Forward<decltype(stored), decltype(packed)>(p, arena).run(); });
 }
 
 void backward(const Problem& p, Storage storage) {
     Arena& arena = Arena::mine();
     Arena::Frame frame(arena);
-    by_storage(storage, [&](auto stored) { Backward<decltype(stored)>(p, arena).run(); });
+    by_types(p, storage, [&](auto stored, auto packed) { Backward<decltype(stored), decltype(packed)>(p, arena).run(); });
 }
 
 void order(const Problem& p, int64_t* to) {
@@ -54,7 +88,7 @@ struct Stream {
     virtual void resize(int64_t batch) = 0;
 };
 
-template <class S>
+template <class S, class P>
 struct StreamOf : Stream {
     explicit StreamOf(const Problem& given) : problem(given), frame(arena), forward(problem, arena, true) {}
 
@@ -72,11 +106,11 @@ struct StreamOf : Stream {
     Problem problem;
     Arena arena;
     Arena::Frame frame;
-    Forward<S> forward;
+    Forward<S, P> forward;
 };
 
 void* open_stream(const Problem& p, Storage storage) {
-    return by_storage(storage, [&](auto stored) -> Stream* { return new StreamOf<decltype(stored)>(p); });
+    return by_types(p, storage, [&](auto stored, auto packed) -> Stream* { return new StreamOf<decltype(stored), decltype(packed)>(p); });
 }
 
 void step_stream(void* stream, const void* x, void* output) { static_cast<Stream*>(stream)->step(x, output); }
@@ -93,5 +127,5 @@ void close_stream(void* stream) { delete static_cast<Stream*>(stream); }
 
 extern "C" [[gnu::visibility("default")]] const gw::Kernels gw_kernels;
 const gw::Kernels gw_kernels = {
-    GW_QUOTED(GW_LEVEL), gw::vector_bytes, gw::begin,       gw::activations_row,    gw::activations_extra, gw::forward,
+    GW_QUOTED(GW_LEVEL), gw::vector_bytes, GW_AMX, gw::begin,       gw::activations_row,    gw::activations_extra, gw::forward,
     gw::backward,        gw::order,        gw::open_stream, gw::step_stream, gw::resize_stream, gw::close_stream};

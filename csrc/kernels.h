@@ -12,6 +12,7 @@ enum class Storage { f32, f64, bf16 };
 struct Kernels {
     const char* level;
     int vector_bytes;
+    bool tiles;  // whether it has matrix tiles, and so heeds Problem::factors
     void (*begin)(bool forked);  // called first; whether this process was forked from one that had used torch
     int64_t (*activations_row)(const Problem&, Storage);  // activations have (T + 1) * B * row + extra numbers
     int64_t (*activations_extra)(Storage);

@@ -32,11 +32,15 @@ struct Weights {
     void* per_unit[max_params] = {};
 };
 
+// What products of float32 numbers multiply: the numbers, the numbers rounded to bfloat16, or their two bfloat16 parts.
+enum class Factors { as_stored, bf16, bf16_parts };
+
 struct Problem {
     const Cell* cell = nullptr;
     int64_t steps = 0, batch = 0, inputs = 0, units = 0, projection = 0;  // T, B, I, H, P or 0
     bool reverse = false;
     int threads = 1;
+    Factors factors = Factors::as_stored;  // others are for levels with matrix tiles and float32
 
     Steps x, output;
     Rows state[max_states], final_state[max_states];  // null initial states are zero

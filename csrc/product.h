@@ -1,7 +1,6 @@
 // Matrix products with packed weights: C = C0 + A B.
 //
-// B is packed in panels of one vector's width: [columns / V][K][V], or in bfloat16 [columns / V][K / 2][V][2]. C and C0 are padded to whole
-// panels, so no load or store is masked. A tile has up to `tile_rows` rows and two panels, with its sums in
+// B is packed in panels; see packed.h. C and C0 are padded to whole panels, so no load or store is masked. A tile has up to `tile_rows` rows and two panels, with its sums in
 // registers. Tiles of few rows keep several partial sums over k, because one would wait for each addition.
 #pragma once
 
@@ -9,6 +8,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "amx_product.h"
+#include "packed.h"
 #include "rows.h"
 #include "vec.h"
 
@@ -22,50 +23,6 @@ inline constexpr int tile_rows = 6;  // of 16 registers
 
 // A stretch of k whose two panels stay in the first-level cache for all rows.
 inline constexpr int64_t k_block = 256;
-
-template <class T>
-int64_t panels(int64_t columns) {
-    return (columns + width<T> - 1) / width<T>;
-}
-
-template <class T>
-int64_t padded(int64_t columns) {
-    return panels<T>(columns) * width<T>;
-}
-
-// Rows of A with one stride, and rows at any address.
-template <class T>
-struct Strided {
-    const T* base;
-    int64_t stride;
-    GW_INLINE const T* operator()(int64_t row) const { return base + row * stride; }
-};
-
-template <class T>
-struct Gathered {
-    const T* const* rows;
-    GW_INLINE const T* operator()(int64_t row) const { return rows[row]; }
-};
-
-template <class T>
-struct Block {  // rows of a matrix
-    T* base;
-    int64_t stride;
-};
-
-// P is the packed type: the type of the sums, or bf16 in interleaved pairs along k.
-template <class P>
-inline constexpr int group = std::is_same_v<P, bf16> ? 2 : 1;
-
-// The packed type for rows of S.
-template <class S>
-using packed_as = std::conditional_t<std::is_same_v<S, bf16> && !GW_BF16_PAIRS, float, S>;
-
-// The packed length of a column of k numbers.
-template <class P>
-int64_t packed_length(int64_t k) {
-    return (k + group<P> - 1) / group<P> * group<P>;
-}
 
 template <class P>
 struct TileArgs {
@@ -212,18 +169,26 @@ GW_INLINE void tiles_of_panels(TileArgs<P>& t, int64_t top, int64_t high, int ve
     }
 }
 
-// C = C0 + A B over panels [first, last) of B. C0 may be C, or a single row with stride 0.
+// A product on matrix tiles takes as long for 16 rows as the product of pairs takes for one.
+inline constexpr int64_t least_tile_rows = 2;
+
+// C = C0 + A B over panels [first, last) of B, whose numbers have `parts` parts. C0 may be C, or a single row with
+// stride 0.
 template <class P, class Rows>
-void product(int64_t rows, const Rows& a, int64_t k, const P* b, int64_t first, int64_t last, Block<const compute<P>> c0,
-             Block<compute<P>> c) {
+void product(int64_t rows, const Rows& a, int64_t k, const P* b, int parts, int64_t first, int64_t last,
+             Block<const compute<P>> c0, Block<compute<P>> c) {
     constexpr int V = width<compute<P>>, G = group<P>;
+    const bool far = (last - first) * packed_length<P>(k) * parts * V * int64_t(sizeof(P)) > far_bytes;
+#if GW_AMX
+    if constexpr (std::is_same_v<P, bf16>)
+        if (rows >= least_tile_rows || parts > 1) return amx::product(rows, a, k, b, parts, first, last, far, c0, c);
+#endif
     constexpr bool as_it_lies = std::is_same_v<decltype(a(0)), const P*> && G == 1;
     thread_local Gather<P> gather;
     const bool gathered = !as_it_lies || apart_by_half_pages(a, rows);
     TileArgs<P> t;
     t.panel_stride = packed_length<P>(k) * V;
     t.groups[1] = 0;
-    const bool far = (last - first) * t.panel_stride * int64_t(sizeof(P)) > far_bytes;
     for (int64_t top = 0; top < rows; top += row_block) {
         const int64_t high = std::min(row_block, rows - top);
         for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {

@@ -90,7 +90,7 @@ def check(given, threads=(1,)):
     expected = given.in_double().gradients(truth)
     # where numbers are multiplied in pairs, gradients too are rounded on their way into a product, as
     # in torch's own operations, and what an ill-conditioned case makes of that is allowed
-    pairs = given.dtype is torch.bfloat16 and loaded_level() == "v4bf16"
+    pairs = given.dtype is torch.bfloat16 and loaded_level() in ("v4amx", "v4bf16")
     beside = [run.gradients(reference) for run in (given, given.nearby(0))] if pairs else []
     before = torch.get_num_threads()
     for count in threads:

@@ -17,7 +17,7 @@ import gatewise as gw
 from gatewise.backends.native import library
 from gatewise.errors import OptionError
 
-VECTOR_BYTES = {"v4bf16": 64, "v4": 64, "v3": 32, "v2": 16, "neon": 16}
+VECTOR_BYTES = {"v4amx": 64, "v4bf16": 64, "v4": 64, "v3": 32, "v2": 16, "neon": 16}
 NATIVE = library.core()
 HERE = Path(__file__).parent
 
@@ -62,13 +62,49 @@ def test_each_level_that_this_machine_has():
     assert sum(" passed" in line for line in said) == len(levels)
 
 
+def _is_intel():
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(
+    library.loaded_level() != "v4bf16" or not _is_intel(),
+    reason="needs an Intel processor with AVX512-BF16 and without tiles",
+)
+def test_bfloat16_is_multiplied_in_pairs_where_that_pays():
+    """For one or two sequences; with more it has the bits of the level without pairs."""
+    torch.manual_seed(0)
+    layer = gw.LSTM(20, 65, dtype=torch.bfloat16)
+    results = []
+    loaded = library.library_path()
+    try:
+        for name in ("v4bf16", "v4"):
+            NATIVE.load(str(loaded.with_name(f"kernels_{name}.so")), False)
+            torch.manual_seed(1)
+            results.append([])
+            for B in (2, 3):  # in pairs, gradients are rounded on their way into a product
+                output = layer(torch.randn(9, B, 20).bfloat16())[0]
+                results[-1] += torch.autograd.grad(output.sum(), layer.weight_hh_l0)
+    finally:
+        NATIVE.load(str(loaded), False)
+    (two, three), (two_floats, three_floats) = results
+    assert torch.equal(three, three_floats)
+    assert not torch.equal(two, two_floats)
+
+
 def test_the_best_level_is_loaded_unless_another_is_asked_for(monkeypatch):
     monkeypatch.delenv("GATEWISE_CPU", raising=False)
     everything = SimpleNamespace(supports=lambda name: name != "neon")
-    assert library.level(everything) == "v4bf16"
+    assert library.level(everything) == "v4amx"
+    # the kernel has denied the process its tiles
+    assert library.level(SimpleNamespace(supports=lambda name: name != "v4amx")) == "v4bf16"
     assert library.level(SimpleNamespace(supports=lambda name: name in ("v2", "v3"))) == "v3"
     monkeypatch.setenv("GATEWISE_CPU", "v2")
-    assert library.level(everything) == "v2"
+    tried = []
+    assert library.level(SimpleNamespace(supports=lambda name: tried.append(name) or True)) == "v2"
+    assert tried == ["v2"]  # nothing is asked of the kernel for a level that is not loaded
     asked = os.environ.get(
         "GATEWISE_CPU_OF_THESE_TESTS"
     )  # whatever runs here is one of the machine's
@@ -81,9 +117,10 @@ def test_the_best_level_is_loaded_unless_another_is_asked_for(monkeypatch):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("v4 ", "GATEWISE_CPU=v4 : no such level (did you mean 'v4'?); there are: v4bf16, v4, v3, v2, neon"),
-        ("haswell", "GATEWISE_CPU=haswell: no such level; there are: v4bf16, v4, v3, v2, neon"),
-        ("neon", "GATEWISE_CPU=neon: this machine has only v3, v2"),
+        ("v4 ", "GATEWISE_CPU=v4 : no such level (did you mean 'v4'?); there are: v4amx, v4bf16, v4, v3, v2, neon"),
+        ("haswell", "GATEWISE_CPU=haswell: no such level; there are: v4amx, v4bf16, v4, v3, v2, neon"),
+        ("neon", "GATEWISE_CPU=neon: this process may use only v3, v2"),
+        ("v4amx", "GATEWISE_CPU=v4amx: this process may use only v3, v2"),
     ],
 )  # fmt: skip
 def test_a_level_that_there_is_not(monkeypatch, asked, message):

@@ -86,13 +86,31 @@ def best_flags():
     return list(levels().values())[-1]
 
 
+# The stand-in for matrix tiles, and the packed layout that it reads.
+TILES = ("-DGW_AMX_STAND_IN", "-DGW_BF16_PAIRS=1", "-I", HERE)
+
+
 @needs_compiler
 def test_this_machine(self_test):
     flags, width = best_flags()
+    tiles = TILES if width == 64 else ()
     # working memory and tapes begin as 3.4e38
-    output = self_test(COMPILER, "-O1", *flags, every=4, MALLOC_PERTURB_="128")
+    output = self_test(COMPILER, "-O1", *flags, *tiles, every=4, MALLOC_PERTURB_="128")
     assert f"{width}-byte vectors" in output, output
     assert not re.search(r"by units: 0\b", output), output
+    assert bool(re.search(r"^[1-9]\d* products of tiles$", output, re.MULTILINE)) == bool(tiles)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("sanitized", [False, True], ids=["as_it_is", "sanitized"])
+def test_matrix_tiles(self_test, sanitized):
+    """On any machine: vectors of 64 bytes that no register holds need not be there."""
+    more = ("-DGW_VECTOR_BYTES=64", "-Wno-psabi", *(SANITIZED if sanitized else ()))
+    every = 4 if sanitized else 1
+    assert "products of tiles" in self_test(
+        COMPILER, "-O1", *best_flags()[0], *TILES, *more, every=every
+    )
 
 
 @pytest.mark.slow

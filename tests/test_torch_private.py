@@ -1,6 +1,7 @@
 """What is used of torch and not public: it is there, it does what is said of it, and it stands in one file."""
 
 import ast
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,31 @@ def test_what_is_at_work():
         assert seen(torch_private.transformed, run) == [False, False]
     for run in (*transforms, *casts_or_sees):
         assert seen(torch_private.watched, run) == [False, True]
+
+
+@pytest.fixture
+def unset_precisions():
+    yield
+    for setting in (torch.backends, torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul):
+        setting.fp32_precision = "none"
+    torch.backends.mkldnn.set_flags(_fp32_precision="none")
+
+
+@pytest.mark.usefixtures("unset_precisions")
+def test_the_precision_of_float32_is_the_public_one():
+    private, public = torch_private.fp32_precision, torch_private.public_fp32_precision
+    assert private is not public
+    found = set()
+    for whole, mkldnn, rnn, matmul in product(("none", "ieee", "tf32", "bf16"), repeat=4):
+        torch.backends.fp32_precision = whole
+        torch.backends.mkldnn.set_flags(_fp32_precision=mkldnn)
+        torch.backends.mkldnn.rnn.fp32_precision = rnn
+        torch.backends.mkldnn.matmul.fp32_precision = matmul
+        both = torch.backends.mkldnn.rnn.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+        for of in (private, public):
+            assert (of("mkldnn", "rnn"), of("mkldnn", "matmul")) == both
+        found.add(both)
+    assert len(found) == 16
 
 
 def test_a_batched_tensor_and_the_one_that_it_wraps():

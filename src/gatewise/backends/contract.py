@@ -8,6 +8,8 @@ A backend is a module with these functions:
 * ``describe(spec) -> str``: a few words that describe what it runs;
 * optional, ``outrun(spec) -> tuple[str, str] | None``: the name of a backend that is faster for ``spec``
   if it can run it, and the reason, as the end of the sentence "it ...";
+* optional, ``settings(spec) -> str | None``: what torch's global settings change of such a call now, as a part of
+  a sentence, or None;
 * optional, ``network(...)`` and ``stream(...)``: see ``WholeNetworks``.
 
 A :class:`Spec` has only what the choice of a backend depends on. A ``forward`` looks at the tensors for

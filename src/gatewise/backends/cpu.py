@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights
 from gatewise.backends.engine import unfit
-from gatewise.backends.native import calls, cells
+from gatewise.backends.native import calls, cells, factors
 from gatewise.backends.native.library import core, loaded_level
 from gatewise.backends.native.network import Network
 from gatewise.backends.ops import run
@@ -32,6 +32,10 @@ def describe(spec: Spec) -> str:
     how = "built in" if cells.built_in(spec.cell) else "compiled for this machine"
     precision = ", in double precision" if is_widened(spec) else ""
     return f"gatewise's kernels, {spec.cell.name} {how}, level {loaded_level()}{precision}"
+
+
+def settings(spec: Spec) -> str | None:
+    return None if is_widened(spec) else factors.described(spec.dtype)
 
 
 @widened

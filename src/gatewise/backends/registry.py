@@ -71,6 +71,13 @@ def choose(name: str = "auto", **fields: Any) -> Choice:
     return found
 
 
+def explain(choice: Choice) -> str:
+    """The choice as a sentence, with what torch's global settings change of the call now."""
+    of = getattr(LOADED[choice.backend], "settings", None)
+    changed = of(choice.spec) if of else None
+    return f"{choice}; {changed}" if changed else str(choice)
+
+
 def forget_choices() -> None:
     """Clears the cache of choices, for example after a package or compiler was installed."""
     _found.cache_clear()

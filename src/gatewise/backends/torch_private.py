@@ -54,6 +54,18 @@ def watched() -> bool:
     )
 
 
+def public_fp32_precision(backend: str, operation: str) -> str:
+    """``fp32_precision`` as torch makes it public, for a torch without the function below."""
+    precision: str = getattr(getattr(torch.backends, backend), operation).fp32_precision
+    return precision
+
+
+# The precision of float32 numbers that torch's settings give an operation of a backend: ("mkldnn", "rnn") is
+# ``torch.backends.mkldnn.rnn.fp32_precision``, which takes several times as long. From torch 2.9, as that is.
+fp32_precision: Callable[[str, str], str] = getattr(
+    torch._C, "_get_fp32_precision_getter", public_fp32_precision
+)
+
 # Tensors that are not plain arrays.
 
 # Whether torch.func has wrapped a tensor, and the tensor inside, which has the values of all samples.

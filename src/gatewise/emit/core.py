@@ -27,7 +27,7 @@ class Level:
 
     Attributes:
         flags: of the compiler.
-        test: the C++ expression that tells whether this machine has the instructions.
+        test: the C++ expression that tells whether this process may use the instructions.
         x86: whether it is a level of x86-64 processors, or of all others.
     """
 
@@ -37,13 +37,18 @@ class Level:
 
 
 _V4 = ("-march=x86-64-v4", "-mprefer-vector-width=512")
+_V4BF16 = Level(
+    (*_V4, "-mavx512bf16"),
+    '__builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16")',
+)
 
 # Best first: the first that this machine has is loaded.
 LEVELS: Mapping[str, Level] = {
-    "v4bf16": Level(
-        (*_V4, "-mavx512bf16"),
-        '__builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16")',
+    "v4amx": Level(
+        (*_V4BF16.flags, "-mamx-tile", "-mamx-bf16"),
+        f"{_V4BF16.test} && gw::amx::permitted()",
     ),
+    "v4bf16": _V4BF16,
     "v4": Level(_V4, '__builtin_cpu_supports("x86-64-v4")'),
     "v3": Level(("-march=x86-64-v3",), '__builtin_cpu_supports("x86-64-v3")'),
     "v2": Level(("-march=x86-64-v2",), '__builtin_cpu_supports("x86-64-v2")'),

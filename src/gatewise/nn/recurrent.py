@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from gatewise.backends.contract import Choice
-from gatewise.backends.registry import checked_name
+from gatewise.backends.registry import checked_name, explain
 from gatewise.backends.tracing import JIT, check_packed, recorded_by
 from gatewise.cells.language import Cell
 from gatewise.errors import OptionError, ShapeError
@@ -363,7 +363,7 @@ class Recurrent(RecurrentCore):
         trace: bool = False,
     ) -> str:
         """A sentence that says which backend would run the first layer of this call, and why."""
-        return str(self.choose_backend(input, hx, lengths=lengths, reset=reset, trace=trace))
+        return explain(self.choose_backend(input, hx, lengths=lengths, reset=reset, trace=trace))
 
     def extra_repr(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gatewise.backends.aten import STEPS
 from gatewise.backends.contract import Choice, Masks, Outcome, Weights, differentiated
-from gatewise.backends.registry import checked_name, choose, run
+from gatewise.backends.registry import checked_name, choose, explain, run
 from gatewise.backends.torch_private import transformed
 from gatewise.cells.language import Cell
 from gatewise.errors import ShapeError
@@ -158,7 +158,7 @@ class RecurrentCell(Configured, nn.Module):
         states = () if hx is None else states_given(self.cell, hx, single=True)
         if self._torchs is not None and torch.is_grad_enabled():
             return f"aten: torch's own step of {self.cell.name}; it is faster with a gradient"
-        return str(self._choose(x, states, self._weights(dtype)))
+        return explain(self._choose(x, states, self._weights(dtype)))
 
     def _step(
         self, input: Tensor, hx: State | None, batched: bool, dtype: torch.dtype | None

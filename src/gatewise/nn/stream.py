@@ -31,7 +31,8 @@ class Stream:
     ``step(row)`` takes the next input of every sequence: a C-contiguous NumPy array or CPU tensor of the
     layer's dtype, B×I (or I for a stream of one sequence). It returns the layer's output for this step, a
     new NumPy array B×P (or P). P is H without a projection. The results are those of the layer on the
-    whole sequence. Later changes of the layer's weights do not change the stream.
+    whole sequence. Later changes of the layer's weights, or of torch's settings of precision, do not change the
+    stream.
 
     ``select(rows)`` chooses and repeats sequences. The batch is then at most that at the beginning.
 

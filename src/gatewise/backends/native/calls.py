@@ -16,6 +16,7 @@ from gatewise.backends.contract import Masks, Weights
 from gatewise.backends.engine import Arguments
 from gatewise.backends.native import cells
 from gatewise.backends.native.cells import address
+from gatewise.backends.native.factors import factors
 from gatewise.backends.native.library import core
 from gatewise.cells.language import Cell
 from gatewise.emit.steps import layout
@@ -48,7 +49,7 @@ def _native(given: Arguments) -> Any:
     steps, batch, inputs = given.x.shape
     return core().Call(
         *(address(given.cell), STORAGES[given.x.dtype], steps, batch, inputs, given.hidden_size),
-        *(given.proj_size, given.reverse, torch.get_num_threads()),
+        *(given.proj_size, given.reverse, torch.get_num_threads(), factors(given.x.dtype)),
     )
 
 
@@ -169,7 +170,7 @@ def _activation_sizes(
     """The number of saved values per sequence and step, and the number of further values.
 
     ``weights`` says which weights the call has."""
-    call = core().Call(cell, STORAGES[dtype], 1, 1, inputs, units, projection, False, 1)
+    call = core().Call(cell, STORAGES[dtype], 1, 1, inputs, units, projection, False, 1, 0)
     call.weights([int(there) for there in weights])
     if recurrent_factor:
         call.recurrent_factor((1, 0))

@@ -20,7 +20,7 @@ def core() -> Any:
 
     Raises:
         BackendError: the package was installed without its native core, or no level fits.
-        OptionError: GATEWISE_CPU names a level that does not exist or that this machine lacks.
+        OptionError: GATEWISE_CPU names a level that does not exist or that this process may not use.
     """
     try:
         from gatewise._native import _core
@@ -31,19 +31,22 @@ def core() -> Any:
 
 
 def level(native: Any) -> str:
-    """The level to load: the one that GATEWISE_CPU names, or the best that this machine has."""
-    usable = [name for name in LEVELS if native.supports(name)]
+    """The level to load: the one that GATEWISE_CPU names, or the best that this process may use.
+
+    To ask whether a level is supported is to ask the kernel for what it needs, so no other one is asked for.
+    """
     asked = os.environ.get(VARIABLE)
+    usable = filter(native.supports, LEVELS)
     if not asked:
-        if not usable:
+        if (best := next(usable, None)) is None:
             raise BackendError(f"this processor has none of the levels {', '.join(LEVELS)}")
-        return usable[0]
+        return best
     if asked not in LEVELS:
         raise OptionError(
             f"{VARIABLE}={asked}: no such level{near(asked, LEVELS)}; there are: {', '.join(LEVELS)}"
         )
-    if asked not in usable:
-        raise OptionError(f"{VARIABLE}={asked}: this machine has only {', '.join(usable)}")
+    if not native.supports(asked):
+        raise OptionError(f"{VARIABLE}={asked}: this process may use only {', '.join(usable)}")
     return asked
 
 

@@ -14,6 +14,7 @@ import torch
 from gatewise.backends.contract import PLAIN
 from gatewise.backends.native.calls import STORAGES
 from gatewise.backends.native.cells import address
+from gatewise.backends.native.factors import allowed
 from gatewise.backends.native.library import core
 from gatewise.cells.language import Cell
 
@@ -31,8 +32,10 @@ class Network:
         self._made_of = (cell, sizes, weights, dtype)
         self.dtype = dtype
         names, shapes = ([each[k] for each in weights] for k in range(2))
+        rounds = dtype == torch.float32 and core().tiles()
         native = core().Network(
-            *(address(cell), STORAGES[dtype], *sizes, names, shapes, dtype, list(PLAIN))
+            *(address(cell), STORAGES[dtype], *sizes, names, shapes, dtype, list(PLAIN)),
+            allowed if rounds else None,
         )
         self.run: Callable[..., Any] = native.run
 
