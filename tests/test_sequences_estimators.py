@@ -49,10 +49,10 @@ def convolved_by_torch(z, weights, filters):
     z = torch.cat([z, (z - mean) / (variance + 0.01).sqrt()], 1)
     found = []
     for k, width in enumerate((9, 19, 39)):
-        kernel, bias = (weights[f"convolutions.of_width.{k}.{part}"] for part in ("weight", "bias"))
+        kernel = weights[f"convolutions.of_width.{k}.weight"]
         assert kernel.shape[2] == width
         padded = F.pad(z, (0, 0, width // 2, width // 2)).unfold(0, width, 1)  # T×2I×width
-        found.append(torch.einsum("tiw,fiw->tf", padded, kernel) + bias)
+        found.append(torch.einsum("tiw,fiw->tf", padded, kernel))
     norm = {name: weights[f"convolutions.norm.{name}"] for name in NORM}
     found = F.batch_norm(torch.cat(found, 1), *norm.values()).relu()
     assert found.shape == (len(z), filters)

@@ -132,6 +132,7 @@ def test_the_language_models_learn_words_before_their_classes():
     model.fit(TEXTS[:200], LABELS[:200])
     losses = model.pretraining_.validation
     assert len(losses) == 6
+    assert model.history_.seconds > model.pretraining_.seconds > 0
     assert losses[-1] < min(losses[0] - 0.1, np.log(24) - 0.2)  # of 22 words alike and two ends
     assert model.evaluate(TEXTS[200:], LABELS[200:]).scores["accuracy"] > 0.9
 

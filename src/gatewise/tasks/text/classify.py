@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from itertools import chain
@@ -408,6 +409,7 @@ class TextClassifier(ClassifierMixin, Task):
         )
 
     def learn(self, training_data: TrainingData, run: Run) -> None:
+        begun = time.perf_counter()
         self._start: dict[str, Tensor] = {}  # weights that the encoder starts from
         self.pretraining_ = None
         options = self.options_
@@ -425,6 +427,7 @@ class TextClassifier(ClassifierMixin, Task):
                 self.cell, self.shape_, texts, options, run, self._start
             )
         super().learn(training_data, run)
+        self.history_.seconds = time.perf_counter() - begun  # with the pretraining
         del self._start, self._unlabelled
 
     def build(self) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -131,5 +132,7 @@ def _language_models(
     data = TrainingData(*parts, recipe, Record({"hidden": shape.hidden}, about))
     out = None if run.path is None else run.path / FOLDER
     own = replace(run, out=out, lock=None, prepared=None, after_round=None, tensorboard=False)
+    begun = time.perf_counter()
     network, history = train(objective, data, own)
+    history.seconds = time.perf_counter() - begun
     return network.encoder.state_dict(), history
