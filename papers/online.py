@@ -102,7 +102,7 @@ class Online:
 
     def _call(self, steps: int) -> Any:
         kind, (inputs, units) = self._sizes
-        return core().Call(*kind, steps, 1, inputs, units, 0, False, 1)
+        return core().Call(*kind, steps, 1, inputs, units, 0, False, 1, 0)
 
     def _addresses(self, arrays: Mapping[str, np.ndarray]) -> list[int]:
         """The addresses in the core's order; 0 for the recurrent bias, the projection and the norm weights."""

@@ -29,6 +29,13 @@ def choices_anew():
     forget_choices()
 
 
+@pytest.fixture
+def precisions_can_be_set(monkeypatch):
+    """torch's test helpers, which another test may have imported, forbid setting its backends' precisions."""
+    flags = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", True)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
 def pytest_collection_modifyitems(items):
     """Marks as slow the parameter sets of a ``pairwise`` test that a pairwise array does without, and takes

@@ -38,7 +38,7 @@ ALLOWED = {"highest": 0, "medium": 1, "high": 2}
 
 
 @pytest.fixture(autouse=True)
-def torchs_settings():
+def torchs_settings(precisions_can_be_set):
     """As they were before the test."""
     matmul, whole = torch.get_float32_matmul_precision(), torch.backends.mkldnn.fp32_precision
     yield

@@ -196,7 +196,7 @@ def test_a_translation(tmp_path, translator):
         with torch.no_grad():
             traces = gw.trace(network, torch.tensor([source]), None, torch.tensor([symbols]))
             vectors, attention = traces.output
-            log_p = network.log_probabilities(vectors)[0]
+            log_p = network.logits(vectors).log_softmax(-1)[0]
         log_p[:, [PAD, BEGIN]] = -torch.inf  # a translation never has them
         next_ = log_p.argmax(1).tolist()
         (text, under), (read_, following) = strips(path)[2 * k : 2 * k + 2]

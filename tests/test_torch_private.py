@@ -63,7 +63,7 @@ def test_what_is_at_work():
 
 
 @pytest.fixture
-def unset_precisions():
+def unset_precisions(precisions_can_be_set):
     yield
     for setting in (torch.backends, torch.backends.mkldnn.rnn, torch.backends.mkldnn.matmul):
         setting.fp32_precision = "none"

@@ -82,7 +82,7 @@ def _shown(model: Any, pairs: Sequence[Pair], steps: int) -> Shown:
     into, sizes = _padded([pair.into for pair in pairs])
     traces = model.traces((source, lengths, into))
     vectors, attention = traces.output
-    probabilities = model.network_.log_probabilities(vectors).exp()
+    probabilities = model.network_.logits(vectors).softmax(-1)
     probabilities[..., list(NEVER_WRITTEN)] = 0
     surest, following = probabilities.max(-1)
     decoders = [name for name in traces if name != _ENCODER]
