@@ -804,3 +804,24 @@ def test_values_beyond_single_precision_are_refused():
     model = Classifier(**QUICK).fit(X, labels)
     with pytest.raises(DataError, match=r"feature 0 holds .*e\+\d+, too large relative to its"):
         model.predict([x * 1e300 for x in X])
+
+
+def test_normalisation_over_processes_is_torchs():
+    """In one process, whose sums are those of all; a run of two is tests/test_series_tables.py's."""
+    torch.manual_seed(0)
+    found, expected = StepNorm(5), torch.nn.BatchNorm1d(5)
+    for rows in (40, 2, 17):
+        x = torch.randn(rows, 5, requires_grad=True) * 3 + 2
+        ours, theirs = found._in_all_processes(x), expected(x)
+        torch.testing.assert_close(ours, theirs)
+        seed = torch.randn(rows, 5)
+        for a, b in zip(
+            torch.autograd.grad(ours, (x, found.weight), seed, retain_graph=True),
+            torch.autograd.grad(theirs, (x, expected.weight), seed),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, msg=name)
+    one = torch.ones(1, 5)
+    assert torch.equal(found._in_all_processes(one), one)

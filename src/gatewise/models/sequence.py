@@ -39,6 +39,11 @@ class StepNorm(nn.BatchNorm1d):
     """Batch normalisation (Ioffe & Szegedy 2015) over the real steps of all sequences of a batch, in whichever
     process of a training run they are."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """B×T×F of x, B×T×F. Values after a sequence's end are normalised too, but do not count."""
         if not self.training:
