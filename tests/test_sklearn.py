@@ -46,9 +46,6 @@ def checked(estimator, expected):
     }
 
 
-QUICK_ONLY = {"check_regressors_train": "ten epochs learn too little"}
-
-
 @pytest.mark.filterwarnings("ignore")  # what the checks provoke, among it sklearn's own
 @pytest.mark.parametrize(
     ("kind", "options", "failing"),
@@ -59,8 +56,7 @@ QUICK_ONLY = {"check_regressors_train": "ten epochs learn too little"}
             EQUIVALENCE,
         ),
         pytest.param(
-            *(Regressor, dict(hidden=8, epochs=10, members=1), EQUIVALENCE | QUICK_ONLY),
-            marks=pytest.mark.slow,
+            *(Regressor, dict(hidden=8, epochs=10, members=1), EQUIVALENCE), marks=pytest.mark.slow
         ),
         pytest.param(Classifier, {}, EQUIVALENCE, marks=pytest.mark.slow),
         pytest.param(Regressor, {}, EQUIVALENCE, marks=pytest.mark.slow),
