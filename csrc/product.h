@@ -40,14 +40,15 @@ struct TileArgs {
 };
 
 // One group of k: sum + a * b, lane by lane.
-template <class T>
-GW_INLINE vec<T> multiply_add(vec<T> sum, const T* a, const T* b) {
-    return sum + splat(*a) * load(b);
-}
-GW_INLINE vec<float> multiply_add(vec<float> sum, const bf16* a, const bf16* b) {
-    uint32_t two;
-    __builtin_memcpy(&two, a, sizeof two);
-    return dot_pair(sum, load_raw<vec<uint32_t>>(b), two);
+template <class P>
+GW_INLINE vec<compute<P>> multiply_add(vec<compute<P>> sum, const P* a, const P* b) {
+    if constexpr (group<P> == 2) {
+        uint32_t two;
+        __builtin_memcpy(&two, a, sizeof two);
+        return dot_pair(sum, load_raw<vec<uint32_t>>(b), two);
+    } else {
+        return sum + splat(*a) * load(b);
+    }
 }
 
 // A matrix of this many bytes does not fit in a core's own cache. While the tiles of two panels are computed,
