@@ -43,6 +43,7 @@ BELOW = (
         "options",
         "arguments",
         "forks",
+        "processes",
         "memory",
         "signals",
     ),

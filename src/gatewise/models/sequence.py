@@ -13,7 +13,7 @@ from gatewise.cells.language import Cell
 from gatewise.nn.attention import AttentionPooling
 from gatewise.nn.layers import LSTM
 from gatewise.nn.recurrent import Recurrent
-from gatewise.train.processes import rank_and_count, sum_of_all
+from gatewise.processes import rank_and_count, sum_of_all
 
 POOLINGS = ("mean_max", "mean", "last", "attention")
 # The steps that a filter covers, as in InceptionTime (Ismail Fawaz et al. 2020).

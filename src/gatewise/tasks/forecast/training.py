@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gatewise.data.windows import Batch
-from gatewise.train.processes import rank_and_count
+from gatewise.processes import rank_and_count
 
 
 def pinball(forecast: Tensor, batch: Batch, levels: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from gatewise.data.music.steps import Encoding
 from gatewise.data.music.tune import NOTES
 from gatewise.models.chords import UNKNOWN
+from gatewise.processes import rank_and_count
 from gatewise.tasks.music.encoding import EncodedTune
-from gatewise.train.processes import rank_and_count
 
 Array = np.ndarray
 

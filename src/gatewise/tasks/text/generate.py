@@ -42,6 +42,7 @@ from gatewise.models.language import Dropouts, LanguageNetwork
 from gatewise.models.ngrams import KneserNey, unigram_log_probabilities
 from gatewise.models.sampling import Choice
 from gatewise.options import integer, number, short_repr
+from gatewise.processes import rank_and_count
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import with_unit
 from gatewise.tasks.base import CPU, Recipe, Run, Task, TrainingData, digest
@@ -54,7 +55,6 @@ from gatewise.tasks.text.scoring import Scorer
 from gatewise.tasks.text.writer import Writer
 from gatewise.train.objective import Carry
 from gatewise.train.optimizers import averaging_sgd, decayed_sgd
-from gatewise.train.processes import rank_and_count
 from gatewise.train.recipe import one_cycle
 
 Array = np.ndarray

@@ -34,6 +34,7 @@ from gatewise.models.output import token_losses
 from gatewise.models.translation import StepDecoder, TranslationNetwork, TranslationShape
 from gatewise.nn.trace import Trace
 from gatewise.options import integer, number
+from gatewise.processes import sum_of_all
 from gatewise.report.alignment import alignment_figure
 from gatewise.report.scores import Evaluation
 from gatewise.report.words import shortened, with_unit
@@ -57,7 +58,7 @@ from gatewise.tasks.text.dictionary import learn_dictionary, word_by_word
 from gatewise.tasks.text.pairs import LONGEST, NEVER_WRITTEN, Batch, Examples, split
 from gatewise.tasks.text.parallel import Parallel, ParallelPart, ParallelReader
 from gatewise.train.objective import Carry
-from gatewise.train.processes import SharedBatches, own_share, sum_of_all
+from gatewise.train.processes import SharedBatches, own_share
 from gatewise.train.run import Run
 
 Array = np.ndarray
