@@ -402,7 +402,7 @@ def test_what_the_pictures_refuse():
     task = TASKS["4"]
     with pytest.raises(OptionError, match="experiment 4 or 5"):
         memory_picture(model_of(TASKS["6a"]), drawn(TASKS["6a"], 2))
-    with pytest.raises(OptionError, match=r"gru has no state c \(h\)"):
+    with pytest.raises(OptionError, match="needs a state c; gru has h"):
         memory_picture(model_of(task, "gru"), drawn(task, 2))
     with pytest.raises(OptionError, match="which must be from 0 to 1, not 2"):
         memory_picture(model_of(task), drawn(task, 2), 2)
