@@ -149,8 +149,7 @@ class Tokenizer:
         """The symbol that each text stands for. Of two subwords with the same text it is the one that begins a word."""
         inside = [k for k, name in enumerate(self.symbols) if not self._begins_word(name)]
         begins = [k for k, name in enumerate(self.symbols) if self._begins_word(name)]
-        found = {self.decode([k]): k for k in (*inside, *begins) if k not in (PAD, BEGIN, END)}
-        return found
+        return {self.decode([k]): k for k in (*inside, *begins) if k not in (PAD, BEGIN, END)}
 
     def _begins_word(self, name: str) -> bool:
         return self.unit == "subword" and name.startswith(_SPACE)

@@ -137,6 +137,9 @@ class Task(BaseEstimator):
         """The member ``at`` of a batch, as text for error messages: which row or series of the data it is."""
         return f"member {at} of its batch"
 
+    def before_training(self, run: Run) -> None:
+        """Called before the network is made, to learn what it starts from. Its time is a part of the fit's."""
+
     def after_training(self, training_data: TrainingData) -> None:
         """Called with the trained network in place, to learn what depends on it, such as a calibration."""
 
@@ -252,6 +255,7 @@ class Task(BaseEstimator):
         from gatewise.train.loop import train
 
         begun = time.perf_counter()
+        self.before_training(run)
         sizes = ("hidden", "layers", "horizon")
         given = [f"{name}={getattr(self, name)}" for name in sizes if hasattr(self, name)]
         with torch.random.fork_rng(devices=[]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from itertools import chain
@@ -408,8 +407,7 @@ class TextClassifier(ClassifierMixin, Task):
             filters=options.filters,
         )
 
-    def learn(self, training_data: TrainingData, run: Run) -> None:
-        begun = time.perf_counter()
+    def before_training(self, run: Run) -> None:
         self._start: dict[str, Tensor] = {}  # weights that the encoder starts from
         self.pretraining_ = None
         options = self.options_
@@ -426,8 +424,8 @@ class TextClassifier(ClassifierMixin, Task):
             self._start, self.pretraining_ = pretraining.pretrained(
                 self.cell, self.shape_, texts, options, run, self._start
             )
-        super().learn(training_data, run)
-        self.history_.seconds = time.perf_counter() - begun  # with the pretraining
+
+    def after_training(self, training_data: TrainingData) -> None:
         del self._start, self._unlabelled
 
     def build(self) -> nn.Module:
