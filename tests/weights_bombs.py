@@ -226,7 +226,7 @@ def many_lists_within_bounds(path):
 
 KERAS = {
     "one array in many layers": (shared_arrays, "may still be read"),
-    "a long configuration": (many_lists, "the limit"),
+    "a long configuration": (many_lists, "bytes of text; at most"),
     "a configuration of many lists": (many_lists_within_bounds, "cannot be read as a Keras model"),
 }
 
