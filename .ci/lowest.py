@@ -1,13 +1,13 @@
 """Prints the lowest version of each requirement in pyproject.toml, as constraints for pip.
 
-Those that only a GPU or a benchmark needs are left out: without a GPU their tests are skipped.
+Those that only a benchmark needs are left out.
 """
 
 import re
 import tomllib
 from pathlib import Path
 
-LEFT_OUT = ("cuda", "bench")
+LEFT_OUT = ("bench",)
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 tested = [each for name, extra in extras.items() if name not in LEFT_OUT for each in extra]

@@ -83,14 +83,6 @@ def timed_rows() -> Iterator[Row]:
             yield from (Row(cell, "bf16", 256, B, H) for B in (16, 64))
 
 
-def cluster_rows() -> Iterator[Row]:
-    for H in (1024, 1536, 1792):
-        yield from (Row("LSTM", "bf16", 256, B, H) for B in (1, 16, 64))
-    yield from (Row("GRU", "bf16", 256, B, 1536) for B in (16, 64))
-    for H in (1024, 1280):
-        yield from (Row("LSTM", "fp32", 256, B, H) for B in (1, 16, 64))
-
-
 # Calls ---------------------------------------------------------------------------------------------
 
 
@@ -188,8 +180,8 @@ def right() -> dict[str, Any]:
     return {str(row): worst_error(row) for row in checked_rows()}
 
 
-def worst_error(row: Row, backend: str = "triton") -> dict[str, float]:
-    layer, x = row.layer(backend=backend), row.input()
+def worst_error(row: Row) -> dict[str, float]:
+    layer, x = row.layer(backend="triton"), row.input()
     exact = row.layer(backend="reference").double()
     exact.load_state_dict(layer.state_dict())
     results = []
@@ -221,21 +213,19 @@ def races() -> dict[str, Any]:
     if sanitizer := shutil.which("compute-sanitizer") or shutil.which(
         "/usr/local/cuda/bin/compute-sanitizer"
     ):
-        for backend in ("triton", "cuda"):
-            for tool in ("memcheck", "racecheck"):
-                found[f"{tool} of {backend}"] = sanitized(sanitizer, tool, backend)
+        for tool in ("memcheck", "racecheck"):
+            found[tool] = sanitized(sanitizer, tool)
     return found
 
 
 SMALL = (
-    "import torch, gatewise as gw; l = gw.LSTM(8, 72, backend='{backend}').cuda().bfloat16(); "
+    "import torch, gatewise as gw; l = gw.LSTM(8, 70, backend='triton').cuda().bfloat16(); "
     "x = torch.randn(3, 5, 8, device='cuda', dtype=torch.bfloat16); l(x)[0].sum().backward(); torch.cuda.synchronize()"
 )
 
 
-def sanitized(sanitizer: str, tool: str, backend: str) -> str:
-    command = [sanitizer, "--tool", tool, "--kernel-regex", "kns=ward", sys.executable, "-c"]
-    command.append(SMALL.format(backend=backend))
+def sanitized(sanitizer: str, tool: str) -> str:
+    command = [sanitizer, "--tool", tool, "--kernel-regex", "kns=ward", sys.executable, "-c", SMALL]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=45)
     except subprocess.TimeoutExpired:
@@ -252,37 +242,19 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
 def times(deadline: float, chip: dict[str, Any]) -> Rows:
-    for row in in_time(timed_rows(), deadline):
-        for mode, found in timed(row, {"gatewise": "triton"}, row.cell in CUDNN, chip):
-            yield f"{row} {mode}", found
-
-
-def clusters(deadline: float, chip: dict[str, Any]) -> Rows:
-    """The loops in CUDA C++ beside Triton's, and cuDNN; and how far off they are in fewer steps."""
-    for row in in_time(cluster_rows(), deadline):
-        if row.B == 16:
-            short = replace(row, T=64)
-            try:
-                yield f"{short} off", worst_error(short, "cuda")
-            except Exception as error:
-                yield f"{short} off", {"failed": repr(error)[:300]}
-        for mode, found in timed(row, {"cuda": "cuda", "triton": "triton"}, True, chip):
-            yield f"{row} {mode}", found
-
-
-def in_time(rows: Iterator[Row], deadline: float) -> Iterator[Row]:
-    for row in rows:
+    for row in timed_rows():
         if time.monotonic() > deadline:
             print(f"out of time before {row}", flush=True)
             return
-        yield row
+        for mode, found in timed(row, chip):
+            yield f"{row} {mode}", found
 
 
-def timed(row: Row, backends: dict[str, str], cudnn: bool, chip: dict[str, Any]) -> Rows:
+def timed(row: Row, chip: dict[str, Any]) -> Rows:
     """Each mode's times and floor; where something fails, its error and the others' times."""
     x = row.input()
-    modules = {name: row.layer(backend=backend) for name, backend in backends.items()}
-    if cudnn:
+    modules = {"gatewise": row.layer(backend="triton")}
+    if row.cell in CUDNN:
         modules["cudnn"] = row.cudnn()
     for mode, of in MODES.items():
         calls, failed = {}, {}
@@ -516,11 +488,10 @@ def page(report: dict[str, Any]) -> str:
 
 # By name, in the order in which they are run.
 SECTIONS: dict[str, Callable[..., Any]] = {
-    of.__name__: of
-    for of in (right, lengths, memory, host, graphs, times, clusters, races, compiled)
+    of.__name__: of for of in (right, lengths, memory, host, graphs, times, races, compiled)
 }
 # The rows whose kernels Triton is to compile first.
-COMPILED_FIRST = {"right": checked_rows, "times": timed_rows, "clusters": cluster_rows}
+COMPILED_FIRST = {"right": checked_rows, "times": timed_rows}
 
 
 def main() -> None:
@@ -554,7 +525,7 @@ def main() -> None:
             continue
         rows: dict[str, Any] = {}
         try:
-            if section in (times, clusters):
+            if section is times:
                 for row, found in section(deadline, report["machine"]):
                     rows[row] = found
                     keep(name, rows)

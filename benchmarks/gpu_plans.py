@@ -1,7 +1,7 @@
 """Ways to divide a call among a GPU's multiprocessors, timed: what the rules of plan.py rest on, and what to
 look at on another chip.
 
-    python benchmarks/gpu_plans.py --backend cuda --cell lstm --dtype bf16 --units 1536 --batch 64
+    python benchmarks/gpu_plans.py --cell lstm --dtype bf16 --units 1536 --batch 64
 
 For each way, forward and back, the plans that fit and take no more launches than need be, those first that
 are nearest to the one that is taken, for as long as --seconds allows. Microseconds a step of the loops
@@ -28,7 +28,9 @@ from torch import Tensor
 from gatewise import CELLS
 from gatewise.backends.contract import Masks, Weights
 from gatewise.backends.engine import Arguments
+from gatewise.backends.gpu.call import Call, chip_of, work
 from gatewise.backends.gpu.calls import Calls
+from gatewise.backends.gpu.plan import plans
 from gatewise.bench.machine import describe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -91,23 +93,9 @@ def given(cell: str, dtype: torch.dtype, units: int, batch: int, device: str = "
 
 def candidates(call: Any, back: bool) -> Iterator[Any]:
     """Plans for a prepared call, the one that is taken first."""
-    from gatewise.backends.gpu import plan as blocks
-    from gatewise.backends.gpu.clusters import plan as clusters
-
     batch, taken = call.sizes.B, call.plan
     yield taken
-    if isinstance(taken, clusters.Plan):
-        from gatewise.backends.gpu.clusters.call import chip_of, work
-
-        asked = (
-            work(call.shape, call.sizes.H, batch, call.sizes.dtype, back),
-            chip_of(call.x.device),
-        )
-        found = [*clusters.plans(*asked)]
-    else:
-        from gatewise.backends.gpu.call import chip_of, work
-
-        found = [*blocks.plans(work(call.shape, call.sizes), chip_of(call.x.device), back)]
+    found = plans(work(call.shape, call.sizes), chip_of(call.x.device), back)
     numbers = asdict(taken)
 
     def apart(plan: Any) -> int:
@@ -118,13 +106,9 @@ def candidates(call: Any, back: bool) -> Iterator[Any]:
 
 
 class Loops:
-    """A backend's loops on one call."""
+    """The loops on one call."""
 
-    def __init__(self, backend: str, of: Arguments) -> None:
-        if backend == "cuda":
-            from gatewise.backends.gpu.clusters.call import Call
-        else:
-            from gatewise.backends.gpu.call import Call  # type: ignore[assignment]
+    def __init__(self, of: Arguments) -> None:
         self.call, self.given = timed(Call), of
         self.engine = Calls(self.call)
         output, *rest, self.tape = self.engine.forward_saving(of)
@@ -173,7 +157,7 @@ def measured(loops: Loops, back: bool, deadline: float) -> Iterator[dict[str, An
 
 
 def shown(row: dict[str, Any]) -> str:
-    beside = ("taken", "off", "us", "failed", "cost")
+    beside = ("taken", "off", "us", "failed")
     plan = " ".join(f"{name} {value}" for name, value in row.items() if name not in beside)
     figures = f"{row['us']:8.2f} us, {row['off']:.1e} off" if "us" in row else row["failed"]
     return f"{'*' if row['taken'] else ' '} {figures} | {plan}"
@@ -181,7 +165,6 @@ def shown(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--backend", choices=("triton", "cuda"), default="triton")
     parser.add_argument("--cell", choices=CELLS, default="lstm")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--units", type=int, default=1024)
@@ -191,8 +174,8 @@ def main() -> None:
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs an NVIDIA GPU")
-    name = f"{asked.backend} {asked.cell} {asked.dtype} {asked.units} units, B {asked.batch}"
-    loops = Loops(asked.backend, given(asked.cell, DTYPES[asked.dtype], asked.units, asked.batch))
+    name = f"{asked.cell} {asked.dtype} {asked.units} units, B {asked.batch}"
+    loops = Loops(given(asked.cell, DTYPES[asked.dtype], asked.units, asked.batch))
     report = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else {}
     report["machine"] = describe() | {"gpu": torch.cuda.get_device_name()}
     for way in WAYS:

@@ -10,21 +10,10 @@ import gatewise as gw
 from cases import ALL, assert_within, case, uses_every_part
 from cells import OWN_CELLS, PROJECTABLE
 from gatewise import CELLS
-from gatewise.backends import cuda, reference, triton
+from gatewise.backends import reference, triton
 from gatewise.backends.contract import Weights
 from gatewise.cells.language import topological
 
-
-def no_clusters():
-    """Why the backend 'cuda' cannot be tested here, or None."""
-    if not torch.cuda.is_available():
-        return "needs an NVIDIA GPU"
-    spec = case(CELLS["lstm"], H=64, dtype=torch.float32).spec
-    return cuda.supports(replace(spec, device=torch.device("cuda")))
-
-
-WITHOUT_CLUSTERS = no_clusters()
-clusters = pytest.mark.skipif(WITHOUT_CLUSTERS is not None, reason=WITHOUT_CLUSTERS or "")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 EVERY = {**CELLS, **OWN_CELLS}
@@ -34,19 +23,17 @@ KINKED = {"relu", "maximum", "minimum"}
 
 
 class OnGpu:
-    """A backend that is given a case's tensors on the GPU; what comes out is here again."""
+    """The backend given a case's tensors on the GPU; what comes out is here again."""
 
-    def __init__(self, backend=triton):
-        self.backend = backend
-
-    def forward(self, spec, x, state, weights, masks):
+    @staticmethod
+    def forward(spec, x, state, weights, masks):
         def there(value):
             if isinstance(value, tuple):
                 return tuple(map(there, value))
             return None if value is None else value.cuda()
 
         per_unit = {name: there(value) for name, value in weights.per_unit.items()}
-        outcome = self.backend.forward(
+        outcome = triton.forward(
             replace(spec, device=torch.device("cuda")),
             there(x),
             there(state),
@@ -57,9 +44,9 @@ class OnGpu:
         return replace(outcome, output=outcome.output.cpu(), state=state)
 
 
-def check(given, backend=triton):
-    assert backend.supports(replace(given.spec, device=torch.device("cuda"))) is None
-    found, expected = given.gradients(OnGpu(backend)), given.in_double().gradients(reference)
+def check(given):
+    assert triton.supports(replace(given.spec, device=torch.device("cuda"))) is None
+    found, expected = given.gradients(OnGpu), given.in_double().gradients(reference)
     # an ill-conditioned case may be off by twice what torch's own operations in this type are; near a
     # kink, where a gradient jumps, by twice what a rounding of all that is given makes
     beside = []
@@ -120,61 +107,15 @@ def test_many_units_with_options(name, given):
     check(case(EVERY[name], **dict(T=9, B=5, inputs=3, H=520, dtype=torch.bfloat16) | given))
 
 
-@pytest.mark.parametrize("backend", [triton, pytest.param(cuda, marks=clusters)])
-def test_the_same_bits_again(backend):
+def test_the_same_bits_again():
     given = case(CELLS["lstm"], T=50, B=40, inputs=8, H=304, dtype=torch.bfloat16)
-    first = given.gradients(OnGpu(backend))
+    first = given.gradients(OnGpu)
     for _ in range(20):
-        again = given.gradients(OnGpu(backend))
+        again = given.gradients(OnGpu)
         for a, b in zip(
             (*first[0], *first[1].values()), (*again[0], *again[1].values()), strict=True
         ):
             assert torch.equal(a, b)
-
-
-BUT_NORM = dict(reset=True, recurrent_dropout=True, zoneout=True)
-
-
-@clusters
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [
-        ("lstm", dict(T=1, B=1, H=8)),
-        ("gru", dict(T=7, B=33, H=64)),
-        ("peephole", dict(BUT_NORM, B=5, H=520, lengths=LENGTHS, reverse=True)),
-        ("gru", dict(BUT_NORM, B=17, H=1032, lengths=[b % 10 for b in range(17)])),
-        ("lstm", dict(B=64, H=1280)),
-        ("lstm", dict(T=3, B=200, H=1024, lengths=[b % 4 for b in range(200)])),
-        (
-            "gru",
-            dict(B=64, H=256, lengths=sorted(b % 10 for b in range(64))),
-        ),  # tiles that end apart
-        ("slstm", dict(B=5, H=64)),
-        ("every_operation", dict(B=5, H=64)),
-        ("rnn_relu", dict(B=5, H=64)),
-    ],
-    ids=str,
-)
-def test_in_clusters(name, given, dtype):
-    check(case(EVERY[name], **dict(T=9, inputs=3, dtype=dtype) | given), cuda)
-
-
-@clusters
-@pytest.mark.parametrize("B", [1, 16, 64])
-def test_in_clusters_as_many_units_as_there_is_room_for(B):
-    for H in (1536, 1792):
-        check(case(CELLS["lstm"], T=4, B=B, inputs=3, H=H, dtype=torch.bfloat16), cuda)
-
-
-@clusters
-def test_traced_in_clusters():
-    given = case(CELLS["lstm"], T=9, B=5, H=512, dtype=torch.float32, lengths=LENGTHS)
-    given.spec = replace(given.spec, trace=True)
-    backends = OnGpu(cuda), reference
-    found, expected = (b.forward(given.spec, *given.arguments()).trace for b in backends)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name].cpu(), value, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_more_steps_than_a_grid_has_places():
@@ -220,12 +161,10 @@ def test_under_compile():
     torch.testing.assert_close(compiled(x, lengths=lengths)[0], layer(x, lengths=lengths)[0])
 
 
-@pytest.mark.parametrize("backend", ["triton", pytest.param("cuda", marks=clusters)])
-def test_in_a_cuda_graph(backend):
+def test_in_a_cuda_graph():
     """Captured once, then replayed on other numbers, twice: without what the host does for a call."""
     torch.manual_seed(0)
-    units = 70 if backend == "triton" else 512
-    layer = gw.LSTM(8, units, num_layers=2, backend=backend, dtype=torch.bfloat16).cuda()
+    layer = gw.LSTM(8, 70, num_layers=2, backend="triton", dtype=torch.bfloat16).cuda()
     x = torch.randn(9, 5, 8, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     leaves = [x, *layer.parameters()]
 

@@ -17,7 +17,7 @@ import gatewise
 ROOT = Path(gatewise.__file__).parent
 SCRIPT = Path(sysconfig.get_path("scripts")) / "gatewise"
 HEAVY = (
-    *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton", "cuda"),
+    *("lightning", "polars", "pandas", "matplotlib", "narwhals", "triton"),
     *("keras", "h5py", "onnx", "sklearn", "scipy", "tokenizers"),
 )
 ABOVE = (

@@ -5,10 +5,12 @@ Held against the reference in double precision like the CPU's kernels (test_cpu.
 works each operation out with NumPy, so that sizes are small; what a chip does is in test_gpu.py.
 """
 
+import itertools
 import json
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ if torch.cuda.is_available():
     pytest.skip("there is a GPU: test_gpu.py runs on it", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton has no build for this machine")
 
+import pages
 import triton_interpreter
 from gatewise.backends.gpu import call, plan
 from gatewise.backends.gpu.plan import Chip, Plan, Work
@@ -449,6 +452,34 @@ def test_programs_that_wait_for_each_other_have_room_to_run_at_once(chip, itemsi
                 assert found.RESIDENT
                 assert itemsize == 2
                 assert found.US * found.INTERLEAVED * found.PARTS >= 64
+
+
+def test_plans_are_timed_beside_each_other(monkeypatch):
+    """By the benchmark that does it, on a call of three steps."""
+    benchmark = pages.benchmark("gpu_plans")
+    monkeypatch.setattr(benchmark, "STEPS", 3)
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "AT_ONCE", 2)
+    monkeypatch.setattr(benchmark, "milliseconds", lambda call: call() or 1.5)
+    launch, launched = call.Call._launch, []
+
+    def noted(self, *given, **constants):
+        launched.append(self.plan)
+        launch(self, *given, **constants)
+
+    monkeypatch.setattr(call.Call, "_launch", noted)
+    loops = benchmark.Loops(benchmark.given("peephole", torch.float32, 24, 10, "cpu"))
+    for back in (False, True):
+        found = benchmark.measured(loops, back, time.monotonic() + 60)
+        taken, *others = itertools.islice(found, 3)
+        assert taken["taken"]
+        assert len(others) == 2
+        for row in (taken, *others):
+            assert Plan(**{field.name: row[field.name] for field in fields(Plan)}) in launched
+            assert row["us"] == 500
+            assert row["off"] < 1e-6
+            assert f"US {row['US']}" in benchmark.shown(row)
+        assert not any(row["taken"] for row in others)
 
 
 # Compiled for chips that are not there ---------------------------------------------------------------

@@ -28,7 +28,7 @@ from gatewise.cells.language import Cell
 from gatewise.errors import BackendError, unknown
 
 # The backends. Each is a module of this package, and is imported when it is first used.
-BACKENDS = ("cpu", "triton", "cuda", "aten", "scan", "reference")
+BACKENDS = ("cpu", "triton", "aten", "scan", "reference")
 
 # The order of preference for "auto", by type of device.
 _PREFERRED = {"cuda": ("scan", "triton", "aten", "reference")}

@@ -51,9 +51,7 @@ class Plan:
     shapes: tuple[Shape, ...] = DEFAULT
     modes: tuple[str, ...] = MODES
     peers: tuple[str, ...] = tuple(name for name, peer in PEERS.items() if peer.usual)
-    backends: tuple[str, ...] = tuple(
-        n for n in BACKENDS if n not in ("reference", "triton", "cuda")
-    )
+    backends: tuple[str, ...] = tuple(n for n in BACKENDS if n not in ("reference", "triton"))
     dtype: str = "float32"
     threads: int | None = None
     budget: Budget = field(default_factory=Budget)

@@ -1,1 +1,1 @@
-"""The time loops of the backends ``triton`` and ``cuda``, and what is launched for a call."""
+"""The time loops of the backend ``triton``, and what is launched for a call."""

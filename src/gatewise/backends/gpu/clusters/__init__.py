@@ -1,1 +1,0 @@
-"""Time loops in CUDA C++, whose programs form clusters; compiled by NVRTC."""
