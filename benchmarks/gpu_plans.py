@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -28,9 +29,9 @@ from torch import Tensor
 from gatewise import CELLS
 from gatewise.backends.contract import Masks, Weights
 from gatewise.backends.engine import Arguments
-from gatewise.backends.gpu.call import Call, chip_of, work
-from gatewise.backends.gpu.calls import Calls
-from gatewise.backends.gpu.plan import plans
+from gatewise.backends.gpu import calls
+from gatewise.backends.gpu.call import Backward, Call, Forward, chip_of, work
+from gatewise.backends.gpu.plan import Plan, plans
 from gatewise.bench.machine import describe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -38,23 +39,20 @@ WAYS = ("forward", "back")
 STEPS, ROUNDS, AT_ONCE = 256, 7, 6
 
 
-def timed(call: type) -> type:
-    """A kind of call that is divided as it is told, and notes how long its loops take."""
+class Timed(Call):
+    """A call that is divided as it is told, and notes how long its loops take."""
 
-    class Timed(call):
-        plans: dict[bool, Any] = {}  # noqa: RUF012  True: the plan of the backward pass
-        milliseconds: float = 0
+    plans: ClassVar[dict[bool, Plan]] = {}  # True: the plan of the backward pass
+    milliseconds: ClassVar[float] = 0
 
-        def divide(self, back: bool) -> Any:
-            return Timed.plans.get(back) or super().divide(back)
+    def divide(self, back: bool) -> Plan:
+        return Timed.plans.get(back) or super().divide(back)
 
-        def forward(self, run: Any) -> None:
-            Timed.milliseconds = milliseconds(lambda: super(Timed, self).forward(run))
+    def forward(self, run: Forward) -> None:
+        Timed.milliseconds = milliseconds(lambda: super(Timed, self).forward(run))
 
-        def backward(self, run: Any) -> None:
-            Timed.milliseconds = milliseconds(lambda: super(Timed, self).backward(run))
-
-    return Timed
+    def backward(self, run: Backward) -> None:
+        Timed.milliseconds = milliseconds(lambda: super(Timed, self).backward(run))
 
 
 @cache
@@ -91,14 +89,14 @@ def given(cell: str, dtype: torch.dtype, units: int, batch: int, device: str = "
     return Arguments(of, False, x, state, Weights(*weights, *biases, per_unit=per_unit), Masks())
 
 
-def candidates(call: Any, back: bool) -> Iterator[Any]:
-    """Plans for a prepared call, the one that is taken first."""
+def candidates(call: Call, back: bool) -> Iterator[Plan]:
+    """Plans for a call, the one that is taken first."""
     batch, taken = call.sizes.B, call.plan
     yield taken
     found = plans(work(call.shape, call.sizes), chip_of(call.x.device), back)
     numbers = asdict(taken)
 
-    def apart(plan: Any) -> int:
+    def apart(plan: Plan) -> int:
         return sum(value != numbers[name] for name, value in asdict(plan).items())
 
     fewest = (p for p in found if p.launches(batch) <= taken.launches(batch) and p != taken)
@@ -109,26 +107,26 @@ class Loops:
     """The loops on one call."""
 
     def __init__(self, of: Arguments) -> None:
-        self.call, self.given = timed(Call), of
-        self.engine = Calls(self.call)
-        output, *rest, self.tape = self.engine.forward_saving(of)
+        self.given = of
+        output, *rest, self.tape = calls.forward_saving(of)
         generator = torch.Generator(of.x.device).manual_seed(1)
         seed = torch.randn(output.shape, generator=generator, device=of.x.device).to(output.dtype)
         self.grads = [seed, *[None] * len(rest)]
 
-    def plans(self, back: bool) -> Iterator[Any]:
-        return candidates(self.call(self.given, back), back)
+    def plans(self, back: bool) -> Iterator[Plan]:
+        return candidates(Call(self.given, back), back)
 
-    def run(self, plan: Any, back: bool) -> tuple[float, Tensor]:
+    def run(self, plan: Plan, back: bool) -> tuple[float, Tensor]:
         """Microseconds a step, and what comes out."""
-        self.call.plans = {back: plan}
-        if back:
-            wanted = [t is not None for t in self.given.tensors()]
-            found = self.engine.backward(self.given, self.tape, self.grads, wanted)
-            out = torch.cat([t.float().flatten() for t in found if t is not None])
-        else:
-            out = self.engine.forward(self.given)[0].float()
-        return 1e3 * self.call.milliseconds / len(self.given.x), out
+        Timed.plans = {back: plan}
+        with mock.patch.object(calls, "Call", Timed):
+            if back:
+                wanted = [t is not None for t in self.given.tensors()]
+                found = calls.backward(self.given, self.tape, self.grads, wanted)
+                out = torch.cat([t.float().flatten() for t in found if t is not None])
+            else:
+                out = calls.forward(self.given)[0].float()
+        return 1e3 * Timed.milliseconds / len(self.given.x), out
 
 
 def measured(loops: Loops, back: bool, deadline: float) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,7 @@ pytest.importorskip("triton", reason="Triton has no build for this machine")
 
 import pages
 import triton_interpreter
-from gatewise.backends.gpu import call, plan
+from gatewise.backends.gpu import call, calls, plan
 from gatewise.backends.gpu.plan import Chip, Plan, Work
 
 ROOT = Path(__file__).parents[1]
@@ -241,8 +241,6 @@ def test_a_loss_of_one_result_alone(of, T):
 
 
 def test_a_tape_may_be_a_part_of_another_tensor():
-    from gatewise.backends.gpu.call import engine as calls
-
     given = case(CELLS["lstm"], **SIZES)
     asked = given.asked()
     *outcome, tape = calls.forward_saving(asked)
@@ -272,8 +270,6 @@ def test_each_gradient_has_memory_of_its_own():
 
 
 def test_an_operator_traces_what_is_projected():
-    from gatewise.backends.gpu.call import engine as calls
-
     given = case(CELLS["lstm"], **SIZES | dict(P=5))
     _, trace = calls.traced(given.asked())
     assert {value.shape for value in trace.values()} == {(3, 5, 17)}

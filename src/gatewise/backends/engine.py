@@ -108,14 +108,13 @@ class Engine(Protocol):
         ``grads`` are the gradients of the output and the final states."""
 
 
-# For each type of device, the module that is the engine, or the module and the engine's name in it.
-_ENGINES = {"cpu": ("native.calls", None), "cuda": ("gpu.call", "engine")}
+# For each type of device, the module that is the engine.
+_ENGINES = {"cpu": "native.calls", "cuda": "gpu.calls"}
 
 
 def engine_for(device: torch.device) -> Engine | None:
     """The engine of a type of device, or None. It is imported at its first use."""
     if device.type not in _ENGINES:
         return None
-    place, name = _ENGINES[device.type]
-    module = importlib.import_module(f"gatewise.backends.{place}")
-    return cast(Engine, getattr(module, name) if name else module)
+    module = importlib.import_module(f"gatewise.backends.{_ENGINES[device.type]}")
+    return cast(Engine, module)

@@ -22,7 +22,7 @@ _LOWEST_TRITON = 3, 6
 
 
 def supports(spec: Spec) -> str | None:
-    return unfit_chip(spec, (8, 0), "A100") or unfit(spec) or _missing()
+    return unfit_chip(spec) or unfit(spec) or _missing()
 
 
 @cache
@@ -60,6 +60,6 @@ def describe(spec: Spec) -> str:
 def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
-    from gatewise.backends.gpu.call import engine
+    from gatewise.backends.gpu import calls
 
-    return run(engine, spec, x, state, weights, masks)
+    return run(calls, spec, x, state, weights, masks)

@@ -1,6 +1,5 @@
-"""A cell's step and its gradient as C++ templates on the type of number.
-
-On the CPU the type is a vector of ``csrc/vec.h``."""
+"""A cell's step and its gradient as C++ templates on the type of number: a vector of ``csrc/vec.h``, or
+two (``Two`` in ``csrc/cell.h``)."""
 
 from __future__ import annotations
 
@@ -31,12 +30,12 @@ def source(cell: Cell, symbol: str) -> str:
     """
     if reason := unsupported(cell):
         raise CellError(f"cell '{cell.name}' {reason}")
-    return f'#include "cell.h"\n\n{equations(cell)}\n{_TABLE.format(symbol=symbol, fingerprint=fingerprint(cell))}'
+    return f'#include "cell.h"\n\n{_equations(cell)}\n{_TABLE.format(symbol=symbol, fingerprint=fingerprint(cell))}'
 
 
 def fingerprint(cell: Cell) -> str:
     """A digest of the cell's printed equations, by which a compiled cell is known. Names are not part of it."""
-    return hashlib.sha256(equations(cell).encode()).hexdigest()[:32]
+    return hashlib.sha256(_equations(cell).encode()).hexdigest()[:32]
 
 
 _TABLE = """\
@@ -62,7 +61,7 @@ def unsupported(cell: Cell) -> str | None:
     return None
 
 
-def equations(cell: Cell) -> str:
+def _equations(cell: Cell) -> str:
     """The struct ``Equations``: a cell's sizes, its ``step`` and its ``backward``."""
     plan = layout(cell)
     nodes = topological(cell.values.values())

@@ -2,45 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.backends.contract import NORM_EPSILON, Spec
+from gatewise.backends.contract import NORM_EPSILON, Masks, Spec, valid_steps
+from gatewise.backends.engine import Arguments
 from gatewise.backends.gpu import loops
 from gatewise.backends.gpu import plan as plans
-from gatewise.backends.gpu.accumulators import Shape, shape_of
-from gatewise.backends.gpu.activations import Sizes
-from gatewise.backends.gpu.calls import Calls
+from gatewise.backends.gpu.accumulators import Shape, rows, shape_of
+from gatewise.backends.gpu.activations import Sizes, widths
 from gatewise.backends.gpu.cells import functions
 from gatewise.backends.gpu.plan import CACHE_SIZE, Chip, Plan, Work
-from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, full_precision, index_of
 
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-class Call(Prepared):
-    """A call of Triton's loops."""
+class Forward(NamedTuple):
+    """The tensors that the forward pass reads and writes, as loops.py names them; None if not asked for.
+    ``histories`` has one for each state."""
 
-    plan: Plan
+    inputs: Tensor
+    initial: tuple[Tensor, ...]
+    histories: tuple[Tensor | None, ...]
+    final: tuple[Tensor, ...]
+    saved: Tensor | None
+    late: Tensor | None
+    unprojected: Tensor | None
+    normal: Tensor | None
+    scales: Tensor | None
+    values: Tensor | None
+
+
+class Backward(NamedTuple):
+    """The tensors that the backward pass reads and writes, likewise."""
+
+    histories: tuple[Tensor, ...]
+    saved: Tensor
+    normal: Tensor | None
+    scales: Tensor | None
+    of_output: Tensor | None
+    of_final: tuple[Tensor | None, ...]
+    grad_accumulators: Tensor
+    before_norm: Tensor | None
+    projected: Tensor | None
+    of_initial: tuple[Tensor, ...]
+    of_params: tuple[Tensor, ...]
+
+
+class Call:
+    """A forward or a backward pass that is to be run, with its arguments in the form that the time loops take.
+    An option that the call does not have is None. The per-unit weights are in the cell's order."""
+
+    def __init__(self, given: Arguments, back: bool) -> None:
+        self.cell, self.reverse, self.x, self.state, self.weights, masks = given
+        self.shape = shape_of(self.cell)
+        self.sizes = sizes_of(given)
+        self.widths = widths(self.shape, self.sizes)
+        of_state, H = self.shape.of_state, self.sizes.H
+        norm_weight, projection = self.weights.norm_recurrent, self.weights.projection
+        self.recurrent = rows(self.weights.recurrent, of_state, H)
+        self.norm_weight = None if norm_weight is None else rows(norm_weight, of_state, H)
+        self.projection = None if projection is None else projection.contiguous()
+        biases = self.weights.input_bias, self.weights.recurrent_bias
+        self.biases = tuple(None if bias is None else bias.contiguous() for bias in biases)
+        per_unit = self.weights.per_unit
+        self.per_unit = tuple(per_unit[name].contiguous() for name in self.cell.params)
+        self.plan = self.divide(back)
+        self._take(masks)
+
+    def _take(self, masks: Masks) -> None:
+        T, B, device = self.sizes.T, self.sizes.B, self.x.device
+        self.lengths = self.order = None
+        if masks.lengths is not None:
+            self.lengths = masks.lengths.to(device)
+            # if tiles run one after the other, the longest sequences come first, so that the last tiles are short
+            if not self.plan.at_once(B, chip_of(device)):
+                self.order = self.lengths.argsort(descending=True)
+        reset, factor = masks.reset, masks.recurrent
+        self.reset = None if reset is None else reset.contiguous().view(torch.uint8)
+        self.factor = None if factor is None else factor.contiguous()
+        self.zoneout: tuple[Tensor, ...] | None = None
+        self.zone_steps: tuple[int, ...] = ()
+        if masks.zoneout is not None:
+            shares = [z.contiguous().expand(T, B, z.shape[-1]) for z in masks.zoneout]
+            self.zoneout = tuple(shares)
+            self.zone_steps = tuple(step for z in shares for step in z.stride()[:2])
 
     def divide(self, back: bool) -> Plan:
+        """The plan of the call's forward or backward pass."""
         divide = plans.backward if back else plans.forward
         return divide(work(self.shape, self.sizes), chip_of(self.x.device))
 
     @property
     def exchanged(self) -> bool:
+        """Whether programs exchange the recurrent input, through the histories of the states."""
         return self.plan.SLICES > 1
 
-    @property
-    def at_once(self) -> bool:
-        return self.plan.at_once(self.sizes.B, chip_of(self.x.device))
+    def real(self, of: Tensor) -> Tensor:
+        """T×B×… with zeros beyond each sequence's length, because NaN there would reach the weights' gradients."""
+        if self.lengths is None:
+            return of
+        return torch.where(valid_steps(len(of), self.lengths)[..., None], of, 0)
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Memory for what the loops write. They do not write beyond a sequence's length, where it is zero."""
+        make = torch.empty if self.lengths is None else torch.zeros
+        return make(shape, dtype=dtype or self.sizes.dtype, device=self.x.device)
 
     def forward(self, run: Forward) -> None:
+        """Runs the forward pass."""
         own, shape, T = functions(self.cell), self.shape, self.sizes.T
         # a kernel has no argument for a history that is not stored; it is given another tensor, and does not use it
         histories = zip(run.histories, run.final, strict=True)
@@ -62,6 +138,7 @@ class Call(Prepared):
         )
 
     def backward(self, run: Backward) -> None:
+        """Runs the backward pass."""
         own, plan = functions(self.cell), self.plan
         partial = None
         if plan.PARTS > 1:  # the shares of the gradient of each state that is fed back
@@ -98,15 +175,21 @@ class Call(Prepared):
             PARTS=plan.PARTS,
         )
 
+    def _launches(self) -> Iterator[tuple[int, int]]:
+        """The first sequence and the number of tiles of each launch: several, if not all tiles can run at once."""
+        B, of_tile, tiles = self.sizes.B, self.plan.BT, self.plan.tiles
+        for first in range(0, B if self.sizes.T else 0, tiles * of_tile):
+            yield first, min(tiles, -(-(B - first) // of_tile))
+
     def _launch(self, loop: Any, *given: Any, **constants: Any) -> None:
         sizes, T, B = self.sizes, self.sizes.T, self.sizes.B
         constants |= _constants(self.shape, self.plan, sizes.H, sizes.P, self.widths, sizes.dtype)
         constants |= dict(REVERSE=self.reverse)
-        constants |= dict(PRECISION="tf32x3" if full_precision() else "tf32")
+        constants |= dict(PRECISION="tf32x3" if _full_precision() else "tf32")
         if self.exchanged:  # programs wait for each other, so all must run at once
             constants["launch_cooperative_grid"] = True
         with _on(self.x.device):
-            for first, tiles in self.launches():
+            for first, tiles in self._launches():
                 counters = self._counters(tiles) if self.exchanged else None
                 loop[tiles, self.plan.SLICES](
                     *given, self._places(), counters, T, B, first, **constants
@@ -123,9 +206,6 @@ class Call(Prepared):
             return None
         size = (self.plan.SLICES, self.sizes.B, 2)
         return torch.empty(size, dtype=torch.float32, device=self.x.device)
-
-
-engine = Calls(Call)
 
 
 @lru_cache(CACHE_SIZE)
@@ -149,6 +229,12 @@ def _constants(
     )
 
 
+def sizes_of(given: Arguments) -> Sizes:
+    (T, B, _), H, P = given.x.shape, given.hidden_size, given.proj_size
+    normalised = given.weights.norm_recurrent is not None
+    return Sizes(T, B, H, P or H, given.x.dtype, P > 0, normalised)
+
+
 def work(shape: Shape, sizes: Sizes) -> Work:
     """The work of a call, from which its plan is made."""
     accumulators, beside = shape.NW + shape.NH, shape.NL + sizes.projected
@@ -165,13 +251,21 @@ def launches(spec: Spec) -> int:
 
 
 def chip_of(device: torch.device) -> Chip:
-    return _chip(index_of(device))
+    return _chip(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @cache
 def _chip(index: int) -> Chip:
     found = triton.runtime.driver.active.utils.get_device_properties(index)
     return Chip(found["multiprocessor_count"], found["max_shared_mem"])
+
+
+def _full_precision() -> bool:
+    """Whether float32 is multiplied in full precision, and not in TF32. torch's setting says which."""
+    matmul = torch.backends.cuda.matmul
+    # the newer setting reflects the older one, which cannot be read once the newer was written
+    newer = getattr(matmul, "fp32_precision", None)
+    return not (newer == "tf32" or (newer is None and matmul.allow_tf32))
 
 
 def _on(device: torch.device) -> torch.cuda.device:

@@ -8,57 +8,51 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.engine import Arguments
+from gatewise.backends.gpu import chips
 from gatewise.backends.gpu.accumulators import shape_of
 from gatewise.backends.gpu.activations import laid_out, size_of, views
-from gatewise.backends.gpu.chips import DTYPES
-from gatewise.backends.gpu.prepared import Backward, Forward, Prepared, sizes_of
+from gatewise.backends.gpu.call import Backward, Call, Forward, sizes_of
 from gatewise.backends.gpu.products import gradients, input_accumulators
 from gatewise.cells.language import Cell
 
+DTYPES = chips.DTYPES
 
-class Calls:
-    """An engine of the loops that one kind of call runs. The saved activations are the same for all kinds."""
 
-    DTYPES = DTYPES
+def unusable(cell: Cell) -> str | None:
+    """Why the loops cannot run the cell, as the end of the sentence "it ...", or None."""
+    return None
 
-    def __init__(self, call: type[Prepared]) -> None:
-        self._call = call
 
-    def unusable(self, cell: Cell) -> str | None:
-        return None  # only torch's operators ask, and they have Triton's loops
+def forward(given: Arguments) -> list[Tensor]:
+    """The output and the final states."""
+    return _Run(given).outcome()
 
-    def forward(self, given: Arguments) -> list[Tensor]:
-        return _Run(self._call(given, back=False)).outcome()
 
-    def forward_saving(self, given: Arguments) -> list[Tensor]:
-        run = _Run(self._call(given, back=False), saving=True)
-        output, *final = run.outcome()
-        # a copy: writing into the output must not change the activations, and holding it must not keep them alive
-        return [output.clone(), *final, run.activations]
+def forward_saving(given: Arguments) -> list[Tensor]:
+    """The output, the final states and the saved activations."""
+    run = _Run(given, saving=True)
+    output, *final = run.outcome()
+    # a copy: writing into the output must not change the activations, and holding it must not keep them alive
+    return [output.clone(), *final, run.activations]
 
-    def traced(self, given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
-        run = _Run(self._call(given, back=False), traced=True)
-        return run.outcome(), run.trace()
 
-    def activations_like(self, given: Arguments) -> Tensor:
-        size = laid_out(shape_of(given.cell), sizes_of(given))[1]
-        return given.x.new_empty(size, dtype=torch.uint8)
+def traced(given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The output and the final states; and every named value, T×B×H."""
+    run = _Run(given, traced=True)
+    return run.outcome(), run.trace()
 
-    def backward(
-        self,
-        given: Arguments,
-        activations: Tensor,
-        grads: Sequence[Tensor | None],
-        wanted: Sequence[bool],
-    ) -> list[Tensor | None]:
-        return _back(self._call(given, back=True), activations, grads, wanted)
+
+def activations_like(given: Arguments) -> Tensor:
+    """An uninitialised tensor for the saved activations. The arguments may be fake tensors."""
+    size = laid_out(shape_of(given.cell), sizes_of(given))[1]
+    return given.x.new_empty(size, dtype=torch.uint8)
 
 
 class _Run:
     """A forward pass. Its ``activations`` are empty unless they are asked for (``saving``)."""
 
-    def __init__(self, call: Prepared, saving: bool = False, traced: bool = False) -> None:
-        self.call = call
+    def __init__(self, given: Arguments, saving: bool = False, traced: bool = False) -> None:
+        self.call = call = Call(given, back=False)
         shape, (T, B, H, *_) = call.shape, call.sizes
         size = size_of(shape, call.sizes) if saving else 0
         self.activations = call.x.new_empty(size, dtype=torch.uint8)
@@ -127,9 +121,14 @@ class _Run:
         return {name: value.to(self.call.x.dtype) for name, value in trace.items()}
 
 
-def _back(
-    call: Prepared, activations: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
+def backward(
+    given: Arguments, activations: Tensor, grads: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
+    """The gradients of x, the states and the weights, in that order; None if not ``wanted``.
+
+    ``grads`` are the gradients of the output and the final states.
+    """
+    call = Call(given, back=True)
     x, state = call.x, call.state
     shape, (T, B, H, P, *_) = call.shape, call.sizes
     kept = views(activations, shape, call.sizes)

@@ -51,20 +51,9 @@ class Work:
     beside: int
 
 
-class Divided:
-    """How sequences are divided: ``BT`` sequences a tile, and at most ``tiles`` tiles a launch."""
-
-    BT: int
-    tiles: int
-
-    def launches(self, batch: int) -> int:
-        """How many consecutive launches a batch takes."""
-        return -(-batch // (self.tiles * self.BT))
-
-
 @dataclass(frozen=True)
-class Plan(Divided):
-    """The constants of loops.py that are chosen, the warps of a program, and the tiles of a launch."""
+class Plan:
+    """The constants of loops.py that are chosen, the warps of a program, and the most tiles of a launch."""
 
     BT: int
     US: int
@@ -82,6 +71,10 @@ class Plan(Divided):
     def columns(self) -> int:
         """The columns of one matmul tile."""
         return self.US * self.INTERLEAVED * self.PARTS
+
+    def launches(self, batch: int) -> int:
+        """How many consecutive launches a batch takes."""
+        return -(-batch // (self.tiles * self.BT))
 
     def at_once(self, batch: int, chip: Chip) -> bool:
         """Whether there is a multiprocessor for each program of a batch."""

@@ -10,10 +10,10 @@ from torch.nn.functional import layer_norm, linear
 
 from gatewise.backends.contract import NAMED_WEIGHTS, NORM_EPSILON
 from gatewise.backends.gpu.accumulators import in_gates, rows
-from gatewise.backends.gpu.prepared import Prepared
+from gatewise.backends.gpu.call import Call
 
 
-def input_accumulators(call: Prepared) -> Tensor:
+def input_accumulators(call: Call) -> Tensor:
     """The input parts of the accumulators, T×B×(accumulators with an input part)·H: normalised if asked for,
     without biases. Values beyond a sequence's length are undefined; the loop does not read them."""
     of_input, H = call.shape.of_input, call.sizes.H
@@ -25,7 +25,7 @@ def input_accumulators(call: Prepared) -> Tensor:
 
 
 def gradients(
-    call: Prepared,
+    call: Call,
     activations: Mapping[str, Tensor],
     grad_accumulators: Tensor,
     before_norm: Tensor | None,
@@ -88,7 +88,7 @@ def _flat(of: Tensor) -> Tensor:
     return of.flatten(0, 1)
 
 
-def _of_recurrent(call: Prepared, activations: Mapping[str, Tensor], into: Tensor) -> Tensor:
+def _of_recurrent(call: Call, activations: Mapping[str, Tensor], into: Tensor) -> Tensor:
     """The gradient of the recurrent weights, (accumulators with a recurrent part)·H×F."""
     shape, x = call.shape, call.x
     early = (shape.NW + shape.NH) * call.sizes.H
@@ -104,7 +104,7 @@ def _of_recurrent(call: Prepared, activations: Mapping[str, Tensor], into: Tenso
     return found
 
 
-def _fed_back(call: Prepared, history: Tensor) -> Tensor:
+def _fed_back(call: Call, history: Tensor) -> Tensor:
     """The state before each step, as an operand of a product."""
     return (history[1:] if call.reverse else history[:-1]).to(call.x.dtype)
 
