@@ -1,8 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# one process for each processor, each in one thread; the tests of threads set their own
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q
+# one process for each processor, each in one thread; the tests of threads set their own. pytest's rewritten
+# modules are kept, whatever the environment says, and of its plugins only what is used is loaded
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/pytest -q \
+	-p xdist.plugin -p _hypothesis_pytestplugin
 TESTS := $(PYTEST) -n auto --maxprocesses 8 --dist worksteal
 READY := $(VENV)/.ready
 

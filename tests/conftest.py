@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 
 import numpy as np
@@ -19,6 +20,17 @@ def pytest_configure(config):
     # the tests' own cells are compiled once, and not into the user's cache
     if "GATEWISE_CACHE" not in os.environ:
         os.environ["GATEWISE_CACHE"] = str(config.cache.mkdir("cells"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays to the end: the garbage collector is spared going through it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
