@@ -1,7 +1,7 @@
 """The levels of the processor: the one that is asked for runs, and each gives the right numbers.
 
 Each runs in a process of its own, with malloc's memory filled with large numbers before it is used. These
-are forked from one that has imported what takes longest, and nothing of gatewise.
+are forked from one that has collected the tests and has not loaded the kernels.
 """
 
 import os
@@ -21,22 +21,39 @@ VECTOR_BYTES = {"v4amx": 64, "v4bf16": 64, "v4": 64, "v3": 32, "v2": 16, "neon":
 NATIVE = library.core()
 HERE = Path(__file__).parent
 
-# Some of the comparisons with the reference; then what ran, as the library itself says.
+# Some of the comparisons with the reference, collected once and run by a process for each level; then what
+# ran, as the library itself says. The kernels are loaded after the fork, and their threads start there:
+# to the library the process is no forked one.
 PROGRAM = f"""
 import os, sys, pytest, torch
-chosen = "(awkward or shared or blocks or bfloat16) and (lstm or peephole)"
+import torch._inductor.config  # the tests set what it has to know
 
-def tested(level):
-    os.environ["GATEWISE_CPU"] = level
-    failed = pytest.main(["-q", "-p", "no:cacheprovider", "-k", chosen, {str(HERE / "test_cpu.py")!r}])
+class Levels:
+    level = None
+
+    def pytest_runtestloop(self, session):
+        from gatewise import forks
+        from gatewise.backends.native.library import core
+        assert not core.cache_info().currsize
+        session.config.get_terminal_writer().flush()
+        for level in sys.argv[1:]:
+            if not (child := os.fork()):
+                assert not forks._lost or sys.platform != "linux"  # elsewhere it cannot be known
+                forks._forked = False
+                forks._lost.clear()
+                self.level = os.environ["GATEWISE_CPU"] = level
+                return None  # pytest's own loop follows
+            os.waitpid(child, 0)
+        return True
+
+chosen = "(awkward or shared or blocks or bfloat16) and (lstm or peephole)"
+levels = Levels()
+failed = pytest.main(
+    ["-q", "-p", "no:cacheprovider", "-k", chosen, {str(HERE / "test_cpu.py")!r}], plugins=[levels]
+)
+if levels.level:
     from gatewise.backends.native.library import core, loaded_level
     print("ran", loaded_level(), core().vector_bytes(), "with the status", int(failed), flush=True)
-
-for level in sys.argv[1:]:
-    if not (child := os.fork()):
-        tested(level)
-        os._exit(0)
-    os.waitpid(child, 0)
 """
 
 
