@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import gatewise as gw
 from gatewise.cli import main
 from gatewise.errors import TrainingError, caution
 from gatewise.train import loop
@@ -271,10 +272,8 @@ def places(tmp_path_factory) -> dict[str, Path]:
     walks.write_csv(folder / "walks.csv")
     places = {"folder": folder, "data": folder / "a.csv", "out": folder / "run"}
     places["walks"] = folder / "walks.csv"
-    places["model"] = folder / "model"
-    line = [part.format_map(places) for part in FIT_LINE]
-    line[-1] = str(places["model"])
-    assert main([*line, "--steps", "9", "--hidden", "4", "--quiet"]) == 0
+    model = gw.Forecaster(horizon=7, target="y", time="date", steps=9, hidden=4).fit(table)
+    places["model"] = Path(model.save(folder / "model"))
     return places
 
 
