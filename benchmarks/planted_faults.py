@@ -322,7 +322,7 @@ FAULTS = (
     ),
     Fault(
         "training: dropout of a resumed run",
-        "torch.manual_seed((self.recipe.seed * 1_000_003 + self.global_step) % 2**63)",
+        "self._seed((self.recipe.seed * 1_000_003 + self.global_step) % 2**63)",
         "self.recipe.seed",
         ("test_resume.py",),
     ),

@@ -115,6 +115,22 @@ def stopped_run(monkeypatch, where: Path, round_: int = 5, **options) -> None:
             fit(table(), where, **options)
 
 
+def test_each_step_has_its_seed_and_on_the_cpu_no_other_device_has(monkeypatch, tmp_path):
+    seeds, elsewhere = [], []
+    original = gw.Forecaster.loss
+
+    def spied(self, network, batch, carry):
+        if network.training:
+            seeds.append(torch.initial_seed())
+        return original(self, network, batch, carry)
+
+    monkeypatch.setattr(gw.Forecaster, "loss", spied)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", elsewhere.append)
+    fit(table(), tmp_path, seed=3, steps=18)
+    assert seeds == [3_000_009 + step for step in range(18)]
+    assert elsewhere == [3]  # before the network was made
+
+
 # ------------------------------------------------------------------- the same data and options
 
 
