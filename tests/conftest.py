@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,10 @@ from gatewise.backends.registry import forget_choices
 # Triton looks when it is first imported: without a GPU its kernels are interpreted (test_triton.py)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+    # torch.manual_seed keeps the text of the call's stack for each kind of device that may yet be used
+    for devices in (torch.cuda, torch.xpu, torch.mtia):
+        devices.traceback = SimpleNamespace(format_stack=list)
 
 
 def pytest_configure(config):
