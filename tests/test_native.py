@@ -1,6 +1,7 @@
 """The native core without Python: its self-test for each width of vectors, for another processor and
 compiler and under sanitizers; the thread pool; and what is in the libraries that were installed."""
 
+import hashlib
 import os
 import platform
 import re
@@ -54,17 +55,38 @@ def cell_sources(tmp_path_factory):
 
 
 def build(target, sources, compiler, *flags):
-    """A program of ``sources``, each compiled apart, two at a time."""
+    """A program of ``sources``, each compiled apart, two at a time. It is kept for the next run, beside the
+    tests' own cells, and compiled anew where anything that goes into it is another."""
 
     def compiled(file):
         to = target.parent / f"{target.name}-{file.stem}.o"
         call(compiler, *MODE, *STRICT, *flags, "-I", CSRC, "-c", file, "-o", to)
         return to
 
-    with ThreadPoolExecutor(2) as threads:
-        objects = list(threads.map(compiled, sources))
-    call(compiler, *flags, *objects, "-o", target, "-lpthread")
-    return target
+    folder = Path(os.environ["GATEWISE_CACHE"]) / "programs"
+    kept = folder / made_of(target, sources, compiler, flags)
+    if not kept.exists():
+        with ThreadPoolExecutor(2) as threads:
+            objects = list(threads.map(compiled, sources))
+        call(compiler, *flags, *objects, "-o", target, "-lpthread")
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.glob(f"{kept.stem}.*"):
+            other.unlink(missing_ok=True)
+        new = folder / f"{os.getpid()}.new"
+        shutil.copy(target, new)
+        os.replace(new, kept)
+    return kept
+
+
+def made_of(target, sources, compiler, flags):
+    """The name of a program: what it is, and after the dot what it is made of."""
+    options = repr((compiler, *MODE, *STRICT, *flags))
+    content = hashlib.sha256(call(compiler, "--version").encode())
+    files = {*sources, *CSRC.glob("*.[ch]*"), *HERE.glob("*.[ch]*")}
+    for file in sorted(files, key=lambda file: file.name):
+        content.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    kind = hashlib.sha256(options.encode()).hexdigest()[:16]
+    return f"{target.name}-{kind}.{content.hexdigest()}"
 
 
 @pytest.fixture
@@ -95,7 +117,7 @@ def test_this_machine(self_test):
     flags, width = best_flags()
     tiles = TILES if width == 64 else ()
     # working memory and tapes begin as 3.4e38
-    output = self_test(COMPILER, "-O1", *flags, *tiles, every=4, MALLOC_PERTURB_="128")
+    output = self_test(COMPILER, "-Og", *flags, *tiles, every=4, MALLOC_PERTURB_="128")
     assert f"{width}-byte vectors" in output, output
     assert not re.search(r"by units: 0\b", output), output
     assert bool(re.search(r"^[1-9]\d* products of tiles$", output, re.MULTILINE)) == bool(tiles)
