@@ -1,6 +1,7 @@
 """The constructors and results that an editor shows."""
 
 import inspect
+import re
 from importlib.resources import files
 from typing import Any, get_overloads, get_type_hints
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import gatewise as gw
+import typed_use
 from gatewise.data.table import Frame
 from gatewise.nn.trace import Trace
 from gatewise.tasks.base import Task
@@ -104,6 +106,30 @@ def test_predictions_and_loaded_models_have_types():
     for kind in (gw.Classifier, gw.Regressor):
         assert returned(kind.predict) == [pl.DataFrame, np.ndarray, Any]
     assert get_type_hints(gw.load)["return"] is Task
+
+
+@pytest.mark.parametrize("use", [typed_use.layers, typed_use.attention, typed_use.models])
+def test_what_a_type_checker_reads_runs(use):
+    """``make check`` compares the types; here the same code runs."""
+    use(torch.randn(5, 2, 4))
+
+
+def test_the_steps_that_a_type_checker_reads_run():
+    typed_use.steps(torch.randn(2, 4))
+
+
+def test_every_module_says_what_its_call_returns():
+    """torch declares that a call returns Any. Only a type checker reads the declaration."""
+    for name in gw.__all__:
+        kind = getattr(gw, name)
+        if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+            continue
+        written = "".join(
+            inspect.getsource(each)
+            for each in kind.__mro__
+            if issubclass(each, torch.nn.Module) and each.__module__.startswith("gatewise.")
+        )
+        assert re.search(r"^        __call__(: | = forward)", written, re.MULTILINE), name
 
 
 def test_type_checkers_may_read_the_package():

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from gatewise.weights.keras import from_keras
     from gatewise.weights.onnx import from_onnx
 
+    __version__: str
+
 
 def __getattr__(name: str) -> Any:
     """The public name, imported at its first use. The tasks need the extra ``gatewise[tasks]``."""

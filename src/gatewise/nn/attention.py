@@ -18,6 +18,7 @@ from gatewise.nn.linear import Linear, linear
 from gatewise.options import choice, flag, integer
 
 if TYPE_CHECKING:
+    from gatewise.nn.call_types import PoolingCall
     from gatewise.nn.shapes import Bool, Float, Lengths
 
 
@@ -96,6 +97,9 @@ class AdditiveAttention(nn.Module):
         scores = torch.tanh(from_query + from_keys) @ self.score_weight
         return _context_and_weights(given, scores, query)
 
+    if TYPE_CHECKING:
+        __call__ = forward  # torch declares that a call returns Any
+
     def extra_repr(self) -> str:
         return f"{self.query_size}, {self.key_size}, {self.units}"
 
@@ -170,6 +174,9 @@ class MultiplicativeAttention(nn.Module):
         context = _context(projected, given)
         return context.squeeze(1) if query.dim() == 2 else context, None
 
+    if TYPE_CHECKING:
+        __call__ = forward  # torch declares that a call returns Any
+
     def extra_repr(self) -> str:
         return f"{self.query_size}, {self.key_size}, kind={self.kind!r}"
 
@@ -188,6 +195,9 @@ class AttentionPooling(nn.Module):
     Raises:
         OptionError: an argument is not valid.
     """
+
+    if TYPE_CHECKING:
+        __call__: PoolingCall
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ from gatewise.nn.trace import Trace, adjoints_of
 from gatewise.options import flag, integer, short_repr
 
 if TYPE_CHECKING:
+    from gatewise.nn.call_types import LayerCall, TwoStates
     from gatewise.nn.shapes import Float, Lengths, Reset
 
 
@@ -69,6 +70,9 @@ class ConvRecurrent(nn.Module):
     Raises:
         OptionError: an argument is not valid, or a convolutional layer cannot have the cell.
     """
+
+    if TYPE_CHECKING:
+        __call__: LayerCall[State, State, Trace]
 
     weight_ih_l0: Tensor
 
@@ -298,6 +302,9 @@ class ConvLSTM(ConvRecurrent):
     Raises:
         OptionError: an argument is not valid.
     """
+
+    if TYPE_CHECKING:
+        __call__: LayerCall[State, TwoStates, Trace]
 
     def __init__(
         self,

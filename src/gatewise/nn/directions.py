@@ -23,6 +23,7 @@ from gatewise.nn.trace import Trace
 from gatewise.options import choice, flag
 
 if TYPE_CHECKING:
+    from gatewise.nn.call_types import LayerCall
     from gatewise.nn.shapes import Input, Lengths, Output, Reset
 
 _MERGES = ("concat", "sum", "mul", "ave")
@@ -40,6 +41,9 @@ class Reversed(nn.Module):
     Raises:
         OptionError: the layer cannot be reversed.
     """
+
+    if TYPE_CHECKING:
+        __call__: LayerCall[Any, Any, Any]
 
     def __init__(self, layer: nn.Module, as_read: bool = False) -> None:
         super().__init__()
@@ -105,6 +109,9 @@ class Bidirectional(nn.Module):
         OptionError: the layers do not fit each other, or ``merge`` is not one of these.
     """
 
+    if TYPE_CHECKING:
+        __call__: LayerCall[Any, Any, Any]
+
     def __init__(
         self,
         forward_layer: nn.Module,
@@ -145,7 +152,7 @@ class Bidirectional(nn.Module):
         A trace has two directions. The state of two Recurrents is 2×B×H; that of other layers is a pair
         of the layers' states.
         """
-        options = dict(lengths=lengths, reset=reset, trace=trace)
+        options: dict[str, Any] = dict(lengths=lengths, reset=reset, trace=trace)
         if not isinstance(input, Tensor):
             return by_override(Bidirectional.forward, self, input, hx, **options)
         first, second = self._states(hx)

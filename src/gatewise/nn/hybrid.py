@@ -24,6 +24,7 @@ from gatewise.nn.trace import Trace
 from gatewise.options import choice, flag, integer, probability
 
 if TYPE_CHECKING:
+    from gatewise.nn.call_types import LayerCall, SelfAttentionCall
     from gatewise.nn.shapes import Float, Lengths, Reset
 
 # The parts of a block in their order. Parts in one tuple have the same input.
@@ -50,6 +51,9 @@ class SelfAttention(nn.Module):
     Raises:
         OptionError: an argument is not valid.
     """
+
+    if TYPE_CHECKING:
+        __call__: SelfAttentionCall
 
     def __init__(
         self,
@@ -202,6 +206,9 @@ class HybridBlock(nn.Module):
     Raises:
         OptionError: an argument is not valid, or the recurrent layer does not fit.
     """
+
+    if TYPE_CHECKING:
+        __call__: LayerCall[None, State, Trace]
 
     def __init__(
         self,

@@ -7,15 +7,19 @@ Each constructor lists all of its arguments, because editors show them. A test c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gatewise.errors import OptionError
 from gatewise.nn import sentences
 from gatewise.nn.recurrent import Recurrent
 from gatewise.nn.step import RecurrentCell
 from gatewise.options import choice, number, short_repr
+
+if TYPE_CHECKING:
+    from gatewise.nn.call_types import PackedLayerCall, StepCall, TwoStates
 
 
 class LSTM(Recurrent):
@@ -31,6 +35,9 @@ class LSTM(Recurrent):
     Raises:
         OptionError: an argument is not valid.
     """
+
+    if TYPE_CHECKING:
+        __call__: PackedLayerCall[TwoStates]
 
     mode = "LSTM"
 
@@ -97,6 +104,9 @@ class GRU(Recurrent):
         OptionError: an argument is not valid.
     """
 
+    if TYPE_CHECKING:
+        __call__: PackedLayerCall[Tensor]
+
     mode = "GRU"
 
     def __init__(
@@ -152,6 +162,9 @@ class RNN(Recurrent):
         OptionError: an argument is not valid.
     """
 
+    if TYPE_CHECKING:
+        __call__: PackedLayerCall[Tensor]
+
     def __init__(
         self,
         input_size: int,
@@ -206,6 +219,9 @@ class LSTMCell(RecurrentCell):
         OptionError: an argument is not valid.
     """
 
+    if TYPE_CHECKING:
+        __call__: StepCall[TwoStates]
+
     def __init__(
         self,
         input_size: int,
@@ -235,6 +251,9 @@ class GRUCell(RecurrentCell):
     Raises:
         OptionError: an argument is not valid.
     """
+
+    if TYPE_CHECKING:
+        __call__: StepCall[Tensor]
 
     def __init__(
         self,
@@ -270,6 +289,9 @@ class RNNCell(RecurrentCell):
     Raises:
         OptionError: an argument is not valid.
     """
+
+    if TYPE_CHECKING:
+        __call__: StepCall[Tensor]
 
     def __init__(
         self,

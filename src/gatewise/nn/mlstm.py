@@ -28,6 +28,7 @@ from gatewise.nn.trace import Trace
 from gatewise.options import choice, flag, integer
 
 if TYPE_CHECKING:
+    from gatewise.nn.call_types import LayerCall
     from gatewise.nn.shapes import Float, Input, Lengths, Reset
 
 # From the forget gate's pre-activation to the logarithm of the gate (equation 26).
@@ -213,6 +214,9 @@ class MLSTM(nn.Module):
     Raises:
         OptionError: an argument is not valid.
     """
+
+    if TYPE_CHECKING:
+        __call__: LayerCall[tuple[Tensor, Tensor, Tensor], MLSTMState, Trace]
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from gatewise.nn.sequences import as_batch_first, check_width, cleared, laid_out
 from gatewise.options import flag, probability
 
 if TYPE_CHECKING:
+    from gatewise.nn.call_types import LayerCall
     from gatewise.nn.shapes import Input, Lengths, Output, Reset
 
 
@@ -45,6 +46,9 @@ class Stack(nn.Module):
         OptionError: the widths or layouts of the layers do not fit, a layer with a residual or highway
             connection is not as wide as its input, or an option is not valid.
     """
+
+    if TYPE_CHECKING:
+        __call__: LayerCall[Sequence[Any], tuple[Any, ...], tuple[Any, ...]]
 
     def __init__(
         self,
