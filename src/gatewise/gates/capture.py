@@ -137,7 +137,7 @@ def trace(
     if lengths is not None and "lengths" in _parameters(model):
         run, lengths = partial(run, lengths=lengths), None
     sink: Any = InMemory(memory) if store is None else InStore(Path(store), memory)
-    watchers = watchers_of(model, modules, sink, lengths, differentiable)
+    watchers = watchers_of(find_modules(model, modules), sink, lengths, differentiable)
     handles: list[Any] = []
     try:
         for each in watchers:
@@ -192,14 +192,13 @@ def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 
 def _watchers(
-    model: nn.Module,
-    modules: str | Sequence[str] | None,
+    modules: Mapping[str, Any],
     sink: Any,
     lengths: Any,
     differentiable: bool,
 ) -> list[Any]:
-    """A watcher for each recurrent module that is chosen."""
+    """A watcher for each of the recurrent modules."""
     return [
         watcher(module)(name, module, sink, lengths, differentiable)
-        for name, module in find_modules(model, modules).items()
+        for name, module in modules.items()
     ]

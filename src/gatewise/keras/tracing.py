@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gatewise.errors import BackendError, OptionError
-from gatewise.gates.find import find_modules
 from gatewise.keras.model import twin
 
 _TOLERANCE = 1e-3
 
 
 def watchers_of(
-    model: Any,
-    modules: str | Sequence[str] | None,
+    modules: Mapping[str, Any],
     sink: Any,
     lengths: Any,
     differentiable: bool,
-) -> list[KerasCalls]:
-    """A watcher for each recurrent layer that is chosen, by its path in the model."""
-    return [
-        KerasCalls(name, layer, sink, lengths)
-        for name, layer in find_modules(model, modules).items()
-    ]
+) -> list[Any]:
+    """A watcher for each of the recurrent layers, which are named by their paths."""
+    return [KerasCalls(name, layer, sink, lengths) for name, layer in modules.items()]
 
 
 class KerasCalls:

@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from gatewise import signals
 from gatewise.errors import OptionError, Stopped, TrainingError, need, out_of_memory
+from gatewise.signals import handlers_restored, interruption_of
 from gatewise.train import folder
 from gatewise.train.checkpoint import SafeCheckpoints
 from gatewise.train.folder import FolderLock
@@ -123,7 +123,7 @@ def _fit(
     rounds: _Rounds,
     resumed: bool,
 ) -> None:
-    with warnings.catch_warnings(), signals.handlers_restored():
+    with warnings.catch_warnings(), handlers_restored():
         # Lightning advises more worker processes, but one indexing operation makes a whole batch
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")
@@ -137,7 +137,7 @@ def _fit(
         try:
             trainer.fit(module, training_data.training, training_data.validation, ckpt_path=last)
         except SystemExit as ended:
-            stopped = signals.interruption_of(ended)
+            stopped = interruption_of(ended)
             _note(stopped, rounds, trainer)
             raise stopped from None
         except KeyboardInterrupt as stopped:
