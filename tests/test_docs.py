@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import gatewise as gw
 import pages
 
 ROOT = pages.ROOT
@@ -144,6 +145,22 @@ def test_the_links_of_a_page_lead_somewhere(page):
         assert there.exists(), target
         if anchor:
             assert anchor in anchors(there), target
+
+
+def test_the_reference_has_every_public_name():
+    text = "".join(page.read_text("utf-8") for page in (pages.DOCS / "reference").glob("*.md"))
+    shown = set(re.findall(r"^::: gatewise\.(\S+)", text, re.MULTILINE))
+    public = {*gw.__all__, *(f"gates.{name}" for name in gw.gates.__all__)}
+    elsewhere = {
+        "CELLS": "cells/README.md",
+        "GatewiseError": "errors",
+        "init": "nn.init",
+        "gates.Limits": "gates.monitor.Limits",
+        "gates.Traces": "Traces",
+        "gates.trace": "trace",
+    }
+    assert public - shown == elsewhere.keys()
+    assert {"errors", "nn.init", "gates.monitor.Limits", "Traces", "trace"} <= shown
 
 
 @pytest.mark.slow
