@@ -143,7 +143,7 @@ def test_every_built_in_cell_says_what_it_is_and_where_it_is_from():
         assert cell.doc.split("\n")[0] == told.summary, (
             "the first line is all of the first paragraph"
         )
-        assert re.fullmatch(r"[A-Z].*\b(19|20)\d\d", told.paper), cell.name
+        assert re.fullmatch(r"\w.*\b(19|20)\d\d", told.paper), cell.name
         assert told.source.startswith(told.paper)
         assert not any(note.startswith("Source") for note in told.notes)
 

@@ -160,7 +160,7 @@ def test_the_reference_has_every_public_name():
         "gates.trace": "trace",
     }
     assert public - shown == elsewhere.keys()
-    assert {"errors", "nn.init", "gates.monitor.Limits", "Traces", "trace"} <= shown
+    assert {each for each in elsewhere.values() if not each.endswith(".md")} <= shown
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import torch
 
 import gatewise as gw
 import pages
+from gatewise.tasks.registry import TASKS
 
 matplotlib.use("agg")
 
@@ -158,3 +159,9 @@ def test_other_output_is_found(printed, shown):
     with pytest.raises(AssertionError):
         check_printed(printed, shown, units=1)
     check_printed(shown, shown, units=0)
+
+
+@pytest.mark.parametrize(("page", "yes"), [("lstm.md", "yes: "), ("ja/lstm.md", "対応：")])
+def test_the_table_of_applications_has_every_task(page, yes):
+    text = pages.text(page)
+    assert [task for task in TASKS if f"| {yes}`gatewise fit {task}" not in text] == []
