@@ -155,6 +155,26 @@ def test_the_file_is_valid_and_says_what_each_box_computes(name):
             assert 0 <= float(each.get(axis, 0)) <= most
 
 
+@gw.cell(gates="f n")
+def with_a_long_label(a, s):
+    f, n = gw.sigmoid(a.f), gw.tanh(a.n)
+    return dict(f=f, n=n, h=f * s.h + (1 - gw.sigmoid(a.f - 1)) * n)
+
+
+@pytest.mark.parametrize("cell", [*gw.CELLS.values(), with_a_long_label], ids=lambda c: c.name)
+def test_labels_fit_into_their_boxes(cell):
+    """A letter is at most about .6 of its size wide."""
+    labelled = re.findall(
+        r'<rect class="shape"[^>]* width="(\d+)"[^>]*/><title>[^<]*</title>'
+        r'<text class="name"[^>]*font-size:(\d+)px">(.*?)</text>',
+        svg(cell),
+    )
+    assert labelled
+    for wide, size, label in labelled:
+        letters = re.sub(r"<.*?>|&#8203;", "", label)
+        assert 0.6 * int(size) * len(letters) <= int(wide), letters
+
+
 def test_a_box_has_its_formula_for_pages_that_compute_it():
     found = {box["equation"]: box["value"] for box in boxes(gw.CELLS["lstm"])}
     assert found["f[t] ⊙ c[t-1]"] == ["mul", ["now", "f"], ["before", "c"]]

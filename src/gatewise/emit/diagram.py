@@ -217,7 +217,7 @@ def _size(box: Box) -> int:
         return 18
     if box.kind == POINT:
         return 13 if len(box.label) < 3 else 9
-    return 13 if len(box.label) < 5 else 11
+    return 13 if len(box.label) < 5 else 11 if len(box.label) < 7 else 9
 
 
 def _weight(path: Path) -> str:
