@@ -383,6 +383,26 @@ def test_what_the_sentences_say(places, capsys):
         ),
         (["bench", "--threads", "1000000"], "threads must be an integer from 1 to"),
         (["fit"], "the following arguments are required: TASK"),
+        (
+            ["fit", "--quiet"],
+            "options come after the task, as in gatewise fit forecast: --quiet (g",
+        ),
+        (
+            ["fit", "--quiet", "forecast"],
+            "options come after the task, as in gatewise fit forecast",
+        ),
+        (["fit", "forcast"], "TASK: expected one of forecast, classify, "),
+        (["fit", "forcast"], "not 'forcast' (did you mean 'forecast'?) (gatewise fit --help"),
+        (["predct"], "VERB: expected one of fit, tune, "),
+        (["predct"], "not 'predct' (did you mean 'predict'?) (gatewise --help"),
+        (["--jsn", "cells"], "unrecognized arguments: --jsn (gatewise --help"),
+        (["bench", "--quik"], "--quik (did you mean '--quick'?) (gatewise bench --help"),
+        (
+            ["bench", "--dtype", "float23"],
+            "--dtype: expected one of float32, bfloat16, not 'float23'",
+        ),
+        (["cells", "--jsn"], "--jsn (did you mean '--json'?) (gatewise cells --help"),
+        (["tasks", "forecast"], "unrecognized arguments: forecast (gatewise tasks --help"),
     ):
         assert main(line) == 2, line
         assert told in capsys.readouterr().err

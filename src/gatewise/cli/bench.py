@@ -10,9 +10,15 @@ from gatewise.cli.parsing import INTEGER, NUMBER, PATH
 
 def add_bench(verb: argparse.ArgumentParser, argv: list[str]) -> None:
     verb.set_defaults(run=_run_bench)
-    verb.add_argument("--cells", default="lstm", help="built-in cells, such as lstm,gru")
+    verb.add_argument(
+        "--cells", default="lstm", help="built-in cells, such as lstm,gru (default: lstm)"
+    )
     verb.add_argument("--shapes", nargs="+", metavar="T,B,I,H", help="steps, batch, inputs, units")
-    verb.add_argument("--mode", default="inference", help="inference, training, or both: a,b")
+    verb.add_argument(
+        "--mode",
+        default="inference",
+        help="inference (the default), training, or both: inference,training",
+    )
     verb.add_argument(
         "--peers",
         default="all",

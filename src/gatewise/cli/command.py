@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from gatewise.cli.parsing import Parser, with_flags
+from gatewise.cli.parsing import Parser, check_known, with_flags
 from gatewise.errors import GatewiseError, GatewiseWarning, out_of_memory
 
 _LONGEST_WORD = 400  # characters; a longer word of a message is shortened
@@ -33,7 +33,9 @@ VERBS = {
     "evaluate": Verb("score a model on data and compare it with simple baselines", "tasks"),
     "generate": Verb("write new samples with a model", "tasks"),
     "gates": Verb("write a page that shows the gates of a model over data", "tasks"),
-    "view": Verb("serve that page on this machine, and compute what changes of it do", "tasks"),
+    "view": Verb(
+        "serve that page on this machine; its reader can change the input and the gates", "tasks"
+    ),
     "tasks": Verb("list the tasks and the kinds of data that each accepts", "tasks"),
     "demo": Verb("try a task on data that comes with the package", "demo"),
     "cells": Verb("describe the built-in cells: gates, weights, operations, source", "cells"),
@@ -91,27 +93,22 @@ def main(argv: list[str] | None = None) -> int:
 def _parsed(argv: list[str]) -> argparse.Namespace:
     """The parsed arguments of the verb in ``argv``. The modules of other verbs are not imported.
 
-    A verb may set ``check_unknown``, a function that raises the error for unknown arguments.
+    A verb may set its own ``check_unknown``, the function that raises the error for unknown arguments.
     """
     parser = Parser(prog="gatewise", description="Recurrent networks whose gates are open.")
     parser.add_argument("--version", action="version", version=f"gatewise {version('gatewise')}")
+    parser.set_defaults(check_unknown=partial(check_known, parser, others={}))
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, verb in VERBS.items():
         each = verbs.add_parser(name, help=verb.help)
         if argv[:1] == [name]:
             module = import_module(f"gatewise.cli.{verb.module}")
+            each.set_defaults(check_unknown=partial(check_known, each, others={}))
             getattr(module, f"add_{name}")(each, argv[1:])
     given, unknown = parser.parse_known_args(argv)
     if unknown:
-        check: Callable[[list[str]], None] = getattr(given, "check_unknown", None) or partial(
-            _refuse, parser
-        )
-        check(unknown)
+        given.check_unknown(unknown)
     return given
-
-
-def _refuse(parser: Parser, unknown: list[str]) -> None:
-    parser.error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
 def _say(what: object) -> None:

@@ -43,6 +43,14 @@ class Parser(argparse.ArgumentParser):
             f"{message.removeprefix('argument ')} ({self.prog} --help shows the options)"
         )
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            raise argparse.ArgumentError(
+                action,
+                f"expected one of {', '.join(known)}, not {value!r}{near(str(value), known)}",
+            )
+
     def _check_flags(self) -> None:
         """Raises OptionError for a flag that does not exist, which says more than a missing argument."""
         ends = self.words.index("--") if "--" in self.words else len(self.words)

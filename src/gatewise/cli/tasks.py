@@ -38,12 +38,18 @@ def add_task_parsers(
     """A parser for each task of a verb. ``add_task`` is called for the named task alone, with the task's name
     and source, because it imports the task."""
     verb.epilog = f"{verb.prog} TASK --help lists a task's options."
+    verb.set_defaults(check_unknown=partial(_refuse_before_task, verb))
     tasks = verb.add_subparsers(metavar="TASK", required=True)
     named = argv[:1] and argv[0] in TASKS
     for name in TASKS:
         each = tasks.add_parser(name, help=None if named else about(name))
         if argv[:1] == [name]:
             add_task(each, name, source_in(name, argv))
+
+
+def _refuse_before_task(verb: argparse.ArgumentParser, unknown: list[str]) -> None:
+    """Raises OptionError for the options of a task that was not named, or not first."""
+    verb.error(f"options come after the task, as in {verb.prog} {next(iter(TASKS))}: {unknown[0]}")
 
 
 def _add_fit_task(parser: argparse.ArgumentParser, name: str, source: str) -> None:
@@ -57,15 +63,20 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str, source: str) -> No
         "split of the data": options_of(kind.fit),
         "options of the run": options_of(Run),
     }
-    parser.add_argument(
-        "data", type=PATH, help="the data to train on: a file, or for texts a folder"
-    )
+    add_data(parser)
     required = ("out", *kind.needed_by_files)
     for title, options in groups.items():
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
     parser.set_defaults(
         run=partial(_run_fit, kind),
         check_unknown=lambda unknown: check_known(parser, unknown, options_of_other_tasks(kind)),
+    )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The data that fit and tune take."""
+    parser.add_argument(
+        "data", type=PATH, help="the data to train on: a file, or for texts and music also a folder"
     )
 
 

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from gatewise.arguments import FLAG, Option, options_of
-from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
-from gatewise.cli.tasks import add_task_parsers, finish, first_line, options_of_other_tasks
+from gatewise.cli.parsing import add_options, check_known, flag_of, given_of
+from gatewise.cli.tasks import (
+    add_data,
+    add_task_parsers,
+    finish,
+    first_line,
+    options_of_other_tasks,
+)
 from gatewise.errors import OptionError
 from gatewise.tasks.registry import task_of
 
@@ -35,7 +41,7 @@ def _add_task(parser: argparse.ArgumentParser, name: str, source: str) -> None:
         "options of the task": kind.options(),
         "the run": _run_options(),
     }
-    parser.add_argument("data", type=PATH, help="the data to learn from: a CSV or Parquet file")
+    add_data(parser)
     required = ("out", *kind.needed_by_files)
     for title, options in groups.items():
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
