@@ -37,7 +37,7 @@ def after(source: Any, panel: Panel, steps: int = 2) -> Any:
     if panel.series is not None:
         columns[panel.series] = np.repeat(panel.labels, steps)
     columns["step" if panel.time is None else panel.time] = panel.timeline.times(
-        panel.future_steps(steps).ravel()
+        panel.steps_from(slice(None), panel.lengths, steps).ravel()
     )
     return output.table({**columns, "forecast": np.zeros(steps * len(panel.names))}, source, panel)
 
@@ -321,7 +321,7 @@ def test_numbers_that_are_no_dates_are_counted(numbers: Any) -> None:
     data = {"t": np.array(numbers), "y": np.arange(float(len(numbers)))}
     step = numbers[1] - numbers[0]
     panel = panel_of(data, time="t")
-    assert panel.timeline.times(panel.future_steps(2)).tolist() == [
+    assert panel.timeline.times(panel.steps_from(slice(None), panel.lengths, 2)).tolist() == [
         [numbers[-1] + step, numbers[-1] + 2 * step]
     ]
 
@@ -330,7 +330,9 @@ def test_numbers_that_read_as_dates_are_counted_where_freq_says_so() -> None:
     data = {"t": np.arange(201501, 201513), "y": np.arange(12.0)}
     for freq in (1, "1"):
         panel = panel_of(data, time="t", freq=freq)
-        assert panel.timeline.times(panel.future_steps(1)).tolist() == [[201513]]
+        assert panel.timeline.times(panel.steps_from(slice(None), panel.lengths, 1)).tolist() == [
+            [201513]
+        ]
     assert panel_of(data, time="t", timeline=panel.timeline).timeline == panel.timeline
 
 

@@ -328,7 +328,10 @@ def test_crop_and_tail() -> None:
     head = panel.crop(np.array([0, 1]), np.array([2, 2]))
     assert head.target.tolist() == [[0, 1, 7]]
     assert (head.starts - panel.starts).tolist() == [0, 1]
-    assert (panel.future_steps(2) - panel.starts[:, None]).tolist() == [[6, 7], [3, 4]]
+    assert (panel.steps_from(slice(None), panel.lengths, 2) - panel.starts[:, None]).tolist() == [
+        [6, 7],
+        [3, 4],
+    ]
 
 
 # ----------------------------------------------------------------------------- the future table

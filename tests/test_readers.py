@@ -111,7 +111,9 @@ def read(path: Path) -> None:
         path, target="y", time="ds", series="id", known="x", static="s", gaps="mask"
     )
     assert not np.isinf(panel.target).any()
-    assert panel.timeline.times(panel.future_steps(3).ravel()).size == 3 * len(panel.names)
+    assert panel.timeline.times(
+        panel.steps_from(slice(None), panel.lengths, 3).ravel()
+    ).size == 3 * len(panel.names)
     Panel.from_table(path, target="y", time="x", gaps="mask")
 
 

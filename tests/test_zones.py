@@ -29,7 +29,7 @@ HOUR = dt.timedelta(hours=1)
 def continued(data: Any, steps: int, **options: Any) -> tuple[Panel, Any]:
     """The panel in a table with columns t and y, and the times after it as a forecast has them."""
     panel = Panel.from_table(data, target="y", time="t", **options)
-    after = panel.timeline.times(panel.future_steps(steps).ravel())
+    after = panel.timeline.times(panel.steps_from(slice(None), panel.lengths, steps).ravel())
     return panel, output.table({"t": after, "forecast": np.zeros(steps)}, data, panel)["t"]
 
 

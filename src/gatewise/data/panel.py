@@ -211,9 +211,9 @@ class Panel:
         """The last rows of each series; all rows of a series that has fewer."""
         return self.crop(np.maximum(self.lengths - rows, 0), self.lengths)
 
-    def future_steps(self, horizon: int) -> Integer:
-        """The step numbers of the H steps after each series' end, (S, H)."""
-        return np.asarray((self.starts + self.lengths)[:, None] + np.arange(horizon))
+    def steps_from(self, series: Integer | slice, rows: Integer, horizon: int) -> Integer:
+        """The numbers of the K steps that begin at these rows of these series, a line for each series."""
+        return np.asarray((self.starts[series] + rows)[:, None] + np.arange(horizon))
 
     def future_table(
         self,
@@ -241,7 +241,7 @@ class Panel:
             time = table.indexes[0]
         table.check([*_tuple(time), *_tuple(series), *self.known])
         rows = group_rows(table, series)
-        owner = self._owners(rows, series)
+        owner = self._owners(rows)
         if time is None:
             ahead = np.arange(rows.offsets[-1]) - np.repeat(rows.offsets[:-1], rows.lengths)
         else:
@@ -262,7 +262,7 @@ class Panel:
             values[index, owner * horizon + ahead] = given
         return values
 
-    def _owners(self, rows: Rows, series: str | None) -> Integer:
+    def _owners(self, rows: Rows) -> Integer:
         """The index of the series of each row of a future table, in the order of ``rows``."""
         index = {name: s for s, name in enumerate(self.names)}
         strange = [name for name in rows.names if name not in index]

@@ -359,7 +359,7 @@ class Forecaster(Task):
         channel, series, origin = windows.place(every)
         forecast = forecasting.forecast(windows, every)
         horizon = self.shape_.horizon
-        steps = (panel.starts[series] + origin)[:, None] + np.arange(horizon)
+        steps = panel.steps_from(series, origin, horizon)
         columns: dict[str, Any] = {}
         if panel.series is not None:
             columns[panel.series] = np.repeat(panel.labels[series], horizon)

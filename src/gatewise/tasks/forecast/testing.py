@@ -92,7 +92,7 @@ def backtest_of(
     forecast = forecasting.forecast(windows, every)
     past = windows.contexts(every, -(-shape.context // season) * season)
     context = windows.contexts(every, shape.context)
-    steps = (panel.starts[series] + origin)[:, None] + np.arange(shape.horizon)
+    steps = panel.steps_from(series, origin, shape.horizon)
     scale, errors = _score_units(windows, season, fitted)
     return Backtest(
         actual=windows.futures(every),
