@@ -49,18 +49,20 @@ class Trace:
 
     def __getitem__(self, name: str) -> list[list[Tensor]]:
         if name not in self._values:
-            names = ", ".join(self._values)
-            raise OptionError(
-                f"no '{name}' in this trace{near(name, self._values)}; it has: {names}"
-            )
+            raise OptionError(self._unknown(name))
         return self._values[name]
 
     def __getattr__(self, name: str) -> list[list[Tensor]]:
         if name.startswith("_"):  # copy and pickle look names up before _values exists
             raise AttributeError(name)
         if name not in self._values:
-            raise AttributeError(f"this trace has no '{name}'; it has: {', '.join(self._values)}")
+            raise AttributeError(self._unknown(name))
         return self._values[name]
+
+    def _unknown(self, name: str) -> str:
+        """The message for a name that is not that of a traced value."""
+        names = ", ".join(self._values)
+        return f"no '{name}' in this trace{near(name, self._values)}; it has: {names}"
 
     @property
     def differentiable(self) -> bool:

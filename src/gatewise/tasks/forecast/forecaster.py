@@ -90,7 +90,7 @@ class Forecaster(Task):
         time_format: the format of times that are text or integers, such as "%d/%m/%Y" or "%Y%m", in the
             notation of ``datetime.strptime``. By default text is read as ISO dates.
         gaps: what to do about missing time steps: "error", or "mask" to treat them as missing values.
-        context: L, the number of past steps that the model sees. It is rounded down to a multiple of the
+        context: the number of past steps that the model sees. It is rounded down to a multiple of the
             patch length. By default it is chosen from the season, the horizon and the number of rows.
         season: the seasonal period in steps. The default depends on the time step: 24 for hours.
         quantiles: the levels of the quantile forecasts. The point forecast is trained on the absolute error.
