@@ -233,6 +233,21 @@ def test_backends_do_not_import_each_other():
         assert not imported(module) & (modules | {"gatewise.backends.registry"}) - {module}
 
 
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [
+        ("images/rooms.svg", r"a cell through time: (.*?)<"),
+        ("images/call.svg", r'"file">(cpu, .*?|aten, .*?)<'),
+        ("glossary.md", r"^\| backend \| Code that runs a cell through time: (.*)\. \|$"),
+    ],
+)
+def test_pages_and_pictures_name_the_backends_that_there_are(page, lines):
+    from gatewise.backends.registry import BACKENDS
+
+    named = re.findall(lines, (pages.DOCS / page).read_text("utf-8"), re.MULTILINE)
+    assert re.findall(r"(?<!\()\b\w+", ", ".join(named)) == list(BACKENDS)
+
+
 def test_what_the_package_lists_is_public():
     import gatewise as gw
 
