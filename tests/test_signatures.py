@@ -13,6 +13,7 @@ import torch
 import gatewise as gw
 import typed_use
 from gatewise.data.table import Frame
+from gatewise.errors import OptionError
 from gatewise.nn.trace import Trace
 from gatewise.tasks.base import Task
 from shape_checks import names
@@ -62,6 +63,39 @@ def test_every_option_is_handed_on(name, option):
     beside = {"num_layers": 2} if option in ("dropout", "connect") else {}
     layer = getattr(gw, name)(3, 4, **beside, **{option: given})
     assert getattr(layer, option) in (given, (given,) * len(layer.cell.state))
+
+
+SIZES = {"cell", "input_size", "hidden_size", "num_layers", "device", "dtype", "backend"}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("option", sorted(arguments(gw.Recurrent).keys() - SIZES))
+def test_an_option_acts_on_every_way_of_a_call(option):
+    """With gradients and without, which a backend may run in one call; in a stream; converted back to torch's
+    layer. Where an option cannot act it is refused."""
+    assert option in (*OTHER, "learn_initial", "block_size"), "give the option a value in OTHER"
+    value = {"block_size": 2, "learn_initial": True, "batch_first": False}.get(
+        option, OTHER.get(option)
+    )
+    several = {"num_layers": 2} if option in ("dropout", "connect") else {}
+    cell = "lstm_1997" if option == "block_size" else "lstm"
+    layer = gw.Recurrent(cell, 4, 4, **several, **{option: value}).eval()
+    for parameter in layer.parameters():
+        torch.nn.init.uniform_(parameter, -1, 1)
+    x = torch.randn(5, 1, 4)
+    wanted = layer(x)[0].detach()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x)[0], wanted)
+    if not layer.bidirectional and option != "connect":
+        stream = layer.stream()
+        steps = [torch.as_tensor(stream.step(row.numpy())).clone() for row in x]
+        torch.testing.assert_close(torch.stack(steps), wanted)
+    named = gw.LSTM(4, 4, **several, **{option: value}).eval() if cell == "lstm" else layer
+    try:
+        back = gw.convert(torch.nn.Sequential(named), back=True)
+    except OptionError:
+        return
+    torch.testing.assert_close(back(x)[0], named(x)[0])
 
 
 @pytest.mark.parametrize("name", [*LAYERS, *CELLS])
