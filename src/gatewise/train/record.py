@@ -34,6 +34,8 @@ def digest(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, np.ndarray) and part.dtype.kind == "f":
             part = np.where(np.isnan(part), np.nan, part + 0.0)
+        if isinstance(part, np.ndarray) and part.dtype.hasobject:
+            part = part.tolist()  # its memory has addresses
         if isinstance(part, np.ndarray):
             found.update(f"{part.dtype} {part.shape}".encode())
             found.update(np.ascontiguousarray(part).view(np.uint8).data)

@@ -18,11 +18,15 @@ Array = np.ndarray
 
 
 def labels_of(estimator: BaseEstimator, y: Any, count: int) -> Array:
-    y = _given(estimator, y)
-    _check_labels(y)
+    """The labels as an array of one type: texts of any library as those of NumPy.
+
+    Raises:
+        DataError: labels are missing, of several types, or not as many as the samples.
+    """
+    found = _labels(_given(estimator, y))
     try:
-        check_classification_targets(y)
-        labels = column_or_1d(y, warn=True)
+        check_classification_targets(found)
+        labels = _typed(column_or_1d(found, warn=True))
     except (ValueError, TypeError) as error:
         raise DataError(str(error)) from error
     if labels.dtype.kind in "mV":
@@ -45,15 +49,25 @@ def class_importance(class_weight: Any, labels: Array) -> Array:
     return found
 
 
-def _check_labels(y: Any) -> None:
-    """Raises DataError if a label is missing, or if labels have several types or a type that cannot be
-    sorted and saved."""
+def _typed(labels: Array) -> Array:
+    """Objects of one type, as columns of pandas and polars give them, as an array of that type."""
+    return np.array(labels.tolist()) if labels.dtype == object and labels.ndim == 1 else labels
+
+
+def _labels(y: Any) -> Array:
+    """The labels as an array, of objects only where it has more than one dimension.
+
+    Raises:
+        DataError: a label is missing, or labels have several types or a type that cannot be sorted and saved.
+    """
     listed = isinstance(y, (list, tuple))  # numpy would convert a mix of texts and numbers to texts
     array = np.asarray(y, dtype=object) if listed else np.asarray(y)
     if array.dtype.kind == "S":
         raise DataError("y holds bytes; labels must be texts or numbers: decode the bytes")
+    if array.dtype.kind == "T":  # NumPy's texts of any length, which scikit-learn does not know
+        array = array.astype(object)
     if array.dtype != object or array.ndim != 1:
-        return
+        return _typed(array)
     kinds: dict[str, int] = {}
     for sample, label in enumerate(array):
         if label is None or type(label).__name__ in ("NAType", "NaTType") or label != label:
@@ -65,6 +79,7 @@ def _check_labels(y: Any) -> None:
             f"y mixes {one} and {other}, such as {array[first]!r} and {array[second]!r}; all labels must "
             f"have one type"
         )
+    return _typed(array)
 
 
 def _kind_of_label(label: Any, sample: int) -> str:
