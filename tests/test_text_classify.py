@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import gatewise as gw
 from gatewise.cli import main
@@ -24,6 +25,7 @@ from gatewise.errors import DataError, GatewiseWarning, ModelFileError, OptionEr
 from gatewise.models.text import PhraseFilters, TextEnsemble, TextNetwork, TextShape
 from gatewise.tasks.text.baseline import BagOfWords
 from gatewise.tasks.text.examples import Encoded, TextBatch
+from gatewise.train.run import Run
 from sentences import BAD, GOOD, sentences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,6 +117,45 @@ def test_labels_of_several_kinds(labels, tmp_path):
     again = gw.load(found.save(tmp_path / "m"))
     assert again.classes_.dtype == found.classes_.dtype
     assert again.predict(TEXTS[:3]).tolist() == found.predict(TEXTS[:3]).tolist()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series,
+        lambda labels: pd.Series(labels, dtype="category"),
+        lambda labels: np.array(labels, dtype=object),
+        pl.Series,
+        lambda labels: np.array(labels, dtype=np.dtypes.StringDType()),
+    ],
+    ids=["pandas", "categories", "objects", "polars", "numpy's texts"],
+)
+def test_labels_in_columns_of_any_library(column, tmp_path):
+    texts, labels = TEXTS[:40], LABELS[:40]
+    expected = gw.TextClassifier(**ONCE).fit(texts, labels)
+    found = gw.TextClassifier(**ONCE).fit(pd.Series(texts), column(labels), run=Run(tmp_path))
+    assert found.classes_.tolist() == expected.classes_.tolist()
+    again = gw.load(found.save(tmp_path / "m"))
+    assert again.predict(texts).tolist() == expected.predict(texts).tolist()
+    assert found.data_ == expected.data_  # the hash of the data, which has no addresses in it
+
+
+def test_it_is_scored_and_searched_by_scikit_learn():
+    texts, labels = pd.Series(TEXTS[:60]), pd.Series(LABELS[:60])
+    assert cross_val_score(gw.TextClassifier(**ONCE), texts, labels, cv=2).shape == (2,)
+    search = GridSearchCV(gw.TextClassifier(**ONCE), {"hidden": [4, 8]}, cv=2)
+    assert search.fit(texts, labels).best_params_["hidden"] in (4, 8)
+
+
+def test_a_class_of_one_text_is_trained_on_and_not_in_the_test_part():
+    labels = [f"rare {k}" if k < 30 else label for k, label in enumerate(LABELS)]
+    data = pl.DataFrame({"review": TEXTS, "stars": labels})
+    model = gw.TextClassifier(text="review", label="stars", **ONCE)
+    model.fit(data)
+    assert set(model.classes_) == {*labels}
+    assert model.evaluate(data).n == len(model.tested_) > 0
+    with pytest.raises(DataError, match=r"test=.* of 4 texts would hold out whole classes"):
+        model.fit(data[:4])
 
 
 def test_class_weights_and_sample_weights():

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier
 from torch import Tensor, nn
 
 from gatewise.arguments import (
@@ -245,7 +246,7 @@ class SequenceTask(Task):
         held = None
         if is_size(test):
             size = TEST if test is None else part_size("test", test)
-            found = without_test(found, size, self.options_.seed)
+            found = without_test(found, size, self.options_.seed, is_classifier(self))
         sequences, y = found.sequences, found.known_target
         if validation is not None and not is_size(validation):
             source = replace(source, channels=found.channels)

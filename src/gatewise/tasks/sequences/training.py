@@ -125,20 +125,24 @@ def held_for_validation(target: Array, weight: Array, size: object, seed: int) -
 
 
 def without_whole_classes(held: Array, target: Array, weight: Array) -> Array:
-    """The validation samples without those of classes that the training part would lack."""
+    """The held-out samples without those of classes that the training part would lack."""
     left = np.setdiff1d(np.flatnonzero(weight > 0), held)
     return held[np.isin(target[held], target[left])]
 
 
-def held_for_test(target: Array, size: float | int, seed: int, members: str) -> Array:
+def held_for_test(
+    target: Array, size: float | int, seed: int, members: str, of_classes: bool
+) -> Array:
     """The sorted indices of the members of a table for the test.
 
     Args:
         target: N numbers, along which the drawing is stratified.
         members: what they are, for the message.
+        of_classes: whether the numbers are classes. Each class then keeps a member for training: a model cannot
+            be scored on a class that it has never seen.
 
     Raises:
-        DataError: fewer than two members are left for training.
+        DataError: fewer than two members are left for training, or no class has one to spare.
     """
     count = len(target)
     held = drawn(target, np.arange(count), size, seed)
@@ -147,10 +151,17 @@ def held_for_test(target: Array, size: float | int, seed: int, members: str) -> 
             f"test={size} of {count} {members} leaves {count - len(held)} for training, but two are needed: give "
             f"more {members}, or a smaller test="
         )
+    if of_classes and len(held):
+        held = without_whole_classes(held, target, np.ones(count))
+        if not len(held):
+            raise DataError(
+                f"test={size} of {count} {members} would hold out whole classes, because these have so few "
+                f"{members}: give more {members}, or test=0"
+            )
     return np.sort(held)
 
 
-def without_test(found: Series, size: float | int, seed: int) -> Series:
+def without_test(found: Series, size: float | int, seed: int, of_classes: bool) -> Series:
     """The series of a table for training and validation, without those of the test part.
 
     Raises:
@@ -159,5 +170,5 @@ def without_test(found: Series, size: float | int, seed: int) -> Series:
     if not size:
         return found
     order = np.unique(found.known_target, axis=0, return_inverse=True)[1].reshape(-1)
-    held = held_for_test(order, size, seed, "series")
+    held = held_for_test(order, size, seed, "series", of_classes)
     return found.chosen(np.setdiff1d(np.arange(len(found)), held))

@@ -320,7 +320,7 @@ class TextClassifier(ClassifierMixin, Task):
             return np.array([], np.int64)
         size = TEST if test is None else part_size("test", test)
         order = np.unique(labels, return_inverse=True)[1]
-        return held_for_test(order, size, self.options_.seed, "texts")
+        return held_for_test(order, size, self.options_.seed, "texts", of_classes=True)
 
     def _target(
         self, texts: Texts, weight: Array, held: Array | None, validation: Any
