@@ -123,8 +123,10 @@ def test_flags_follow_and_what_is_not_given_is_absent():
         ("quantiles=(0.1, 0.5) has none", "quantiles=(0.1, 0.5) has none"),
         ("--test=x and latest=3 and size=3", "--test=x and latest=3 and size=3"),
         ("the test is x = 3", "the test is x = 3"),
+        ("--test (test=0) needs a share", "--test needs a share"),
+        ("without --missing (missing=None), or --x (y=2)", "without --missing, or --x (y=2)"),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_messages_name_the_flags_at_the_command_line(message, expected):
     names = ("missing", "series", "gaps", "test", "bidirectional", "quantiles")

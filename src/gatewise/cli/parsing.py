@@ -124,7 +124,11 @@ def flag_of(name: str) -> str:
 
 def with_flags(message: str, flags: Mapping[str, str]) -> str:
     """A message of the library in the words of the command line: ``missing='mask'`` becomes ``--missing mask``."""
+    if not flags:
+        return message
     names = "|".join(map(re.escape, flags))
+    # the same in the other order: "without --resume (resume=False)"
+    message = re.sub(rf"(--[a-z-]+) \((?:{names})=[^()]*\)", r"\1", message)
     value = r"('[^']*'|[\w.+-]*\w)?(?![(\[{])"
     spelled = re.compile(rf"(?<![\w-])({names})={value}(?: \((--[^)]*)\))?")
 
@@ -136,7 +140,7 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
             return flags[name] if value == "True" else flag_of(f"no_{name}")
         return f"{flags[name]} {(value or '').strip(chr(39))}".rstrip()
 
-    return spelled.sub(flag, message) if flags else message
+    return spelled.sub(flag, message)
 
 
 def given_of(given: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
