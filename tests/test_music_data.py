@@ -403,6 +403,8 @@ def test_a_folder_without_music_and_a_file_of_another_kind(tmp_path):
         Music().read(tmp_path)
     with pytest.raises(DataError, match=r"unknown file type '.txt'"):
         Music().read(tmp_path / "notes.txt")
+    with pytest.raises(DataError, match=r"no file or folder .*…"):
+        Music().read("x" * 300)
     with pytest.raises(DataError, match="no file or folder"):
         Music().read(tmp_path / "missing.mid")
 

@@ -158,6 +158,27 @@ def test_a_class_of_one_text_is_trained_on_and_not_in_the_test_part():
         model.fit(data[:4])
 
 
+def test_a_model_of_a_table_takes_lists_of_texts_too(of_table, table):
+    texts, labels = pl.read_csv(table)["review"], pl.read_csv(table)["stars"]
+    expected = of_table.predict(table)["prediction"].to_list()
+    for given in (texts.to_list(), texts, texts.to_numpy(), texts.to_pandas(), texts.to_arrow()):
+        assert of_table.predict(given).tolist() == expected
+    np.testing.assert_array_equal(of_table.predict_proba(table), of_table.predict_proba(texts))
+    assert of_table.attention(texts) == of_table.attention(table)
+    found = of_table.evaluate(texts[:50], labels[:50])
+    assert found.n == 50
+    assert found.scores["accuracy"] == of_table.score(texts[:50], labels[:50])
+    assert of_table.score(table) == of_table.evaluate(table).scores["accuracy"]
+    with pytest.raises(OptionError, match="labels in a column: leave y out"):
+        of_table.score(table, labels)
+    with pytest.raises(DataError, match="requires y to be passed"):
+        of_table.evaluate(texts)
+    with pytest.raises(DataError, match="no file a film; a text itself must be in a list of texts"):
+        of_table.predict("a film")
+    with pytest.raises(DataError, match=r"no file a superb film.*…; a text itself must be in a"):
+        of_table.predict("a superb film " * 40)  # longer than the name of a file may be
+
+
 def test_class_weights_and_sample_weights():
     few = [k for k, label in enumerate(LABELS) if label == "neg" or k % 8 == 0]
     texts, labels = [TEXTS[k] for k in few], [LABELS[k] for k in few]

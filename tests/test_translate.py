@@ -472,6 +472,15 @@ def test_other_data_is_refused(data, message, tmp_path, monkeypatch):
         READER.read(data)
 
 
+def test_the_texts_to_translate_need_no_translations(tmp_path):
+    (tmp_path / "new.words").write_text("one two\nthree\n")
+    reader = ParallelReader("words", "digits")
+    assert list(reader.read_source(tmp_path / "new")) == ["one two", "three"]
+    for each in (reader, ParallelReader(None, None)):
+        with pytest.raises(DataError, match="; a text itself must be in a list of texts"):
+            each.read_source("one two " * 40)  # longer than the name of a file may be
+
+
 def test_a_missing_file_of_a_folder_and_a_missing_role_are_named(corpus):
     with pytest.raises(DataError, match=r"has no file train\.word"):
         ParallelReader("train.word", "train.digits").read(corpus.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -280,7 +281,7 @@ def _paths(options: Mapping[str, Any]) -> dict[str, Path]:
 def _check_not_read(out: Path, sources: Mapping[str, Path]) -> None:
     """Raises OptionError if ``out`` is one of the input files."""
     for what, source in sources.items():
-        if out.exists() and source.exists() and out.samefile(source):
+        if os.path.exists(out) and os.path.exists(source) and out.samefile(source):
             raise OptionError(f"--out is the same file as {what}, {source}: give another file")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import re
 import zlib
 from collections import Counter
@@ -12,7 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatewise.errors import DataError, near, need
+from gatewise.data.paths import check_exists
+from gatewise.errors import DataError, need
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,9 +64,7 @@ def twice(names: Iterable[object]) -> str:
 
 
 def _reader(path: Path) -> Callable[[Path, Names, Names], tuple[Any, int]]:
-    if not path.exists():
-        nearby = os.listdir(path.parent) if path.parent.is_dir() else []
-        raise DataError(f"no file {path}{near(path.name, nearby)}")
+    check_exists(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a table")
     ending = next((end for end in _READERS if path.name.lower().endswith(end)), None)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, cast, get_args
 
-from gatewise.errors import DataError, near
+from gatewise.data.paths import check_exists, hint_of_text
+from gatewise.errors import DataError
 from gatewise.options import choice, short_repr
 
 OnError = Literal["stop", "skip"]
@@ -81,16 +82,14 @@ def text_files(where: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     if not isinstance(where, (str, os.PathLike)):
         return [path for each in where for path in text_files(each)]
     path = Path(where)
-    if path.is_dir():
+    if os.path.isdir(path):
         inside = sorted(path.rglob("*"))
         hidden = (any(part.startswith(".") for part in p.relative_to(path).parts) for p in inside)
         found = [p for p, skip in zip(inside, hidden, strict=True) if p.is_file() and not skip]
         if not found:
             raise DataError(f"the folder {path} has no files")
         return found
-    if not path.exists():
-        nearby = os.listdir(path.parent) if path.parent.is_dir() else []
-        raise DataError(f"no file {path}{near(path.name, nearby)}")
+    check_exists(path, hint=hint_of_text(path))
     return [path]
 
 

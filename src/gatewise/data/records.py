@@ -63,7 +63,7 @@ def rows(data: Any, columns: Sequence[str], problems: Problems | None = None) ->
         for k, values in enumerate(zip(*lists, strict=True)):
             yield Row(values, k + 1, f"row {k + 1}")
         return
-    (path,) = text_files([data]) if not Path(data).is_dir() else (Path(data),)
+    (path,) = text_files([data]) if not os.path.isdir(data) else (Path(data),)
     name = path.name.lower()
     if path.is_dir() or not is_table(path):
         what = "is a folder" if path.is_dir() else f"has an unknown file type '{path.suffix}'"

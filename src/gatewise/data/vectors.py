@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def width_of(path: str | Path) -> int:
 
 
 def _file(path: str | Path) -> Path:
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise DataError(f"{path} is a folder: give a text file of word vectors")
     return text_files([path])[0]
 

@@ -16,6 +16,7 @@ from gatewise.data.music.abc import tunes_of_abc
 from gatewise.data.music.midi import read_midi
 from gatewise.data.music.notation import read_notation
 from gatewise.data.music.tune import HIGHEST, LOWEST, TICKS, Tune
+from gatewise.data.paths import check_exists
 from gatewise.errors import DataError, caution, some
 from gatewise.options import short_repr
 
@@ -188,8 +189,7 @@ def files_in(path: Path) -> list[Path]:
     Raises:
         DataError: there is no such file, it has an unknown ending, or the folder has no music files.
     """
-    if not path.exists():
-        raise DataError(f"no file or folder {path}")
+    check_exists(path, "file or folder")
     if not path.is_dir():
         if path.suffix.lower() not in ENDINGS:
             raise DataError(

@@ -219,6 +219,12 @@ def digests(texts: Iterable[str]) -> Array:
     return np.frombuffer(found, dtype="<i8").astype(np.int64)
 
 
+def are_texts(data: Any) -> bool:
+    """Whether the data is a list, an array or a column of texts, and not a table or a path."""
+    is_other = isinstance(data, (str, os.PathLike, Mapping)) or hasattr(data, "columns")
+    return not is_other and hasattr(data, "__iter__") and getattr(data, "ndim", 1) == 1
+
+
 def texts_in(data: Any) -> Sequence[Any]:
     """The members of a list, an array or a column of texts.
 
@@ -227,9 +233,7 @@ def texts_in(data: Any) -> Sequence[Any]:
     """
     if isinstance(data, (str, os.PathLike)):
         what = f"'{short_repr(str(data))[1:-1]}' is one text or path"
-        raise DataError(
-            f"{what}, expected a list of texts; for a file give text= (--text), the column of texts"
-        )
+        raise DataError(f"{what}, expected a list of texts: put a single text in a list")
     if getattr(data, "ndim", 1) != 1 or hasattr(data, "columns") or isinstance(data, Mapping):
         raise DataError(
             "the texts must be a list or a column of texts, not a table; for a table give text=, the column "

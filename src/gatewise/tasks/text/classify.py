@@ -21,7 +21,7 @@ from gatewise.arguments import Count, Layers, NonNegativeCount, Positive, Probab
 from gatewise.data.buckets import sorted_batches
 from gatewise.data.lines import OnError, Problems
 from gatewise.data.output import joined, table_like
-from gatewise.data.sources.text import Texts, TextTable, digests, lines_of
+from gatewise.data.sources.text import Texts, TextTable, are_texts, digests, lines_of
 from gatewise.data.spool import SpooledTexts
 from gatewise.data.tokens import Tokenizer
 from gatewise.data.vectors import read_vectors, width_of
@@ -254,11 +254,15 @@ class TextClassifier(ClassifierMixin, Task):
         texts = replace(self._source(), limit=self.options_.limit).read(data)
         return self._training_data(texts, np.ones(len(texts)), validation, test, run)
 
-    def _source(self, on_error: OnError | None = None, chosen_here: bool = True) -> TextTable:
-        """The reader of texts; ``on_error`` is the option of a call after ``fit``."""
+    def _source(
+        self, on_error: OnError | None = None, chosen_here: bool = True, data: Any = None
+    ) -> TextTable:
+        """The reader of texts; ``on_error`` and ``data`` are those of a call after ``fit``. A model that was fitted
+        to a table reads lists of texts too."""
         options = self.options_
         problems = Problems.of_call(on_error, options.on_error)
-        if options.text is None:  # the labels are apart: a text left out would shift them
+        if options.text is None or are_texts(data):
+            # the labels are apart: a text left out would shift them
             if on_error == "skip":
                 raise OptionError(
                     "on_error='skip' is for tables, but the data is a list of texts, none of which can be left out: "
@@ -466,7 +470,7 @@ class TextClassifier(ClassifierMixin, Task):
         chosen_here: bool = True,
     ) -> Texts:
         self.check_fitted()
-        texts = self._source(on_error, chosen_here).read(X, learned)
+        texts = self._source(on_error, chosen_here, X).read(X, learned)
         if not learned:
             for note in texts.problems.notes():
                 caution(note)
@@ -508,6 +512,7 @@ class TextClassifier(ClassifierMixin, Task):
         """The most probable class of each text.
 
         Args:
+            X: data in the form that :meth:`fit` had, without labels; or in any case a list of texts.
             device: where the network runs: "cpu", "cuda", "cuda:1".
             on_error: what is done with a row of a table that is not valid: "stop" or "skip"; by default as in ``fit``.
 
@@ -517,7 +522,18 @@ class TextClassifier(ClassifierMixin, Task):
             words in the text.
         """
         columns = joined(self._columns(X, device, on_error))
-        return columns["prediction"] if self.text is None else table_like(columns, X)
+        listed = self.text is None or are_texts(X)
+        return columns["prediction"] if listed else table_like(columns, X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The share of texts whose class is predicted right. A table has its labels in a column, so that it is
+        given without y; then it is the accuracy of :meth:`evaluate`."""
+        self.check_fitted()
+        if self.text is None or are_texts(X):
+            return float(super().score(X, y, sample_weight))
+        if sample_weight is not None:
+            raise OptionError("sample_weight is for a list of texts: leave it out for a table")
+        return self.evaluate(X, y).scores["accuracy"]
 
     def predict_parts(self, data: Any, **options: Any) -> Iterator[Any]:
         for columns in self._columns(data, **options):
@@ -529,7 +545,7 @@ class TextClassifier(ClassifierMixin, Task):
         """The columns of :meth:`predict` for some of the texts at a time."""
         self.check_fitted()
         problems = Problems()
-        for texts in self._source(on_error).pieces(X):
+        for texts in self._source(on_error, data=X).pieces(X):
             problems = texts.problems
             encoded = self._encoded(texts.texts)
             probabilities = softmax(self._outputs(encoded, device)[0])
@@ -569,7 +585,7 @@ class TextClassifier(ClassifierMixin, Task):
     def figures(self, data: Any) -> dict[str, Any]:
         if self.text is None:
             return {}
-        first = self._source().first(data)
+        first = self._source(data=data).first(data)
         encoded = self._encoded([first])
         words = ["", *self.tokenizer_.pieces(first)[: self.options_.longest], ""]
         trace = self.traced(encoded.padded(np.arange(1)))
@@ -624,7 +640,7 @@ class TextClassifier(ClassifierMixin, Task):
         Args:
             X: data in the form that :meth:`fit` had. A table must have its column of classes. Of the data of
                 ``fit``, the test part is scored.
-            y: N labels, for a list of texts only.
+            y: N labels, for a list of texts only. A model that was fitted to a table takes such a list too.
             device: where the network runs: "cpu", "cuda", "cuda:1".
             on_error: what is done with a row of a table that is not valid, such as one of an unknown class: "stop" or
                 "skip"; by default as in ``fit``.
@@ -633,7 +649,9 @@ class TextClassifier(ClassifierMixin, Task):
             DataError: a class is unknown to the model, or the model was trained on every text.
         """
         texts = self._texts(X, learned=True, on_error=on_error)
-        if self.text is None:
+        if texts.labels is not None and y is not None:
+            raise OptionError("the data is a table with its labels in a column: leave y out")
+        if texts.labels is None:
             texts = replace(texts, labels=labels_of(self, y, len(texts)))
         labels = texts.known_labels
         chosen, notes = self._unseen(texts)

@@ -12,6 +12,7 @@ import numpy as np
 
 from gatewise.arguments import Kind
 from gatewise.data.lines import Problems, check_text
+from gatewise.data.paths import check_exists, hint_of_text, shown
 from gatewise.data.records import is_table
 from gatewise.data.sources.text import NO_TEXT, digests, pairs, rows, texts_in, whole_lines
 from gatewise.data.spool import SpooledTexts
@@ -107,8 +108,10 @@ class ParallelReader:
         path = Path(data)
         if is_table(path):
             return self._column(path)
-        if not path.is_file():
-            path = self._files(path)[0]
+        if not os.path.isfile(path):
+            if self.source is None:
+                check_exists(path, hint=hint_of_text(path))
+            path = self._file(path, self._named("source"))
         return whole_lines(path, self.problems)
 
     def _column(self, data: Any) -> Iterator[str]:
@@ -149,18 +152,22 @@ class ParallelReader:
 
     def _file(self, path: Path, name: str) -> Path:
         inside = path / name
-        if path.is_dir():
+        if os.path.isdir(path):
             if not inside.is_file():
                 raise DataError(f"the folder {path} has no file {name}")
             return inside
         tried = [path.with_name(f"{path.name}.{name}{end}") for end in _ENDINGS]
         for each in tried:
-            if each.is_file():
+            if os.path.isfile(each):
                 return each
-        what = "is a file, but not a table" if path.is_file() else "is neither a file nor a folder"
+        what = (
+            "is a file, but not a table"
+            if os.path.isfile(path)
+            else "is neither a file nor a folder"
+        )
         raise DataError(
-            f"{path} {what}, and there is no file {tried[0]}: give a table, a folder with the two files, or "
-            f"the beginning of their names"
+            f"{shown(path)} {what}, and there is no file {shown(tried[0])}: give a table, a folder with the two "
+            f"files, or the beginning of their names{hint_of_text(path)}"
         )
 
     def _named(self, role: str) -> str:
