@@ -293,6 +293,9 @@ def test_musicxml_that_is_written_reads_back_the_same(tmp_path):
 
 def test_a_bar_of_musicxml_that_does_not_add_up_is_named(tmp_path):
     page = notation_bytes(chord_tune()).decode()
+    assert notation_bytes(chord_tune()).decode() == page  # no identifiers drawn at random
+    assert f"<movement-title>{chord_tune().name}</movement-title>" in page
+    assert '<creator type="composer" />' in page  # not "Music21"
     broken = page.replace("<beats>3</beats>", "<beats>2</beats>", 1)
     path = tmp_path / "tune.musicxml"
     path.write_text(broken)

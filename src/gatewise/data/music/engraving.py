@@ -34,9 +34,15 @@ def notation_bytes(tune: Tune) -> bytes:
         tune = replace(tune, meter=tune.meter or (4, 4))
     lines = bar_lines(tune, tune.end)
     score = music21.stream.Score()
+    # without these music21 writes its own name as the composer, and "Music21 Fragment" as the title
+    score.metadata = music21.metadata.Metadata(title=tune.name, composer="")
     for voice in range(tune.voices):
         lanes = _lanes(note for note in tune.notes if note.voice == voice)
-        part = music21.stream.Part(id=f"voice {voice + 1}")
+        part = music21.stream.Part()
+        player = music21.instrument.Instrument(f"Voice {voice + 1}" if tune.voices > 1 else "")
+        # otherwise random, so that a tune would give other bytes each time
+        player.partId, player.instrumentId = f"P{voice + 1}", f"P{voice + 1}-I1"
+        part.insert(0, player)
         for measure in _measures(tune, lines, lanes):
             part.append(measure)
         first = part.getElementsByClass("Measure").first()
