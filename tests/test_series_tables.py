@@ -431,7 +431,7 @@ def test_fit_resume_evaluate_and_predict(csv, tmp_path, capsys, task, learned, c
         (["evaluate", "{run}", "{csv}", "--jsn"], "did you mean '--json'"),
         (
             ["fit", "classify", "{csv}", "--out", "x"],
-            "the following arguments are required: --label, --series",
+            "the following arguments are required: --label, --series (or --text COLUMN for text) (",
         ),
         (["fit", "classify", "{csv}", "--out", "x", "--horizon", "3"], "is an option of forecast"),
         (["fit", "clasify", "{csv}"], "clasify"),

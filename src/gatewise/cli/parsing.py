@@ -23,6 +23,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **{"allow_abbrev": False, **named})
         self.words: list[str] = []
+        self.instead: dict[
+            str, str
+        ] = {}  # what can be given in place of a required flag, for messages
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses ``args``. The result has ``flags``, the flags of the verb's options by name."""
@@ -39,6 +42,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("the following arguments are required"):
             self._check_flags()
+            for flag, others in self.instead.items():
+                message = re.sub(rf"{flag}(?=,|$)", f"{flag} (or {others})", message)
         raise OptionError(
             f"{message.removeprefix('argument ')} ({self.prog} --help shows the options)"
         )

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gatewise.arguments import Option, options_of
-from gatewise.cli.parsing import PATH, add_options, check_known, flag_of, given_of
+from gatewise.cli.parsing import PATH, Parser, add_options, check_known, flag_of, given_of
 from gatewise.errors import GatewiseError, OptionError, TaskImportError, some
 from gatewise.tasks.registry import (
     TASKS,
@@ -65,7 +65,7 @@ def _add_fit_task(parser: argparse.ArgumentParser, name: str, source: str) -> No
         "options of the run": options_of(Run),
     }
     add_data(parser)
-    required = ("out", *kind.needed_by_files)
+    required = required_options(parser, kind, name, source)
     for title, options in groups.items():
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
     parser.set_defaults(
@@ -79,6 +79,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", type=PATH, help="the data to train on: a file, or for texts and music also a folder"
     )
+
+
+def required_options(parser: argparse.ArgumentParser, kind: Any, name: str, source: str) -> Any:
+    """The options that must be given. The first may have its place taken by the flag of another source, which the
+    message about a missing option then says."""
+    needed = kind.needed_by_files
+    others = (f"{naming(other)} for {other}" for other in sources_of(name) if naming(other))
+    if needed and not naming(source) and (instead := " or ".join(others)):
+        cast(Parser, parser).instead[flag_of(needed[0])] = instead
+    return ("out", *needed)
 
 
 def other_sources(parser: argparse.ArgumentParser, name: str, source: str) -> str | None:

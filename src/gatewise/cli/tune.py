@@ -18,6 +18,7 @@ from gatewise.cli.tasks import (
     finish,
     first_line,
     options_of_other_tasks,
+    required_options,
 )
 from gatewise.errors import OptionError
 from gatewise.tasks.registry import task_of
@@ -42,7 +43,7 @@ def _add_task(parser: argparse.ArgumentParser, name: str, source: str) -> None:
         "the run": _run_options(),
     }
     add_data(parser)
-    required = ("out", *kind.needed_by_files)
+    required = required_options(parser, kind, name, source)
     for title, options in groups.items():
         add_options(parser.add_argument_group(title), options, required)  # type: ignore[arg-type]
     if kind.searched:
