@@ -532,7 +532,7 @@ def test_a_model_is_not_scored_on_what_it_was_trained_on(rhyme):
 
 def test_unknown_symbols_are_counted(fitted):
     evaluation = fitted[0].evaluate(["the zebra\n"])
-    assert evaluation.notes == ("33.33% of the symbols are unknown to the model.",)
+    assert evaluation.notes == ("33% of the symbols are unknown to the model.",)
     symbols, _ = stream(["the zebra\n"], fitted[0].tokenizer_)
     assert symbols.tolist()[1:] == [UNKNOWN, END]
 

@@ -316,7 +316,7 @@ def test_what_is_counted_is_reported(tmp_path):
     found = model.evaluate(other)
     assert found.n == 1
     said = " ".join(found.notes)
-    assert "33% of the words are unknown to the model" in said
+    assert "33% of the words are unknown to the model; a model of subwords or characters" in said
     assert "1 left out: texts of a class that is unknown to the model (the first: text 2" in said
     model.set_params(on_error="stop").options_.on_error = "stop"
     with pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -38,6 +39,15 @@ def test_punctuation_is_split_off():
     assert words.pieces("It's well-made (3.5 of 5)!") == [
         *("It's", "well-made", "(", "3.5", "of", "5", ")", "!"),
     ]
+
+
+def test_a_word_is_the_same_whether_its_accents_are_apart():
+    together, apart = (unicodedata.normalize(form, "Käse à la carte") for form in ("NFC", "NFD"))
+    for one, other in ((together, apart), (apart, together)):
+        tokenizer = Tokenizer.learn([one])
+        assert tokenizer.encode(one) == tokenizer.encode(other)
+        assert UNKNOWN not in tokenizer.encode(other)
+        assert tokenizer.pieces(other) == together.split()
 
 
 def test_letters_are_made_small():

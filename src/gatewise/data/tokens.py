@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,7 @@ class Tokenizer:
         """The part of the text that each of its symbols stands for."""
         if self.unit == "char":
             return list(text)
+        text = self._composed(text)
         encoding = self.core.encode(text, add_special_tokens=False)
         return [text[first:last] for first, last in encoding.offsets]
 
@@ -245,7 +247,7 @@ class Tokenizer:
                 **options | {"vocab_size": size - len(SPECIALS)}, initial_alphabet=sorted(alphabet)
             )
         core = Tokenizer(self.unit, self.symbols, (), self.lower, self.punctuation).core
-        core.train_from_iterator(texts, trainer)
+        core.train_from_iterator(map(self._composed, texts), trainer)
         symbols = [name for name, _ in sorted(core.get_vocab().items(), key=lambda pair: pair[1])]
         if self.unit == "word":
             return symbols, ()
@@ -259,7 +261,15 @@ class Tokenizer:
                 np.fromiter((get(each, UNKNOWN) for each in cased), np.int32, len(cased))
                 for cased in map(self._cased, texts)
             ]
-        return [each.ids for each in self.core.encode_batch_fast(texts, add_special_tokens=False)]
+        composed = [self._composed(text) for text in texts]
+        return [
+            each.ids for each in self.core.encode_batch_fast(composed, add_special_tokens=False)
+        ]
+
+    def _composed(self, text: str) -> str:
+        """The text; for words in Unicode's form C, where an "ä" is never an "a" and a sign above it. The other units
+        give back a text as it was."""
+        return unicodedata.normalize("NFC", text) if self.unit == "word" else text
 
     def _cased(self, text: str) -> str:
         """The text of as many characters, in small letters where the tokenizer has them alone."""

@@ -20,6 +20,7 @@ from gatewise.train.processes import SharedBatches, own_share
 Array = np.ndarray
 
 VALIDATION_BATCH = 256
+_MANY = 0.2  # unknown words above this share are many
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Encoded:
     def notes(self, unit: str, longest: int) -> tuple[str, ...]:
         """Sentences on unknown symbols, empty texts and texts that were cut."""
         share = f"{percent(self.unknown_share)} of the {unit}s are unknown to the model"
+        if self.unknown_share > _MANY and unit == "word":
+            share += "; a model of subwords or characters (unit) reads their parts"
         return (share, *self.cautions(unit, longest))
 
     def cautions(self, unit: str, longest: int) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ from gatewise.models.sampling import Choice
 from gatewise.options import integer, number, short_repr
 from gatewise.processes import rank_and_count
 from gatewise.report.scores import Evaluation
-from gatewise.report.words import with_unit
+from gatewise.report.words import percent, with_unit
 from gatewise.tasks.base import CPU, Recipe, Run, Task, TrainingData, digest
 from gatewise.tasks.entry_checks import Check, count, object_with, text
 from gatewise.tasks.kinds import AnyCell, Device, Part, device_of, is_size, members_in
@@ -436,7 +436,7 @@ class LanguageModel(Task):
         characters = sum(map(len, lines))
         ours = self.scorer(device, memory).log_probabilities(symbols)
         unknown = float((symbols == UNKNOWN).mean())
-        notes = [f"{unknown:.2%} of the symbols are unknown to the model."] if unknown else []
+        notes = [f"{percent(unknown)} of the symbols are unknown to the model."] if unknown else []
         notes.extend(problems.notes())
         if not len(self.training_):
             notes.append("The model was saved without the text of the baselines (keep_text=False).")

@@ -37,7 +37,7 @@ from gatewise.options import integer, number
 from gatewise.processes import sum_of_all
 from gatewise.report.alignment import alignment_figure
 from gatewise.report.scores import Evaluation
-from gatewise.report.words import shortened, with_unit
+from gatewise.report.words import percent, shortened, with_unit
 from gatewise.tasks.base import CPU, Recipe, Task, TrainingData, data_name, digest
 from gatewise.tasks.entry_checks import (
     Check,
@@ -499,7 +499,7 @@ class Translator(Task):
         notes = (*notes, *pairs.notes)
         unknown = self.source_tokenizer_.unknown_share(pairs.source)
         if unknown:
-            notes = (*notes, f"{unknown:.2%} of the source symbols are unknown to the model")
+            notes = (*notes, f"{percent(unknown)} of the source symbols are unknown to the model")
         return Evaluation(
             self.name, scores, rows, len(pairs), "texts", "bleu", notes, signatures=signatures
         )
