@@ -564,10 +564,14 @@ def test_the_command_line(tmp_path, capsys):
     data.mkdir()
     for k, tune in enumerate(scales(2)):
         (data / f"{k:02}.mid").write_bytes(midi_bytes(tune))
+    (data / "notes.txt").write_text("by ear")
     run = str(tmp_path / "run")
     options = "--unit step --grid 1 --hidden 8 --units 4 --epochs 1 --validation 1 --test 1"
     assert main(["fit", "generate", str(data), *options.split(), "--out", run]) == 0
-    assert "Test part, 8 steps of 1 tune" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "Test part, 8 steps of 1 tune" in said.out
+    # the data are read for the training, the scores and the report
+    assert said.err.count("files in") == said.err.count("1 of 7 files in") == 1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "A tune of the data, and two samples" in page
     assert main(["evaluate", run, str(data), "--json"]) == 0

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", GatewiseWarning)
-            warnings.showwarning = partial(_warn, warnings.showwarning, flags)
+            warnings.showwarning = partial(_warn, warnings.showwarning, flags, set())
             given = _parsed(sys.argv[1:] if argv is None else argv)
             flags |= given.flags
             given.run(given)
@@ -118,10 +118,18 @@ def _say(what: object) -> None:
 
 
 def _warn(
-    other: Callable[..., None], flags: dict[str, str], message: Any, category: Any, *where: Any
+    other: Callable[..., None],
+    flags: dict[str, str],
+    said: set[str],
+    message: Any,
+    category: Any,
+    *where: Any,
 ) -> None:
-    """Prints a warning of gatewise like an error; passes any other warning to ``other``."""
-    if issubclass(category, GatewiseWarning):
-        _say(with_flags(str(message), flags))
-    else:
+    """Prints a warning of gatewise like an error, once in a command, which may read its data several times; passes
+    any other warning to ``other``."""
+    text = with_flags(str(message), flags)
+    if not issubclass(category, GatewiseWarning):
         other(message, category, *where)
+    elif text not in said:
+        said.add(text)
+        _say(text)
