@@ -153,6 +153,9 @@ def test_a_class_of_one_text_is_trained_on_and_not_in_the_test_part():
     model = gw.TextClassifier(text="review", label="stars", **ONCE)
     model.fit(data)
     assert set(model.classes_) == {*labels}
+    with pytest.warns(GatewiseWarning, match="'stars' has .* classes in .* texts: is it a column"):
+        model.fit(data[:60])
+    model.fit(data)
     assert model.evaluate(data).n == len(model.tested_) > 0
     with pytest.raises(DataError, match=r"test=.* of 4 texts would hold out whole classes"):
         model.fit(data[:4])

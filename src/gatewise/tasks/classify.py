@@ -22,7 +22,7 @@ from gatewise.tasks.kinds import ClassWeight, Column, Device
 from gatewise.tasks.sequences import baselines, state
 from gatewise.tasks.sequences.baselines import LinearModel
 from gatewise.tasks.sequences.scoring import of_classes, softmax
-from gatewise.tasks.sequences.targets import class_importance, labels_of
+from gatewise.tasks.sequences.targets import check_classes, class_importance, labels_of
 from gatewise.tasks.sequences.task import SequenceTask
 from gatewise.tasks.sequences.training import without_whole_classes
 
@@ -89,6 +89,8 @@ class Classifier(ClassifierMixin, SequenceTask):
         self.classes_ = np.unique(y[present])
         if len(self.classes_) < 2:
             raise DataError(self._one_class(int(present.sum())))
+        if self.series is not None and self.label is not None:
+            check_classes(self.classes_, int(present.sum()), self.label, "series")
         target = np.searchsorted(self.classes_, np.where(present, y, self.classes_[0]))
         weighted = weight.copy()
         weighted[present] *= class_importance(self.class_weight, y[present])

@@ -72,6 +72,7 @@ def logistic(plain: Array, classes: Array, weight: Array, count: int) -> LinearM
     model = LogisticRegression(max_iter=300)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # good enough for a baseline
+        warnings.filterwarnings("ignore", "The number of unique classes")  # the task says it
         model.fit(_scaled(plain, scale), classes, sample_weight=weight)
     coefficients, intercept = model.coef_, model.intercept_
     if len(coefficients) == 1:  # two classes: the first one's logit is 0

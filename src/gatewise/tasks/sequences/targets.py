@@ -11,7 +11,7 @@ from sklearn.utils import check_array, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from gatewise.data.sources.arrays import as_array
-from gatewise.errors import DataError, OptionError
+from gatewise.errors import DataError, OptionError, caution
 from gatewise.report.words import with_unit
 
 Array = np.ndarray
@@ -34,6 +34,14 @@ def labels_of(estimator: BaseEstimator, y: Any, count: int) -> Array:
             f"y has the dtype {labels.dtype}; labels must be texts, numbers, bools or dates"
         )
     return _as_many(labels, count)
+
+
+def check_classes(classes: Array, count: int, column: str, members: str) -> None:
+    """Warns if a column has so many classes in ``count`` members that it rather holds names or numbers."""
+    if len(classes) > max(count / 2, 10):
+        caution(
+            f"column {column!r} has {len(classes)} classes in {count} {members}: is it a column of classes?"
+        )
 
 
 def class_importance(class_weight: Any, labels: Array) -> Array:

@@ -92,6 +92,7 @@ class BagOfWords:
         model = LogisticRegression(C=_STRENGTH, max_iter=200)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # good enough for a baseline
+            warnings.filterwarnings("ignore", "The number of unique classes")  # the task says it
             model.fit(self._scaled(counts), target, sample_weight=weight)
         coefficients, intercept = model.coef_, model.intercept_
         if len(coefficients) == 1:  # two classes: the first one's logit is 0

@@ -49,7 +49,7 @@ from gatewise.tasks.ranges import Between, OneOf, Range
 from gatewise.tasks.saved import Saved
 from gatewise.tasks.sequences.recipe import TEST, recipe_for, validation_for
 from gatewise.tasks.sequences.scoring import of_classes, softmax
-from gatewise.tasks.sequences.targets import class_importance, labels_of, weights_of
+from gatewise.tasks.sequences.targets import check_classes, class_importance, labels_of, weights_of
 from gatewise.tasks.sequences.training import (
     held_for_test,
     held_for_validation,
@@ -340,6 +340,8 @@ class TextClassifier(ClassifierMixin, Task):
                 f"{where} has only the class {self.classes_.tolist()[0]!r} in {len(own)} texts to train on; a "
                 f"classifier needs at least two classes"
             )
+        if self.label is not None:
+            check_classes(self.classes_, len(own), self.label, "texts")
         target = np.maximum(self._indices(labels), 0)
         if held is not None:
             return target, self._of_known_class(labels, held, texts, "the validation part")
