@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -10,8 +11,10 @@ import pytest
 
 import gatewise as gw
 from gatewise.cli import main
+from gatewise.cli.progress import RoundLines
 from gatewise.errors import TrainingError, caution
 from gatewise.train import loop
+from gatewise.train.history import History
 
 HUGE, LONG = "9" * 25, "9" * 5000
 ODD = (
@@ -406,3 +409,29 @@ def test_what_the_sentences_say(places, capsys):
     ):
         assert main(line) == 2, line
         assert told in capsys.readouterr().err
+
+
+def test_a_log_has_lines_about_long_rounds(capsys):
+    times = iter([0.0, 4.0, 11.0, 12.0, 21.0])
+    lines = RoundLines(clock=lambda: next(times))
+    lines.prepared(SimpleNamespace(recipe=SimpleNamespace(rounds=8)))
+    history = History()
+    for k in range(1, 5):
+        history.train.append(1 / k)
+        history.validation.append(2 / k)
+        lines.after_round(history)
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 2 of 8: training loss 0.5, validation loss 1",
+        "epoch 4 of 8: training loss 0.25, validation loss 0.5",
+    ]
+
+
+@pytest.mark.parametrize("words", [[], ["--quiet"]], ids=["", "quiet"])
+def test_a_fit_prints_them_where_no_terminal_is(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gatewise.cli.progress.EVERY", 0.0)
+    table = tmp_path / "reviews.csv"
+    table.write_text("text,label\n" + "good,1\nbad,0\n" * 20)
+    fit = f"fit classify {table} --text text --label label --hidden 2 --epochs 2 --out {tmp_path / 'run'}"
+    assert main([*fit.split(), *words]) == 0
+    said = capsys.readouterr().err
+    assert said.count("epoch 1 of 2: training loss 0.") == said.count("epoch ") / 2 == (not words)

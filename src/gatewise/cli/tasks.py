@@ -112,11 +112,14 @@ def options_of_other_tasks(own: type) -> dict[str, list[str]]:
 
 
 def _run_fit(kind: Any, given: argparse.Namespace) -> None:
+    from gatewise.cli.progress import RoundLines
     from gatewise.train.folder import FolderLock, checkpoint_of
     from gatewise.train.run import Run
 
     of_run = given_of(given, options_of(Run))
-    of_run["quiet"] = of_run.get("quiet", False) or not sys.stderr.isatty()
+    if not of_run.get("quiet", False) and not sys.stderr.isatty():
+        lines = RoundLines()
+        of_run |= {"quiet": True, "prepared": lines.prepared, "after_round": lines.after_round}
     out = Path(of_run["out"])
     lock = FolderLock(out)  # held until the model and its report are written
     run = Run(**of_run, lock=lock)

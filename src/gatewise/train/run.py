@@ -61,7 +61,8 @@ class Run:
         tensorboard: write TensorBoard logs to ``out``.
         monitor: watch the gates while training. Vanishing and exploding gradients, saturated gates and dead
             units are warned of, and named in the report.
-        quiet: hide the progress bar.
+        quiet: hide the progress: the bar of a terminal, or the lines about rounds elsewhere. In Python there are
+            no lines.
         lock: a lock on the folder ``out``, for a caller that also writes there after the training. ``fit``
             acquires it and the caller releases it. Without it ``fit`` uses a lock of its own.
         prepared: called with the batches and the recipe (:class:`gatewise.train.objective.TrainingData`)
