@@ -207,6 +207,20 @@ def test_missing_values_are_masked_where_it_is_asked_for():
 # ------------------------------------------------------------------------------- parts of the data
 
 
+def test_a_model_of_tables_is_scored_by_evaluate(fitted):
+    with pytest.raises(OptionError, match=r"evaluate\(table\) gives its scores"):
+        fitted.score(table(), table()["way"])
+
+
+def test_a_class_of_one_series_is_not_in_the_test_part():
+    data = table()
+    names = list(dict.fromkeys(data["id"]))[:12]
+    data.loc[data["id"].isin(names), "way"] = "only " + data["id"].astype(str)
+    for seed in (0, 1, 2):
+        model = classifier(epochs=1, seed=seed).fit(data, run=QUIET)
+        assert set(model.classes_) == set(data["way"])
+
+
 def test_the_test_part_does_not_reach_the_model(fitted):
     data = table()
     left = ~np.isin(

@@ -121,6 +121,11 @@ class Classifier(ClassifierMixin, SequenceTask):
     def element_loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(outputs, target, reduction="none")
 
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The accuracy on the labels y, for a model of arrays."""
+        self.check_scored()
+        return float(super().score(X, y, sample_weight))
+
     def scores_of(self, target: Array, outputs: Array) -> dict[str, float]:
         return of_classes(target, softmax(outputs))
 

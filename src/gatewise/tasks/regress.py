@@ -90,6 +90,11 @@ class Regressor(RegressorMixin, SequenceTask):
         rows = self._unscaled(outputs)
         return [bars("prediction", dict(zip(names, row, strict=True))) for row in rows]
 
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The coefficient of determination, R², on the numbers y, for a model of arrays."""
+        self.check_scored()
+        return float(super().score(X, y, sample_weight))
+
     def scores_of(self, target: Array, outputs: Array) -> dict[str, float]:
         return of_numbers(self._unscaled(target), self._unscaled(outputs))
 

@@ -546,6 +546,14 @@ class SequenceTask(Task):
                  if name.startswith("baseline_.")}  # fmt: skip
         self.baseline_ = LinearModel(**parts)
 
+    def check_scored(self) -> None:
+        """Raises OptionError if ``score`` is called for a model of tables, whose predictions are tables."""
+        if self.series is not None:
+            raise OptionError(
+                "score compares the predictions for arrays with y, but this model reads tables: evaluate(table) gives "
+                "its scores"
+            )
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
