@@ -186,14 +186,16 @@ private:
 
         // Adds the gradients that were given for `count` accumulators from `first` on.
         void add_to_pre_activations(int64_t t, int64_t rows, int first, int count) {
-            if (p.grad_pre_activations == nullptr) return;
             const Units units = within(p.units);
-            for (int a = first; a < first + count; ++a)
+            for (int a = first; a < first + count; ++a) {
+                const Steps& given = p.grad_pre_activations[a];
+                if (given.base == nullptr) continue;
                 for (int64_t r = 0; r < rows; ++r) {
-                    const T* from = static_cast<const T*>(p.grad_pre_activations) + ((a * p.steps + t) * p.batch + b.plan.order[share.first + r]) * p.units;
+                    const T* from = static_cast<const T*>(given.base) + t * given.step + b.plan.order[share.first + r] * given.row;
                     T* to = b.pre_activations + (kept_row(t) + r) * size.pre_activations + a * size.units;
                     update_row<T>(to + units.first, units.last - units.first, [](auto x, auto y) { return x + y; }, from + units.first);
                 }
+            }
         }
 
         // Zoneout: the gradient of the share that bypassed the cell.

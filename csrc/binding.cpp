@@ -438,8 +438,9 @@ void set_steps(Call& call, const StepsGiven& given) {
     call.problem.*field = steps(given);
 }
 
-template <Steps (Problem::*field)[max_states]>
-void set_steps(Call& call, const std::vector<StepsGiven>& given) {
+// `field` is an array of Steps: one for each state, or for each accumulator.
+template <auto field>
+void set_each_steps(Call& call, const std::vector<StepsGiven>& given) {
     for (size_t k = 0; k < given.size(); ++k) (call.problem.*field)[k] = steps(given[k]);
 }
 
@@ -512,12 +513,13 @@ NB_MODULE(_core, m) {
         .def("grad_final", set_rows<&Problem::grad_final>)
         .def("grad_state", set_rows<&Problem::grad_state>)
         .def("recurrent_factor", [](Call& call, const RowsGiven& given) { call.problem.recurrent_factor = rows(given); })
-        .def("zoneout", set_steps<&Problem::zoneout>)
-        .def("history", set_steps<&Problem::history>)
-        .def("grad_history", set_steps<&Problem::grad_history>)
-        .def("grad_after", set_steps<&Problem::grad_after>)
-        .def("pre_activations", set_address<&Problem::pre_activations>)
-        .def("grad_pre_activations", set_address<&Problem::grad_pre_activations>)
+        .def("recurrent_input", set_steps<&Problem::recurrent_input>)
+        .def("zoneout", set_each_steps<&Problem::zoneout>)
+        .def("history", set_each_steps<&Problem::history>)
+        .def("grad_history", set_each_steps<&Problem::grad_history>)
+        .def("grad_after", set_each_steps<&Problem::grad_after>)
+        .def("pre_activations", set_each_steps<&Problem::pre_activations>)
+        .def("grad_pre_activations", set_each_steps<&Problem::grad_pre_activations>)
         .def("weights", [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.weights, given.data(), given.size()); })
         .def("grad_weights",
              [](Call& call, const std::vector<uintptr_t>& given) { set_weights(call.problem.grad_weights, given.data(), given.size()); })

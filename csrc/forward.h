@@ -115,7 +115,7 @@ private:
     // parts, inputs and units that fit in the cache together, and a step with enough rows to fill the tiles.
     bool both_at_once() const {
         return std::is_same_v<P, T> && cell.from_input == cell.accumulators && cell.from_state == cell.accumulators &&
-               cell.feedbacks == 1 && !cell.second_stage && !p.weights.norm_input && p.inputs + p.output_size() <= k_block * 5 / 4 &&
+               cell.feedbacks == 1 && !cell.second_stage && !p.weights.norm_input && !p.recurrent_input.base && p.inputs + p.output_size() <= k_block * 5 / 4 &&
                p.batch / plan.count >= tile_rows;
     }
 
@@ -242,6 +242,22 @@ private:
             const Block<const T> start{layer_norm ? f.zeros : f.bias, 0};
             multiply(rows, Gathered<X>{inputs}, f.input, cell.from_input, start, pre_activations);
             if (layer_norm) normalise_inputs(first, until);
+            if (p.recurrent_input.base) multiply_known_states(first, until);
+        }
+
+        // The recurrent part of the pre-activations of steps [first, until), where the recurrent input is known.
+        void multiply_known_states(int64_t first, int64_t until) {
+            if constexpr (std::is_same_v<S, T>) {
+                int64_t rows = 0;
+                for (int64_t done = first; done < until; ++done) {
+                    const int64_t t = time(done), n = running(f.plan, share, t);
+                    for (int64_t r = 0; r < n; ++r, ++rows)
+                        inputs[rows] = static_cast<const S*>(p.recurrent_input.base) + t * p.recurrent_input.step +
+                                       f.plan.order[share.first + r] * p.recurrent_input.row;
+                }
+                T* to = pre_activations + size.first_from_state();
+                multiply(rows, Gathered<X>{inputs}, f.recurrent[0], cell.from_state, {to, size.pre_activations}, to);
+            }
         }
 
         // Starts the accumulators that have only a recurrent part.
@@ -263,7 +279,7 @@ private:
             if (rows == 0) return;
             if (f.fused)
                 multiply_both(t, rows, at);
-            else
+            else if (p.recurrent_input.base == nullptr)
                 multiply_states(t, rows, at);
             const StepArgs<T> args = step_args(t, rows, at);
             if (cell.second_stage) multiply_second_stage(args, at);
@@ -273,7 +289,7 @@ private:
             apply_zoneout(t, rows);
             write_output(t, rows);
             write_history(t, rows);
-            if (p.pre_activations) write_pre_activations(t, rows, at);
+            write_pre_activations(t, rows, at);
         }
 
         void multiply_both(int64_t t, int64_t rows, T* at) {
@@ -414,11 +430,13 @@ private:
 
         void write_pre_activations(int64_t t, int64_t rows, const T* at) {
             const Units units = within(p.units);
-            for (int a = 0; a < cell.accumulators; ++a)
+            for (int a = 0; a < cell.accumulators; ++a) {
+                if (p.pre_activations[a].base == nullptr) continue;
                 for (int64_t r = 0; r < rows; ++r) {
-                    T* to = static_cast<T*>(p.pre_activations) + ((a * p.steps + t) * p.batch + f.plan.order[share.first + r]) * p.units;
+                    T* to = static_cast<T*>(p.pre_activations[a].base) + t * p.pre_activations[a].step + f.plan.order[share.first + r] * p.pre_activations[a].row;
                     copy_row(to + units.first, at + r * size.pre_activations + a * size.units + units.first, units.last - units.first);
                 }
+            }
         }
 
         // Prepares the step after `done` steps: ends finished sequences, starts new ones, applies resets, and

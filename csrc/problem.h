@@ -48,16 +48,18 @@ struct Problem {
     const int64_t* lengths = nullptr;
     Steps reset;       // bytes
     Rows recurrent_factor;   // B×F
+    Steps recurrent_input;   // T×B×F, in the compute type: the recurrent input of each step where it is known before; for
+                             // cells with one feedback and one stage, without layer normalisation and recurrent_factor
     Steps zoneout[max_states];
     void* trace = nullptr;  // values×T×B×padded H in the compute type; the rows have the order of `order`
     void* activations = nullptr;   // the saved activations, which backward reads; null without training
     Steps history[max_states];     // the states after each step; the first is null, because it is the output
-    void* pre_activations = nullptr;  // accumulators×T×B×H in the compute type, as the equations read them
+    Steps pre_activations[max_accumulators];  // in the compute type, as the equations read them
 
     // backward: the given gradients of the loss, and the wanted ones (null: not wanted)
     Steps grad_output, grad_x;
     Steps grad_history[max_states];   // given, as `history`
-    void* grad_pre_activations = nullptr;  // given, as `pre_activations`
+    Steps grad_pre_activations[max_accumulators];  // given, as `pre_activations`
     Steps grad_after[max_states];     // wanted: the whole gradient of each state after each step
     Rows grad_final[max_states], grad_state[max_states];
     Weights grad_weights;

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewise as gw
+from gatewise.backends.native import calls
 from gatewise.errors import BackendError, OptionError, ShapeError, TooLargeError
 
 
@@ -97,6 +98,63 @@ def test_a_torch_lstm_inside_a_model(options, lengths):
     agree(traces["rnn"], by_hand(model.rnn, model.embedding(words), lengths))
     assert not any(module._forward_hooks for module in model.modules())
     assert torch.equal(model(words, lengths), plain)
+
+
+KNOWN = {
+    "LSTM": lambda: nn.LSTM(3, 19),
+    "batch first": lambda: nn.LSTM(3, 5, num_layers=2, batch_first=True),
+    "projected": lambda: nn.LSTM(3, 5, bidirectional=True, proj_size=2),
+    "GRU": lambda: nn.GRU(3, 5, num_layers=2, bidirectional=True),
+    "RNN": lambda: nn.RNN(3, 5, nonlinearity="relu", bias=False),
+    "double": lambda: nn.GRU(3, 5).double(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's
+@pytest.mark.parametrize("given", ["whole", "packed", "one sequence", "long"])
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_layer_of_torch_is_traced_from_its_output(name, given, monkeypatch):
+    """The last layer reads each step's recurrent input from the output; the trace is that of a run of its own."""
+    model, inputs = KNOWN[name](), []
+    steps = 120 if given == "long" else 7
+    x = torch.randn(steps, 3, dtype=next(model.parameters()).dtype)
+    if given != "one sequence":
+        x = torch.randn(3, steps, 3).to(x) if model.batch_first else torch.randn(steps, 3, 3).to(x)
+    if given == "packed":
+        x = pack_padded_sequence(x, [2, 7, 3], model.batch_first, enforce_sorted=False)
+    own = gw.convert(model).forward(x, trace=True)[2]
+    run = calls.traced
+    monkeypatch.setattr(calls, "traced", lambda *of: inputs.append(of[1:]) or run(*of))
+    found = gw.trace(model, x)["model"]
+    whole = [bool(of and of[0] is not None) for of in inputs]
+    directions = 1 + model.bidirectional
+    assert whole == [False] * directions * (model.num_layers - 1) + [True] * directions
+    for value in own.names:
+        for k, of_layer in enumerate(own[value]):
+            for one, other in zip(found[value][k], of_layer, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_that_torch_computed_in_the_padding_are_not_read(monkeypatch):
+    model, x = nn.LSTM(3, 5, bidirectional=True), torch.randn(6, 2, 3)
+    own = gw.convert(model).forward(x, lengths=[2, 6], trace=True)[2]
+    found = gw.trace(model, x, lengths=[2, 6])["model"]
+    for name in own.names:
+        for d in (0, 1):
+            torch.testing.assert_close(found[name][0][d], own[name][0][d], rtol=1e-5, atol=1e-6)
+
+
+class Late(nn.LSTM):
+    """Other numbers from step 3 on."""
+
+    def forward(self, input, hx=None):
+        y, state = super().forward(input, hx)
+        return torch.cat([y[:3], -y[3:]]), state
+
+
+def test_an_output_that_is_another_from_some_step_on_is_refused():
+    with pytest.raises(BackendError, match="differs by"):
+        gw.trace(Late(3, 5), torch.randn(6, 2, 3))
 
 
 MODELS = {

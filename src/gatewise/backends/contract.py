@@ -230,6 +230,25 @@ class Backend(Protocol):
     ) -> Outcome: ...
 
 
+class KnownOutput(Protocol):
+    """The optional function of a backend that is faster where the output is known already."""
+
+    def run_with_output(
+        self,
+        spec: Spec,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        weights: Weights,
+        masks: Masks,
+        output: Tensor,
+    ) -> Outcome | None:
+        """The outcome with a trace and without a gradient; None if it cannot use the output.
+
+        Args:
+            output: T×B×P, what another implementation has computed. Each step reads it as the state before the
+                step. The outcome's output is computed from that, and agrees with it where both are right."""
+
+
 class Network(Protocol):
     """All stacked layers and directions of a layer in one call, without gradients.
 

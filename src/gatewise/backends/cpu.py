@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Outcome, Spec, Weights
-from gatewise.backends.engine import unfit
+from gatewise.backends.contract import Masks, Outcome, Spec, Weights, recorded
+from gatewise.backends.engine import Arguments, unfit
+from gatewise.backends.history import states_before
 from gatewise.backends.native import calls, cells, factors
 from gatewise.backends.native.library import core, loaded_level
 from gatewise.backends.native.network import Network
@@ -43,6 +44,25 @@ def forward(
     spec: Spec, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
     return run(calls, spec, x, state, weights, masks)
+
+
+def run_with_output(
+    spec: Spec,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Weights,
+    masks: Masks,
+    output: Tensor,
+) -> Outcome | None:
+    given = Arguments(spec.cell, spec.reverse, x, state, weights, masks)
+    if recorded(given.tensors()) or not calls.takes_recurrent_input(given):
+        return None
+    if output.dtype != x.dtype or output.shape != (*x.shape[:2], *state[0].shape[1:]):
+        return None
+    (found, *final), trace = calls.traced(given, states_before(given, 0, output))
+    if spec.proj_size:
+        trace[spec.cell.state[0]] = found
+    return Outcome(found, tuple(final), trace)
 
 
 network, stream = Network, calls.stream  # see contract.WholeNetworks

@@ -8,7 +8,7 @@ The kernels' backward pass adds these gradients where they belong in its loop ov
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,7 +47,8 @@ class _Watch:
 
 
 class RunHistory(torch.autograd.Function):
-    """The output, the final states, the history of the states but the first, and the pre-activations."""
+    """The output, the final states, the history of the states but the first, and the pre-activations: a tensor
+    for each state and accumulator."""
 
     @staticmethod
     def forward(
@@ -89,25 +90,22 @@ def traced_differentiably(engine: Any, given: Arguments) -> Outcome:
     cell, watch = given.cell, _Watch()
     anchor = given.x.new_zeros((), requires_grad=True)
     found = RunHistory.apply(engine, given, watch, anchor, *given.tensors())
-    first = 1 + len(given.state)
-    output, *final = found[:first]
-    states, pre_activations = (output, *found[first:-1]), found[-1]
-    leaves = _leaves(given, states, pre_activations)
-    known = _evaluated(given, leaves)
-    shape = pre_activations.shape[1:]
-    nodes = {name: known[value] for name, value in cell.values.items()}
-    named = dict(nodes)
-    named |= zip(cell.state, states, strict=True)
-    masks = given.masks
-    valid = None if masks.lengths is None else valid_steps(len(given.x), masks.lengths)[..., None]
-    for name, value in named.items():
-        whole = value if value.dim() == len(shape) else value.expand(shape)
-        padded = valid is not None and name not in cell.state
-        named[name] = torch.where(valid, whole, 0) if padded else whole  # type: ignore[arg-type]
-    second = [leaves["recurrent", gate] for gate in cell.second_stage]
-    read_by_them = None if cell.second_stage_input is None else known[cell.second_stage_input]
-    adjoints = _Adjoints(given, watch, anchor, nodes, valid, second, read_by_them)
-    return Outcome(output, tuple(final), named, adjoints)
+    count = len(cell.state)
+    output, *final = found[: 1 + count]
+    states = output, *found[1 + count : 2 * count]
+    nodes = _Nodes(given, states, found[2 * count :])
+    known = nodes.of([value for name, value in cell.values.items() if name not in cell.state])
+    lengths, shape = given.masks.lengths, (*given.x.shape[:2], given.hidden_size)
+    valid = None if lengths is None else valid_steps(len(given.x), lengths)[..., None]
+    named = dict(zip(cell.state, states, strict=True))
+    for name, value in cell.values.items():
+        if name not in named:
+            whole = known[value].to(given.x.dtype).expand(shape)
+            named[name] = whole if valid is None else torch.where(valid, whole, 0)
+    in_order = {name: named[name] for name in cell.values}
+    return Outcome(
+        output, tuple(final), in_order, _Adjoints(given, watch, anchor, nodes, known, valid)
+    )
 
 
 def states_before(given: Arguments, k: int, after: Tensor) -> Tensor:
@@ -123,55 +121,76 @@ def states_before(given: Arguments, k: int, after: Tensor) -> Tensor:
     return old if masks.reset is None else torch.where(masks.reset[..., None], 0, old)
 
 
-def _leaves(
-    given: Arguments, states: Sequence[Tensor], pre_activations: Tensor
-) -> dict[tuple[str, str], Tensor]:
-    """The tensors of the graph's leaves for all steps, T×B×H, and of the pre-activations of a second stage."""
-    cell = given.cell
-    leaves = {
-        (part.part, part.gate): value
-        for part, value in zip(layout(cell).accumulators, pre_activations.unbind(), strict=True)
-    }
-    for gate in cell.gates:
-        x, h = (leaves.get((part, gate)) for part in ("gate.x", "gate.h"))
-        if x is not None and h is not None:
-            leaves["gate", gate] = x + h
-    read = {v.name for v in topological(cell.values.values()) if v.op == "state"}
-    leaves |= {("parameter", name): given.weights.per_unit[name] for name in cell.params}
-    for k, name in enumerate(cell.state):
-        if name in read:
-            leaves["state", name] = states_before(given, k, states[k])
-    return leaves
+class _Nodes:
+    """The tensors of the cell's nodes for all steps, T×B×H, as a function of the states and pre-activations.
+
+    They are in the dtype in which the kernels compute: float32 for bfloat16.
+
+    Args:
+        states: the states after each step.
+    """
+
+    def __init__(
+        self, given: Arguments, states: Sequence[Tensor], pre_activations: Sequence[Tensor]
+    ) -> None:
+        self._given, self._states = given, states
+        self._dtype = computed_in(given.x.dtype)
+        self.accumulators = {
+            (a.part, a.gate): value
+            for a, value in zip(layout(given.cell).accumulators, pre_activations, strict=True)
+        }
+
+    def of(
+        self, values: Iterable[Value], known: Mapping[Value, Tensor] = {}
+    ) -> dict[Value, Tensor]:
+        """``known`` and the tensors of these nodes, and of those that they depend on."""
+
+        def arguments(value: Value) -> Iterable[Value]:
+            # the kernels have computed the pre-activations of a second stage
+            return () if value in known or value.op == "recurrent" else value.args
+
+        program = [value for value in topological(values, arguments) if value not in known]
+        leaves = {
+            (value.op, value.name): self._leaf(value.op, value.name)
+            for value in program
+            if value.op == "recurrent" or not (value.args or value.op == "constant")
+        }
+        if not leaves:  # of constants alone
+            leaves = {("", ""): self._states[0].new_empty(0, dtype=self._dtype)}
+        operations = {"recurrent": lambda value, _: leaves["recurrent", value.name]}
+        return reference.evaluate(program, leaves, operations, known=known)
+
+    def _leaf(self, op: str, name: str) -> Tensor:
+        if op == "state":
+            k = self._given.cell.state.index(name)
+            return states_before(self._given, k, self._states[k]).to(self._dtype)
+        if op == "parameter":
+            return self._given.weights.per_unit[name].to(self._dtype)
+        if (op, name) in self.accumulators:
+            return self.accumulators[op, name]
+        parts = [self.accumulators.get((part, name)) for part in ("gate.x", "gate.h")]
+        return sum(part for part in parts if part is not None)  # type: ignore[return-value]
 
 
-def _evaluated(given: Arguments, leaves: Mapping[tuple[str, str], Tensor]) -> dict[Value, Tensor]:
-    program = topological(given.cell.values.values())
-    return reference.evaluate(
-        program, dict(leaves), {"recurrent": lambda value, _: leaves["recurrent", value.name]}
-    )
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the kernels compute, and in which pre-activations are."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class _Adjoints:
-    """See ``contract.Adjoints``.
-
-    Args:
-        nodes: the named values of all steps, before zoneout and projection.
-        second: the pre-activations of the second stage, and ``read_by_them`` their recurrent input.
-    """
+    """See ``contract.Adjoints``. ``known`` are the tensors of ``nodes`` that the trace was made of."""
 
     def __init__(
         self,
         given: Arguments,
         watch: _Watch,
         anchor: Tensor,
-        nodes: Mapping[str, Tensor],
+        nodes: _Nodes,
+        known: Mapping[Value, Tensor],
         valid: Tensor | None,
-        second: Sequence[Tensor],
-        read_by_them: Tensor | None,
     ) -> None:
         self._given, self._watch, self._anchor = given, watch, anchor
-        self._nodes, self._valid = nodes, valid
-        self._second, self._read_by_them = second, read_by_them
+        self._nodes, self._known, self._valid = nodes, known, valid
 
     def inputs(self) -> list[Tensor]:
         self._watch.wanted, self._watch.found = True, []
@@ -180,40 +199,46 @@ class _Adjoints:
     def gradients(self, found: Sequence[Tensor | None]) -> dict[str, Tensor]:
         given, after = self._given, self._watch.found
         self._watch.wanted, self._watch.found = False, []
-        state, (steps, batch, _), units = given.cell.state, given.x.shape, given.hidden_size
-        whole = {name: given.x.new_zeros(steps, batch, units) for name in self._nodes}
+        cell, (steps, batch, _), units = given.cell, given.x.shape, given.hidden_size
+        whole = {name: given.x.new_zeros(steps, batch, units) for name in cell.values}
         if not after:  # the number does not depend on this layer
             whole |= {
                 s: given.x.new_zeros(steps, *of.shape)
-                for s, of in zip(state, given.state, strict=True)
+                for s, of in zip(cell.state, given.state, strict=True)
             }
             return whole
-        seeds = list(after)
+        with torch.enable_grad():  # the states' nodes are made now, for the first time
+            fed = () if cell.second_stage_input is None else (cell.second_stage_input,)
+            known = self._nodes.of((*cell.values.values(), *fed), self._known)
+        seeds = [g.to(computed_in(g.dtype)) for g in after]
         if given.masks.zoneout is not None:
             seeds = [g * (1 - share) for g, share in zip(seeds, given.masks.zoneout, strict=True)]
         if given.weights.projection is not None:
-            seeds[0] = seeds[0] @ given.weights.projection
-        ends = [(self._nodes[name], seed) for name, seed in zip(state, seeds, strict=True)]
-        if self._read_by_them is not None:
-            ends.append((self._read_by_them, self._through_second_stage(ends)))
+            seeds[0] = seeds[0] @ given.weights.projection.to(seeds[0].dtype)
+        ends = [(known[value], seed) for value, seed in zip(cell.new_state, seeds, strict=True)]
+        if cell.second_stage_input is not None:
+            ends.append((known[cell.second_stage_input], self._through_second_stage(ends)))
         # a value of parameters alone has no step, and its gradient is that of the parameters
-        names = [name for name, node in self._nodes.items() if node.dim() == 3]
-        each = _pulled(ends, [self._nodes[name] for name in names])
+        names = [name for name, value in cell.values.items() if known[value].dim() == 3]
+        each = _pulled(ends, [known[cell.values[name]] for name in names])
         for name, gradient in zip(names, each, strict=True):
             if gradient is not None:
-                valid = self._valid
-                whole[name] = gradient if valid is None else torch.where(valid, gradient, 0)
+                real = gradient if self._valid is None else torch.where(self._valid, gradient, 0)
+                whole[name] = real.to(given.x.dtype)
         # a traced state after zoneout or projection is read by the next step only
-        changed = len(state) if given.masks.zoneout is not None else 1 if given.proj_size else 0
-        return whole | dict(zip(state[:changed], after, strict=False))
+        changed = (
+            len(cell.state) if given.masks.zoneout is not None else 1 if given.proj_size else 0
+        )
+        return whole | dict(zip(cell.state[:changed], after, strict=False))
 
     def _through_second_stage(self, ends: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The gradient of the second stage's recurrent input."""
-        given = self._given
-        rows = reference.gate_rows(given.cell, given.cell.second_stage, given.weights.recurrent)
-        each = _pulled(ends, self._second)
-        zero = torch.zeros_like(self._second[0])
-        found = torch.cat([zero if g is None else g for g in each], -1) @ rows
+        given, second = self._given, self._given.cell.second_stage
+        nodes = [self._nodes.accumulators["recurrent", gate] for gate in second]
+        rows = reference.gate_rows(given.cell, second, given.weights.recurrent)
+        each = _pulled(ends, nodes)
+        zero = torch.zeros_like(nodes[0])
+        found = torch.cat([zero if g is None else g for g in each], -1) @ rows.to(zero.dtype)
         return found if given.masks.recurrent is None else found * given.masks.recurrent
 
 
@@ -237,11 +262,11 @@ def _by_reference(given: Arguments) -> list[Tensor]:
     _, _, x, state, weights, masks = given
     outcome = reference.forward(spec_of(given, trace=True), x, state, weights, masks)
     states = [outcome.trace[name] for name in given.cell.state]
-    return [outcome.output, *outcome.state, *states[1:], _pre_activations(given, states)]
+    return [outcome.output, *outcome.state, *states[1:], *_pre_activations(given, states)]
 
 
-def _pre_activations(given: Arguments, states: Sequence[Tensor]) -> Tensor:
-    """Accumulators×T×B×H, from the states after each step: all steps are rows of one batch."""
+def _pre_activations(given: Arguments, states: Sequence[Tensor]) -> list[Tensor]:
+    """T×B×H of each accumulator, from the states after each step: all steps are rows of one batch."""
     cell, weights, masks = given.cell, given.weights, given.masks
     steps, batch, _ = given.x.shape
     old = tuple(states_before(given, k, state).flatten(0, 1) for k, state in enumerate(states))
@@ -255,4 +280,4 @@ def _pre_activations(given: Arguments, states: Sequence[Tensor]) -> Tensor:
     found: dict[tuple[str, str], Tensor] = dict(leaves)
     found |= {("recurrent", v.name): value for v, value in known.items() if v.op == "recurrent"}
     parts = [found[a.part, a.gate] for a in layout(cell).accumulators]
-    return torch.stack(parts).unflatten(1, (steps, batch))
+    return [part.unflatten(0, (steps, batch)).to(computed_in(part.dtype)) for part in parts]

@@ -307,15 +307,17 @@ def evaluate(
     leaves: Leaves,
     operations: Mapping[str, Operation],
     changes: Mapping[Value, Change] = {},
+    known: Mapping[Value, Tensor] = {},
 ) -> dict[Value, Tensor]:
     """The tensor of every node. Constants are tensors without dimensions.
 
     Args:
+        program: the nodes, each after its arguments. Those that are ``known`` already are left out.
         operations: the operations that are not point-wise, by name.
         changes: for some nodes a function that takes the node's tensor and returns the one to use.
     """
     like = next(iter(leaves.values()))
-    known: dict[Value, Tensor] = {}
+    known = dict(known)
     for value in program:
         if value.op == "constant":
             known[value] = like.new_tensor(value.number)

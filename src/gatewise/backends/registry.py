@@ -142,6 +142,21 @@ def run(
     return Outcome(*_TRACED[0](index, x, state, _not_none(weights), _not_none(masks)))
 
 
+def run_with_output(
+    choice: Choice,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Weights,
+    masks: Masks,
+    output: Tensor,
+) -> Outcome | None:
+    """The outcome of a traced call without gradients whose output, T×B×P, is known: see ``contract.KnownOutput``.
+
+    None if the chosen backend cannot use that."""
+    of = getattr(LOADED[choice.backend], "run_with_output", None)
+    return of(choice.spec, x, state, weights, masks, output) if of else None
+
+
 # Under torch.compile, a choice is made while it traces, and is a constant in the graph. It traces through
 # the backends whose work is done by operators. For the others, the graph has one call of _run_chosen, which
 # torch traces one level below, where Python runs as usual.

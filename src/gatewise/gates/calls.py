@@ -20,10 +20,12 @@ from gatewise.backends.registry import choose, run
 from gatewise.errors import BackendError, OptionError
 from gatewise.gates.find import LAYERS, STEP_CELLS, named_arguments, ours, with_lengths
 from gatewise.gates.joining import other_batch
+from gatewise.gates.known_output import KnownOutput, time_major
 from gatewise.nn.autocast import autocast_dtype, cast, cast_states
 from gatewise.nn.lengths import checked_lengths
 from gatewise.nn.parameters import step_parameters, weights_of
 from gatewise.nn.recurrent import Recurrent
+from gatewise.nn.runs import Runner
 from gatewise.nn.states import states_given
 from gatewise.nn.trace import Trace
 
@@ -154,13 +156,23 @@ class TorchCalls(LayerCalls):
             if not self.sink.whole:
                 self.sink.run(self.name, layer, arguments)
                 return None
-            output, state, trace = layer.forward(**arguments, trace=True)
+            with self._knowing(layer, arguments, result[0]):
+                output, state, trace = layer.forward(**arguments, trace=True)
         self.sink.put(self.name, trace)
         if arguments.get("lengths") is None:
             check_agreement(self.name, module, output, result[0])
             if self.differentiable:
                 return _valued(output, result[0]), _valued(state, result[1])
         return None
+
+    def _knowing(self, layer: Any, arguments: dict[str, Any], output: Any) -> Any:
+        """A block in which the layer's run uses the module's output."""
+        if self.differentiable or layer.runner is not None:
+            return nullcontext()
+        if arguments.get("lengths") is not None:  # the module has computed steps in the padding too
+            return nullcontext()
+        known = KnownOutput(layer.num_layers - 1, time_major(output, layer.batch_first))
+        return _with_runner(layer, known)
 
 
 class StepInputs:
@@ -368,6 +380,15 @@ def _with_gates(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, backend in changed:
             layer.backend = backend
+
+
+@contextmanager
+def _with_runner(layer: Any, runner: Runner) -> Iterator[None]:
+    layer.runner = runner
+    try:
+        yield
+    finally:
+        del layer.runner
 
 
 def check_agreement(name: str, module: nn.Module, ours: Any, theirs: Any) -> None:

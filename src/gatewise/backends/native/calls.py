@@ -194,19 +194,20 @@ def forward_saving(given: Arguments) -> list[Any]:
 def forward_saving_history(given: Arguments) -> list[Any]:
     """The output, the final states, the saved activations, the history of the states and the pre-activations.
 
-    The history has each state but the first after each step, T×B×H; the first state is the output. The
-    pre-activations are those that the equations read, in the order of ``layout``: accumulators×T×B×H. All
-    are zero in the padding.
+    The history has each state but the first after each step; the first state is the output. The
+    pre-activations are those that the equations read, in the order of ``layout`` and in the dtype of the
+    computation. Each is T×B×H, and zero in the padding.
     """
-    call, (steps, batch, _), units = _Call(given), given.x.shape, given.hidden_size
+    call, shape = _Call(given), (*given.x.shape[:2], given.hidden_size)
     make = given.x.new_empty if given.masks.lengths is None else given.x.new_zeros
-    history = [make(steps, batch, units) for _ in given.state[1:]]
-    pre_activations = make(len(layout(given.cell).accumulators), steps, batch, units)
+    history = [make(shape) for _ in given.state[1:]]
+    dtype = _COMPUTED_IN[given.x.dtype]
+    pre_activations = [make(shape, dtype=dtype) for _ in layout(given.cell).accumulators]
     activations = _kept_activations(call)
     call.native.activations(activations.data_ptr())
     call.native.history([_NOTHING, *map(_steps, history)])
-    call.native.pre_activations(pre_activations.data_ptr())
-    return [*_run(given, call), activations, *history, pre_activations]
+    call.native.pre_activations([*map(_steps, pre_activations)])
+    return [*_run(given, call), activations, *history, *pre_activations]
 
 
 def _run(given: Arguments, call: _Call) -> list[Tensor]:
@@ -219,8 +220,23 @@ def _run(given: Arguments, call: _Call) -> list[Tensor]:
     return [output, *final]
 
 
-def traced(given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """The output and the final states; and every named value, T×B×H."""
+def takes_recurrent_input(given: Arguments) -> bool:
+    """Whether ``traced`` can be given the recurrent input."""
+    cell, (of_weights, of_masks) = given.cell, (given.weights.norm_input, given.masks.recurrent)
+    fed_back = cell.feedback == cell.state[:1] and not cell.second_stage
+    whole = given.x.dtype in (torch.float32, torch.float64)
+    return fed_back and whole and of_weights is None and of_masks is None
+
+
+def traced(
+    given: Arguments, recurrent_input: Tensor | None = None
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The output and the final states; and every named value, T×B×H.
+
+    Args:
+        recurrent_input: T×B×F, the recurrent input of each step if it is known; it is read in place of the
+            state, and makes the products faster.
+    """
     x, cell, lengths = given.x, given.cell, given.masks.lengths
     (steps, batch, _), units = x.shape, given.hidden_size
     dtype = _COMPUTED_IN[x.dtype]
@@ -230,6 +246,9 @@ def traced(given: Arguments) -> tuple[list[Tensor], dict[str, Tensor]]:
     values = make(len(cell.values), steps, batch, padded, dtype=dtype)
     call = _Call(given)
     call.native.trace(values.data_ptr())
+    if recurrent_input is not None:
+        recurrent_input = _dense(recurrent_input)
+        call.native.recurrent_input(_steps(recurrent_input))
     outcome = _run(given, call)
     if lengths is not None:
         order = torch.empty(batch, dtype=torch.int64)
@@ -271,12 +290,13 @@ def backward_of_history(
     ``grads`` are the gradients of the results of ``forward_saving_history`` without the saved activations.
     """
     call, of_states, (steps, batch, _) = _Call(given), len(given.state), given.x.shape
-    plain, history, pre_activations = grads[: 1 + of_states], grads[1 + of_states : -1], grads[-1]
-    kept = [None if g is None else _dense(g) for g in history]
-    call.native.grad_history([_NOTHING, *(_NOTHING if g is None else _steps(g) for g in kept)])
-    if pre_activations is not None:
-        pre_activations = pre_activations.contiguous()
-        call.native.grad_pre_activations(pre_activations.data_ptr())
+    plain, rest = (
+        grads[: 1 + of_states],
+        [None if g is None else _dense(g) for g in grads[1 + of_states :]],
+    )
+    each = [_NOTHING if g is None else _steps(g) for g in rest]
+    call.native.grad_history([_NOTHING, *each[: of_states - 1]])
+    call.native.grad_pre_activations(each[of_states - 1 :])
     found: list[Tensor] = []
     if after:
         make = given.x.new_empty if given.masks.lengths is None else given.x.new_zeros
