@@ -141,9 +141,57 @@ def test_the_whole_gradient_of_a_traced_value_is_the_references(cell, options):
 
 def test_where_the_kernels_leave_it_to_the_reference():
     given = traced(case(gw.CELLS["lstm"])).spec
-    half = replace(given, dtype=torch.bfloat16)
-    assert cpu.supports(half) == "cannot trace a call that needs a gradient in torch.bfloat16"
     assert "in a graph of torch.compile" in cpu.supports(replace(given, in_graph=True))
-    layer, x = gw.LSTM(3, 4, dtype=torch.bfloat16), torch.randn(5, 2, 3, dtype=torch.bfloat16)
+    layer, x = gw.LSTM(3, 4, dtype=torch.float16), torch.randn(5, 2, 3, dtype=torch.float16)
     output, _, trace = layer(x, trace=True)
     assert trace.gradients(output.float().sum()).c[0][0].abs().max() > 0
+
+
+def in_dtype(given, dtype):
+    """The case with its numbers rounded to bfloat16, in ``dtype``."""
+
+    def rounded(value):
+        return value.to(torch.bfloat16).to(dtype) if value.is_floating_point() else value
+
+    masks = given.masks._replace(
+        recurrent=None if given.masks.recurrent is None else rounded(given.masks.recurrent),
+        zoneout=given.masks.zoneout and tuple(map(rounded, given.masks.zoneout)),
+    )
+    tensors = {name: rounded(value) for name, value in given.tensors.items()}
+    return replace(
+        given, spec=replace(given.spec, dtype=dtype), tensors=tensors, masks=masks, dtype=dtype
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(H=19, T=5), dict(reverse=True, lengths=[2, 4, 0], reset=True, recurrent_dropout=True)],
+    ids=["plain", "options"],
+)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_2014", "peephole", "slstm"])
+def test_in_bfloat16_it_is_that_of_double_precision_up_to_rounding(cell, options):
+    given = traced(case(gw.CELLS[cell], **options))
+    half = in_dtype(given, torch.bfloat16)
+    assert cpu.supports(half.spec) is None
+    ours, _, results, gradients = run(cpu, half)
+    double = in_dtype(given, torch.float64)
+    _, _, expected, others = run(reference, double)
+    assert "RunHistory" in type(ours.output.grad_fn).__name__
+    assert all(result.dtype == torch.bfloat16 for result in results)
+    near(dict(enumerate(results)), dict(enumerate(expected)))
+    near(gradients, others)
+    near(whole(cpu, half), whole(reference, double))
+
+
+def whole(backend, given):
+    """The whole gradient of each traced value, of the sum of the squared outputs."""
+    outcome = backend.forward(given.spec, *given.arguments(*given.leaves()))
+    of, inputs = (outcome.output.double() ** 2).sum(), outcome.adjoints.inputs()
+    found = torch.autograd.grad(of, inputs, retain_graph=True, allow_unused=True)
+    return outcome.adjoints.gradients(found)
+
+
+def near(found, expected):
+    for name, value in found.items():
+        off = (value.double() - expected[name]).abs().max()
+        assert off <= 0.03 * expected[name].abs().max().clamp(min=0.1), name

@@ -56,8 +56,6 @@ def _undifferentiable(spec: Spec) -> str | None:
     """Why no engine can trace a call that needs a gradient, as the end of a sentence, or None."""
     if spec.device.type != "cpu":
         return f"on '{spec.device.type}'"
-    if spec.dtype not in (torch.float32, torch.float64):
-        return f"in {spec.dtype}"
     return "in a graph of torch.compile or another tracer" if spec.in_graph else None
 
 
