@@ -1,6 +1,7 @@
 """gw.trace of Keras models on the torch backend: Keras's own layers and gatewise's."""
 
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ keras = pytest.importorskip("keras")
 
 import gatewise as gw  # noqa: E402
 import gatewise.keras as gk  # noqa: E402
-from gatewise.errors import OptionError  # noqa: E402
+from gatewise.errors import GatewiseWarning, OptionError, ShapeError  # noqa: E402
 from gatewise.gates import (  # noqa: E402
     Monitor,
+    ablate,
+    clamp,
     contextual_contributions,
     contextual_decomposition,
     gradient_time_scale,
@@ -22,6 +25,7 @@ from gatewise.gates import (  # noqa: E402
     layerwise_relevance,
     memory_horizon,
     occlusion,
+    patch,
 )
 
 L = keras.layers
@@ -42,17 +46,17 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def by_hand(layer, x, mask=None):
+def by_hand(layer, x, mask=None, change=lambda name, t, value: value):
     """Keras's LSTM, whose gates are in the order i f g o; a masked step keeps the state."""
     w, u, b = map(np.asarray, layer.get_weights())
     h = c = np.zeros((len(x), layer.units))
     found = {name: np.zeros((len(x), x.shape[1], layer.units)) for name in "ifgoch"}
     for t in range(x.shape[1]):
         i, f, g, o = np.split(x[:, t] @ w + h @ u + b, 4, 1)
-        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+        i, f, g, o = sigmoid(i), change("f", t, sigmoid(f)), np.tanh(g), sigmoid(o)
         on = np.ones((len(x), 1), bool) if mask is None else mask[:, t, None]
-        c = np.where(on, f * c + i * g, c)
-        h = np.where(on, o * np.tanh(c), h)
+        c = np.where(on, change("c", t, f * c + i * g), c)
+        h = np.where(on, change("h", t, o * np.tanh(c)), h)
         for name, value in zip("ifgoch", (i, f, g, o, c, h), strict=True):
             found[name][:, t] = np.where(on, value, 0)
     return found
@@ -304,8 +308,145 @@ def test_masked_steps_of_keras_models_are_no_steps_of_a_horizon():
         memory_horizon(model, np.array([[3]]), modules="gruu")
     with pytest.raises(OptionError, match="this Sequential has no recurrent module: no LSTM, GRU"):
         memory_horizon(keras.Sequential([keras.Input((2, 3)), L.Dense(2)]), np.zeros((1, 2, 3)))
-    with pytest.raises(OptionError, match="watches a training by PyTorch"):
-        Monitor(model)
+
+
+BLOCKS = {
+    "f": lambda model, trace: clamp(model, "rnn", "f", units=[1, 3], steps=[1, 4], to=0.25),
+    "c": lambda model, trace: ablate(model, "rnn", "c", steps=[3]),
+    "h": lambda model, trace: patch(model, "rnn", "h", trace, units=2, steps=[0, 4, 2]),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("make", [L.LSTM, gk.LSTM], ids=["keras", "gatewise"])
+def test_changed_values_of_a_keras_layer(make, name, turned):
+    """Steps are those of the input, wherever its masked steps stand."""
+    embedding = L.Embedding(9, 3, mask_zero=True, embeddings_initializer="random_normal")
+    rnn = make(5, name="rnn", go_backwards=turned, bias_initializer="random_normal")
+    model = keras.Sequential([keras.Input((None,)), embedding, rnn])
+    words = np.array([[0, 0, 5, 1, 3, 6], [2, 4, 0, 7, 0, 0], [1, 2, 3, 4, 5, 6]])
+    plain, others = array(model(words)), np.random.randint(1, 9, (3, 6))
+    others = np.where(words > 0, others, 0)
+    source = gw.trace(model, others)
+    units = {"f": [1, 3], "c": range(5), "h": [2]}[name]
+    steps = {"f": [1, 4], "c": [3], "h": [0, 2, 4]}[name]
+
+    def change(of, t, value):
+        t = 5 - t if turned else t
+        if of == name and t in steps:
+            to = {"f": 0.25, "c": 0.0, "h": array(source["rnn"].h[0][0])[:, t][:, units]}[name]
+            value = value.copy()
+            value[:, units] = to
+        return value
+
+    turn = slice(None, None, -1 if turned else 1)
+    x, mask = array(model.layers[0](words))[:, turn], (words > 0)[:, turn]
+    expected = by_hand(rnn, x, mask, change)
+    with BLOCKS[name](model, source):
+        found = gw.trace(model, words)
+        np.testing.assert_allclose(
+            array(found.output), expected["h"][range(3), last(mask)], atol=1e-6
+        )
+        for of in "ifgoch":
+            value = array(found["rnn"][of][0][0])
+            np.testing.assert_allclose(value, expected[of][:, turn], atol=1e-6)
+        np.testing.assert_allclose(model.predict(words, verbose=0), array(found.output), atol=1e-6)
+    assert abs(array(found.output) - plain).max() > 1e-4
+    assert np.array_equal(array(model(words)), plain)
+    assert not {"inner_loop", "runner"} & vars(rnn).keys()
+
+
+def last(mask):
+    """The index of the last unmasked step."""
+    return mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
+
+
+@pytest.mark.parametrize("make", [L.LSTM, L.GRU, L.SimpleRNN], ids=lambda of: of.__name__)
+def test_interventions_of_keras_layers_are_those_of_gatewises(make):
+    layer = make(4, name="rnn", bias_initializer="random_normal", return_sequences=True)
+    model, x = keras.Sequential([keras.Input((6, 3)), layer]), torch.randn(2, 6, 3)
+    ours, trace = as_torch(layer), gw.trace(model, x)
+    for name in trace["rnn"].names:
+        with (
+            ablate(model, "rnn", name, units=[0, 2], to="mean"),
+            ablate(ours, "model", name, units=[0, 2], to="mean"),
+            clamp(model, "rnn", name, units=[1], steps=range(2, 5), to=0.5),
+            clamp(ours, "model", name, units=[1], steps=range(2, 5), to=0.5),
+        ):
+            torch.testing.assert_close(model(x), ours(x)[0], rtol=1e-5, atol=1e-6)
+        with patch(model, "rnn", name, trace):
+            torch.testing.assert_close(model(x), trace.output, rtol=1e-5, atol=1e-6)
+
+
+def test_both_directions_in_keras_and_what_is_refused():
+    both = L.Bidirectional(L.LSTM(4), name="both")
+    dropping = L.LSTM(3, name="rnn", recurrent_dropout=0.5)
+    model = keras.Sequential([keras.Input((6, 3)), both, L.RepeatVector(2), dropping])
+    x = torch.randn(2, 6, 3)
+    plain = model(x)
+    names = [name for name in gw.trace(model, x) if "backward" in name]
+    with clamp(model, names[0], "h", steps=0, direction=0, to=0.5):
+        found = both(x)
+    assert torch.equal(found[:, 4:], torch.full((2, 4), 0.5))
+    torch.testing.assert_close(found[:, :4], both(x)[:, :4])
+    assert torch.equal(model(x), plain)
+    with pytest.raises(OptionError, match=r"recurrent module.*rmn.*did you mean 'rnn'"):
+        clamp(model, "rmn", "f", to=1.0)
+    with pytest.raises(OptionError, match="'f2'"):
+        clamp(model, "rnn", "f2", to=1.0)
+    with pytest.raises(OptionError, match="no unit 3: f of 'rnn' has 3"):
+        clamp(model, "rnn", "f", units=3, to=1.0)
+    with (
+        clamp(model, "rnn", "f", steps=[2], to=1.0),
+        pytest.raises(ShapeError, match=r"^no step 2"),
+    ):
+        model(x)
+    with clamp(model, "rnn", "f", to=1.0):
+        with pytest.raises(OptionError, match=r"^in this call 'rnn' has no 'f', because it drops"):
+            model(x, training=True)
+        for method in (layerwise_relevance, memory_horizon):
+            with pytest.raises(OptionError, match="'rnn' has an intervention; leave its with"):
+                method(model, x)
+    odd = keras.Sequential([keras.Input((6, 3)), L.LSTM(2, name="rnn", activation=halved)])
+    for function in (lambda: clamp(odd, "rnn", "f", to=1.0), lambda: Monitor(odd)):
+        with pytest.raises(OptionError, match=r"'rnn' has the activation .* no equation for; "):
+            function()
+
+
+def fitted(*callbacks, **options):
+    """The weights of a model that was fitted, and the callbacks."""
+    keras.utils.set_random_seed(5)
+    rnn = L.LSTM(6, name="rnn", dropout=0.2, return_sequences=True, **options)
+    model = keras.Sequential([keras.Input((40, 2)), rnn, L.GRU(4, name="top"), L.Dense(1)])
+    model.compile("adam", "mse")
+    x = np.random.normal(0, 1, (96, 40, 2)).astype("float32")
+    y = x[..., 0].mean(1)
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0, validation_split=1 / 3, callbacks=callbacks)
+    assert not {"inner_loop", "runner"} & vars(rnn).keys()
+    return model.get_weights()
+
+
+def test_the_monitor_watches_a_fit_of_keras_and_changes_no_bit_of_it():
+    callback = gk.MonitorCallback(every=2)
+    watched = fitted(callback)
+    for one, other in zip(watched, fitted(), strict=True):
+        assert np.array_equal(one, other)
+    table = callback.monitor.table()
+    assert table["step"].tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert table["module"].tolist() == ["rnn", "top"] * 4
+    assert (table["reach"] >= 3).all()
+    assert np.isfinite(table["gain"]).all()
+    assert callback.warnings == []
+
+
+def test_the_monitor_warns_of_a_fit_of_keras():
+    callback = gk.MonitorCallback(every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GatewiseWarning)
+        fitted(callback, bias_initializer=keras.initializers.Constant(-9), unit_forget_bias=False)
+    found = [sentence for sentence in callback.warnings if "'o' is saturated" in sentence]
+    assert [sentence.partition(",")[0] for sentence in found] == ["rnn"]
 
 
 @keras.saving.register_keras_serializable(package="tests")

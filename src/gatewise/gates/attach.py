@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from gatewise.errors import OptionError, unknown
-from gatewise.gates.find import is_keras
+from gatewise.gates.find import find_modules, is_keras
 from gatewise.nn.convert import twin
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.recurrent import Recurrent
@@ -49,16 +49,20 @@ def modules_or_none(model: nn.Module) -> dict[str, Recurring]:
     return found
 
 
-def recurrent_module(model: nn.Module, name: str) -> Recurring:
-    """The recurrent module of that name.
+def recurrent_module(model: nn.Module, name: str) -> Any:
+    """The recurrent module of that name; for a Keras model its layer of that path, as a ``RunnableLayer``.
 
     Raises:
-        OptionError: there is none; the message lists the names.
+        OptionError: there is none; the message lists the names. Or gatewise has no equations for it.
     """
-    found = recurrent_modules(model)
+    found: Mapping[str, Any] = find_modules(model) if is_keras(model) else recurrent_modules(model)
     if name not in found:
         raise unknown("recurrent module", str(name), found)
-    return found[name]
+    if not is_keras(model):
+        return found[name]
+    from gatewise.keras.model import RunnableLayer  # it loads Keras
+
+    return RunnableLayer(found[name], "its values cannot be changed")
 
 
 def _ours(module: nn.Module) -> Recurring | None:
@@ -80,10 +84,13 @@ class _InPlace:
         return self.ours.forward(*args, **kwargs)
 
 
-def set_runner(model: nn.Module, name: str, ours: Recurring, runner: Runner | None) -> None:
+def set_runner(model: nn.Module, name: str, ours: Any, runner: Runner | None) -> None:
     """Gives the recurrent module ``name`` of ``model`` a runner, or with None takes it away.
 
-    ``ours`` is the module from :func:`recurrent_modules`."""
+    ``ours`` is the module from :func:`recurrent_module`."""
+    if is_keras(model):
+        ours.runner = runner
+        return
     module = dict(model.named_modules()).get(name, model)
     if module is ours:
         ours.runner = runner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gatewise.backends import reference
 from gatewise.backends.contract import Masks, Outcome, valid_steps
-from gatewise.errors import ShapeError
+from gatewise.errors import OptionError, ShapeError
 from gatewise.nn.runs import LayerRun
 
 _ROUNDINGS = (
@@ -45,12 +45,25 @@ class Change:
     rounding: bool = False
 
     def concerns(self, run: LayerRun) -> bool:
-        return self.layer in (None, run.layer) and self.direction in (None, int(run.reverse))
+        return self.layer in (None, run.layer) and self.direction in (None, run.direction)
 
 
-# For each step with a change, what the changes do, the inner blocks' last: the change, and the values of its
-# units, B×U×…, or one number for all.
-Plan = dict[int, list[tuple[Change, Tensor]]]
+@dataclass(eq=False, frozen=True)
+class ChangeAtStep:
+    """What a change does at one step of a run.
+
+    Attributes:
+        values: B×U×…, of the change's units, or one number for all.
+        rows: B booleans, the sequences that it concerns; None for all.
+    """
+
+    change: Change
+    values: Tensor
+    rows: Tensor | None = None
+
+
+# For each step with a change, what the changes do, the inner blocks' last.
+Plan = dict[int, list[ChangeAtStep]]
 
 
 @dataclass(eq=False)
@@ -84,6 +97,11 @@ class ChangedRun:
         for change in self.changes:
             if not change.concerns(run):
                 continue
+            if change.name not in run.cell.values:
+                raise OptionError(
+                    f"in this call '{self.module}' has no '{change.name}', because it drops recurrent inputs of "
+                    f"each gate; call the model without training"
+                )
             steps = list(range(len(run.x))) if change.steps is None else change.steps
             if beyond := [step for step in steps if step >= len(run.x)]:
                 raise ShapeError(
@@ -91,9 +109,8 @@ class ChangedRun:
                     f"steps, counted from 0"
                 )
             values = self._fitted(change, change.values(run, own, steps), run, len(steps))
-            for k, step in enumerate(steps):
-                at_step = values[:, k] if values.dim() else values
-                plan.setdefault(step, []).append((change, at_step))
+            for step, at_step in _by_step(change, values, run, steps):
+                plan.setdefault(step, []).append(at_step)
         return plan
 
     def _fitted(self, change: Change, values: Tensor, run: LayerRun, steps: int) -> Tensor:
@@ -118,6 +135,24 @@ class ChangedRun:
             ) from None
 
 
+def _by_step(
+    change: Change, values: Tensor, run: LayerRun, steps: list[int]
+) -> Iterator[tuple[int, ChangeAtStep]]:
+    """A change at each step of the run that it concerns, from the values at the chosen ``steps`` of the input."""
+    if run.places is None:
+        for k, step in enumerate(steps):
+            yield step, ChangeAtStep(change, values[:, k] if values.dim() else values)
+        return
+    index = torch.full((len(run.x),), -1, device=run.places.device)
+    index[steps] = torch.arange(len(steps), device=index.device)
+    sequences = torch.arange(run.places.shape[1], device=index.device)
+    for step, chosen in enumerate(index[run.places]):
+        rows = chosen >= 0
+        if rows.any():
+            at_step = values[sequences, chosen.clamp(min=0)] if values.dim() else values
+            yield step, ChangeAtStep(change, at_step, None if rows.all() else rows)
+
+
 @torch.no_grad()
 def _traced(run: LayerRun) -> dict[str, Tensor]:
     """The trace of all steps without changes."""
@@ -137,24 +172,23 @@ def _differs(run: LayerRun, t: int, plan: Plan, own: Callable[[str], Tensor]) ->
     return False
 
 
-def _targets(
-    changes: Iterable[tuple[Change, Tensor]], own: Callable[[str], Tensor]
-) -> dict[str, Tensor]:
+def _targets(changes: Iterable[ChangeAtStep], own: Callable[[str], Tensor]) -> dict[str, Tensor]:
     """B×W×…: the values after the changes, by name, where ``own`` has those before."""
     targets: dict[str, Tensor] = {}
-    for change, values in changes:
-        before = targets.get(change.name)
-        targets[change.name] = _changed(
-            change, values, own(change.name) if before is None else before
-        )
+    for each in changes:
+        name = each.change.name
+        targets[name] = _changed(each, targets[name] if name in targets else own(name))
     return targets
 
 
-def _changed(change: Change, values: Tensor, before: Tensor) -> Tensor:
+def _changed(at_step: ChangeAtStep, before: Tensor) -> Tensor:
     """B×W×…: the values ``before``, with those of a change in their place."""
+    change, rows = at_step.change, at_step.rows
     units = None if change.units is None else _indices(change.units, before)
     there = before if units is None else before.index_select(1, units)
-    values = values.to(before.dtype).expand_as(there)
+    values = at_step.values.to(before.dtype).expand_as(there)
+    if rows is not None:
+        values = torch.where(rows[:, None], values, there)
     if change.rounding and there.dtype.itemsize >= 4:
         near = _ROUNDINGS * torch.finfo(there.dtype).eps * there.abs().clamp(min=1.0)
         values = torch.where((values - there).abs() <= near, there, values)
@@ -202,7 +236,8 @@ def _by_equations(
 
     def changes(t: int) -> dict[str, Callable[[Tensor], Tensor]]:
         at_step = plan[first + t]
-        return {change.name: partial(_after, at_step, change.name) for change, _ in at_step}
+        names = [each.change.name for each in at_step]
+        return {name: partial(_after, at_step, name) for name in names}
 
     masks = _sliced(run.masks, first, last)
     return reference.through_time(
@@ -213,9 +248,9 @@ def _by_equations(
     )
 
 
-def _after(changes: list[tuple[Change, Tensor]], name: str, value: Tensor) -> Tensor:
+def _after(changes: list[ChangeAtStep], name: str, value: Tensor) -> Tensor:
     """The value, B×W×…, after the changes of that name."""
-    concerned = [each for each in changes if each[0].name == name]
+    concerned = [each for each in changes if each.change.name == name]
     return _targets(concerned, lambda _: value).get(name, value)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from gatewise.errors import OptionError, ShapeError, unknown
 from gatewise.gates.attach import recurrent_module, set_runner
 from gatewise.gates.changed_run import Change, ChangedRun, Values
+from gatewise.gates.find import is_keras
 from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.runs import LayerRun
 from gatewise.nn.step import RecurrentCell
@@ -35,6 +37,7 @@ class Intervention:
 
     def __init__(self, model: nn.Module, module: str, change: Change) -> None:
         self._model, self._module, self._change = model, module, change
+        self._block = ExitStack()
 
     def __enter__(self) -> nn.Module:
         ours = recurrent_module(self._model, self._module)
@@ -43,9 +46,14 @@ class Intervention:
         if not isinstance(ours.runner, ChangedRun):
             raise OptionError(f"'{self._module}' is being attributed; intervene outside of that")
         ours.runner.changes.append(self._change)
+        if is_keras(self._model):
+            from gatewise.keras.model import errors_as_raised  # it loads Keras
+
+            self._block.enter_context(errors_as_raised())
         return self._model
 
     def __exit__(self, *error: object) -> None:
+        self._block.close()
         ours = recurrent_module(self._model, self._module)
         assert isinstance(ours.runner, ChangedRun)
         ours.runner.changes.remove(self._change)
@@ -70,9 +78,10 @@ def clamp(
     is set after projection and zoneout: what the next step reads. Padding has no values to set.
 
     Args:
-        model: any module with recurrent layers of gatewise or torch.nn; they are not replaced.
+        model: any module with recurrent layers of gatewise or torch.nn, or a Keras model on the torch backend;
+            the layers are not replaced.
         module: the qualified name of the recurrent module, as in ``model.named_modules()``; "model" if
-            ``model`` is one itself.
+            ``model`` is one itself; for a Keras model the layer's path, as in a trace.
         name: a named value of the cell: a gate, a candidate or a state.
         to: a number, or a tensor that broadcasts to B×S×U: S chosen steps, U chosen units. Gradients flow
             to it.
@@ -150,7 +159,7 @@ def patch(
     values = trace[name]
 
     def chosen(run: LayerRun, own: Callable[[str], Tensor], steps: list[int]) -> Tensor:
-        there = _at(_at(values, run.layer, "layer"), int(run.reverse), "direction")
+        there = _at(_at(values, run.layer, "layer"), run.direction, "direction")
         if steps and steps[-1] >= there.shape[1]:
             raise ShapeError(
                 f"the trace to patch '{name}' from has {there.shape[1]} steps, and step {steps[-1]} is "
@@ -211,7 +220,9 @@ def _made(
     cell = ours.cell
     if name not in cell.values:
         raise unknown(f"value of the cell {cell.name}", str(name), cell.values)
-    if isinstance(ours, ConvRecurrent):
+    if is_keras(model):
+        sizes = _Sizes(1, 1, ours.hidden_size)
+    elif isinstance(ours, ConvRecurrent):
         sizes = _Sizes(ours.num_layers, 1 + ours.bidirectional, ours.hidden_channels)
     else:
         config = ours.config

@@ -90,8 +90,9 @@ class Monitor:
     A warning names the layer, what was found and what helps. Each is given once.
 
     Args:
-        model: a module with recurrent layers or step cells of gatewise or ``torch.nn``. A loop over a step cell is
-            looked at from its first call to the first that gets another state than the one before returned.
+        model: a module with recurrent layers or step cells of gatewise or ``torch.nn``, or a Keras model. A loop
+            over a step cell is looked at from its first call to the first that gets another state than the one
+            before returned.
         every: the number of training steps between two looks. By default as often as takes at most the
             share ``overhead`` of the time.
         overhead: the greatest share of the time that is spent on looking.
@@ -105,7 +106,8 @@ class Monitor:
         seconds: the time that was spent on looking.
 
     Raises:
-        OptionError: the model has no recurrent module or is Keras's, or an option is not valid.
+        OptionError: the model has no recurrent module, or one of Keras with an activation that gatewise has no
+            equation for; or an option is not valid.
     """
 
     def __init__(
@@ -118,8 +120,6 @@ class Monitor:
         steps: int = 256,
         limits: Limits | None = None,
     ) -> None:
-        if is_keras(model):
-            raise OptionError("the monitor watches a training by PyTorch, and not by Keras")
         if not 0 < overhead < 1:
             raise OptionError(f"overhead={overhead} must be a share between 0 and 1")
         self.every = None if every is None else integer("every", every)
@@ -130,6 +130,10 @@ class Monitor:
         self.warnings: list[str] = []
         self.seconds = 0.0
         self._modules = find_modules(model)
+        if is_keras(model):
+            from gatewise.keras.model import check_equations  # it loads Keras
+
+            check_equations(self._modules, "the monitor cannot watch it")
         self._count = 0
         self._in_a_row: Counter[tuple[Place, str]] = Counter()
         self._said: set[tuple[Place, str]] = set()

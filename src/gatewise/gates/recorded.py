@@ -38,7 +38,7 @@ from gatewise.nn.convolution import ConvRecurrent
 from gatewise.nn.directions import Bidirectional, Reversed
 from gatewise.nn.mlstm import MLSTM
 from gatewise.nn.recurrent import Recurrent
-from gatewise.nn.runs import LayerRun
+from gatewise.nn.runs import LayerRun, Runner
 from gatewise.nn.stack import Stack
 from gatewise.nn.trace import Trace
 
@@ -407,6 +407,56 @@ class _StepRecorder(StepInputs):
         return [Call(self.name, layer, x, lengths.cpu().clamp(max=x.shape[1]), hx)]
 
 
+class _KerasRecorder:
+    """Records the first call of a recurrent layer of Keras."""
+
+    def __init__(self, name: str, layer: Any, lengths: Any, counts: Callable[[], bool]) -> None:
+        self.name, self._layer, self._lengths, self._counts = name, layer, lengths, counts
+        self._arguments: tuple[Any, ...] = ()
+
+    def attach(self) -> list[Any]:
+        from gatewise.keras.model import WatchedLoop  # it loads Keras
+
+        return [WatchedLoop(self._layer, self._after)]
+
+    def _after(self, x: Tensor, state: list[Tensor], mask: Any, training: Any, result: Any) -> None:
+        if not self._arguments and self._counts():
+            self._arguments = x.detach(), [s.detach() for s in state], mask
+
+    def check(self) -> None:
+        """gatewise's layer runs the recorded call too, so there is nothing to compare."""
+
+    def finish(self) -> list[Call]:
+        """The call of a layer of gatewise, with the unmasked steps and without dropout."""
+        if not self._arguments:
+            return []
+        x, state, mask = self._arguments
+        runs, runner = _runs_kept()
+        with torch.no_grad(), _run_by({self.name: self._layer}, runner):
+            self._layer.inner_loop(x, state, mask=mask, training=False)
+        return [_call_of_run(self.name, runs[self.name], self._lengths)]
+
+
+def _runs_kept() -> tuple[dict[str, LayerRun], Callable[[str], Runner]]:
+    """The first run of each layer by its name, and the runners that put it there."""
+    runs: dict[str, LayerRun] = {}
+
+    def runner(name: str) -> Runner:
+        def run(given: LayerRun) -> Outcome:
+            runs.setdefault(name, given)
+            return given.execute(given.x, given.state, given.masks, given.trace)
+
+        return run
+
+    return runs, runner
+
+
+def _run_by(layers: Mapping[str, nn.Module], runner: Callable[[str], Runner]) -> Any:
+    from gatewise.keras.model import run_by  # it loads Keras
+
+    return run_by(layers, runner, "leave it out with modules=")
+
+
 def _equal(some: Sequence[Tensor], others: Sequence[Tensor], rows: Tensor) -> bool:
     """Whether those rows of all states are equal."""
     for one, other in zip(some, others, strict=True):
@@ -414,6 +464,13 @@ def _equal(some: Sequence[Tensor], others: Sequence[Tensor], rows: Tensor) -> bo
         if not bool((same.all(1) | ~rows).all()):
             return False
     return True
+
+
+def _recorder(module: nn.Module) -> Callable[..., Any]:
+    """The class that records the first call of a recurrent module."""
+    if is_keras(module):
+        return _KerasRecorder
+    return _StepRecorder if isinstance(module, STEP_CELLS) else _LayerRecorder
 
 
 @contextmanager
@@ -442,10 +499,7 @@ def recording(
         return torch.is_grad_enabled() or not in_training
 
     recorders = [
-        (_StepRecorder if isinstance(module, STEP_CELLS) else _LayerRecorder)(
-            name, module, lengths, counts
-        )
-        for name, module in modules.items()
+        _recorder(module)(name, module, lengths, counts) for name, module in modules.items()
     ]
     handles = [handle for each in recorders for handle in each.attach()]
     calls: dict[str, list[Call]] = {}
@@ -498,19 +552,9 @@ def _of_keras(
     modules: Sequence[str] | str | None,
 ) -> dict[str, list[Call]]:
     """The first calls of a Keras model's recurrent layers, with their unmasked steps only."""
-    from gatewise.keras.model import run_by  # it loads Keras
-
     layers = find_modules(model, modules)
-    runs: dict[str, LayerRun] = {}
-
-    def runner(name: str) -> Callable[[LayerRun], Outcome]:
-        def run(given: LayerRun) -> Outcome:
-            runs.setdefault(name, given)
-            return given.execute(given.x, given.state, given.masks, given.trace)
-
-        return run
-
-    with torch.no_grad(), run_by(layers, runner, "leave it out with modules="):
+    runs, runner = _runs_kept()
+    with torch.no_grad(), _run_by(layers, runner):
         model(*inputs, **named)
     calls = {name: [_call_of_run(name, runs[name], lengths)] for name in layers if name in runs}
     _check_all_called(layers, calls)

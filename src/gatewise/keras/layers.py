@@ -42,6 +42,11 @@ class _GatewiseLoop:
     # runs the steps in place of a backend: see nn/runs.py
     runner: Runner | None = None
 
+    @property
+    def equations(self) -> Cell:
+        """The cell of a call without recurrent dropout."""
+        return self._equations(False)
+
     def _equations(self, separate_gates: bool) -> Cell:
         """The cell; with ``separate_gates`` each gate has its own recurrent dropout."""
         raise NotImplementedError
@@ -122,8 +127,12 @@ class _GatewiseLoop:
         execute = partial(_execute, cell, steps.reverse, weights)
         if self.runner is None:
             return steps, execute(steps.taken(x), state, masks, trace), cell
-        of_all = (cell, 0, steps.reverse, steps.taken(x), state, weights, masks, trace)
-        return steps, self.runner(LayerRun(*of_all, execute, places=steps.front)), cell
+        given = LayerRun(
+            *(cell, 0, steps.reverse, steps.taken(x), state, weights, masks, trace, execute),
+            places=steps.front,
+            alone=True,
+        )
+        return steps, self.runner(given), cell
 
     def _check_recordable(self, reason: str | None) -> None:
         """Raises BackendError where torch.jit.trace or an exporter would record a graph that is valid for

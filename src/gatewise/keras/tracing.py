@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gatewise.errors import BackendError, OptionError
-from gatewise.keras.model import twin
+from gatewise.keras.model import WatchedLoop, twin
 
 _TOLERANCE = 1e-3
 
@@ -25,37 +25,22 @@ def watchers_of(
 
 
 class KerasCalls:
-    """The calls of a Keras layer. While a model is traced, the layer's ``inner_loop`` is wrapped."""
+    """The calls of a Keras layer. While a model is traced, the layer's time loop is watched."""
 
     def __init__(self, name: str, layer: Any, sink: Any, lengths: Any) -> None:
         self.name, self._layer, self._sink, self._lengths = name, layer, sink, lengths
         self._twin = twin(layer)
 
-    def attach(self) -> list[KerasCalls]:
-        own = self._layer.inner_loop
-
-        def inner_loop(
-            sequences: Any, initial_state: Any, mask: Any, training: bool | None = False
-        ) -> Any:
-            given = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
-            result = own(sequences, initial_state, mask=mask, training=training)
-            if not sequences.is_meta:  # Keras asks for the shapes of a new model
-                self._trace(sequences, given, mask, training, result[0])
-            return result
-
-        self._layer.__dict__["inner_loop"] = inner_loop
-        return [self]
-
-    def remove(self) -> None:
-        """Unwraps the layer."""
-        self._layer.__dict__.pop("inner_loop", None)
+    def attach(self) -> list[WatchedLoop]:
+        return [WatchedLoop(self._layer, self._trace)]
 
     def finish(self) -> None:
         """All calls are traced already."""
 
     def _trace(
-        self, sequences: Tensor, state: Any, mask: Any, training: bool | None, last: Tensor
+        self, sequences: Tensor, state: Any, mask: Any, training: bool | None, result: Any
     ) -> None:
+        last = result[0]
         if mask is None and self._lengths is not None:
             lengths = torch.as_tensor(self._lengths)
             if lengths.shape != sequences.shape[:1]:

@@ -42,6 +42,7 @@ class LayerRun:
         execute: runs the layer by a backend.
         product: the product of values and a weight, ``linear`` or a convolution.
         places: T×B, the step of the module's input that each step is; None where they are the same.
+        alone: whether the layer has no other direction, also where ``reverse`` is true.
     """
 
     cell: Cell
@@ -55,6 +56,12 @@ class LayerRun:
     execute: Execute
     product: Product = linear
     places: Tensor | None = None
+    alone: bool = False
+
+    @property
+    def direction(self) -> int:
+        """The index of the direction in a trace."""
+        return 0 if self.alone else int(self.reverse)
 
 
 Runner = Callable[[LayerRun], Outcome]
