@@ -537,3 +537,47 @@ def test_2000_steps_of_256_units(tmp_path, browser):
     assert page.evaluate(window) != before
     assert large.messages == []
     page.close()
+
+
+@pytest.mark.parametrize("wide", [1280, 390])
+def test_no_label_of_a_page_is_cut_or_covers_another(browser, tmp_path, wide):
+    torch.manual_seed(1)
+    layer = gw.LSTM(2, UNITS, batch_first=True)
+    with torch.no_grad():
+        trace = layer(torch.randn(1, 300, 2), trace=True)[2]
+    path = write_page(
+        tmp_path / "gates.html",
+        {"model": trace},
+        title="A title",
+        cells={"model": layer.cell},
+        strips=[lines("input", {"a": np.arange(300)})],
+        history={"train": [3.0, 2.0, 1.0], "validation": [3.5, 2.5, 2.0]},
+        horizon={"layer 0": (0.75 ** np.arange(60)).tolist()},
+    )
+    made = Opened(path, {}, None)
+    page = made.visit(browser, viewport={"width": wide, "height": 844})
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll(".panel svg")].map(
+          (svg) => [svg, ...svg.querySelectorAll("text")].map((e) => {
+            const r = e.getBoundingClientRect();
+            return [e.textContent, r.left, r.top, r.right, r.bottom];
+          }))"""
+    )
+    assert len(boxes) == 4
+    for (_, left, top, right, bottom), *labels in boxes:
+        for text, a, b, c, d in labels:
+            assert left - 1 <= a < c <= right + 1, text
+            assert top - 1 <= b < d <= bottom + 1, text
+        for k, (text, a, b, c, d) in enumerate(labels):
+            for other, e, f, g, h in labels[:k]:
+                # the first labels of both axes stand at one corner
+                assert min(c, g) - max(a, e) < 2 or min(d, h) - max(b, f) < 6, (text, other)
+    written = [[label[0] for label in labels] for _, *labels in boxes]
+    assert "1e-6" in written[2]
+    assert written[3][:3] == ["1", "2", "3"]
+    if wide == 390:
+        step, unit = (page.locator(f"#{name}").bounding_box() for name in ("step", "unit"))
+        title, theme = (page.locator(name).bounding_box() for name in ("h1", "#theme"))
+        assert step["y"] == unit["y"]
+        assert theme["y"] < title["y"] + title["height"]
+    page.close()

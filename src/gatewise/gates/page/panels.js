@@ -14,12 +14,14 @@ function frame(title, description, { x, y, xName, yName, yTicks = 5 }) {
     const [low, high] = scale.domain();
     if (scale.base && high / low < 30) return d3.ticks(low, high, count).filter((t) => t > 0).map((t) => [t, String(t)]);
     const format = scale.tickFormat(count, scale.base && "~g");
-    return scale.ticks(count).map((t) => [t, format(t)]).filter(([, text]) => text);
+    const written = scale.base ? (t) => short(t) : format;
+    return scale.ticks(count).filter((t) => format(t)).map((t) => [t, written(t)]);
   };
+  const short = (t) => d3.format(t < 1e-3 || t >= 1e5 ? ".0e" : "~g")(t); // 0.000001 is wider than the margin
   const whole = x.domain()[1] >= 2; // steps, units and rounds are counted
   for (const [t, text] of ticks(x, 5).filter(([t]) => !whole || Number.isInteger(t))) {
     svg.append("line").attr("class", "rule").attr("x1", x(t)).attr("x2", x(t)).attr("y1", MARGIN.top).attr("y2", bottom);
-    svg.append("text").attr("x", x(t)).attr("y", bottom + 13).attr("text-anchor", "middle").text(text);
+    svg.append("text").attr("x", x(t)).attr("y", bottom + 13).attr("text-anchor", "middle").text(whole ? d3.format(",d")(t) : text);
   }
   for (const [t, text] of ticks(y, yTicks)) {
     svg.append("line").attr("class", "rule").attr("x1", MARGIN.left).attr("x2", WIDE - MARGIN.right).attr("y1", y(t)).attr("y2", y(t));
