@@ -141,7 +141,7 @@ def test_the_whole_gradient_of_a_traced_value_is_the_references(cell, options):
 
 def test_where_the_kernels_leave_it_to_the_reference():
     given = traced(case(gw.CELLS["lstm"])).spec
-    assert "in a graph of torch.compile" in cpu.supports(replace(given, in_graph=True))
+    assert "in a graph of torch.export" in cpu.supports(replace(given, in_graph=True))
     layer, x = gw.LSTM(3, 4, dtype=torch.float16), torch.randn(5, 2, 3, dtype=torch.float16)
     output, _, trace = layer(x, trace=True)
     assert trace.gradients(output.float().sum()).c[0][0].abs().max() > 0

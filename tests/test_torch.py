@@ -162,15 +162,30 @@ def test_a_trace_from_a_compiled_layer(cell):
     assert compiles == compiles[:1] * 2
 
 
-def test_a_differentiable_trace_from_a_compiled_layer():
-    """By the reference: its steps are in the graph one by one."""
-    layer = gw.GRU(3, 6)
-    x = torch.randn(4, 2, 3)
-    grads = []
-    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
-        trace = run(x, trace=True)[2]
-        grads.append(torch.autograd.grad(trace.z[0][0].square().sum(), layer.weight_ih_l0))
-    torch.testing.assert_close(*grads)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_2014"])
+def test_a_differentiable_trace_from_a_compiled_layer(cell, monkeypatch):
+    """The kernels' gradient, in one graph for any number of steps."""
+    ran, forward = [], calls.forward_saving_history
+    monkeypatch.setattr(
+        calls, "forward_saving_history", lambda given: ran.append(len(given.x)) or forward(given)
+    )
+    layer, counting = gw.Recurrent(cell, 3, 6, num_layers=2, bidirectional=True), Counting()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counting)
+    compiles = []
+    for T, B in ((10, 5), (100, 2)):
+        x, hx, given = arguments(layer, BOTH, T, B)
+        x.requires_grad_()
+        found = []
+        for run in (layer, compiled):
+            output, _, trace = run(x, hx, trace=True, **given)
+            values = [trace[name][k][d] for name in trace for k in (0, 1) for d in (0, 1)]
+            loss = output.square().sum() + sum(v.square().sum() for v in values)
+            found.append([*values, *torch.autograd.grad(loss, [x, *layer.parameters()])])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        compiles.append(len(counting.nodes))
+    assert compiles == compiles[:1] * 2
+    assert ran == [10] * 8 + [100] * 8  # four layers and directions, in eager mode and compiled
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference", "aten"])
@@ -406,6 +421,7 @@ def test_opcheck(cell, options, differentiable):
         torch.library.opcheck(torch.ops.gatewise.run_back.default, detached, test_utils=fewer)
     if not differentiable:
         torch.library.opcheck(torch.ops.gatewise.run_traced.default, given)
+    torch.library.opcheck(torch.ops.gatewise.run_history.default, given)
 
 
 def wrong(place, change):
@@ -451,7 +467,7 @@ def test_an_operator_checks_all_that_it_is_given(change, message):
     *outcome, tape = torch.ops.gatewise.run_saving(*given)
     wanted = [t is not None for t in (given[0], *given[1], *given[2])]
     given = change(given)
-    for op in ("run", "run_saving", "run_traced"):
+    for op in ("run", "run_saving", "run_traced", "run_history", "run_saving_history"):
         with pytest.raises(ShapeError, match=re.escape(message)):
             getattr(torch.ops.gatewise, op)(*given)
     with pytest.raises(ShapeError, match=re.escape(message)):
@@ -469,6 +485,12 @@ def test_the_gradients_operator_checks_its_own():
         back(outcome, tape.float(), wanted, *given)
     with pytest.raises(ShapeError, match="the gradient of result 1 has the shape"):
         back([outcome[0], outcome[1][:1], None], tape, wanted, *given)
+    of_history = [*outcome, None, *[None] * 4]
+    back = torch.ops.gatewise.run_history_back
+    with pytest.raises(ShapeError, match="the saved activations has the shape"):
+        back(of_history, tape[:-1], wanted, *given)
+    with pytest.raises(ShapeError, match="the gradient of result 3 has the shape"):
+        back([*outcome, outcome[1], *[None] * 4], tape, wanted, *given)
 
 
 def test_other_tracers():

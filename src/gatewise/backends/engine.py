@@ -56,7 +56,7 @@ def _undifferentiable(spec: Spec) -> str | None:
     """Why no engine can trace a call that needs a gradient, as the end of a sentence, or None."""
     if spec.device.type != "cpu":
         return f"on '{spec.device.type}'"
-    return "in a graph of torch.compile or another tracer" if spec.in_graph else None
+    return "in a graph of torch.export or another tracer" if spec.in_graph else None
 
 
 def unnormalised(cell: Cell) -> str | None:

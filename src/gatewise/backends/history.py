@@ -9,7 +9,7 @@ The kernels' backward pass adds these gradients where they belong in its loop ov
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -87,25 +87,40 @@ class RunHistory(torch.autograd.Function):
 
 def traced_differentiably(engine: Any, given: Arguments) -> Outcome:
     """The outcome, with a trace that has a gradient."""
-    cell, watch = given.cell, _Watch()
-    anchor = given.x.new_zeros((), requires_grad=True)
+    watch, anchor = _Watch(), given.x.new_zeros((), requires_grad=True)
     found = RunHistory.apply(engine, given, watch, anchor, *given.tensors())
-    count = len(cell.state)
+    outcome, nodes, known, valid = _of_results(given, found)
+    return replace(outcome, adjoints=_Adjoints(given, watch, anchor, nodes, known, valid))
+
+
+def history(engine: Any, given: Arguments) -> list[Tensor]:
+    """The results of ``RunHistory``, for a graph."""
+    return list(RunHistory.apply(engine, given, _Watch(), given.x.new_zeros(()), *given.tensors()))
+
+
+def outcome_of(given: Arguments, found: Sequence[Tensor]) -> Outcome:
+    """The outcome from the results of ``RunHistory``. Its trace has a gradient, but no adjoints."""
+    return _of_results(given, found)[0]
+
+
+def _of_results(
+    given: Arguments, found: Sequence[Tensor]
+) -> tuple[Outcome, _Nodes, dict[Value, Tensor], Tensor | None]:
+    """The outcome; and the nodes, the tensors that the trace was made of, and the mask of real steps."""
+    cell, count = given.cell, len(given.cell.state)
     output, *final = found[: 1 + count]
     states = output, *found[1 + count : 2 * count]
     nodes = _Nodes(given, states, found[2 * count :])
     known = nodes.of([value for name, value in cell.values.items() if name not in cell.state])
     lengths, shape = given.masks.lengths, (*given.x.shape[:2], given.hidden_size)
-    valid = None if lengths is None else valid_steps(len(given.x), lengths)[..., None]
+    valid = None if lengths is None else valid_steps(given.x.shape[0], lengths)[..., None]
     named = dict(zip(cell.state, states, strict=True))
     for name, value in cell.values.items():
         if name not in named:
             whole = known[value].to(given.x.dtype).expand(shape)
             named[name] = whole if valid is None else torch.where(valid, whole, 0)
     in_order = {name: named[name] for name in cell.values}
-    return Outcome(
-        output, tuple(final), in_order, _Adjoints(given, watch, anchor, nodes, known, valid)
-    )
+    return Outcome(output, tuple(final), in_order), nodes, known, valid
 
 
 def states_before(given: Arguments, k: int, after: Tensor) -> Tensor:
@@ -114,7 +129,7 @@ def states_before(given: Arguments, k: int, after: Tensor) -> Tensor:
     if given.reverse:
         old = torch.cat([after[1:], initial[None]])
         if masks.lengths is not None:
-            last = torch.arange(len(after), device=after.device)[:, None] == masks.lengths - 1
+            last = torch.arange(after.shape[0], device=after.device)[:, None] == masks.lengths - 1
             old = torch.where(last[..., None], initial, old)
     else:
         old = torch.cat([initial[None], after[:-1]])
@@ -257,7 +272,7 @@ def _by_reference(given: Arguments) -> list[Tensor]:
     """The results of ``RunHistory`` in torch operations."""
     lengths = given.masks.lengths
     if lengths is not None:  # a NaN in the padding would reach the weights' gradient
-        valid = valid_steps(len(given.x), lengths)[..., None]
+        valid = valid_steps(given.x.shape[0], lengths)[..., None]
         given = given._replace(x=torch.where(valid, given.x, 0))
     _, _, x, state, weights, masks = given
     outcome = reference.forward(spec_of(given, trace=True), x, state, weights, masks)

@@ -1,8 +1,9 @@
 """An engine's calls as operators of torch's dispatcher, which torch.compile and torch.export put in graphs.
 
 ``gatewise::run`` is a call. If a gradient is needed it becomes ``run_saving``, and ``run_back`` is its
-backward pass. ``run_traced`` also returns the named values. A graph can be loaded from a file and run on
-any tensors, so each operator checks its arguments.
+backward pass. ``run_traced`` also returns the named values. ``run_history`` is a call whose trace has a
+gradient; it becomes ``run_saving_history``, and ``run_history_back`` is its backward pass. A graph can be
+loaded from a file and run on any tensors, so each operator checks its arguments.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from gatewise.backends.contract import (
 )
 from gatewise.backends.engine import Arguments, Engine, engine_for, unnormalised
 from gatewise.backends.gradient import Run
+from gatewise.backends.history import computed_in, history
 from gatewise.backends.torch_private import below_autograd, constant
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell, from_signature
+from gatewise.emit.steps import layout
 from gatewise.errors import BackendError, CellError, ShapeError
 
 
@@ -311,8 +314,99 @@ def _run_traced_fake(*given: Any) -> list[Tensor]:
     return [*_run_fake(*given), traced]
 
 
+def _run_history(*given: Any) -> list[Tensor]:
+    """The results of ``history.RunHistory``."""
+    o = _checked(*given)
+    found = _history_engine(o).forward_saving_history(o.arguments())
+    saved = 1 + len(o.state)
+    return [*found[:saved], *found[saved + 1 :]]
+
+
+def _history_engine(o: Operands) -> Any:
+    if o.x.device.type != "cpu":
+        raise BackendError(f"gatewise::run_history has no kernels for the device '{o.x.device}'")
+    return o.engine
+
+
+def _run_history_fake(*given: Any) -> list[Tensor]:
+    o = _as_operands(*given)
+    arguments = o.arguments()
+    shape = (*o.x.shape[:2], arguments.hidden_size)
+    history = [o.x.new_empty(shape) for _ in o.state[1:]]
+    count, dtype = len(layout(arguments.cell).accumulators), computed_in(o.x.dtype)
+    return [
+        *_run_fake(*given),
+        *history,
+        *(o.x.new_empty(shape, dtype=dtype) for _ in range(count)),
+    ]
+
+
+def _run_history_differentiably(*operands: Any) -> list[Tensor]:
+    """``run_history`` above autograd: with a gradient if a tensor needs one."""
+    o = _as_operands(*operands)
+    given = o.arguments()
+    if differentiated(given.tensors()):
+        return history(_HistoryOperators, given)
+    with below_autograd():
+        return torch.ops.gatewise.run_history(*o)
+
+
+class _HistoryOperators:
+    """The operators in the form in which RunHistory calls an engine, while torch traces."""
+
+    @staticmethod
+    def forward_saving_history(given: Arguments) -> list[Tensor]:
+        return torch.ops.gatewise.run_saving_history(*operands(given))
+
+    @staticmethod
+    def backward_of_history(
+        given: Arguments,
+        activations: Tensor,
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        after: bool,
+    ) -> tuple[list[Tensor | None], list[Tensor]]:
+        assert not after  # a trace from a graph has no adjoints
+        back = torch.ops.gatewise.run_history_back
+        found = iter(back(grads, activations, wanted, *operands(given)))
+        return [next(found) if want else None for want in wanted], []
+
+
+def _run_saving_history(*given: Any) -> list[Tensor]:
+    """The results of ``run_history``, with the saved activations behind the final states."""
+    o = _checked(*given)
+    return _history_engine(o).forward_saving_history(o.arguments())
+
+
+def _run_saving_history_fake(*given: Any) -> list[Tensor]:
+    o = _as_operands(*given)
+    found, saved = _run_history_fake(*given), 1 + len(o.state)
+    activations = o.engine.activations_like(o.arguments())
+    return [*found[:saved], activations, *found[saved:]]
+
+
+def _run_history_back(
+    grads: list[Tensor | None], activations: Tensor, wanted: list[bool], *given: Any
+) -> list[Tensor]:
+    """The ``wanted`` gradients of x, the states and the weights."""
+    o = _checked(*given)
+    like = o.engine.activations_like(o.arguments())
+    check_tensor("the saved activations", activations, tuple(like.shape), like)
+    for k, (grad, outcome) in enumerate(zip(grads, _run_history_fake(*o), strict=True)):
+        if grad is not None:
+            check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
+    plain = [None if g is None else g.resolve_neg() for g in grads]
+    engine = _history_engine(o)
+    found, _ = engine.backward_of_history(o.arguments(), activations, plain, wanted, False)
+    return [g for g in found if g is not None]
+
+
 _define("run", _GIVEN, _run, _run_fake)
 _define("run_saving", _GIVEN, _run_saving, _run_saving_fake)
 _define("run_back", f"{_BACK}, {_GIVEN}", _run_back, _run_back_fake)
 _define("run_traced", _GIVEN, _run_traced, _run_traced_fake)
+_define("run_history", _GIVEN, _run_history, _run_history_fake)
+_define("run_saving_history", _GIVEN, _run_saving_history, _run_saving_history_fake)
+_define("run_history_back", f"{_BACK}, {_GIVEN}", _run_history_back, _run_back_fake)
 _LIBRARY.impl("run", _run_differentiably, "Autograd")
+_LIBRARY.impl("run_history", _run_history_differentiably, "Autograd")

@@ -13,7 +13,7 @@ from gatewise.backends import operators
 from gatewise.backends.contract import Masks, Outcome, Spec, Weights, differentiated, recorded
 from gatewise.backends.engine import Arguments, Engine
 from gatewise.backends.gradient import Run
-from gatewise.backends.history import traced_differentiably
+from gatewise.backends.history import outcome_of, traced_differentiably
 
 
 def run(
@@ -29,7 +29,9 @@ def run(
     tensors = given.tensors()
     in_graph = recorded(tensors)
     if spec.trace:
-        if not in_graph and spec.differentiated and differentiated(tensors):
+        if spec.differentiated and differentiated(tensors):
+            if in_graph:
+                return outcome_of(given, torch.ops.gatewise.run_history(*operators.operands(given)))
             return traced_differentiably(engine, given)
         return _traced(engine, spec, given, in_graph)
     if in_graph:

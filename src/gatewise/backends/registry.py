@@ -132,8 +132,9 @@ def run(
     choice: Choice, x: Tensor, state: tuple[Tensor, ...], weights: Weights, masks: Masks
 ) -> Outcome:
     """The outcome of the chosen backend."""
+    spec = choice.spec
     if (
-        choice.backend in _BY_OPERATORS
+        (choice.backend in _BY_OPERATORS and not (spec.trace and spec.differentiated))
         or not torch.compiler.is_dynamo_compiling()
         or torch.compiler.is_exporting()
     ):
@@ -158,8 +159,9 @@ def run_with_output(
 
 
 # Under torch.compile, a choice is made while it traces, and is a constant in the graph. It traces through
-# the backends whose work is done by operators. For the others, the graph has one call of _run_chosen, which
-# torch traces one level below, where Python runs as usual.
+# the backends whose work is done by operators. For the others, and for a trace with a gradient, whose named
+# values are computed in torch operations, the graph has one call of _run_chosen, which torch traces one level
+# below, where Python runs as usual.
 _BY_OPERATORS = ("cpu", "triton")
 _numbers = count()
 _BY_KEY: WeakValueDictionary[str, Choice] = WeakValueDictionary()

@@ -32,6 +32,12 @@ from gatewise.nn.states import initial_states, states_of_runs, zero_states
 from gatewise.nn.torch_names import TorchNames
 
 
+def _by_another_tracer(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether something other than torch.compile records the operations on these tensors."""
+    compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    return not compiling and recorded(tensors)
+
+
 class RecurrentCore(Configured, TorchNames, nn.Module):
     """The base of :class:`gatewise.Recurrent`. It runs the layers over an input T×B×I of one dtype."""
 
@@ -139,7 +145,7 @@ class RecurrentCore(Configured, TorchNames, nn.Module):
             differentiated=differentiated((x, *state, *weights.listed(config.cell))),
             steps=steps,
             batch=batch,
-            in_graph=trace and recorded((x, *state, *weights.listed(config.cell))),
+            in_graph=trace and _by_another_tracer((x, *state, *weights.listed(config.cell))),
         )
 
     def _run_layers(
