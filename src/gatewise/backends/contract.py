@@ -48,7 +48,7 @@ class Spec:
         transformed: whether a transform of torch.func (vmap, jvp, grad, …) is active.
         recorded: the tool that records torch's operators (see tracing.py), or "".
         single: whether the call is that of a RecurrentCell, which has one step.
-        in_graph: whether torch's dispatcher must see the operations of a traced call (see ``recorded``).
+        in_graph: whether a tracer other than torch.compile records the operations of a traced call.
     """
 
     cell: Cell
