@@ -14,6 +14,7 @@ import gatewise as gw  # noqa: E402
 import gatewise.keras as gk  # noqa: E402
 from gatewise.errors import GatewiseWarning, OptionError, ShapeError  # noqa: E402
 from gatewise.gates import (  # noqa: E402
+    KerasMonitorCallback,
     Monitor,
     ablate,
     clamp,
@@ -428,7 +429,7 @@ def fitted(*callbacks, **options):
 
 
 def test_the_monitor_watches_a_fit_of_keras_and_changes_no_bit_of_it():
-    callback = gk.MonitorCallback(every=2)
+    callback = KerasMonitorCallback(every=2)
     watched = fitted(callback)
     for one, other in zip(watched, fitted(), strict=True):
         assert np.array_equal(one, other)
@@ -441,7 +442,7 @@ def test_the_monitor_watches_a_fit_of_keras_and_changes_no_bit_of_it():
 
 
 def test_the_monitor_warns_of_a_fit_of_keras():
-    callback = gk.MonitorCallback(every=1)
+    callback = KerasMonitorCallback(every=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GatewiseWarning)
         fitted(callback, bias_initializer=keras.initializers.Constant(-9), unit_forget_bias=False)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gatewise.gates.explained import Attribution
     from gatewise.gates.horizon import Horizon, memory_horizon
     from gatewise.gates.interventions import ablate, clamp, patch
+    from gatewise.gates.keras_callback import KerasMonitorCallback
     from gatewise.gates.monitor import Limits, Monitor
     from gatewise.gates.notebook import notebook_page
     from gatewise.gates.page.writer import write_page
@@ -33,6 +34,7 @@ _EXPORTS = {
     "explained": "Attribution",
     "horizon": "Horizon memory_horizon",
     "interventions": "ablate clamp patch",
+    "keras_callback": "KerasMonitorCallback",
     "monitor": "Limits Monitor",
     "notebook": "notebook_page",
     "page.writer": "write_page",
@@ -61,6 +63,7 @@ __all__ = [
     "Alike",
     "Attribution",
     "Horizon",
+    "KerasMonitorCallback",
     "Limits",
     "Monitor",
     "MonitorCallback",

@@ -8,7 +8,6 @@ from gatewise.keras.engine import require_torch
 
 require_torch()
 
-from gatewise.keras.callback import MonitorCallback  # noqa: E402  they need keras on torch
-from gatewise.keras.layers import GRU, LSTM, SimpleRNN  # noqa: E402
+from gatewise.keras.layers import GRU, LSTM, SimpleRNN  # noqa: E402  they need keras on torch
 
-__all__ = ["GRU", "LSTM", "MonitorCallback", "SimpleRNN"]
+__all__ = ["GRU", "LSTM", "SimpleRNN"]

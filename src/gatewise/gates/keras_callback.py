@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import gatewise.keras  # noqa: F401  it chooses the torch backend, before Keras is loaded
+
+# isort: split
 import keras
 
 from gatewise.gates.monitor import Monitor
 
 
-class MonitorCallback(keras.callbacks.Callback):
+class KerasMonitorCallback(keras.callbacks.Callback):
     """Watches a Keras model's recurrent layers with a :class:`gatewise.gates.Monitor` while it is fitted::
 
-        model.fit(x, y, callbacks=[gatewise.keras.MonitorCallback()])
+        model.fit(x, y, callbacks=[gw.gates.KerasMonitorCallback()])
 
     Keras calls it after each update of the weights. So a look sees the inputs of a batch, and the weights after
     the step with it.
