@@ -45,6 +45,7 @@ struct History {
 
 template <class T>
 struct Activations {
+    T* threads = nullptr;                      // one number: the threads that the forward pass was planned for
     History<T> state[max_states];              // T + 1 slots
     History<T> recurrent_input[max_states];    // by feedback: the state itself, or the state times recurrent_factor
     T* saved = nullptr;                        // T×B×saved
@@ -65,12 +66,22 @@ struct Activations {
         if (p.weights.norm_input) numbers += size.from_input + size.from_state + 2;
         return numbers;
     }
-    static constexpr int64_t extra = (2 * max_states + 7) * 2 * alignment / int64_t(sizeof(T));
+    static constexpr int64_t extra = (2 * max_states + 8) * 2 * alignment / int64_t(sizeof(T));
+
+    // The problem of the backward pass: planned for as many threads as the forward pass, because the order of a batch's
+    // rows depends on their number. torch's number belongs to a thread and may change at any time.
+    static Problem planned_as_forward(Problem p) {
+        Activations there;
+        there.place(p, Sizes<T>(p), p.activations, true);
+        p.threads = int(*there.threads);
+        return p;
+    }
 
     // Places the arrays in `block`. Returns the bytes they need; a null block only counts them.
     size_t place(const Problem& p, const Sizes<T>& size, void* block, bool whole) {
         Carver carver(block);
         const int64_t slots = whole ? p.steps + 1 : 2, all = p.steps * p.batch;
+        threads = carver.take<T>(1);
         for (int k = 0; k < p.cell->states; ++k)
             state[k] = {carver.take<T>(slots * p.batch * size.state(k)), size.state(k), p.batch, whole};
         for (int f = 0; f < p.cell->feedbacks; ++f) {

@@ -27,7 +27,7 @@ class Backward {
 
 public:
     Backward(const Problem& problem, Arena& arena)
-        : p(problem), cell(*problem.cell), size(problem), arena(arena), plan(make_plan(problem, arena)), threads(useful_threads(problem)), parts(packed_parts<P>(problem)) {
+        : p(problem), cell(*p.cell), size(p), arena(arena), plan(make_plan(p, arena)), threads(useful_threads(p)), parts(packed_parts<P>(p)) {
         activations.place(p, size, p.activations, true);
         layer_norm = p.weights.norm_input != nullptr;
         const int64_t all = p.steps * p.batch;

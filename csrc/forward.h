@@ -40,6 +40,7 @@ public:
         void* block = p.activations;
         if (block == nullptr) block = arena.take<char>(int64_t(activations.place(p, size, nullptr, false)));
         activations.place(p, size, block, p.activations != nullptr);
+        *activations.threads = T(p.threads);
         parts = packed_parts<P>(p);
         const int threads = useful_threads(p);
         const int first = cell.accumulators - cell.from_state;

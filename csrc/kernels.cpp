@@ -70,7 +70,8 @@ void forward(const Problem& p, Storage storage) {
     by_types(p, storage, [&](auto stored, auto packed) { Forward<decltype(stored), decltype(packed)>(p, arena).run(); });
 }
 
-void backward(const Problem& p, Storage storage) {
+void backward(const Problem& given, Storage storage) {
+    const Problem p = by_compute_type(storage, [&](auto number) { return Activations<decltype(number)>::planned_as_forward(given); });
     Arena& arena = Arena::mine();
     Arena::Frame frame(arena);
     by_types(p, storage, [&](auto stored, auto packed) { Backward<decltype(stored), decltype(packed)>(p, arena).run(); });

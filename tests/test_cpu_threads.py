@@ -161,6 +161,32 @@ def test_right_in_several_threads_at_once():
     assert not wrong
 
 
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.1}], ids=str)
+@pytest.mark.parametrize(("forward", "backward"), [(1, 2), (2, 1), (2, 3)])
+def test_the_number_of_threads_may_change_before_the_backward_pass(forward, backward, options):
+    """It belongs to a thread of the program, so the backward pass of another one has another."""
+    torch.manual_seed(0)
+    layer = gw.LSTM(24, 40, **options).eval()
+    x = torch.randn(50, 8, 24, requires_grad=True)
+    lengths = torch.tensor([50, 3, 40, 7, 20, 50, 11, 30])
+
+    def gradients(first, then):
+        torch.set_num_threads(first)
+        output, _ = layer(x, lengths=lengths)
+        torch.set_num_threads(then)
+        loss = (output * torch.arange(8.0)[:, None]).sum()
+        return torch.autograd.grad(loss, [x, *layer.parameters()])
+
+    before = torch.get_num_threads()
+    try:
+        expected = gradients(1, 1)
+        found = gradients(forward, backward)
+    finally:
+        torch.set_num_threads(before)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
+
+
 @pytest.mark.parametrize("count", [3, 7])
 def test_more_threads_than_cores_or_rows(count):
     before = torch.get_num_threads()
