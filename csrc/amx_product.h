@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "memory.h"
 #include "packed.h"
 #include "rows.h"
 
@@ -117,10 +118,7 @@ struct Edge {
 template <class Rows>
 void product(int64_t rows, const Rows& a, int64_t k, const bf16* b, int parts, int64_t first, int64_t last, bool far,
              Block<const float> c0, Block<float> c) {
-    struct Factors {
-        alignas(64) bf16 numbers[2 * row_block * k_block];
-    };
-    thread_local Factors factors;
+    bf16* const factors = scratch<bf16, 2 * row_block * k_block>();
     AmxScope::configure();
     Edge edge;
     Args t;
@@ -133,7 +131,7 @@ void product(int64_t rows, const Rows& a, int64_t k, const bf16* b, int parts, i
         const int64_t panels_at_once = high_tiles == 1 ? most_panels : 2;
         for (int64_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
             const int64_t length = std::min(k_block, k - k0);
-            lay_out(factors.numbers, t.a_part, parts, a, top, high, k0, length);
+            lay_out(factors, t.a_part, parts, a, top, high, k0, length);
             t.tiles = packed_length<bf16>(length) / tile_k;
             const Block<const float> from = k0 == 0 ? c0 : Block<const float>{c.base, c.stride};
             for (int64_t p = first; p < last; p += panels_at_once) {
@@ -147,7 +145,7 @@ void product(int64_t rows, const Rows& a, int64_t k, const bf16* b, int parts, i
                     const int64_t last_tile = tile + deep - 1, edge_rows = high - last_tile * tile_rows;
                     for (int r = 0; r < deep; ++r) {
                         const int64_t row = top + (tile + r) * tile_rows;
-                        t.a[r] = factors.numbers + (tile + r) * t.tiles * tile_numbers;
+                        t.a[r] = factors + (tile + r) * t.tiles * tile_numbers;
                         t.c0[r] = from.base + row * from.stride + p * tile_columns;
                         t.c[r] = c.base + row * c.stride + p * tile_columns;
                         t.c0_stride[r] = from.stride;

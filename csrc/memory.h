@@ -88,6 +88,24 @@ private:
     int frames_ = 0;
 };
 
+// Memory of a thread for the rows of one product, which are laid out side by side. All products share it: none runs within
+// another one of the same thread.
+inline constexpr size_t scratch_bytes = 96 * 256 * sizeof(double);
+
+inline char* scratch_of_thread() {
+    struct Scratch {
+        alignas(alignment) char bytes[scratch_bytes];
+    };
+    thread_local Scratch mine;
+    return mine.bytes;
+}
+
+template <class T, size_t count>
+T* scratch() {
+    static_assert(count * sizeof(T) <= scratch_bytes);
+    return reinterpret_cast<T*>(scratch_of_thread());
+}
+
 // Places arrays one after the other in a block. With a null block it only counts the bytes.
 class Carver {
 public:

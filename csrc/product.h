@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "amx_product.h"
+#include "memory.h"
 #include "packed.h"
 #include "rows.h"
 #include "vec.h"
@@ -136,11 +137,6 @@ inline constexpr auto tiles = tile_table<P>(std::make_integer_sequence<int, tile
 // The number of rows that are multiplied with all panels before the next rows.
 inline constexpr int64_t row_block = 96;
 
-template <class P>
-struct Gather {
-    alignas(64) P rows[row_block * k_block];
-};
-
 // Rows at distances that are a multiple of half a page would evict each other from the first-level cache.
 template <class Rows>
 bool apart_by_half_pages(const Rows& a, int64_t rows) {
@@ -185,7 +181,7 @@ void product(int64_t rows, const Rows& a, int64_t k, const P* b, int parts, int6
         if (rows >= least_tile_rows || parts > 1) return amx::product(rows, a, k, b, parts, first, last, far, c0, c);
 #endif
     constexpr bool as_it_lies = std::is_same_v<decltype(a(0)), const P*> && G == 1;
-    thread_local Gather<P> gather;
+    P* const side_by_side = scratch<P, row_block * k_block>();
     const bool gathered = !as_it_lies || apart_by_half_pages(a, rows);
     TileArgs<P> t;
     t.panel_stride = packed_length<P>(k) * V;
@@ -197,17 +193,17 @@ void product(int64_t rows, const Rows& a, int64_t k, const P* b, int parts, int6
             t.groups[0] = packed_length<P>(length) / G;
             const Block<const compute<P>> from = k0 == 0 ? c0 : Block<const compute<P>>{c.base, c.stride};
             for (int64_t r = 0; gathered && r < high; ++r) {
-                copy_row(gather.rows + r * k_block, a(top + r) + k0, length);
-                std::fill(gather.rows + r * k_block + length, gather.rows + r * k_block + t.groups[0] * G, P{});
+                copy_row(side_by_side + r * k_block, a(top + r) + k0, length);
+                std::fill(side_by_side + r * k_block + length, side_by_side + r * k_block + t.groups[0] * G, P{});
             }
             for (int64_t p = first; p < last; p += 2) {
                 t.b = b + p * t.panel_stride + k0 * V;
                 tiles_of_panels<P>(t, top, high, p + 1 < last ? 2 : 1, {from.base + p * V, from.stride}, {c.base + p * V, c.stride}, far,
                                    [&](int64_t row, int64_t r, TileArgs<P>& t) {
                                        if constexpr (as_it_lies)
-                                           t.a[0][r] = gathered ? gather.rows + row * k_block : a(top + row) + k0;
+                                           t.a[0][r] = gathered ? side_by_side + row * k_block : a(top + row) + k0;
                                        else
-                                           t.a[0][r] = gather.rows + row * k_block;
+                                           t.a[0][r] = side_by_side + row * k_block;
                                    });
             }
         }
