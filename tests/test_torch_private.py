@@ -100,6 +100,27 @@ def test_a_batched_tensor_and_the_one_that_it_wraps():
     assert not torch_private.is_func_tensor(torch.ones(2))
 
 
+def test_apply_without_its_preparation():
+    seen = []
+
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, other):
+            seen.append(other)
+            return None if other is None else x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return 2 * grad, None
+
+    apply, x = torch_private.direct_apply(Twice), torch.ones(2, requires_grad=True)
+    assert apply is not Twice.apply
+    apply(x, "other").sum().backward()
+    assert x.grad.tolist() == [2, 2]
+    assert apply(x, None) is None
+    assert seen == ["other", None]
+
+
 def test_a_gradient_that_is_many_or_that_has_no_memory():
     found = []
 

@@ -250,20 +250,35 @@ class KnownOutput(Protocol):
 
 
 class Network(Protocol):
-    """All stacked layers and directions of a layer in one call, without gradients.
+    """All stacked layers and directions of a layer in one call, without gradients; and with gradients, if there is
+    one layer in one direction.
 
     Attributes:
         dtype: the dtype of the input, the states and the weights.
+        cell: the cell, or None if there are several layers or directions.
+        names: of each parameter, in the order of ``weights`` of ``WholeNetworks.network``; None for one that
+            the layer lacks.
         run: a function of these arguments, in order: the input, T×B×I, or B×T×I if batch first; the
             initial state, a tuple of states, or None; the parameters by name; whether it is batch first;
             the number of threads; the address of the lengths (int64), or 0; for a layer with one
             direction, the address of the resets (booleans in the layout of the input) and their two
             strides, or None. It returns the output, in the layout of the input, and the final state or
             states. It returns None if the network cannot use the input, a state, a weight or a length.
+        run_saving: a function of a tuple of tensors, whether the input is batch first, and the number of threads.
+            The tensors are the input, all initial states or none, and the parameters that the layer has. It
+            returns the output, each final state and the saved activations; or None as ``run`` does.
+        gradients: a function of the same tuple with the saved activations at its end, whether the input is batch
+            first, the gradients of the output and of the final states (None for some), and whether the gradient
+            of each of the tensors is wanted. It returns these gradients, None if not wanted; or None in place
+            of all, if a given gradient is not a plain array in memory.
     """
 
     dtype: torch.dtype
+    cell: Cell | None
+    names: Sequence[str | None]
     run: Callable[..., Any]
+    run_saving: Callable[..., Any]
+    gradients: Callable[..., Any]
 
 
 class WholeNetworks(Protocol):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from gatewise.backends import reference
-from gatewise.backends.contract import Masks, Spec, Weights
+from gatewise.backends.contract import Masks, Network, Spec, Weights
 from gatewise.backends.engine import Arguments
-from gatewise.backends.torch_private import is_batched_or_zero
+from gatewise.backends.torch_private import direct_apply, is_batched_or_zero
 from gatewise.cells.language import Cell
 
 
@@ -45,6 +45,81 @@ class Run(torch.autograd.Function):
             plain = [None if g is None else g.resolve_neg() for g in grads]
             found = ctx.engine.backward(given, activations, plain, wanted)
         return None, None, *found
+
+
+class RunNetwork(torch.autograd.Function):
+    """The differentiable call of a network of one layer in one direction.
+
+    Its result is None if the network cannot use one of the tensors. Then nothing is recorded."""
+
+    @staticmethod
+    def forward(ctx: Any, network: Network, batch_first: bool, *tensors: Tensor | None) -> Any:
+        """``tensors``: see ``Network.run_saving``."""
+        found = network.run_saving(tensors, batch_first, torch.get_num_threads())
+        if found is None:
+            return None
+        ctx.save_for_backward(*tensors, found[-1])
+        ctx.network, ctx.batch_first = network, batch_first
+        ctx.set_materialize_grads(False)
+        return found[:-1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        network, batch_first, saved = ctx.network, ctx.batch_first, ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        found = None
+        if not torch.is_grad_enabled():  # else create_graph
+            found = network.gradients(saved, batch_first, grads, wanted)
+        if found is None:
+            found = _of_network_by_reference(network, batch_first, saved[:-1], grads, wanted)
+        return None, None, *found
+
+
+run_network = direct_apply(RunNetwork)
+
+
+def _of_network_by_reference(
+    network: Network,
+    batch_first: bool,
+    tensors: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of the tensors that the network was given, which can be differentiated again."""
+    assert network.cell is not None
+    count = sum(name is not None for name in network.names)
+    x, *states = tensors[:-count]
+    of_weights = iter(zip(tensors[-count:], wanted[-count:], strict=True))
+    absent = None, False
+    weights = [absent if name is None else next(of_weights) for name in network.names]
+
+    def turned(tensor: Tensor) -> Tensor:
+        return tensor.transpose(0, 1) if batch_first else tensor
+
+    x = turned(x)
+    output, *final = grads
+    plain = [None if output is None else turned(output), *(g if g is None else g[0] for g in final)]
+    listed = [weight for weight, _ in weights]
+    if states:
+        before = [state[0] for state in states]
+    else:
+        of = Weights.from_list(listed, network.cell)
+        before = _zero_states(network.cell, x, of)
+    given = arguments_of(network.cell, False, [x, *before, *listed], Masks())
+    wants = [wanted[0], *(wanted[1 : 1 + len(states)] or [False] * len(before))]
+    found = gradients_of(_by_reference, given, plain, [*wants, *(want for _, want in weights)])
+    first = 1 + len(before)
+    of_x, of_states = found[0], [None if g is None else g[None] for g in found[1:first]]
+    those_given = [
+        g for g, name in zip(found[first:], network.names, strict=True) if name is not None
+    ]
+    return [None if of_x is None else turned(of_x), *of_states[: len(states)], *those_given]
+
+
+def _zero_states(cell: Cell, x: Tensor, weights: Weights) -> list[Tensor]:
+    given = Arguments(cell, False, x, (), weights, Masks())
+    widths = (given.proj_size or given.hidden_size, *[given.hidden_size] * (len(cell.state) - 1))
+    return [x.new_zeros(x.shape[1], width) for width in widths]
 
 
 def batched(grads: Sequence[Tensor | None]) -> bool:

@@ -54,6 +54,12 @@ def watched() -> bool:
     )
 
 
+def direct_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply`` without its preparation for torch.func, which takes two microseconds: it must not be called
+    while a transform is active. The function must not have ``setup_context``."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+
 def public_fp32_precision(backend: str, operation: str) -> str:
     """``fp32_precision`` as torch makes it public, for a torch without the function below."""
     precision: str = getattr(getattr(torch.backends, backend), operation).fp32_precision

@@ -1,4 +1,4 @@
-"""The short way of a call: a backend runs all layers and directions in one call, without gradients."""
+"""The short way of a call: a backend runs all layers and directions in one call; with gradients, one layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Network, in_double, in_memory
+from gatewise.backends.contract import Network, differentiated, in_double, in_memory
+from gatewise.backends.gradient import run_network
 from gatewise.backends.registry import choose, load
 from gatewise.backends.torch_private import watched
 from gatewise.nn.config import LayerConfig
@@ -22,7 +23,7 @@ _threads = torch.get_num_threads
 
 
 class OneCall:
-    """Runs a layer's call without gradients in one call of a backend.
+    """Runs a layer's call in one call of a backend, and its backward pass in another.
 
     The checks are few, because they take a good part of the time of a call with one step.
 
@@ -32,6 +33,7 @@ class OneCall:
 
     def __init__(self, config: LayerConfig) -> None:
         self._config, self._backend = config, ""
+        self._names: list[str] = []  # of the parameters that the layer has, in the network's order
         self.network: Network | None = None
 
     def run(
@@ -50,13 +52,9 @@ class OneCall:
             backend: "auto", or the name of a backend.
             parameters: the layer's parameters by name.
         """
-        if not isinstance(input, Tensor) or watched():
+        network = self._usable(backend, parameters, input)
+        if network is None or not isinstance(input, Tensor):
             return None
-        network = self.network
-        if network is None or network.dtype is not input.dtype or backend != self._backend:
-            network = self._make(backend, parameters, input)
-            if network is None:
-                return None
         threads = _threads()
         if lengths is None and reset is None:
             return network.run(input, hx, parameters, batch_first, threads)
@@ -67,6 +65,31 @@ class OneCall:
             0 if lengths is None else lengths.data_ptr(),  # type: ignore[union-attr]
             None if reset is None else (reset.data_ptr(), *reset.stride()),
         )
+
+    def run_with_gradient(
+        self,
+        backend: str,
+        parameters: Mapping[str, Tensor | None],
+        input: object,
+        hx: State | None,
+        batch_first: bool,
+    ) -> Any:
+        """As ``run``, while gradients are recorded. Several layers or directions take the longer way."""
+        network = self._usable(backend, parameters, input)
+        if network is None or network.cell is None:
+            return None
+        weights = [parameters.get(name) for name in self._names]
+        given: Any = (input, *_listed(hx))
+        # autograd reads the sizes of what it is given before the network does
+        if not in_memory((*given, *weights)) or any(t is None or t.is_nested for t in given):
+            return None
+        if not (differentiated(weights) or differentiated(given)):
+            return self.run(backend, parameters, input, hx, None, None, batch_first)
+        found = run_network(network, batch_first, *given, *weights)
+        if found is None:
+            return None
+        output, *final = found
+        return output, tuple(final) if len(final) > 1 else final[0]
 
     def run_step(
         self,
@@ -93,6 +116,17 @@ class OneCall:
         if isinstance(after, Tensor):
             return after.squeeze_(0)
         return tuple(s.squeeze_(0) for s in after)
+
+    def _usable(
+        self, backend: str, parameters: Mapping[str, Tensor | None], input: object
+    ) -> Network | None:
+        """The network for the input; None if the call must take the longer way."""
+        if not isinstance(input, Tensor) or watched():
+            return None
+        network = self.network
+        if network is None or network.dtype is not input.dtype or backend != self._backend:
+            return self._make(backend, parameters, input)
+        return network
 
     def _make(
         self, backend: str, parameters: Mapping[str, Tensor | None], input: Tensor
@@ -134,7 +168,17 @@ class OneCall:
             config.bidirectional,
         )
         self.network, self._backend = make(config.cell, sizes, weights, input.dtype), backend
+        self._names = [name for name, _ in weights if name is not None]
         return self.network
+
+
+def _listed(hx: State | None) -> tuple[Any, ...]:
+    """The states of ``hx``."""
+    if hx is None:
+        return ()
+    if not isinstance(hx, tuple):
+        return (hx,)
+    return hx or (None,)  # an empty tuple is no state, and not the default
 
 
 def _are_readable(

@@ -23,7 +23,8 @@ from gatewise.emit.steps import layout
 
 # As enum Storage in csrc/kernels.h.
 STORAGES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-_COMPUTED_IN = {
+# The dtype of the computation and of the saved activations.
+COMPUTED_IN = {
     torch.float32: torch.float32,
     torch.float64: torch.float64,
     torch.bfloat16: torch.float32,
@@ -31,9 +32,6 @@ _COMPUTED_IN = {
 
 
 DTYPES = tuple(STORAGES)
-# From this number of saved activations on, memory that the core keeps is faster than new memory, whose pages
-# the operating system must map first.
-_WORTH_KEEPING = 1 << 18
 # A contiguous tensor of another's shape, dtype and device. This takes half the time of Tensor.new_empty.
 _empty = partial(torch.empty_like, memory_format=torch.contiguous_format)
 _zeros = partial(torch.zeros_like, memory_format=torch.contiguous_format)
@@ -145,16 +143,14 @@ def activations_like(given: Arguments) -> Tensor:
     kind = address(given.cell), given.x.dtype
     per_row, fixed = _activation_sizes(*kind, *sizes, there, given.masks.recurrent is not None)
     count = (steps + 1) * batch * per_row + fixed
-    return given.x.new_empty(count, dtype=_COMPUTED_IN[given.x.dtype])
+    return given.x.new_empty(count, dtype=COMPUTED_IN[given.x.dtype])
 
 
 def _kept_activations(call: _Call) -> Any:
     """An uninitialised tensor for the saved activations. A large one is in memory that the core reuses."""
     x, (per_row, fixed) = call.x, call.native.activations_size()
-    count, dtype = (x.shape[0] + 1) * x.shape[1] * per_row + fixed, _COMPUTED_IN[x.dtype]
-    if count < _WORTH_KEEPING:
-        return x.new_empty(count, dtype=dtype)
-    return core().activations(count, dtype == torch.float64)
+    count, dtype = (x.shape[0] + 1) * x.shape[1] * per_row + fixed, COMPUTED_IN[x.dtype]
+    return core().activations(x, count, dtype, dtype == torch.float64)
 
 
 @lru_cache(maxsize=1024)
@@ -239,7 +235,7 @@ def traced(
     """
     x, cell, lengths = given.x, given.cell, given.masks.lengths
     (steps, batch, _), units = x.shape, given.hidden_size
-    dtype = _COMPUTED_IN[x.dtype]
+    dtype = COMPUTED_IN[x.dtype]
     lanes = core().vector_bytes() // dtype.itemsize
     padded = -(-units // lanes) * lanes
     make = torch.empty if lengths is None else torch.zeros
@@ -259,12 +255,11 @@ def traced(
 
 
 @cache
-def _gradient_of_weights(cell: Cell) -> Callable[..., Tensor]:
-    """The function that makes the tensor for a weight's gradient: ``_empty``, or ``_zeros`` if the cell does
-    not use every part of every gate, because the core does not write the rows of unused parts."""
+def uses_every_part(cell: Cell) -> bool:
+    """Whether the cell uses both parts of every gate. The core does not write the rows of unused parts in the
+    gradients of weights."""
     plan = layout(cell)
-    whole = plan.from_input == plan.from_state == len(cell.gates)
-    return _empty if whole else _zeros
+    return plan.from_input == plan.from_state == len(cell.gates)
 
 
 def backward(
@@ -318,8 +313,8 @@ def _backward(
     if kept[0] is not None:
         call.grad_output(_steps(kept[0]))
     call.grad_final([(0, 0) if g is None else _rows(g) for g in kept[1:]])
-    first = 1 + len(given.state)
-    of_weights, tensors = _gradient_of_weights(given.cell), given.tensors()
+    first, tensors = 1 + len(given.state), given.tensors()
+    of_weights = _empty if uses_every_part(given.cell) else _zeros
     makes = [_empty] * first + [of_weights] * (len(tensors) - first)
     results = [
         make(t) if want and t is not None else None

@@ -1,4 +1,4 @@
-"""All stacked layers and directions in one call of the core, without gradients.
+"""All stacked layers and directions in one call of the core; with gradients, one layer in one direction.
 
 In the core, one step of a small layer takes a few microseconds. To keep the whole call short, the core itself
 checks the input and the weights.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gatewise.backends.contract import PLAIN
-from gatewise.backends.native.calls import STORAGES
+from gatewise.backends.native.calls import COMPUTED_IN, STORAGES, uses_every_part
 from gatewise.backends.native.cells import address
 from gatewise.backends.native.factors import allowed
 from gatewise.backends.native.library import core
@@ -35,9 +35,14 @@ class Network:
         rounds = dtype == torch.float32 and core().tiles()
         native = core().Network(
             *(address(cell), STORAGES[dtype], *sizes, names, shapes, dtype, list(PLAIN)),
-            allowed if rounds else None,
+            *(allowed if rounds else None, COMPUTED_IN[dtype], uses_every_part(cell)),
         )
+        *_, layers, both_ways = sizes
+        self.cell = cell if layers == 1 and not both_ways else None
+        self.names = names
         self.run: Callable[..., Any] = native.run
+        self.run_saving: Callable[..., Any] = native.run_saving
+        self.gradients: Callable[..., Any] = native.gradients
 
     def __reduce__(self) -> Any:
         return Network, self._made_of  # a copied or unpickled module makes a new network
