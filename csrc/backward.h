@@ -69,20 +69,42 @@ public:
     }
 
 private:
+    // Weights in row order: a pointer to each row, and the packed matrix or null.
+    struct Matrix {
+        const S* const* rows;
+        const P* packed;
+        int parts;
+        int64_t k, column, n;  // the matrix is columns [column, column + n) of k rows
+
+        template <class Rows>
+        void multiply(int64_t count, const Rows& a, int64_t first_panel, int64_t last_panel, Block<const T> start, Block<T> to) const {
+            if (packed)
+                product<P>(count, a, k, packed, parts, first_panel, last_panel, start, to);
+            else
+                product_straight_unpacked<T>(count, a, k, rows, column, n, first_panel, last_panel, start, to);
+        }
+    };
+
+    Matrix matrix(const S* const* rows, int64_t k, int64_t column, int64_t n) {
+        const bool packed = plan.by_units || !is_short(p);
+        return {rows, packed ? pack_straight<P>(rows, k, parts, column, n, threads, arena) : nullptr, parts, k, column, n};
+    }
+
     void pack(Arena& arena) {
         const int first = cell.accumulators - cell.from_state;
         const S** rows = accumulator_rows<S>(p, size.units, first, cell.from_state, p.weights.recurrent, p.recurrent_size(), arena);
-        for (int k = 0; k < cell.feedbacks; ++k)
-            recurrent[k] = pack_straight<P>(rows, size.first_stage(), parts, p.recurrent_column(k), p.state_size(cell.feedback[k]), threads, arena);
-        if (cell.second_stage) second_stage = pack_straight<P>(rows + size.first_stage(), size.second_stage, parts, 0, p.units, threads, arena);
+        for (int k = 0; k < cell.states; ++k) wants_state |= p.grad_state[k].base != nullptr;
+        for (int k = 0; k < cell.feedbacks && (wants_state || p.steps > 1); ++k)
+            recurrent[k] = matrix(rows, size.first_stage(), p.recurrent_column(k), p.state_size(cell.feedback[k]));
+        if (cell.second_stage) second_stage = matrix(rows + size.first_stage(), size.second_stage, 0, p.units);
         if (p.grad_x.base) {
             rows = accumulator_rows<S>(p, size.units, 0, cell.from_input, p.weights.input, p.inputs, arena);
-            input = pack_straight<P>(rows, size.from_input, parts, 0, p.inputs, threads, arena);
+            input = matrix(rows, size.from_input, 0, p.inputs);
         }
         if (p.projection) {
             rows = arena.take<const S*>(p.projection);
             for (int64_t r = 0; r < p.projection; ++r) rows[r] = static_cast<const S*>(p.weights.projection) + r * p.units;
-            projection = pack_straight<P>(rows, p.projection, parts, 0, p.units, threads, arena);
+            projection = matrix(rows, p.projection, 0, p.units);
         }
         for (int k = 0; k < cell.params; ++k) {
             params[k] = arena.take<T>(size.units);
@@ -124,7 +146,7 @@ private:
                 const int64_t t = time(done), rows = running(b.plan, share, t);
                 const int64_t later = done + 1 == p.steps ? 0 : running(b.plan, share, time(done + 1));
                 for (int64_t r = later; r < rows; ++r) begin(share.first + r);
-                if (!step(t, rows)) return;
+                if (!step(t, rows, done == 0)) return;
                 const int64_t earlier = done == 0 ? 0 : running(b.plan, share, time(done - 1));
                 for (int64_t r = earlier; r < rows; ++r) end(share.first + r);
             }
@@ -146,14 +168,15 @@ private:
             return {std::min(own.first, n), std::min(own.last, n)};
         }
 
-        // Returns false where the team is dissolved and this is not its first member.
-        bool step(int64_t t, int64_t rows) {
+        // Returns false where the team is dissolved and this is not its first member. first: whether no step came before it.
+        bool step(int64_t t, int64_t rows, bool first) {
             add_given_gradients(t, rows);
             hold_old(t, rows);
             if (p.projection) project_back(t, rows);
             step_back(t, rows);
             add_bias_gradients(t, rows);
             if (b.layer_norm) normalise_backward(t, rows);
+            if (first && !b.wants_state) return true;
             if (together && !team.meet(member)) {  // the first member continues with all units
                 together = false;
                 own = {0, size.units};
@@ -229,8 +252,8 @@ private:
         void project_back(int64_t t, int64_t rows) {
             T* projected = b.projected + kept_row(t) * size.output;
             for (int64_t r = 0; r < rows; ++r) std::copy_n(carried(0, share.first + r), size.output, projected + r * size.output);
-            product<P>(rows, Strided<T>{projected, size.output}, p.projection, b.projection, b.parts, 0, size.units / V, {b.zeros, 0},
-                       {b.unprojected + share.first * size.units, size.units});
+            b.projection.multiply(rows, Strided<T>{projected, size.output}, 0, size.units / V, {b.zeros, 0},
+                                  {b.unprojected + share.first * size.units, size.units});
         }
 
         void step_back(int64_t t, int64_t rows) {
@@ -271,7 +294,7 @@ private:
         const T* through_second_stage(const BackwardArgs<T>& args) {
             T* to = b.second_stage_gradient + share.first * size.units;
             const Strided<T> a{args.pre_activations + size.pre_activations - size.second_stage, size.pre_activations};
-            product<P>(args.rows, a, size.second_stage, b.second_stage, b.parts, 0, size.units / V, {b.zeros, 0}, {to, size.units});
+            b.second_stage.multiply(args.rows, a, 0, size.units / V, {b.zeros, 0}, {to, size.units});
             for (int64_t r = 0; p.recurrent_factor.base && r < args.rows; ++r)
                 update_row<T>(to + r * size.units, p.units, [](auto x, auto factor) { return x * factor; },
                               static_cast<const S*>(p.recurrent_factor.base) + b.plan.order[share.first + r] * p.recurrent_factor.row);
@@ -301,10 +324,10 @@ private:
                 const int64_t first = together ? own.first / V : 0, last = together ? own.last / V : stride / V;
                 T* to = carried(k, share.first);
                 if (p.recurrent_factor.base == nullptr) {
-                    product<P>(rows, a, size.first_stage(), b.recurrent[f], b.parts, first, last, {to, stride}, {to, stride});
+                    b.recurrent[f].multiply(rows, a, first, last, {to, stride}, {to, stride});
                 } else {
                     T* through = b.through + share.first * std::max(size.output, size.units);
-                    product<P>(rows, a, size.first_stage(), b.recurrent[f], b.parts, first, last, {b.zeros, 0}, {through, stride});
+                    b.recurrent[f].multiply(rows, a, first, last, {b.zeros, 0}, {through, stride});
                     const Units units = within(p.state_size(k));
                     const S* factors = static_cast<const S*>(p.recurrent_factor.base) + p.recurrent_column(f);
                     for (int64_t r = 0; r < rows; ++r) {
@@ -423,7 +446,7 @@ private:
             T* start = mine.take<T>(size.inputs);
             std::fill_n(start, size.inputs, T(0));
             for (int64_t k = 0; k < n; ++k) rows[k] = from_input(steps[first + k].t * p.batch + steps[first + k].row).base;
-            product<P>(n, Gathered<T>{rows}, size.from_input, input, parts, 0, size.inputs / V, {start, 0}, {to, size.inputs});
+            input.multiply(n, Gathered<T>{rows}, 0, size.inputs / V, {start, 0}, {to, size.inputs});
             for (int64_t k = 0; k < n; ++k) copy_row(x_row(p.grad_x, steps[first + k]), to + k * size.inputs, p.inputs);
         });
         for (int64_t row = 0; row < p.batch; ++row)
@@ -634,7 +657,8 @@ private:
     T *totals, *pre_activations, *raw_input = nullptr, *raw_state = nullptr, *projected = nullptr, *unprojected = nullptr, *through = nullptr, *second_stage_gradient = nullptr, *zeros;
     T *carried[max_states], *held[max_states], *params[max_params], *param_gradients[max_params];
     T *norm_weight_input = nullptr, *norm_weight_recurrent = nullptr;
-    const P *recurrent[max_states], *second_stage = nullptr, *input = nullptr, *projection = nullptr;
+    bool wants_state = false;  // whether the gradient of an initial state is wanted
+    Matrix recurrent[max_states], second_stage, input, projection;
     Step* steps;
     int64_t count;
 };

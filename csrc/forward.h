@@ -18,9 +18,6 @@ inline constexpr double norm_epsilon = 1e-5;
 // The number of input rows, of any steps, that are multiplied at once, roughly.
 inline constexpr int64_t rows_at_once = 48;
 
-// A run with at most this many rows in all does not pack its weights.
-inline constexpr int64_t unpacked_rows = 2;
-
 // The number of parts of each packed number.
 template <class P>
 int packed_parts(const Problem& p) {
@@ -45,7 +42,7 @@ public:
         const int threads = useful_threads(p);
         const int first = cell.accumulators - cell.from_state;
         fused = both_at_once();
-        const bool packed = !fused && (many_runs || plan.by_units || p.steps * p.batch > unpacked_rows);
+        const bool packed = !fused && (many_runs || plan.by_units || !is_short(p));
         const auto matrix = [&](const S** rows, int64_t columns, int64_t k) {
             return Matrix{rows, packed ? pack_transposed<P>(rows, columns, k, parts, threads, arena) : nullptr, parts, k};
         };

@@ -23,18 +23,19 @@ auto by_compute_type(Storage storage, const F& f) {
 #endif
 }
 
-// From this number of rows on, three products on tiles are faster than one of floats: by count of the cycles, see
+// From this number of rows of each thread on, three products on tiles are faster than one of floats: by count of the cycles, see
 // benchmarks/NOTES.md, and not by measurement.
 constexpr int64_t least_rows_of_parts = 8;
 
-// Whether products of floats are on matrix tiles.
-[[maybe_unused]] bool on_tiles(const Problem& p) {
-    return p.factors == Factors::bf16 || (p.factors == Factors::bf16_parts && p.batch >= least_rows_of_parts);
+// Whether products of floats are on matrix tiles. Weights that are not packed are read as they lie.
+[[maybe_unused]] bool on_tiles(const Problem& p, bool many_runs) {
+    if (is_short(p) && !many_runs) return false;
+    return p.factors == Factors::bf16 || (p.factors == Factors::bf16_parts && rows_of_share(p) >= least_rows_of_parts);
 }
 
-// f(a number of the type that is stored, one of the packed type)
+// f(a number of the type that is stored, one of the packed type). many_runs: whether its weights are packed for many runs.
 template <class F>
-auto by_types(const Problem& p, Storage storage, const F& f) {
+auto by_types(const Problem& p, Storage storage, const F& f, [[maybe_unused]] bool many_runs = false) {
     switch (storage) {
         case Storage::f64: return f(double(), double());
         case Storage::bf16:
@@ -46,7 +47,7 @@ auto by_types(const Problem& p, Storage storage, const F& f) {
                 return f(bf16(), float());
         default:
             if constexpr (GW_AMX)
-                if (on_tiles(p)) return f(float(), bf16());
+                if (on_tiles(p, many_runs)) return f(float(), bf16());
             return f(float(), float());
     }
 }
@@ -111,7 +112,7 @@ struct StreamOf : Stream {
 };
 
 void* open_stream(const Problem& p, Storage storage) {
-    return by_types(p, storage, [&](auto stored, auto packed) -> Stream* { return new StreamOf<decltype(stored), decltype(packed)>(p); });
+    return by_types(p, storage, [&](auto stored, auto packed) -> Stream* { return new StreamOf<decltype(stored), decltype(packed)>(p); }, true);
 }
 
 void step_stream(void* stream, const void* x, void* output) { static_cast<Stream*>(stream)->step(x, output); }

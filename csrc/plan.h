@@ -11,6 +11,10 @@
 
 namespace gw {
 
+// Whether a run is so short that packing its weights takes longer than reading them as they lie: one sequence of few
+// steps, or two of one step. With more sequences each weight that is read serves several rows only if it is packed.
+inline bool is_short(const Problem& p) { return p.batch == 1 ? p.steps <= 4 : p.steps * p.batch <= 2; }
+
 struct Share {
     int64_t first, last;  // rows, in the plan's order
 };
@@ -48,6 +52,12 @@ inline bool units_pay(const Problem& p, int threads) {
 inline void divide(Plan& plan, const Problem& p, int threads) {
     plan.count = plan.by_units ? 1 : int(std::clamp<int64_t>(p.batch, 1, threads));
     for (int s = 0; s < plan.count; ++s) plan.shares[s] = {p.batch * s / plan.count, p.batch * (s + 1) / plan.count};
+}
+
+// The fewest rows of a share.
+inline int64_t rows_of_share(const Problem& p) {
+    const int threads = useful_threads(p);
+    return units_pay(p, threads) ? p.batch : p.batch / std::clamp<int64_t>(p.batch, 1, threads);
 }
 
 inline Plan make_plan(const Problem& p, Arena& arena) {

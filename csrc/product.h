@@ -278,4 +278,66 @@ void product_unpacked(int64_t rows, const Rows& a, int64_t k, const S* const* we
         }
 }
 
+// Rows [top, top + rows) of the product below, one or two.
+template <int rows, class T, class S, class Rows>
+void rows_straight_unpacked(int64_t top, const Rows& a, int64_t k, const S* const* weights, int64_t column, int64_t n,
+                            int64_t first, int64_t last, Block<const T> c0, Block<T> c) {
+    constexpr int V = width<T>, at_once = 4, parts = 2 / rows;  // eight sums hide the latency of an addition
+    const T* x[rows];
+    for (int r = 0; r < rows; ++r) x[r] = a(top + r);
+    c0.base += top * c0.stride;
+    c.base += top * c.stride;
+    for (int64_t panel = first; panel < last; panel += at_once) {
+        const int vectors = int(std::min<int64_t>(at_once, last - panel));
+        const int64_t from = panel * V, left = std::min(n, last * V) - from;
+        vec<T> sum[parts][rows][at_once] = {};
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v) sum[0][r][v] = load(c0.base + r * c0.stride + from + v * V);
+        if (left >= at_once * V) {
+            int64_t j = 0;
+            for (; j + parts <= k; j += parts)
+#pragma GCC unroll 2
+                for (int part = 0; part < parts; ++part) {
+                    if (weights[j + part] == nullptr) continue;
+                    const S* w = weights[j + part] + column + from;
+#pragma GCC unroll 2
+                    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+                        for (int v = 0; v < at_once; ++v) sum[part][r][v] += splat(x[r][j + part]) * load(w + v * V);
+                }
+            for (; j < k; ++j) {
+                if (weights[j] == nullptr) continue;
+                for (int r = 0; r < rows; ++r)
+                    for (int v = 0; v < at_once; ++v) sum[0][r][v] += splat(x[r][j]) * load(weights[j] + column + from + v * V);
+            }
+        } else {
+            for (int64_t j = 0; j < k; ++j) {
+                if (weights[j] == nullptr) continue;
+                const S* w = weights[j] + column + from;
+                for (int64_t v = 0; v * V < left; ++v) {
+                    const vec<T> part = load(w + v * V, int(std::min<int64_t>(V, left - v * V)));
+                    for (int r = 0; r < rows; ++r) sum[0][r][v] += splat(x[r][j]) * part;
+                }
+            }
+        }
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v) {
+                vec<T> total = sum[0][r][v];
+                if constexpr (parts > 1) total += sum[1][r][v];
+                store(c.base + r * c.stride + from + v * V, total);
+            }
+    }
+}
+
+// C = C0 + A B with unpacked weights in row order, for so few rows that packing would take longer than the product. Row j of
+// B is the n numbers from weights[j] + column on; null is padding, whose factor may be any number. Only panels
+// [first, last) of C are computed.
+template <class T, class S, class Rows>
+void product_straight_unpacked(int64_t rows, const Rows& a, int64_t k, const S* const* weights, int64_t column, int64_t n,
+                               int64_t first, int64_t last, Block<const T> c0, Block<T> c) {
+    int64_t top = 0;
+    for (; top + 2 <= rows; top += 2) rows_straight_unpacked<2, T>(top, a, k, weights, column, n, first, last, c0, c);
+    if (top < rows) rows_straight_unpacked<1, T>(top, a, k, weights, column, n, first, last, c0, c);
+}
+
 }  // namespace gw

@@ -324,7 +324,7 @@ def test_a_layer_rounds_if_torch_allows_it(tiles):
             assert value.dtype == torch.float32
             assert 0 < (value - true).norm() / true.norm() < off, name
         said = gw.LSTM(9, 33).explain_backend(x)
-        assert ("bfloat16 parts, from 8 sequences on" in said, "round their factors" in said) == (
+        assert ("bfloat16 parts, where a thread has 8" in said, "round their factors" in said) == (
             name == "high",
             name == "medium",
         )
@@ -340,6 +340,48 @@ def test_parts_are_multiplied_from_8_sequences_on(batch, in_parts, tiles):
     torch.set_float32_matmul_precision("high")
     same = all(map(torch.equal, plain, layer_results(batch)))
     assert (same, tiles() > 0) == (not in_parts, in_parts)
+
+
+@standing_in
+@pytest.mark.parametrize(("batch", "in_parts"), [(8, False), (15, False), (16, True)])
+def test_parts_are_multiplied_from_8_sequences_of_each_thread_on(batch, in_parts, tiles):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        layer, x = gw.LSTM(64, 31).eval(), torch.randn(30, batch, 64)  # rows are shared, not units
+        torch.set_float32_matmul_precision("high")
+        with torch.no_grad():
+            layer(x)
+        assert (tiles() > 0) == in_parts
+    finally:
+        torch.set_num_threads(before)
+
+
+@standing_in
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["medium", "high"])
+@pytest.mark.parametrize(
+    ("steps", "batch", "rounds"), [(1, 1, False), (4, 1, False), (1, 2, False), (5, 1, True)]
+)
+def test_short_calls_round_nothing(steps, batch, rounds, name, tiles):
+    """As explain_backend says: without a gradient, with one, and in the backward pass."""
+    torch.manual_seed(0)
+    layer, x = gw.LSTM(9, 33), torch.randn(steps, batch, 9, requires_grad=True)
+
+    def results():
+        with torch.no_grad():
+            plain = layer(x)[0]
+        output = layer(x)[0]
+        return plain, output, *torch.autograd.grad(output.sum(), [x, *layer.parameters()])
+
+    exact = results()
+    torch.set_float32_matmul_precision(name)
+    assert all(map(torch.equal, exact, results())) == (not rounds or name == "high")
+    assert (tiles() > 0) == (rounds and name == "medium")
+    said = layer.explain_backend(x)
+    assert ("one sequence and up to 4 steps, or of two sequences and one step" in said) == (
+        name == "medium"
+    )
 
 
 @standing_in

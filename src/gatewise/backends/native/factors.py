@@ -16,10 +16,13 @@ from gatewise.backends.torch_private import fp32_precision
 # The values of enum Factors in csrc/problem.h, by torch's name of a precision. All other names mean 0.
 _ALLOWED = {"bf16": 1, "tf32": 2}
 _UNSET = "none"
+# Short calls read the weights as they lie: see is_short in csrc/plan.h.
+_SHORT = "but not in calls of one sequence and up to 4 steps, or of two sequences and one step"
 _TEXTS = (
     None,
-    "torch's settings let products of float32 numbers round their factors to bfloat16",
-    "torch's settings let products of float32 numbers be three products of bfloat16 parts, from 8 sequences on",
+    f"torch's settings let products of float32 numbers round their factors to bfloat16, {_SHORT}",
+    "torch's settings let products of float32 numbers be three products of bfloat16 parts, where a thread has 8 "
+    "sequences or more",
 )
 
 
