@@ -52,9 +52,18 @@ class OneCall:
             backend: "auto", or the name of a backend.
             parameters: the layer's parameters by name.
         """
-        network = self._usable(backend, parameters, input)
-        if network is None or not isinstance(input, Tensor):
+        if not isinstance(input, Tensor) or watched():
             return None
+        network = self.network
+        if network is None or network.dtype is not input.dtype or backend != self._backend:
+            network = self._make(backend, parameters, input)
+            if network is None:
+                return None
+        if torch.is_grad_enabled():
+            plain = lengths is None and reset is None
+            return (
+                self._differentiable(network, parameters, input, hx, batch_first) if plain else None
+            )
         threads = _threads()
         if lengths is None and reset is None:
             return network.run(input, hx, parameters, batch_first, threads)
@@ -66,17 +75,16 @@ class OneCall:
             None if reset is None else (reset.data_ptr(), *reset.stride()),
         )
 
-    def run_with_gradient(
+    def _differentiable(
         self,
-        backend: str,
+        network: Network,
         parameters: Mapping[str, Tensor | None],
-        input: object,
+        input: Tensor,
         hx: State | None,
         batch_first: bool,
     ) -> Any:
-        """As ``run``, while gradients are recorded. Several layers or directions take the longer way."""
-        network = self._usable(backend, parameters, input)
-        if network is None or network.cell is None:
+        """The result of a call that records gradients. Several layers or directions take the longer way."""
+        if network.cell is None:
             return None
         weights = [parameters.get(name) for name in self._names]
         given: Any = (input, *_listed(hx))
@@ -84,7 +92,7 @@ class OneCall:
         if not in_memory((*given, *weights)) or any(t is None or t.is_nested for t in given):
             return None
         if not (differentiated(weights) or differentiated(given)):
-            return self.run(backend, parameters, input, hx, None, None, batch_first)
+            return network.run(input, hx, parameters, batch_first, _threads())
         found = run_network(network, batch_first, *given, *weights)
         if found is None:
             return None
@@ -116,17 +124,6 @@ class OneCall:
         if isinstance(after, Tensor):
             return after.squeeze_(0)
         return tuple(s.squeeze_(0) for s in after)
-
-    def _usable(
-        self, backend: str, parameters: Mapping[str, Tensor | None], input: object
-    ) -> Network | None:
-        """The network for the input; None if the call must take the longer way."""
-        if not isinstance(input, Tensor) or watched():
-            return None
-        network = self.network
-        if network is None or network.dtype is not input.dtype or backend != self._backend:
-            return self._make(backend, parameters, input)
-        return network
 
     def _make(
         self, backend: str, parameters: Mapping[str, Tensor | None], input: Tensor

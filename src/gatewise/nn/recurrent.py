@@ -254,7 +254,6 @@ class Recurrent(RecurrentCore):
         """
         if not trace and self.runner is None:
             one_call = self._one_call
-            plain = lengths is None and reset is None
             if (
                 one_call is not None
                 and not any(self.zoneout)
@@ -262,14 +261,12 @@ class Recurrent(RecurrentCore):
                     self.training and (self.dropout or self.recurrent_dropout or self.weight_drop)
                 )
             ):
-                whole = None
-                of_all = self.backend, self._parameters, input, hx
-                if not torch.is_grad_enabled():
-                    whole = one_call.run(*of_all, lengths, reset, self.batch_first)
-                elif plain:
-                    whole = one_call.run_with_gradient(*of_all, self.batch_first)
+                whole = one_call.run(
+                    self.backend, self._parameters, input, hx, lengths, reset, self.batch_first
+                )
                 if whole is not None:
                     return whole
+            plain = lengths is None and reset is None
             if plain and recorded_by() == JIT and is_torchs(self):
                 return run_recorded(self, input, hx, self._initial_states)
         packed = input if isinstance(input, PackedSequence) else None
