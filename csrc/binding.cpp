@@ -226,8 +226,8 @@ NB_MODULE(_core, m) {
 
     nb::class_<Network>(m, "Network")
         .def(nb::init<uintptr_t, int, int64_t, int64_t, int64_t, int, bool, const std::vector<nb::object>&,
-                      const std::vector<nb::object>&, nb::object, const std::vector<nb::object>&, nb::object, nb::object, bool>(),
-             "cell"_a, "storage"_a, "inputs"_a, "units"_a, "projection"_a, "layers"_a, "both_ways"_a, "names"_a, "shapes"_a, "dtype"_a,
+                      const std::vector<nb::object>&, const std::vector<nb::object>&, nb::object, nb::object, bool>(),
+             "cell"_a, "storage"_a, "inputs"_a, "units"_a, "projection"_a, "layers"_a, "both_ways"_a, "names"_a, "shapes"_a,
              "plain"_a, "factors"_a.none(), "computed_in"_a, "every_part"_a)
         .def("run_saving", &Network::run_saving, "given"_a, "batch_first"_a, "threads"_a)
         .def("gradients", &Network::gradients, "saved"_a, "batch_first"_a, "grads"_a, "wanted"_a)

@@ -3,8 +3,10 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -19,18 +21,22 @@ namespace gw {
 
 // The layers and directions of one module through all steps; with gradients, one layer in one direction.
 class Network {
+    using Array = tensor::Array;
+    static constexpr nb::dlpack::dtype bfloat16{4, 16, 1};  // kDLBfloat
+
 public:
     // names and shapes: of the module's weights, for each layer and direction in the order of set_weights; None for
-    // a missing weight. plain: the tensor types that are plain arrays in memory. factors: a function that returns the
+    // a missing weight. plain: the tensor types that are plain arrays in memory, torch.Tensor first. factors: a function that returns the
     // Factors of a call now, or None. computed_in: the dtype of saved activations. every_part: whether the cell uses both
     // parts of every gate; the core does not write the gradients of unused parts.
     Network(uintptr_t cell, int storage, int64_t inputs, int64_t units, int64_t projection, int layers, bool both_ways,
-            const std::vector<nb::object>& names, const std::vector<nb::object>& shapes, nb::object dtype,
+            const std::vector<nb::object>& names, const std::vector<nb::object>& shapes,
             const std::vector<nb::object>& plain, nb::object factors, nb::object computed_in, bool every_part)
         : storage_(Storage(storage)), layers_(layers), directions_(both_ways ? 2 : 1), names_(names), shapes_(shapes),
-          dtype_(std::move(dtype)), plain_(plain), factors_(std::move(factors)), computed_in_(std::move(computed_in)),
-          every_part_(every_part), seen_(names.size()) {
+          plain_(plain), factors_(std::move(factors)), computed_in_(std::move(computed_in)), every_part_(every_part) {
+        tensor::exchange_by(plain_.front());
         for (const nb::object& name : names_) weights_ += !name.is_none();
+        for (const nb::object& shape : shapes_) sizes_.push_back(shape.is_none() ? std::vector<int64_t>() : nb::cast<std::vector<int64_t>>(shape));
         problem_.cell = pointer<const Cell>(cell);
         problem_.inputs = inputs;
         problem_.units = units;
@@ -102,11 +108,11 @@ public:
         Problem p = problem_;
         std::vector<nb::object> held;  // keeps alive what the run reads
         const Py_ssize_t given = Py_ssize_t(saved.size()) - 1, before = given - weights_;
-        const nb::object x = in_rows(saved[0], held);
-        const nb::object shape = tensor::attribute(x, ask.shape);
-        p.steps = tensor::number(shape, batch_first ? 1 : 0);
-        p.batch = tensor::number(shape, batch_first ? 0 : 1);
-        p.x = steps_of(x, batch_first);
+        nb::object x = saved[0];
+        const Array lies = in_rows(x, held);
+        p.steps = lies.shape[batch_first ? 1 : 0];
+        p.batch = lies.shape[batch_first ? 0 : 1];
+        p.x = steps_of(lies, batch_first);
         if (!set_gradients(p, batch_first, grads, held)) return nb::none();
         p.factors = factors_now(p);
         p.activations = tensor::data(saved[size_t(given)]);
@@ -119,7 +125,7 @@ public:
             PyList_SetItem(found.ptr(), k, gradient.release().ptr());  // replaces None
             return to;
         };
-        if (is_wanted(0)) p.grad_x = dense(put(0, tensor::call_with_shape(x, ask.new_empty, shape)), batch_first, p, p.inputs);
+        if (is_wanted(0)) p.grad_x = dense(put(0, tensor::call(x, ask.new_empty, lies.shape[0], lies.shape[1], p.inputs)), batch_first, p, p.inputs);
         for (int k = 0; k + 1 < before; ++k) {
             const int64_t width = p.state_size(k);
             if (is_wanted(1 + k)) p.grad_state[k] = {put(1 + k, tensor::call(x, ask.new_empty, 1, p.batch, width)), width};
@@ -129,7 +135,7 @@ public:
         for (size_t k = 0; k < names_.size(); ++k) {
             if (names_[k].is_none()) continue;
             nb::object weight = saved[size_t(at)];
-            if (!tensor::call(weight, ask.is_contiguous).is(Py_True)) held.push_back(weight = tensor::call(weight, ask.contiguous));
+            if (!tensor::is_dense(tensor::array_of(weight))) held.push_back(weight = tensor::call(weight, ask.contiguous));
             weights[k] = uintptr_t(tensor::data(weight));
             if (is_wanted(at)) of_weights[k] = uintptr_t(put(at, tensor::call_with_shape(weight, every_part_ ? ask.new_empty : ask.new_zeros, shapes_[k])));
             ++at;
@@ -163,7 +169,7 @@ private:
         p.factors = factors_now(p);
         if (!held.x_in_rows) {
             x = tensor::call(x, ask.contiguous);
-            p.x = steps_of(x, batch_first);
+            p.x = steps_of(tensor::array_of(x), batch_first);
         }
         const int states = p.cell->states;
         for (int k = 0; k < states; ++k) {
@@ -194,39 +200,32 @@ private:
         return {base, batch_first ? width : p.batch * width, batch_first ? p.steps * width : width};
     }
 
-    // A tensor T×B×width, or B×T×width if batch_first.
-    static Steps steps_of(const nb::object& x, bool batch_first) { return steps_of(x, tensor::call(x, tensor::names().stride), batch_first); }
-    static Steps steps_of(const nb::object& x, const nb::object& strides, bool batch_first) {
-        return {tensor::data(x), tensor::number(strides, batch_first ? 1 : 0), tensor::number(strides, batch_first ? 0 : 1)};
-    }
+    // An array T×B×width, or B×T×width if batch_first.
+    static Steps steps_of(const Array& x, bool batch_first) { return {x.data, x.strides[batch_first ? 1 : 0], x.strides[batch_first ? 0 : 1]}; }
 
-    // The tensor, or a copy that `held` keeps alive: its last dimension is contiguous.
-    static nb::object in_rows(nb::object x, std::vector<nb::object>& held) {
-        const nb::object strides = tensor::call(x, tensor::names().stride);
-        if (tensor::number(strides, int(PyTuple_GET_SIZE(strides.ptr())) - 1) != 1) held.push_back(x = tensor::call(x, tensor::names().contiguous));
-        return x;
+    // Makes x a copy that `held` keeps alive, unless its last dimension is contiguous.
+    static Array in_rows(nb::object& x, std::vector<nb::object>& held) {
+        const Array array = tensor::array_of(x);
+        if (array.strides[array.ndim - 1] == 1) return array;
+        held.push_back(x = tensor::call(x, tensor::names().contiguous));
+        return tensor::array_of(x);
     }
 
     // Stores the gradients of the results in p. Returns false if one of them is not a plain array in memory.
     bool set_gradients(Problem& p, bool batch_first, const nb::tuple& grads, std::vector<nb::object>& held) const {
         const auto& ask = tensor::names();
-        try {
-            for (int k = 0; k <= p.cell->states; ++k) {
-                nb::object gradient = grads[size_t(k)];
-                if (gradient.is_none()) continue;
-                if (!array(gradient)) return false;
-                if (tensor::call(gradient, ask.is_neg).is(Py_True)) held.push_back(gradient = tensor::call(gradient, ask.resolve_neg));
-                gradient = in_rows(gradient, held);
-                const Steps given = steps_of(gradient, k == 0 && batch_first);
-                if (given.base == nullptr && p.steps * p.batch > 0) return false;
-                if (k == 0)
-                    p.grad_output = given;
-                else
-                    p.grad_final[k - 1] = {given.base, given.row};
-            }
-        } catch (nb::python_error& error) {
-            if (!error.matches(PyExc_RuntimeError)) throw;  // a batch of gradients has no address
-            return false;
+        for (int k = 0; k <= p.cell->states; ++k) {
+            nb::object gradient = grads[size_t(k)];
+            if (gradient.is_none()) continue;
+            Array array;
+            if (!is_plain(gradient, array)) return false;
+            if (array.data == nullptr && p.steps * p.batch > 0) return false;  // a zero without memory
+            if (is_negated(gradient)) held.push_back(gradient = tensor::call(gradient, ask.resolve_neg));
+            const Steps given = steps_of(in_rows(gradient, held), k == 0 && batch_first);
+            if (k == 0)
+                p.grad_output = given;
+            else
+                p.grad_final[k - 1] = {given.base, given.row};
         }
         return true;
     }
@@ -234,60 +233,47 @@ private:
     // Stores x, the initial state and the weights in p and held. Returns false if one of them does not fit. weight: returns
     // the weight of a name, or null.
     template <class Find>
-    bool readable(const nb::object& x, const nb::object& state, const Find& weight, bool batch_first, Problem& p, Held& held) {
-        try {
-            if (!read_as_it_lies(x)) return false;
-            const nb::object shape = tensor::attribute(x, tensor::names().shape);
-            if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 2) != problem_.inputs) return false;
-            p.steps = tensor::number(shape, batch_first ? 1 : 0);
-            p.batch = tensor::number(shape, batch_first ? 0 : 1);
-            const nb::object strides = tensor::call(x, tensor::names().stride);
-            p.x = steps_of(x, strides, batch_first);
-            held.x_in_rows = tensor::number(strides, 2) == 1;
-            return fit(weight, held.tensors, held.weights) && (state.is_none() || begin_from(state, p, held));
-        } catch (nb::python_error& error) {
-            // sparse and nested tensors have no strides, shape or address
-            if (!error.matches(PyExc_RuntimeError)) throw;
-            return false;
-        }
+    bool readable(const nb::object& x, const nb::object& state, const Find& weight, bool batch_first, Problem& p, Held& held) const {
+        Array lies;
+        if (!is_plain(x, lies) || is_negated(x) || lies.ndim != 3 || lies.shape[2] != problem_.inputs) return false;
+        p.steps = lies.shape[batch_first ? 1 : 0];
+        p.batch = lies.shape[batch_first ? 0 : 1];
+        p.x = steps_of(lies, batch_first);
+        held.x_in_rows = lies.strides[2] == 1;
+        return fit(weight, held.tensors, held.weights) && (state.is_none() || begin_from(state, p, held));
     }
 
-    // Whether the tensor is a plain array of this network's dtype.
-    bool array(nb::handle tensor) const {
+    // Whether the tensor is a plain array of this network's dtype on the CPU. Stores how it lies there.
+    bool is_plain(nb::handle tensor, Array& to) const {
+        const nb::dlpack::dtype dtype = storage_ == Storage::f64 ? nb::dtype<double>() : storage_ == Storage::f32 ? nb::dtype<float>() : bfloat16;
         for (const nb::object& type : plain_)
-            if (type.ptr() == reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr())))
-                return tensor::attribute(tensor, tensor::names().dtype).is(dtype_);
+            if (type.ptr() == reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()))) return tensor::read(tensor, to) && to.dtype == dtype && tensor::is_on_cpu(to);
         return false;
     }
 
-    bool read_as_it_lies(nb::handle tensor) const {
-        const auto& ask = tensor::names();
-        return array(tensor) && tensor::attribute(tensor, ask.is_cpu).is(Py_True) && !tensor::call(tensor, ask.is_neg).is(Py_True);
-    }
+    // Whether torch takes the array's numbers as negated ones.
+    static bool is_negated(nb::handle tensor) { return tensor::call(tensor, tensor::names().is_neg).is(Py_True); }
 
     // Stores the initial states in p and held. Returns false if they do not fit.
     bool begin_from(const nb::object& state, Problem& p, Held& held) const {
-        const auto& ask = tensor::names();
         const nb::object all = PyTuple_Check(state.ptr()) ? state : nb::make_tuple(state);
         if (PyTuple_GET_SIZE(all.ptr()) != p.cell->states) return false;
         for (int k = 0; k < p.cell->states; ++k) {
             const nb::handle given = PyTuple_GET_ITEM(all.ptr(), k);
-            if (!read_as_it_lies(given)) return false;
-            const nb::object shape = tensor::attribute(given, ask.shape);
-            if (PyTuple_GET_SIZE(shape.ptr()) != 3 || tensor::number(shape, 0) != layers_ * directions_ ||
-                tensor::number(shape, 1) != p.batch || tensor::number(shape, 2) != p.state_size(k))
+            Array lies;
+            if (!is_plain(given, lies) || is_negated(given) || lies.ndim != 3 || lies.shape[0] != layers_ * directions_ || lies.shape[1] != p.batch ||
+                lies.shape[2] != p.state_size(k))
                 return false;
             held.state[k] = nb::borrow(given);
-            held.copied[k] = !tensor::call(given, ask.is_contiguous).is(Py_True);
-            p.state[k] = {tensor::data(given), p.state_size(k)};
+            held.copied[k] = !tensor::is_dense(lies);
+            p.state[k] = {lies.data, p.state_size(k)};
         }
         return true;
     }
 
     // Looks up the weights; held keeps them alive. Returns false if they do not fit.
     template <class Find>
-    bool fit(const Find& find, std::vector<nb::object>& held, std::vector<uintptr_t>& addresses) {
-        const auto& ask = tensor::names();
+    bool fit(const Find& find, std::vector<nb::object>& held, std::vector<uintptr_t>& addresses) const {
         held.reserve(names_.size());
         addresses.assign(names_.size(), 0);
         for (size_t k = 0; k < names_.size(); ++k) {
@@ -295,14 +281,12 @@ private:
             PyObject* found = find(names_[k]);
             if (found == nullptr) return false;
             const nb::handle weight = held.emplace_back(nb::borrow(found));
-            if (!array(weight) || !tensor::attribute(weight, ask.shape).equal(shapes_[k]) ||
-                !tensor::call(weight, ask.is_contiguous).is(Py_True))
+            Array lies;
+            const std::vector<int64_t>& size = sizes_[k];
+            if (!is_plain(weight, lies) || is_negated(weight) || !std::equal(size.begin(), size.end(), lies.shape, lies.shape + lies.ndim) || !tensor::is_dense(lies) ||
+                lies.data == nullptr)  // freed, or without numbers
                 return false;
-            addresses[k] = uintptr_t(tensor::data(weight));
-            if (addresses[k] == 0) return false;  // on no device, or freed
-            if (addresses[k] == seen_[k]) continue;
-            if (!read_as_it_lies(weight)) return false;
-            seen_[k] = addresses[k];
+            addresses[k] = uintptr_t(lies.data);
         }
         return true;
     }
@@ -339,12 +323,11 @@ private:
     Storage storage_;
     int layers_, directions_;
     std::vector<nb::object> names_, shapes_;
-    nb::object dtype_;
+    std::vector<std::vector<int64_t>> sizes_;  // those of the shapes
     std::vector<nb::object> plain_;
     nb::object factors_, computed_in_;
     bool every_part_;
     Py_ssize_t weights_ = 0;
-    std::vector<uintptr_t> seen_;  // the weights' addresses at the last call
 };
 
 }  // namespace gw

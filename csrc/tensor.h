@@ -1,21 +1,71 @@
-// Attributes and methods of torch's tensors, by name, because the core is built without torch.
+// torch's tensors, without torch's headers, because the core is built without torch: what lies in memory by the exchange
+// of DLPack, all else by the names of methods.
 #pragma once
 
 #include <Python.h>
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 
 #include <cstdint>
 #include <iterator>
+#include <stdexcept>
 
 namespace gw::tensor {
 
 namespace nb = nanobind;
 
+// An array's address, sizes, strides, type and device. It is right until the tensor changes.
+using Array = nb::dlpack::dltensor;
+
+// The table of functions that DLPack defines for a type of tensors. It runs no Python code, and takes as long for all of
+// an array as the method `data_ptr` does for its address.
+struct Exchange {
+    struct Header {
+        uint32_t major, minor;
+        Header* before;
+    };
+    Header header;
+    void *allocate, *from_object, *to_object;
+    int (*array_of)(void* object, Array* to);
+    void* stream;
+};
+
+inline const Exchange* exchange = nullptr;
+
+// Must be called first. type: torch.Tensor.
+inline void exchange_by(nb::handle type) {
+    const nb::object table = type.attr("__dlpack_c_exchange_api__");
+    const auto* found = static_cast<const Exchange*>(PyCapsule_GetPointer(table.ptr(), "dlpack_exchange_api"));
+    if (found == nullptr) nb::raise_python_error();
+    if (found->header.major != 1) throw std::runtime_error("torch's DLPack has another major version than 1");
+    exchange = found;
+}
+
+// Stores what the tensor is in memory. Returns false if it is no array there, as sparse and nested tensors and batches of
+// gradients are none.
+inline bool read(nb::handle tensor, Array& to) {
+    if (exchange->array_of(tensor.ptr(), &to) == 0) {
+        to.data = static_cast<char*>(to.data) + to.byte_offset;
+        return true;
+    }
+    PyErr_Clear();
+    return false;
+}
+
+inline bool is_on_cpu(const Array& array) { return array.device.device_type == nb::device::cpu::value || array.device.device_type == nb::device::cuda_host::value; }
+
+// Whether the values lie side by side, in order.
+inline bool is_dense(const Array& array) {
+    int64_t stride = 1;
+    bool dense = true;
+    for (int d = array.ndim; d-- > 0; stride *= array.shape[d]) dense &= array.shape[d] == 1 || array.strides[d] == stride;
+    return dense || stride == 0;  // no values
+}
+
 // Never released: the interpreter may exit before them.
 struct Names {
-    PyObject *data_ptr = of("data_ptr"), *shape = of("shape"), *dtype = of("dtype"), *is_cpu = of("is_cpu"), *is_neg = of("is_neg"),
-             *is_contiguous = of("is_contiguous"), *contiguous = of("contiguous"), *stride = of("stride"), *new_empty = of("new_empty"),
-             *new_zeros = of("new_zeros"), *resolve_neg = of("resolve_neg");
+    PyObject *is_neg = of("is_neg"), *resolve_neg = of("resolve_neg"), *contiguous = of("contiguous"), *new_empty = of("new_empty"),
+             *new_zeros = of("new_zeros"), *dtype = of("dtype");
     PyObject* only_dtype = PyTuple_Pack(1, dtype);  // the names of arguments: dtype alone
 
 private:
@@ -54,16 +104,19 @@ inline nb::object new_empty(nb::handle like, int64_t count, nb::handle dtype) {
     return found(PyObject_VectorcallMethod(names().new_empty, args, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, names().only_dtype));
 }
 
-inline nb::object attribute(nb::handle of, PyObject* what) { return found(PyObject_GetAttr(of.ptr(), what)); }
-
 inline int64_t number(nb::handle of) {
     const int64_t value = PyLong_AsLongLong(of.ptr());
     if (value == -1 && PyErr_Occurred()) nb::raise_python_error();
     return value;
 }
 
-inline int64_t number(const nb::object& tuple, int at) { return number(nb::handle(PyTuple_GET_ITEM(tuple.ptr(), at))); }
+// Of a tensor that is known to be an array.
+inline Array array_of(nb::handle tensor) {
+    Array array;
+    if (!read(tensor, array)) throw std::runtime_error("a tensor is not an array in memory");
+    return array;
+}
 
-inline void* data(nb::handle of) { return PyLong_AsVoidPtr(call(of, names().data_ptr).ptr()); }
+inline void* data(nb::handle tensor) { return array_of(tensor).data; }
 
 }  // namespace gw::tensor

@@ -426,3 +426,40 @@ def test_states_that_do_not_fit_are_those_of_the_longer_way(hx):
             return type(error), str(error)
 
     assert found() == found(trace=True)
+
+
+@pytest.mark.parametrize("mode", ["grad", "no_grad"])
+def test_negated_views_of_the_same_weights(mode):
+    """Their addresses are those of the weights, which the call before has read."""
+    layer = made("lstm", 3, 6)
+    x = torch.randn(1, 2, 3, dtype=torch.float64)
+    negated = {name: torch._neg_view(w.detach()) for name, w in layer.named_parameters()}
+    plain = copy.deepcopy(layer)
+    plain.load_state_dict({name: -w.detach() for name, w in layer.named_parameters()})
+    with torch.enable_grad() if mode == "grad" else torch.no_grad():
+        layer(x)
+        found = torch.func.functional_call(layer, negated, (x,))[0]
+        torch.testing.assert_close(found, plain(x)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("reshape", ["transposed", "strided", "other dtype"])
+def test_weights_of_the_same_address_in_another_form(reshape):
+    """They are checked at each call: data= keeps a parameter, and its address."""
+    layer = gw.LSTM(8, 2)  # its input weight is square
+    x = torch.randn(1, 2, 8)
+    layer(x)
+    weight = layer.weight_ih_l0.data
+    layer.weight_ih_l0.data = {
+        "transposed": weight.t(),
+        "strided": weight.as_strided((8, 8), (0, 1)),
+        "other dtype": weight.view(torch.float64),
+    }[reshape]
+    if reshape == "other dtype":
+        with pytest.raises(GatewiseError):
+            layer(x)
+        return
+    plain = gw.LSTM(8, 2, backend="reference")
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x)[0], plain(x)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x)[0], plain(x)[0])

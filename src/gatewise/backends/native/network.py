@@ -34,7 +34,7 @@ class Network:
         names, shapes = ([each[k] for each in weights] for k in range(2))
         rounds = dtype == torch.float32 and core().tiles()
         native = core().Network(
-            *(address(cell), STORAGES[dtype], *sizes, names, shapes, dtype, list(PLAIN)),
+            *(address(cell), STORAGES[dtype], *sizes, names, shapes, list(PLAIN)),
             *(allowed if rounds else None, COMPUTED_IN[dtype], uses_every_part(cell)),
         )
         *_, layers, both_ways = sizes
