@@ -66,7 +66,7 @@ struct Activations {
         if (p.weights.norm_input) numbers += size.from_input + size.from_state + 2;
         return numbers;
     }
-    static constexpr int64_t extra = (2 * max_states + 8) * 2 * alignment / int64_t(sizeof(T));
+    static constexpr int64_t extra = (2 * max_states + 7) * 2 * alignment / int64_t(sizeof(T));
 
     // The problem of the backward pass: planned for as many threads as the forward pass, because the order of a batch's
     // rows depends on their number. torch's number belongs to a thread and may change at any time.
@@ -81,9 +81,10 @@ struct Activations {
     size_t place(const Problem& p, const Sizes<T>& size, void* block, bool whole) {
         Carver carver(block);
         const int64_t slots = whole ? p.steps + 1 : 2, all = p.steps * p.batch;
-        threads = carver.take<T>(1);
         for (int k = 0; k < p.cell->states; ++k)
             state[k] = {carver.take<T>(slots * p.batch * size.state(k)), size.state(k), p.batch, whole};
+        // behind the first array, in the room that loads may read, so that graphs compiled for this size stay right
+        if (block) threads = state[0].base + rounded(size_t(slots * p.batch * size.state(0)) * sizeof(T)) / sizeof(T);
         for (int f = 0; f < p.cell->feedbacks; ++f) {
             recurrent_input[f] = state[p.cell->feedback[f]];
             if (p.recurrent_factor.base) recurrent_input[f].base = carver.take<T>(slots * p.batch * recurrent_input[f].width);
