@@ -197,7 +197,7 @@ def forward_saving_history(given: Arguments) -> list[Any]:
     call, shape = _Call(given), (*given.x.shape[:2], given.hidden_size)
     make = given.x.new_empty if given.masks.lengths is None else given.x.new_zeros
     history = [make(shape) for _ in given.state[1:]]
-    dtype = _COMPUTED_IN[given.x.dtype]
+    dtype = COMPUTED_IN[given.x.dtype]
     pre_activations = [make(shape, dtype=dtype) for _ in layout(given.cell).accumulators]
     activations = _kept_activations(call)
     call.native.activations(activations.data_ptr())
