@@ -141,7 +141,7 @@ def write_tables() -> None:
 def write_parts(name: str, texts: list[str], labels: list[int]) -> None:
     """Writes the training, validation and test part that ``--validation 0.1 --test 0.1`` would draw."""
     target, weight = np.array(labels), np.ones(len(labels))
-    test = held_for_test(target, 0.1, 0, "texts")
+    test = held_for_test(target, 0.1, 0, "texts", of_classes=True)
     weight[test] = 0
     held = held_for_validation(target, weight, 0.1, 0)
     trained = np.setdiff1d(np.arange(len(labels)), np.union1d(test, held))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -26,6 +25,7 @@ def test_every_fault_has_its_place(faults):
     assert len({fault.name for fault in faults.FAULTS}) == len(faults.FAULTS)
 
 
+@pytest.mark.slow
 def test_a_fault_is_found_and_no_fault_is_not(faults):
     (fault,) = (f for f in faults.FAULTS if f.name == "data: sign of a zone's name")
     found, missed = (faults.tried(each) for each in (fault, replace(fault, new=fault.old)))
