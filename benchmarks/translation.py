@@ -17,6 +17,7 @@ import argparse
 import copy
 import json
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def main() -> None:
     given = parser.parse_args()
     model = gw.load(given.run)
     assert isinstance(model, Translator)
-    texts = ParallelReader(model.source, model.into).read_source(given.data)[:TEXTS]
+    read = ParallelReader(model.source, model.into).read_source(given.data)
+    texts = list(islice(read, TEXTS))
     found = dict(
         machine=describe() | dict(threads=torch.get_num_threads()),
         direction=f"{model.source} to {model.into}",
