@@ -30,7 +30,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -110,9 +110,12 @@ TORCHS_OWN: dict[str, Callable[..., Any]] = {
 
 
 def penn_treebank(about: str, **options: Any) -> Application:
-    texts = [DATA / "ptb" / f"ptb.{part}.txt" for part in ("train", "valid", "test")]
-    given = dict(unit="word", vocabulary=10_002, layers=2, method="sgd", weight_decay=0.0)
-    return Application(about, lambda: gw.LanguageModel(**(given | options)), *texts, LANGUAGE)
+    train, valid, test = (DATA / "ptb" / f"ptb.{part}.txt" for part in ("train", "valid", "test"))
+    given: dict[str, Any] = dict(
+        unit="word", vocabulary=10_002, layers=2, method="sgd", weight_decay=0.0
+    )
+    task = partial(gw.LanguageModel, **(given | options))
+    return Application(about, task, train, valid, test, LANGUAGE)
 
 
 def words_small() -> Application:
@@ -145,8 +148,8 @@ def characters() -> Application:
     """The lines without the space that each begins with, as in the TCN paper's 5,059 thousand characters."""
     folder = DATA / "ptb_characters"
     folder.mkdir(exist_ok=True)
-    texts = [folder / f"{part}.txt" for part in ("train", "valid", "test")]
-    for text in texts:
+    train, valid, test = (folder / f"{part}.txt" for part in ("train", "valid", "test"))
+    for text in (train, valid, test):
         lines = (DATA / "ptb" / f"ptb.{text.name}").read_text().splitlines(True)
         text.write_text("".join(line.removeprefix(" ") for line in lines))
     return Application(
@@ -155,8 +158,7 @@ def characters() -> Application:
             "char", hidden=800, layers=1, embedding=64, tied=False, dropout=0.1, learning_rate=4e-3,
             epochs=8, batch=64, window=100, patience=3,
         ),
-        *texts,
-        LANGUAGE,
+        train, valid, test, LANGUAGE,
     )  # fmt: skip
 
 
@@ -207,11 +209,15 @@ def text_classifier(name: str) -> Application:
 
 def multi30k(source: str, into: str) -> Application:
     folder = DATA / "multi30k" / "tok"
-    parts = [folder / f"{part}.lc.norm.tok" for part in ("train", "val", "test_2016_flickr")]
+    train, val, test = (
+        folder / f"{part}.lc.norm.tok" for part in ("train", "val", "test_2016_flickr")
+    )
     return Application(
         f"Multi30k {source} to {into}, lower case, test_2016_flickr; 8 epochs in bfloat16",
         lambda: gw.Translator(source, into, epochs=8, bleu_words="none"),
-        *parts,
+        train,
+        val,
+        test,
         {"gatewise.tasks.text.translate.token_losses": torch_losses},
     )
 
@@ -240,7 +246,7 @@ LACKING = {"locked_dropout": False, "weight_drop": 0.0}
 class TorchLayer(nn.Module):
     """A layer of torch's that takes ``lengths`` as gatewise's do: it packs the sequences, or reads the padding too."""
 
-    def __init__(self, layer: nn.Module, packs: bool = True) -> None:
+    def __init__(self, layer: nn.RNNBase, packs: bool = True) -> None:
         super().__init__()
         self.layer, self.packs = layer, packs
 
@@ -401,7 +407,7 @@ def generation(threads: int, words: int = 1000, turns: int = 5) -> dict[str, Any
 # ------------------------------------------------------------------------------------------ scores
 
 
-def fit(application: Application, run: Path, precision: str) -> None:
+def fit(application: Application, run: Path, precision: Literal["32-true", "bf16-mixed"]) -> None:
     """Fits the task in its run's folder, and continues a fit that was stopped."""
     about = Run(run, resume=True, precision=precision, quiet=True)
     task = application.task()

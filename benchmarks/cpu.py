@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,16 @@ from gatewise.bench.problem import (
 from gatewise.bench.run import Plan, make, run, torch_threads
 from gatewise.bench.shapes import DEFAULT, MODES, QUICK, Shape, flop
 from gatewise.bench.table import Printer, closing
-from gatewise.bench.timing import Budget, interleave, interleave_calls, turn
+from gatewise.bench.timing import Budget, TakeTurn, interleave, interleave_calls, turn
 from gatewise.cells.catalogue import CELLS
 from gatewise.errors import BackendError
+from gatewise.nn.stream import Stream
 
 LSTM = CELLS["lstm"]
 
 
 @gw.cell(gates="f n", params="rate")
-def mine(a, s, p):
+def mine(a: Any, s: Any, p: Any) -> dict[str, Any]:
     """A cell that no library has: gated, with each unit's own rate of change, learned."""
     f = gw.sigmoid(a.f)
     n = gw.tanh(a.n.x + f * a.n.h)
@@ -228,7 +230,7 @@ def latency(given: Settings) -> dict[str, Any]:
         "torch nn.LSTM": _carried(torch_layer(problem), x),
         "torch LSTMCell": _stepped(step, x[0]),
     }
-    takers = {n: lambda k, prime, c=call: turn(c, k, prime) for n, call in calls.items()}
+    takers: dict[str, TakeTurn] = {name: partial(turn, call) for name, call in calls.items()}
     with _peers(problem, given.threads) as peers:
         takers |= {name: contender.turn for name, contender in peers.items()}
         timings, _ = interleave(takers, given.budget)
@@ -246,7 +248,7 @@ def stream(given: Settings) -> dict[str, Any]:
             ours = gw.LSTM(inputs, units).eval().stream(batch=1)
         numbers = row.numpy()
         calls = {
-            "gatewise stream": lambda ours=ours, row=numbers: ours.step(row),
+            "gatewise stream": _streamed(ours, numbers),
             "torch LSTMCell": _stepped(nn.LSTMCell(inputs, units), row),
         }
         name = f"{inputs}×{units}"
@@ -323,6 +325,13 @@ def _carried(layer: nn.Module, x: Tensor) -> Callable[[], object]:
             state = layer(x, state)[1]
 
     layer.eval()
+    return call
+
+
+def _streamed(stream: Stream, row: np.ndarray) -> Callable[[], object]:
+    def call() -> None:
+        stream.step(row)
+
     return call
 
 

@@ -18,6 +18,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def alike() -> dict[str, Any]:
         found.append(len(index[0].alike(sequence, start + 5, start + 45)))
         searches.append(time.process_time() - begun)
         units_on.append(len(index[0].on(sequence, start + 5, start + 45)))
-    few = [seconds(lambda k=k: index[0].where([k, k + 1])) for k in range(0, 20, 2)]
-    one = [seconds(lambda k=k: index[0].where([k])) for k in range(10)]
+    few = [seconds(partial(index[0].where, [k, k + 1])) for k in range(0, 20, 2)]
+    one = [seconds(partial(index[0].where, [k])) for k in range(10)]
     return dict(
         steps=steps * sequences,
         units=units,
@@ -87,12 +88,12 @@ def statistics() -> dict[str, Any]:
     found = {}
     for units in (64, 256):
         torch.manual_seed(0)
-        layer = gw.LSTM(32, units, batch_first=True)
+        layer: nn.Module = gw.LSTM(32, units, batch_first=True)
         x = torch.randn(16, 250, 32)
         with torch.no_grad():
             trace = layer(x, trace=True)[2]
-            traced = seconds(lambda x=x, layer=layer: layer(x, trace=True), 5)
-        counted = seconds(lambda trace=trace: gate_statistics(trace), 5)
+            traced = seconds(partial(layer, x, trace=True), 5)
+        counted = seconds(partial(gate_statistics, trace), 5)
         found[f"H {units}"] = dict(
             steps=16 * 250,
             trace_seconds=traced,
@@ -135,11 +136,12 @@ def monitor() -> dict[str, Any]:
 
         block(None)
         watch = Monitor(model)
-        plain, watched = [], []
+        plain: list[float] = []
+        watched: list[float] = []
         for turn in range(16):
             for taken, watcher in ((plain, None), (watched, watch))[:: 1 if turn % 2 else -1]:
                 begun = time.perf_counter()
-                taken.append(seconds(lambda w=watcher, block=block: block(w)))
+                taken.append(seconds(partial(block, watcher)))
                 if watcher is None:  # training that the monitor does not see
                     watch._begun += time.perf_counter() - begun
         found[f"B {batch} T {steps} H {units}"] = dict(
@@ -170,7 +172,7 @@ def copying(cell: str, delay: int, seed: int) -> tuple[nn.Module, float]:
 
 
 def horizon() -> dict[str, Any]:
-    copies = []
+    copies: list[dict[str, Any]] = []
     for cell in ("lstm", "gru"):
         for delay in (2, 5, 8):
             for seed in (0, 1):
@@ -182,10 +184,12 @@ def horizon() -> dict[str, Any]:
     layer, x = gw.LSTM(16, 256, batch_first=True), torch.randn(8, 100, 16)
     lags.EXACT = 256  # so that the exact norms are computed here too
     found: dict[str, Any] = {}
+
+    def measure(name: str, samples: int | None) -> None:
+        found[name] = memory_horizon(layer, x, samples=samples)
+
     took = {
-        name: seconds(
-            lambda n=name, s=samples: found.update({n: memory_horizon(layer, x, samples=s)})
-        )
+        name: seconds(partial(measure, name, samples))
         for name, samples in (("exact", None), ("sampled", lags.SAMPLES))
     }
     (whole,), (some,) = found["exact"].values(), found["sampled"].values()

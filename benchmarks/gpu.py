@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import gatewise as gw
 from gatewise.bench.machine import describe
@@ -86,7 +87,7 @@ def timed_rows() -> Iterator[Row]:
 # Calls ---------------------------------------------------------------------------------------------
 
 
-def inference(layer: nn.Module, x: Tensor, **named: Any) -> Callable[[], Any]:
+def inference(layer: nn.Module, x: Tensor | PackedSequence, **named: Any) -> Callable[[], Any]:
     layer = copy.deepcopy(layer).eval()  # in training mode cuDNN keeps what a way back would need
 
     def call() -> Any:
@@ -279,7 +280,7 @@ def lengths() -> dict[str, Any]:
             torch.rand(row.B, generator=torch.Generator().manual_seed(3)) ** 2 * row.T
         ).long() + 1
         theirs = row.cudnn()
-        packed = nn.utils.rnn.pack_padded_sequence(x, given, enforce_sorted=False)
+        packed = pack_padded_sequence(x, given, enforce_sorted=False)
         found[f"{row} inference"] = milliseconds(
             {
                 "lengths": inference(layer, x, lengths=given),

@@ -81,12 +81,13 @@ def given(cell: str, dtype: torch.dtype, units: int, batch: int, device: str = "
         return torch.randn(shape, generator=generator, device=device).mul(scale).to(dtype)
 
     rows = len(of.gates) * units
-    weights = [drawn(rows, units, scale=units**-0.5) for _ in range(2)]
-    biases = [drawn(rows, scale=0.1) for _ in range(2)]
+    inputs, recurrent = (drawn(rows, units, scale=units**-0.5) for _ in range(2))
+    biases = drawn(rows, scale=0.1), drawn(rows, scale=0.1)
     per_unit = {name: drawn(units, scale=0.1) for name in of.params}
     state = tuple(drawn(batch, units) for _ in of.state)
     x = drawn(STEPS, batch, units)
-    return Arguments(of, False, x, state, Weights(*weights, *biases, per_unit=per_unit), Masks())
+    weights = Weights(inputs, recurrent, *biases, per_unit=per_unit)
+    return Arguments(of, False, x, state, weights, Masks())
 
 
 def candidates(call: Call, back: bool) -> Iterator[Plan]:

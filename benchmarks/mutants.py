@@ -95,7 +95,7 @@ def table() -> Any:
 def forecaster() -> Any:
     from gatewise.tasks.forecast import Forecaster
 
-    options = dict(time="time", series="name", past=["heat"], context=24, season=24)
+    options: dict[str, Any] = dict(time="time", series="name", past=["heat"], context=24, season=24)
     return Forecaster(HORIZON, "load", hidden=4, steps=27, batch=16, **options)
 
 
@@ -460,8 +460,14 @@ class Worker:
     def give(self, job: tuple[str, int]) -> None:
         if self._process is None or self._done >= RENEWED:
             self.close()
-            pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
-            self._process = subprocess.Popen(self._command, text=True, env=_environment(), **pipes)
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                env=_environment(),
+            )
             self._done, self._first = 0, set()
         assert self._process.stdin is not None
         self.job = job

@@ -108,7 +108,7 @@ def bytes_changed(draw: Draw, content: bytes) -> bytes:
 # JSON -------------------------------------------------------------------------------------------------
 
 _DEEP_MARK = "\u2603 brackets in brackets"
-_ODD = (
+_ODD: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2, 3, 0.5, -0.0, 2.5, 20_000, 10**6, 2**31, 2**63, 10**400),
     *(1e308, -1e308, 1e-320, float("nan"), float("inf"), -float("inf")),
     *("", "x", "0", "NaN", "None", "x" * 5000, "\u0000", "../../x", "\ud800", _DEEP_MARK),

@@ -44,21 +44,21 @@ SENTENCES, TREES, TABLES = DATA / "sentiment_sentences", DATA / "sst_trees", DAT
 UNLABELLED = ("stsa.fine.train", "rt-polarity.all", "subj.all", "custrev.all", "mpqa.all")
 IN_A_ROW = 6  # words that two sentences share where one is a part of the other
 
-PHRASES: dict[str, object] = dict(batch=128, learning_rate=3e-3, epochs=3)
+PHRASES: dict[str, Any] = dict(batch=128, learning_rate=3e-3, epochs=3)
 # The sentences are split into words already, by spaces.
-OPTIONS = dict(text="text", label="label", punctuation=False)
-FEW: dict[str, object] = dict(
+OPTIONS: dict[str, Any] = dict(text="text", label="label", punctuation=False)
+FEW: dict[str, Any] = dict(
     batch=64, learning_rate=3e-3, epochs=6, embedding_dropout=0.5, word_dropout=0.2, members=3
 )
 
 
-def pretrain(table: str) -> dict[str, object]:
+def pretrain(table: str) -> dict[str, Any]:
     """The options of a run that starts from unlabelled text."""
     return FEW | dict(pretrain=[TABLES / f"{table}-unlabelled.txt"], min_count=2)
 
 
 # For each run its table, and options beside OPTIONS. The test and validation parts are files where there are any.
-RUNS: dict[str, tuple[str, dict[str, object]]] = {
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "trec": (
         "trec",
         dict(
@@ -252,7 +252,7 @@ def updates(name: str, contender: str, pipe: Any) -> None:
     """Trains as many updates as the pipe asks for; answers with their seconds, at the end with the memory."""
     torch.set_num_threads(1)
     table, options = RUNS[name]
-    model = gw.TextClassifier(**(OPTIONS | options))  # type: ignore[arg-type]
+    model = gw.TextClassifier(**(OPTIONS | options))
     model.options_ = model.checked()
     given = parts(table)
     data = model.prepare(TABLES / f"{table}.parquet", given["validation"], given["test"], Run())

@@ -113,7 +113,7 @@ def pitch(draw: Generator, number: float) -> Array:
 def height(draw: Generator, number: float) -> Array:
     """A bump at a random place whose height is the number, on a slow wave."""
     x = np.sin(2 * np.pi * (np.arange(80) / 80 + draw.random())) + draw.normal(0, 0.1, 80)
-    return x + 4 * number * bump(80, draw.integers(0, 70), 10)
+    return x + 4 * number * bump(80, int(draw.integers(0, 70)), 10)
 
 
 def packaged(load: str, name: str) -> Split:

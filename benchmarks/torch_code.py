@@ -113,7 +113,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(given.threads)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for row, calls in (resets() | cells() | converted()).items():
         timings = interleave_calls(calls, Budget(given.seconds))
         ours, other = timings.values()

@@ -46,7 +46,7 @@ class StreamedLayer(TorchLayer):
 class TorchStream:
     """One step of torch's layer a call."""
 
-    def __init__(self, layer: nn.Module, state: tuple[Tensor, ...]) -> None:
+    def __init__(self, layer: nn.RNNBase, state: tuple[Tensor, ...]) -> None:
         self.layer, self.state = layer, state
 
     def select(self, rows: Tensor) -> None:
