@@ -101,21 +101,26 @@ public:
     }
 
     // The gradients of the tensors that run_saving was given, None for those that are not wanted. saved: these tensors and the
-    // activations. grads: the gradients of the output and the final states, or None each. Returns None if one of them is not
-    // an array in memory, such as a batch of gradients.
+    // activations, as autograd or its hooks have kept them. grads: the gradients of the output and the final states, or None
+    // each. Returns None if one of them is not a plain array in memory, such as a batch of gradients.
     nb::object gradients(const nb::tuple& saved, bool batch_first, const nb::tuple& grads, const nb::tuple& wanted) {
         const auto& ask = tensor::names();
         Problem p = problem_;
         std::vector<nb::object> held;  // keeps alive what the run reads
         const Py_ssize_t given = Py_ssize_t(saved.size()) - 1, before = given - weights_;
-        nb::object x = saved[0];
+        Array kept;
+        for (Py_ssize_t k = 0; k < given; ++k)
+            if (!is_plain(saved[size_t(k)], kept)) return nb::none();
+        nb::object x = saved[0], activations = saved[size_t(given)];
+        if (!tensor::read(activations, kept) || !tensor::is_on_cpu(kept)) return nb::none();
+        if (!tensor::is_dense(kept)) held.push_back(activations = tensor::call(activations, tensor::names().contiguous));
         const Array lies = in_rows(x, held);
         p.steps = lies.shape[batch_first ? 1 : 0];
         p.batch = lies.shape[batch_first ? 0 : 1];
         p.x = steps_of(lies, batch_first);
         if (!set_gradients(p, batch_first, grads, held)) return nb::none();
         p.factors = factors_now(p);
-        p.activations = tensor::data(saved[size_t(given)]);
+        p.activations = tensor::data(activations);
 
         const nb::object found = tensor::found(PyList_New(given));
         for (Py_ssize_t k = 0; k < given; ++k) PyList_SET_ITEM(found.ptr(), k, nb::none().release().ptr());
@@ -219,7 +224,6 @@ private:
             if (gradient.is_none()) continue;
             Array array;
             if (!is_plain(gradient, array)) return false;
-            if (array.data == nullptr && p.steps * p.batch > 0) return false;  // a zero without memory
             if (is_negated(gradient)) held.push_back(gradient = tensor::call(gradient, ask.resolve_neg));
             const Steps given = steps_of(in_rows(gradient, held), k == 0 && batch_first);
             if (k == 0)
@@ -284,7 +288,7 @@ private:
             Array lies;
             const std::vector<int64_t>& size = sizes_[k];
             if (!is_plain(weight, lies) || is_negated(weight) || !std::equal(size.begin(), size.end(), lies.shape, lies.shape + lies.ndim) || !tensor::is_dense(lies) ||
-                lies.data == nullptr)  // freed, or without numbers
+                lies.data == nullptr)  // without numbers
                 return false;
             addresses[k] = uintptr_t(lies.data);
         }

@@ -6,6 +6,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <iterator>
 #include <stdexcept>
@@ -41,15 +42,23 @@ inline void exchange_by(nb::handle type) {
     exchange = found;
 }
 
-// Stores what the tensor is in memory. Returns false if it is no array there, as sparse and nested tensors and batches of
-// gradients are none.
+inline bool is_empty(const Array& array) { return std::any_of(array.shape, array.shape + array.ndim, [](int64_t size) { return size == 0; }); }
+
+// Whether the storage has memory. That takes two calls of methods.
+inline bool is_allocated(nb::handle tensor);
+
+// Stores what the tensor is in memory. Returns false if it is no array there, as sparse and nested tensors, batches of
+// gradients, zeros without memory and tensors whose memory was freed are none.
 inline bool read(nb::handle tensor, Array& to) {
-    if (exchange->array_of(tensor.ptr(), &to) == 0) {
-        to.data = static_cast<char*>(to.data) + to.byte_offset;
-        return true;
+    if (exchange->array_of(tensor.ptr(), &to) != 0) {
+        PyErr_Clear();
+        return false;
     }
-    PyErr_Clear();
-    return false;
+    const uintptr_t address = uintptr_t(to.data) + to.byte_offset;
+    to.data = reinterpret_cast<void*>(address);
+    // a tensor without memory has its offset into the storage as its address; a program's own memory may lie as low
+    constexpr uintptr_t largest_offset = uintptr_t(1) << 36;
+    return address > largest_offset || is_empty(to) || (address != 0 && is_allocated(tensor));
 }
 
 inline bool is_on_cpu(const Array& array) { return array.device.device_type == nb::device::cpu::value || array.device.device_type == nb::device::cuda_host::value; }
@@ -65,7 +74,7 @@ inline bool is_dense(const Array& array) {
 // Never released: the interpreter may exit before them.
 struct Names {
     PyObject *is_neg = of("is_neg"), *resolve_neg = of("resolve_neg"), *contiguous = of("contiguous"), *new_empty = of("new_empty"),
-             *new_zeros = of("new_zeros"), *dtype = of("dtype");
+             *new_zeros = of("new_zeros"), *untyped_storage = of("untyped_storage"), *data_ptr = of("data_ptr"), *dtype = of("dtype");
     PyObject* only_dtype = PyTuple_Pack(1, dtype);  // the names of arguments: dtype alone
 
 private:
@@ -109,6 +118,8 @@ inline int64_t number(nb::handle of) {
     if (value == -1 && PyErr_Occurred()) nb::raise_python_error();
     return value;
 }
+
+inline bool is_allocated(nb::handle tensor) { return PyObject_IsTrue(call(call(tensor, names().untyped_storage), names().data_ptr).ptr()) == 1; }
 
 // Of a tensor that is known to be an array.
 inline Array array_of(nb::handle tensor) {

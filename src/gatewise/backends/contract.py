@@ -376,6 +376,26 @@ def in_memory(tensors: Iterable[object]) -> bool:
     return _PLAIN_OR_NONE.issuperset(map(type, tensors))
 
 
+# A tensor without memory has its offset into the storage as its address; most programs' memory lies above.
+_LARGEST_OFFSET = 1 << 36
+
+
+def address_of(tensor: Tensor) -> int:
+    """The address of the tensor's first number.
+
+    Raises:
+        ShapeError: the tensor has numbers but no memory.
+    """
+    address = tensor.data_ptr()
+    low = address < _LARGEST_OFFSET and tensor.numel() > 0
+    if low and not (address and tensor.untyped_storage().data_ptr()):
+        raise ShapeError(
+            f"a tensor of the shape {tuple(tensor.shape)} has no memory: its storage was freed, or it is "
+            "a zero of torch without memory; restore the storage, or give a clone of the zero"
+        )
+    return address
+
+
 def recorded(tensors: Sequence[Tensor | None]) -> bool:
     """Whether torch's dispatcher must see the operations on these tensors.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Network, differentiated, in_double, in_memory
+from gatewise.backends.contract import Network, address_of, differentiated, in_double, in_memory
 from gatewise.backends.gradient import run_network
 from gatewise.backends.registry import choose, load
 from gatewise.backends.torch_private import watched
@@ -71,8 +71,8 @@ class OneCall:
             return None
         return network.run(
             *(input, hx, parameters, batch_first, threads),
-            0 if lengths is None else lengths.data_ptr(),  # type: ignore[union-attr]
-            None if reset is None else (reset.data_ptr(), *reset.stride()),
+            0 if lengths is None else address_of(lengths),  # type: ignore[arg-type]
+            None if reset is None else (address_of(reset), *reset.stride()),
         )
 
     def _differentiable(

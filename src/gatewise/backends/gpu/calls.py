@@ -131,7 +131,7 @@ def backward(
     call = Call(given, back=True)
     x, state = call.x, call.state
     shape, (T, B, H, P, *_) = call.shape, call.sizes
-    kept = views(activations, shape, call.sizes)
+    kept = views(activations.contiguous(), shape, call.sizes)
     grad_accumulators = call.empty(T, B, shape.accumulators * H)
     before_norm = (
         call.empty(T, B, len(shape.of_state) * H) if call.norm_weight is not None else None

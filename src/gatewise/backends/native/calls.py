@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise.backends.contract import Masks, Weights
+from gatewise.backends.contract import Masks, Weights, address_of
 from gatewise.backends.engine import Arguments
 from gatewise.backends.native import cells
 from gatewise.backends.native.cells import address
@@ -60,18 +60,18 @@ def _dense(tensor: Tensor) -> Tensor:
 
 def _steps(tensor: Tensor) -> tuple[int, int, int]:
     step, row, *_ = tensor.stride()
-    return tensor.data_ptr(), step, row
+    return address_of(tensor), step, row
 
 
 _NOTHING = (0, 0, 0)  # in place of the result of _steps
 
 
 def _rows(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), tensor.stride(0)
+    return address_of(tensor), tensor.stride(0)
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return [0 if tensor is None else address_of(tensor) for tensor in tensors]
 
 
 class _Call:
@@ -89,7 +89,7 @@ class _Call:
         call.state([_rows(s) for s in self.state])
         self.kept: list[Tensor] = []
         if masks.lengths is not None:
-            call.lengths(self._keep(masks.lengths.to(torch.int64).contiguous()).data_ptr())
+            call.lengths(address_of(self._keep(masks.lengths.to(torch.int64).contiguous())))
         if masks.reset is not None:
             reset = self._keep(masks.reset.contiguous())
             call.reset(_steps(reset))
@@ -308,7 +308,8 @@ def _backward(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     call = filled.native
-    call.activations(activations.data_ptr())
+    activations = activations.contiguous()
+    call.activations(address_of(activations))
     kept = [None if g is None else _dense(g) for g in grads]
     if kept[0] is not None:
         call.grad_output(_steps(kept[0]))
