@@ -6,7 +6,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
@@ -249,6 +249,98 @@ def test_a_batch_of_gradients():
         torch.testing.assert_close([f[k] for f in found], list(one))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # in torch's own jvp
+@pytest.mark.parametrize("way", ["dual level", "jvp", "vmap", "grad"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"trace": True}], ids=str)
+def test_a_backward_pass_within_a_transform(way, options):
+    """The gradient is linear in the gradient that is given, so its tangent is the gradient for the tangent."""
+    traced = {name: value for name, value in options.items() if name == "trace"}
+    layer = made("lstm", 3, 6, **{n: v for n, v in options.items() if n not in traced})
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    output = layer(x, **traced)[0]
+    seed, tangent = torch.randn(2, *output.shape, dtype=torch.float64)
+
+    def back(seed, **options):
+        return torch.autograd.grad(output, inputs, seed, retain_graph=True, **options)
+
+    plain, along = back(seed), back(tangent)
+    if way == "dual level":
+        with forward_ad.dual_level():
+            duals = back(forward_ad.make_dual(seed, tangent))
+            parts = [forward_ad.unpack_dual(d) for d in duals]
+        found = [p.primal for p in parts], [p.tangent for p in parts]
+    elif way == "jvp":
+        found = torch.func.jvp(back, (seed,), (tangent,))
+    elif way == "vmap":
+        both = torch.func.vmap(back)(torch.stack((seed, tangent)))
+        found = [b[0] for b in both], [b[1] for b in both]
+    else:
+
+        def total(seed):
+            return sum((g * g).sum() for g in back(seed, create_graph=True))
+
+        found = [torch.func.grad(total)(seed)], []
+        wanted = seed.clone().requires_grad_()
+        plain, along = torch.autograd.grad(total(wanted), [wanted]), []
+    torch.testing.assert_close(list(found[0]), list(plain), rtol=0, atol=1e-11)
+    torch.testing.assert_close(list(found[1]), list(along), rtol=0, atol=1e-11)
+
+
+NO_MEMORY = r"no memory|out of bounds|not allocated"  # gatewise's words and torch's
+
+
+def freed(tensor):
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def without_memory(kind, *shape):
+    if kind == "zero":
+        return torch._efficientzerotensor(shape, dtype=torch.float64)
+    whole = torch.randn(2, *shape, dtype=torch.float64)
+    return freed(whole[1] if kind == "view" else whole[0])
+
+
+@pytest.mark.parametrize("which", ["input", "state", "weight", "lengths"])
+@pytest.mark.parametrize("kind", ["whole", "view", "zero"])
+@pytest.mark.parametrize("mode", ["grad", "no_grad"])
+def test_a_tensor_without_memory_is_an_error(which, kind, mode):
+    """It has the address of its offset into a storage that was freed, as sharded training frees them."""
+    layer, x = made("lstm", 3, 6), torch.randn(4, 2, 3, dtype=torch.float64)
+    hx = lengths = None
+    if which == "input":
+        x = without_memory(kind, 4, 2, 3)
+    elif which == "state":
+        hx = without_memory(kind, 1, 2, 6), torch.zeros(1, 2, 6, dtype=torch.float64)
+    elif which == "lengths":
+        if kind == "zero" or mode == "grad":
+            pytest.skip("lengths are integers; torch itself crashes where gradients are recorded")
+        lengths = freed(torch.tensor([9, 4, 2])[1:] if kind == "view" else torch.tensor([4, 2]))
+    else:
+        weight = without_memory(kind, 24, 6)
+        layer.weight_hh_l0 = nn.Parameter(weight)
+    context = torch.enable_grad() if mode == "grad" else torch.no_grad()
+    with context, pytest.raises((GatewiseError, RuntimeError), match=NO_MEMORY):
+        layer(x, hx, lengths=lengths)
+
+
+@pytest.mark.parametrize("which", ["input", "weight"])
+@pytest.mark.parametrize("kind", ["whole", "view"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_memory_that_is_freed_before_the_backward_pass(which, kind, layers):
+    layer = made("lstm", 3, 6, num_layers=layers)
+    x = torch.randn(8, 2, 3, dtype=torch.float64)
+    flat = torch.randn(288, dtype=torch.float64)
+    if kind == "view":
+        x = x[4:]
+        layer.weight_hh_l0.data = flat[144:].view(24, 6)
+    output = layer(x)[0]
+    freed(x if which == "input" else layer.weight_hh_l0.data)
+    with pytest.raises(RuntimeError, match=NO_MEMORY):
+        output.sum().backward()
+
+
 def test_create_graph_and_a_second_backward_pass():
     layer = made("lstm", 3, 6, batch_first=True)
     x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -275,17 +367,25 @@ def copied_and_turned(tensor):
     return tensor.clone().mT.contiguous().mT if tensor.dim() > 1 else tensor.clone()
 
 
-@pytest.mark.parametrize("way", ["hooks", "on the CPU", "checkpoint", "reentrant checkpoint"])
-def test_saved_tensors_that_come_back_as_others(way):
-    layer = made("lstm", 3, 6)
+def in_every_second_place(tensor):
+    return torch.stack((tensor, tensor + 7), -1)[..., 0]
+
+
+HOOKS = {"turned": copied_and_turned, "in places apart": in_every_second_place}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("way", [*HOOKS, "on the CPU", "checkpoint", "reentrant checkpoint"])
+def test_saved_tensors_that_come_back_as_others(way, layers):
+    layer = made("lstm", 3, 6, num_layers=layers)
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     weights = [x, *layer.parameters()]
     layer(x)[0].sum().backward()
     expected = [w.grad.clone() for w in weights]
     for weight in weights:
         weight.grad = None
-    if way == "hooks":
-        with saved_tensors_hooks(copied_and_turned, lambda t: t):
+    if way in HOOKS:
+        with saved_tensors_hooks(HOOKS[way], lambda t: t):
             output = layer(x)[0]
     elif way == "on the CPU":
         with save_on_cpu():

@@ -11,7 +11,12 @@ from torch import Tensor
 from gatewise.backends import reference
 from gatewise.backends.contract import Masks, Network, Spec, Weights
 from gatewise.backends.engine import Arguments
-from gatewise.backends.torch_private import direct_apply, is_batched_or_zero
+from gatewise.backends.torch_private import (
+    direct_apply,
+    func_interpreters,
+    is_batched_or_zero,
+    transformed,
+)
 from gatewise.cells.language import Cell
 
 
@@ -39,7 +44,7 @@ class Run(torch.autograd.Function):
             saved[len(wanted) + 1 :],
         )
         given = arguments_of(ctx.cell, ctx.reverse, tensors, Masks.from_list(rest))
-        if torch.is_grad_enabled() or batched(grads):  # create_graph or vmap
+        if differentiated_again(grads):
             found = gradients_of(_by_reference, given, grads, wanted)
         else:
             plain = [None if g is None else g.resolve_neg() for g in grads]
@@ -68,7 +73,7 @@ class RunNetwork(torch.autograd.Function):
         network, batch_first, saved = ctx.network, ctx.batch_first, ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
         found = None
-        if not torch.is_grad_enabled():  # else create_graph
+        if not (torch.is_grad_enabled() or transformed()):
             found = network.gradients(saved, batch_first, grads, wanted)
         if found is None:
             found = _of_network_by_reference(network, batch_first, saved[:-1], grads, wanted)
@@ -122,9 +127,15 @@ def _zero_states(cell: Cell, x: Tensor, weights: Weights) -> list[Tensor]:
     return [x.new_zeros(x.shape[1], width) for width in widths]
 
 
-def batched(grads: Sequence[Tensor | None]) -> bool:
-    """Whether a gradient is a batch of gradients (``is_grads_batched``), or a zero without memory."""
-    return any(is_batched_or_zero(g) for g in grads if g is not None)
+def differentiated_again(grads: Sequence[Tensor | None]) -> bool:
+    """Whether the backward pass needs torch operations: for ``create_graph``, for a transform of torch.func or
+    forward-mode differentiation, whose tangents the kernels would lose, or for a gradient that is a batch of
+    gradients (``is_grads_batched``) or a zero without memory."""
+    return (
+        torch.is_grad_enabled()
+        or transformed()
+        or any(is_batched_or_zero(g) for g in grads if g is not None)
+    )
 
 
 def arguments_of(
@@ -144,6 +155,8 @@ def gradients_of(
 ) -> list[Tensor | None]:
     """The gradients of ``results``, which are torch operations: they can be differentiated again and work
     under vmap."""
+    if func_interpreters() is not None:
+        return _by_vjp(results, given, grads, wanted)
     with torch.enable_grad():
         # views, so that a tensor that is given twice has two gradients
         views = [None if t is None else t.view_as(t) for t in given.tensors()]
@@ -162,6 +175,32 @@ def gradients_of(
             allow_unused=True,
         )
         for k, gradient in zip(places, some, strict=True):
+            found[k] = gradient
+    return found
+
+
+def _by_vjp(
+    results: Callable[[Arguments], Sequence[Tensor]],
+    given: Arguments,
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """``gradients_of`` within a transform of torch.func, in which autograd's graph is another transform's."""
+    tensors = given.tensors()
+    places = [k for k, want in enumerate(wanted) if want]
+
+    def run(*some: Tensor) -> tuple[Tensor, ...]:
+        whole = list(tensors)
+        for k, tensor in zip(places, some, strict=True):
+            whole[k] = tensor
+        outcome = results(arguments_of(given.cell, given.reverse, whole, given.masks))
+        return tuple(o for o, g in zip(outcome, grads, strict=True) if g is not None)
+
+    seeds = tuple(g for g in grads if g is not None)
+    found: list[Tensor | None] = [None] * len(tensors)
+    if seeds:
+        _, pull = torch.func.vjp(run, *[tensors[k] for k in places])  # type: ignore[misc]
+        for k, gradient in zip(places, pull(seeds), strict=True):
             found[k] = gradient
     return found
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from gatewise.backends import reference
 from gatewise.backends.contract import Masks, Outcome, valid_steps
 from gatewise.backends.engine import Arguments
-from gatewise.backends.gradient import arguments_of, batched, gradients_of, spec_of
+from gatewise.backends.gradient import arguments_of, differentiated_again, gradients_of, spec_of
 from gatewise.cells.language import Value, topological
 from gatewise.emit.steps import layout
 
@@ -76,7 +76,7 @@ class RunHistory(torch.autograd.Function):
             ctx.cell, ctx.reverse, saved[:count], Masks.from_list(saved[count + 1 :])
         )
         anchor = given.x.new_zeros(())
-        if torch.is_grad_enabled() or batched(grads):  # create_graph or vmap
+        if differentiated_again(grads):
             return None, None, None, anchor, *gradients_of(_by_reference, given, grads, wanted)
         plain = [None if g is None else g.resolve_neg() for g in grads]
         found, ctx.watch.found = ctx.engine.backward_of_history(
