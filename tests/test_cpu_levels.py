@@ -54,6 +54,7 @@ failed = pytest.main(
 if levels.level:
     from gatewise.backends.native.library import core, loaded_level
     print("ran", loaded_level(), core().vector_bytes(), "with the status", int(failed), flush=True)
+    os._exit(0)  # a library may wait at the interpreter's end for a thread that the fork left behind
 """
 
 
