@@ -8,6 +8,7 @@ loaded from a file and run on any tensors, so each operator checks its arguments
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -91,15 +92,25 @@ def operands(given: Arguments) -> Operands:
 
 @constant
 def _key(cell: Cell) -> str:
-    """The text that identifies ``cell`` in a graph: a built-in cell's name, or the name and the equations."""
-    if CELLS.get(cell.name) == cell:
-        return cell.name
-    return f"{cell.name if cell.name.isidentifier() else 'cell'}\n{cell.signature}"
+    """The text that identifies ``cell`` in a graph: a built-in cell's name, or the name and the equations.
+
+    The name is followed by gatewise's version. torch.compile keeps compiled graphs on disk and finds them by
+    the operators and their arguments, and not by the sizes of results; another version may save other sizes.
+    """
+    built_in = CELLS.get(cell.name) == cell
+    name = cell.name if built_in or cell.name.isidentifier() else "cell"
+    return f"{name}@{_version()}" + ("" if built_in else f"\n{cell.signature}")
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    return importlib.metadata.version("gatewise")
 
 
 @lru_cache(maxsize=256)
 def _cell(key: str) -> Cell:
-    name, _, signature = key.partition("\n")
+    named, _, signature = key.partition("\n")
+    name, _, _ = named.partition("@")  # a graph in a file may be of another version
     if signature:
         return from_signature(name, signature)
     if name not in CELLS:
