@@ -126,7 +126,12 @@ def test_labels_of_several_kinds(labels, tmp_path):
         lambda labels: pd.Series(labels, dtype="category"),
         lambda labels: np.array(labels, dtype=object),
         pl.Series,
-        lambda labels: np.array(labels, dtype=np.dtypes.StringDType()),
+        pytest.param(
+            lambda labels: np.array(labels, dtype=np.dtypes.StringDType()),
+            marks=pytest.mark.skipif(
+                np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="needs NumPy 2"
+            ),
+        ),
     ],
     ids=["pandas", "categories", "objects", "polars", "numpy's texts"],
 )
