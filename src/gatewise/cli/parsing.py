@@ -23,9 +23,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **{"allow_abbrev": False, **named})
         self.words: list[str] = []
-        self.instead: dict[
-            str, str
-        ] = {}  # what can be given in place of a required flag, for messages
+        # what can be given in place of a required flag, for messages
+        self.instead: dict[str, str] = {}
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses ``args``. The result has ``flags``, the flags of the verb's options by name."""
