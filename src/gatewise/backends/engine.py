@@ -34,9 +34,19 @@ class Arguments(NamedTuple):
         projection = self.weights.projection
         return 0 if projection is None else projection.shape[0]
 
+    def state_sizes(self) -> list[int]:
+        """The width of each state."""
+        units = self.hidden_size
+        return [self.proj_size or units, *[units] * (len(self.cell.state) - 1)]
+
     def tensors(self) -> list[Tensor | None]:
         """All tensors that may need a gradient: x, the states and the weights."""
         return [self.x, *self.state, *self.weights.listed(self.cell)]
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the kernels compute, and in which pre-activations and the CPU's saved activations are."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def unfit(spec: Spec) -> str | None:

@@ -109,7 +109,8 @@ def _of_network_by_reference(
         before = [state[0] for state in states]
     else:
         of = Weights.from_list(listed, network.cell)
-        before = _zero_states(network.cell, x, of)
+        sizes = Arguments(network.cell, False, x, (), of, Masks()).state_sizes()
+        before = [x.new_zeros(x.shape[1], size) for size in sizes]
     given = arguments_of(network.cell, False, [x, *before, *listed], Masks())
     wants = [wanted[0], *(wanted[1 : 1 + len(states)] or [False] * len(before))]
     found = gradients_of(_by_reference, given, plain, [*wants, *(want for _, want in weights)])
@@ -119,12 +120,6 @@ def _of_network_by_reference(
         g for g, name in zip(found[first:], network.names, strict=True) if name is not None
     ]
     return [None if of_x is None else turned(of_x), *of_states[: len(states)], *those_given]
-
-
-def _zero_states(cell: Cell, x: Tensor, weights: Weights) -> list[Tensor]:
-    given = Arguments(cell, False, x, (), weights, Masks())
-    widths = (given.proj_size or given.hidden_size, *[given.hidden_size] * (len(cell.state) - 1))
-    return [x.new_zeros(x.shape[1], width) for width in widths]
 
 
 def differentiated_again(grads: Sequence[Tensor | None]) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gatewise.backends import reference
 from gatewise.backends.contract import Masks, Outcome, valid_steps
-from gatewise.backends.engine import Arguments
+from gatewise.backends.engine import Arguments, computed_in
 from gatewise.backends.gradient import arguments_of, differentiated_again, gradients_of, spec_of
 from gatewise.cells.language import Value, topological
 from gatewise.emit.steps import layout
@@ -185,11 +185,6 @@ class _Nodes:
             return self.accumulators[op, name]
         parts = [self.accumulators.get((part, name)) for part in ("gate.x", "gate.h")]
         return sum(part for part in parts if part is not None)  # type: ignore[return-value]
-
-
-def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which the kernels compute, and in which pre-activations are."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 class _Adjoints:

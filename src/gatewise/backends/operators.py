@@ -24,9 +24,9 @@ from gatewise.backends.contract import (
     check_tensor,
     differentiated,
 )
-from gatewise.backends.engine import Arguments, Engine, engine_for, unnormalised
+from gatewise.backends.engine import Arguments, Engine, computed_in, engine_for, unnormalised
 from gatewise.backends.gradient import Run
-from gatewise.backends.history import computed_in, history
+from gatewise.backends.history import history
 from gatewise.backends.torch_private import below_autograd, constant
 from gatewise.cells.catalogue import CELLS
 from gatewise.cells.language import Cell, from_signature
@@ -167,20 +167,15 @@ def _named_weights(given: Operands, cell: Cell) -> Weights:
 
 def _recurrent_inputs(given: Arguments) -> int:
     """F, the sum of the widths of the recurrent inputs."""
-    sizes = dict(zip(given.cell.state, _state_sizes(given), strict=True))
+    sizes = dict(zip(given.cell.state, given.state_sizes(), strict=True))
     return sum(sizes[name] for name in given.cell.feedback)
-
-
-def _state_sizes(given: Arguments) -> list[int]:
-    units = given.hidden_size
-    return [given.proj_size or units, *[units] * (len(given.cell.state) - 1)]
 
 
 def _expected(given: Arguments) -> Iterator[tuple[str, Tensor | None, tuple[int, ...]]]:
     """The name, the tensor and the expected shape of each state and weight."""
     cell, units, weights = given.cell, given.hidden_size, given.weights
     batch, stacked = given.x.shape[1], len(cell.gates) * given.hidden_size
-    for name, state, size in zip(cell.state, given.state, _state_sizes(given), strict=True):
+    for name, state, size in zip(cell.state, given.state, given.state_sizes(), strict=True):
         yield f"the initial state {name}", state, (batch, size)
     shapes = {
         "input": (stacked, given.x.shape[2]),
@@ -288,17 +283,28 @@ def _run_saving_fake(*given: Any) -> list[Tensor]:
     return [*_run_fake(*given), o.engine.activations_like(o.arguments())]
 
 
+def _checked_gradients(
+    o: Operands,
+    activations: Tensor,
+    grads: Sequence[Tensor | None],
+    fake: Callable[..., list[Tensor]],
+) -> list[Tensor | None]:
+    """The gradients as plain arrays, after a check of them and of the saved activations against the results of
+    ``fake``."""
+    like = o.engine.activations_like(o.arguments())
+    check_tensor("the saved activations", activations, tuple(like.shape), like)
+    for k, (grad, outcome) in enumerate(zip(grads, fake(*o), strict=True)):
+        if grad is not None:
+            check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
+    return [None if g is None else g.resolve_neg() for g in grads]
+
+
 def _run_back(
     grads: list[Tensor | None], activations: Tensor, wanted: list[bool], *given: Any
 ) -> list[Tensor]:
     """The ``wanted`` gradients of x, the states and the weights."""
     o = _checked(*given)
-    like = o.engine.activations_like(o.arguments())
-    check_tensor("the saved activations", activations, tuple(like.shape), like)
-    for k, (grad, outcome) in enumerate(zip(grads, _run_fake(*o), strict=True)):
-        if grad is not None:
-            check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
-    plain = [None if g is None else g.resolve_neg() for g in grads]
+    plain = _checked_gradients(o, activations, grads, _run_fake)
     found = o.engine.backward(o.arguments(), activations, plain, wanted)
     return [g for g in found if g is not None]
 
@@ -401,12 +407,7 @@ def _run_history_back(
 ) -> list[Tensor]:
     """The ``wanted`` gradients of x, the states and the weights."""
     o = _checked(*given)
-    like = o.engine.activations_like(o.arguments())
-    check_tensor("the saved activations", activations, tuple(like.shape), like)
-    for k, (grad, outcome) in enumerate(zip(grads, _run_history_fake(*o), strict=True)):
-        if grad is not None:
-            check_tensor(f"the gradient of result {k}", grad, tuple(outcome.shape), outcome)
-    plain = [None if g is None else g.resolve_neg() for g in grads]
+    plain = _checked_gradients(o, activations, grads, _run_history_fake)
     engine = _history_engine(o)
     found, _ = engine.backward_of_history(o.arguments(), activations, plain, wanted, False)
     return [g for g in found if g is not None]

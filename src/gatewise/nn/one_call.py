@@ -33,7 +33,6 @@ class OneCall:
 
     def __init__(self, config: LayerConfig) -> None:
         self._config, self._backend = config, ""
-        self._names: list[str] = []  # of the parameters that the layer has, in the network's order
         self.network: Network | None = None
 
     def run(
@@ -86,7 +85,7 @@ class OneCall:
         """The result of a call that records gradients. Several layers or directions take the longer way."""
         if network.cell is None:
             return None
-        weights = [parameters.get(name) for name in self._names]
+        weights = [parameters.get(name) for name in network.names if name is not None]
         given: Any = (input, *_listed(hx))
         # autograd reads the sizes of what it is given before the network does
         if not in_memory((*given, *weights)) or any(t is None or t.is_nested for t in given):
@@ -165,7 +164,6 @@ class OneCall:
             config.bidirectional,
         )
         self.network, self._backend = make(config.cell, sizes, weights, input.dtype), backend
-        self._names = [name for name, _ in weights if name is not None]
         return self.network
 
 

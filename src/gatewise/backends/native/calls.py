@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gatewise.backends.contract import Masks, Weights, address_of
-from gatewise.backends.engine import Arguments
+from gatewise.backends.engine import Arguments, computed_in
 from gatewise.backends.native import cells
 from gatewise.backends.native.cells import address
 from gatewise.backends.native.factors import factors
@@ -23,14 +23,6 @@ from gatewise.emit.steps import layout
 
 # As enum Storage in csrc/kernels.h.
 STORAGES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-# The dtype of the computation and of the saved activations.
-COMPUTED_IN = {
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-    torch.bfloat16: torch.float32,
-}
-
-
 DTYPES = tuple(STORAGES)
 # A contiguous tensor of another's shape, dtype and device. This takes half the time of Tensor.new_empty.
 _empty = partial(torch.empty_like, memory_format=torch.contiguous_format)
@@ -143,13 +135,13 @@ def activations_like(given: Arguments) -> Tensor:
     kind = address(given.cell), given.x.dtype
     per_row, fixed = _activation_sizes(*kind, *sizes, there, given.masks.recurrent is not None)
     count = (steps + 1) * batch * per_row + fixed
-    return given.x.new_empty(count, dtype=COMPUTED_IN[given.x.dtype])
+    return given.x.new_empty(count, dtype=computed_in(given.x.dtype))
 
 
 def _kept_activations(call: _Call) -> Any:
     """An uninitialised tensor for the saved activations. A large one is in memory that the core reuses."""
     x, (per_row, fixed) = call.x, call.native.activations_size()
-    count, dtype = (x.shape[0] + 1) * x.shape[1] * per_row + fixed, COMPUTED_IN[x.dtype]
+    count, dtype = (x.shape[0] + 1) * x.shape[1] * per_row + fixed, computed_in(x.dtype)
     return core().activations(x, count, dtype, dtype == torch.float64)
 
 
@@ -197,7 +189,7 @@ def forward_saving_history(given: Arguments) -> list[Any]:
     call, shape = _Call(given), (*given.x.shape[:2], given.hidden_size)
     make = given.x.new_empty if given.masks.lengths is None else given.x.new_zeros
     history = [make(shape) for _ in given.state[1:]]
-    dtype = COMPUTED_IN[given.x.dtype]
+    dtype = computed_in(given.x.dtype)
     pre_activations = [make(shape, dtype=dtype) for _ in layout(given.cell).accumulators]
     activations = _kept_activations(call)
     call.native.activations(activations.data_ptr())
@@ -235,7 +227,7 @@ def traced(
     """
     x, cell, lengths = given.x, given.cell, given.masks.lengths
     (steps, batch, _), units = x.shape, given.hidden_size
-    dtype = COMPUTED_IN[x.dtype]
+    dtype = computed_in(x.dtype)
     lanes = core().vector_bytes() // dtype.itemsize
     padded = -(-units // lanes) * lanes
     make = torch.empty if lengths is None else torch.zeros
@@ -285,10 +277,8 @@ def backward_of_history(
     ``grads`` are the gradients of the results of ``forward_saving_history`` without the saved activations.
     """
     call, of_states, (steps, batch, _) = _Call(given), len(given.state), given.x.shape
-    plain, rest = (
-        grads[: 1 + of_states],
-        [None if g is None else _dense(g) for g in grads[1 + of_states :]],
-    )
+    plain = grads[: 1 + of_states]
+    rest = [None if g is None else _dense(g) for g in grads[1 + of_states :]]
     each = [_NOTHING if g is None else _steps(g) for g in rest]
     call.native.grad_history([_NOTHING, *each[: of_states - 1]])
     call.native.grad_pre_activations(each[of_states - 1 :])

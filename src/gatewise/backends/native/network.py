@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from gatewise.backends.contract import PLAIN
-from gatewise.backends.native.calls import COMPUTED_IN, STORAGES, uses_every_part
+from gatewise.backends.engine import computed_in
+from gatewise.backends.native.calls import STORAGES, uses_every_part
 from gatewise.backends.native.cells import address
 from gatewise.backends.native.factors import allowed
 from gatewise.backends.native.library import core
@@ -35,7 +36,7 @@ class Network:
         rounds = dtype == torch.float32 and core().tiles()
         native = core().Network(
             *(address(cell), STORAGES[dtype], *sizes, names, shapes, list(PLAIN)),
-            *(allowed if rounds else None, COMPUTED_IN[dtype], uses_every_part(cell)),
+            *(allowed if rounds else None, computed_in(dtype), uses_every_part(cell)),
         )
         *_, layers, both_ways = sizes
         self.cell = cell if layers == 1 and not both_ways else None
